@@ -1,0 +1,28 @@
+# One virtual environment, .venv, made from requirements-cpu.txt and pyproject.toml.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup demo test lint bench
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml requirements-cpu.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements-cpu.txt -e '.[dev]'
+	touch $@
+
+demo: setup
+	$(BIN)/quarterdose fetch sample
+	$(BIN)/quarterdose run configs/demo.yaml
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: setup
+	$(BIN)/python -m tests.bench

@@ -1,0 +1,1 @@
+"""Scans on disk become verified low-dose/full-dose Zarr pairs."""

@@ -1,0 +1,1 @@
+"""Simulated low dose: noise of fewer photons, added to a full-dose image."""

@@ -1,0 +1,1 @@
+"""Files of one scan to a canonical volume."""

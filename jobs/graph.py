@@ -1,0 +1,15 @@
+"""The stages of a run, in order."""
+
+from jobs.evaluate import Evaluate
+from jobs.prepare import MakeSplit, Prepare
+from jobs.report import MakeReport
+from jobs.run_folder import RunFolder
+from jobs.stage import Graph
+from jobs.train import Study, Train2D, Transfer
+
+
+def graph_of(folder: RunFolder) -> Graph:
+    """prepare, split, train, transfer, study, evaluate, report."""
+    prepare, train, study = Prepare(folder), Train2D(folder), Study(folder)
+    evaluate = Evaluate([train, study])
+    return Graph([prepare, MakeSplit(prepare), train, Transfer(train), study, evaluate, MakeReport(evaluate)])

@@ -1,0 +1,156 @@
+"""Worker processes: of this machine, or wherever a profile's executor puts them."""
+
+import os
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from jobs.worker import work_alone, work_together
+from pipeline.training.world import World
+from slurm.submit import Job, Profile, submit, task
+
+_POLL_SECONDS = 0.2
+
+
+class Launched(Protocol):
+    """Processes on their way."""
+
+    def ended(self) -> bool:
+        """Whether all have ended; waits a fraction of a second."""
+
+    def fault(self) -> str:
+        """After they ended: why one of them died, or nothing."""
+
+    def stop(self) -> None:
+        """End them."""
+
+
+class Launcher(Protocol):
+    """Starts worker processes."""
+
+    def share(self, root: Path, stage: str, items: Sequence[str], workers: int) -> Launched:
+        """Start workers that share the items."""
+
+    def together(self, root: Path, stage: str, item: str, ranks: int) -> Launched:
+        """Start ranks that do one item together."""
+
+
+class LocalLauncher:
+    """Processes of this machine, which end when their parent dies."""
+
+    def share(self, root: Path, stage: str, items: Sequence[str], workers: int) -> Launched:
+        """See :class:`Launcher`."""
+        return LocalProcesses(_share_main, (root, stage, list(items), workers), workers)
+
+    def together(self, root: Path, stage: str, item: str, ranks: int) -> Launched:
+        """See :class:`Launcher`."""
+        return LocalProcesses(_rank_main, (root, stage, item, ranks, _meeting_point()), ranks)
+
+
+class LocalProcesses:
+    """Processes of ``torch.multiprocessing``: if one fails, it ends the others."""
+
+    def __init__(self, main: Callable[..., None], arguments: tuple[Any, ...], processes: int) -> None:
+        from torch.multiprocessing import start_processes
+
+        self._context = start_processes(main, arguments, processes, join=False, start_method="spawn")
+        self._fault = ""
+
+    def ended(self) -> bool:
+        """See :class:`Launched`."""
+        from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
+
+        try:
+            return bool(self._context.join(timeout=_POLL_SECONDS))
+        except ProcessExitedException as error:
+            cause = error.signal_name or f"exit code {error.exit_code}"
+            self._fault = f"process {error.pid} died of {cause}"
+        except ProcessRaisedException as error:
+            self._fault = str(error).strip().splitlines()[-1]
+        return True
+
+    def fault(self) -> str:
+        """See :class:`Launched`."""
+        return self._fault
+
+    def stop(self) -> None:
+        """See :class:`Launched`."""
+        for process in self._context.processes:
+            process.terminate()
+        for process in self._context.processes:
+            process.join(10)
+            process.kill()
+
+
+class SubmittedLauncher:
+    """Jobs of submitit, on the executor of a profile."""
+
+    def __init__(self, profile: Profile) -> None:
+        self.profile = profile
+
+    def share(self, root: Path, stage: str, items: Sequence[str], workers: int) -> Launched:
+        """See :class:`Launcher`."""
+        shares = [list(items[worker::workers]) for worker in range(workers)]
+        return SubmittedJobs([self._submit(root, 1, work_alone, root, stage, share) for share in shares])
+
+    def together(self, root: Path, stage: str, item: str, ranks: int) -> Launched:
+        """See :class:`Launcher`."""
+        return SubmittedJobs([self._submit(root, ranks, submitted_rank, root, stage, item, _meeting_point())])
+
+    def _submit(self, root: Path, tasks: int, call: Callable[..., None], *arguments: Any) -> Job:
+        return submit(self.profile, root / "logs" / "submitit", tasks, call, *arguments)
+
+
+class SubmittedJobs:
+    """Jobs of submitit."""
+
+    def __init__(self, jobs: list[Job]) -> None:
+        self._jobs = jobs
+
+    def ended(self) -> bool:
+        """See :class:`Launched`."""
+        time.sleep(_POLL_SECONDS)
+        return all([job.done() for job in self._jobs])
+
+    def fault(self) -> str:
+        """See :class:`Launched`."""
+        errors = [job.exception() for job in self._jobs]
+        return next((str(error).strip().splitlines()[-1] for error in errors if error), "")
+
+    def stop(self) -> None:
+        """See :class:`Launched`."""
+        for job in self._jobs:
+            job.cancel()
+
+
+def _meeting_point() -> str:
+    """A file that torch makes when the first rank comes and removes when the last one goes."""
+    return f"file://{tempfile.gettempdir()}/quarterdose-{uuid.uuid4().hex}"
+
+
+def _share_main(worker: int, root: Path, stage: str, items: list[str], workers: int) -> None:
+    mine = items[worker::workers]
+    _log_to(root / "logs" / f"{stage}.{mine[0] if len(mine) == 1 else f'worker{worker}'}.log")
+    work_alone(root, stage, mine)
+
+
+def _rank_main(rank: int, root: Path, stage: str, item: str, ranks: int, rendezvous: str) -> None:
+    _log_to(root / "logs" / f"{stage}.{item}.rank{rank}.log")
+    work_together(root, stage, item, World(rank, ranks, rank, rendezvous))
+
+
+def submitted_rank(root: Path, stage: str, item: str, rendezvous: str) -> None:
+    """One rank of a submitted job."""
+    rank, size, local_rank = task()
+    work_together(root, stage, item, World(rank, size, local_rank, rendezvous))
+
+
+def _log_to(path: Path) -> None:
+    """Send what this process prints, and what its libraries print, to the end of a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)

@@ -1,0 +1,81 @@
+"""What a person sees of a run: bars on a terminal, plain lines elsewhere, and the status table."""
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from jobs.stage import Graph, Stage
+
+_COLOURS = {"done": "green", "failed": "red", "refused": "yellow", "running": "cyan", "blocked": "magenta"}
+
+
+class Display:
+    """Progress of the items that run now."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self._bars = Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(), console=console, disable=not console.is_terminal,
+        )  # fmt: skip
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._bars.stop()
+
+    def say(self, line: str) -> None:
+        """One line above the bars."""
+        self.console.print(escape(line), highlight=False, soft_wrap=True)
+
+    def update(self, stage: Stage, items: Sequence[str], since: float) -> None:
+        """Show how far the running items are."""
+        for item in items:
+            said = stage.markers.progress(item)
+            if said and said["at"] >= since:
+                task = self._task(f"{stage.name}/{item}")
+                self._bars.update(task, completed=said["done"], total=said["total"], note=escape(said["note"]))
+
+    def finish(self, stage: Stage, items: Sequence[str]) -> None:
+        """Say what became of the items, and take their bars away."""
+        for item in items:
+            name, marker = f"{stage.name}/{item}", stage.markers.read(item)
+            if name in self._tasks:
+                self._bars.remove_task(self._tasks.pop(name))
+            if marker:
+                self.say(f"{name}: {marker.state} after {marker.seconds:.0f} s" + (f": {marker.reason}" if marker.reason else ""))
+
+    def _task(self, name: str) -> TaskID:
+        if name not in self._tasks:
+            self._tasks[name] = self._bars.add_task(escape(name), note="")
+        return self._tasks[name]
+
+
+def status_table(graph: Graph) -> Table:
+    """A row an item: its state, time and reason, as the disk has it."""
+    table = Table("stage", "item", "state", "seconds", "note", box=None, header_style="bold")
+    for stage in graph.stages.values():
+        for item in stage.items():
+            state, seconds, note = _item_state(graph, stage, item)
+            table.add_row(stage.name, escape(item), f"[{_COLOURS.get(state, 'dim')}]{state}[/]", seconds, escape(note))
+    return table
+
+
+def _item_state(graph: Graph, stage: Stage, item: str) -> tuple[str, str, str]:
+    marker, said = stage.markers.read(item), stage.markers.progress(item)
+    if marker:
+        return marker.state, f"{marker.seconds:.1f}", marker.reason
+    if said and stage.markers.running(item):
+        return "running", "", f"{said['done']}/{said['total']} {said['note']}"
+    if said:
+        return "stopped", "", f"at {said['done']}/{said['total']} {said['note']}"
+    blocked = graph.blocked_by(stage, item)
+    return "waiting", "", f"for {'/'.join(blocked)}" if blocked else ""

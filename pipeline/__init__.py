@@ -1,0 +1,1 @@
+"""Zarr pairs become samples, trained networks, judged results and figures."""

@@ -1,0 +1,100 @@
+"""Zarr pairs to training samples: which sample comes when is a function of seed and index alone."""
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from data_prep.errors import UserError
+from data_prep.prepare import pair_path
+from data_prep.split import Segment
+from data_prep.store import ARRAYS, Pair
+from pipeline.config import CellSettings
+from pipeline.intensity import scaling
+from pipeline.sampling import check_enough, choose
+
+CACHED_SLICES = 1024  # 1 GiB of decoded 512 x 512 pairs in each reading process
+
+
+class PairSamples(Dataset[tuple[Tensor, Tensor, Tensor]]):
+    """Sample i: low and full dose in network units, (1, sides), and their HU per network unit.
+
+    Each epoch of ``per_epoch`` samples visits the segments in a fresh random order; where and what
+    is cropped is drawn from (seed, i), so ranks, workers and resumption do not change it.
+    """
+
+    def __init__(self, data: Path, segments: Sequence[Segment], cell: CellSettings, seed: int, per_epoch: int) -> None:
+        if not segments:
+            raise UserError("no scan to train or validate on: see data.split")
+        for segment in segments:
+            check_enough(len(segment), cell.slices)
+        self.data, self.segments, self.cell = data, list(segments), cell
+        self.seed, self.per_epoch = seed, per_epoch
+        self._slice = lru_cache(CACHED_SLICES)(self._read_slice)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        generator = np.random.default_rng((self.seed, index))
+        segment = self._segment(index)
+        chosen = segment.start + choose(self.cell.sampling, len(segment), self.cell.slices, generator)
+        pairs = np.stack([self._slice(segment.dataset, segment.scan, int(z)) for z in chosen], axis=1)
+        scales = [scaling(self.cell.training.scaling, volume) for volume in pairs]
+        cropped = self._crop(pairs, generator)
+        low, full = (self._tensor(s.to_network(volume)) for s, volume in zip(scales, cropped, strict=True))
+        return low, full, torch.tensor(scales[1].width)
+
+    def _segment(self, index: int) -> Segment:
+        epoch, place = divmod(index, self.per_epoch)
+        order = np.random.default_rng((self.seed, epoch, len(self.segments))).permutation(len(self.segments))
+        return self.segments[order[place % len(self.segments)]]
+
+    def _crop(self, pairs: NDArray[np.int16], generator: np.random.Generator) -> NDArray[np.int16]:
+        side = self.cell.training.crop
+        if side is None:
+            return pairs
+        top, left = (int(generator.integers(full - side + 1)) for full in pairs.shape[-2:])
+        return pairs[..., top : top + side, left : left + side]
+
+    def _tensor(self, values: NDArray[np.float32]) -> Tensor:
+        tensor = torch.from_numpy(values)
+        return tensor if self.cell.dims == 2 else tensor.unsqueeze(0)
+
+    def _read_slice(self, dataset: str, scan: str, z: int) -> NDArray[np.int16]:
+        pair = _open_pair(pair_path(self.data, dataset, scan))
+        low, full = (pair.read(name, z, z + 1)[0] for name in reversed(ARRAYS))
+        return np.stack([low, full])
+
+    def __getstate__(self) -> dict[str, object]:
+        return {name: value for name, value in self.__dict__.items() if name != "_slice"}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._slice = lru_cache(CACHED_SLICES)(self._read_slice)
+
+
+@lru_cache(256)
+def _open_pair(path: Path) -> Pair:
+    return Pair(path)
+
+
+class RankBatches:
+    """Batches of one rank from step ``first`` on: step s takes the samples after those of step s - 1.
+
+    Rank r of R takes the r-th of R neighbouring batches, so the global order of samples is the same
+    for every world size.
+    """
+
+    def __init__(self, first: int, last: int, batch: int, rank: int, size: int) -> None:
+        self.steps, self.batch, self.rank, self.size = range(first, last), batch, rank, size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in self.steps:
+            start = (step * self.size + self.rank) * self.batch
+            yield list(range(start, start + self.batch))
+
+    def __len__(self) -> int:
+        return len(self.steps)

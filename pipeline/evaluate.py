@@ -1,0 +1,57 @@
+"""Trained networks, and the low-dose input itself, judged on the held-out slices."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from data_prep.files import replacing, write_json
+from data_prep.prepare import pair_path
+from data_prep.split import Segment
+from data_prep.store import Pair
+from pipeline.config import CellSettings, EvaluateSettings
+from pipeline.denoise import denoise
+from pipeline.metrics import judge_slices
+from pipeline.training.trainer import Progress, load_trained
+
+INPUT = "low-dose"
+
+
+def evaluate(
+    cell: CellSettings | None, cell_folder: Path, data: Path, test: Sequence[Segment],
+    settings: EvaluateSettings, target: Path, progress: Progress,
+) -> dict[str, Any]:  # fmt: skip
+    """Judge a cell's network, or with None the low-dose input; write ``target`` .json and .npz.
+
+    The JSON has a row a slice, the npz the middle slice of the first held-out scan (HU).
+    """
+    torch.set_num_threads(settings.threads)
+    model = load_trained(cell, cell_folder) if cell else None
+    rows: list[dict[str, Any]] = []
+    for number, segment in enumerate(test):
+        low, full = (_read(data, segment, name, settings.crop) for name in ("low_dose", "full_dose"))
+        image = denoise(model, cell, low) if model and cell else low.astype(np.float32)
+        places = ({"dataset": segment.dataset, "scan": segment.scan, "slice": segment.start + i} for i in range(len(full)))
+        rows += [{**place, **judged} for place, judged in zip(places, judge_slices(image, full), strict=True)]
+        if number == 0:
+            _write_example(target.with_suffix(".npz"), image, full)
+        progress(number + 1, len(test), segment.scan)
+    write_json(target.with_suffix(".json"), rows)
+    return {"slices": len(rows), "rmse_hu": float(np.mean([row["rmse_hu"] for row in rows]))}
+
+
+def _read(data: Path, segment: Segment, name: str, crop: int | None) -> NDArray[np.int16]:
+    hu = Pair(pair_path(data, segment.dataset, segment.scan)).read(name, segment.start, segment.stop)
+    if crop is None:
+        return hu
+    top, left = ((side - crop) // 2 for side in hu.shape[1:])
+    return hu[:, top : top + crop, left : left + crop]
+
+
+def _write_example(path: Path, image: NDArray[np.float32], full: NDArray[np.int16]) -> None:
+    middle = len(full) // 2
+    with replacing(path) as temporary, temporary.open("wb") as handle:
+        np.savez_compressed(handle, image=image[middle].round().astype(np.int16), full_dose=full[middle])

@@ -1,0 +1,31 @@
+"""How near an image is to the full dose: error in HU and in [0, 1], PSNR, SSIM, MS-SSIM."""
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.intensity import HU_HIGH, HU_LOW, scaling
+from pipeline.losses import ms_ssim, ssim
+
+METRICS = ("mse", "rmse_hu", "psnr", "ssim", "ms_ssim")
+
+
+def judge_slices(image: NDArray[np.generic], full: NDArray[np.generic]) -> list[dict[str, float]]:
+    """Per slice: ``mse``, ``psnr`` (dB), ``ssim``, ``ms_ssim`` on -1024..3072 HU as [0, 1], ``rmse_hu``.
+
+    Both (slices, rows, columns) in HU, sides at least 161 (five scales of MS-SSIM). Squares are
+    summed in float64.
+    """
+    unit = scaling("unit", full)
+    x, y = (torch.from_numpy(unit.to_network(np.clip(a, HU_LOW, HU_HIGH))).unsqueeze(1) for a in (image, full))
+    structure = zip(ssim(x, y, 1.0).tolist(), ms_ssim(x, y, 1.0).tolist(), strict=True)
+    errors = [float(np.mean((a.astype(np.float64) - b) ** 2)) for a, b in zip(image, full, strict=True)]
+    return [_slice(error, *values) for error, values in zip(errors, structure, strict=True)]
+
+
+def _slice(squared_hu: float, ssim_value: float, ms_ssim_value: float) -> dict[str, float]:
+    mse = squared_hu / (HU_HIGH - HU_LOW) ** 2
+    psnr = -10 * math.log10(mse) if mse else math.inf
+    return {"mse": mse, "rmse_hu": math.sqrt(squared_hu), "psnr": psnr, "ssim": ssim_value, "ms_ssim": ms_ssim_value}

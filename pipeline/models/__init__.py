@@ -1,0 +1,6 @@
+"""Networks and the transfer of weights between them."""
+
+from pipeline.models.ddnet import DDnet, load_published
+from pipeline.models.transfer import inflate
+
+__all__ = ["DDnet", "inflate", "load_published"]

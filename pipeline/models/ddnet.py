@@ -1,0 +1,188 @@
+"""DDnet in two and three dimensions.
+
+Zhang et al. 2018 (doi:10.1109/TMI.2018.2823083) for the 2D network; the 3D-DDnet paper (ICCABS
+2023) for the 3D one. Stride-1 transposed convolutions are stored as the plain convolutions that
+they equal: kernel flipped, channel axes swapped.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from data_prep.errors import UserError
+
+FILTERS = 16
+GROWTH = 16
+BOTTLENECK = 64
+DENSE_LAYERS = 4
+LEVELS = 4
+SLOPE = 0.01
+SIDE_MULTIPLE = 2**LEVELS
+
+_CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
+_NORM: dict[int, Any] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+_POOL: dict[int, Any] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
+
+
+def _convolution(dims: int, channels_in: int, channels_out: int, kernel: int) -> nn.Module:
+    layer: nn.Module = _CONV[dims](channels_in, channels_out, kernel, padding=kernel // 2)
+    return layer
+
+
+class NormedConvolution(nn.Module):
+    """Batch norm, then convolution, then leaky ReLU (or none, if ``linear``)."""
+
+    def __init__(self, dims: int, channels_in: int, channels_out: int, kernel: int, *, linear: bool = False) -> None:
+        super().__init__()
+        self.norm = _NORM[dims](channels_in)
+        self.conv = _convolution(dims, channels_in, channels_out, kernel)
+        self.linear = linear
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in, sides) to (batch, out, sides)."""
+        y: Tensor = self.conv(self.norm(x))
+        return y if self.linear else F.leaky_relu(y, SLOPE, inplace=True)
+
+
+class DenseLayer(nn.Module):
+    """Bottleneck to 64 channels, 5^d convolution to 16, concatenated to the input."""
+
+    def __init__(self, dims: int, channels: int) -> None:
+        super().__init__()
+        self.squeeze = NormedConvolution(dims, channels, BOTTLENECK, 1)
+        self.grow = NormedConvolution(dims, BOTTLENECK, GROWTH, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, c, sides) to (batch, c + 16, sides)."""
+        return torch.cat([x, self.grow(self.squeeze(x))], 1)
+
+
+class Down(nn.Module):
+    """Halve the sides, dense block, back to 16 channels."""
+
+    def __init__(self, dims: int) -> None:
+        super().__init__()
+        self.pool = _POOL[dims](3, stride=2, padding=1)
+        self.dense = nn.Sequential(*(DenseLayer(dims, FILTERS + GROWTH * j) for j in range(DENSE_LAYERS)))
+        self.transition = NormedConvolution(dims, FILTERS + GROWTH * DENSE_LAYERS, FILTERS, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, 16, sides) to (batch, 16, sides / 2)."""
+        y: Tensor = self.transition(self.dense(self.pool(x)))
+        return y
+
+
+class Up(nn.Module):
+    """Double the sides, join the skip connection, two convolutions."""
+
+    def __init__(self, dims: int, channels_out: int, *, linear: bool) -> None:
+        super().__init__()
+        self.mode = {2: "bilinear", 3: "trilinear"}[dims]
+        self.mix = NormedConvolution(dims, 2 * FILTERS, 2 * FILTERS, 5)
+        self.reduce = NormedConvolution(dims, 2 * FILTERS, channels_out, 1, linear=linear)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """(batch, 16, sides) and skip (batch, 16, 2 sides) to (batch, out, 2 sides)."""
+        x = F.interpolate(x, scale_factor=2, mode=self.mode, align_corners=True)
+        y: Tensor = self.reduce(self.mix(torch.cat([x, skip], 1)))
+        return y
+
+
+class DDnet(nn.Module):
+    """DenseNet and deconvolution network; (batch, 1, sides) to the same shape.
+
+    Args:
+        dims: 2 for slices (y, x), 3 for volumes (z, y, x).
+        residual: predict the correction, output = input + net(input); the last layer is then
+            linear and starts at zero, so that the untrained network returns its input.
+    """
+
+    def __init__(self, dims: int, *, residual: bool = False) -> None:
+        super().__init__()
+        self.dims, self.residual = dims, residual
+        self.norm = _NORM[dims](1)
+        self.stem = _convolution(dims, 1, FILTERS, 7)
+        self.down = nn.ModuleList(Down(dims) for _ in range(LEVELS))
+        last = LEVELS - 1
+        self.up = nn.ModuleList(
+            Up(dims, 1 if i == last else FILTERS, linear=residual and i == last) for i in range(LEVELS)
+        )
+        if residual:
+            final = self.up[last].get_submodule("reduce.conv")
+            for parameter in final.parameters():
+                nn.init.zeros_(parameter)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Denoise (batch, 1, sides); every side must be a multiple of 16.
+
+        Raises:
+            UserError: a side is not a multiple of 16.
+        """
+        check_sides(x.shape[2:])
+        features = [F.leaky_relu(self.stem(self.norm(x)), SLOPE, inplace=True)]
+        for down in self.down:
+            features.append(down(features[-1]))
+        y = features.pop()
+        for up in self.up:
+            y = up(y, features.pop())
+        return x + y if self.residual else y
+
+
+def check_sides(sides: tuple[int, ...]) -> None:
+    """Refuse sides that cannot be halved four times."""
+    if any(side % SIDE_MULTIPLE for side in sides):
+        raise UserError(f"sides {tuple(sides)} cannot go through DDnet: each must be a multiple of {SIDE_MULTIPLE}")
+
+
+def load_published(model: DDnet, arrays: Mapping[str, NDArray[np.generic]]) -> None:
+    """Load weights under the key names of the authors' code (the same in 2D and 3D).
+
+    Raises:
+        UserError: a key is missing or unknown, or an array has another shape.
+    """
+    state: dict[str, Tensor] = {}
+    unknown = set(arrays)
+    for own, published in _published_names().items():
+        for name in model.get_submodule(own).state_dict():
+            key = f"{published}.{name}"
+            if key not in arrays:
+                raise UserError(f"published weights lack {key}")
+            unknown.discard(key)
+            value = torch.from_numpy(np.array(arrays[key]))
+            state[f"{own}.{name}"] = _as_convolution(value) if _is_transposed(published, name) else value
+    if unknown:
+        raise UserError(f"published weights hold {len(unknown)} unknown arrays, first {min(unknown)}")
+    for name, value in model.state_dict().items():
+        if state[name].shape != value.shape:
+            raise UserError(f"published weights for {name} have shape {tuple(state[name].shape)}, wanted {tuple(value.shape)}")
+    model.load_state_dict(state)
+
+
+def _is_transposed(published: str, name: str) -> bool:
+    return published.startswith("convT") and name == "weight"
+
+
+def _as_convolution(weight: Tensor) -> Tensor:
+    return weight.transpose(0, 1).flip(tuple(range(2, weight.dim()))).contiguous()
+
+
+def _published_names() -> dict[str, str]:
+    """Own submodule to the authors' name for it."""
+    names = {"norm": "batch1", "stem": "conv1"}
+    for i in range(LEVELS):
+        for j in range(DENSE_LAYERS):
+            for step, number in (("squeeze", 1), ("grow", 2)):
+                own = f"down.{i}.dense.{j}.{step}"
+                names[f"{own}.norm"] = f"dnet{i + 1}.batch_norm{number}_{j}"
+                names[f"{own}.conv"] = f"dnet{i + 1}.conv{number}_{j}"
+        names[f"down.{i}.transition.norm"] = f"batch{i + 2}"
+        names[f"down.{i}.transition.conv"] = f"conv{i + 2}"
+        for step, number in (("mix", 2 * i + 1), ("reduce", 2 * i + 2)):
+            names[f"up.{i}.{step}.norm"] = f"batch{number + LEVELS + 1}"
+            names[f"up.{i}.{step}.conv"] = f"convT{number}"
+    return names

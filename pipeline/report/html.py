@@ -1,0 +1,60 @@
+"""The one page that holds the report."""
+
+import base64
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+from data_prep.files import write_atomic
+from pipeline.config import RunSettings
+
+FIGURES = (
+    ("slices.png", "One held-out slice, in the lung window, and what differs from the full dose"),
+    ("speedup.png", "Speed-up and efficiency of training against the fewest ranks"),
+    ("loss.png", "Training loss and validation error"),
+)
+_COLUMNS = {
+    "quality": ["model", "slices", "rmse_hu_mean", "rmse_hu_sd", "rmse_change", "beats_input", "mse_mean", "mse_sd",
+                "psnr_mean", "psnr_sd", "ssim_mean", "ssim_sd", "ms_ssim_mean", "ms_ssim_sd"],
+    "speedup": ["cell", "slices", "ranks", "training_seconds", "baseline", "speed_up", "efficiency"],
+    "cells": ["cell", "state", "slices", "ranks", "sampling", "transfer", "steps", "samples", "training_seconds",
+              "validation_seconds", "start_seconds", "peak_bytes", "device", "reason"],
+}  # fmt: skip
+
+
+def write_page(root: Path, settings: RunSettings, tables: Mapping[str, pd.DataFrame], target: Path) -> None:
+    """Write ``target/index.html``; figures are inside, every text is escaped."""
+    environment = jinja2.Environment(loader=jinja2.PackageLoader("pipeline.report", "."), autoescape=True, undefined=jinja2.StrictUndefined)
+    split = json.loads((root / "data" / "split.json").read_text())
+    page = environment.get_template("page.html.j2").render(
+        settings=settings,
+        manifest=_rows(pd.read_csv(root / "data" / "manifest.csv"), ["dataset", "subject", "scan", "state", "slices", "spacing_z_mm", "spacing_xy_mm", "rmse_low_hu", "reason"]),
+        split=split,
+        tables={name: _rows(table, _COLUMNS[name]) for name, table in tables.items()},
+        figures=[(text, base64.b64encode((target / name).read_bytes()).decode()) for name, text in FIGURES],
+        worse=list(tables["quality"].query("beats_input == 'no'")["model"]),
+        provenance=json.loads((root / "provenance.json").read_text()),
+    )
+    write_atomic(target / "index.html", page)
+
+
+def _rows(table: pd.DataFrame, columns: list[str]) -> list[list[str]]:
+    """Header and cells as text."""
+    kept = [column for column in columns if column in table]
+    return [kept, *([_text(column, value) for column, value in zip(kept, row, strict=True)] for row in table[kept].itertuples(index=False))]
+
+
+def _text(column: str, value: Any) -> str:
+    if pd.isna(value):
+        return ""
+    if column in ("rmse_change", "efficiency"):
+        return f"{100 * value:+.1f} %" if column == "rmse_change" else f"{100 * value:.0f} %"
+    if column == "peak_bytes":
+        return f"{value / 2**30:.2f} GiB"
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.2e}" if 0 < abs(value) < 1e-3 else f"{value:.0f}" if value.is_integer() else f"{value:.4g}"

@@ -1,0 +1,78 @@
+"""The tables of the report."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from data_prep.files import digest_json
+from pipeline.config import CellSettings
+from pipeline.evaluate import INPUT
+from pipeline.metrics import METRICS
+
+
+def cells_table(
+    root: Path, cells: Sequence[CellSettings], states: Mapping[str, tuple[str, str]]
+) -> pd.DataFrame:
+    """A row a training; a failed one has its reason and no figures."""
+    data = digest_json(json.loads((root / "data" / "split.json").read_text()))
+    return pd.DataFrame([_cell_row(root, cell, *states[cell.id], data) for cell in cells])
+
+
+def _cell_row(root: Path, cell: CellSettings, state: str, reason: str, data: str) -> dict[str, Any]:
+    alike = cell.model_dump(mode="json", exclude={"id", "ranks"})
+    row: dict[str, Any] = {
+        "cell": cell.id, "state": state, "dims": cell.dims, "slices": cell.slices, "ranks": cell.ranks,
+        "sampling": cell.sampling, "transfer": cell.transfer, "alike": digest_json([alike, data])[:12],
+    }  # fmt: skip
+    if state == "done":
+        result = json.loads((root / "cells" / cell.id / "result.json").read_text())
+        row |= {name: result[name] for name in ("parameters", "steps", "samples", "peak_bytes", "device")}
+        row |= {f"{kind}_seconds": value for kind, value in result["seconds"].items()}
+        row |= {f"validation_{name}": value for name, value in result["validation"].items()}
+    return {**row, "reason": reason}
+
+
+def quality_table(root: Path, cells: Sequence[str]) -> pd.DataFrame:
+    """A row a network, the low-dose input first: mean and SD over the held-out slices of each metric.
+
+    ``rmse_change``: relative to the input, negative is better; ``beats_input`` says so in a word.
+    """
+    rows = [_quality_row(root, model) for model in (INPUT, *cells)]
+    table = pd.DataFrame([row for row in rows if row])
+    baseline = float(table.loc[table["model"] == INPUT, "rmse_hu_mean"].iloc[0])
+    table["rmse_change"] = table["rmse_hu_mean"] / baseline - 1
+    table["beats_input"] = np.where(table["model"] == INPUT, "-", np.where(table["rmse_change"] < 0, "yes", "no"))
+    return table
+
+
+def _quality_row(root: Path, model: str) -> dict[str, Any]:
+    path = root / "evaluation" / f"{model}.json"
+    if not path.exists():
+        return {}
+    slices = pd.DataFrame(json.loads(path.read_text()))
+    row: dict[str, Any] = {"model": model, "scans": slices["scan"].nunique(), "slices": len(slices)}
+    for metric in METRICS:
+        row |= {f"{metric}_mean": slices[metric].mean(), f"{metric}_sd": slices[metric].std(ddof=1)}
+    return row
+
+
+def summary(quality: pd.DataFrame, speed: pd.DataFrame, cells: pd.DataFrame) -> str:
+    """A few lines for the terminal."""
+    lines = [f"{'model':<14}{'RMSE (HU)':>16}{'vs input':>10}{'PSNR (dB)':>11}{'SSIM':>9}{'MS-SSIM':>9}"]
+    lines += [
+        f"{row.model:<14}{f'{row.rmse_hu_mean:.2f} +/- {row.rmse_hu_sd:.2f}':>16}{100 * row.rmse_change:>+9.1f}%"
+        f"{row.psnr_mean:>11.2f}{row.ssim_mean:>9.4f}{row.ms_ssim_mean:>9.4f}"
+        for row in quality.itertuples()
+    ]
+    lines += ["", f"{'cell':<14}{'ranks':>6}{'slices':>8}{'time (s)':>10}{'speed-up':>10}{'efficiency':>12}"]
+    lines += [
+        f"{row.cell:<14}{row.ranks:>6}{row.slices:>8}{row.training_seconds:>10.1f}{row.speed_up:>10.2f}{100 * row.efficiency:>11.0f}%"
+        for row in speed.itertuples()
+    ]
+    bad = cells[cells["state"] != "done"]
+    lines += [f"{row.cell}: {row.state}: {row.reason}" for row in bad.itertuples()]
+    return "\n".join(lines) + "\n"

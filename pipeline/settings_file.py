@@ -1,0 +1,91 @@
+"""Settings from a YAML file and ``--set`` options, with errors that name the key to mend."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from data_prep.errors import UserError
+
+T = TypeVar("T", bound=BaseModel)
+
+
+def load_settings(path: Path, model: type[T], overrides: Sequence[str] = ()) -> T:
+    """Read ``path`` as YAML, apply ``a.b=value`` overrides and check against ``model``.
+
+    Raises:
+        UserError: the file is missing or no mapping, or a key or value is not allowed.
+    """
+    values = _read(path)
+    for override in overrides:
+        _apply(values, override)
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{path}: {_sentence(error, model)}") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"settings file {path} does not exist") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"settings file {path} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} must hold a mapping of settings")
+    return values
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"--set {override!r} must look like a.b=value")
+    *parents, last = key.split(".")
+    node = values
+    for parent in parents:
+        node = node.setdefault(parent, {})
+        if not isinstance(node, dict):
+            raise UserError(f"--set {key}: {parent} is a value, not a group of settings")
+    try:
+        node[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {key}: {text!r} is no valid YAML value") from error
+
+
+def _sentence(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first fault as one sentence, and how many more there are."""
+    first, *more = error.errors()
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        valid = ", ".join(_fields_at(model, first["loc"][:-1]))
+        text = f"{place} is not a setting; valid here: {valid}"
+    elif first["type"] == "missing":
+        text = f"{place} is missing"
+    else:
+        message = first["msg"].removeprefix("Value error, ")
+        text = f"{place}: {message}" if place else message
+        if "input" in first and not isinstance(first["input"], dict):
+            text += f" (got {first['input']!r})"
+    return text + (f" (and {len(more)} more)" if more else "")
+
+
+def _fields_at(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
+    for part in place:
+        if isinstance(part, int):
+            continue
+        model = _model_in(model.model_fields[part].annotation)
+    return list(model.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel]:
+    """The settings class in an annotation such as ``X`` or ``tuple[X, ...]``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    inner = [a for a in annotation.__args__ if isinstance(a, type) and issubclass(a, BaseModel)]
+    assert len(inner) == 1, annotation
+    return inner[0]

@@ -1,0 +1,47 @@
+"""``metrics.jsonl``, the truth about a training: one JSON object a line, written by rank 0."""
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from torch.utils.tensorboard.writer import SummaryWriter
+
+from data_prep.files import write_atomic
+
+
+
+class MetricsFile:
+    """Appends lines to ``folder/metrics.jsonl`` and the same numbers to TensorBoard.
+
+    Lines after ``step``, left by a run that was killed before its next checkpoint, are dropped.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        path = folder / "metrics.jsonl"
+        kept = [line for line in read_metrics(folder) if line["step"] <= step]
+        write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept))
+        self._handle = path.open("a")
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+
+    def write(self, kind: str, step: int, epoch: int, values: dict[str, float]) -> None:
+        """Append one line and flush it."""
+        line = {"kind": kind, "step": step, "epoch": epoch, **values}
+        self._handle.write(json.dumps(line) + "\n")
+        self._handle.flush()
+        for name, value in values.items():
+            self._board.add_scalar(f"{kind}/{name}", value, step)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._handle.close()
+        self._board.close()
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of ``folder/metrics.jsonl``; a last line cut off by a kill is passed over."""
+    path = folder / "metrics.jsonl"
+    lines = path.read_text().split("\n") if path.exists() else []
+    return [json.loads(line) for line in lines[:-1]]

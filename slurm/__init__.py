@@ -1,0 +1,1 @@
+"""How jobs reach an executor and what became of them; knows no stage."""

@@ -1,0 +1,74 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from data_prep.lowdose.geometry import FanGeometry
+from data_prep.lowdose.projector import Backprojector, CoarseProjector
+from data_prep.settings import GeometrySettings
+
+SIDE, PIXEL, WATER = 256, 1.4, 0.0192
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def geometry() -> FanGeometry:
+    return FanGeometry(GeometrySettings(), SIDE, PIXEL)
+
+
+def disc_integrals(geometry: FanGeometry, x: float, y: float, radius: float) -> torch.Tensor:
+    """Exact lengths (mm) of all rays in a disc, (quarter views, channels, 4): the closed form of a chord."""
+    fan = geometry.fan_angles(torch.arange(geometry.scanner.channels, dtype=torch.float64))
+    quarters = torch.arange(4) * (math.pi / 2)
+    angle = geometry.view_angles()[:, None, None] + quarters
+    source = geometry.scanner.source_isocentre_mm * torch.stack([angle.sin(), -angle.cos()])
+    ray = angle - fan[:, None]  # towards the isocentre at fan angle 0
+    direction = torch.stack([-ray.sin(), ray.cos()])
+    offset = torch.tensor([x, y], dtype=torch.float64)[:, None, None, None] - source
+    distance = offset[0] * direction[1] - offset[1] * direction[0]
+    return 2 * (radius**2 - distance**2).clamp(min=0).sqrt()
+
+
+def disc(x: float, y: float, radius: float, finer: int = 8) -> torch.Tensor:
+    axis = (np.arange(SIDE * finer) + 0.5) / finer - SIDE / 2
+    inside = ((axis[None] * PIXEL - x) ** 2 + (axis[:, None] * PIXEL - y) ** 2 <= radius**2).astype(np.float32)
+    return torch.from_numpy(inside.reshape(SIDE, finer, SIDE, finer).mean((1, 3)))
+
+
+def test_fan_angles_and_channel_positions_are_inverse(geometry: FanGeometry) -> None:
+    channels = torch.arange(736, dtype=torch.float64)
+    torch.testing.assert_close(geometry.channel_position(geometry.fan_angles(channels)), channels)
+
+
+@pytest.mark.parametrize(("x", "y", "radius"), [(0, 0, 150), (60, -30, 50)])
+def test_line_integrals_of_a_disc_are_its_chords(geometry: FanGeometry, x: float, y: float, radius: float) -> None:
+    found = CoarseProjector(geometry, CPU)(WATER * disc(x, y, radius)[..., None])[..., 0]
+    exact = WATER * disc_integrals(geometry, x, y, radius)
+    inside = exact > 0.3 * exact.max()
+    assert found.shape == exact.shape
+    assert (found - exact)[inside].abs().max() < 0.03 * exact.max()
+    assert (found - exact)[inside].abs().mean() < 0.005 * exact.max()
+
+
+@pytest.mark.parametrize("window", ["ramp", "hann"])
+@pytest.mark.parametrize(("x", "y", "radius"), [(0, 0, 150), (60, -30, 50)])
+def test_backprojection_of_exact_chords_gives_the_disc(
+    geometry: FanGeometry, x: float, y: float, radius: float, window: str
+) -> None:
+    sinogram = (WATER * disc_integrals(geometry, x, y, radius)).float()[..., None]
+    image = Backprojector(geometry, window, 1.0, CPU)(sinogram)[..., 0] / WATER
+    axis = (torch.arange(SIDE) - (SIDE - 1) / 2) * PIXEL
+    distance = ((axis[None] - x) ** 2 + (axis[:, None] - y) ** 2).sqrt()
+    centre = (axis[None] ** 2 + axis[:, None] ** 2).sqrt() < 160
+    inside, outside = distance < radius - 5, (distance > radius + 8) & centre
+    assert abs(float(image[inside].mean()) - 1) < 0.002  # 2 HU of water
+    assert float((image[inside] - 1).std()) < 0.01
+    assert abs(float(image[outside].mean())) < 0.002
+
+
+def test_a_quarter_turn_of_the_image_turns_the_sinogram(geometry: FanGeometry) -> None:
+    project = CoarseProjector(geometry, CPU)
+    image = torch.rand(SIDE, SIDE, 1, generator=torch.Generator().manual_seed(0))
+    turned = project(torch.rot90(image, 1, (0, 1)))
+    torch.testing.assert_close(turned, project(image).roll(-1, 2), rtol=1e-4, atol=1e-3)

@@ -1,0 +1,48 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_prep.errors import UserError
+from data_prep.settings import SplitSettings
+from data_prep.split import Split, split
+
+
+def rows(subjects: int, scans: int = 1, slices: int = 100) -> list[dict[str, object]]:
+    return [
+        {"dataset": "d", "subject": f"p{p}", "scan": f"p{p}-{s}", "slices": slices}
+        for p in range(subjects) for s in range(scans)
+    ]  # fmt: skip
+
+
+@given(subjects=st.integers(3, 60), scans=st.integers(1, 3), seed=st.integers(0, 5))
+def test_no_patient_is_in_two_parts_and_none_is_lost(subjects: int, scans: int, seed: int) -> None:
+    made = split(rows(subjects, scans), SplitSettings(seed=seed))
+    patients = [{s.scan.split("-")[0] for s in segments} for segments in made.parts.values()]
+    assert made.by == "patients"
+    assert all(patients)
+    assert sum(map(len, patients)) == len(set.union(*patients)) == subjects
+    assert sum(map(len, made.parts.values())) == subjects * scans
+    assert made == split(rows(subjects, scans), SplitSettings(seed=seed))
+    assert made == Split.from_json(made.to_json())
+
+
+@given(slices=st.integers(10, 400), gap=st.integers(0, 3))
+def test_slabs_of_one_scan_are_disjoint_with_a_gap(slices: int, gap: int) -> None:
+    made = split(rows(1, 1, slices), SplitSettings(validation=0.25, test=0.25, gap=gap))
+    slabs = sorted((s.start, s.stop) for segments in made.parts.values() for s in segments)
+    assert made.by == "slabs"
+    assert slabs[0][0] == 0
+    assert slabs[-1][1] == slices
+    assert all(b[0] - a[1] == gap for a, b in zip(slabs, slabs[1:], strict=False))
+
+
+def test_the_sample_gets_32_slices_to_test_and_to_validate() -> None:
+    made = split(rows(1, 1, 133), SplitSettings(validation=0.25, test=0.25, gap=2))
+    assert {part: sum(map(len, segments)) for part, segments in made.parts.items()} == {
+        "train": 65, "validation": 32, "test": 32,
+    }  # fmt: skip
+
+
+def test_too_few_slices_are_refused() -> None:
+    with pytest.raises(UserError, match="p0-0 has 5 slices, too few"):
+        split(rows(1, 1, 5), SplitSettings())

@@ -1,0 +1,82 @@
+from itertools import permutations, product
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_prep.errors import ScanError
+from data_prep.volume import canonical, fit
+
+ORIENTATIONS = [
+    tuple(codes[i] for codes, i in zip(axes, signs, strict=True))
+    for axes in permutations([("L", "R"), ("A", "P"), ("S", "I")])
+    for signs in product((0, 1), repeat=3)
+]
+
+
+def volume(shape: tuple[int, int, int] = (3, 512, 512), seed: int = 0) -> np.ndarray:
+    hu = np.random.default_rng(seed).integers(-1024, 1500, shape).astype(np.int16)
+    hu[0, 0, :2] = -1024, 1000
+    return hu
+
+
+def affine(spacing: tuple[float, float, float] = (2.5, 0.7, 0.7)) -> np.ndarray:
+    z, y, x = spacing
+    return np.diag([-x, -y, z, 1.0])
+
+
+@given(codes=st.sampled_from(ORIENTATIONS))
+def test_every_orientation_gives_the_same_volume(codes: tuple[str, str, str]) -> None:
+    hu = volume((3, 8, 8))
+    image = nib.Nifti1Image(hu.transpose(2, 1, 0), affine())
+    turn = nib.orientations.ornt_transform(nib.io_orientation(image.affine), nib.orientations.axcodes2ornt(codes))
+    turned = image.as_reoriented(turn)
+    found = canonical(np.asanyarray(turned.dataobj), turned.affine)
+    np.testing.assert_array_equal(found.hu[:, 252:260, 252:260], hu)
+    assert found.spacing == pytest.approx((2.5, 0.7, 0.7))
+
+
+def test_below_air_becomes_air_and_values_are_rounded() -> None:
+    hu = volume().astype(np.float64)
+    hu[1, 5, 5], hu[1, 6, 6] = -3024, 12.6
+    found = canonical(hu.transpose(2, 1, 0), affine()).hu
+    assert found.dtype == np.int16
+    assert found[1, 5, 5] == -1024
+    assert found[1, 6, 6] == 13
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda v, a: (v, _tilted(a, 18.5)), "tilted by 18.5 degrees"),
+        (lambda v, a: (v, np.diag([-0.7, -5.0, 2.5, 1])), "not square"),
+        (lambda v, a: (v, np.zeros((4, 4))), "singular"),
+        (lambda v, a: (v * 0 + 100, a), "no HU"),
+        (lambda v, a: (np.where(v == 1000, np.nan, v), a), "NaN"),
+    ],
+)
+def test_what_is_no_axial_ct_is_refused(change, reason) -> None:  # type: ignore[no-untyped-def]
+    voxels, matrix = change(volume().transpose(2, 1, 0), affine())
+    with pytest.raises(ScanError, match=reason):
+        canonical(voxels, matrix)
+
+
+def _tilted(matrix: np.ndarray, degrees: float) -> np.ndarray:
+    sine, cosine = np.sin(np.radians(degrees)), np.cos(np.radians(degrees))
+    return np.array([[1, 0, 0, 0], [0, cosine, -sine, 0], [0, sine, cosine, 0], [0, 0, 0, 1]]) @ matrix
+
+
+@pytest.mark.parametrize("side", [511, 400, 513, 616])
+def test_fit_keeps_the_centre(side: int) -> None:
+    hu = volume((1, side, side))
+    fitted = fit(hu)
+    assert fitted.shape == (1, 512, 512)
+    common = min(side, 512)
+    offset, source = (512 - common + 1) // 2, (side - common) // 2
+    np.testing.assert_array_equal(
+        fitted[:, offset : offset + common, offset : offset + common],
+        hu[:, source : source + common, source : source + common],
+    )
+    assert (fitted == -1024).sum() >= 512**2 - common**2

@@ -1,0 +1,81 @@
+"""Bad use of the command line: one clear line and exit code 2."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import chest
+from tests.data_prep.dicom_series import write_series
+
+QUARTERDOSE = Path(sys.executable).with_name("quarterdose")
+CONFIG = "name: x\ndata:\n  sources: [{source}]\n"
+
+
+def quarterdose(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(QUARTERDOSE), *words], cwd=folder, capture_output=True, text=True, check=False, timeout=120)
+
+
+def refused(folder: Path, source: str, *words: str) -> str:
+    (folder / "x.yaml").write_text(CONFIG.format(source=source))
+    done = quarterdose(folder, "run", "x.yaml", *words)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    return done.stderr
+
+
+def test_unknown_setting(tmp_path: Path) -> None:
+    said = refused(tmp_path, "{kind: nifti, path: scans}", "--set", "study.slicez=[16]")
+    assert "study.slicez is not a setting; valid here: ranks, slices, sampling, transfer, training" in said
+
+
+def test_side_not_divisible_by_16(tmp_path: Path) -> None:
+    assert "slices 20 must be a multiple of 16" in refused(tmp_path, "{kind: sample}", "--set", "study.slices=[20]")
+    assert "crop 72 must be a multiple of 16" in refused(tmp_path, "{kind: sample}", "--set", "study.training.crop=72")
+
+
+def test_missing_scan(tmp_path: Path) -> None:
+    assert "path absent of the nifti source does not exist" in refused(tmp_path, "{kind: nifti, path: absent}")
+    (tmp_path / "empty").mkdir()
+    assert "empty holds no DICOM images" in refused(tmp_path, "{kind: dicom, path: empty}")
+
+
+def test_missing_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert "run `quarterdose fetch sample` first" in refused(tmp_path, "{kind: sample}")
+
+
+def test_corrupt_nifti(tmp_path: Path, make_nifti: Callable[..., Path]) -> None:
+    path = make_nifti()
+    path.write_bytes(path.read_bytes()[:3000])
+    for _ in range(2):  # the second time from the marker
+        assert "toy.nii.gz is no readable NIfTI file" in refused(tmp_path, "{kind: nifti, path: scans}")
+
+
+def test_dicom_folder_with_one_slice_missing(tmp_path: Path) -> None:
+    write_series(tmp_path / "series", chest(8), (2.5, 0.7, 0.7))[4].unlink()
+    assert "a slice is missing: 5.00 mm between positions 7.50 and 12.50 mm" in refused(tmp_path, "{kind: dicom, path: series}")
+
+
+def test_too_few_slices_for_the_volumes(tmp_path: Path, make_nifti: Callable[..., Path]) -> None:
+    make_nifti(slices=20)
+    (tmp_path / "x.yaml").write_text(CONFIG.format(source="{kind: nifti, path: scans}"))
+    quick = ["train_2d.training.epochs=1", "train_2d.training.samples=1", "train_2d.training.crop=16"]
+    geometry = ["data.low_dose.geometry.views=32", "data.low_dose.geometry.channels=64"]
+    said = refused(tmp_path, "{kind: nifti, path: scans}", *(word for s in quick + geometry for word in ("--set", s)))
+    assert "slices a volume were asked for, but a scan or slab has only" in said
+
+
+def test_unknown_profile_and_run_folder(tmp_path: Path, make_nifti: Callable[..., Path]) -> None:
+    make_nifti()
+    assert "profile 'moon' is neither a file nor one of: debug, local" in refused(tmp_path, "{kind: nifti, path: scans}", "--on", "moon")
+    done = quarterdose(tmp_path, "status", "nowhere")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "is no run folder" in done.stderr
+
+
+def test_missing_settings_file_and_unknown_command(tmp_path: Path) -> None:
+    assert quarterdose(tmp_path, "config", "absent.yaml").returncode == 2
+    assert quarterdose(tmp_path, "walk").returncode == 2

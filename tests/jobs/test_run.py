@@ -1,0 +1,241 @@
+"""The whole graph on a toy scan, in real processes, disturbed in several ways."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+QUARTERDOSE = Path(sys.executable).with_name("quarterdose")
+
+SETTINGS: dict[str, Any] = {
+    "name": "toy",
+    "data": {
+        "sources": [{"kind": "nifti", "path": "scans", "dataset": "toy", "keep_ids": True}],
+        "low_dose": {"dose": 0.1, "geometry": {"views": 288, "channels": 368, "channel_arc_mm": 2.5716}},
+        "split": {"validation": 0.33, "test": 0.33, "gap": 0},
+    },
+    "train_2d": {"ranks": 2, "training": {"epochs": 2, "samples": 8, "batch": 2, "crop": 32, "validation_samples": 2}},
+    "study": {
+        "ranks": [1, 2], "slices": [16], "sampling": "window",
+        "training": {"epochs": 2, "samples": 2, "crop": 16, "norm": "frozen", "validation_samples": 2, "log_steps": 1},
+    },
+    "evaluate": {"crop": 192},
+}  # fmt: skip
+
+
+class Toy:
+    """A folder with a scan and a settings file, and the command to run it."""
+
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        self.folder, self.run_folder = folder, folder / "runs" / "toy"
+        self.write(settings)
+
+    def write(self, settings: dict[str, Any]) -> None:
+        (self.folder / "toy.yaml").write_text(yaml.safe_dump(settings))
+
+    def command(self, *words: str) -> list[str]:
+        return [str(QUARTERDOSE), "run", "toy.yaml", *words]
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(self.command(*words), cwd=self.folder, capture_output=True, text=True, check=False, timeout=400)
+
+    def start(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(self.command(), cwd=self.folder, text=True, stdout=subprocess.PIPE,
+                                stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
+
+    def markers(self) -> dict[str, float]:
+        found = {path: json.loads(path.read_text()) for path in self.run_folder.glob("markers/*/*.json")}
+        return {f"{path.parent.name}/{path.stem}": marker["finished"] for path, marker in found.items()}
+
+    def losses(self) -> dict[str, list[float]]:
+        found = {}
+        for path in sorted(self.run_folder.glob("cells/*/metrics.jsonl")):
+            lines = [json.loads(line) for line in path.read_text().splitlines()]
+            found[path.parent.name] = [line["loss"] for line in lines]
+        return found
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def toy(tmp_path: Path, make_nifti: Callable[..., Path]) -> Toy:
+    make_nifti(slices=48)
+    return Toy(tmp_path, SETTINGS)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Toy:
+    """One whole run, shared by the tests that only look."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    make_toy_scan(folder)
+    toy = Toy(folder, SETTINGS)
+    done = toy.run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    return toy
+
+
+def make_toy_scan(folder: Path) -> None:
+    import nibabel as nib
+    import numpy as np
+
+    from tests.conftest import chest
+
+    (folder / "scans").mkdir()
+    voxels = chest(48)[:, ::-1].transpose(2, 1, 0)
+    nib.save(nib.Nifti1Image(voxels, np.diag([-0.7, 0.7, 2.5, 1.0])), folder / "scans" / "toy.nii.gz")
+
+
+def test_a_whole_run_leaves_its_report(undisturbed: Toy) -> None:
+    report = undisturbed.run_folder / "report"
+    quality = pd.read_csv(report / "quality.csv").set_index("model")
+    assert list(quality.index) == ["low-dose", "2d", "3d-s16-r1", "3d-s16-r2"]
+    assert quality.loc["low-dose", "rmse_change"] == 0
+    assert (quality["slices"] == 16).all()
+    speed = pd.read_csv(report / "speedup.csv")
+    assert speed["baseline"].tolist() == ["3d-s16-r1"] * 2
+    assert speed["speed_up"].iloc[0] == 1
+    cells = pd.read_csv(report / "cells.csv")
+    assert (cells["state"] == "done").all()
+    assert cells["parameters"].tolist() == [566_451, 2_619_155, 2_619_155]
+    page = (report / "index.html").read_text()
+    assert page.count("data:image/png;base64,") == 3
+    assert "slabs of the same scan" in page
+    manifest = pd.read_csv(undisturbed.run_folder / "data" / "manifest.csv")
+    assert manifest["state"].tolist() == ["kept"]
+
+
+def test_a_second_run_does_nothing_in_under_three_seconds(undisturbed: Toy) -> None:
+    before, began = undisturbed.markers(), time.monotonic()
+    again = undisturbed.run()
+    assert time.monotonic() - began < 3
+    assert again.returncode == 0
+    assert "nothing to do" in again.stdout
+    assert undisturbed.markers() == before
+
+
+def test_a_dry_run_says_why(undisturbed: Toy) -> None:
+    before = undisturbed.markers()
+    same = undisturbed.run("--dry-run").stdout
+    assert same.count("keep") == len(before) == 11
+    changed = undisturbed.run("--dry-run", "--set", "data.low_dose.dose=0.2").stdout
+    assert "run  prepare/toy: low_dose.dose changed from 0.1 to 0.2" in changed
+    assert "run  split/split: prepare/toy runs first" in changed
+    assert changed.count("keep") == 0
+    more = undisturbed.run("--dry-run", "--set", "study.ranks=[1,2,4]", "--set", "study.training.samples=4").stdout
+    assert "study/3d-s16-r4: never run" in more
+    assert undisturbed.markers() == before
+
+
+def test_status_tells_from_disk_alone(undisturbed: Toy) -> None:
+    told = subprocess.run([str(QUARTERDOSE), "status", "runs/toy"], cwd=undisturbed.folder, capture_output=True, text=True, check=True).stdout
+    assert told.count(" done ") == 11
+
+
+def test_a_run_killed_everywhere_ends_as_if_it_had_not_been(toy: Toy, undisturbed: Toy) -> None:
+    """kill -9 of all its processes during preparation and training, Ctrl-C during evaluation."""
+    for place, how in (
+        ("markers/prepare/toy.progress", signal.SIGKILL),
+        ("markers/train/2d.progress", signal.SIGKILL),
+        ("cells/3d-s16-r2/checkpoints/*.pt", signal.SIGKILL),
+        ("evaluation/*.json", signal.SIGINT),
+    ):
+        before = toy.markers()
+        with toy.start() as process:
+            wait_for(lambda place=place: list(toy.run_folder.glob(place)))  # type: ignore[misc]
+            os.killpg(process.pid, how)
+            process.wait(60)
+        wait_for(lambda: not _alive(toy.folder), 30)
+        assert before.items() <= toy.markers().items()  # what was complete is not done again
+    finished = toy.run()
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert toy.losses() == undisturbed.losses()
+    for name in ("quality.csv", "cells.csv"):
+        ours, theirs = (pd.read_csv(t.run_folder / "report" / name) for t in (toy, undisturbed))
+        kept = [column for column in ours if not column.endswith(("seconds", "peak_bytes"))]
+        pd.testing.assert_frame_equal(ours[kept], theirs[kept])
+
+
+def test_a_killed_worker_is_named_and_the_next_run_finishes(toy: Toy) -> None:
+    with toy.start() as process:
+        wait_for(lambda: list(toy.run_folder.glob("markers/study/3d-s16-r2.progress")))
+        wait_for(lambda: _ranks(toy.folder))
+        os.kill(_ranks(toy.folder)[-1], signal.SIGKILL)
+        output, _ = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert "study/3d-s16-r2: failed" in output
+    assert "SIGKILL" in output
+    cells = pd.read_csv(toy.run_folder / "report" / "cells.csv").set_index("cell")
+    assert cells.loc["3d-s16-r2", "state"] == "failed"  # a partial report, the failed cell shown as such
+    assert "3d-s16-r2" not in set(pd.read_csv(toy.run_folder / "report" / "speedup.csv")["cell"])
+    finished = toy.run()
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert "prepare/" not in finished.stdout
+    assert pd.read_csv(toy.run_folder / "report" / "cells.csv")["state"].eq("done").all()
+
+
+def test_when_the_driver_is_killed_its_workers_end(toy: Toy) -> None:
+    with toy.start() as process:
+        wait_for(lambda: list(toy.run_folder.glob("markers/train/2d.progress")))
+        process.kill()
+    wait_for(lambda: not _alive(toy.folder), 60)
+
+
+def test_a_changed_training_starts_anew(toy: Toy) -> None:
+    first = toy.run("--set", "study.ranks=[1]")
+    assert first.returncode == 0, first.stdout + first.stderr
+    old = toy.losses()
+    changed = {**SETTINGS, "study": {**SETTINGS["study"], "ranks": [1], "training": {**SETTINGS["study"]["training"], "seed": 5}}}
+    toy.write(changed)
+    assert toy.run().returncode == 0
+    new = toy.losses()
+    assert new["2d"] == old["2d"]
+    assert new["3d-s16-r1"] != old["3d-s16-r1"]
+    assert len(new["3d-s16-r1"]) == len(old["3d-s16-r1"])
+
+
+def test_a_broken_scan_among_others_is_turned_away_and_the_rest_goes_on(toy: Toy, make_nifti: Callable[..., Path]) -> None:
+    scans = toy.folder / "scans"
+    (scans / "broken.nii.gz").write_bytes((scans / "toy.nii.gz").read_bytes()[:2000])
+    few = toy.run()
+    assert few.returncode == 2
+    assert "broken.nii.gz is no readable NIfTI" in few.stderr
+    tolerant = toy.run("--set", "data.max_failed=0.5", "--set", "study.ranks=[1]")
+    assert tolerant.returncode == 0, tolerant.stdout + tolerant.stderr
+    manifest = pd.read_csv(toy.run_folder / "data" / "manifest.csv").set_index("scan")
+    assert manifest["state"].to_dict() == {"broken": "turned away", "toy": "kept"}
+    assert "no readable NIfTI" in manifest.loc["broken", "reason"]
+    assert "no readable NIfTI" in (toy.run_folder / "report" / "index.html").read_text()
+
+
+def _processes(folder: Path) -> dict[int, str]:
+    """Pid and command of Python processes that work in the folder."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and (entry / "cwd").resolve() == folder:
+                found[int(entry.name)] = (entry / "cmdline").read_text()
+        except OSError:
+            continue
+    return found
+
+
+def _alive(folder: Path) -> dict[int, str]:
+    return _processes(folder)
+
+
+def _ranks(folder: Path) -> list[int]:
+    return sorted(pid for pid, command in _processes(folder).items() if "spawn_main" in command)

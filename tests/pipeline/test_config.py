@@ -1,0 +1,77 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from data_prep.errors import UserError
+from pipeline.config import RunSettings, cells_of
+from pipeline.settings_file import load_settings
+
+MINIMAL = "name: x\ndata: {sources: [{kind: sample}]}\n"
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def load(tmp_path: Path, text: str = MINIMAL, *overrides: str) -> RunSettings:
+    path = tmp_path / "x.yaml"
+    path.write_text(text)
+    return load_settings(path, RunSettings, overrides)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train_2d.lrate=1", r"train_2d\.lrate is not a setting; valid here: ranks, training"),
+        ("data.low_dose.dos=1", r"data\.low_dose\.dos is not a setting; valid here: dose, photons"),
+        ("data.sources=[{kind: sample, pth: x}]", r"data\.sources\.0\.pth is not a setting; valid here: kind, path"),
+        ("colour=red", r"colour is not a setting; valid here: name, runs, data"),
+        ("data.low_dose.dose=2", r"data\.low_dose\.dose: Input should be less than 1 \(got 2\)"),
+        ("study.slices=[20]", "slices 20 must be a multiple of 16"),
+        ("study.training.crop=100", "crop 100 must be a multiple of 16"),
+        ("study.training.samples=3", "samples 3 must be a multiple of ranks x batch = 2"),
+        ("study.training.residual=false", "must equal train_2d"),
+        ("name=../x", "name: String should match pattern"),
+        ("name.x=1", "name is a value, not a group"),
+        ("study", "must look like a.b=value"),
+    ],
+)
+def test_wrong_settings_name_the_key_and_what_is_allowed(tmp_path: Path, override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load(tmp_path, MINIMAL, override)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("- a", "must hold a mapping"), ("a: [", "no valid YAML"), ("name: x", "data is missing")],
+)
+def test_wrong_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load(tmp_path, text)
+
+
+def test_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"absent\.yaml does not exist"):
+        load_settings(tmp_path / "absent.yaml", RunSettings)
+
+
+def test_the_paper_recipe_by_name_and_overrides_of_it(tmp_path: Path) -> None:
+    run = load(tmp_path, MINIMAL, "study.training.recipe=paper", "study.training.epochs=3", "study.transfer=none")
+    training = run.study.training
+    assert (training.scaling, training.residual, training.schedule, training.ms_ssim) == ("unit", False, "exponential", "authors")
+    assert (training.crop, training.batch, training.learning_rate, training.epochs) == (None, 1, 1e-3, 3)
+    assert run.train_2d.training.recipe == "default"
+
+
+def test_resolved_settings_resolve_to_themselves(tmp_path: Path) -> None:
+    run = load(tmp_path, MINIMAL, "train_2d.training.recipe=paper", "study.transfer=none")
+    again = load(tmp_path, yaml.safe_dump(run.model_dump(mode="json")))
+    assert again == run
+
+
+def test_the_grid_of_cells(tmp_path: Path) -> None:
+    cells = cells_of(load(tmp_path, MINIMAL, "study.ranks=[1,2,4]", "study.slices=[16,32]"))
+    assert [cell.id for cell in cells] == ["2d", *(f"3d-s{s}-r{r}" for s in (16, 32) for r in (1, 2, 4))]
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_config_of_the_project_is_valid(path: Path) -> None:
+    load_settings(path, RunSettings)

@@ -1,0 +1,94 @@
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from data_prep.errors import UserError
+from data_prep.split import Segment
+from data_prep.store import Pair
+from pipeline.dataset import PairSamples, RankBatches
+from tests.pipeline.cells import cell
+
+
+def samples(data: Path, seed: int = 0, stop: int = 48, dims: int = 3) -> PairSamples:
+    return PairSamples(data, [Segment("toy", "a", 0, stop)], cell(dims), seed, 4)
+
+
+def test_low_and_full_are_cut_at_the_same_place(make_pair: Callable[..., Path]) -> None:
+    data = make_pair()
+    pair = Pair(data / "toy" / "a.zarr")
+    low, full, width = samples(data)[7]
+    assert low.shape == full.shape == (1, 16, 16, 16)
+    assert float(width) == 100
+    assert len(_places(pair, full, low)) == 1
+
+
+def _places(pair: Pair, full: torch.Tensor, low: torch.Tensor) -> list[tuple[int, int, int]]:
+    arrays = [pair.read(name) for name in ("full_dose", "low_dose")]
+    wanted = [(x[0] * 100).round().numpy().astype(np.int16) for x in (full, low)]
+    return [
+        (z, y, x)
+        for z in range(33) for y in range(49) for x in range(49)
+        if all(a[z, y, x] == w[0, 0, 0] for a, w in zip(arrays, wanted, strict=True))
+        and all(np.array_equal(a[z : z + 16, y : y + 16, x : x + 16], w) for a, w in zip(arrays, wanted, strict=True))
+    ]  # fmt: skip
+
+
+def test_a_sample_depends_on_seed_and_index_alone(make_pair: Callable[..., Path]) -> None:
+    data = make_pair()
+    first = samples(data)
+    again = pickle.loads(pickle.dumps(samples(data)))
+    _ = again[0], again[1]
+    assert torch.equal(first[5][0], again[5][0])
+    assert not torch.equal(first[5][0], first[6][0])
+    assert not torch.equal(first[5][0], samples(data, seed=1)[5][0])
+
+
+def test_samples_stay_inside_their_segment(make_pair: Callable[..., Path]) -> None:
+    data = make_pair(slices=48)
+    inside = PairSamples(data, [Segment("toy", "a", 20, 36)], cell(), 0, 4)
+    full = Pair(data / "toy" / "a.zarr").read("full_dose", 20, 36)
+    values = (inside[3][1][0] * 100).round().numpy()
+    assert any(np.array_equal(values, full[:, y : y + 16, x : x + 16]) for y in range(49) for x in range(49))
+
+
+def test_every_epoch_visits_every_segment(make_pair: Callable[..., Path]) -> None:
+    data = make_pair("a")
+    make_pair("b", seed=1)
+    both = PairSamples(data, [Segment("toy", name, 0, 48) for name in "ab"], cell(), 0, 2)
+    for epoch in range(5):
+        assert {both._segment(2 * epoch + i).scan for i in range(2)} == {"a", "b"}
+
+
+@pytest.mark.parametrize(("size", "batch"), [(1, 1), (2, 1), (4, 1), (2, 2), (1, 4)])
+def test_the_global_order_of_samples_is_the_same_for_every_world(size: int, batch: int) -> None:
+    steps = 16 // (size * batch)
+    ranks = [list(RankBatches(0, steps, batch, rank, size)) for rank in range(size)]
+    order = [i for step in range(steps) for rank in ranks for i in rank[step]]
+    assert order == list(range(16))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_reading_ahead_changes_nothing(make_pair: Callable[..., Path], workers: int) -> None:
+    chosen = samples(make_pair())
+    loader = DataLoader(chosen, batch_sampler=RankBatches(2, 5, 2, 0, 1), num_workers=workers)  # type: ignore[arg-type]
+    batches = list(loader)
+    assert [len(batch[0]) for batch in batches] == [2, 2, 2]
+    assert torch.equal(batches[0][0][0], chosen[4][0])
+
+
+def test_two_dimensions_and_paper_scaling(make_pair: Callable[..., Path]) -> None:
+    data = make_pair()
+    low, _, _ = samples(data, dims=2)[0]
+    assert low.shape == (1, 16, 16)
+    whole = PairSamples(data, [Segment("toy", "a", 0, 48)], cell(crop=None, scaling="minmax"), 0, 1)[0]
+    assert [(float(x.min()), float(x.max())) for x in whole[:2]] == [(0, 1), (0, 1)]
+
+
+def test_short_segments_are_refused(make_pair: Callable[..., Path]) -> None:
+    with pytest.raises(UserError, match="16 slices a volume were asked for, but a scan or slab has only 12"):
+        samples(make_pair(), stop=12)

@@ -1,0 +1,40 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import peak_signal_noise_ratio
+
+from pipeline.intensity import scaling
+from pipeline.metrics import judge_slices
+from tests.conftest import chest
+
+
+def test_known_errors_give_their_closed_form() -> None:
+    full = chest(2, 192)
+    image = full.astype(np.float32)
+    image[0] += 20
+    first, second = judge_slices(image, full)
+    assert first["rmse_hu"] == pytest.approx(20)
+    assert first["mse"] == pytest.approx((20 / 4096) ** 2)
+    assert first["psnr"] == pytest.approx(20 * math.log10(4096 / 20))
+    assert first["psnr"] == pytest.approx(peak_signal_noise_ratio(full[0].astype(float), image[0].astype(float), data_range=4096))
+    assert first["ssim"] < 1
+    assert (second["rmse_hu"], second["psnr"]) == (0, math.inf)
+    assert second["ssim"] == pytest.approx(1)
+    assert second["ms_ssim"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", ["hu", "unit", "minmax"])
+def test_scalings_go_there_and_back(name: str) -> None:
+    hu = chest(3)
+    scale = scaling(name, hu)  # type: ignore[arg-type]
+    np.testing.assert_allclose(scale.to_hu(scale.to_network(hu)), hu, atol=2e-3)
+
+
+def test_scalings_map_what_they_say() -> None:
+    hu = np.array([-1024, 100, 3072], np.int16)
+    assert scaling("hu", hu).to_network(hu).tolist() == pytest.approx([-10.24, 1, 30.72])
+    assert scaling("unit", hu).to_network(hu).tolist() == pytest.approx([0, 1124 / 4096, 1])
+    assert scaling("minmax", hu[:2]).to_network(hu[:2]).tolist() == [0, 1]
+    assert torch.isfinite(torch.from_numpy(scaling("minmax", hu[:1]).to_network(hu[:1]))).all()

@@ -1,0 +1,140 @@
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from data_prep.errors import UserError
+from pipeline.models import DDnet, inflate, load_published
+from tests.conftest import shared_file
+from tests.plain_ddnet import PlainDDnet
+
+SIDES = {2: (32, 48), 3: (16, 32, 16)}
+
+
+def lively(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Random normalisation too, so that no layer is left at its neutral start."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            if "norm" in name or "batch" in name:
+                if value.dtype.is_floating_point:
+                    value.copy_(torch.rand(value.shape, generator=generator) + 0.5)
+    return model
+
+
+@pytest.mark.parametrize(("dims", "count"), [(2, 566_451), (3, 2_619_155)])
+@pytest.mark.parametrize("residual", [False, True])
+def test_parameter_counts_are_the_papers(dims: int, count: int, residual: bool) -> None:
+    assert sum(p.numel() for p in DDnet(dims, residual=residual).parameters()) == count
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("training", [False, True])
+def test_equals_the_network_written_plainly(dims: int, training: bool) -> None:
+    torch.manual_seed(0)
+    plain = lively(PlainDDnet(dims)).double().train(training)
+    model = DDnet(dims)
+    load_published(model, {name: value.float().numpy() for name, value in plain.state_dict().items()})
+    plain.load_state_dict({name: value.float().double() for name, value in plain.state_dict().items()})
+    model.double().train(training)
+    x = torch.rand(2, 1, *SIDES[dims], dtype=torch.float64)
+    torch.testing.assert_close(model(x), plain(x), rtol=1e-10, atol=1e-12)
+
+
+def golden(name: str) -> np.ndarray:
+    with np.load(shared_file("ddnet/golden_forward.npz")) as arrays:
+        return arrays[name]
+
+
+@pytest.fixture(scope="module")
+def published() -> DDnet:
+    model = DDnet(2)
+    with np.load(shared_file("ddnet/published_2d_weights.npz")) as arrays:
+        load_published(model, arrays)
+    return model.eval()
+
+
+def close_to_golden(found: Tensor, name: str) -> None:
+    """The golden values are float32: they differ from the same network in float64 by 2e-5 at the most, 5e-7 RMS."""
+    error = np.abs(found.numpy() - golden(name))
+    assert np.sqrt((error**2).mean()) < 2e-6
+    assert np.quantile(error, 0.99) < 1e-5
+    assert error.max() < 4e-5
+
+
+@torch.no_grad()
+def test_published_2d_weights_give_the_golden_output(published: DDnet) -> None:
+    close_to_golden(published(torch.from_numpy(golden("input"))[:, None])[:, 0], "output_2d_eval")
+
+
+@torch.no_grad()
+def test_inflated_published_weights_give_the_golden_3d_output(published: DDnet) -> None:
+    deep = DDnet(3).eval()
+    inflate(published, deep)
+    close_to_golden(deep(torch.from_numpy(golden("input"))[None, None])[0, 0], "output_3d_zero_inflated_eval")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("residual", [False, True])
+def test_zero_fill_gives_the_2d_output_in_every_slice_of_a_constant_volume(residual: bool) -> None:
+    torch.manual_seed(1)
+    flat, deep = lively(DDnet(2, residual=residual)).eval(), DDnet(3, residual=residual).eval()
+    inflate(flat, deep)  # type: ignore[arg-type]
+    slice_ = torch.rand(1, 1, 48, 32)
+    output = deep(slice_.unsqueeze(2).repeat(1, 1, 32, 1, 1))
+    for z in range(32):
+        torch.testing.assert_close(output[:, :, z], flat(slice_), rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
+def test_mean_fill_keeps_the_2d_output_far_from_the_ends() -> None:
+    flat, deep = DDnet(2), DDnet(3)
+    inflate(flat, deep, "mean")
+    x = torch.rand(1, 1, 16, 16)
+    volume = deep.stem(x.unsqueeze(2).repeat(1, 1, 9, 1, 1))
+    torch.testing.assert_close(volume[:, :, 4], flat.stem(x), rtol=1e-4, atol=1e-5)
+
+
+def test_fills_differ_as_they_say() -> None:
+    torch.manual_seed(0)
+    flat, deep = DDnet(2), DDnet(3)
+    kernel = flat.stem.weight
+    inflate(flat, deep, "zero")
+    assert torch.equal(deep.stem.weight[:, :, 3], kernel)
+    assert deep.stem.weight[:, :, [0, 1, 2, 4, 5, 6]].abs().max() == 0
+    inflate(flat, deep, "repeat")
+    assert all(torch.equal(deep.stem.weight[:, :, z], kernel) for z in range(7))
+    inflate(flat, deep, "noise", seed=3)
+    first = deep.stem.weight.clone()
+    others = first[:, :, [0, 1, 2, 4, 5, 6]]
+    assert torch.equal(first[:, :, 3], kernel)
+    assert float(others.std()) == pytest.approx(0.01 * float(kernel.std()), rel=0.1)
+    inflate(flat, deep, "noise", seed=3)
+    assert torch.equal(deep.stem.weight, first)
+
+
+def test_wrong_transfers_and_weights_are_refused() -> None:
+    flat, deep = DDnet(2), DDnet(3)
+    with pytest.raises(UserError, match="from 2 to 3 dimensions"):
+        inflate(deep, flat)
+    with pytest.raises(UserError, match="both networks residual"):
+        inflate(flat, DDnet(3, residual=True))
+    with pytest.raises(UserError, match="valid: zero, repeat, mean, noise"):
+        inflate(flat, deep, "half")  # type: ignore[arg-type]
+    arrays = {name: value.numpy() for name, value in PlainDDnet(2).state_dict().items()}
+    with pytest.raises(UserError, match=r"lack convT8\.bias"):
+        load_published(flat, {name: value for name, value in arrays.items() if name != "convT8.bias"})
+    with pytest.raises(UserError, match="1 unknown arrays, first extra"):
+        load_published(flat, {**arrays, "extra": np.zeros(1)})
+    with pytest.raises(UserError, match="have shape"):
+        load_published(deep, arrays)
+
+
+def test_an_untrained_residual_network_returns_its_input() -> None:
+    x = torch.randn(1, 1, 16, 32, 16)
+    assert torch.equal(DDnet(3, residual=True)(x), x)
+
+
+def test_sides_that_cannot_be_halved_are_refused() -> None:
+    with pytest.raises(UserError, match=r"sides \(16, 20\).*multiple of 16"):
+        DDnet(2)(torch.zeros(1, 1, 16, 20))

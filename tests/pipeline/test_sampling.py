@@ -1,0 +1,36 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_prep.errors import UserError
+from pipeline.sampling import Sampling, choose, cover
+
+NAMES: tuple[Sampling, ...] = ("strided", "grouped", "window")
+
+
+def test_strided_and_grouped_are_the_papers() -> None:
+    generator = np.random.default_rng(0)
+    assert choose("strided", 133, 32, generator).tolist() == [4 * i for i in range(32)]
+    assert choose("grouped", 133, 16, generator).tolist() == list(range(58, 74))
+    assert choose("grouped", 32, 32, generator).tolist() == list(range(32))
+
+
+def test_window_reaches_both_ends() -> None:
+    generator = np.random.default_rng(0)
+    starts = {int(choose("window", 20, 16, generator)[0]) for _ in range(200)}
+    assert starts == {0, 1, 2, 3, 4}
+
+
+@given(slices=st.integers(1, 40), more=st.integers(0, 150), name=st.sampled_from(NAMES))
+def test_cover_holds_every_slice_in_volumes_like_those_of_training(slices: int, more: int, name: Sampling) -> None:
+    available = slices + more
+    volumes = cover(name, available, slices)
+    step = available // slices if name == "strided" else 1
+    assert all(len(v) == slices and (np.diff(v) == step).all() for v in volumes)
+    assert {int(i) for v in volumes for i in v} == set(range(available))
+
+
+def test_too_few_slices_are_refused() -> None:
+    with pytest.raises(UserError, match="32 slices a volume were asked for, but a scan or slab has only 20"):
+        cover("grouped", 20, 32)
