@@ -1,6 +1,5 @@
 """One series on disk to one verified Zarr pair and its manifest row."""
 
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from numpy.typing import NDArray
 
 from data_prep.files import digest_files
 from data_prep.lowdose.noise import simulate
+from data_prep.progress import Progress, untold
 from data_prep.settings import LowDoseSettings
 from data_prep.sources.series import Series
 from data_prep.store import Pair, write_pair
@@ -26,7 +26,7 @@ def prepare(
     data: Path,
     *,
     threads: int = 1,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = untold,
 ) -> dict[str, Any]:
     """Read, simulate, write, read back and check one scan; return its manifest row.
 

@@ -72,15 +72,16 @@ def _whole(row: dict[str, Any]) -> Segment:
 
 
 def _slabs(scans: Sequence[dict[str, Any]], settings: SplitSettings) -> dict[Part, list[Segment]]:
-    parts: dict[Part, list[Segment]] = {"train": [], "validation": [], "test": []}
+    """From the feet: validation, test, train, so that a chest scan is tested on lungs."""
+    parts: dict[Part, list[Segment]] = {"validation": [], "test": [], "train": []}
     for row in scans:
         usable = int(row["slices"]) - 2 * settings.gap
-        test, validation = (round(share * usable) for share in (settings.test, settings.validation))
-        train = usable - test - validation
-        if min(test, validation, train) < 1:
+        validation, test = (round(share * usable) for share in (settings.validation, settings.test))
+        lengths: dict[Part, int] = {"validation": validation, "test": test, "train": usable - validation - test}
+        if min(lengths.values()) < 1:
             raise UserError(f"scan {row['scan']} has {row['slices']} slices, too few for the slabs of data.split")
         start = 0
-        for part, length in (("test", test), ("train", train), ("validation", validation)):
-            parts[part].append(Segment(row["dataset"], row["scan"], start, start + length))  # type: ignore[index]
+        for part, length in lengths.items():
+            parts[part].append(Segment(row["dataset"], row["scan"], start, start + length))
             start += length + settings.gap
     return parts

@@ -61,9 +61,7 @@ def _as_int16(voxels: NDArray[np.generic]) -> NDArray[np.int16]:
     if not np.isfinite(values).all():
         raise ScanError("the voxels hold NaN or infinity")
     if values.min() > -200 or values.max() < 0:
-        raise ScanError(
-            f"values from {values.min():g} to {values.max():g} are no HU: air or tissue is missing"
-        )
+        raise ScanError(f"values from {values.min():g} to {values.max():g} are no HU: air or tissue is missing")
     return np.ascontiguousarray(np.clip(np.rint(values), AIR_HU, 32767).astype(np.int16))
 
 

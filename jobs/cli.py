@@ -32,7 +32,9 @@ LOCAL = "local processes"
 @app.command()
 def run(
     config: Config,
-    on: Annotated[str, typer.Option(help="Profile of slurm/profiles or a YAML file; else this machine's processes.")] = LOCAL,
+    on: Annotated[
+        str, typer.Option(help="Profile of slurm/profiles or a YAML file; else this machine's processes.")
+    ] = LOCAL,
     overrides: Overrides = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and why.")] = False,
 ) -> None:
@@ -42,7 +44,9 @@ def run(
     if dry_run:
         for decision in graph.decide_all():
             state = "run" if decision.run else "keep"
-            console.print(f"{state:5}{'/'.join(decision.ref)}: {decision.why}", highlight=False, markup=False, soft_wrap=True)
+            console.print(
+                f"{state:5}{'/'.join(decision.ref)}: {decision.why}", highlight=False, markup=False, soft_wrap=True
+            )
         return
     launcher: Launcher = LocalLauncher() if on == LOCAL else SubmittedLauncher(load_profile(on))
     folder.record()

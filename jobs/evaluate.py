@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from data_prep.progress import Progress
 from jobs.prepare import read_split
-from jobs.stage import Ref, Report, Stage
+from jobs.stage import Ref, Stage
 from jobs.train import CellStage
 from pipeline.training.world import World
 
@@ -41,11 +42,11 @@ class Evaluate(Stage):
         """A row a slice, and an example."""
         return [self.folder.evaluation(item).with_name(f"{item}{ending}") for ending in (".json", ".npz")]
 
-    def run(self, item: str, world: World, report: Report) -> dict[str, Any]:
+    def run(self, item: str, world: World, progress: Progress) -> dict[str, Any]:
         """Judge one network."""
         from pipeline.evaluate import evaluate
 
         cell = None if item == INPUT else self.cells[item][1]
         test = read_split(self).parts["test"]
         target = self.folder.evaluation(item)
-        return evaluate(cell, self.folder.cell(item), self.folder.data, test, self.settings.evaluate, target, report)
+        return evaluate(cell, self.folder.cell(item), self.folder.data, test, self.settings.evaluate, target, progress)

@@ -54,20 +54,20 @@ class LocalProcesses:
     """Processes of ``torch.multiprocessing``: if one fails, it ends the others."""
 
     def __init__(self, main: Callable[..., None], arguments: tuple[Any, ...], processes: int) -> None:
-        from torch.multiprocessing import start_processes
+        from torch.multiprocessing.spawn import start_processes
 
         self._context = start_processes(main, arguments, processes, join=False, start_method="spawn")
         self._fault = ""
 
     def ended(self) -> bool:
         """See :class:`Launched`."""
-        from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
+        from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
         try:
             return bool(self._context.join(timeout=_POLL_SECONDS))
         except ProcessExitedException as error:
             cause = error.signal_name or f"exit code {error.exit_code}"
-            self._fault = f"process {error.pid} died of {cause}"
+            self._fault = f"process {error.error_pid} died of {cause}"
         except ProcessRaisedException as error:
             self._fault = str(error).strip().splitlines()[-1]
         return True
@@ -113,7 +113,7 @@ class SubmittedJobs:
     def ended(self) -> bool:
         """See :class:`Launched`."""
         time.sleep(_POLL_SECONDS)
-        return all([job.done() for job in self._jobs])
+        return all(job.done() for job in self._jobs)
 
     def fault(self) -> str:
         """See :class:`Launched`."""

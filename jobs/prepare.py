@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from data_prep.files import write_atomic, write_json
+from data_prep.progress import Progress
 from data_prep.sources import Series, discover
 from data_prep.split import Split, split
-from jobs.stage import Ref, Report, Stage
+from jobs.stage import Ref, Stage
 from pipeline.training.world import World
 
 
@@ -44,7 +45,7 @@ class Prepare(Stage):
         """As set."""
         return self.settings.data.max_failed
 
-    def run(self, item: str, world: World, report: Report) -> dict[str, Any]:
+    def run(self, item: str, world: World, progress: Progress) -> dict[str, Any]:
         """Make the pair; one scan alone gets all the workers' cores."""
         import torch
 
@@ -57,7 +58,7 @@ class Prepare(Stage):
             self.settings.data.low_dose,
             self.folder.data,
             threads=threads,
-            progress=lambda done, total: report(done, total, "slices"),
+            progress=progress,
         )
 
 
@@ -87,7 +88,7 @@ class MakeSplit(Stage):
         """``manifest.csv`` and ``split.json``."""
         return [self.folder.data / "manifest.csv", self.folder.data / "split.json"]
 
-    def run(self, item: str, world: World, report: Report) -> dict[str, Any]:
+    def run(self, item: str, world: World, progress: Progress) -> dict[str, Any]:
         """Write both files."""
         import pandas as pd
 
@@ -104,7 +105,13 @@ class MakeSplit(Stage):
         if marker and marker.state == "done":
             return {**marker.result, "state": "kept", "reason": ""}
         reason = marker.reason if marker else "not prepared"
-        return {"dataset": series.dataset, "subject": series.subject, "scan": scan, "state": "turned away", "reason": reason}
+        return {
+            "dataset": series.dataset,
+            "subject": series.subject,
+            "scan": scan,
+            "state": "turned away",
+            "reason": reason,
+        }
 
 
 def read_split(stage: Stage) -> Split:

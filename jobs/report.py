@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from data_prep.progress import Progress
 from jobs.evaluate import Evaluate
-from jobs.stage import Ref, Report, Stage
+from jobs.stage import Ref, Stage
 from pipeline.training.world import World
 
 
@@ -36,7 +37,7 @@ class MakeReport(Stage):
         """The page; the rest lies beside it."""
         return [self.folder.report / "index.html"]
 
-    def run(self, item: str, world: World, report: Report) -> dict[str, Any]:
+    def run(self, item: str, world: World, progress: Progress) -> dict[str, Any]:
         """Write the report folder."""
         from pipeline.report import write_report
 

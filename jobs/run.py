@@ -75,10 +75,16 @@ def _failures(stage: Stage) -> list[str]:
     """
     markers = {item: stage.markers.read(item) for item in stage.items()}
     bad = {item: marker for item, marker in markers.items() if marker is None or marker.state != "done"}
-    told = [f"{stage.name}/{item}: {marker.reason}" for item, marker in bad.items() if marker and marker.state == "failed"]
+    told = [
+        f"{stage.name}/{item}: {marker.reason}" for item, marker in bad.items() if marker and marker.state == "failed"
+    ]
     if len(bad) <= stage.tolerated() * len(markers):
         return told
     refused = [marker.reason for marker in bad.values() if marker and marker.state == "refused"]
     if refused:
-        raise UserError(refused[0] if len(bad) == 1 else f"{len(bad)} of {len(markers)} items of {stage.name} were turned away, first: {refused[0]}")
+        raise UserError(
+            refused[0]
+            if len(bad) == 1
+            else f"{len(bad)} of {len(markers)} items of {stage.name} were turned away, first: {refused[0]}"
+        )
     raise RunFailed(told[0] if told else f"{stage.name}/{next(iter(bad))} was not run")

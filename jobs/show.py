@@ -29,7 +29,9 @@ class Display:
         self._bars.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._bars.stop()
 
     def say(self, line: str) -> None:
@@ -51,7 +53,10 @@ class Display:
             if name in self._tasks:
                 self._bars.remove_task(self._tasks.pop(name))
             if marker:
-                self.say(f"{name}: {marker.state} after {marker.seconds:.0f} s" + (f": {marker.reason}" if marker.reason else ""))
+                self.say(
+                    f"{name}: {marker.state} after {marker.seconds:.0f} s"
+                    + (f": {marker.reason}" if marker.reason else "")
+                )
 
     def _task(self, name: str) -> TaskID:
         if name not in self._tasks:

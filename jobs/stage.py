@@ -1,20 +1,18 @@
 """A stage: items that are done one by one, each marked when it is complete."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from data_prep.progress import Progress
 from jobs.marker import Marker, Markers
 from jobs.run_folder import RunFolder
 from pipeline.training.world import World
 
 Ref = tuple[str, str]
 """A stage's name and one of its items."""
-
-Report = Callable[[int, int, str], None]
-"""Takes how much is done, of how much, and a note."""
 
 
 class Stage(ABC):
@@ -36,7 +34,7 @@ class Stage(ABC):
         """Names of the items, fit for file names."""
 
     @abstractmethod
-    def run(self, item: str, world: World, report: Report) -> dict[str, Any]:
+    def run(self, item: str, world: World, progress: Progress) -> dict[str, Any]:
         """Do one item; called in every rank of ``world``. Returns what its marker should hold."""
 
     def reads(self, item: str) -> Mapping[str, Any]:
@@ -51,7 +49,7 @@ class Stage(ABC):
         """Files or folders that exist when the item is complete."""
         return []
 
-    def discard(self, item: str) -> None:
+    def discard(self, item: str) -> None:  # noqa: B027 - most stages keep nothing of an unfinished item
         """Drop what was begun of the item, because it now depends on other things."""
 
     def ranks(self, item: str) -> int:

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from data_prep.files import replacing, write_json
+from data_prep.progress import Progress
 from jobs.prepare import read_split
 from jobs.run_folder import RunFolder
-from jobs.stage import Ref, Report, Stage
-from pipeline.config import CellSettings, cells_of
+from jobs.stage import Ref, Stage
+from pipeline.config import cells_of
 from pipeline.training.world import World
-
 
 _WITHOUT_EFFECT = {"log_steps", "checkpoint_minutes", "loader_workers"}
 
@@ -53,14 +53,14 @@ class CellStage(Stage):
         """Weights that the training begins with."""
         return None
 
-    def run(self, item: str, world: World, report: Report) -> dict[str, Any]:
+    def run(self, item: str, world: World, progress: Progress) -> dict[str, Any]:
         """Train, or go on training, the cell."""
         from pipeline.training.distributed import joined
         from pipeline.training.trainer import train
 
         cell, folder = self.cells[item], self.folder.cell(item)
         with joined(world):
-            result = train(cell, self.folder.data, read_split(self), folder, world, self.start(), report)
+            result = train(cell, self.folder.data, read_split(self), folder, world, self.start(), progress)
         if world.leads:
             write_json(folder / "result.json", result)
         return result
@@ -101,7 +101,7 @@ class Transfer(Stage):
         """The weights."""
         return [self.folder.donor()]
 
-    def run(self, item: str, world: World, report: Report) -> dict[str, Any]:
+    def run(self, item: str, world: World, progress: Progress) -> dict[str, Any]:
         """Inflate and write the weights."""
         import torch
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from data_prep.errors import UserError
 from data_prep.files import digest_json, locked
+from data_prep.progress import Progress
 from jobs.graph import graph_of
 from jobs.marker import Marker
 from jobs.run_folder import RunFolder
-from jobs.stage import Graph, Report, Stage
+from jobs.stage import Graph, Stage
 from pipeline.training.world import World
 
 _EVERY_SECONDS = 0.5
@@ -66,16 +67,16 @@ def _run_rank(graph: Graph, stage: Stage, item: str, world: World) -> Exception 
     return error
 
 
-def _reporter(stage: Stage, item: str, world: World) -> Report:
+def _reporter(stage: Stage, item: str, world: World) -> Progress:
     """Reports of rank 0, at most two a second and the last one always."""
     last = 0.0
 
-    def report(done: int, total: int, note: str) -> None:
+    def tell(done: int, total: int, note: str) -> None:
         nonlocal last
         if world.leads and (done == total or time.monotonic() - last >= _EVERY_SECONDS):
             last = time.monotonic()
             stage.markers.report_progress(item, done, total, note)
             print(f"{stage.name}/{item}: {done}/{total} {note}", flush=True)
 
-    report(0, 1, "starting")
-    return report
+    tell(0, 1, "starting")
+    return tell

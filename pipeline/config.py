@@ -40,7 +40,9 @@ class TrainingSettings(Settings):
     ms_ssim_weight: float = Field(0.1, ge=0, description="loss = MSE + this * (1 - MS-SSIM)")
     learning_rate: float = Field(1e-3, gt=0)
     schedule: Literal["cosine", "exponential"] = Field("cosine", description="to zero, or x 0.8 an epoch")
-    warmup: float = Field(0.0, ge=0, le=1, description="share of the steps over which the rate rises to its full height")
+    warmup: float = Field(
+        0.0, ge=0, le=1, description="share of the steps over which the rate rises to its full height"
+    )
     norm: Literal["batch", "frozen"] = Field("batch", description="frozen: running statistics stay as they are")
     epochs: int = Field(50, ge=1)
     samples: int | None = Field(None, ge=1, description="an epoch, over all ranks; one a training volume if null")

@@ -50,7 +50,7 @@ class PairSamples(Dataset[tuple[Tensor, Tensor, Tensor]]):
     def _segment(self, index: int) -> Segment:
         epoch, place = divmod(index, self.per_epoch)
         order = np.random.default_rng((self.seed, epoch, len(self.segments))).permutation(len(self.segments))
-        return self.segments[order[place % len(self.segments)]]
+        return self.segments[int(order[place % len(self.segments)])]
 
     def _crop(self, pairs: NDArray[np.int16], generator: np.random.Generator) -> NDArray[np.int16]:
         side = self.cell.training.crop

@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from data_prep.files import replacing, write_json
 from data_prep.prepare import pair_path
+from data_prep.progress import Progress
 from data_prep.split import Segment
 from data_prep.store import Pair
 from pipeline.config import CellSettings, EvaluateSettings
 from pipeline.denoise import denoise
 from pipeline.metrics import judge_slices
-from pipeline.training.trainer import Progress, load_trained
+from pipeline.training.trainer import load_trained
 
 INPUT = "low-dose"
 
@@ -34,7 +35,9 @@ def evaluate(
     for number, segment in enumerate(test):
         low, full = (_read(data, segment, name, settings.crop) for name in ("low_dose", "full_dose"))
         image = denoise(model, cell, low) if model and cell else low.astype(np.float32)
-        places = ({"dataset": segment.dataset, "scan": segment.scan, "slice": segment.start + i} for i in range(len(full)))
+        places = (
+            {"dataset": segment.dataset, "scan": segment.scan, "slice": segment.start + i} for i in range(len(full))
+        )
         rows += [{**place, **judged} for place, judged in zip(places, judge_slices(image, full), strict=True)]
         if number == 0:
             _write_example(target.with_suffix(".npz"), image, full)

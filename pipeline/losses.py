@@ -94,9 +94,10 @@ def _halve(x: Tensor) -> Tensor:
 def authors_ms_ssim(x: Tensor, y: Tensor, *, mapped: bool = True) -> Tensor:
     """MS-SSIM as the 3D-DDnet authors compute it, one value for the batch.
 
-    One cubic window cut to the smallest side, off centre where that is even; the dynamic range guessed from ``x`` at each scale;
-    means mapped from [-1, 1] to [0, 1] (if ``mapped``); four scales in 3D, five in 2D; and the last
-    scale's similarity raised once for each scale before it, a slip that is kept for comparison.
+    One cubic window cut to the smallest side, off centre where that is even; the dynamic range
+    guessed from ``x`` at each scale; means mapped from [-1, 1] to [0, 1] (if ``mapped``); four scales
+    in 3D, five in 2D; and the last scale's similarity raised once for each scale before it, a slip
+    that is kept for comparison.
     """
     weights = WEIGHTS[: 5 if x.dim() == 4 else 4]
     contrasts, full = [], x.new_ones(())

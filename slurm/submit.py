@@ -53,7 +53,9 @@ def load_profile(name: str) -> Profile:
         return Profile.model_validate(yaml.safe_load(path.read_text()))
     except (ValidationError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
-        raise ProfileError(f"profile {path} is wrong (valid keys: {', '.join(Profile.model_fields)}): {reason}") from error
+        raise ProfileError(
+            f"profile {path} is wrong (valid keys: {', '.join(Profile.model_fields)}): {reason}"
+        ) from error
 
 
 def submit(profile: Profile, folder: Path, tasks: int, call: Callable[..., None], *arguments: Any) -> Job:
@@ -65,7 +67,9 @@ def submit(profile: Profile, folder: Path, tasks: int, call: Callable[..., None]
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     if profile.executor == "debug":
         if tasks > 1:
-            raise ProfileError(f"{tasks} ranks were asked for, but the debug executor has one process: take another profile")
+            raise ProfileError(
+                f"{tasks} ranks were asked for, but the debug executor has one process: take another profile"
+            )
         return submitit.DebugExecutor(folder).submit(call, *arguments)
     executor = submitit.LocalExecutor(folder)
     executor.update_parameters(

@@ -67,15 +67,20 @@ def chest(slices: int, side: int = 64, seed: int = 0) -> Hu:
     return volume.round().astype(np.int16)
 
 
+def write_nifti(path: Path, hu: Hu) -> None:
+    """Write a canonical volume as NIfTI with axes L, A, S, as the sample has them."""
+    path.parent.mkdir(exist_ok=True)
+    image = nib.Nifti1Image(hu[:, ::-1].transpose(2, 1, 0), np.diag([-0.7, 0.7, 2.5, 1.0]))
+    nib.save(image, path)
+
+
 @pytest.fixture
 def make_nifti(tmp_path: Path) -> Callable[..., Path]:
     """Write a toy chest as NIfTI: ``make_nifti(name, slices, side)``."""
 
     def make(name: str = "toy.nii.gz", slices: int = 48, side: int = 64) -> Path:
-        voxels = chest(slices, side)[:, ::-1, ::1].transpose(2, 1, 0)  # x to the left, y to the front
         path = tmp_path / "scans" / name
-        path.parent.mkdir(exist_ok=True)
-        nib.save(nib.Nifti1Image(voxels, np.diag([-0.7, 0.7, 2.5, 1.0])), path)
+        write_nifti(path, chest(slices, side))
         return path
 
     return make
@@ -89,7 +94,9 @@ def make_pair(tmp_path: Path) -> Callable[..., Path]:
         full = chest(slices, side, seed)
         noise = np.random.default_rng(seed).normal(0, 40, full.shape)
         low = np.clip(full + noise, -1024, 3000).astype(np.int16)
-        write_pair(tmp_path / "data" / "toy" / f"{scan}.zarr", {"full_dose": full, "low_dose": low}, (2.5, 0.7, 0.7), {})
+        write_pair(
+            tmp_path / "data" / "toy" / f"{scan}.zarr", {"full_dose": full, "low_dose": low}, (2.5, 0.7, 0.7), {}
+        )
         return tmp_path / "data"
 
     return make

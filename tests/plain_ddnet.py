@@ -21,7 +21,9 @@ class PlainDense(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         for j in range(4):
-            layer = {name: self.get_submodule(f"{name}_{j}") for name in ("batch_norm1", "conv1", "batch_norm2", "conv2")}
+            layer = {
+                name: self.get_submodule(f"{name}_{j}") for name in ("batch_norm1", "conv1", "batch_norm2", "conv2")
+            }
             y = F.leaky_relu(layer["conv1"](layer["batch_norm1"](x)), 0.01)
             y = F.leaky_relu(layer["conv2"](layer["batch_norm2"](y)), 0.01)
             x = torch.cat((x, y), 1)

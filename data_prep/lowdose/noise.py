@@ -8,7 +8,7 @@ beam hardening, scatter, helical interpolation, iterative reconstruction.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from data_prep.lowdose.geometry import FanGeometry
 from data_prep.lowdose.projector import Backprojector, CoarseProjector
+from data_prep.progress import Progress, untold
 from data_prep.settings import LowDoseSettings
 from data_prep.volume import AIR_HU, CTVolume
 
@@ -63,7 +64,7 @@ def slice_seed(seed: int, scan: str, index: int) -> int:
 
 def simulate(
     volume: CTVolume, settings: LowDoseSettings, scan: str, *, threads: int = 1,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = untold,
 ) -> NDArray[np.int16]:  # fmt: skip
     """The low-dose partner of a full-dose volume: int16 HU, same shape, not below -1024.
 
@@ -76,7 +77,7 @@ def simulate(
         jobs = pool.map(lambda start: _simulate_batch(simulator, volume.hu, scan, start), range(0, slices, _BATCH))
         for start, batch in _numbered(jobs):
             low[start : start + len(batch)] = batch
-            progress(start + len(batch), slices)
+            progress(start + len(batch), slices, "slices")
     return low
 
 

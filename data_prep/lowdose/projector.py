@@ -127,7 +127,7 @@ class Backprojector:
         rows = (sinogram * self.cosines[:, None, None]).reshape(views, channels, 4 * batch).transpose(1, 2)
         length = 2 * (len(self.response) - 1)
         spectrum = torch.fft.rfft(rows, n=length) * self.response
-        filtered = torch.fft.irfft(spectrum, n=length)[..., :channels]
+        filtered: Tensor = torch.fft.irfft(spectrum, n=length)[..., :channels]
         return filtered.transpose(1, 2).contiguous()
 
 
@@ -168,14 +168,18 @@ def _filter_response(geometry: FanGeometry, window: str, cutoff: float) -> Tenso
     kernel = torch.zeros(length, dtype=torch.float64)
     kernel[n == 0] = 1 / (8 * angle**2)
     kernel[odd] = -1 / (2 * math.pi**2 * torch.sin(n[odd] * angle) ** 2)
-    ramp = torch.fft.rfft(torch.fft.ifftshift(kernel)).real * angle
+    ramp: Tensor = torch.fft.rfft(torch.fft.ifftshift(kernel)).real * angle
     frequency = torch.arange(length // 2 + 1, dtype=torch.float64) / (length // 2) / cutoff
-    return (ramp * torch.where(frequency <= 1, _WINDOWS[window](frequency), 0.0)).float()
+    return (ramp * torch.where(frequency <= 1, _window(window, frequency), 0.0)).float()
 
 
-_WINDOWS = {
-    "ramp": torch.ones_like,
-    "hann": lambda f: (1 + torch.cos(math.pi * f)) / 2,
-    "cosine": lambda f: torch.cos(math.pi * f / 2),
-    "shepp-logan": lambda f: torch.sinc(f / 2),
-}
+def _window(name: str, frequency: Tensor) -> Tensor:
+    """Apodisation at frequencies from 0 to 1."""
+    if name == "hann":
+        return (1 + torch.cos(math.pi * frequency)) / 2
+    if name == "cosine":
+        return torch.cos(math.pi * frequency / 2)
+    if name == "shepp-logan":
+        return torch.sinc(frequency / 2)
+    assert name == "ramp"
+    return torch.ones_like(frequency)

@@ -11,6 +11,13 @@ from data_prep.errors import ScanError
 from data_prep.volume import CTVolume, canonical
 
 _NEEDED = ("PixelData", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+_ALIKE = {
+    "SeriesInstanceUID": "series",
+    "ImageOrientationPatient": "orientations",
+    "PixelSpacing": "pixel spacings",
+    "Rows": "image heights",
+    "Columns": "image widths",
+}
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 
 
@@ -66,8 +73,7 @@ def _assemble(images: list[Dataset]) -> CTVolume:
 
 
 def _check_one_series(images: list[Dataset]) -> None:
-    for name, what in (("SeriesInstanceUID", "series"), ("ImageOrientationPatient", "orientations"),
-                       ("PixelSpacing", "pixel spacings"), ("Rows", "image heights"), ("Columns", "image widths")):  # fmt: skip
+    for name, what in _ALIKE.items():
         values = {str(image.get(name)) for image in images}
         if len(values) > 1:
             raise ScanError(f"holds {len(values)} {what}, wanted one series of alike slices")
@@ -100,6 +106,8 @@ def _hu(image: Dataset) -> NDArray[np.int16]:
         stored = image.pixel_array
     except (ValueError, RuntimeError, AttributeError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise ScanError(f"the pixels of slice {image.get('InstanceNumber', '?')} cannot be decoded: {reason}") from error
+        raise ScanError(
+            f"the pixels of slice {image.get('InstanceNumber', '?')} cannot be decoded: {reason}"
+        ) from error
     scaled = stored * float(image.get("RescaleSlope", 1)) + float(image.get("RescaleIntercept", 0))
     return np.clip(np.rint(scaled), -32768, 32767).astype(np.int16)

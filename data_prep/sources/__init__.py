@@ -8,6 +8,8 @@ from data_prep.sources.folders import find_dicom, find_nifti
 from data_prep.sources.sample import find_sample
 from data_prep.sources.series import Series
 
+__all__ = ["SOURCES", "Series", "discover"]
+
 SOURCES: Mapping[str, Callable[[SourceSettings], list[Series]]] = {
     "sample": find_sample,
     "dicom": find_dicom,

@@ -30,7 +30,9 @@ def _dicom_series(settings: SourceSettings, folder: Path, files: list[Path]) -> 
 def find_nifti(settings: SourceSettings) -> list[Series]:
     """Each ``*.nii`` or ``*.nii.gz`` file at or below ``settings.path`` is one scan and one subject."""
     root = _existing(settings)
-    files = [root] if root.is_file() else sorted(p for p in root.rglob("*.nii*") if p.name.endswith((".nii", ".nii.gz")))
+    files = (
+        [root] if root.is_file() else sorted(p for p in root.rglob("*.nii*") if p.name.endswith((".nii", ".nii.gz")))
+    )
     found = [_nifti_series(settings, root, path) for path in files]
     return _some(found, settings, "*.nii or *.nii.gz files")
 

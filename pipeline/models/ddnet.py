@@ -159,7 +159,9 @@ def load_published(model: DDnet, arrays: Mapping[str, NDArray[np.generic]]) -> N
         raise UserError(f"published weights hold {len(unknown)} unknown arrays, first {min(unknown)}")
     for name, value in model.state_dict().items():
         if state[name].shape != value.shape:
-            raise UserError(f"published weights for {name} have shape {tuple(state[name].shape)}, wanted {tuple(value.shape)}")
+            raise UserError(
+                f"published weights for {name} have shape {tuple(state[name].shape)}, wanted {tuple(value.shape)}"
+            )
     model.load_state_dict(state)
 
 

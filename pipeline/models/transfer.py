@@ -32,9 +32,7 @@ def inflate(model_2d: DDnet, model_3d: DDnet, fill: Fill = "zero", *, seed: int 
     generator = torch.Generator().manual_seed(seed)
     wanted = model_3d.state_dict()
     flat = model_2d.state_dict()
-    model_3d.load_state_dict(
-        {name: _to_3d(flat[name], wanted[name].shape, fill, generator) for name in wanted}
-    )
+    model_3d.load_state_dict({name: _to_3d(flat[name], wanted[name].shape, fill, generator) for name in wanted})
 
 
 def _to_3d(weight: Tensor, shape: torch.Size, fill: Fill, generator: torch.Generator) -> Tensor:

@@ -28,7 +28,7 @@ def write_report(
         write_atomic(target / f"{name}.csv", table.to_csv(index=False))
     draw_loss_curves(root, cells, target / "loss.png")
     draw_speed_up(scaled, target / "speedup.png")
-    draw_slices(root, judged, target / "slices.png")
+    draw_slices(root, judged, settings.data.low_dose.dose, target / "slices.png")
     write_atomic(target / "summary.txt", summary(judged, scaled, trained))
     write_page(root, settings, {"cells": trained, "speedup": scaled, "quality": judged}, target)
     return {"cells": len(trained), "models": len(judged)}

@@ -28,11 +28,16 @@ _COLUMNS = {
 
 def write_page(root: Path, settings: RunSettings, tables: Mapping[str, pd.DataFrame], target: Path) -> None:
     """Write ``target/index.html``; figures are inside, every text is escaped."""
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("pipeline.report", "."), autoescape=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("pipeline.report", "."), autoescape=True, undefined=jinja2.StrictUndefined
+    )
     split = json.loads((root / "data" / "split.json").read_text())
     page = environment.get_template("page.html.j2").render(
         settings=settings,
-        manifest=_rows(pd.read_csv(root / "data" / "manifest.csv"), ["dataset", "subject", "scan", "state", "slices", "spacing_z_mm", "spacing_xy_mm", "rmse_low_hu", "reason"]),
+        manifest=_rows(
+            pd.read_csv(root / "data" / "manifest.csv"),
+            ["dataset", "subject", "scan", "state", "slices", "spacing_z_mm", "spacing_xy_mm", "rmse_low_hu", "reason"],
+        ),
         split=split,
         tables={name: _rows(table, _COLUMNS[name]) for name, table in tables.items()},
         figures=[(text, base64.b64encode((target / name).read_bytes()).decode()) for name, text in FIGURES],
@@ -45,7 +50,13 @@ def write_page(root: Path, settings: RunSettings, tables: Mapping[str, pd.DataFr
 def _rows(table: pd.DataFrame, columns: list[str]) -> list[list[str]]:
     """Header and cells as text."""
     kept = [column for column in columns if column in table]
-    return [kept, *([_text(column, value) for column, value in zip(kept, row, strict=True)] for row in table[kept].itertuples(index=False))]
+    return [
+        kept,
+        *(
+            [_text(column, value) for column, value in zip(kept, row, strict=True)]
+            for row in table[kept].itertuples(index=False)
+        ),
+    ]
 
 
 def _text(column: str, value: Any) -> str:

@@ -14,9 +14,7 @@ from pipeline.evaluate import INPUT
 from pipeline.metrics import METRICS
 
 
-def cells_table(
-    root: Path, cells: Sequence[CellSettings], states: Mapping[str, tuple[str, str]]
-) -> pd.DataFrame:
+def cells_table(root: Path, cells: Sequence[CellSettings], states: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
     """A row a training; a failed one has its reason and no figures."""
     data = digest_json(json.loads((root / "data" / "split.json").read_text()))
     return pd.DataFrame([_cell_row(root, cell, *states[cell.id], data) for cell in cells])
@@ -63,16 +61,27 @@ def _quality_row(root: Path, model: str) -> dict[str, Any]:
 def summary(quality: pd.DataFrame, speed: pd.DataFrame, cells: pd.DataFrame) -> str:
     """A few lines for the terminal."""
     lines = [f"{'model':<14}{'RMSE (HU)':>16}{'vs input':>10}{'PSNR (dB)':>11}{'SSIM':>9}{'MS-SSIM':>9}"]
-    lines += [
-        f"{row.model:<14}{f'{row.rmse_hu_mean:.2f} +/- {row.rmse_hu_sd:.2f}':>16}{100 * row.rmse_change:>+9.1f}%"
-        f"{row.psnr_mean:>11.2f}{row.ssim_mean:>9.4f}{row.ms_ssim_mean:>9.4f}"
-        for row in quality.itertuples()
-    ]
+    lines += [_quality_line(row) for row in _records(quality)]
     lines += ["", f"{'cell':<14}{'ranks':>6}{'slices':>8}{'time (s)':>10}{'speed-up':>10}{'efficiency':>12}"]
-    lines += [
-        f"{row.cell:<14}{row.ranks:>6}{row.slices:>8}{row.training_seconds:>10.1f}{row.speed_up:>10.2f}{100 * row.efficiency:>11.0f}%"
-        for row in speed.itertuples()
-    ]
-    bad = cells[cells["state"] != "done"]
-    lines += [f"{row.cell}: {row.state}: {row.reason}" for row in bad.itertuples()]
+    lines += [_speed_line(row) for row in _records(speed)]
+    lines += [f"{row['cell']}: {row['state']}: {row['reason']}" for row in _records(cells[cells["state"] != "done"])]
     return "\n".join(lines) + "\n"
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
+
+
+def _quality_line(row: dict[str, Any]) -> str:
+    error = f"{row['rmse_hu_mean']:.2f} +/- {row['rmse_hu_sd']:.2f}"
+    return (
+        f"{row['model']:<14}{error:>16}{100 * row['rmse_change']:>+9.1f}%"
+        f"{row['psnr_mean']:>11.2f}{row['ssim_mean']:>9.4f}{row['ms_ssim_mean']:>9.4f}"
+    )
+
+
+def _speed_line(row: dict[str, Any]) -> str:
+    return (
+        f"{row['cell']:<14}{row['ranks']:>6}{row['slices']:>8}{row['training_seconds']:>10.1f}"
+        f"{row['speed_up']:>10.2f}{100 * row['efficiency']:>11.0f}%"
+    )

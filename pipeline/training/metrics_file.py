@@ -10,7 +10,6 @@ from torch.utils.tensorboard.writer import SummaryWriter
 from data_prep.files import write_atomic
 
 
-
 class MetricsFile:
     """Appends lines to ``folder/metrics.jsonl`` and the same numbers to TensorBoard.
 
@@ -35,7 +34,9 @@ class MetricsFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._handle.close()
         self._board.close()
 

@@ -3,10 +3,10 @@
 import math
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from data_prep.progress import Progress
 from data_prep.split import Split
 from pipeline.config import CellSettings, TrainingSettings
 from pipeline.dataset import PairSamples, RankBatches
@@ -25,7 +26,6 @@ from pipeline.training.distributed import agreed, device_of, reduced, take_from_
 from pipeline.training.metrics_file import MetricsFile
 from pipeline.training.world import World
 
-Progress = Callable[[int, int, str], None]
 VALIDATION_SEED = 2023  # the same validation samples for every cell
 EXPONENTIAL_DECAY = 0.8
 
@@ -62,9 +62,7 @@ class _Trainer:
         self.device = device_of(world)
         self.per_epoch = _samples_per_epoch(settings, len(split.parts["train"]), world.size)
         self.samples = PairSamples(data, split.parts["train"], cell, settings.seed, self.per_epoch)
-        self.held_out = PairSamples(
-            data, split.parts["validation"], cell, VALIDATION_SEED, settings.validation_samples
-        )
+        self.held_out = PairSamples(data, split.parts["validation"], cell, VALIDATION_SEED, settings.validation_samples)
         self.epoch_steps = self.per_epoch // (world.size * settings.batch)
         self.steps = settings.epochs * self.epoch_steps
         self.loss = CompositeLoss(settings.ms_ssim_weight, settings.ms_ssim, DATA_RANGE[settings.scaling])
@@ -101,7 +99,9 @@ class _Trainer:
         _set_training(self.model, self.settings.norm)
         losses: list[Tensor] = []
         began = time.perf_counter()
-        for low, full, _ in self._loader(RankBatches(self.step, end, self.settings.batch, self.world.rank, self.world.size)):
+        for low, full, _ in self._loader(
+            RankBatches(self.step, end, self.settings.batch, self.world.rank, self.world.size)
+        ):
             losses.append(self._train_step(low, full))
             self.step += 1
             if self.step % self.settings.log_steps == 0 or self.step == end:
@@ -118,7 +118,7 @@ class _Trainer:
             output = self.network(low)
         loss: Tensor = self.loss(output.float(), full)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self.optimizer.step()
         return loss.detach()
 
@@ -139,7 +139,9 @@ class _Trainer:
         sums = reduced({"loss": total, "count": float(len(losses))}, self.world)
         loss = sums["loss"] / sums["count"]
         if not math.isfinite(loss):
-            raise TrainingError(f"the loss of cell {self.cell.id} is {loss} at step {self.step}; its last good checkpoint is kept")
+            raise TrainingError(
+                f"the loss of cell {self.cell.id} is {loss} at step {self.step}; its last good checkpoint is kept"
+            )
         per_step = elapsed / len(losses)
         self._write("train", epoch, {"loss": loss, "learning_rate": self._learning_rate(), "seconds_a_step": per_step})
         return per_step
@@ -170,9 +172,7 @@ class _Trainer:
         low, full = self._on_device(low), self._on_device(full)
         with self._autocast():
             output = self.model(low)
-        squares, low_squares = (
-            float(((x.double() - full.double()) ** 2).sum()) * width**2 for x in (output, low)
-        )
+        squares, low_squares = (float(((x.double() - full.double()) ** 2).sum()) * width**2 for x in (output, low))
         return {"loss": float(self.loss(output.float(), full)), "samples": 1.0,
                 "squares": squares, "low_squares": low_squares, "voxels": float(full.numel())}  # fmt: skip
 
@@ -253,7 +253,7 @@ def _samples_per_epoch(settings: TrainingSettings, volumes: int, ranks: int) -> 
 
 
 def _channels_last(dims: int) -> torch.memory_format:
-    return torch.channels_last if dims == 2 else cast(torch.memory_format, torch.channels_last_3d)
+    return torch.channels_last if dims == 2 else torch.channels_last_3d
 
 
 def _set_training(model: nn.Module, norm: str) -> None:

@@ -26,7 +26,9 @@ def write_series(
     return paths
 
 
-def _image(plane: NDArray[np.int16], spacing: tuple[float, float, float], z: int, series: str, patient: str) -> FileDataset:
+def _image(
+    plane: NDArray[np.int16], spacing: tuple[float, float, float], z: int, series: str, patient: str
+) -> FileDataset:
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, generate_uid()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian

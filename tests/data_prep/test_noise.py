@@ -69,7 +69,9 @@ def test_mean_hu_of_water_is_unchanged() -> None:
 
 def test_the_noise_power_spectrum_keeps_its_shape() -> None:
     def spectrum(dose: float, first: int) -> Tensor:
-        noise = torch.cat([simulator(dose).noise_hu(water(), seeds(first + SLICES * i))[32:96, 32:96] for i in range(16)], 2)
+        noise = torch.cat(
+            [simulator(dose).noise_hu(water(), seeds(first + SLICES * i))[32:96, 32:96] for i in range(16)], 2
+        )
         power = torch.fft.fft2((noise - noise.mean((0, 1))).permute(2, 0, 1)).abs().square().mean(0)
         frequency = torch.fft.fftfreq(64)
         ring = ((frequency[None] ** 2 + frequency[:, None] ** 2).sqrt() * 16).long().clamp(max=8)
@@ -88,7 +90,9 @@ def test_a_quarter_turn_turns_the_statistics() -> None:
     made = simulator(0.1, photons=1e5)
 
     def deviations(image: Tensor) -> Tensor:
-        noise = torch.cat([made.noise_hu(image[..., None].repeat(1, 1, SLICES), seeds(SLICES * i)) for i in range(8)], 2)
+        noise = torch.cat(
+            [made.noise_hu(image[..., None].repeat(1, 1, SLICES), seeds(SLICES * i)) for i in range(8)], 2
+        )
         blocks = noise.reshape(8, 16, 8, 16, -1).permute(0, 2, 1, 3, 4).reshape(8, 8, -1)
         return blocks.std(-1)[2:6, 2:6]
 

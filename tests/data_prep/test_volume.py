@@ -65,7 +65,8 @@ def test_what_is_no_axial_ct_is_refused(change, reason) -> None:  # type: ignore
 
 def _tilted(matrix: np.ndarray, degrees: float) -> np.ndarray:
     sine, cosine = np.sin(np.radians(degrees)), np.cos(np.radians(degrees))
-    return np.array([[1, 0, 0, 0], [0, cosine, -sine, 0], [0, sine, cosine, 0], [0, 0, 0, 1]]) @ matrix
+    turn = np.array([[1, 0, 0, 0], [0, cosine, -sine, 0], [0, sine, cosine, 0], [0, 0, 0, 1]])
+    return np.asarray(turn @ matrix)
 
 
 @pytest.mark.parametrize("side", [511, 400, 513, 616])

@@ -15,7 +15,9 @@ CONFIG = "name: x\ndata:\n  sources: [{source}]\n"
 
 
 def quarterdose(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(QUARTERDOSE), *words], cwd=folder, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(
+        [str(QUARTERDOSE), *words], cwd=folder, capture_output=True, text=True, check=False, timeout=120
+    )
 
 
 def refused(folder: Path, source: str, *words: str) -> str:
@@ -56,7 +58,9 @@ def test_corrupt_nifti(tmp_path: Path, make_nifti: Callable[..., Path]) -> None:
 
 def test_dicom_folder_with_one_slice_missing(tmp_path: Path) -> None:
     write_series(tmp_path / "series", chest(8), (2.5, 0.7, 0.7))[4].unlink()
-    assert "a slice is missing: 5.00 mm between positions 7.50 and 12.50 mm" in refused(tmp_path, "{kind: dicom, path: series}")
+    assert "a slice is missing: 5.00 mm between positions 7.50 and 12.50 mm" in refused(
+        tmp_path, "{kind: dicom, path: series}"
+    )
 
 
 def test_too_few_slices_for_the_volumes(tmp_path: Path, make_nifti: Callable[..., Path]) -> None:
@@ -70,7 +74,9 @@ def test_too_few_slices_for_the_volumes(tmp_path: Path, make_nifti: Callable[...
 
 def test_unknown_profile_and_run_folder(tmp_path: Path, make_nifti: Callable[..., Path]) -> None:
     make_nifti()
-    assert "profile 'moon' is neither a file nor one of: debug, local" in refused(tmp_path, "{kind: nifti, path: scans}", "--on", "moon")
+    assert "profile 'moon' is neither a file nor one of: debug, local" in refused(
+        tmp_path, "{kind: nifti, path: scans}", "--on", "moon"
+    )
     done = quarterdose(tmp_path, "status", "nowhere")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "is no run folder" in done.stderr

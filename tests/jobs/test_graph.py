@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 
+from data_prep.progress import Progress
 from jobs.marker import Marker
 from jobs.run_folder import RunFolder
-from jobs.stage import Decision, Graph, Ref, Report, Stage
+from jobs.stage import Decision, Graph, Ref, Stage
 from pipeline.config import RunSettings
 from pipeline.training.world import World
 
@@ -24,7 +25,7 @@ class Toy(Stage):
     def outputs(self, item: str) -> list[Path]:
         return [self.folder.root / item]
 
-    def run(self, item: str, world: World, report: Report) -> dict[str, Any]:
+    def run(self, item: str, world: World, progress: Progress) -> dict[str, Any]:
         raise NotImplementedError
 
 
@@ -87,7 +88,9 @@ def test_a_changed_setting_is_named(graph: Graph, monkeypatch: pytest.MonkeyPatc
     assert decisions(graph)["x"].why == why
 
 
-def test_a_changed_version_a_missing_output_and_a_remade_input_are_named(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_version_a_missing_output_and_a_remade_input_are_named(
+    graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
     finish_all(graph)
     finish(graph, "toy", "y", at=2.0)
     assert decisions(graph)["z"].why == "toy/y was made again"
@@ -97,7 +100,9 @@ def test_a_changed_version_a_missing_output_and_a_remade_input_are_named(graph: 
     assert decisions(graph)["x"].why == "version changed from 1 to 2"
 
 
-def test_failures_are_tried_again_and_refusals_only_when_something_changed(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failures_are_tried_again_and_refusals_only_when_something_changed(
+    graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
     finish(graph, "toy", "x", state="failed", reason="disk full")
     finish(graph, "toy", "y", state="refused", reason="tilted")
     found = decisions(graph)

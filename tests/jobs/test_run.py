@@ -14,6 +14,8 @@ import pandas as pd
 import pytest
 import yaml
 
+from tests.conftest import chest, write_nifti
+
 QUARTERDOSE = Path(sys.executable).with_name("quarterdose")
 
 SETTINGS: dict[str, Any] = {
@@ -46,7 +48,9 @@ class Toy:
         return [str(QUARTERDOSE), "run", "toy.yaml", *words]
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(self.command(*words), cwd=self.folder, capture_output=True, text=True, check=False, timeout=400)
+        return subprocess.run(
+            self.command(*words), cwd=self.folder, capture_output=True, text=True, check=False, timeout=400
+        )
 
     def start(self) -> subprocess.Popen[str]:
         return subprocess.Popen(self.command(), cwd=self.folder, text=True, stdout=subprocess.PIPE,
@@ -71,9 +75,13 @@ def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
         time.sleep(0.01)
 
 
+def make_toy_scan(folder: Path) -> None:
+    write_nifti(folder / "scans" / "toy.nii.gz", chest(48))
+
+
 @pytest.fixture
-def toy(tmp_path: Path, make_nifti: Callable[..., Path]) -> Toy:
-    make_nifti(slices=48)
+def toy(tmp_path: Path) -> Toy:
+    make_toy_scan(tmp_path)
     return Toy(tmp_path, SETTINGS)
 
 
@@ -86,17 +94,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Toy:
     done = toy.run()
     assert done.returncode == 0, done.stdout + done.stderr
     return toy
-
-
-def make_toy_scan(folder: Path) -> None:
-    import nibabel as nib
-    import numpy as np
-
-    from tests.conftest import chest
-
-    (folder / "scans").mkdir()
-    voxels = chest(48)[:, ::-1].transpose(2, 1, 0)
-    nib.save(nib.Nifti1Image(voxels, np.diag([-0.7, 0.7, 2.5, 1.0])), folder / "scans" / "toy.nii.gz")
 
 
 def test_a_whole_run_leaves_its_report(undisturbed: Toy) -> None:
@@ -140,8 +137,31 @@ def test_a_dry_run_says_why(undisturbed: Toy) -> None:
     assert undisturbed.markers() == before
 
 
+def test_the_same_graph_through_submitit_gives_the_same_losses(tmp_path: Path, undisturbed: Toy) -> None:
+    make_toy_scan(tmp_path)
+    toy = Toy(tmp_path, SETTINGS)
+    done = toy.run("--on", "local")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert list((toy.run_folder / "logs" / "submitit").glob("*_result.pkl"))
+    assert toy.losses() == undisturbed.losses()
+
+
+def test_the_same_graph_with_the_debug_executor(tmp_path: Path, undisturbed: Toy) -> None:
+    make_toy_scan(tmp_path)
+    toy = Toy(tmp_path, SETTINGS)
+    alone = ("--set", "train_2d.ranks=1", "--set", "study.ranks=[1]")
+    refused = toy.run("--on", "debug")
+    assert refused.returncode == 2
+    assert "2 ranks were asked for, but the debug executor has one process" in refused.stderr
+    done = toy.run("--on", "debug", *alone)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert pd.read_csv(toy.run_folder / "report" / "cells.csv")["ranks"].tolist() == [1, 1]
+
+
 def test_status_tells_from_disk_alone(undisturbed: Toy) -> None:
-    told = subprocess.run([str(QUARTERDOSE), "status", "runs/toy"], cwd=undisturbed.folder, capture_output=True, text=True, check=True).stdout
+    told = subprocess.run(
+        [str(QUARTERDOSE), "status", "runs/toy"], cwd=undisturbed.folder, capture_output=True, text=True, check=True
+    ).stdout
     assert told.count(" done ") == 11
 
 
@@ -165,7 +185,7 @@ def test_a_run_killed_everywhere_ends_as_if_it_had_not_been(toy: Toy, undisturbe
     assert toy.losses() == undisturbed.losses()
     for name in ("quality.csv", "cells.csv"):
         ours, theirs = (pd.read_csv(t.run_folder / "report" / name) for t in (toy, undisturbed))
-        kept = [column for column in ours if not column.endswith(("seconds", "peak_bytes"))]
+        kept = [column for column in ours if not str(column).endswith(("seconds", "peak_bytes"))]
         pd.testing.assert_frame_equal(ours[kept], theirs[kept])
 
 
@@ -198,7 +218,10 @@ def test_a_changed_training_starts_anew(toy: Toy) -> None:
     first = toy.run("--set", "study.ranks=[1]")
     assert first.returncode == 0, first.stdout + first.stderr
     old = toy.losses()
-    changed = {**SETTINGS, "study": {**SETTINGS["study"], "ranks": [1], "training": {**SETTINGS["study"]["training"], "seed": 5}}}
+    changed = {
+        **SETTINGS,
+        "study": {**SETTINGS["study"], "ranks": [1], "training": {**SETTINGS["study"]["training"], "seed": 5}},
+    }
     toy.write(changed)
     assert toy.run().returncode == 0
     new = toy.losses()
@@ -207,7 +230,9 @@ def test_a_changed_training_starts_anew(toy: Toy) -> None:
     assert len(new["3d-s16-r1"]) == len(old["3d-s16-r1"])
 
 
-def test_a_broken_scan_among_others_is_turned_away_and_the_rest_goes_on(toy: Toy, make_nifti: Callable[..., Path]) -> None:
+def test_a_broken_scan_among_others_is_turned_away_and_the_rest_goes_on(
+    toy: Toy, make_nifti: Callable[..., Path]
+) -> None:
     scans = toy.folder / "scans"
     (scans / "broken.nii.gz").write_bytes((scans / "toy.nii.gz").read_bytes()[:2000])
     few = toy.run()
@@ -217,7 +242,7 @@ def test_a_broken_scan_among_others_is_turned_away_and_the_rest_goes_on(toy: Toy
     assert tolerant.returncode == 0, tolerant.stdout + tolerant.stderr
     manifest = pd.read_csv(toy.run_folder / "data" / "manifest.csv").set_index("scan")
     assert manifest["state"].to_dict() == {"broken": "turned away", "toy": "kept"}
-    assert "no readable NIfTI" in manifest.loc["broken", "reason"]
+    assert "no readable NIfTI" in str(manifest.loc["broken", "reason"])
     assert "no readable NIfTI" in (toy.run_folder / "report" / "index.html").read_text()
 
 

@@ -56,7 +56,12 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 def test_the_paper_recipe_by_name_and_overrides_of_it(tmp_path: Path) -> None:
     run = load(tmp_path, MINIMAL, "study.training.recipe=paper", "study.training.epochs=3", "study.transfer=none")
     training = run.study.training
-    assert (training.scaling, training.residual, training.schedule, training.ms_ssim) == ("unit", False, "exponential", "authors")
+    assert (training.scaling, training.residual, training.schedule, training.ms_ssim) == (
+        "unit",
+        False,
+        "exponential",
+        "authors",
+    )
     assert (training.crop, training.batch, training.learning_rate, training.epochs) == (None, 1, 1e-3, 3)
     assert run.train_2d.training.recipe == "default"
 

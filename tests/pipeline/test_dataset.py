@@ -75,7 +75,7 @@ def test_the_global_order_of_samples_is_the_same_for_every_world(size: int, batc
 @pytest.mark.parametrize("workers", [0, 2])
 def test_reading_ahead_changes_nothing(make_pair: Callable[..., Path], workers: int) -> None:
     chosen = samples(make_pair())
-    loader = DataLoader(chosen, batch_sampler=RankBatches(2, 5, 2, 0, 1), num_workers=workers)  # type: ignore[arg-type]
+    loader = DataLoader(chosen, batch_sampler=RankBatches(2, 5, 2, 0, 1), num_workers=workers)
     batches = list(loader)
     assert [len(batch[0]) for batch in batches] == [2, 2, 2]
     assert torch.equal(batches[0][0][0], chosen[4][0])

@@ -26,7 +26,9 @@ def test_ms_ssim_equals_an_independent_library() -> None:
 
 def test_ssim_in_3d_equals_an_independent_library() -> None:
     x, y = noisy_pair(1, 1, 16, 24, 32)
-    torch.testing.assert_close(ssim(x, y, 1.0), pytorch_msssim.ssim(x, y, 1.0, size_average=False), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        ssim(x, y, 1.0), pytorch_msssim.ssim(x, y, 1.0, size_average=False), rtol=1e-5, atol=1e-6
+    )
 
 
 def test_ssim_is_near_scikit_image_which_pads() -> None:
@@ -38,7 +40,9 @@ def test_ssim_is_near_scikit_image_which_pads() -> None:
     assert float(ssim(x, y, 1.0)) == pytest.approx(other, abs=2e-3)
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 16, 64, 64), (2, 1, 32, 64, 64), (1, 1, 16, 16, 16), (2, 1, 64, 64), (1, 1, 16, 512, 512)])
+@pytest.mark.parametrize(
+    "shape", [(1, 1, 16, 64, 64), (2, 1, 32, 64, 64), (1, 1, 16, 16, 16), (2, 1, 64, 64), (1, 1, 16, 512, 512)]
+)
 def test_ms_ssim_is_one_for_equal_images_and_has_a_finite_gradient(shape: tuple[int, ...]) -> None:
     x, y = noisy_pair(*shape)
     torch.testing.assert_close(ms_ssim(x, x, 1.0), torch.ones(shape[0]))
@@ -55,6 +59,8 @@ def test_the_authors_variant_gives_their_golden_values() -> None:
         x, y = (torch.from_numpy(arrays[name])[None, None] for name in ("input", "target"))
     assert float(authors_ms_ssim(x, y)) == pytest.approx(golden["msssim_3d_simple_4_levels"], abs=1e-5)
     assert float(authors_ms_ssim(x, y, mapped=False)) == pytest.approx(golden["msssim_3d_no_normalize"], abs=1e-5)
-    assert float(authors_ms_ssim(x[:, :, 0], y[:, :, 0])) == pytest.approx(golden["msssim_2d_first_slice_simple"], abs=1e-5)
+    assert float(authors_ms_ssim(x[:, :, 0], y[:, :, 0])) == pytest.approx(
+        golden["msssim_2d_first_slice_simple"], abs=1e-5
+    )
     assert float(CompositeLoss(0.1, "authors", 1.0)(x, y)) == pytest.approx(golden["composite_3d"], abs=1e-5)
     assert float(CompositeLoss(0.0, "authors", 1.0)(x, y)) == pytest.approx(golden["mse"], abs=1e-8)

@@ -18,7 +18,9 @@ def test_known_errors_give_their_closed_form() -> None:
     assert first["rmse_hu"] == pytest.approx(20)
     assert first["mse"] == pytest.approx((20 / 4096) ** 2)
     assert first["psnr"] == pytest.approx(20 * math.log10(4096 / 20))
-    assert first["psnr"] == pytest.approx(peak_signal_noise_ratio(full[0].astype(float), image[0].astype(float), data_range=4096))
+    assert first["psnr"] == pytest.approx(
+        peak_signal_noise_ratio(full[0].astype(float), image[0].astype(float), data_range=4096)
+    )
     assert first["ssim"] < 1
     assert (second["rmse_hu"], second["psnr"]) == (0, math.inf)
     assert second["ssim"] == pytest.approx(1)

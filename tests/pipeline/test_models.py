@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from data_prep.errors import UserError
 from pipeline.models import DDnet, inflate, load_published
+from pipeline.models.transfer import Fill
 from tests.conftest import shared_file
 from tests.plain_ddnet import PlainDDnet
 
@@ -16,9 +17,8 @@ def lively(model: nn.Module, seed: int = 0) -> nn.Module:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, value in model.state_dict().items():
-            if "norm" in name or "batch" in name:
-                if value.dtype.is_floating_point:
-                    value.copy_(torch.rand(value.shape, generator=generator) + 0.5)
+            if ("norm" in name or "batch" in name) and value.dtype.is_floating_point:
+                value.copy_(torch.rand(value.shape, generator=generator) + 0.5)
     return model
 
 
@@ -43,7 +43,7 @@ def test_equals_the_network_written_plainly(dims: int, training: bool) -> None:
 
 def golden(name: str) -> np.ndarray:
     with np.load(shared_file("ddnet/golden_forward.npz")) as arrays:
-        return arrays[name]
+        return np.asarray(arrays[name])
 
 
 @pytest.fixture(scope="module")
@@ -98,19 +98,20 @@ def test_mean_fill_keeps_the_2d_output_far_from_the_ends() -> None:
 def test_fills_differ_as_they_say() -> None:
     torch.manual_seed(0)
     flat, deep = DDnet(2), DDnet(3)
-    kernel = flat.stem.weight
-    inflate(flat, deep, "zero")
-    assert torch.equal(deep.stem.weight[:, :, 3], kernel)
-    assert deep.stem.weight[:, :, [0, 1, 2, 4, 5, 6]].abs().max() == 0
-    inflate(flat, deep, "repeat")
-    assert all(torch.equal(deep.stem.weight[:, :, z], kernel) for z in range(7))
-    inflate(flat, deep, "noise", seed=3)
-    first = deep.stem.weight.clone()
-    others = first[:, :, [0, 1, 2, 4, 5, 6]]
-    assert torch.equal(first[:, :, 3], kernel)
-    assert float(others.std()) == pytest.approx(0.01 * float(kernel.std()), rel=0.1)
-    inflate(flat, deep, "noise", seed=3)
-    assert torch.equal(deep.stem.weight, first)
+    kernel, aside = flat.state_dict()["stem.weight"], [0, 1, 2, 4, 5, 6]
+
+    def stem(fill: Fill, seed: int = 0) -> Tensor:
+        inflate(flat, deep, fill, seed=seed)
+        found: Tensor = deep.state_dict()["stem.weight"]
+        return found.clone()
+
+    zero, noise = stem("zero"), stem("noise", seed=3)
+    assert torch.equal(zero[:, :, 3], kernel)
+    assert zero[:, :, aside].abs().max() == 0
+    assert all(torch.equal(stem("repeat")[:, :, z], kernel) for z in range(7))
+    assert torch.equal(noise[:, :, 3], kernel)
+    assert float(noise[:, :, aside].std()) == pytest.approx(0.01 * float(kernel.std()), rel=0.1)
+    assert torch.equal(stem("noise", seed=3), noise)
 
 
 def test_wrong_transfers_and_weights_are_refused() -> None:

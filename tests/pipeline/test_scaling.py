@@ -25,8 +25,8 @@ def test_amdahls_law_with_a_known_serial_fraction() -> None:
 
 
 def test_the_papers_own_table_for_16_slices() -> None:
-    hours = {1: 10 * 3600 + 31 * 60 + 3, 2: 5 * 3600 + 24 * 60 + 7, 4: 3 * 3600 + 8 * 60 + 17}
-    table = speed_up(cells(hours))
+    seconds: dict[int, float] = {1: 10 * 3600 + 31 * 60 + 3, 2: 5 * 3600 + 24 * 60 + 7, 4: 3 * 3600 + 8 * 60 + 17}
+    table = speed_up(cells(seconds))
     assert table["speed_up"].round(2).tolist() == [1, 1.95, 3.35]
     assert (100 * table["efficiency"]).round().tolist() == [100, 97, 84]
 

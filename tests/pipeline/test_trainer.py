@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.multiprocessing import start_processes
+from torch.multiprocessing.spawn import start_processes
 
 from data_prep.errors import UserError
 from data_prep.split import Segment, Split
@@ -43,7 +43,9 @@ def losses(folder: Path, kind: str = "train") -> list[float]:
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_training_lowers_the_loss_and_says_what_it_did(make_pair: Callable[..., Path], tmp_path: Path, dims: int) -> None:
+def test_training_lowers_the_loss_and_says_what_it_did(
+    make_pair: Callable[..., Path], tmp_path: Path, dims: int
+) -> None:
     settings = cell(dims, epochs=6, samples=8, batch=2, validation_samples=4)
     result = run(settings, make_pair(), tmp_path / "cell")
     found = losses(tmp_path / "cell")
@@ -67,7 +69,9 @@ def test_the_same_seed_gives_the_same_losses_to_the_bit(make_pair: Callable[...,
 
 
 @pytest.mark.parametrize("stop_at", [1, 3, 4, 5, 7])
-def test_a_stopped_training_goes_on_to_the_same_losses(make_pair: Callable[..., Path], tmp_path: Path, stop_at: int) -> None:
+def test_a_stopped_training_goes_on_to_the_same_losses(
+    make_pair: Callable[..., Path], tmp_path: Path, stop_at: int
+) -> None:
     data, settings = make_pair(), cell(checkpoint_minutes=1e-9)
     whole = run(settings, data, tmp_path / "whole")
     with pytest.raises(Stopped):
@@ -102,7 +106,7 @@ def test_two_ranks_train_the_network_that_one_rank_trains_with_twice_the_batch(
     data, start = make_pair(), tmp_path / "start.pt"
     torch.manual_seed(5)
     torch.save(DDnet(3, residual=True).state_dict(), start)
-    common = {"norm": "frozen", "ms_ssim_weight": 0.0, "learning_rate": 1e-4, "validation_samples": 3}
+    common: dict[str, Any] = {"norm": "frozen", "ms_ssim_weight": 0.0, "learning_rate": 1e-4, "validation_samples": 3}
     one = run(cell(batch=2, **common), data, tmp_path / "one", start=start)
     two = run_ranks(cell(batch=1, ranks=2, **common), data, tmp_path / "two", start)
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
@@ -145,7 +149,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_no_number_stops_the_training(make_pair: Callable[..., Path], tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="loss of cell cell is (nan|inf) at step"):
+    with pytest.raises(TrainingError, match=r"loss of cell cell is (nan|inf) at step"):
         run(cell(learning_rate=1e30, epochs=4), make_pair(), tmp_path / "cell")
     assert all(math.isfinite(loss) for loss in losses(tmp_path / "cell"))
 

