@@ -51,8 +51,10 @@ def run(
     launcher: Launcher = LocalLauncher() if on == LOCAL else SubmittedLauncher(load_profile(on))
     folder.record()
     with Display(console) as display:
-        count = run_graph(graph, launcher, display)
+        count, failed = run_graph(graph, launcher, display)
     _tell_end(folder, count, console)
+    if failed:
+        raise RunFailed(f"{len(failed)} items failed, first {failed[0]}; run the same command to try them again")
 
 
 def _tell_end(folder: RunFolder, count: int, console: Console) -> None:

@@ -5,6 +5,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from multiprocessing import set_forkserver_preload
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,6 +14,8 @@ from pipeline.training.world import World
 from slurm.submit import Job, Profile, submit, task
 
 _POLL_SECONDS = 0.2
+# imported once by a server from which workers are forked, instead of seconds in each of them
+_PRELOADED = ["jobs.worker", "data_prep.prepare", "pipeline.evaluate", "pipeline.report"]
 
 
 class Launched(Protocol):
@@ -56,7 +59,8 @@ class LocalProcesses:
     def __init__(self, main: Callable[..., None], arguments: tuple[Any, ...], processes: int) -> None:
         from torch.multiprocessing.spawn import start_processes
 
-        self._context = start_processes(main, arguments, processes, join=False, start_method="spawn")
+        set_forkserver_preload(_PRELOADED)
+        self._context = start_processes(main, arguments, processes, join=False, start_method="forkserver")
         self._fault = ""
 
     def ended(self) -> bool:

@@ -14,24 +14,22 @@ class RunFailed(RuntimeError):
     """Items failed for a reason that is not the user's data or settings."""
 
 
-def run_graph(graph: Graph, launcher: Launcher, display: Display) -> int:
-    """Bring every stage up to date; return how many items were run.
+def run_graph(graph: Graph, launcher: Launcher, display: Display) -> tuple[int, list[str]]:
+    """Bring every stage up to date; return how many items were run, and what is said of those that failed.
 
     Raises:
         UserError: more scans were turned away than the settings tolerate, or a setting does not fit.
-        RunFailed: something else went wrong; the rest that could be done is done.
+        RunFailed: a stage failed without which there can be no report.
     """
-    done, broken = 0, []
+    count, failed = 0, []
     for stage in graph.stages.values():
         pending = [d for d in graph.decide(stage, set()) if d.run]
         for decision in pending:
             display.say(f"{'/'.join(decision.ref)}: {decision.why}")
         _run_stage(stage, [d.ref[1] for d in pending], launcher, display)
-        done += len(pending)
-        broken += _failures(stage)
-    if broken:
-        raise RunFailed(f"{len(broken)} of the run's items failed, first {broken[0]}")
-    return done
+        count += len(pending)
+        failed += _failures(stage)
+    return count, failed
 
 
 def _run_stage(stage: Stage, items: Sequence[str], launcher: Launcher, display: Display) -> None:

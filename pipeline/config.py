@@ -127,6 +127,10 @@ class RunSettings(Settings):
                 raise ValueError(
                     f"{place}.training.samples {training.samples} must be a multiple of ranks x batch = {step}"
                 )
+            if training.norm == "batch" and training.crop and training.batch * (training.crop // SIDE_MULTIPLE) == 1:
+                raise ValueError(
+                    f"{place}.training: crop 16 and batch 1 leave batch norm one value: take crop 32 or batch 2"
+                )
         if self.study.transfer != "none" and self.study.training.residual != self.train_2d.training.residual:
             raise ValueError("study.training.residual must equal train_2d.training.residual for a transfer")
         return self

@@ -16,7 +16,9 @@ from data_prep.store import Pair
 from pipeline.config import CellSettings, EvaluateSettings
 from pipeline.denoise import denoise
 from pipeline.metrics import judge_slices
+from pipeline.training.distributed import device_of
 from pipeline.training.trainer import load_trained
+from pipeline.training.world import World
 
 INPUT = "low-dose"
 
@@ -30,7 +32,7 @@ def evaluate(
     The JSON has a row a slice, the npz the middle slice of the first held-out scan (HU).
     """
     torch.set_num_threads(settings.threads)
-    model = load_trained(cell, cell_folder) if cell else None
+    model = load_trained(cell, cell_folder).to(device_of(World())) if cell else None
     rows: list[dict[str, Any]] = []
     for number, segment in enumerate(test):
         low, full = (_read(data, segment, name, settings.crop) for name in ("low_dose", "full_dose"))

@@ -6,8 +6,9 @@ import pandas as pd
 def speed_up(cells: pd.DataFrame) -> pd.DataFrame:
     """Time, speed-up and efficiency of each finished cell against the fewest ranks that are alike.
 
-    ``cells`` has ``cell, state, alike, slices, ranks, training_seconds``; cells are compared only
-    where ``alike`` (a digest of all that must not differ) is the same. With n0 ranks in the
+    ``cells`` has ``cell, state, dims, alike, slices, ranks, samples, training_seconds``; cells are
+    compared only where ``alike`` (a digest of all that must not differ) is the same. T is the time of
+    a sample, since whole steps may need a few more samples with more ranks. With n0 ranks in the
     baseline: speed-up = n0 * T(n0) / T(n), efficiency = speed-up / n.
     """
     done = cells[(cells["state"] == "done") & (cells["dims"] == 3)]
@@ -17,6 +18,6 @@ def speed_up(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def _against_fewest(group: pd.DataFrame) -> pd.DataFrame:
-    first = group.iloc[0]
-    gained = first["ranks"] * first["training_seconds"] / group["training_seconds"]
+    first, time = group.iloc[0], group["training_seconds"] / group["samples"]
+    gained = first["ranks"] * time.iloc[0] / time
     return group.assign(baseline=first["cell"], speed_up=gained, efficiency=gained / group["ranks"])

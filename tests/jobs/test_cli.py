@@ -66,7 +66,7 @@ def test_dicom_folder_with_one_slice_missing(tmp_path: Path) -> None:
 def test_too_few_slices_for_the_volumes(tmp_path: Path, make_nifti: Callable[..., Path]) -> None:
     make_nifti(slices=20)
     (tmp_path / "x.yaml").write_text(CONFIG.format(source="{kind: nifti, path: scans}"))
-    quick = ["train_2d.training.epochs=1", "train_2d.training.samples=1", "train_2d.training.crop=16"]
+    quick = ["train_2d.training.epochs=1", "train_2d.training.samples=1", "train_2d.training.crop=32"]
     geometry = ["data.low_dose.geometry.views=32", "data.low_dose.geometry.channels=64"]
     said = refused(tmp_path, "{kind: nifti, path: scans}", *(word for s in quick + geometry for word in ("--set", s)))
     assert "slices a volume were asked for, but a scan or slab has only" in said

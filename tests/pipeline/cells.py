@@ -6,7 +6,16 @@ from pipeline.config import CellSettings, TrainingSettings
 
 
 def cell(dims: int = 3, ranks: int = 1, slices: int = 16, **training: Any) -> CellSettings:
-    values = {"epochs": 2, "samples": 4, "batch": 1, "crop": 16, "validation_samples": 3, "log_steps": 1, **training}
+    values = {
+        "norm": "frozen",
+        "epochs": 2,
+        "samples": 4,
+        "batch": 1,
+        "crop": 16,
+        "validation_samples": 3,
+        "log_steps": 1,
+        **training,
+    }
     return CellSettings(
         id="cell", dims=dims, ranks=ranks, slices=slices if dims == 3 else 1, sampling="window",
         transfer="none", training=TrainingSettings(**values),

@@ -28,6 +28,7 @@ def load(tmp_path: Path, text: str = MINIMAL, *overrides: str) -> RunSettings:
         ("study.slices=[20]", "slices 20 must be a multiple of 16"),
         ("study.training.crop=100", "crop 100 must be a multiple of 16"),
         ("study.training.samples=3", "samples 3 must be a multiple of ranks x batch = 2"),
+        ("study.training.crop=16", "crop 16 and batch 1 leave batch norm one value"),
         ("study.training.residual=false", "must equal train_2d"),
         ("name=../x", "name: String should match pattern"),
         ("name.x=1", "name is a value, not a group"),

@@ -7,7 +7,7 @@ from pipeline.scaling.analysis import speed_up
 def cells(seconds: dict[int, float], slices: int = 16, alike: str = "x", state: str = "done") -> pd.DataFrame:
     return pd.DataFrame([
         {"cell": f"3d-s{slices}-r{ranks}", "state": state, "dims": 3, "slices": slices, "ranks": ranks,
-         "alike": alike, "training_seconds": value}
+         "alike": alike, "samples": 10, "training_seconds": value}
         for ranks, value in seconds.items()
     ])  # fmt: skip
 
@@ -43,3 +43,9 @@ def test_unlike_and_failed_cells_are_not_compared() -> None:
     assert table["speed_up"].tolist() == pytest.approx([1, 2])  # each its own baseline
     assert "3d-s16-r4" not in set(table["cell"])
     assert speed_up(cells({1: 1.0}, state="failed")).empty
+
+
+def test_time_is_that_of_a_sample() -> None:
+    table = cells({1: 100, 8: 13})
+    table["samples"] = [100, 104]
+    assert speed_up(table)["speed_up"].tolist() == pytest.approx([1, 8.0])
