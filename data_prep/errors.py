@@ -6,4 +6,7 @@ class UserError(ValueError):
 
 
 class ScanError(UserError):
-    """A scan that cannot be read as an axial CT volume; the message is the reason."""
+    """A scan that cannot be read as an axial CT volume.
+
+    The message is the reason, without a path or a name: it goes into the manifest and the report.
+    """

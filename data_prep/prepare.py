@@ -8,16 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.files import digest_files
+from data_prep.layout import pair_path
 from data_prep.lowdose.noise import simulate
 from data_prep.progress import Progress, untold
 from data_prep.settings import LowDoseSettings
 from data_prep.sources.series import Series
 from data_prep.store import Pair, write_pair
-
-
-def pair_path(data: Path, dataset: str, scan: str) -> Path:
-    """Where the pair of a scan lies below the data folder."""
-    return data / dataset / f"{scan}.zarr"
 
 
 def prepare(

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Settings(BaseModel):
@@ -19,6 +19,12 @@ class SourceSettings(Settings):
     path: Path | None = Field(None, description="folder or file; the sample needs none")
     dataset: str = Field("", description="name of the data set; the kind if not given")
     keep_ids: bool = Field(False, description="keep PatientID or file names: only for public data sets")
+
+    @field_validator("path")
+    @classmethod
+    def _resolve(cls, path: Path | None) -> Path | None:
+        """A run folder must mean the same scans from wherever it is looked at."""
+        return path and path.expanduser().absolute()
 
     @property
     def name(self) -> str:

@@ -42,23 +42,24 @@ class Split:
         return cls(values["by"], {part: [Segment(**s) for s in found] for part, found in values["parts"].items()})
 
 
-def split(scans: Sequence[dict[str, Any]], settings: SplitSettings) -> Split:
-    """Split manifest rows (``dataset, scan, subject, slices``).
+def split(scans: Sequence[dict[str, Any]], settings: SplitSettings, least: int) -> Split:
+    """Split manifest rows (``dataset, scan, subject, slices``), each of at least ``least`` slices.
 
     Patients are ordered by a seeded hash of their id and cut by share, at least one in each part;
     with fewer than three patients each scan is cut into slabs with ``gap`` slices between them.
 
     Raises:
-        UserError: a scan has too few slices for its slabs.
+        UserError: a scan has too few slices for slabs of ``least`` slices.
     """
     subjects = sorted({row["subject"] for row in scans}, key=lambda s: _hash(settings.seed, s))
     if len(subjects) < MIN_PATIENTS:
-        return Split("slabs", _slabs(scans, settings))
-    n_test, n_validation = (max(1, round(share * len(subjects))) for share in (settings.test, settings.validation))
+        return Split("slabs", _slabs(scans, settings, least))
+    test = min(max(1, round(settings.test * len(subjects))), len(subjects) - 2)
+    validation = min(max(1, round(settings.validation * len(subjects))), len(subjects) - test - 1)
     groups: dict[Part, list[str]] = {
-        "test": subjects[:n_test],
-        "validation": subjects[n_test : n_test + n_validation],
-        "train": subjects[n_test + n_validation :],
+        "test": subjects[:test],
+        "validation": subjects[test : test + validation],
+        "train": subjects[test + validation :],
     }
     return Split("patients", {part: [_whole(r) for r in scans if r["subject"] in of] for part, of in groups.items()})
 
@@ -71,15 +72,19 @@ def _whole(row: dict[str, Any]) -> Segment:
     return Segment(row["dataset"], row["scan"], 0, int(row["slices"]))
 
 
-def _slabs(scans: Sequence[dict[str, Any]], settings: SplitSettings) -> dict[Part, list[Segment]]:
+def _slabs(scans: Sequence[dict[str, Any]], settings: SplitSettings, least: int) -> dict[Part, list[Segment]]:
     """From the feet: validation, test, train, so that a chest scan is tested on lungs."""
     parts: dict[Part, list[Segment]] = {"validation": [], "test": [], "train": []}
     for row in scans:
         usable = int(row["slices"]) - 2 * settings.gap
         validation, test = (round(share * usable) for share in (settings.validation, settings.test))
         lengths: dict[Part, int] = {"validation": validation, "test": test, "train": usable - validation - test}
-        if min(lengths.values()) < 1:
-            raise UserError(f"scan {row['scan']} has {row['slices']} slices, too few for the slabs of data.split")
+        short = [f"{length} to {part}" for part, length in lengths.items() if length < least]
+        if short:
+            raise UserError(
+                f"scan {row['scan']} has {row['slices']} slices; data.split leaves {' and '.join(short)}, "
+                f"but a volume takes {least}"
+            )
         start = 0
         for part, length in lengths.items():
             parts[part].append(Segment(row["dataset"], row["scan"], start, start + length))

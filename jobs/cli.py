@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from data_prep.errors import UserError
+from data_prep.files import held
 from jobs.graph import graph_of
 from jobs.launch import Launcher, LocalLauncher, SubmittedLauncher
 from jobs.run import RunFailed, run_graph
@@ -49,9 +50,14 @@ def run(
             )
         return
     launcher: Launcher = LocalLauncher() if on == LOCAL else SubmittedLauncher(load_profile(on))
-    folder.record()
-    with Display(console) as display:
-        count, failed = run_graph(graph, launcher, display)
+    count, failed = 0, list[str]()
+    with (
+        held(folder.root / ".lock", f"another `quarterdose run` is at work in {folder.root}"),
+        Display(console) as display,
+    ):
+        if any(decision.run for decision in graph.decide_all()):
+            folder.record()
+            count, failed = run_graph(graph, launcher, display)
     _tell_end(folder, count, console)
     if failed:
         raise RunFailed(f"{len(failed)} items failed, first {failed[0]}; run the same command to try them again")

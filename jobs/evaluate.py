@@ -8,9 +8,8 @@ from data_prep.progress import Progress
 from jobs.prepare import read_split
 from jobs.stage import Ref, Stage
 from jobs.train import CellStage
+from pipeline.config import LOW_DOSE_INPUT
 from pipeline.training.world import World
-
-INPUT = "low-dose"
 
 
 class Evaluate(Stage):
@@ -28,7 +27,7 @@ class Evaluate(Stage):
 
     def items(self) -> list[str]:
         """The baseline first."""
-        return [INPUT, *self.cells]
+        return [LOW_DOSE_INPUT, *self.cells]
 
     def reads(self, item: str) -> Mapping[str, Any]:
         """How is judged."""
@@ -36,7 +35,7 @@ class Evaluate(Stage):
 
     def inputs(self, item: str) -> list[Ref]:
         """The split, and the cell's training."""
-        return [("split", "split"), *([] if item == INPUT else [(self.cells[item][0].name, item)])]
+        return [("split", "split"), *([] if item == LOW_DOSE_INPUT else [(self.cells[item][0].name, item)])]
 
     def outputs(self, item: str) -> list[Path]:
         """A row a slice, and an example."""
@@ -46,7 +45,7 @@ class Evaluate(Stage):
         """Judge one network."""
         from pipeline.evaluate import evaluate
 
-        cell = None if item == INPUT else self.cells[item][1]
+        cell = None if item == LOW_DOSE_INPUT else self.cells[item][1]
         test = read_split(self).parts["test"]
         target = self.folder.evaluation(item)
         return evaluate(cell, self.folder.cell(item), self.folder.data, test, self.settings.evaluate, target, progress)

@@ -1,5 +1,6 @@
 """Worker processes: of this machine, or wherever a profile's executor puts them."""
 
+import logging
 import os
 import tempfile
 import time
@@ -46,45 +47,55 @@ class LocalLauncher:
 
     def share(self, root: Path, stage: str, items: Sequence[str], workers: int) -> Launched:
         """See :class:`Launcher`."""
-        return LocalProcesses(_share_main, (root, stage, list(items), workers), workers)
+        shares = [list(items[worker::workers]) for worker in range(workers)]
+        return LocalProcesses([(_share_main, (root, stage, share), 1) for share in shares])
 
     def together(self, root: Path, stage: str, item: str, ranks: int) -> Launched:
         """See :class:`Launcher`."""
-        return LocalProcesses(_rank_main, (root, stage, item, ranks, _meeting_point()), ranks)
+        return LocalProcesses([(_rank_main, (root, stage, item, ranks, _meeting_point()), ranks)])
 
 
 class LocalProcesses:
-    """Processes of ``torch.multiprocessing``: if one fails, it ends the others."""
+    """Groups of processes of ``torch.multiprocessing``: if one fails, it ends the others of its group."""
 
-    def __init__(self, main: Callable[..., None], arguments: tuple[Any, ...], processes: int) -> None:
+    def __init__(self, groups: Sequence[tuple[Callable[..., None], tuple[Any, ...], int]]) -> None:
         from torch.multiprocessing.spawn import start_processes
 
         set_forkserver_preload(_PRELOADED)
-        self._context = start_processes(main, arguments, processes, join=False, start_method="forkserver")
-        self._fault = ""
+        logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
+        self._running = [
+            start_processes(main, arguments, processes, join=False, start_method="forkserver")
+            for main, arguments, processes in groups
+        ]
+        self._faults: list[str] = []
 
     def ended(self) -> bool:
         """See :class:`Launched`."""
+        self._running = [group for group in self._running if not self._group_ended(group)]
+        return not self._running
+
+    def _group_ended(self, group: Any) -> bool:
         from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
         try:
-            return bool(self._context.join(timeout=_POLL_SECONDS))
+            return bool(group.join(timeout=_POLL_SECONDS))
         except ProcessExitedException as error:
             cause = error.signal_name or f"exit code {error.exit_code}"
-            self._fault = f"process {error.error_pid} died of {cause}"
+            self._faults.append(f"process {error.error_pid} died of {cause}")
         except ProcessRaisedException as error:
-            self._fault = str(error).strip().splitlines()[-1]
+            self._faults.append(str(error).strip().splitlines()[-1])
         return True
 
     def fault(self) -> str:
         """See :class:`Launched`."""
-        return self._fault
+        return self._faults[0] if self._faults else ""
 
     def stop(self) -> None:
         """See :class:`Launched`."""
-        for process in self._context.processes:
+        processes = [process for group in self._running for process in group.processes]
+        for process in processes:
             process.terminate()
-        for process in self._context.processes:
+        for process in processes:
             process.join(10)
             process.kill()
 
@@ -135,10 +146,9 @@ def _meeting_point() -> str:
     return f"file://{tempfile.gettempdir()}/quarterdose-{uuid.uuid4().hex}"
 
 
-def _share_main(worker: int, root: Path, stage: str, items: list[str], workers: int) -> None:
-    mine = items[worker::workers]
-    _log_to(root / "logs" / f"{stage}.{mine[0] if len(mine) == 1 else f'worker{worker}'}.log")
-    work_alone(root, stage, mine)
+def _share_main(_rank: int, root: Path, stage: str, items: list[str]) -> None:
+    _log_to(root / "logs" / f"{stage}.{items[0]}.log")
+    work_alone(root, stage, items)
 
 
 def _rank_main(rank: int, root: Path, stage: str, item: str, ranks: int, rendezvous: str) -> None:

@@ -48,12 +48,14 @@ class Markers:
         """Forget an item, before it is run again."""
         self._path(item).unlink(missing_ok=True)
 
-    def begin(self, item: str, digest: str) -> bool:
-        """Note that the item is begun with parts of this digest; whether it had been with other ones."""
+    def begun(self, item: str) -> str | None:
+        """What :meth:`begin` noted last."""
         path = self.folder / f"{item}.begun"
-        before = path.read_text() if path.exists() else digest
-        write_atomic(path, digest)
-        return before != digest
+        return path.read_text() if path.exists() else None
+
+    def begin(self, item: str, digest: str) -> None:
+        """Note that the item is begun with parts of this digest."""
+        write_atomic(self.folder / f"{item}.begun", digest)
 
     def lock(self, item: str) -> Path:
         """The file that whoever runs the item holds locked."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from data_prep.files import write_atomic, write_json
+from data_prep.layout import pair_path
 from data_prep.progress import Progress
 from data_prep.sources import Series, discover
 from data_prep.split import Split, split
@@ -30,12 +31,16 @@ class Prepare(Stage):
 
     def reads(self, item: str) -> Mapping[str, Any]:
         """The low-dose settings and the source files' sizes and times."""
-        files = [list(entry) for entry in self.series[item].fingerprint()]
-        return {"low_dose": self.settings.data.low_dose.model_dump(mode="json"), "source files": files}
+        low_dose = self.settings.data.low_dose.model_dump(mode="json")
+        return {"low_dose": low_dose, "source files": self.series[item].fingerprint()}
+
+    def place(self, item: str) -> str:
+        """The file or folder of the scan."""
+        return str(self.series[item].path)
 
     def outputs(self, item: str) -> list[Path]:
         """The pair."""
-        return [self.folder.data / self.series[item].dataset / f"{item}.zarr"]
+        return [pair_path(self.folder.data, self.series[item].dataset, item)]
 
     def workers(self) -> int:
         """As set."""
@@ -76,9 +81,14 @@ class MakeSplit(Stage):
         """One."""
         return ["split"]
 
+    @property
+    def least(self) -> int:
+        """Slices that a scan must have: those of the study's thickest volume."""
+        return max(self.settings.study.slices)
+
     def reads(self, item: str) -> Mapping[str, Any]:
-        """The split settings."""
-        return self.settings.data.split.model_dump(mode="json")
+        """The split settings and the slices of a volume."""
+        return {**self.settings.data.split.model_dump(mode="json"), "least": self.least}
 
     def inputs(self, item: str) -> list[Ref]:
         """Every scan."""
@@ -95,7 +105,7 @@ class MakeSplit(Stage):
         rows = [self._row(scan) for scan in self.prepare.items()]
         manifest, split_file = self.outputs(item)
         write_atomic(manifest, pd.DataFrame(rows).to_csv(index=False))
-        made = split([row for row in rows if row["state"] == "kept"], self.settings.data.split)
+        made = split([row for row in rows if row["state"] == "kept"], self.settings.data.split, self.least)
         write_json(split_file, made.to_json())
         return {"by": made.by, "slices": {part: sum(map(len, found)) for part, found in made.parts.items()}}
 
@@ -103,7 +113,9 @@ class MakeSplit(Stage):
         marker = self.prepare.markers.read(scan)
         series = self.prepare.series[scan]
         if marker and marker.state == "done":
-            return {**marker.result, "state": "kept", "reason": ""}
+            short = marker.result["slices"] < self.least
+            reason = f"{marker.result['slices']} slices, a volume of the study takes {self.least}" if short else ""
+            return {**marker.result, "state": "turned away" if short else "kept", "reason": reason}
         reason = marker.reason if marker else "not prepared"
         return {
             "dataset": series.dataset,

@@ -9,6 +9,17 @@ from jobs.evaluate import Evaluate
 from jobs.stage import Ref, Stage
 from pipeline.training.world import World
 
+FILES = (
+    "cells.csv",
+    "speedup.csv",
+    "quality.csv",
+    "loss.png",
+    "speedup.png",
+    "slices.png",
+    "summary.txt",
+    "index.html",
+)
+
 
 class MakeReport(Stage):
     """One item; made from what there is, so a partial study gives a partial report."""
@@ -34,8 +45,8 @@ class MakeReport(Stage):
         return [*trained, *(("evaluate", judged) for judged in self.evaluate.items())]
 
     def outputs(self, item: str) -> list[Path]:
-        """The page; the rest lies beside it."""
-        return [self.folder.report / "index.html"]
+        """Tables, figures, the summary and the page."""
+        return [self.folder.report / name for name in FILES]
 
     def run(self, item: str, world: World, progress: Progress) -> dict[str, Any]:
         """Write the report folder."""
@@ -44,7 +55,18 @@ class MakeReport(Stage):
         trained = self.evaluate.cells.items()
         states = {cell: self._state(stage, cell) for cell, (stage, _) in trained}
         cells = [settings for _, (_, settings) in trained]
-        return write_report(self.folder.root, self.settings, cells, states)
+        judged = [item for item in self.evaluate.items() if self._judged(item)]
+        return write_report(self.folder.root, self.settings, cells, states, judged)
+
+    def _judged(self, item: str) -> bool:
+        """Whether the network as it is now was judged, and not one of an earlier, other training."""
+        marker = self.evaluate.markers.read(item)
+        if marker is None or marker.state != "done":
+            return False
+        if item not in self.evaluate.cells:
+            return True
+        trained = self.evaluate.cells[item][0].markers.read(item)
+        return trained is not None and trained.state == "done" and trained.finished < marker.finished
 
     def _state(self, stage: Stage, cell: str) -> tuple[str, str]:
         marker = stage.markers.read(cell)

@@ -1,13 +1,14 @@
 """The run: stage after stage, only what is missing or changed, with progress."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from data_prep.errors import UserError
 from jobs.launch import Launched, Launcher
 from jobs.marker import Marker
 from jobs.show import Display
-from jobs.stage import Graph, Stage
+from jobs.stage import Decision, Graph, Stage
 
 
 class RunFailed(RuntimeError):
@@ -23,7 +24,7 @@ def run_graph(graph: Graph, launcher: Launcher, display: Display) -> tuple[int, 
     """
     count, failed = 0, []
     for stage in graph.stages.values():
-        pending = [d for d in graph.decide(stage, set()) if d.run]
+        pending = _pending(graph, stage, display)
         for decision in pending:
             display.say(f"{'/'.join(decision.ref)}: {decision.why}")
         _run_stage(stage, [d.ref[1] for d in pending], launcher, display)
@@ -32,37 +33,56 @@ def run_graph(graph: Graph, launcher: Launcher, display: Display) -> tuple[int, 
     return count, failed
 
 
+def _pending(graph: Graph, stage: Stage, display: Display) -> list[Decision]:
+    """What is to be run, the failed last; items that a job of an earlier run still works on are waited for."""
+    for item in stage.items():
+        if stage.markers.running(item):
+            display.say(f"{stage.name}/{item}: a process of an earlier run is at it, waiting for its end")
+        while stage.markers.running(item):
+            time.sleep(1)
+    pending = [decision for decision in graph.decide(stage, set()) if decision.run]
+    return sorted(pending, key=lambda decision: decision.why.startswith("failed"))
+
+
 def _run_stage(stage: Stage, items: Sequence[str], launcher: Launcher, display: Display) -> None:
-    root = stage.folder.root
-    for group, launched in _launches(stage, items, launcher):
-        began = time.time()
-        try:
-            while not launched.ended():
-                display.update(stage, group, began)
-        except BaseException:
-            launched.stop()
-            raise
-        _mark_dead(stage, group, began, launched.fault(), str(root / "logs"))
-        display.update(stage, group, began)
-        display.finish(stage, group)
-
-
-def _launches(stage: Stage, items: Sequence[str], launcher: Launcher) -> Iterator[tuple[Sequence[str], Launched]]:
     root = stage.folder.root
     if stage.own_job:
         for item in items:
-            yield [item], launcher.together(root, stage.name, item, stage.ranks(item))
-    elif items:
-        yield items, launcher.share(root, stage.name, items, min(stage.workers(), len(items)))
+            together = partial(launcher.together, root, stage.name, item, stage.ranks(item))
+            _run_group(stage, [item], together, display)
+        return
+    left, before = list(items), []
+    while left and left != before:  # again without the items that a worker died of
+        before = left
+        share = partial(launcher.share, root, stage.name, before, min(stage.workers(), len(before)))
+        left = _run_group(stage, before, share, display)
 
 
-def _mark_dead(stage: Stage, items: Sequence[str], began: float, fault: str, logs: str) -> None:
-    """Mark the items whose process died before it could, as it was killed or ran out of memory."""
+def _run_group(stage: Stage, items: list[str], launch: Callable[[], Launched], display: Display) -> list[str]:
+    """Follow processes to their end; return the items that none of them came to."""
     for item in items:
-        marker = stage.markers.read(item)
-        if marker is None or marker.finished < began:
-            reason = f"{fault or 'its process ended early'}; see {logs}"
-            stage.markers.write(item, Marker("failed", {}, time.time(), time.time() - began, reason, {}))
+        stage.markers.clear_progress(item)
+    began, before = time.time(), {item: stage.markers.read(item) for item in items}
+    launched = launch()
+    try:
+        while not launched.ended():
+            display.update(stage, items, began)
+    except BaseException:
+        launched.stop()
+        raise
+    for item in items:
+        _mark_dead(stage, item, began, launched.fault())
+    ended = [item for item in items if stage.markers.read(item) not in (None, before[item])]
+    display.finish(stage, ended)
+    return [item for item in items if item not in ended]
+
+
+def _mark_dead(stage: Stage, item: str, began: float, fault: str) -> None:
+    """Mark an item as failed if its process died before it could, as it was killed or ran out of memory."""
+    if stage.markers.progress(item) is not None and stage.markers.read(item) is None:
+        reason = f"{fault or 'its process ended early'}; see {stage.folder.root / 'logs'}"
+        stage.markers.write(item, Marker("failed", {}, time.time(), time.time() - began, reason, {}))
+        stage.markers.clear_progress(item)
 
 
 def _failures(stage: Stage) -> list[str]:
@@ -78,11 +98,9 @@ def _failures(stage: Stage) -> list[str]:
     ]
     if len(bad) <= stage.tolerated() * len(markers):
         return told
-    refused = [marker.reason for marker in bad.values() if marker and marker.state == "refused"]
+    refused = [f"{stage.place(item)}: {m.reason}" for item, m in bad.items() if m and m.state == "refused"]
+    if refused and len(bad) == 1:
+        raise UserError(refused[0])
     if refused:
-        raise UserError(
-            refused[0]
-            if len(bad) == 1
-            else f"{len(bad)} of {len(markers)} items of {stage.name} were turned away, first: {refused[0]}"
-        )
+        raise UserError(f"{len(bad)} of {len(markers)} items of {stage.name} were turned away, first {refused[0]}")
     raise RunFailed(told[0] if told else f"{stage.name}/{next(iter(bad))} was not run")

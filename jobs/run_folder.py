@@ -70,10 +70,6 @@ class RunFolder:
         """3D weights made from the 2D network."""
         return self.root / "transfer" / f"{self.settings.study.transfer}.pt"
 
-    def log(self, stage: str, name: str) -> Path:
-        """What a worker printed."""
-        return self.root / "logs" / f"{stage}.{name}.log"
-
 
 def resolved_yaml(settings: RunSettings) -> str:
     """The whole settings tree as YAML."""

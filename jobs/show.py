@@ -1,8 +1,9 @@
 """What a person sees of a run: bars on a terminal, plain lines elsewhere, and the status table."""
 
+import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -11,6 +12,7 @@ from rich.table import Table
 
 from jobs.stage import Graph, Stage
 
+_LINE_SECONDS = 30  # between plain lines of one item, where there is no terminal
 _COLOURS = {"done": "green", "failed": "red", "refused": "yellow", "running": "cyan", "blocked": "magenta"}
 
 
@@ -24,6 +26,7 @@ class Display:
             TimeElapsedColumn(), console=console, disable=not console.is_terminal,
         )  # fmt: skip
         self._tasks: dict[str, TaskID] = {}
+        self._said_at: dict[str, float] = {}
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -43,8 +46,14 @@ class Display:
         for item in items:
             said = stage.markers.progress(item)
             if said and said["at"] >= since:
-                task = self._task(f"{stage.name}/{item}")
-                self._bars.update(task, completed=said["done"], total=said["total"], note=escape(said["note"]))
+                self._show(f"{stage.name}/{item}", said)
+
+    def _show(self, name: str, said: dict[str, Any]) -> None:
+        self._bars.update(self._task(name), completed=said["done"], total=said["total"], note=escape(said["note"]))
+        quiet_since = self._said_at.setdefault(name, time.monotonic())
+        if not self.console.is_terminal and time.monotonic() - quiet_since >= _LINE_SECONDS:
+            self._said_at[name] = time.monotonic()
+            self.say(f"{name}: {said['done']}/{said['total']} {said['note']}")
 
     def finish(self, stage: Stage, items: Sequence[str]) -> None:
         """Say what became of the items, and take their bars away."""

@@ -60,6 +60,10 @@ class Stage(ABC):
         """Processes that share the items."""
         return 1
 
+    def place(self, item: str) -> str:
+        """Where the item's input lies, for the terminal alone: it may hold a patient's name."""
+        return f"{self.name}/{item}"
+
     def tolerated(self) -> float:
         """Share of items that may end without success before the run stops."""
         return 0.0

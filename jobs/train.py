@@ -10,10 +10,8 @@ from data_prep.progress import Progress
 from jobs.prepare import read_split
 from jobs.run_folder import RunFolder
 from jobs.stage import Ref, Stage
-from pipeline.config import cells_of
+from pipeline.config import WITHOUT_EFFECT, cells_of
 from pipeline.training.world import World
-
-_WITHOUT_EFFECT = {"log_steps", "checkpoint_minutes", "loader_workers"}
 
 
 class CellStage(Stage):
@@ -31,7 +29,7 @@ class CellStage(Stage):
 
     def reads(self, item: str) -> Mapping[str, Any]:
         """The cell's settings, but those that change nothing of its result."""
-        return self.cells[item].model_dump(mode="json", exclude={"training": _WITHOUT_EFFECT})
+        return self.cells[item].model_dump(mode="json", exclude={"training": set(WITHOUT_EFFECT)})
 
     def discard(self, item: str) -> None:
         """Drop the checkpoints and metrics of a training that was begun on other terms."""
@@ -55,11 +53,11 @@ class CellStage(Stage):
 
     def run(self, item: str, world: World, progress: Progress) -> dict[str, Any]:
         """Train, or go on training, the cell."""
-        from pipeline.training.distributed import joined
+        from pipeline.training.distributed import device_of, joined
         from pipeline.training.trainer import train
 
         cell, folder = self.cells[item], self.folder.cell(item)
-        with joined(world):
+        with joined(world, device_of(world, cell.training.device)):
             result = train(cell, self.folder.data, read_split(self), folder, world, self.start(), progress)
         if world.leads:
             write_json(folder / "result.json", result)

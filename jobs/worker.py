@@ -4,6 +4,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from data_prep.errors import UserError
 from data_prep.files import digest_json, locked
@@ -15,6 +16,7 @@ from jobs.stage import Graph, Stage
 from pipeline.training.world import World
 
 _EVERY_SECONDS = 0.5
+_GRACE_SECONDS = 2.0
 
 
 def work_alone(root: Path, stage: str, items: Sequence[str]) -> None:
@@ -43,28 +45,51 @@ def _run_marked(graph: Graph, stage: Stage, item: str, world: World) -> Exceptio
         if world.size == 1 and not graph.decide_one(stage, item).run:
             return None  # another run has done it meanwhile
         parts = graph.parts(stage, item)
-        if stage.markers.begin(item, digest_json(parts)):
-            stage.discard(item)
-        stage.markers.remove(item)
+        _begin(stage, item, digest_json(parts))
         return _run_rank(graph, stage, item, world)
 
 
+def _begin(stage: Stage, item: str, digest: str) -> None:
+    """Drop what was begun on other terms, and only then note the new ones, as either may be cut off."""
+    if stage.markers.begun(item) not in (None, digest):
+        stage.discard(item)
+    stage.markers.begin(item, digest)
+    stage.markers.remove(item)
+
+
 def _run_rank(graph: Graph, stage: Stage, item: str, world: World) -> Exception | None:
-    parts, began, error = graph.parts(stage, item), time.time(), None
+    parts, began = graph.parts(stage, item), time.time()
     print(f"{stage.name}/{item}: started as rank {world.rank} of {world.size}", flush=True)
     try:
         result = stage.run(item, world, _reporter(stage, item, world))
-        ended = Marker("done", parts, time.time(), time.time() - began, "", result)
-    except Exception as caught:
-        traceback.print_exc()
-        error, state = caught, "refused" if isinstance(caught, UserError) else "failed"
-        reason = str(caught) if state == "refused" else f"{type(caught).__name__}: {caught}"
-        ended = Marker(state, parts, time.time(), time.time() - began, reason, {})  # type: ignore[arg-type]
-    if world.leads or (error and stage.markers.read(item) is None):  # the first rank to fail says why
+    except Exception as error:
+        ended = _failure(error, parts, began)
+        _mark_failure(stage, item, world, ended)
+        return error
+    finally:
+        if world.leads:
+            stage.markers.clear_progress(item)
+    if world.leads:
+        stage.markers.write(item, Marker("done", parts, time.time(), time.time() - began, "", result))
+    print(f"{stage.name}/{item}: done", flush=True)
+    return None
+
+
+def _failure(error: Exception, parts: dict[str, Any], began: float) -> Marker:
+    """A user's error is its own sentence, without the trace, which could hold names of files."""
+    if isinstance(error, UserError):
+        print(error, flush=True)
+        return Marker("refused", parts, time.time(), time.time() - began, str(error), {})
+    traceback.print_exception(error)
+    return Marker("failed", parts, time.time(), time.time() - began, f"{type(error).__name__}: {error}", {})
+
+
+def _mark_failure(stage: Stage, item: str, world: World, ended: Marker) -> None:
+    """The rank that failed first says why; rank 0 waits a little, since the others' end may be what it saw."""
+    if world.leads and world.size > 1:
+        time.sleep(_GRACE_SECONDS)
+    if stage.markers.read(item) is None:
         stage.markers.write(item, ended)
-        stage.markers.clear_progress(item)
-    print(f"{stage.name}/{item}: {ended.state} {ended.reason}", flush=True)
-    return error
 
 
 def _reporter(stage: Stage, item: str, world: World) -> Progress:

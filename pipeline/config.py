@@ -1,15 +1,21 @@
 """The settings of a run: one typed, frozen tree."""
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from data_prep.settings import DataSettings, Settings
 from pipeline.intensity import ScalingName
 from pipeline.sampling import Sampling
 
 SIDE_MULTIPLE = 16
+"""DDnet halves each side four times."""
+
+Side = Annotated[int, Field(ge=SIDE_MULTIPLE, multiple_of=SIDE_MULTIPLE)]
+
+LOW_DOSE_INPUT = "low-dose"
+"""Name of the untouched input where networks are listed: the baseline of every table."""
 
 RECIPES: dict[str, dict[str, Any]] = {
     "default": {
@@ -47,10 +53,11 @@ class TrainingSettings(Settings):
     epochs: int = Field(50, ge=1)
     samples: int | None = Field(None, ge=1, description="an epoch, over all ranks; one a training volume if null")
     batch: int = Field(1, ge=1, description="samples a rank and step")
-    crop: int | None = Field(64, ge=16, description="side in the plane, pixels; null: the whole slice")
+    crop: Side | None = Field(64, description="side in the plane, pixels; null: the whole slice")
     validation_samples: int = Field(8, ge=1)
     log_steps: int = Field(10, ge=1, description="steps a line of metrics.jsonl")
     checkpoint_minutes: float = Field(5.0, gt=0, description="at the most between checkpoints")
+    device: Literal["auto", "cpu"] = Field("auto", description="auto: a GPU a rank where there are GPUs")
     threads: int = Field(1, ge=1, description="CPU threads a rank")
     loader_workers: int = Field(0, ge=0, description="processes a rank that read ahead")
     seed: int = 0
@@ -62,11 +69,9 @@ class TrainingSettings(Settings):
             return values
         return {**RECIPES.get(values.get("recipe", "default"), {}), **values}
 
-    @model_validator(mode="after")
-    def _check_crop(self) -> Self:
-        if self.crop is not None and self.crop % SIDE_MULTIPLE:
-            raise ValueError(f"crop {self.crop} must be a multiple of {SIDE_MULTIPLE}")
-        return self
+
+WITHOUT_EFFECT = frozenset({"log_steps", "checkpoint_minutes", "loader_workers"})
+"""Training settings that change nothing of the result."""
 
 
 class Train2DSettings(Settings):
@@ -79,34 +84,19 @@ class Train2DSettings(Settings):
 class StudySettings(Settings):
     """The grid of 3D trainings."""
 
-    ranks: tuple[int, ...] = Field((1, 2), min_length=1)
-    slices: tuple[int, ...] = Field((16, 32), min_length=1)
+    ranks: tuple[PositiveInt, ...] = Field((1, 2), min_length=1)
+    slices: tuple[Side, ...] = Field((16, 32), min_length=1)
     sampling: Sampling = "grouped"
     transfer: Literal["none", "zero", "repeat", "mean", "noise"] = "zero"
     training: TrainingSettings = TrainingSettings()
-
-    @model_validator(mode="after")
-    def _check_grid(self) -> Self:
-        for slices in self.slices:
-            if slices < 1 or slices % SIDE_MULTIPLE:
-                raise ValueError(f"slices {slices} must be a multiple of {SIDE_MULTIPLE}")
-        for ranks in self.ranks:
-            if ranks < 1:
-                raise ValueError(f"ranks {ranks} must be at least 1")
-        return self
 
 
 class EvaluateSettings(Settings):
     """The judging of trained networks on the held-out slices."""
 
-    crop: int | None = Field(None, ge=192, description="side of the centre that is judged; null: the whole slice")
+    crop: Side | None = Field(None, ge=192, description="side of the centre that is judged; null: the whole slice")
+    device: Literal["auto", "cpu"] = "auto"
     threads: int = Field(2, ge=1)
-
-    @model_validator(mode="after")
-    def _check_crop(self) -> Self:
-        if self.crop is not None and self.crop % SIDE_MULTIPLE:
-            raise ValueError(f"crop {self.crop} must be a multiple of {SIDE_MULTIPLE}")
-        return self
 
 
 class RunSettings(Settings):
@@ -131,8 +121,9 @@ class RunSettings(Settings):
                 raise ValueError(
                     f"{place}.training: crop 16 and batch 1 leave batch norm one value: take crop 32 or batch 2"
                 )
-        if self.study.transfer != "none" and self.study.training.residual != self.train_2d.training.residual:
-            raise ValueError("study.training.residual must equal train_2d.training.residual for a transfer")
+        for name in ("residual", "scaling") if self.study.transfer != "none" else ():
+            if getattr(self.study.training, name) != getattr(self.train_2d.training, name):
+                raise ValueError(f"study.training.{name} must equal train_2d.training.{name} for a transfer")
         return self
 
     def _trainings(self) -> list[tuple[str, int, TrainingSettings]]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data_prep.errors import UserError
-from data_prep.prepare import pair_path
+from data_prep.layout import pair_path
 from data_prep.split import Segment
 from data_prep.store import ARRAYS, Pair
 from pipeline.config import CellSettings
@@ -22,7 +22,7 @@ CACHED_SLICES = 1024  # 1 GiB of decoded 512 x 512 pairs in each reading process
 
 
 class PairSamples(Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """Sample i: low and full dose in network units, (1, sides), and their HU per network unit.
+    """Sample i: low and full dose in network units, (1, sides), and offset and width of both, (2, 2), in HU.
 
     Each epoch of ``per_epoch`` samples visits the segments in a fresh random order; where and what
     is cropped is drawn from (seed, i), so ranks, workers and resumption do not change it.
@@ -45,7 +45,7 @@ class PairSamples(Dataset[tuple[Tensor, Tensor, Tensor]]):
         scales = [scaling(self.cell.training.scaling, volume) for volume in pairs]
         cropped = self._crop(pairs, generator)
         low, full = (self._tensor(s.to_network(volume)) for s, volume in zip(scales, cropped, strict=True))
-        return low, full, torch.tensor(scales[1].width)
+        return low, full, torch.tensor([[s.offset, s.width] for s in scales])
 
     def _segment(self, index: int) -> Segment:
         epoch, place = divmod(index, self.per_epoch)

@@ -11,18 +11,28 @@ from pipeline.sampling import cover
 
 
 @torch.no_grad()
-def denoise(model: DDnet, cell: CellSettings, low: NDArray[np.int16]) -> NDArray[np.float32]:
-    """Denoise (slices, rows, columns) in HU with volumes alike to those of training.
+def denoise(model: DDnet, cell: CellSettings, low: NDArray[np.int16], crop: int | None) -> NDArray[np.float32]:
+    """Denoise the centre of (slices, rows, columns) in HU with volumes alike to those of training.
+
+    ``crop``: side of the centre, None for all; intensities are scaled as those of whole slices.
 
     Slices that lie in several volumes get the mean of their outputs. Works where the model's weights lie.
     """
     device = next(model.parameters()).device
-    total, visits = np.zeros(low.shape, np.float32), np.zeros(len(low), np.float32)
+    total, visits = np.zeros_like(centre(low, crop), np.float32), np.zeros(len(low), np.float32)
     for chosen in cover(cell.sampling, len(low), cell.slices):
         volume = low[chosen]
         scale = scaling(cell.training.scaling, volume)
-        x = torch.from_numpy(scale.to_network(volume)).to(device)
+        x = torch.from_numpy(scale.to_network(centre(volume, crop))).to(device)
         y = model(x[:, None])[:, 0] if cell.dims == 2 else model(x[None, None])[0, 0]
         total[chosen] += scale.to_hu(y.cpu().numpy())
         visits[chosen] += 1
     return total / visits[:, None, None]
+
+
+def centre(hu: NDArray[np.int16], crop: int | None) -> NDArray[np.int16]:
+    """The centre of each slice, ``crop`` pixels a side; all of it with None."""
+    if crop is None:
+        return hu
+    top, left = ((side - crop) // 2 for side in hu.shape[1:])
+    return hu[:, top : top + crop, left : left + crop]

@@ -9,18 +9,16 @@ import torch
 from numpy.typing import NDArray
 
 from data_prep.files import replacing, write_json
-from data_prep.prepare import pair_path
+from data_prep.layout import pair_path
 from data_prep.progress import Progress
 from data_prep.split import Segment
 from data_prep.store import Pair
 from pipeline.config import CellSettings, EvaluateSettings
-from pipeline.denoise import denoise
+from pipeline.denoise import centre, denoise
 from pipeline.metrics import judge_slices
 from pipeline.training.distributed import device_of
 from pipeline.training.trainer import load_trained
 from pipeline.training.world import World
-
-INPUT = "low-dose"
 
 
 def evaluate(
@@ -32,11 +30,12 @@ def evaluate(
     The JSON has a row a slice, the npz the middle slice of the first held-out scan (HU).
     """
     torch.set_num_threads(settings.threads)
-    model = load_trained(cell, cell_folder).to(device_of(World())) if cell else None
+    model = load_trained(cell, cell_folder).to(device_of(World(), settings.device)) if cell else None
     rows: list[dict[str, Any]] = []
     for number, segment in enumerate(test):
-        low, full = (_read(data, segment, name, settings.crop) for name in ("low_dose", "full_dose"))
-        image = denoise(model, cell, low) if model and cell else low.astype(np.float32)
+        low, full = (_read(data, segment, name) for name in ("low_dose", "full_dose"))
+        full = centre(full, settings.crop)
+        image = denoise(model, cell, low, settings.crop) if model and cell else centre(low, settings.crop)
         places = (
             {"dataset": segment.dataset, "scan": segment.scan, "slice": segment.start + i} for i in range(len(full))
         )
@@ -48,15 +47,11 @@ def evaluate(
     return {"slices": len(rows), "rmse_hu": float(np.mean([row["rmse_hu"] for row in rows]))}
 
 
-def _read(data: Path, segment: Segment, name: str, crop: int | None) -> NDArray[np.int16]:
-    hu = Pair(pair_path(data, segment.dataset, segment.scan)).read(name, segment.start, segment.stop)
-    if crop is None:
-        return hu
-    top, left = ((side - crop) // 2 for side in hu.shape[1:])
-    return hu[:, top : top + crop, left : left + crop]
+def _read(data: Path, segment: Segment, name: str) -> NDArray[np.int16]:
+    return Pair(pair_path(data, segment.dataset, segment.scan)).read(name, segment.start, segment.stop)
 
 
-def _write_example(path: Path, image: NDArray[np.float32], full: NDArray[np.int16]) -> None:
+def _write_example(path: Path, image: NDArray[np.generic], full: NDArray[np.int16]) -> None:
     middle = len(full) // 2
     with replacing(path) as temporary, temporary.open("wb") as handle:
-        np.savez_compressed(handle, image=image[middle].round().astype(np.int16), full_dose=full[middle])
+        np.savez_compressed(handle, image=np.rint(image[middle]).astype(np.int16), full_dose=full[middle])

@@ -8,6 +8,7 @@ beam hardening, scatter, helical interpolation, iterative reconstruction.
 """
 
 import hashlib
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -45,7 +46,8 @@ class LowDoseSimulator:
     def variance(self, line_integrals: Tensor) -> Tensor:
         """Variance of the log-sinogram noise that turns full dose into the dose fraction."""
         a = self.settings.dose
-        inverse_counts = torch.exp(line_integrals) / self.settings.photons
+        least = 1 / (a * self.settings.photons)  # a detector does not count fewer than one photon
+        inverse_counts = torch.exp(line_integrals.clamp(max=-math.log(least))) / self.settings.photons
         electronic = (1 + a) / a * self.settings.electronic_sd**2 * inverse_counts
         return (1 - a) / a * inverse_counts * (1 + electronic)
 

@@ -38,21 +38,18 @@ def read_series(folder: Path) -> CTVolume:
     Raises:
         ScanError: no image, several series, a missing, doubled or broken slice, or no axial CT.
     """
-    try:
-        images = [_read_image(path) for path in image_files(folder)]
-        return _assemble(images)
-    except ScanError as error:
-        raise ScanError(f"{folder}: {error}") from error
+    paths = image_files(folder)
+    return _assemble([_read_image(path, f"file {i} of {len(paths)}") for i, path in enumerate(paths, start=1)])
 
 
-def _read_image(path: Path) -> Dataset:
+def _read_image(path: Path, place: str) -> Dataset:
     try:
         image = dcmread(path)
-    except (InvalidDicomError, EOFError, OSError, ValueError) as error:
-        raise ScanError(f"{path.name} is no readable DICOM file: {error}") from error
+    except (InvalidDicomError, EOFError, ValueError, NotImplementedError) as error:
+        raise ScanError(f"{place} (by name) is no readable DICOM file ({type(error).__name__})") from error
     missing = [name for name in _NEEDED if name not in image]
     if missing:
-        raise ScanError(f"{path.name} lacks {', '.join(missing)}")
+        raise ScanError(f"{place} (by name) lacks {', '.join(missing)}")
     return image
 
 

@@ -10,26 +10,30 @@ from data_prep.errors import ScanError
 from data_prep.volume import CTVolume, canonical
 
 _BROKEN = (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, nib.wrapstruct.WrapStructError,
-           zlib.error, EOFError, OSError, ValueError, OverflowError)  # fmt: skip
+           zlib.error, EOFError, ValueError, OverflowError)  # fmt: skip
 
 
 def read_nifti(path: Path) -> CTVolume:
     """Read one 3D NIfTI file in HU.
 
     Raises:
-        ScanError: missing, corrupt, truncated, not three-dimensional or not an axial CT.
+        ScanError: corrupt, truncated, not three-dimensional or not an axial CT.
+        OSError: the file cannot be opened.
     """
-    if not path.is_file():
-        raise ScanError(f"{path} does not exist")
     try:
         image = nib.nifti1.Nifti1Image.from_filename(path)
         voxels = np.asanyarray(image.dataobj)
         affine = np.asarray(image.affine, dtype=np.float64)
+    except OSError as error:
+        if error.errno is not None:  # the disk's fault or a permission's, not the file's
+            raise
+        raise ScanError(_broken(error)) from error
     except _BROKEN as error:
-        raise ScanError(f"{path} is no readable NIfTI file: {error}") from error
+        raise ScanError(_broken(error)) from error
     if voxels.ndim != 3:
-        raise ScanError(f"{path} has {voxels.ndim} dimensions, wanted 3")
-    try:
-        return canonical(voxels, affine)
-    except ScanError as error:
-        raise ScanError(f"{path}: {error}") from error
+        raise ScanError(f"the NIfTI file has {voxels.ndim} dimensions, wanted 3")
+    return canonical(voxels, affine)
+
+
+def _broken(error: Exception) -> str:
+    return f"no readable NIfTI file ({type(error).__name__})"

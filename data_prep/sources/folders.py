@@ -3,7 +3,8 @@
 import os
 from pathlib import Path
 
-from pydicom import dcmread
+from pydicom import Dataset, dcmread
+from pydicom.errors import InvalidDicomError
 
 from data_prep.errors import UserError
 from data_prep.pseudonym import pseudonym
@@ -21,10 +22,18 @@ def find_dicom(settings: SourceSettings) -> list[Series]:
 
 
 def _dicom_series(settings: SourceSettings, folder: Path, files: list[Path]) -> Series:
-    header = dcmread(files[0], stop_before_pixels=True, specific_tags=["PatientID", "SeriesInstanceUID"], force=True)
+    header = _header(files[0])
     patient, uid = str(header.get("PatientID", "") or folder), str(header.get("SeriesInstanceUID", "") or folder)
     subject = patient if settings.keep_ids else f"p-{pseudonym(patient)}"
     return Series(settings.name, subject, f"{subject}-{pseudonym(uid)}", folder, tuple(files), read_series)
+
+
+def _header(path: Path) -> Dataset:
+    """The ids of an image; none where it is broken, which its reader will say."""
+    try:
+        return dcmread(path, stop_before_pixels=True, specific_tags=["PatientID", "SeriesInstanceUID"])
+    except (InvalidDicomError, EOFError, ValueError, NotImplementedError):
+        return Dataset()
 
 
 def find_nifti(settings: SourceSettings) -> list[Series]:

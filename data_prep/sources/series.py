@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.errors import UserError
+from data_prep.files import digest_json
 from data_prep.volume import CTVolume
 
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -27,7 +28,7 @@ class Series:
             if not _SAFE.fullmatch(name):
                 raise UserError(f"{name!r} cannot be an id: letters, digits, '.', '_' and '-' are allowed")
 
-    def fingerprint(self) -> list[tuple[str, int, int]]:
-        """Name, bytes and modification time (ns) of each file: changes when the source does."""
+    def fingerprint(self) -> str:
+        """Digest of the name, bytes and modification time (ns) of each file: changes when the source does."""
         stats = [(path.name, path.stat()) for path in self.files]
-        return [(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats]
+        return digest_json([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])

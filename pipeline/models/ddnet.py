@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from data_prep.errors import UserError
+from pipeline.config import SIDE_MULTIPLE
 
 FILTERS = 16
 GROWTH = 16
@@ -22,7 +23,7 @@ BOTTLENECK = 64
 DENSE_LAYERS = 4
 LEVELS = 4
 SLOPE = 0.01
-SIDE_MULTIPLE = 2**LEVELS
+assert 2**LEVELS == SIDE_MULTIPLE
 
 _CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
 _NORM: dict[int, Any] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}

@@ -13,22 +13,27 @@ from pipeline.scaling.analysis import speed_up
 
 
 def write_report(
-    root: Path, settings: RunSettings, cells: Sequence[CellSettings], states: Mapping[str, tuple[str, str]]
+    root: Path,
+    settings: RunSettings,
+    cells: Sequence[CellSettings],
+    states: Mapping[str, tuple[str, str]],
+    judged: Sequence[str],
 ) -> dict[str, Any]:
     """Write ``root/report`` from what lies in the run folder ``root``.
 
-    ``states`` says of each cell whether it is ``done``, ``failed`` …, and why.
+    ``states`` says of each cell whether it is ``done``, ``failed`` …, and why; ``judged`` names the
+    networks, and the low-dose input, whose judgement is up to date.
     """
     target = root / "report"
     target.mkdir(parents=True, exist_ok=True)
     trained = cells_table(root, cells, states)
     scaled = speed_up(trained)
-    judged = quality_table(root, [cell.id for cell in cells])
-    for name, table in (("cells", trained), ("speedup", scaled), ("quality", judged)):
+    quality = quality_table(root, judged)
+    for name, table in (("cells", trained), ("speedup", scaled), ("quality", quality)):
         write_atomic(target / f"{name}.csv", table.to_csv(index=False))
     draw_loss_curves(root, cells, target / "loss.png")
     draw_speed_up(scaled, target / "speedup.png")
-    draw_slices(root, judged, settings.data.low_dose.dose, target / "slices.png")
-    write_atomic(target / "summary.txt", summary(judged, scaled, trained))
-    write_page(root, settings, {"cells": trained, "speedup": scaled, "quality": judged}, target)
-    return {"cells": len(trained), "models": len(judged)}
+    draw_slices(root, quality, settings.data.low_dose.dose, target / "slices.png")
+    write_atomic(target / "summary.txt", summary(quality, scaled, trained))
+    write_page(root, settings, {"cells": trained, "speedup": scaled, "quality": quality}, target)
+    return {"cells": len(trained), "models": len(quality)}

@@ -17,6 +17,8 @@ FIGURES = (
     ("speedup.png", "Speed-up and efficiency of training against the fewest ranks"),
     ("loss.png", "Training loss and validation error"),
 )
+# folders and files may be named after patients
+_PATHS: Any = {"runs": True, "data": {"sources": {"__all__": {"path"}}}}
 _COLUMNS = {
     "quality": ["model", "slices", "rmse_hu_mean", "rmse_hu_sd", "rmse_change", "beats_input", "mse_mean", "mse_sd",
                 "psnr_mean", "psnr_sd", "ssim_mean", "ssim_sd", "ms_ssim_mean", "ms_ssim_sd"],
@@ -34,6 +36,7 @@ def write_page(root: Path, settings: RunSettings, tables: Mapping[str, pd.DataFr
     split = json.loads((root / "data" / "split.json").read_text())
     page = environment.get_template("page.html.j2").render(
         settings=settings,
+        shown_settings=settings.model_dump(mode="json", exclude=_PATHS),
         manifest=_rows(
             pd.read_csv(root / "data" / "manifest.csv"),
             ["dataset", "subject", "scan", "state", "slices", "spacing_z_mm", "spacing_xy_mm", "rmse_low_hu", "reason"],

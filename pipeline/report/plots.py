@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 
 from data_prep.files import replacing
 from data_prep.volume import SIDE
-from pipeline.config import CellSettings
-from pipeline.evaluate import INPUT
+from pipeline.config import LOW_DOSE_INPUT, CellSettings
 from pipeline.training.metrics_file import read_metrics
 
 mpl.use("agg")
@@ -103,7 +102,7 @@ def _example_images(root: Path, quality: pd.DataFrame, dose: float) -> tuple[dic
     """The input, the 2D network and the best 3D one, as far as they were judged; and the full dose."""
     models = list(quality.sort_values("rmse_hu_mean")["model"])
     best = next((model for model in models if model.startswith("3d")), None)
-    names = {f"low dose ({100 * dose:g} %)": INPUT, "2D-DDnet": "2d", f"3D-DDnet ({best})": best}
+    names = {f"low dose ({100 * dose:g} %)": LOW_DOSE_INPUT, "2D-DDnet": "2d", f"3D-DDnet ({best})": best}
     images, full = {}, np.zeros((1, 1))
     for name, model in names.items():
         if model in models:

@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 
 from data_prep.files import digest_json
-from pipeline.config import CellSettings
-from pipeline.evaluate import INPUT
+from pipeline.config import LOW_DOSE_INPUT, WITHOUT_EFFECT, CellSettings
 from pipeline.metrics import METRICS
 
 
@@ -21,37 +20,39 @@ def cells_table(root: Path, cells: Sequence[CellSettings], states: Mapping[str, 
 
 
 def _cell_row(root: Path, cell: CellSettings, state: str, reason: str, data: str) -> dict[str, Any]:
-    alike = cell.model_dump(mode="json", exclude={"id", "ranks"})
+    alike = cell.model_dump(mode="json", exclude={"id": True, "ranks": True, "training": set(WITHOUT_EFFECT)})
     row: dict[str, Any] = {
         "cell": cell.id, "state": state, "dims": cell.dims, "slices": cell.slices, "ranks": cell.ranks,
-        "sampling": cell.sampling, "transfer": cell.transfer, "alike": digest_json([alike, data])[:12],
+        "sampling": cell.sampling, "transfer": cell.transfer,
     }  # fmt: skip
     if state == "done":
         result = json.loads((root / "cells" / cell.id / "result.json").read_text())
-        row |= {name: result[name] for name in ("parameters", "steps", "samples", "peak_bytes", "device")}
+        row |= {name: result[name] for name in ("parameters", "steps", "samples", "peak_bytes", "device", "torch")}
+        row["alike"] = digest_json([alike, data, result["device"], result["torch"]])[:12]
         row |= {f"{kind}_seconds": value for kind, value in result["seconds"].items()}
         row |= {f"validation_{name}": value for name, value in result["validation"].items()}
     return {**row, "reason": reason}
 
 
-def quality_table(root: Path, cells: Sequence[str]) -> pd.DataFrame:
+def quality_table(root: Path, judged: Sequence[str]) -> pd.DataFrame:
     """A row a network, the low-dose input first: mean and SD over the held-out slices of each metric.
 
     ``rmse_change``: relative to the input, negative is better; ``beats_input`` says so in a word.
+
+    Raises:
+        RuntimeError: the low-dose input was not judged, without which no figure means anything.
     """
-    rows = [_quality_row(root, model) for model in (INPUT, *cells)]
-    table = pd.DataFrame([row for row in rows if row])
-    baseline = float(table.loc[table["model"] == INPUT, "rmse_hu_mean"].iloc[0])
-    table["rmse_change"] = table["rmse_hu_mean"] / baseline - 1
-    table["beats_input"] = np.where(table["model"] == INPUT, "-", np.where(table["rmse_change"] < 0, "yes", "no"))
+    if LOW_DOSE_INPUT not in judged:
+        raise RuntimeError("the low-dose input was not judged, so there is nothing to compare with")
+    table = pd.DataFrame([_quality_row(root, model) for model in judged])
+    table["rmse_change"] = table["rmse_hu_mean"] / table["rmse_hu_mean"].iloc[judged.index(LOW_DOSE_INPUT)] - 1
+    beats = np.where(table["rmse_change"] < 0, "yes", "no")
+    table["beats_input"] = np.where(table["model"] == LOW_DOSE_INPUT, "-", beats)
     return table
 
 
 def _quality_row(root: Path, model: str) -> dict[str, Any]:
-    path = root / "evaluation" / f"{model}.json"
-    if not path.exists():
-        return {}
-    slices = pd.DataFrame(json.loads(path.read_text()))
+    slices = pd.DataFrame(json.loads((root / "evaluation" / f"{model}.json").read_text()))
     row: dict[str, Any] = {"model": model, "scans": slices["scan"].nunique(), "slices": len(slices)}
     for metric in METRICS:
         row |= {f"{metric}_mean": slices[metric].mean(), f"{metric}_sd": slices[metric].std(ddof=1)}

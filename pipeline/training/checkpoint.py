@@ -6,10 +6,13 @@ from typing import Any
 
 import torch
 
-from data_prep.errors import UserError
 from data_prep.files import write_atomic
 
 KEPT = 2
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be read."""
 
 
 def save(folder: Path, step: int, state: dict[str, Any]) -> None:
@@ -35,14 +38,12 @@ def load_state(path: Path) -> dict[str, Any]:
     """Tensors and plain values from a file of ``torch.save``; nothing in it is executed.
 
     Raises:
-        UserError: the file is missing or no such file.
+        CheckpointError: the file is missing or no such file.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist") from error
     except Exception as error:  # torch raises many kinds for a broken file
-        raise UserError(f"{path} is no readable checkpoint: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(f"{path} is no readable checkpoint: {str(error).splitlines()[0]}") from error
     assert isinstance(state, dict)
     return state
 

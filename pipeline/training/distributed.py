@@ -4,22 +4,35 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Literal
 
 import torch
 import torch.distributed as dist
 
+from data_prep.errors import UserError
 from pipeline.training.world import World
 
 _TIMEOUT = timedelta(minutes=30)
 
 
-def device_of(world: World) -> torch.device:
-    """The GPU of this rank, or the CPU where there is none."""
-    return torch.device("cuda", world.local_rank) if torch.cuda.is_available() else torch.device("cpu")
+def device_of(world: World, wanted: Literal["auto", "cpu"] = "auto") -> torch.device:
+    """The GPU of this rank, or the CPU where there is none or it is wanted.
+
+    Raises:
+        UserError: this machine has GPUs, but fewer than ranks.
+    """
+    if wanted == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    if world.local_rank >= torch.cuda.device_count():
+        raise UserError(
+            f"rank {world.local_rank} of this machine has no GPU of its own, there are {torch.cuda.device_count()}: "
+            "take fewer ranks or `device: cpu`"
+        )
+    return torch.device("cuda", world.local_rank)
 
 
 @contextmanager
-def joined(world: World) -> Iterator[None]:
+def joined(world: World, device: torch.device) -> Iterator[None]:
     """Join the process group (NCCL on GPUs, gloo on CPUs) of a world of several; leave it at the end.
 
     Raises:
@@ -28,16 +41,16 @@ def joined(world: World) -> Iterator[None]:
     if world.size == 1:
         yield
         return
-    backend = "nccl" if device_of(world).type == "cuda" else "gloo"
+    backend = "nccl" if device.type == "cuda" else "gloo"
     if world.rendezvous.startswith("file:"):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # one machine: its name need not resolve
-    if device_of(world).type == "cuda":
-        torch.cuda.set_device(device_of(world))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     dist.init_process_group(
         backend, init_method=world.rendezvous, rank=world.rank, world_size=world.size, timeout=_TIMEOUT
     )
     try:
-        found = reduced({"ranks": 1.0}, world)["ranks"]
+        found = reduced({"ranks": 1.0}, world, device)["ranks"]
         if found != world.size:
             raise RuntimeError(f"{found:g} ranks met, expected {world.size}")
         yield
@@ -45,11 +58,11 @@ def joined(world: World) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def reduced(sums: dict[str, float], world: World) -> dict[str, float]:
+def reduced(sums: dict[str, float], world: World, device: torch.device) -> dict[str, float]:
     """The sums over all ranks, added in float64; every rank must call it with the same names."""
     if world.size == 1:
         return dict(sums)
-    values = torch.tensor(list(sums.values()), dtype=torch.float64, device=device_of(world))
+    values = torch.tensor(list(sums.values()), dtype=torch.float64, device=device)
     dist.all_reduce(values)
     return dict(zip(sums, values.tolist(), strict=True))
 
@@ -61,10 +74,10 @@ def take_from_first(tensors: Iterator[torch.Tensor], world: World) -> None:
             dist.broadcast(tensor, 0)
 
 
-def agreed(value: int, world: World) -> int:
+def agreed(value: int, world: World, device: torch.device) -> int:
     """Rank 0's value, on every rank."""
     if world.size == 1:
         return value
-    held = torch.tensor([value], dtype=torch.int64, device=device_of(world))
+    held = torch.tensor([value], dtype=torch.int64, device=device)
     dist.broadcast(held, 0)
     return int(held.item())

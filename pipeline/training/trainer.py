@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from data_prep.files import remove_leftovers
 from data_prep.progress import Progress
 from data_prep.split import Split
 from pipeline.config import CellSettings, TrainingSettings
@@ -59,7 +60,7 @@ class _Trainer:
         torch.manual_seed(settings.seed)
         torch.set_num_threads(settings.threads)
         self.cell, self.settings, self.world, self.folder = cell, settings, world, folder
-        self.device = device_of(world)
+        self.device = device_of(world, settings.device)
         self.per_epoch = _samples_per_epoch(settings, len(split.parts["train"]), world.size)
         self.samples = PairSamples(data, split.parts["train"], cell, settings.seed, self.per_epoch)
         self.held_out = PairSamples(data, split.parts["validation"], cell, VALIDATION_SEED, settings.validation_samples)
@@ -73,6 +74,7 @@ class _Trainer:
         self.model.to(memory_format=_channels_last(cell.dims))  # type: ignore[call-overload]
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.learning_rate, eps=1e-8)
         self.metrics: MetricsFile | None = None
+        self.rate = 0.0
         self.step, self.seconds = 0, dict.fromkeys(("start", "training", "validation", "checkpoint"), 0.0)
         self.validation: dict[str, float] = {}
         self._resume()
@@ -111,8 +113,9 @@ class _Trainer:
                 losses, began = [], time.perf_counter()
 
     def _train_step(self, low: Tensor, full: Tensor) -> Tensor:
+        self.rate = self._learning_rate()
         for group in self.optimizer.param_groups:
-            group["lr"] = self._learning_rate()
+            group["lr"] = self.rate
         low, full = self._on_device(low), self._on_device(full)
         with self._autocast():
             output = self.network(low)
@@ -136,15 +139,18 @@ class _Trainer:
         total = float(torch.stack(losses).double().sum())  # waits for the device
         elapsed = time.perf_counter() - began
         self.seconds["training"] += elapsed
-        sums = reduced({"loss": total, "count": float(len(losses))}, self.world)
+        sums = reduced({"loss": total, "count": float(len(losses))}, self.world, self.device)
         loss = sums["loss"] / sums["count"]
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"the loss of cell {self.cell.id} is {loss} at step {self.step}; its last good checkpoint is kept"
-            )
+        self._check_finite("loss", loss)
         per_step = elapsed / len(losses)
-        self._write("train", epoch, {"loss": loss, "learning_rate": self._learning_rate(), "seconds_a_step": per_step})
+        self._write("train", epoch, {"loss": loss, "learning_rate": self.rate, "seconds_a_step": per_step})
         return per_step
+
+    def _check_finite(self, what: str, value: float) -> None:
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"the {what} of cell {self.cell.id} is {value} at step {self.step}; its last good checkpoint is kept"
+            )
 
     def _write(self, kind: str, epoch: int, values: dict[str, float]) -> None:
         if self.metrics is not None:
@@ -157,24 +163,32 @@ class _Trainer:
             self.model.eval()
             sums = dict.fromkeys(("loss", "samples", "squares", "low_squares", "voxels"), 0.0)
             mine = range(self.world.rank, self.settings.validation_samples, self.world.size)
-            for low, full, width in self._loader([[i] for i in mine]):
-                for name, value in self._judge(low, full, float(width)).items():
+            for low, full, scales in self._loader([[i] for i in mine]):
+                for name, value in self._judge(low, full, scales[0]).items():
                     sums[name] += value
-            sums = reduced(sums, self.world)
+            sums = reduced(sums, self.world, self.device)
         self.validation = {
             "loss": sums["loss"] / sums["samples"],
             "rmse_hu": math.sqrt(sums["squares"] / sums["voxels"]),
             "low_dose_rmse_hu": math.sqrt(sums["low_squares"] / sums["voxels"]),
         }
+        self._check_finite("validation loss", self.validation["loss"])
         self._write("validation", epoch, self.validation)
 
-    def _judge(self, low: Tensor, full: Tensor, width: float) -> dict[str, float]:
+    def _judge(self, low: Tensor, full: Tensor, scales: Tensor) -> dict[str, float]:
+        """Sums over one sample; ``scales``: offset and width of the low and of the full dose, (2, 2)."""
         low, full = self._on_device(low), self._on_device(full)
         with self._autocast():
-            output = self.model(low)
-        squares, low_squares = (float(((x.double() - full.double()) ** 2).sum()) * width**2 for x in (output, low))
-        return {"loss": float(self.loss(output.float(), full)), "samples": 1.0,
-                "squares": squares, "low_squares": low_squares, "voxels": float(full.numel())}  # fmt: skip
+            output = self.model(low).float()
+        hu = [x.double() * width + offset for x, (offset, width) in zip((low, full), scales.tolist(), strict=True)]
+        offset, width = scales[1].tolist()
+        return {
+            "loss": float(self.loss(output, full)),
+            "samples": 1.0,
+            "squares": float((output.double() * width + offset - hu[1]).square().sum()),
+            "low_squares": float((hu[0] - hu[1]).square().sum()),
+            "voxels": float(full.numel()),
+        }
 
     def _loader(self, batches: Any) -> DataLoader[tuple[Tensor, Tensor, Tensor]]:
         samples = self.held_out if isinstance(batches, list) else self.samples
@@ -203,6 +217,7 @@ class _Trainer:
         if not self.world.leads:
             return
         with self._timed("checkpoint"):
+            self._check_finite("sum of weights", float(sum(p.detach().sum() for p in self.model.parameters())))
             state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
                      "seconds": self.seconds, "validation": self.validation}  # fmt: skip
             checkpoint.save(self.folder / "checkpoints", self.step, state)
@@ -210,7 +225,9 @@ class _Trainer:
 
     def _resume(self) -> None:
         """Every rank loads what rank 0 finds newest."""
-        self.step = agreed(checkpoint.newest(self.folder / "checkpoints"), self.world)
+        if self.world.leads:
+            remove_leftovers(self.folder / "checkpoints", "step-*")
+        self.step = agreed(checkpoint.newest(self.folder / "checkpoints"), self.world, self.device)
         if self.step:
             state = checkpoint.load(self.folder / "checkpoints", self.step)
             self.model.load_state_dict(state["model"])
@@ -228,7 +245,7 @@ class _Trainer:
             "seconds": {kind: round(value, 3) for kind, value in self.seconds.items()},
             "validation": self.validation,
             "peak_bytes": peak,
-            "device": self.device.type,
+            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
             "torch": torch.__version__,
         }
 

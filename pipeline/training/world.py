@@ -7,8 +7,7 @@ from dataclasses import dataclass
 class World:
     """Rank and size of a job.
 
-    ``rendezvous``: a URL on which the ranks meet, as ``torch.distributed`` takes it
-    (``file:///...`` on one machine, ``env://`` with MASTER_ADDR and MASTER_PORT across nodes).
+    ``rendezvous``: a URL on which the ranks meet, as ``torch.distributed`` takes it, such as ``file:///...``.
     """
 
     rank: int = 0

@@ -33,7 +33,7 @@ def test_a_truncated_file_is_refused(make_nifti: Callable[..., Path], keep: floa
     path = make_nifti()
     whole = path.read_bytes()
     path.write_bytes(whole[: int(keep * len(whole)) if isinstance(keep, float) else keep])
-    with pytest.raises(ScanError, match=r"toy\.nii\.gz is no readable NIfTI"):
+    with pytest.raises(ScanError, match="no readable NIfTI file"):
         read_nifti(path)
 
 
@@ -47,7 +47,7 @@ def test_a_flipped_byte_inside_is_refused(make_nifti: Callable[..., Path]) -> No
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ScanError, match="does not exist"):
+    with pytest.raises(FileNotFoundError):
         read_nifti(tmp_path / "absent.nii.gz")
     path = tmp_path / "text.nii.gz"
     path.write_bytes(gzip.compress(b"no image" * 100))

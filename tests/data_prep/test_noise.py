@@ -130,3 +130,14 @@ def test_noise_of_the_real_sample_is_what_its_dose_predicts(sample: CTVolume) ->
 def test_slice_seeds_differ_and_stay() -> None:
     assert slice_seed(0, "a", 1) == slice_seed(0, "a", 1)
     assert len({slice_seed(s, n, i) for s in range(3) for n in "ab" for i in range(50)}) == 300
+
+
+def test_where_no_photon_arrives_the_noise_stays_finite() -> None:
+    """Behind metal a detector still counts its electronics: at least one count at the low dose."""
+    a, photons, sd = 0.1, 1e5, 5.0
+    found = simulator(a, photons, sd).variance(torch.tensor([8.0, 20.0, 1000.0]))
+    at_one_count = (1 - a) + (1 - a**2) * sd**2
+    torch.testing.assert_close(found[1:], torch.full((2,), at_one_count))
+    assert found[0] < found[1]
+    metal = torch.full((SIDE, SIDE, 1), 30000.0)
+    assert simulator(a, photons, sd).noise_hu(metal, [0]).isfinite().all()

@@ -16,19 +16,19 @@ def rows(subjects: int, scans: int = 1, slices: int = 100) -> list[dict[str, obj
 
 @given(subjects=st.integers(3, 60), scans=st.integers(1, 3), seed=st.integers(0, 5))
 def test_no_patient_is_in_two_parts_and_none_is_lost(subjects: int, scans: int, seed: int) -> None:
-    made = split(rows(subjects, scans), SplitSettings(seed=seed))
+    made = split(rows(subjects, scans), SplitSettings(seed=seed), 1)
     patients = [{s.scan.split("-")[0] for s in segments} for segments in made.parts.values()]
     assert made.by == "patients"
     assert all(patients)
     assert sum(map(len, patients)) == len(set.union(*patients)) == subjects
     assert sum(map(len, made.parts.values())) == subjects * scans
-    assert made == split(rows(subjects, scans), SplitSettings(seed=seed))
+    assert made == split(rows(subjects, scans), SplitSettings(seed=seed), 1)
     assert made == Split.from_json(made.to_json())
 
 
 @given(slices=st.integers(10, 400), gap=st.integers(0, 3))
 def test_slabs_of_one_scan_are_disjoint_with_a_gap(slices: int, gap: int) -> None:
-    made = split(rows(1, 1, slices), SplitSettings(validation=0.25, test=0.25, gap=gap))
+    made = split(rows(1, 1, slices), SplitSettings(validation=0.25, test=0.25, gap=gap), 1)
     slabs = sorted((s.start, s.stop) for segments in made.parts.values() for s in segments)
     assert made.by == "slabs"
     assert slabs[0][0] == 0
@@ -37,12 +37,18 @@ def test_slabs_of_one_scan_are_disjoint_with_a_gap(slices: int, gap: int) -> Non
 
 
 def test_the_sample_gets_32_slices_to_test_and_to_validate() -> None:
-    made = split(rows(1, 1, 133), SplitSettings(validation=0.25, test=0.25, gap=2))
+    made = split(rows(1, 1, 133), SplitSettings(validation=0.25, test=0.25, gap=2), 1)
     assert {part: sum(map(len, segments)) for part, segments in made.parts.items()} == {
         "train": 65, "validation": 32, "test": 32,
     }  # fmt: skip
 
 
 def test_too_few_slices_are_refused() -> None:
-    with pytest.raises(UserError, match="p0-0 has 5 slices, too few"):
-        split(rows(1, 1, 5), SplitSettings())
+    with pytest.raises(UserError, match=r"p0-0 has 7 slices; data.split leaves 0 to test, but a volume takes 1"):
+        split(rows(1, 1, 7), SplitSettings(validation=0.3, test=0.1), 1)
+
+
+@pytest.mark.parametrize(("share", "patients"), [(0.44, 8), (0.44, 3), (0.3, 3), (0.44, 100)])
+def test_someone_is_left_to_train_on(share: float, patients: int) -> None:
+    made = split(rows(patients), SplitSettings(validation=share, test=share), 1)
+    assert all(made.parts.values())

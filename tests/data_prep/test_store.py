@@ -22,7 +22,6 @@ def test_a_pair_comes_back_with_its_attributes(make_pair: Callable[..., Path]) -
     pair = Pair(path)
     np.testing.assert_array_equal(pair.read("full_dose"), chest(70))
     np.testing.assert_array_equal(pair.read("full_dose", 31, 34), chest(70)[31:34])
-    assert pair.slices == 70
     assert pair.provenance["sha256"]["full_dose"] == digest_array(chest(70))
     pair.check()
     group = zarr.open_group(path, mode="r")
@@ -42,7 +41,7 @@ def test_a_flipped_byte_is_found(make_pair: Callable[..., Path]) -> None:
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
     shard.write_bytes(content)
-    with pytest.raises((UserError, ValueError)):
+    with pytest.raises(UserError, match="does not hold what was written"):
         Pair(path).check()
 
 
@@ -55,7 +54,7 @@ def test_a_missing_shard_is_found(make_pair: Callable[..., Path]) -> None:
 
 def test_no_pair_is_said_to_be_none(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no Zarr pair"):
-        _ = Pair(tmp_path / "absent.zarr").slices
+        Pair(tmp_path / "absent.zarr").read("full_dose")
 
 
 def test_a_writer_killed_in_the_middle_leaves_the_old_pair_and_then_nothing_of_its_own(
@@ -82,7 +81,7 @@ def test_a_writer_killed_in_the_middle_leaves_the_old_pair_and_then_nothing_of_i
     full = chest(4)
     write_pair(path, {"full_dose": full, "low_dose": full}, (1, 1, 1), {})
     assert os.listdir(path.parent) == ["a.zarr"]
-    assert Pair(path).slices == 4
+    assert len(Pair(path).read("low_dose")) == 4
 
 
 def _write_half(path: Path) -> None:

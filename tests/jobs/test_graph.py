@@ -114,10 +114,3 @@ def test_failures_are_tried_again_and_refusals_only_when_something_changed(
     assert decisions(graph)["z"].run
     monkeypatch.setattr(Toy, "options", {"rate": 2})
     assert decisions(graph)["y"].run
-
-
-def test_an_item_begun_on_other_terms_is_told_apart(graph: Graph) -> None:
-    markers = graph.stages["toy"].markers
-    assert not markers.begin("x", "one")
-    assert not markers.begin("x", "one")
-    assert markers.begin("x", "two")

@@ -21,9 +21,9 @@ def samples(data: Path, seed: int = 0, stop: int = 48, dims: int = 3) -> PairSam
 def test_low_and_full_are_cut_at_the_same_place(make_pair: Callable[..., Path]) -> None:
     data = make_pair()
     pair = Pair(data / "toy" / "a.zarr")
-    low, full, width = samples(data)[7]
+    low, full, scales = samples(data)[7]
     assert low.shape == full.shape == (1, 16, 16, 16)
-    assert float(width) == 100
+    assert scales.tolist() == [[0, 100], [0, 100]]
     assert len(_places(pair, full, low)) == 1
 
 

@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -54,12 +56,28 @@ def published() -> DDnet:
     return model.eval()
 
 
+def error_to_golden(found: Tensor, name: str) -> np.ndarray:
+    return np.asarray(np.abs(found.numpy() - golden(name)))
+
+
 def close_to_golden(found: Tensor, name: str) -> None:
-    """The golden values are float32: they differ from the same network in float64 by 2e-5 at the most, 5e-7 RMS."""
-    error = np.abs(found.numpy() - golden(name))
+    """Within 1e-5 at 99 % of the voxels; see the next test for why not at all of them."""
+    error = error_to_golden(found, name)
     assert np.sqrt((error**2).mean()) < 2e-6
     assert np.quantile(error, 0.99) < 1e-5
     assert error.max() < 4e-5
+
+
+@torch.no_grad()
+def test_the_golden_values_themselves_are_float32_and_1e_5_from_the_exact_output(published: DDnet) -> None:
+    """So 1e-5 at every voxel cannot be met: even the same network in float64 is farther off."""
+    x = torch.from_numpy(golden("input"))[:, None]
+    exact = copy.deepcopy(published).double()(x.double())[:, 0]
+    assert 1e-5 < error_to_golden(exact, "output_2d_eval").max() < 2e-5
+    plain = PlainDDnet(2).eval()
+    with np.load(shared_file("ddnet/published_2d_weights.npz")) as arrays:
+        plain.load_state_dict({key: torch.from_numpy(arrays[key]) for key in arrays})
+    assert 1e-6 < error_to_golden(plain(x)[:, 0], "output_2d_eval").max() < 4e-5
 
 
 @torch.no_grad()

@@ -47,7 +47,14 @@ def judge(root: Path, model: str, rmse: float) -> None:
 def train(root: Path, cell: CellSettings) -> None:
     folder = root / "cells" / cell.id
     folder.mkdir(parents=True)
-    result: dict[str, Any] = {"parameters": 1, "steps": 4, "samples": 4, "peak_bytes": 2**30, "device": "cpu"}
+    result: dict[str, Any] = {
+        "parameters": 1,
+        "steps": 4,
+        "samples": 4,
+        "peak_bytes": 2**30,
+        "device": "cpu",
+        "torch": "2",
+    }
     result |= {"seconds": {"training": 100.0 / cell.ranks}, "validation": {"rmse_hu": 30.0}}
     (folder / "result.json").write_text(json.dumps(result))
     judged = {"kind": "validation", "step": 1, "epoch": 0, "rmse_hu": 30.0, "low_dose_rmse_hu": 40.0}
@@ -59,7 +66,7 @@ def test_a_partial_study_gives_a_partial_report(tmp_path: Path, settings: RunSet
     cells = cells_of(settings)
     fill(tmp_path, cells, {"2d", "3d-s16-r1"})
     states = {"2d": ("done", ""), "3d-s16-r1": ("done", ""), "3d-s16-r2": ("failed", f"rank 1 died {HOSTILE}")}
-    write_report(tmp_path, settings, cells, states)
+    write_report(tmp_path, settings, cells, states, ["low-dose", "2d", "3d-s16-r1"])
     report = tmp_path / "report"
     trained = pd.read_csv(report / "cells.csv").set_index("cell")
     assert trained.loc["3d-s16-r2", "state"] == "failed"
@@ -81,6 +88,6 @@ def test_a_partial_study_gives_a_partial_report(tmp_path: Path, settings: RunSet
 def test_a_report_without_any_training_still_has_the_input(tmp_path: Path, settings: RunSettings) -> None:
     cells = cells_of(settings)
     fill(tmp_path, cells, set())
-    write_report(tmp_path, settings, cells, {cell.id: ("missing", "not trained") for cell in cells})
+    write_report(tmp_path, settings, cells, {cell.id: ("missing", "not trained") for cell in cells}, ["low-dose"])
     assert pd.read_csv(tmp_path / "report" / "quality.csv")["model"].tolist() == ["low-dose"]
     assert (tmp_path / "report" / "index.html").stat().st_size > 10_000

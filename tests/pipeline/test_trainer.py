@@ -8,17 +8,18 @@ import pytest
 import torch
 from torch.multiprocessing.spawn import start_processes
 
-from data_prep.errors import UserError
 from data_prep.split import Segment, Split
 from pipeline.config import CellSettings
 from pipeline.models import DDnet
 from pipeline.training import checkpoint
+from pipeline.training.checkpoint import CheckpointError
 from pipeline.training.distributed import joined, reduced
 from pipeline.training.metrics_file import MetricsFile, read_metrics
 from pipeline.training.trainer import TrainingError, build_network, load_trained, train
 from pipeline.training.world import World
 from tests.pipeline.cells import cell
 
+CPU = torch.device("cpu")
 SPLIT = Split("slabs", {
     "train": [Segment("toy", "a", 0, 24)],
     "validation": [Segment("toy", "a", 24, 40)],
@@ -94,9 +95,9 @@ def test_a_stopped_training_goes_on_to_the_same_losses(
 def _rank(rank: int, settings: CellSettings, data: Path, folder: Path, size: int, start: Path | None) -> None:
     torch.set_num_threads(1)
     world = World(rank, size, rank, f"file://{folder}.meet")
-    with joined(world):
+    with joined(world, CPU):
         result = train(settings, data, SPLIT, folder, world, start, lambda done, total, note: None)
-        assert reduced({"a": 1.0, "b": float(rank)}, world) == {"a": size, "b": size * (size - 1) / 2}
+        assert reduced({"a": 1.0, "b": float(rank)}, world, CPU) == {"a": size, "b": size * (size - 1) / 2}
     (folder / f"rank{rank}.json").write_text(json.dumps(result))
 
 
@@ -139,7 +140,7 @@ def test_a_start_is_used_and_must_fit(make_pair: Callable[..., Path], tmp_path: 
     found = load_trained(cell(), tmp_path / "cell").state_dict()
     torch.testing.assert_close(found["stem.weight"], model.state_dict()["stem.weight"], atol=1e-9, rtol=0)
     start.write_bytes(b"nonsense")
-    with pytest.raises(UserError, match=r"start\.pt is no readable checkpoint"):
+    with pytest.raises(CheckpointError, match=r"start\.pt is no readable checkpoint"):
         run(cell(), tmp_path / "data", tmp_path / "other", start=start)
 
 
@@ -149,7 +150,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
             return (Path.touch, (tmp_path / "ran",))
 
     torch.save({"model": Evil()}, tmp_path / "evil.pt")
-    with pytest.raises(UserError, match="no readable checkpoint"):
+    with pytest.raises(CheckpointError, match="no readable checkpoint"):
         checkpoint.load_state(tmp_path / "evil.pt")
     assert not (tmp_path / "ran").exists()
 
@@ -157,7 +158,14 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
 def test_a_loss_that_is_no_number_stops_the_training(make_pair: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"loss of cell cell is (nan|inf) at step"):
         run(cell(learning_rate=1e30, epochs=4), make_pair(), tmp_path / "cell")
-    assert all(math.isfinite(loss) for loss in losses(tmp_path / "cell"))
+    assert all(math.isfinite(loss) for kind in ("train", "validation") for loss in losses(tmp_path / "cell", kind))
+
+
+def test_weights_that_the_last_step_broke_are_not_kept(make_pair: Callable[..., Path], tmp_path: Path) -> None:
+    """The loss of a step is that of the weights before it."""
+    with pytest.raises(TrainingError, match=r"(validation loss|sum of weights) of cell cell is"):
+        run(cell(learning_rate=1e38, epochs=1, samples=1), make_pair(), tmp_path / "cell")
+    assert checkpoint.newest(tmp_path / "cell" / "checkpoints") == 0
 
 
 def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
@@ -181,5 +189,5 @@ def test_metrics_after_the_checkpoint_are_dropped_and_a_cut_line_is_passed_over(
 
 
 def test_a_world_that_is_not_whole_fails(tmp_path: Path) -> None:
-    with pytest.raises(Exception, match=r"(?i)rank"), joined(World(3, 2, 0, f"file://{tmp_path}/meet")):
+    with pytest.raises(Exception, match=r"(?i)rank"), joined(World(3, 2, 0, f"file://{tmp_path}/meet"), CPU):
         pass
