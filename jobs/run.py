@@ -51,7 +51,7 @@ def _run_stage(stage: Stage, items: Sequence[str], launcher: Launcher, display: 
             together = partial(launcher.together, root, stage.name, item, stage.ranks(item))
             _run_group(stage, [item], together, display)
         return
-    left, before = list(items), []
+    left, before = list(items), list[str]()
     while left and left != before:  # again without the items that a worker died of
         before = left
         share = partial(launcher.share, root, stage.name, before, min(stage.workers(), len(before)))

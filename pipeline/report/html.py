@@ -19,9 +19,8 @@ FIGURES = (
 )
 # folders and files may be named after patients
 _PATHS: Any = {"runs": True, "data": {"sources": {"__all__": {"path"}}}}
+_DIGITS = {"rmse_hu": "2f", "mse": "2e", "psnr": "2f", "ssim": "4f", "ms_ssim": "4f"}
 _COLUMNS = {
-    "quality": ["model", "slices", "rmse_hu_mean", "rmse_hu_sd", "rmse_change", "beats_input", "mse_mean", "mse_sd",
-                "psnr_mean", "psnr_sd", "ssim_mean", "ssim_sd", "ms_ssim_mean", "ms_ssim_sd"],
     "speedup": ["cell", "slices", "ranks", "training_seconds", "baseline", "speed_up", "efficiency"],
     "cells": ["cell", "state", "slices", "ranks", "sampling", "transfer", "steps", "samples", "training_seconds",
               "validation_seconds", "start_seconds", "peak_bytes", "device", "reason"],
@@ -42,7 +41,8 @@ def write_page(root: Path, settings: RunSettings, tables: Mapping[str, pd.DataFr
             ["dataset", "subject", "scan", "state", "slices", "spacing_z_mm", "spacing_xy_mm", "rmse_low_hu", "reason"],
         ),
         split=split,
-        tables={name: _rows(table, _COLUMNS[name]) for name, table in tables.items()},
+        tables={name: _rows(tables[name], columns) for name, columns in _COLUMNS.items()},
+        quality=_quality_rows(tables["quality"]),
         figures=[(text, base64.b64encode((target / name).read_bytes()).decode()) for name, text in FIGURES],
         worse=list(tables["quality"].query("beats_input == 'no'")["model"]),
         provenance=json.loads((root / "provenance.json").read_text()),
@@ -60,6 +60,15 @@ def _rows(table: pd.DataFrame, columns: list[str]) -> list[list[str]]:
             for row in table[kept].itertuples(index=False)
         ),
     ]
+
+
+def _quality_rows(table: pd.DataFrame) -> list[list[str]]:
+    """Mean and SD of each metric in one cell."""
+    shown = table[["model", "scans", "slices", "rmse_change", "beats_input"]].copy()
+    for metric, digits in _DIGITS.items():
+        pairs = zip(table[f"{metric}_mean"], table[f"{metric}_sd"], strict=True)
+        shown[metric] = [f"{mean:.{digits}} ± {sd:.{digits}}" for mean, sd in pairs]
+    return _rows(shown, ["model", "scans", "slices", "rmse_hu", "rmse_change", "beats_input", *list(_DIGITS)[1:]])
 
 
 def _text(column: str, value: Any) -> str:

@@ -82,7 +82,7 @@ def draw_slices(root: Path, quality: pd.DataFrame, dose: float, path: Path) -> N
     """One held-out slice: low dose, the 2D and the best 3D network, full dose, and their differences."""
     images, full = _example_images(root, quality, dose)
     low, high = LUNG[0] - LUNG[1] / 2, LUNG[0] + LUNG[1] / 2
-    with _figure(path, 3 * (len(images) + 1), 6.3) as figure:
+    with _figure(path, 3 * (len(images) + 1), 6.4) as figure:
         axes = figure.subplots(2, len(images) + 1, squeeze=False)
         for ax in axes.flat:
             ax.set_axis_off()
@@ -94,8 +94,9 @@ def draw_slices(root: Path, quality: pd.DataFrame, dose: float, path: Path) -> N
             axes[1][column].set_title(f"minus full dose: RMSE {rmse:.1f} HU", fontsize=10)
         shade = axes[0][-1].imshow(full, cmap="gray", vmin=low, vmax=high)
         axes[0][-1].set_title("full dose", fontsize=11)
-        figure.colorbar(shade, ax=axes[1][-1], location="top", label="images: HU, lung window", shrink=0.9)
-        figure.colorbar(change, ax=axes[1][-1], location="bottom", label="differences: HU", shrink=0.9)
+        for height, drawn, label in ((0.7, shade, "images: HU, lung window"), (0.3, change, "differences: HU")):
+            bar = axes[1][-1].inset_axes((0.05, height, 0.9, 0.06))
+            figure.colorbar(drawn, cax=bar, orientation="horizontal", label=label)
 
 
 def _example_images(root: Path, quality: pd.DataFrame, dose: float) -> tuple[dict[str, Image], Image]:

@@ -23,7 +23,7 @@ def _cell_row(root: Path, cell: CellSettings, state: str, reason: str, data: str
     alike = cell.model_dump(mode="json", exclude={"id": True, "ranks": True, "training": set(WITHOUT_EFFECT)})
     row: dict[str, Any] = {
         "cell": cell.id, "state": state, "dims": cell.dims, "slices": cell.slices, "ranks": cell.ranks,
-        "sampling": cell.sampling, "transfer": cell.transfer,
+        "sampling": cell.sampling, "transfer": cell.transfer, "alike": "",
     }  # fmt: skip
     if state == "done":
         result = json.loads((root / "cells" / cell.id / "result.json").read_text())

@@ -41,7 +41,7 @@ def test_side_not_divisible_by_16(tmp_path: Path, key: str, value: str) -> None:
 
 
 def test_missing_scan(tmp_path: Path) -> None:
-    assert "path absent of the nifti source does not exist" in refused(tmp_path, "{kind: nifti, path: absent}")
+    assert "absent of the nifti source does not exist" in refused(tmp_path, "{kind: nifti, path: absent}")
     (tmp_path / "empty").mkdir()
     assert "empty holds no DICOM images" in refused(tmp_path, "{kind: dicom, path: empty}")
 
