@@ -27,7 +27,8 @@ Image = NDArray[np.float64]
 
 @contextmanager
 def _figure(path: Path, width: float, height: float) -> Iterator[Figure]:
-    figure = Figure(figsize=(width, height), layout="constrained", dpi=120)
+    figure = Figure(figsize=(width, height), dpi=120)
+    figure.set_layout_engine("constrained", w_pad=0.06, h_pad=0.08)
     yield figure
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png")
