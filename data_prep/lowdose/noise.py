@@ -18,12 +18,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from data_prep.lowdose.geometry import FanGeometry
+from data_prep.lowdose.gridding import GriddedBackprojector
 from data_prep.lowdose.projector import Backprojector, CoarseProjector
 from data_prep.progress import Progress, untold
 from data_prep.settings import LowDoseSettings
 from data_prep.volume import AIR_HU, CTVolume
 
 _BATCH = 16
+BACKPROJECTORS: dict[str, type[Backprojector] | type[GriddedBackprojector]] = {
+    "exact": Backprojector,
+    "gridded": GriddedBackprojector,
+}
 
 
 class LowDoseSimulator:
@@ -33,7 +38,9 @@ class LowDoseSimulator:
         self.settings, self.device = settings, torch.device(device)
         self.geometry = FanGeometry(settings.geometry, side, pixel)
         self.project = CoarseProjector(self.geometry, self.device)
-        self.reconstruct = Backprojector(self.geometry, settings.window, settings.cutoff, self.device)
+        self.reconstruct = BACKPROJECTORS[settings.backprojection](
+            self.geometry, settings.window, settings.cutoff, self.device
+        )
 
     def noise_hu(self, full_hu: Tensor, seeds: list[int]) -> Tensor:
         """Noise (HU) to add to full-dose slices (HU), both (side, side, batch); one seed a slice."""

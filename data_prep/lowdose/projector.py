@@ -161,15 +161,28 @@ def _backprojection_rows(geometry: FanGeometry, place: Tensor) -> tuple[Tensor, 
 
 
 def _filter_response(geometry: FanGeometry, window: str, cutoff: float) -> Tensor:
-    """Frequency response of the equiangular ramp, sampled in space to keep its mean right, times a window."""
+    """Frequency response of the equiangular ramp times a window, for padded rows of channels."""
     angle, length = geometry.channel_angle, 2 ** math.ceil(math.log2(2 * geometry.scanner.channels))
-    n = torch.arange(length, dtype=torch.float64) - length // 2
-    odd = n % 2 != 0
-    kernel = torch.zeros(length, dtype=torch.float64)
-    kernel[n == 0] = 1 / (8 * angle**2)
-    kernel[odd] = -1 / (2 * math.pi**2 * torch.sin(n[odd] * angle) ** 2)
-    ramp: Tensor = torch.fft.rfft(torch.fft.ifftshift(kernel)).real * angle
-    frequency = torch.arange(length // 2 + 1, dtype=torch.float64) / (length // 2) / cutoff
+    return _response(torch.sin(_places(length) * angle) / angle, angle, window, cutoff) / 2
+
+
+def ramp_response(samples: int, spacing: float, window: str, cutoff: float) -> Tensor:
+    """Frequency response of the ramp for parallel rays ``spacing`` mm apart times a window."""
+    return _response(_places(samples), spacing, window, cutoff)
+
+
+def _places(length: int) -> Tensor:
+    return torch.arange(length, dtype=torch.float64) - length // 2
+
+
+def _response(place: Tensor, spacing: float, window: str, cutoff: float) -> Tensor:
+    """The band-limited ramp is sampled in space, at ``place`` samples from its centre, to keep its mean right."""
+    odd = _places(len(place)) % 2 != 0
+    kernel = torch.zeros(len(place), dtype=torch.float64)
+    kernel[len(place) // 2] = 1 / (4 * spacing**2)
+    kernel[odd] = -1 / (math.pi * place[odd] * spacing) ** 2
+    ramp: Tensor = torch.fft.rfft(torch.fft.ifftshift(kernel)).real * spacing
+    frequency = torch.arange(len(ramp), dtype=torch.float64) / (len(ramp) - 1) / cutoff
     return (ramp * torch.where(frequency <= 1, _window(window, frequency), 0.0)).float()
 
 
