@@ -88,7 +88,10 @@ class Pair:
 
     @cached_property
     def _arrays(self) -> dict[str, zarr.Array[Any]]:
-        found = {name: self._group[name] for name in ARRAYS}
+        found = {name: self._group.get(name) for name in ARRAYS}
+        missing = [name for name, array in found.items() if not isinstance(array, zarr.Array)]
+        if missing:
+            raise UserError(f"{self.path} lacks the array {' and '.join(missing)}: prepare the scan again")
         return {name: array for name, array in found.items() if isinstance(array, zarr.Array)}
 
     @property

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.progress import Progress
 
 from data_prep.errors import UserError
 from data_prep.files import held
@@ -75,6 +76,22 @@ def _tell_end(folder: RunFolder, count: int, console: Console) -> None:
 def status(folder: Annotated[Path, typer.Argument(help="Run folder, such as runs/demo.")]) -> None:
     """Say what became of each item of a run."""
     Console().print(status_table(graph_of(RunFolder.opened(folder))))
+
+
+@app.command("verify")
+def verify_data(data: Annotated[Path, typer.Argument(help="Data folder, such as runs/demo/data.")]) -> None:
+    """Read every pair and compare it with its digests and the manifest; exit code 1 if any is wrong."""
+    from data_prep.verify import verify
+
+    console = Console()
+    with Progress(console=console, disable=not console.is_terminal) as bars:
+        task = bars.add_task("verify")
+        count, faults = verify(data, lambda done, total, note: bars.update(task, completed=done, total=total))
+    for fault in faults:
+        console.print(f"{fault.scan}: {fault.what}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"{count} pairs in the manifest, {len(faults)} faults", highlight=False)
+    if faults:
+        raise typer.Exit(1)
 
 
 @app.command("config")

@@ -30,7 +30,7 @@ class GriddedBackprojector:
         self.geometry, self.device = geometry, device
         self.angles = geometry.scanner.views // 2
         self.spacing = geometry.scanner.source_isocentre_mm * geometry.channel_angle
-        self.samples = 2 ** math.ceil(math.log2(1.3 * geometry.scanner.channels))
+        self.samples: int = 2 ** math.ceil(math.log2(1.3 * geometry.scanner.channels))
         self.grid = OVERSAMPLING * geometry.side
         step = self.grid * geometry.pixel / (self.samples * self.spacing)  # radial samples, in grid cells
         self.kept = min(self.samples // 2 + 1, math.ceil((self.grid / 2 - KERNEL) / step))

@@ -1,0 +1,67 @@
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from data_prep.errors import UserError
+from data_prep.store import Pair
+from data_prep.verify import verify
+
+
+@pytest.fixture
+def data(make_pair: Callable[..., Path]) -> Path:
+    """Two pairs and their manifest, with a scan that was turned away."""
+    folder = make_pair("a")
+    make_pair("b", seed=1)
+    rows = [{"dataset": "toy", "scan": "c", "state": "turned away", "reason": "tilted"}]
+    for scan in "ab":
+        digests = Pair(folder / "toy" / f"{scan}.zarr").provenance["sha256"]
+        rows.append({"dataset": "toy", "scan": scan, "state": "kept", **{f"sha256_{k}": v for k, v in digests.items()}})
+    pd.DataFrame(rows).to_csv(folder / "manifest.csv", index=False)
+    return folder
+
+
+def what(data: Path) -> dict[str, str]:
+    count, faults = verify(data)
+    assert count == 2
+    return {fault.scan: fault.what for fault in faults}
+
+
+def test_sound_data_has_no_fault(data: Path) -> None:
+    told: list[int] = []
+    assert verify(data, lambda done, total, note: told.append(done)) == (2, [])
+    assert told == [1, 2]
+
+
+@pytest.mark.parametrize("place", ["full_dose/c/1/0/0", "low_dose/c/0/0/0"])
+def test_a_flipped_byte_and_a_missing_shard_are_found(data: Path, place: str) -> None:
+    shard = data / "toy" / "a.zarr" / place
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 3] ^= 1
+    shard.write_bytes(content)
+    assert "does not hold what was written" in what(data)["a"]
+    shard.unlink()
+    assert list(what(data)) == ["a"]
+
+
+def test_a_manifest_that_lies_is_found(data: Path) -> None:
+    path = data / "manifest.csv"
+    path.write_text(path.read_text().replace(Pair(data / "toy" / "b.zarr").provenance["sha256"]["low_dose"], "0" * 64))
+    assert "another digest for low_dose" in what(data)["b"]
+
+
+def test_missing_and_unlisted_pairs_are_found(data: Path) -> None:
+    (data / "toy" / "a.zarr").rename(data / "toy" / "d.zarr")
+    found = what(data)
+    assert found["a"].endswith("a.zarr is missing")
+    assert found["d"].endswith("is not in the manifest")
+    shutil.rmtree(data / "toy" / "d.zarr" / "low_dose")
+    (data / "toy" / "d.zarr").rename(data / "toy" / "a.zarr")
+    assert "a" in what(data)
+
+
+def test_another_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds no manifest\.csv"):
+        verify(tmp_path)
