@@ -8,7 +8,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -64,24 +63,16 @@ def _step(network: nn.Module, x: torch.Tensor) -> Timed:
 
 def low_dose() -> tuple[float, float]:
     """Low dose for one 512 x 512 slice on one core, against scikit-image's radon and iradon of 1152 views."""
-    image, angles = np.zeros((512, 512)), np.linspace(0, 180, 1152, endpoint=False)
-    return _low_dose("gridded", lambda: iradon(radon(image, angles), angles, filter_name="hann"))
-
-
-def low_dose_exact() -> tuple[float, float]:
-    """The exact fan-beam way for one slice, against the gridded one."""
-    gridded = LowDoseSimulator(LowDoseSettings(backprojection="gridded"), 512, 0.7)
-    slices = torch.zeros(512, 512, 16)
-    ours, baseline = _low_dose("exact", lambda: gridded.noise_hu(slices, list(range(16))))
-    return ours, baseline / 16
-
-
-def _low_dose(way: Literal["exact", "gridded"], baseline: Timed) -> tuple[float, float]:
     torch.set_num_threads(1)
-    simulator = LowDoseSimulator(LowDoseSettings(backprojection=way), 512, 0.7)
+    simulator = LowDoseSimulator(LowDoseSettings(backprojection="gridded"), 512, 0.7)
     slices = torch.zeros(512, 512, 16)
-    ours, theirs = medians(lambda: simulator.noise_hu(slices, list(range(16))), baseline, 3)
-    return ours / 16, theirs
+    image, angles = np.zeros((512, 512)), np.linspace(0, 180, 1152, endpoint=False)
+    ours, baseline = medians(
+        lambda: simulator.noise_hu(slices, list(range(16))),
+        lambda: iradon(radon(image, angles), angles, filter_name="hann"),
+        3,
+    )
+    return ours / 16, baseline
 
 
 def load_grouped() -> tuple[float, float]:
@@ -102,7 +93,6 @@ def load_grouped() -> tuple[float, float]:
 BENCHES = {
     "train-step": (train_step, "plain 3D-DDnet", 1.2),
     "low-dose": (low_dose, "scikit-image radon + iradon", 50.0),
-    "low-dose-exact": (low_dose_exact, "gridded", 0.25),
     "load-grouped": (load_grouped, "np.memmap", 0.2),
 }
 

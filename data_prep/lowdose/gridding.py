@@ -20,7 +20,7 @@ SHAPE = math.pi * math.sqrt((KERNEL / OVERSAMPLING * (OVERSAMPLING - 0.5)) ** 2 
 
 
 class GriddedBackprojector:
-    """Same call as ``Backprojector`` with an order of magnitude less work.
+    """Same call as ``Backprojector`` with less work.
 
     It interpolates sharper than the exact one's linear steps, so the same sinogram noise gives a
     somewhat higher standard deviation in the image.
