@@ -40,13 +40,13 @@ def work_together(root: Path, stage: str, item: str, world: World) -> None:
 
 def _run_marked(graph: Graph, stage: Stage, item: str, world: World) -> Exception | None:
     if not world.leads:
-        return _run_rank(graph, stage, item, world)
+        return _run_rank(stage, item, world, graph.parts(stage, item))
     with locked(stage.markers.lock(item)):
         if world.size == 1 and not graph.decide_one(stage, item).run:
             return None  # another run has done it meanwhile
         parts = graph.parts(stage, item)
         _begin(stage, item, digest_json(parts))
-        return _run_rank(graph, stage, item, world)
+        return _run_rank(stage, item, world, parts)
 
 
 def _begin(stage: Stage, item: str, digest: str) -> None:
@@ -57,8 +57,8 @@ def _begin(stage: Stage, item: str, digest: str) -> None:
     stage.markers.remove(item)
 
 
-def _run_rank(graph: Graph, stage: Stage, item: str, world: World) -> Exception | None:
-    parts, began = graph.parts(stage, item), time.time()
+def _run_rank(stage: Stage, item: str, world: World, parts: dict[str, Any]) -> Exception | None:
+    began = time.time()
     print(f"{stage.name}/{item}: started as rank {world.rank} of {world.size}", flush=True)
     try:
         result = stage.run(item, world, _reporter(stage, item, world))
