@@ -1,0 +1,47 @@
+"""``make bench``: ours and a named baseline in turn, medians, one table and ``bench.csv``.
+
+``ratio`` is baseline / ours in seconds: above 1, ours is faster. ``goal`` is what it should reach.
+``python -m tests.bench NAME...`` runs only these.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from data_prep.files import write_atomic
+from tests.bench.loading import load_grouped
+from tests.bench.low_dose import low_dose
+from tests.bench.training import train_step
+
+BENCHES = {
+    "train-step": (train_step, "plain 3D-DDnet", 1.2),
+    "low-dose": (low_dose, "scikit-image radon + iradon", 50.0),
+    "load-grouped": (load_grouped, "np.memmap", 0.2),
+}
+
+
+def rows(names: Sequence[str]) -> Iterator[dict[str, object]]:
+    """Run each benchmark."""
+    for name in names:
+        bench, baseline_name, goal = BENCHES[name]
+        ours, baseline = bench()
+        yield {"name": name, "ours": round(ours, 5), "baseline": round(baseline, 5),
+               "baseline_name": baseline_name, "ratio": round(baseline / ours, 3), "goal": goal}  # fmt: skip
+
+
+def main() -> None:
+    """Print the table and write ``bench.csv``."""
+    found = list(rows(sys.argv[1:] or list(BENCHES)))
+    table = Table("name", "ours (s)", "baseline (s)", "baseline", "ratio", "goal", box=None)
+    for row in found:
+        table.add_row(*(str(value) for value in row.values()))
+    Console().print(table)
+    write_atomic(Path("bench.csv"), pd.DataFrame(found).to_csv(index=False))
+
+
+if __name__ == "__main__":
+    main()
