@@ -10,3 +10,10 @@ class ScanError(UserError):
 
     The message is the reason, without a path or a name: it goes into the manifest and the report.
     """
+
+
+class MachineError(RuntimeError):
+    """This machine, not the scan, is in the way: a decoder or a permission is missing; worth another try.
+
+    The message holds no path or name either.
+    """

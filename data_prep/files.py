@@ -19,9 +19,10 @@ def sibling(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
 
 
-def write_atomic(path: Path, content: bytes | str) -> None:
-    """Write a unique sibling, fsync it and rename it over ``path``."""
+def write_atomic(path: Path, content: bytes | str, mode: int = 0o666) -> None:
+    """Write a unique sibling, fsync it and rename it over ``path``; ``mode`` is narrowed by the umask."""
     with replacing(path) as temporary:
+        temporary.touch(mode)
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 

@@ -1,5 +1,8 @@
-"""One series on disk to one verified Zarr pair and its manifest row."""
+"""One series on disk to one verified Zarr pair, its contact sheet and its manifest row."""
 
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -7,57 +10,115 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.errors import ScanError
 from data_prep.files import digest_files
-from data_prep.layout import pair_path
-from data_prep.lowdose.noise import simulate
+from data_prep.layout import contact_path, pair_path
+from data_prep.lowdose.noise import LowDoseSimulator
+from data_prep.overview import Overview
 from data_prep.progress import Progress, untold
-from data_prep.settings import LowDoseSettings
+from data_prep.settings import DataSettings, LowDoseSettings
 from data_prep.sources.series import Series
-from data_prep.store import Pair, write_pair
+from data_prep.store import Pair, writing_pair
+from data_prep.volume import CHUNK_SLICES, SIDE, CTScan
+
+Hu = NDArray[np.int16]
 
 
 def prepare(
-    series: Series,
-    settings: LowDoseSettings,
-    data: Path,
-    *,
-    threads: int = 1,
-    progress: Progress = untold,
+    series: Series, settings: DataSettings, data: Path, *, threads: int = 1, progress: Progress = untold
 ) -> dict[str, Any]:
-    """Read, simulate, write, read back and check one scan; return its manifest row.
+    """Read, simulate or pair, write, read back and check one scan; return its manifest row.
+
+    Slices pass through in chunks, so memory does not grow with the scan's length.
 
     Raises:
         ScanError: the series cannot be read as an axial CT.
+        MachineError: this machine cannot read it.
     """
-    source = digest_files(series.files)
-    volume = series.read(series.path)
-    low = simulate(volume, settings, series.scan, threads=threads, progress=progress)
-    path = pair_path(data, series.dataset, series.scan)
-    provenance = {
+    if series.fault:
+        raise series.fault
+    source = digest_files(series.files + series.low_files)
+    scan, path = series.open(series.files).fitted(settings.fit), pair_path(data, series.dataset, series.scan)
+    overview = Overview(scan.slices)
+    with (
+        writing_pair(path, (scan.slices, SIDE, SIDE), scan.spacing) as writer,
+        _partners(series, scan, settings, threads) as partners,
+    ):
+        for full, low in partners:
+            writer.write(full, low)
+            overview.add(full, low)
+            progress(overview.seen, scan.slices, "slices")
+        digests = writer.close(_provenance(series, settings, source))
+    Pair(path).check()
+    row = _row(series, scan, overview) | {"sha256_source": source, **{f"sha256_{k}": v for k, v in digests.items()}}
+    overview.draw(contact_path(data, series.dataset, series.scan), row)
+    return row
+
+
+@contextmanager
+def _partners(series: Series, scan: CTScan, settings: DataSettings, threads: int) -> Iterator[Iterator[tuple[Hu, Hu]]]:
+    """Chunks of full dose and low dose, measured or simulated."""
+    if series.low_files:
+        yield zip(scan.chunks(), _measured(series, scan, settings).chunks(), strict=True)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        low_dose = _simulation(settings.low_dose, scan, series.scan, pool, threads)
+        yield ((full, low_dose(full, first * CHUNK_SLICES)) for first, full in enumerate(scan.chunks()))
+
+
+def _measured(series: Series, scan: CTScan, settings: DataSettings) -> CTScan:
+    low = series.open(series.low_files).fitted(settings.fit)
+    if low.slices != scan.slices or not np.allclose(low.spacing, scan.spacing, rtol=1e-3):
+        raise ScanError(f"the low dose has {_grid(low)}, the full dose {_grid(scan)}")
+    return low
+
+
+def _grid(scan: CTScan) -> str:
+    return f"{scan.slices} slices of {' x '.join(f'{step:.3f}' for step in scan.spacing)} mm"
+
+
+def _simulation(
+    settings: LowDoseSettings, scan: CTScan, name: str, pool: ThreadPoolExecutor, threads: int
+) -> Callable[[Hu, int], Hu]:
+    """A chunk's low dose, its slices shared among the threads; the result does not depend on how."""
+    simulator, together = LowDoseSimulator(settings, SIDE, scan.spacing[2]), -(-CHUNK_SLICES // (2 * threads)) * 2
+
+    def low_dose(full: Hu, first: int) -> Hu:
+        starts = range(0, len(full), together)
+        parts = pool.map(lambda s: simulator.low_dose(full[s : s + together], name, first + s), starts)
+        return np.concatenate(list(parts))
+
+    return low_dose
+
+
+def _provenance(series: Series, settings: DataSettings, source: str) -> dict[str, Any]:
+    low_dose: Any = "measured" if series.low_files else settings.low_dose.model_dump(mode="json")
+    return {
         "dataset": series.dataset,
         "subject": series.subject,
         "source_sha256": source,
-        "reader": series.read.__name__,
-        "low_dose": settings.model_dump(mode="json"),
+        "reader": series.open.__name__,
+        "fit": settings.fit,
+        "low_dose": low_dose,
         "quarterdose": version("quarterdose"),
     }
-    digests = write_pair(path, {"full_dose": volume.hu, "low_dose": low}, volume.spacing, provenance)
-    Pair(path).check()
-    z, _, x = volume.spacing
+
+
+def _row(series: Series, scan: CTScan, overview: Overview) -> dict[str, Any]:
+    made, noise = scan.acquisition, overview.noise()
     return {
         "dataset": series.dataset,
         "subject": series.subject,
         "scan": series.scan,
-        "slices": len(volume.hu),
-        "spacing_z_mm": z,
-        "spacing_xy_mm": x,
-        "rmse_low_hu": _rmse(low, volume.hu),
-        "sha256_source": source,
-        "sha256_full_dose": digests["full_dose"],
-        "sha256_low_dose": digests["low_dose"],
+        "slices": scan.slices,
+        "spacing_z_mm": scan.spacing[0],
+        "spacing_xy_mm": scan.spacing[2],
+        "thickness_mm": made.thickness,
+        "kernel": made.kernel,
+        "kvp": made.kvp,
+        "mas": made.mas,
+        "low_dose": "measured" if series.low_files else "simulated",
+        "noise_full_hu": noise[0],
+        "noise_low_hu": noise[1],
+        "rmse_low_hu": overview.rmse(),
     }
-
-
-def _rmse(a: NDArray[np.int16], b: NDArray[np.int16]) -> float:
-    squares = sum(float(((x.astype(np.float64) - y) ** 2).sum()) for x, y in zip(a, b, strict=True))
-    return round(float(np.sqrt(squares / a.size)), 4)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, field_validator, model_validator
 
 
 class Settings(BaseModel):
@@ -15,10 +15,17 @@ class Settings(BaseModel):
 class SourceSettings(Settings):
     """A place where scans lie."""
 
-    kind: Literal["sample", "dicom", "nifti"]
+    kind: Literal["sample", "dicom", "nifti", "lidc", "mayo", "bimcv"]
     path: Path | None = Field(None, description="folder or file; the sample needs none")
     dataset: str = Field("", description="name of the data set; the kind if not given")
-    keep_ids: bool = Field(False, description="keep PatientID or file names: only for public data sets")
+    keep_ids: bool | None = Field(
+        None, description="keep PatientID or file names; if not given, only ids that look like a public data set's"
+    )
+    kernel: str | None = Field(None, description="DICOM series of this convolution kernel alone")
+    thickness_mm: float | None = Field(None, gt=0, description="DICOM series of this slice thickness alone")
+    low_dose: Literal["measured", "simulated"] | None = Field(
+        None, description="mayo: measured if not given; the others have none and simulate it"
+    )
 
     @field_validator("path")
     @classmethod
@@ -26,10 +33,28 @@ class SourceSettings(Settings):
         """A run folder must mean the same scans from wherever it is looked at."""
         return path and path.expanduser().absolute()
 
+    @model_validator(mode="after")
+    def _refuse_what_has_no_effect(self) -> Self:
+        if self.kind in ("sample", "nifti", "bimcv") and (self.kernel or self.thickness_mm):
+            raise ValueError(f"kernel and thickness_mm choose among DICOM series; a {self.kind} source has none")
+        if self.low_dose == "measured" and self.kind != "mayo":
+            raise ValueError(f"low_dose can be measured with kind mayo alone; a {self.kind} source simulates it")
+        return self
+
     @property
     def name(self) -> str:
         """The data set's name."""
         return self.dataset or self.kind
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the low dose is simulated."""
+        return self.kind != "mayo" or self.low_dose == "simulated"
+
+    @property
+    def public(self) -> bool:
+        """Whether ids that look public are kept."""
+        return self.keep_ids if self.keep_ids is not None else self.kind not in ("dicom", "nifti")
 
 
 class GeometrySettings(Settings):
@@ -37,7 +62,7 @@ class GeometrySettings(Settings):
 
     source_isocentre_mm: float = Field(595.0, gt=0)
     source_detector_mm: float = Field(1085.6, gt=0)
-    channels: int = Field(736, ge=8)
+    channels: int = Field(736, ge=8, multiple_of=4)
     channel_arc_mm: float = Field(1.2858, gt=0, description="width of a detector channel along the arc")
     views: int = Field(1152, ge=32, multiple_of=32, description="views of one turn")
     channel_offset: float = Field(0.25, description="shift of the detector, in channels")
@@ -47,11 +72,24 @@ class LowDoseSettings(Settings):
     """Simulated low dose: noise added to the full-dose image."""
 
     dose: float = Field(0.25, gt=0, lt=1, description="fraction of the full dose")
-    photons: float = Field(1.8e5, gt=0, description="photons per detector channel and view at full dose, in air")
+    photons: float = Field(
+        1.9e5, gt=0,
+        description="photons per detector channel and view at full dose, in air; the default is for the gridded "
+        "backprojection, the exact one needs 1.8e5 for as much noise",
+    )  # fmt: skip
+    bowtie: tuple[PositiveFloat, ...] = Field(
+        (), description="photons relative to `photons` from the first channel to the last, interpolated; none: 1"
+    )
+    tube_current: tuple[PositiveFloat, ...] = Field(
+        (), description="relative tube current over one turn, interpolated, periodic; none: 1"
+    )
     electronic_sd: float = Field(5.0, ge=0, description="electronic noise, counts")
+    domain: Literal["log", "counts"] = Field(
+        "log", description="log: normal noise in the log sinogram; counts: photons thinned out, for very low doses"
+    )
     water_per_mm: float = Field(0.0192, gt=0, description="attenuation of water")
     backprojection: Literal["exact", "gridded"] = Field(
-        "exact", description="gridded: 1.4 times as fast, noise a tenth higher"
+        "gridded", description="exact: fan beam as it is, three times as slow, noise up to a tenth lower"
     )
     window: Literal["ramp", "hann", "cosine", "shepp-logan"] = "hann"
     cutoff: float = Field(1.0, gt=0, le=1, description="of the reconstruction filter, fraction of Nyquist")
@@ -79,6 +117,9 @@ class DataSettings(Settings):
 
     sources: tuple[SourceSettings, ...] = Field(min_length=1)
     low_dose: LowDoseSettings = LowDoseSettings()
+    fit: Literal["crop", "resample"] = Field(
+        "crop", description="sides other than 512: pad or crop, or resample the whole plane"
+    )
     split: SplitSettings = SplitSettings()
     workers: int = Field(2, ge=1, description="worker processes, each on one core")
     max_failed: float = Field(0.1, ge=0, lt=1, description="share of scans that may be turned away")

@@ -51,7 +51,7 @@ def _fault_of(row: dict[str, Any], data: Path) -> str:
     pair = Pair(path)
     try:
         pair.check()
-    except UserError as error:
+    except (UserError, OSError) as error:
         return str(error)
     recorded = pair.provenance["sha256"]
     lies = [name for name in ARRAYS if recorded[name] != row[f"sha256_{name}"]]

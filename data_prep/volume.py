@@ -1,9 +1,12 @@
-"""The canonical CT volume: int16 HU, axial, feet to head, 512 x 512."""
+"""The canonical CT scan: int16 HU, axial, feet to head, 512 x 512."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from data_prep.errors import ScanError
@@ -11,11 +14,15 @@ from data_prep.errors import ScanError
 SIDE = 512
 AIR_HU = -1024
 MAX_TILT_DEGREES = 1.0
+CHUNK_SLICES = 32
+Numbers = NDArray[Any]
+"""HU or stored values of any number type."""
+Fit = Literal["crop", "resample"]
 
 
 @dataclass(frozen=True)
 class CTVolume:
-    """A CT scan in the canonical orientation.
+    """A CT scan in memory, in the canonical orientation.
 
     ``hu``: int16, shape (slices, 512, 512), index order (z, y, x); z runs feet to head, y front to
     back, x from the patient's right to the left (DICOM's LPS). ``spacing``: mm along (z, y, x).
@@ -25,25 +32,44 @@ class CTVolume:
     spacing: tuple[float, float, float]
 
 
-def canonical(voxels: NDArray[np.generic], affine: NDArray[np.float64]) -> CTVolume:
-    """Turn voxels (i, j, k) in HU with a RAS+ affine in mm into a :class:`CTVolume`.
+@dataclass(frozen=True)
+class Acquisition:
+    """How a scan was made, as far as its files say: tube voltage (kV), charge (mAs), slice thickness (mm)."""
 
-    Everything below -1024 HU (padding outside the field of view) becomes -1024. Sides other than
-    512 are padded with air or cropped about the centre.
+    kernel: str = ""
+    kvp: float | None = None
+    mas: float | None = None
+    thickness: float | None = None
 
-    Raises:
-        ScanError: the slices are tilted, not axial, or the values are no HU.
-    """
-    _check_axis_aligned(affine)
-    orientation = nib.orientations.ornt_transform(
-        nib.orientations.io_orientation(affine), nib.orientations.axcodes2ornt(("L", "P", "S"))
-    )
-    zyx = np.transpose(nib.orientations.apply_orientation(voxels, orientation), (2, 1, 0))
-    steps = np.linalg.norm(affine[:3, :3], axis=0)
-    x, y, z = (float(steps[np.flatnonzero(orientation[:, 0] == axis)[0]]) for axis in range(3))
-    if abs(x - y) > 0.01 * x:
-        raise ScanError(f"in-plane spacing {y:.3f} x {x:.3f} mm is not square: no axial series")
-    return CTVolume(fit(_as_int16(zyx)), (z, y, x))
+
+@dataclass(frozen=True)
+class Grid:
+    """How stored voxels (i, j, k) lie in the patient. ``spacing``: mm along canonical (z, y, x)."""
+
+    orientation: NDArray[np.float64]
+    spacing: tuple[float, float, float]
+
+    @classmethod
+    def of(cls, affine: NDArray[np.float64]) -> "Grid":
+        """The grid of a RAS+ affine in mm.
+
+        Raises:
+            ScanError: the slices are tilted or sheared, or their pixels are not square.
+        """
+        _check_axis_aligned(affine)
+        orientation = nib.orientations.ornt_transform(
+            nib.orientations.io_orientation(affine), nib.orientations.axcodes2ornt(("L", "P", "S"))
+        )
+        steps = np.linalg.norm(affine[:3, :3], axis=0)
+        x, y, z = (float(steps[np.flatnonzero(orientation[:, 0] == axis)[0]]) for axis in range(3))
+        if abs(x - y) > 0.01 * x:
+            raise ScanError(f"in-plane spacing {y:.3f} x {x:.3f} mm is not square: no axial series")
+        return cls(orientation, (z, y, x))
+
+    def turned(self, voxels: Numbers) -> Numbers:
+        """A view of (i, j, k) voxels in canonical order (z, y, x)."""
+        view: Numbers = nib.orientations.apply_orientation(voxels, self.orientation)
+        return view.transpose(2, 1, 0)
 
 
 def _check_axis_aligned(affine: NDArray[np.float64]) -> None:
@@ -56,21 +82,73 @@ def _check_axis_aligned(affine: NDArray[np.float64]) -> None:
         raise ScanError(f"slices are tilted by {tilt:.1f} degrees, allowed {MAX_TILT_DEGREES}")
 
 
-def _as_int16(voxels: NDArray[np.generic]) -> NDArray[np.int16]:
-    values = np.asarray(voxels)
-    if not np.isfinite(values).all():
-        raise ScanError("the voxels hold NaN or infinity")
-    if values.min() > -200 or values.max() < 0:
-        raise ScanError(f"values from {values.min():g} to {values.max():g} are no HU: air or tissue is missing")
-    return np.ascontiguousarray(np.clip(np.rint(values), AIR_HU, 32767).astype(np.int16))
+@dataclass(frozen=True)
+class CTScan:
+    """An axial CT whose slices are read on demand, so that memory does not grow with its length.
+
+    ``planes(start, stop)`` gives slices in canonical order, HU of any number type and any size in the
+    plane; ``spacing``: mm along (z, y, x).
+    """
+
+    slices: int
+    spacing: tuple[float, float, float]
+    planes: Callable[[int, int], Numbers]
+    acquisition: Acquisition = Acquisition()
+
+    def chunks(self) -> Iterator[NDArray[np.int16]]:
+        """The slices, ``CHUNK_SLICES`` at a time: int16 HU, (n, 512, 512), nothing below -1024.
+
+        Raises:
+            ScanError: after the last chunk, if the values are no HU; anywhere, if a slice is broken.
+        """
+        lowest, highest = np.inf, -np.inf
+        for start in range(0, self.slices, CHUNK_SLICES):
+            values = self.planes(start, min(start + CHUNK_SLICES, self.slices))
+            least, most = float(values.min()), float(values.max())
+            if not np.isfinite(least + most):
+                raise ScanError("the voxels hold NaN or infinity")
+            lowest, highest = min(lowest, least), max(highest, most)
+            yield fit(_as_int16(values, least))
+        if lowest > -200 or highest < 0:
+            raise ScanError(f"values from {lowest:g} to {highest:g} are no HU: air or tissue is missing")
+
+    def load(self) -> CTVolume:
+        """All slices at once."""
+        hu = np.empty((self.slices, SIDE, SIDE), np.int16)
+        for start, chunk in zip(range(0, self.slices, CHUNK_SLICES), self.chunks(), strict=True):
+            hu[start : start + CHUNK_SLICES] = chunk
+        return CTVolume(hu, self.spacing)
+
+    def fitted(self, how: Fit) -> "CTScan":
+        """The scan on a grid of 512 x 512: as it is, to be padded or cropped, or its whole plane resampled."""
+        side = max(self.planes(0, 1).shape[1:])
+        if how == "crop" or side == SIDE:
+            return self
+        z, y, x = self.spacing
+        spacing = (z, y * side / SIDE, x * side / SIDE)
+        return CTScan(self.slices, spacing, lambda a, b: _resampled(self.planes(a, b), side), self.acquisition)
 
 
-def fit(hu: NDArray[np.int16]) -> NDArray[np.int16]:
-    """Pad with air or crop about the centre to 512 x 512; no resampling."""
+def _as_int16(values: Numbers, least: float = -np.inf) -> NDArray[np.int16]:
+    """Rounded, air below -1024; ``least``: the lowest of the values, if it is known."""
+    if values.dtype != np.int16:
+        return np.ascontiguousarray(np.clip(np.rint(values), AIR_HU, 32767).astype(np.int16))
+    return np.ascontiguousarray(values if least >= AIR_HU else np.maximum(values, np.int16(AIR_HU)))
+
+
+def fit(hu: NDArray[np.int16], side: int = SIDE) -> NDArray[np.int16]:
+    """Pad with air or crop about the centre to ``side`` x ``side``; no resampling."""
     _, rows, columns = hu.shape
-    if (rows, columns) == (SIDE, SIDE):
+    if (rows, columns) == (side, side):
         return hu
-    padding = [(0, 0)] + [((SIDE - n + 1) // 2, (SIDE - n) // 2) if n < SIDE else (0, 0) for n in (rows, columns)]
+    padding = [(0, 0)] + [((side - n + 1) // 2, (side - n) // 2) if n < side else (0, 0) for n in (rows, columns)]
     hu = np.pad(hu, padding, constant_values=AIR_HU)
-    top, left = ((n - SIDE) // 2 for n in hu.shape[1:])
-    return np.ascontiguousarray(hu[:, top : top + SIDE, left : left + SIDE])
+    top, left = ((n - side) // 2 for n in hu.shape[1:])
+    return np.ascontiguousarray(hu[:, top : top + side, left : left + side])
+
+
+def _resampled(values: Numbers, side: int) -> Numbers:
+    square = torch.from_numpy(fit(_as_int16(values), side).astype(np.float32))[:, None]
+    scaled = torch.nn.functional.interpolate(square, (SIDE, SIDE), mode="bilinear", antialias=True)
+    plain: Numbers = scaled[:, 0].numpy()
+    return plain

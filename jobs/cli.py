@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -10,11 +10,13 @@ from rich.progress import Progress
 
 from data_prep.errors import UserError
 from data_prep.files import held
-from jobs.graph import graph_of
+from jobs.graph import graph_of, preparation_of
 from jobs.launch import Launcher, LocalLauncher, SubmittedLauncher
+from jobs.prepare import count_states
 from jobs.run import RunFailed, run_graph
 from jobs.run_folder import RunFolder, resolved_yaml
 from jobs.show import Display, status_table
+from jobs.stage import Graph
 from pipeline.config import RunSettings
 from pipeline.settings_file import load_settings
 from slurm.submit import ProfileError, load_profile
@@ -31,45 +33,65 @@ Overrides = Annotated[list[str] | None, typer.Option("--set", help="Replace one 
 LOCAL = "local processes"
 
 
+On = Annotated[str, typer.Option(help="Profile of slurm/profiles or a YAML file; else this machine's processes.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what would run, and why.")]
+
+
 @app.command()
-def run(
-    config: Config,
-    on: Annotated[
-        str, typer.Option(help="Profile of slurm/profiles or a YAML file; else this machine's processes.")
-    ] = LOCAL,
-    overrides: Overrides = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and why.")] = False,
-) -> None:
+def run(config: Config, on: On = LOCAL, overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Run what is missing or changed, from scans to report."""
-    folder = RunFolder.of(load_settings(config, RunSettings, overrides or ()))
-    graph, console = graph_of(folder), Console()
+    folder, console = RunFolder.of(load_settings(config, RunSettings, overrides or ())), Console()
+    if _update(folder, graph_of(folder), on, dry_run, console):
+        _print_plain(console, (folder.report / "summary.txt").read_text())
+        _print_plain(console, f"report: {folder.report / 'index.html'}")
+
+
+@app.command()
+def prepare(config: Config, on: On = LOCAL, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Prepare the scans and split them, no more: pairs, manifest.csv and contact sheets."""
+    folder, console = RunFolder.of(load_settings(config, RunSettings, overrides or ())), Console()
+    if _update(folder, preparation_of(folder), on, dry_run, console):
+        for dataset, state, count in count_states(folder.data):
+            _print_plain(console, f"{dataset}: {count} {state}")
+        _print_plain(console, f"manifest: {folder.data / 'manifest.csv'}, contact sheets: {folder.data / 'contact'}")
+
+
+def _update(folder: RunFolder, graph: Graph, on: str, dry_run: bool, console: Console) -> bool:
+    """Do what is to be done, or with ``dry_run`` say it alone; whether it was done.
+
+    Raises:
+        RunFailed: some items failed, though not too many.
+    """
+    _find_items(graph, console)
     if dry_run:
         for decision in graph.decide_all():
-            state = "run" if decision.run else "keep"
-            console.print(
-                f"{state:5}{'/'.join(decision.ref)}: {decision.why}", highlight=False, markup=False, soft_wrap=True
-            )
-        return
+            _print_plain(console, f"{'run' if decision.run else 'keep':5}{'/'.join(decision.ref)}: {decision.why}")
+        return False
     launcher: Launcher = LocalLauncher() if on == LOCAL else SubmittedLauncher(load_profile(on))
     count, failed = 0, list[str]()
     with (
-        held(folder.root / ".lock", f"another `quarterdose run` is at work in {folder.root}"),
+        held(folder.root / ".lock", f"another `quarterdose` is at work in {folder.root}"),
         Display(console) as display,
     ):
         if any(decision.run for decision in graph.decide_all()):
             folder.record()
             count, failed = run_graph(graph, launcher, display)
-    _tell_end(folder, count, console)
+    if not count:
+        _print_plain(console, "nothing to do: every item is complete and unchanged")
     if failed:
         raise RunFailed(f"{len(failed)} items failed, first {failed[0]}; run the same command to try them again")
+    return True
 
 
-def _tell_end(folder: RunFolder, count: int, console: Console) -> None:
-    if not count:
-        console.print("nothing to do: every item is complete and unchanged", highlight=False)
-    summary = folder.report / "summary.txt"
-    console.print(summary.read_text(), highlight=False, markup=False, soft_wrap=True)
-    console.print(f"report: {folder.report / 'index.html'}", highlight=False, markup=False, soft_wrap=True)
+def _find_items(graph: Graph, console: Console) -> None:
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as bars:
+        task = bars.add_task("looking through the sources")
+        for stage in graph.stages.values():
+            stage.find_items(lambda done, total, note: bars.update(task, completed=done, total=total))
+
+
+def _print_plain(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -88,8 +110,8 @@ def verify_data(data: Annotated[Path, typer.Argument(help="Data folder, such as 
         task = bars.add_task("verify")
         count, faults = verify(data, lambda done, total, note: bars.update(task, completed=done, total=total))
     for fault in faults:
-        console.print(f"{fault.scan}: {fault.what}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"{count} pairs in the manifest, {len(faults)} faults", highlight=False)
+        _print_plain(console, f"{fault.scan}: {fault.what}")
+    _print_plain(console, f"{count} pairs in the manifest, {len(faults)} faults")
     if faults:
         raise typer.Exit(1)
 
@@ -106,6 +128,31 @@ def sample() -> None:
     from data_prep.sources.sample import LICENCE, fetch_sample
 
     typer.echo(f"{fetch_sample()}\n{LICENCE}")
+
+
+Patients = Annotated[int | None, typer.Option(help="The first so many by PatientID; else all.", show_default=False)]
+To = Annotated[Path, typer.Option(help="Folder for <patient>/<study>/<series>/*.dcm.", show_default=False)]
+
+
+@fetch_app.command()
+def lidc(to: To, patients: Patients = None) -> None:
+    """Fetch the CT series of LIDC-IDRI: 1,010 patients, 128 GB, from the Imaging Data Commons."""
+    _fetch_idc("lidc", patients, to)
+
+
+@fetch_app.command()
+def mayo(to: To, patients: Patients = None) -> None:
+    """Fetch the Mayo full- and low-dose images: 100 patients, 27 GB, from the Imaging Data Commons."""
+    _fetch_idc("mayo", patients, to)
+
+
+def _fetch_idc(name: Literal["lidc", "mayo"], patients: int | None, folder: Path) -> None:
+    from data_prep.sources.idc import describe, fetch, select
+
+    chosen = select(name, patients)
+    typer.echo(describe(name, chosen))
+    fetched = fetch(chosen, folder)
+    typer.echo(f"{folder}: {len(chosen)} series complete, {fetched} of them fetched now")
 
 
 def main() -> None:

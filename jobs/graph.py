@@ -13,3 +13,9 @@ def graph_of(folder: RunFolder) -> Graph:
     prepare, train, study = Prepare(folder), Train2D(folder), Study(folder)
     evaluate = Evaluate([train, study])
     return Graph([prepare, MakeSplit(prepare), train, Transfer(train), study, evaluate, MakeReport(evaluate)])
+
+
+def preparation_of(folder: RunFolder) -> Graph:
+    """Prepare and split alone."""
+    prepare = Prepare(folder)
+    return Graph([prepare, MakeSplit(prepare)])

@@ -47,8 +47,8 @@ class LocalLauncher:
 
     def share(self, root: Path, stage: str, items: Sequence[str], workers: int) -> Launched:
         """See :class:`Launcher`."""
-        shares = [list(items[worker::workers]) for worker in range(workers)]
-        return LocalProcesses([(_share_main, (root, stage, share), 1) for share in shares])
+        orders = _orders(items, workers)
+        return LocalProcesses([(_share_main, (root, stage, order), 1) for order in orders])
 
     def together(self, root: Path, stage: str, item: str, ranks: int) -> Launched:
         """See :class:`Launcher`."""
@@ -108,8 +108,8 @@ class SubmittedLauncher:
 
     def share(self, root: Path, stage: str, items: Sequence[str], workers: int) -> Launched:
         """See :class:`Launcher`."""
-        shares = [list(items[worker::workers]) for worker in range(workers)]
-        return SubmittedJobs([self._submit(root, 1, work_alone, root, stage, share) for share in shares])
+        orders = _orders(items, workers)
+        return SubmittedJobs([self._submit(root, 1, work_alone, root, stage, order) for order in orders])
 
     def together(self, root: Path, stage: str, item: str, ranks: int) -> Launched:
         """See :class:`Launcher`."""
@@ -139,6 +139,15 @@ class SubmittedJobs:
         """See :class:`Launched`."""
         for job in self._jobs:
             job.cancel()
+
+
+def _orders(items: Sequence[str], workers: int) -> list[list[str]]:
+    """For each worker its own share, then those of the others, the last first: whoever is done early helps."""
+    shares = [list(items[worker::workers]) for worker in range(workers)]
+    return [
+        share + [item for k in range(1, workers) for item in reversed(shares[(own + k) % workers])]
+        for own, share in enumerate(shares)
+    ]
 
 
 def _meeting_point() -> str:

@@ -24,10 +24,15 @@ class Stage(ABC):
     """Whether each item is a job of its own ranks; else workers share the items."""
     any_input: ClassVar[bool] = False
     """Whether an item runs although some of its inputs failed."""
+    private: ClassVar[bool] = False
+    """Whether an error's text could hold names of patients or of their files, and must not be written."""
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder, self.settings = folder, folder.settings
         self.markers = Markers(folder.root, self.name)
+
+    def find_items(self, progress: Progress) -> None:  # noqa: B027 - most stages know theirs
+        """Look for the items, where that takes long."""
 
     @abstractmethod
     def items(self) -> list[str]:

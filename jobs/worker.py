@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep.errors import UserError
+from data_prep.errors import MachineError, UserError
 from data_prep.files import digest_json, locked
 from data_prep.progress import Progress
 from jobs.graph import graph_of
-from jobs.marker import Marker
+from jobs.marker import Marker, State
 from jobs.run_folder import RunFolder
 from jobs.stage import Graph, Stage
 from pipeline.training.world import World
@@ -20,10 +20,13 @@ _GRACE_SECONDS = 2.0
 
 
 def work_alone(root: Path, stage: str, items: Sequence[str]) -> None:
-    """Do the items one after the other; one that ends badly is marked so and the next is done."""
-    graph = graph_of(RunFolder.opened(root))
+    """Do the items one after the other, but those that another worker does; one that ends badly is marked so."""
+    graph, began = graph_of(RunFolder.opened(root)), time.time()
     for item in items:
-        _run_marked(graph, graph.stages[stage], item, World())
+        markers = graph.stages[stage].markers
+        marker = markers.read(item)
+        if not markers.running(item) and (marker is None or marker.finished < began):
+            _run_marked(graph, graph.stages[stage], item, World())
 
 
 def work_together(root: Path, stage: str, item: str, world: World) -> None:
@@ -63,7 +66,7 @@ def _run_rank(stage: Stage, item: str, world: World, parts: dict[str, Any]) -> E
     try:
         result = stage.run(item, world, _reporter(stage, item, world))
     except Exception as error:
-        ended = _failure(error, parts, began)
+        ended = _failure(stage, error, parts, began)
         _mark_failure(stage, item, world, ended)
         return error
     finally:
@@ -75,13 +78,27 @@ def _run_rank(stage: Stage, item: str, world: World, parts: dict[str, Any]) -> E
     return None
 
 
-def _failure(error: Exception, parts: dict[str, Any], began: float) -> Marker:
-    """A user's error is its own sentence, without the trace, which could hold names of files."""
-    if isinstance(error, UserError):
-        print(error, flush=True)
-        return Marker("refused", parts, time.time(), time.time() - began, str(error), {})
-    traceback.print_exception(error)
-    return Marker("failed", parts, time.time(), time.time() - began, f"{type(error).__name__}: {error}", {})
+def _failure(stage: Stage, error: Exception, parts: dict[str, Any], began: float) -> Marker:
+    """A user's error is its own sentence; of others the trace is printed, without texts where they are private."""
+    state: State = "refused" if isinstance(error, UserError) else "failed"
+    reason = str(error) if isinstance(error, UserError | MachineError) else _reason(error, stage.private)
+    if isinstance(error, UserError | MachineError):
+        print(reason, flush=True)
+    elif stage.private:
+        print("".join(traceback.format_tb(error.__traceback__)) + reason, flush=True)
+    else:
+        traceback.print_exception(error)
+    return Marker(state, parts, time.time(), time.time() - began, reason, {})
+
+
+def _reason(error: Exception, private: bool) -> str:
+    kind = type(error).__name__
+    if not private:
+        return f"{kind}: {error}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{kind}: {error.strerror}"
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{kind} in {last.name}, line {last.lineno} of {Path(last.filename).name}"
 
 
 def _mark_failure(stage: Stage, item: str, world: World, ended: Marker) -> None:

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from data_prep.errors import UserError
 from data_prep.layout import pair_path
 from data_prep.split import Segment
-from data_prep.store import ARRAYS, Pair
+from data_prep.store import Pair
 from pipeline.config import CellSettings
 from pipeline.intensity import scaling
 from pipeline.sampling import check_enough, choose
@@ -35,13 +35,13 @@ class PairSamples(Dataset[tuple[Tensor, Tensor, Tensor]]):
             check_enough(len(segment), cell.slices)
         self.data, self.segments, self.cell = data, list(segments), cell
         self.seed, self.per_epoch = seed, per_epoch
-        self._slice = lru_cache(CACHED_SLICES)(self._read_slice)
+        self._decoded: dict[tuple[Path, int], NDArray[np.int16]] = {}  # by pair and slice; the last used stand last
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         generator = np.random.default_rng((self.seed, index))
         segment = self._segment(index)
         chosen = segment.start + choose(self.cell.sampling, len(segment), self.cell.slices, generator)
-        pairs = np.stack([self._slice(segment.dataset, segment.scan, int(z)) for z in chosen], axis=1)
+        pairs = self._read(pair_path(self.data, segment.dataset, segment.scan), chosen.tolist())
         scales = [scaling(self.cell.training.scaling, volume) for volume in pairs]
         cropped = self._crop(pairs, generator)
         low, full = (self._tensor(s.to_network(volume)) for s, volume in zip(scales, cropped, strict=True))
@@ -63,17 +63,19 @@ class PairSamples(Dataset[tuple[Tensor, Tensor, Tensor]]):
         tensor = torch.from_numpy(values)
         return tensor if self.cell.dims == 2 else tensor.unsqueeze(0)
 
-    def _read_slice(self, dataset: str, scan: str, z: int) -> NDArray[np.int16]:
-        pair = _open_pair(pair_path(self.data, dataset, scan))
-        low, full = (pair.read(name, z, z + 1)[0] for name in reversed(ARRAYS))
-        return np.stack([low, full])
+    def _read(self, path: Path, chosen: list[int]) -> NDArray[np.int16]:
+        """Low and full dose of the chosen slices, (2, slices, rows, columns); decodes what is not remembered."""
+        slices = {z: self._decoded.pop((path, z)) for z in chosen if (path, z) in self._decoded}
+        missing = [z for z in chosen if z not in slices]
+        fresh = _open_pair(path).read_slices(missing).swapaxes(0, 1)
+        slices |= {z: one.copy() for z, one in zip(missing, fresh, strict=True)}  # a view would hold all of them
+        self._decoded |= {(path, z): one for z, one in slices.items()}
+        for oldest in list(self._decoded)[:-CACHED_SLICES]:
+            del self._decoded[oldest]
+        return np.stack([slices[z][::-1] for z in chosen], axis=1)  # a pair reads its full dose first
 
     def __getstate__(self) -> dict[str, object]:
-        return {name: value for name, value in self.__dict__.items() if name != "_slice"}
-
-    def __setstate__(self, state: dict[str, object]) -> None:
-        self.__dict__.update(state)
-        self._slice = lru_cache(CACHED_SLICES)(self._read_slice)
+        return {**self.__dict__, "_decoded": {}}
 
 
 @lru_cache(256)

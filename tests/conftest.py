@@ -11,12 +11,14 @@ import torch
 from numpy.typing import NDArray
 
 from data_prep.errors import UserError
-from data_prep.readers.nifti import read_nifti
+from data_prep.readers.nifti import open_nifti
 from data_prep.sources.sample import fetch_sample
+from data_prep.sources.sample import sample_path as sample_path_of_user
 from data_prep.store import write_pair
 from data_prep.volume import CTVolume
 
 SHARED = Path(os.environ.get("QUARTERDOSE_SHARED", Path(__file__).parents[2] / "shared"))
+SAMPLE_FOLDER = sample_path_of_user().parent
 Hu = NDArray[np.int16]
 
 
@@ -26,8 +28,13 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _own_pseudonym_key(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_key_and_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+    cache = tmp_path_factory.mktemp("cache")
+    (cache / "quarterdose").mkdir()
+    SAMPLE_FOLDER.mkdir(parents=True, exist_ok=True)
+    (cache / "quarterdose" / "sample").symlink_to(SAMPLE_FOLDER)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
 
 
 @pytest.fixture(scope="session")
@@ -41,7 +48,7 @@ def sample_path() -> Path:
 
 @pytest.fixture(scope="session")
 def sample(sample_path: Path) -> CTVolume:
-    return read_nifti(sample_path)
+    return open_nifti(sample_path).load()
 
 
 def shared_file(name: str) -> Path:

@@ -7,72 +7,56 @@ slices and four quarter turns at once. Images are (side, side, batch); sinograms
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from data_prep.lowdose.geometry import FanGeometry
+from data_prep.lowdose.tables import Table, cached
 
 _ROWS_AT_ONCE = 8192
 
 
-@dataclass(frozen=True)
-class Table:
-    """A sparse matrix: row r sums ``weights * input[indices]`` from ``starts[r]`` to ``starts[r + 1]``."""
-
-    indices: Tensor
-    weights: Tensor
-    starts: Tensor
-
-    def __call__(self, columns: Tensor) -> Tensor:
-        """Apply to (inputs, columns), giving (rows, columns)."""
-        return F.embedding_bag(self.indices, columns, self.starts, mode="sum", per_sample_weights=self.weights)
-
-    def to(self, device: torch.device) -> "Table":
-        """The same table on another device."""
-        return Table(self.indices.to(device), self.weights.to(device), self.starts.to(device))
-
-
 class CoarseProjector:
-    """Line integrals on every ``VIEW_STEP``-th view and ``CHANNEL_STEP``-th channel, interpolated.
+    """Line integrals in the middle of every ``VIEW_STEP`` views and ``CHANNEL_STEP`` channels.
 
-    They only set the variance of the noise, and line integrals are smooth: see docs/decisions.md.
+    Pixels are averaged ``PIXEL_STEP`` x ``PIXEL_STEP``. The line integrals only set the variance of the
+    noise, and they are smooth: see docs/decisions.md.
     """
 
     VIEW_STEP = 8
     CHANNEL_STEP = 4
+    PIXEL_STEP = 2
 
     def __init__(self, geometry: FanGeometry, device: torch.device) -> None:
         self.geometry = geometry
-        channels = torch.arange(0, geometry.scanner.channels, self.CHANNEL_STEP, dtype=torch.float64)
-        tangents = torch.tan(geometry.fan_angles(channels + (self.CHANNEL_STEP - 1) / 2))
-        self.views, self.channels = len(geometry.view_angles(self.VIEW_STEP)), len(channels)
-        self.table = _joseph_table(geometry, geometry.view_angles(self.VIEW_STEP), tangents).to(device)
+        self.views = geometry.quarter_views // self.VIEW_STEP
+        coarse = FanGeometry(geometry.scanner, geometry.side // self.PIXEL_STEP, geometry.pixel * self.PIXEL_STEP)
+        self.table = cached(_joseph_table, coarse, self.VIEW_STEP, self.CHANNEL_STEP).to(device)
 
     def __call__(self, attenuation: Tensor) -> Tensor:
-        """Line integrals (no unit) of attenuation (1/mm), (side, side, batch), at all views and channels."""
-        batch = attenuation.shape[-1]
-        turned = torch.stack([torch.rot90(attenuation, k, (0, 1)) for k in range(4)], 2)
-        coarse = self.table(turned.reshape(-1, 4 * batch)).reshape(self.views, self.channels, 4, batch)
-        return self._interpolate(coarse)
+        """Line integrals, (batch, coarse views, coarse channels), of attenuation (1/mm), (batch, side, side)."""
+        batch = len(attenuation)
+        coarse = F.avg_pool2d(attenuation, self.PIXEL_STEP)
+        turned = torch.stack([torch.rot90(coarse, k, (1, 2)) for k in range(4)])
+        rays = self.table(turned.reshape(4 * batch, -1).T.contiguous()).reshape(self.views, -1, 4, batch)
+        return rays.permute(3, 2, 0, 1).reshape(batch, 4 * self.views, -1)
 
-    def _interpolate(self, coarse: Tensor) -> Tensor:
-        batch, scanner = coarse.shape[-1], self.geometry.scanner
-        turn = coarse.permute(3, 2, 0, 1).reshape(batch, 1, 4 * self.views, self.channels)
-        turn = torch.cat([turn, turn[:, :, :1]], 2)  # the first view again: a full turn
-        turn = F.interpolate(turn, (scanner.views + 1, self.channels), mode="bilinear", align_corners=True)
-        turn = F.interpolate(turn, (scanner.views + 1, scanner.channels), mode="bilinear", align_corners=False)
-        full = turn[:, 0, :-1].reshape(batch, 4, self.geometry.quarter_views, scanner.channels)
-        return full.permute(2, 3, 1, 0)
+    def interpolate(self, coarse: Tensor) -> Tensor:
+        """Bilinear values at all views and channels, (batch, views, channels)."""
+        turn = torch.cat([coarse[:, -1:], coarse, coarse[:, :1]], 1)  # views are periodic
+        scanner, step = self.geometry.scanner, self.VIEW_STEP
+        return F.interpolate(turn[None], (scanner.views + 2 * step, scanner.channels), mode="bilinear")[
+            0, :, step:-step
+        ]
 
 
-def _joseph_table(geometry: FanGeometry, angles: Tensor, tangents: Tensor) -> Table:
-    parts = [_joseph_view(geometry, float(angle), tangents) for angle in angles]
-    lengths = torch.cat([counts for _, _, counts in parts])
-    starts = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)[:-1]])
-    return Table(torch.cat([i for i, _, _ in parts]), torch.cat([w for _, w, _ in parts]), starts.int())
+def _joseph_table(geometry: FanGeometry, view_step: int, channel_step: int) -> Table:
+    tangents = torch.tan(geometry.fan_angles(channel_step))
+    parts = [_joseph_view(geometry, float(angle), tangents) for angle in geometry.view_angles(view_step)]
+    indices, weights, counts = (torch.cat(part) for part in zip(*parts, strict=True))
+    return Table.of(indices, weights, counts)
 
 
 def _joseph_view(geometry: FanGeometry, angle: float, tangents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -103,48 +87,37 @@ class Backprojector:
 
     def __init__(self, geometry: FanGeometry, window: str, cutoff: float, device: torch.device) -> None:
         self.geometry = geometry
-        self.pixels, table = _backprojection_table(geometry)
-        self.table = table.to(device)
+        self.table = cached(_backprojection_table, geometry).to(device)
         self.response = _filter_response(geometry, window, cutoff).to(device)
-        channels = torch.arange(geometry.scanner.channels, dtype=torch.float64)
-        cosines = torch.cos(geometry.fan_angles(channels))
-        self.cosines = (geometry.scanner.source_isocentre_mm * cosines).float().to(device)
+        self.cosines = (geometry.scanner.source_isocentre_mm * torch.cos(geometry.fan_angles())).float().to(device)
 
     def __call__(self, sinogram: Tensor) -> Tensor:
-        """Reconstruct (quarter views, channels, 4, batch) to 1/mm, (side, side, batch)."""
-        filtered = self._filter(sinogram)
-        side, batch = self.geometry.side, sinogram.shape[-1]
-        rows = self.table(filtered.reshape(-1, 4 * batch))
-        image = torch.zeros(side * side, 4 * batch, device=rows.device)
-        image[self.pixels.to(rows.device)] = rows
-        quarters = image.reshape(side, side, 4, batch)
-        turned = sum(torch.rot90(quarters[:, :, k], -k, (0, 1)) for k in range(4))
-        assert isinstance(turned, Tensor)
-        return turned * (2 * math.pi / self.geometry.scanner.views)
+        """Reconstruct (batch, views, channels) to 1/mm, (batch, side, side)."""
+        filtered = torch.stack([self._filter(turn) for turn in sinogram])
+        batch, side = len(sinogram), self.geometry.side
+        columns = filtered.reshape(4 * batch, -1).T.contiguous()  # a quarter turn of a slice is one column
+        quarters = self.table(columns).T.reshape(batch, 4, side, side)
+        image = sum(torch.rot90(quarters[:, k], -k, (1, 2)) for k in range(4))
+        assert isinstance(image, Tensor)
+        return image * (2 * math.pi / self.geometry.scanner.views)
 
-    def _filter(self, sinogram: Tensor) -> Tensor:
-        views, channels, _, batch = sinogram.shape
-        rows = (sinogram * self.cosines[:, None, None]).reshape(views, channels, 4 * batch).transpose(1, 2)
+    def _filter(self, turn: Tensor) -> Tensor:
         length = 2 * (len(self.response) - 1)
-        spectrum = torch.fft.rfft(rows, n=length) * self.response
-        filtered: Tensor = torch.fft.irfft(spectrum, n=length)[..., :channels]
-        return filtered.transpose(1, 2).contiguous()
+        spectrum = torch.fft.rfft(turn * self.cosines, n=length) * self.response
+        filtered: Tensor = torch.fft.irfft(spectrum, n=length)[:, : turn.shape[1]]
+        return filtered
 
 
-def _backprojection_table(geometry: FanGeometry) -> tuple[Tensor, Table]:
-    """Pixels of the disc, and for each the two channels it falls on in every view, weighted 1 / distance^2."""
-    centre, views = (geometry.side - 1) / 2, geometry.quarter_views
-    axis = torch.arange(geometry.side, dtype=torch.float64) - centre
-    y, x = torch.meshgrid(axis, axis, indexing="ij")
-    pixels = (x**2 + y**2 <= geometry.radius**2).reshape(-1).nonzero()[:, 0]
-    place = torch.stack([x.reshape(-1)[pixels], y.reshape(-1)[pixels]], 1) * geometry.pixel
-    indices = torch.empty(len(pixels), views, 2, dtype=torch.int32)
-    weights = torch.empty(len(pixels), views, 2, dtype=torch.float32)
-    for start in range(0, len(pixels), _ROWS_AT_ONCE):
+def _backprojection_table(geometry: FanGeometry) -> Table:
+    """Rows: pixels. Those of the disc take the two channels they fall on in every view, weighted 1 / distance^2."""
+    inside, views = geometry.disc(), geometry.quarter_views
+    place = torch.stack([axis[inside] for axis in geometry.places()], 1)
+    indices = torch.empty(len(place), views, 2, dtype=torch.int32)
+    weights = torch.empty(len(place), views, 2, dtype=torch.float32)
+    for start in range(0, len(place), _ROWS_AT_ONCE):
         rows = slice(start, start + _ROWS_AT_ONCE)
         indices[rows], weights[rows] = _backprojection_rows(geometry, place[rows])
-    starts = torch.arange(len(pixels), dtype=torch.int32) * (2 * views)
-    return pixels, Table(indices.reshape(-1), weights.reshape(-1), starts)
+    return Table.of(indices, weights, inside.reshape(-1) * (2 * views))
 
 
 def _backprojection_rows(geometry: FanGeometry, place: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,85 +1,123 @@
-"""Folders of single-frame CT images (DICOM PS3.3 C.7.6.2, C.8.2.1) to canonical volumes."""
+"""CT images in DICOM files (PS3.3 A.3 and A.38) to canonical scans."""
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import Dataset, dcmread
-from pydicom.errors import InvalidDicomError
+from pydicom import uid
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.utils import pixel_array
 
-from data_prep.errors import ScanError
-from data_prep.volume import CTVolume, canonical
+from data_prep.errors import MachineError, ScanError
+from data_prep.readers import jpeg
+from data_prep.readers.dicom_header import BROKEN, Frame, Header, Native, of_bytes, read_header
+from data_prep.volume import AIR_HU, Acquisition, CTScan, Grid, Numbers
 
-_NEEDED = ("PixelData", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
-_ALIKE = {
-    "SeriesInstanceUID": "series",
-    "ImageOrientationPatient": "orientations",
-    "PixelSpacing": "pixel spacings",
-    "Rows": "image heights",
-    "Columns": "image widths",
+_PLUGINS = {
+    uid.RLELossless: "pydicom",
+    uid.JPEG2000: "pylibjpeg",
+    uid.JPEG2000Lossless: "pylibjpeg",
+    **dict.fromkeys(jpeg.DECODER_DEPENDENCIES, jpeg.NAME),
 }
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
+_ALIKE: dict[str, Callable[[Frame], Any]] = {
+    "orientations": lambda frame: tuple(np.round(frame.orientation, 3)),
+    "pixel spacings": lambda frame: tuple(np.round(frame.spacing, 4)),
+    "image sizes": lambda frame: frame.shape,
+}
 
 
-def image_files(folder: Path) -> list[Path]:
-    """The files of ``folder`` (not below it) that are DICOM Part 10 files, by name; no DICOMDIR."""
-    found = (p for p in folder.iterdir() if p.is_file() and p.name != "DICOMDIR")
-    return sorted(p for p in found if _has_preamble(p))
+@dataclass(frozen=True)
+class _Slice:
+    """A frame and where it lies."""
+
+    path: Path
+    index: int
+    place: str
+    frame: Frame
+    syntax: uid.UID
+    native: Native | None
 
 
-def _has_preamble(path: Path) -> bool:
-    with path.open("rb") as handle:
-        return handle.read(132)[128:] == b"DICM"
-
-
-def read_series(folder: Path) -> CTVolume:
-    """Read the one CT series in ``folder``; slices are ordered by position along their normal.
+def open_dicom(paths: Sequence[Path]) -> CTScan:
+    """Open the images of one CT series; slices are ordered by position along their normal.
 
     Raises:
         ScanError: no image, several series, a missing, doubled or broken slice, or no axial CT.
+        OSError: a file cannot be opened.
     """
-    paths = image_files(folder)
-    return _assemble([_read_image(path, f"file {i} of {len(paths)}") for i, path in enumerate(paths, start=1)])
+    headers = [_checked(path, f"file {i} of {len(paths)}") for i, path in enumerate(paths, start=1)]
+    slices = [
+        _Slice(path, index, f"file {i} of {len(paths)} (by name)", frame, header.syntax, header.native)
+        for i, (path, header) in enumerate(zip(paths, headers, strict=True), start=1)
+        for index, frame in enumerate(header.frames)
+    ]
+    _check_one_series(headers, [item.frame for item in slices])
+    slices, affine = _ordered(slices)
+    grid = Grid.of(affine)
+    _check_straight(slices)
+
+    kind = np.int16 if all(_whole(item.frame) for item in slices) else np.float32
+
+    def planes(start: int, stop: int) -> Numbers:
+        hu = np.empty((stop - start, *slices[0].frame.shape), kind)
+        for plane, item in zip(hu, slices[start:stop], strict=True):
+            _read_hu(item, plane)
+        return grid.turned(hu.transpose(2, 1, 0))
+
+    return CTScan(len(slices), grid.spacing, planes, _acquisition(headers))
 
 
-def _read_image(path: Path, place: str) -> Dataset:
+def _checked(path: Path, place: str) -> Header:
     try:
-        image = dcmread(path)
-    except (InvalidDicomError, EOFError, ValueError, NotImplementedError) as error:
-        raise ScanError(f"{place} (by name) is no readable DICOM file ({type(error).__name__})") from error
-    missing = [name for name in _NEEDED if name not in image]
-    if missing:
-        raise ScanError(f"{place} (by name) lacks {', '.join(missing)}")
-    return image
+        header = read_header(path)
+    except ScanError as error:
+        raise ScanError(f"{place} (by name): {error}") from error
+    if header.aside:
+        raise ScanError(f"{place} (by name): {header.aside}")
+    return header
 
 
-def _assemble(images: list[Dataset]) -> CTVolume:
-    if len(images) < 2:
-        raise ScanError(f"{len(images)} DICOM images, wanted at least 2 slices")
-    _check_one_series(images)
-    first = images[0]
-    row, column = np.asarray(first.ImageOrientationPatient, dtype=np.float64).reshape(2, 3)
-    normal = np.cross(row, column)
-    images = sorted(images, key=lambda image: _position(image) @ normal)
-    step = _slice_step(np.array([_position(image) @ normal for image in images]))
-    down, right = (float(v) for v in first.PixelSpacing)
-    affine = np.eye(4)
-    affine[:3, :3] = _LPS_TO_RAS @ np.column_stack([row * right, column * down, normal * step])
-    affine[:3, 3] = _LPS_TO_RAS @ _position(images[0])
-    return canonical(np.stack([_hu(image).T for image in images], axis=-1), affine)
-
-
-def _check_one_series(images: list[Dataset]) -> None:
-    for name, what in _ALIKE.items():
-        values = {str(image.get(name)) for image in images}
+def _check_one_series(headers: Sequence[Header], frames: Sequence[Frame]) -> None:
+    if len(frames) < 2:
+        raise ScanError(f"{len(frames)} CT images, wanted at least 2 slices")
+    series = {header.series for header in headers}
+    if len(series) > 1:
+        raise ScanError(f"holds {len(series)} series, wanted one")
+    for what, of in _ALIKE.items():
+        values = {of(frame) for frame in frames}
         if len(values) > 1:
             raise ScanError(f"holds {len(values)} {what}, wanted one series of alike slices")
-    if str(images[0].get("Modality", "CT")) != "CT":
-        raise ScanError(f"modality is {images[0].Modality}, wanted CT")
 
 
-def _position(image: Dataset) -> NDArray[np.float64]:
-    return np.asarray(image.ImagePositionPatient, dtype=np.float64)
+def _ordered(slices: list[_Slice]) -> tuple[list[_Slice], NDArray[np.float64]]:
+    """Slices from the feet to the head and their RAS+ affine (mm)."""
+    frame = slices[0].frame
+    row, column = np.asarray(frame.orientation).reshape(2, 3)
+    normal = np.cross(row, column)
+    if abs(normal[2]) < np.abs(normal[:2]).max():
+        raise ScanError("slices are not axial: a reformat or a localizer")
+    normal *= np.sign(normal[np.abs(normal).argmax()])
+    slices = sorted(slices, key=lambda item: float(np.asarray(item.frame.position) @ normal))
+    positions = np.array([item.frame.position for item in slices])
+    step = _slice_step(positions @ normal)
+    down, right = frame.spacing
+    affine = np.eye(4)
+    affine[:3, :3] = _LPS_TO_RAS @ np.column_stack([row * right, column * down, normal * step])
+    affine[:3, 3] = _LPS_TO_RAS @ positions[0]
+    return slices, affine
+
+
+def _check_straight(slices: Sequence[_Slice]) -> None:
+    """A table that moves upright past a tilted gantry shifts each slice in its plane."""
+    positions = np.array([item.frame.position for item in slices])
+    frame = slices[0].frame
+    shift = np.abs((positions - positions[0]) @ np.asarray(frame.orientation).reshape(2, 3).T).max()
+    if shift > min(frame.spacing):
+        raise ScanError(f"slices are shifted sideways by up to {shift:.1f} mm: a tilted gantry, or no one scan")
 
 
 def _slice_step(heights: NDArray[np.float64]) -> float:
@@ -89,22 +127,66 @@ def _slice_step(heights: NDArray[np.float64]) -> float:
     if (gaps < 0.01).any():
         raise ScanError(f"two slices lie at {heights[:-1][gaps < 0.01][0]:.2f} mm")
     off = np.flatnonzero(np.abs(gaps - step) > 0.02 * step + 0.01)
-    if off.size:
-        i = int(off[0])
+    if not off.size:
+        return step
+    i = int(off[0])
+    if np.abs(gaps / step - np.rint(gaps / step)).max() < 0.05:
         raise ScanError(
             f"a slice is missing: {gaps[i]:.2f} mm between positions {heights[i]:.2f} and "
             f"{heights[i + 1]:.2f} mm, elsewhere {step:.2f} mm"
         )
-    return step
+    raise ScanError(f"slices are {gaps.min():.2f} to {gaps.max():.2f} mm apart, wanted one distance")
 
 
-def _hu(image: Dataset) -> NDArray[np.int16]:
+def _whole(frame: Frame) -> bool:
+    """Whether HU are the stored whole numbers moved by the intercept."""
+    return frame.slope == 1 and frame.intercept.is_integer() and -30000 < frame.intercept <= 0
+
+
+def _read_hu(item: _Slice, hu: Numbers) -> None:
+    """Read the HU of one frame into (rows, columns)."""
+    stored, frame = _stored(item), item.frame
+    slope, intercept = frame.slope, frame.intercept
+    if hu.dtype == np.int16 and stored.dtype == np.int16:
+        np.maximum(stored, np.int16(AIR_HU - int(intercept)), out=hu)
+        hu += np.int16(intercept)
+    else:
+        hu[:] = np.clip(stored * slope + intercept, AIR_HU, 32767)
+    if frame.padding and frame.padding[1] * slope + intercept > AIR_HU:  # else it is air already
+        hu[(stored >= frame.padding[0]) & (stored <= frame.padding[1])] = AIR_HU
+
+
+def _stored(item: _Slice) -> Numbers:
+    return _plain(item, item.native) if item.native else _decoded(item)
+
+
+def _plain(item: _Slice, native: Native) -> Numbers:
+    rows, columns = item.frame.shape
+    kind, start = "<i2" if native.signed else "<u2", native.offset + item.index * rows * columns * 2
+    stored: Numbers = np.fromfile(item.path, kind, rows * columns, offset=start)
+    if stored.size != rows * columns:
+        raise ScanError(f"the pixels of {item.place} are cut off")
+    spare = 16 - native.bits  # bits that may hold an overlay
+    used = ((stored << spare) >> spare).view(np.int16) if spare else stored
+    return used.reshape(rows, columns)
+
+
+def _decoded(item: _Slice) -> Numbers:
+    plugin = _PLUGINS.get(item.syntax, "")
+    if plugin and plugin not in get_decoder(item.syntax).available_plugins:
+        raise MachineError(f"no decoder for {item.syntax.name} is installed: pip install {plugin}")
     try:
-        stored = image.pixel_array
-    except (ValueError, RuntimeError, AttributeError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise ScanError(
-            f"the pixels of slice {image.get('InstanceNumber', '?')} cannot be decoded: {reason}"
-        ) from error
-    scaled = stored * float(image.get("RescaleSlope", 1)) + float(image.get("RescaleIntercept", 0))
-    return np.clip(np.rint(scaled), -32768, 32767).astype(np.int16)
+        stored: Numbers = pixel_array(item.path, index=item.index, raw=True, decoding_plugin=plugin)
+    except (OSError, *BROKEN) as error:
+        if not of_bytes(error):
+            raise
+        raise ScanError(f"the pixels of {item.place} cannot be decoded ({type(error).__name__})") from error
+    if stored.shape != item.frame.shape:
+        raise ScanError(f"the pixels of {item.place} are {stored.shape}, wanted {item.frame.shape}")
+    return stored
+
+
+def _acquisition(headers: Sequence[Header]) -> Acquisition:
+    """That of the first image, with the median charge of all."""
+    charges = [header.acquisition.mas for header in headers if header.acquisition.mas is not None]
+    return replace(headers[0].acquisition, mas=float(np.median(charges)) if charges else None)

@@ -1,64 +1,136 @@
 """A folder of DICOM series or of NIfTI files, whatever its layout."""
 
-import os
+import re
+from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
-from pydicom import Dataset, dcmread
-from pydicom.errors import InvalidDicomError
-
-from data_prep.errors import UserError
+from data_prep.errors import MachineError, ScanError, UserError
+from data_prep.progress import Progress
 from data_prep.pseudonym import pseudonym
-from data_prep.readers.dicom import image_files, read_series
-from data_prep.readers.nifti import read_nifti
+from data_prep.readers.dicom import open_dicom
+from data_prep.readers.nifti import open_nifti
 from data_prep.settings import SourceSettings
-from data_prep.sources.series import Series
+from data_prep.sources.archive import Stack, Subject, find_stacks
+from data_prep.sources.series import Aside, Found, Series, stamp_of, stamp_of_file
+from data_prep.volume import CTScan
 
 
-def find_dicom(settings: SourceSettings) -> list[Series]:
-    """Each folder at or below ``settings.path`` that holds DICOM images is one series."""
-    folders = {Path(parent): image_files(Path(parent)) for parent, _, _ in os.walk(_existing(settings))}
-    found = [_dicom_series(settings, folder, files) for folder, files in sorted(folders.items()) if files]
-    return _some(found, settings, "DICOM images")
+def find_dicom(settings: SourceSettings, progress: Progress) -> Found:
+    """Each CT series at or below ``settings.path``; what is no CT is set aside."""
+    stacks = selected_stacks(settings, kept_id if settings.public else hidden_id, progress)
+    series = [dicom_series(settings.name, stack) for stack in stacks if not reason_of(settings, stack)]
+    return Found(series, asides(settings, stacks))
 
 
-def _dicom_series(settings: SourceSettings, folder: Path, files: list[Path]) -> Series:
-    header = _header(files[0])
-    patient, uid = str(header.get("PatientID", "") or folder), str(header.get("SeriesInstanceUID", "") or folder)
-    subject = patient if settings.keep_ids else f"p-{pseudonym(patient)}"
-    return Series(settings.name, subject, f"{subject}-{pseudonym(uid)}", folder, tuple(files), read_series)
+def selected_stacks(settings: SourceSettings, subject_of: Subject, progress: Progress) -> list[Stack]:
+    """All stacks of a source.
+
+    Raises:
+        UserError: the folder is missing or holds no DICOM file.
+    """
+    rule = f"{settings.kind}, ids {'kept' if settings.public else 'hidden'}"
+    stacks = find_stacks(existing(settings), subject_of, rule, progress)
+    check_some(stacks, settings, "DICOM images")
+    return stacks
 
 
-def _header(path: Path) -> Dataset:
-    """The ids of an image; none where it is broken, which its reader will say."""
-    try:
-        return dcmread(path, stop_before_pixels=True, specific_tags=["PatientID", "SeriesInstanceUID"])
-    except (InvalidDicomError, EOFError, ValueError, NotImplementedError):
-        return Dataset()
+def reason_of(settings: SourceSettings, stack: Stack) -> str:
+    """Why a stack is no scan that the source asks for, or nothing."""
+    first, kernel, thickness = stack.first, settings.kernel, settings.thickness_mm
+    if first.aside:
+        return first.aside
+    if stack.slices < 2:
+        return "a single slice"
+    if kernel and first.kernel != kernel:
+        return f"kernel {first.kernel or 'unknown'}, wanted {kernel}"
+    if thickness and abs(first.thickness - thickness) > 0.01:
+        return f"{first.thickness:g} mm thick slices, wanted {thickness:g} mm"
+    return ""
 
 
-def find_nifti(settings: SourceSettings) -> list[Series]:
-    """Each ``*.nii`` or ``*.nii.gz`` file at or below ``settings.path`` is one scan and one subject."""
-    root = _existing(settings)
-    files = (
-        [root] if root.is_file() else sorted(p for p in root.rglob("*.nii*") if p.name.endswith((".nii", ".nii.gz")))
-    )
-    found = [_nifti_series(settings, root, path) for path in files]
-    return _some(found, settings, "*.nii or *.nii.gz files")
+def asides(settings: SourceSettings, stacks: Iterable[Stack]) -> list[Aside]:
+    """The stacks that are no scans to prepare, each with its reason."""
+    found = [(stack, reason_of(settings, stack)) for stack in stacks]
+    return [aside(settings.name, stack, reason) for stack, reason in found if reason]
 
 
-def _nifti_series(settings: SourceSettings, root: Path, path: Path) -> Series:
-    stem = path.name.removesuffix(".gz").removesuffix(".nii")
-    name = stem if settings.keep_ids else f"p-{pseudonym(str(path.relative_to(root.parent)))}"
-    return Series(settings.name, name, name, path, (path,), read_nifti)
+def aside(dataset: str, stack: Stack, reason: str) -> Aside:
+    """A stack set aside."""
+    return Aside(dataset, stack.subject, stack.scan, stack.slices, reason)
 
 
-def _existing(settings: SourceSettings) -> Path:
+def dicom_series(dataset: str, stack: Stack, low: Stack | None = None) -> Series:
+    """A stack as a series to prepare, with its measured low-dose partner if it has one."""
+    images = [*stack.images, *(low.images if low else ())]
+    faults = [other.fault for other in (stack, low) if other and other.fault]
+    closed = bool(faults) and "cannot be opened" in faults[0]
+    fault = (MachineError if closed else ScanError)(faults[0]) if faults else None
+    stamp = stamp_of((image.path, image.size, image.time) for image in images)
+    low_files = low.paths if low else ()
+    return Series(dataset, stack.subject, stack.scan, stack.paths, open_dicom, stamp, low_files, fault)
+
+
+def hidden_id(patient: str, path: Path) -> str:
+    """A pseudonym of PatientID, or of the folder where there is none."""
+    return f"p-{pseudonym(patient or str(path.parent))}"
+
+
+def kept_id(patient: str, path: Path) -> str:
+    """PatientID itself; a pseudonym of the folder where there is none."""
+    return patient or hidden_id(patient, path)
+
+
+def public_id(pattern: str, patient: str, path: Path) -> str:
+    """PatientID or a folder's name, whichever looks like the data set's public ids; else a pseudonym."""
+    public = next((name for name in (patient, *path.parts) if re.fullmatch(pattern, name)), "")
+    return public or hidden_id(patient, path)
+
+
+def public_or_hidden(settings: SourceSettings, pattern: str) -> Subject:
+    """The ids of a public data set, unless they are to be hidden."""
+    return partial(public_id, pattern) if settings.public else hidden_id
+
+
+def find_nifti(settings: SourceSettings, progress: Progress) -> Found:
+    """Each ``*.nii`` or ``*.nii.gz`` file at or below ``settings.path`` is one scan.
+
+    Its subject is the BIDS entity ``sub-...`` of its name; without one it is its own subject.
+    """
+    root = existing(settings)
+    files = [root] if root.is_file() else sorted(p for p in root.rglob("*.nii*") if nifti_stem(p))
+    found = [_nifti_series(settings, path if path == root else path.relative_to(root), path) for path in files]
+    check_some(found, settings, "*.nii or *.nii.gz files")
+    return Found(found)
+
+
+def nifti_stem(path: Path) -> str:
+    """The name without ``.nii`` or ``.nii.gz``; nothing for other files."""
+    match = re.fullmatch(r"([^.].*?)\.nii(\.gz)?", path.name)
+    return match[1] if match else ""
+
+
+def _nifti_series(settings: SourceSettings, below: Path, path: Path) -> Series:
+    stem, entity = nifti_stem(path), re.match(r"(sub-[A-Za-z0-9]+)(?=[_.])", path.name)
+    subject = entity[1] if entity else stem if settings.public else str(below)
+    if not settings.public:
+        subject, stem = f"p-{pseudonym(subject)}", f"p-{pseudonym(str(below))}"
+    return Series(settings.name, subject, stem, (path,), open_first, stamp_of([stamp_of_file(path)]))
+
+
+def open_first(files: Sequence[Path]) -> CTScan:
+    """Open a series that is one NIfTI file."""
+    return open_nifti(files[0])
+
+
+def existing(settings: SourceSettings) -> Path:
+    """The source's folder or file."""
     if settings.path is None or not settings.path.exists():
         raise UserError(f"data.sources: path {settings.path} of the {settings.kind} source does not exist")
     return settings.path
 
 
-def _some(found: list[Series], settings: SourceSettings, what: str) -> list[Series]:
+def check_some(found: Sequence[object], settings: SourceSettings, what: str) -> None:
+    """Refuse a source that holds nothing."""
     if not found:
         raise UserError(f"data.sources: {settings.path} holds no {what}")
-    return found

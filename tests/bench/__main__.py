@@ -13,14 +13,17 @@ from rich.console import Console
 from rich.table import Table
 
 from data_prep.files import write_atomic
-from tests.bench.loading import load_grouped
+from tests.bench.loading import load_grouped, load_grouped_memmap, load_strided, load_strided_memmap
 from tests.bench.low_dose import low_dose
 from tests.bench.training import train_step
 
 BENCHES = {
     "train-step": (train_step, "plain 3D-DDnet", 1.2),
     "low-dose": (low_dose, "scikit-image radon + iradon", 50.0),
-    "load-grouped": (load_grouped, "np.memmap", 0.2),
+    "load-grouped": (load_grouped, "float32 TIFFs", 8.0),
+    "load-grouped-memmap": (load_grouped_memmap, "np.memmap", 0.2),
+    "load-strided": (load_strided, "float32 TIFFs", 8.0),
+    "load-strided-memmap": (load_strided_memmap, "np.memmap", 0.2),
 }
 
 

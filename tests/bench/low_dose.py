@@ -12,8 +12,8 @@ from tests.bench.timing import medians
 def low_dose() -> tuple[float, float]:
     """Low dose for one 512 x 512 slice on one core, against scikit-image's radon and iradon of 1152 views."""
     torch.set_num_threads(1)
-    simulator = LowDoseSimulator(LowDoseSettings(backprojection="gridded"), 512, 0.7)
-    slices = torch.zeros(512, 512, 16)
+    simulator = LowDoseSimulator(LowDoseSettings(), 512, 0.7)
+    slices = torch.zeros(16, 512, 512)
     image, angles = np.zeros((512, 512)), np.linspace(0, 180, 1152, endpoint=False)
     ours, baseline = medians(
         lambda: simulator.noise_hu(slices, list(range(16))),

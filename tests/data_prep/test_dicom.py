@@ -1,86 +1,250 @@
+from itertools import product
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydicom.dataset import FileDataset
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.uid import JPEGLSLossless
 
-from data_prep.errors import ScanError
-from data_prep.readers.dicom import read_series
-from data_prep.settings import SourceSettings
-from data_prep.sources import discover
+from data_prep.errors import MachineError, ScanError
+from data_prep.readers.dicom import open_dicom
 from data_prep.volume import CTVolume
-from tests.conftest import chest, shared_file
-from tests.data_prep.dicom_series import write_series
+from tests.conftest import Hu, chest, shared_file
+from tests.data_prep.dicom_series import change, edit, transcode, write_enhanced, write_series
 
 SPACING = (2.5, 0.703125, 0.703125)
 
 
+def read(folder: Path) -> CTVolume:
+    return open_dicom(sorted(folder.glob("*.dcm"))).load()
+
+
+def middle(hu: Hu, side: int = 64) -> Hu:
+    start = (512 - side) // 2
+    return hu[:, start : start + side, start : start + side]
+
+
 def test_the_sample_as_dicom_equals_the_sample_as_nifti(sample: CTVolume, tmp_path: Path) -> None:
     write_series(tmp_path / "series", sample.hu[40:52], SPACING)
-    found = read_series(tmp_path / "series")
+    found = read(tmp_path / "series")
     np.testing.assert_array_equal(found.hu, sample.hu[40:52])
     assert found.spacing == pytest.approx(sample.spacing)
 
 
-def test_real_dicom_is_ordered_by_position_not_by_name() -> None:
-    folder = next(p.parent for p in sorted(shared_file("ct/LIDC-IDRI-0003").rglob("*.dcm")))
-    found = read_series(folder)
-    assert found.hu.shape == (140, 512, 512)
-    assert found.spacing == pytest.approx((2.5, 0.820312, 0.820312))
-    images = [pydicom.dcmread(path) for path in sorted(folder.glob("*.dcm"))]
-    by_name = [float(image.ImagePositionPatient[2]) for image in images]
-    assert by_name != sorted(by_name)
-    images.sort(key=lambda image: float(image.ImagePositionPatient[2]))
-    expected = np.stack([image.pixel_array.astype(np.int32) + int(image.RescaleIntercept) for image in images])
-    np.testing.assert_array_equal(found.hu, np.clip(expected, -1024, None))
+@pytest.mark.parametrize(("name", "slices"), [("LIDC-IDRI-0003", 140), ("Lung_Dx-A0002", 30)])
+def test_real_dicom_equals_what_simpleitk_reads(name: str, slices: int) -> None:
+    folder = next(p.parent for p in sorted(shared_file(f"ct/{name}").rglob("*.dcm")))
+    found = read(folder)
+    assert found.hu.shape == (slices, 512, 512)
+    files = SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder))
+    image = SimpleITK.ReadImage(files)
+    expected = SimpleITK.GetArrayFromImage(SimpleITK.DICOMOrient(image, "LPS"))
+    np.testing.assert_array_equal(found.hu, np.maximum(expected, -1024))
+    assert found.spacing == pytest.approx(image.GetSpacing()[::-1], abs=1e-4)
+    by_name = [float(pydicom.dcmread(path).ImagePositionPatient[2]) for path in sorted(folder.glob("*.dcm"))]
+    if name == "LIDC-IDRI-0003":
+        assert by_name != sorted(by_name)
 
 
-def test_a_missing_slice_is_named(tmp_path: Path) -> None:
-    files = write_series(tmp_path, chest(8), SPACING)
-    files[3].unlink()
-    with pytest.raises(ScanError, match=r"a slice is missing: 5\.00 mm between positions 5\.00 and 10\.00 mm"):
-        read_series(tmp_path)
+# GDCM's numbers of JPEG lossless (process 14, selection value 1), JPEG-LS, JPEG 2000 lossless, RLE
+@pytest.mark.parametrize("syntax", ["JPEGLosslessProcess14_1", "JPEGLSLossless", "JPEG2000Lossless", "RLELossless"])
+def test_compressed_series_hold_the_same_values(syntax: str, tmp_path: Path) -> None:
+    import gdcm
+
+    for path in write_series(tmp_path, chest(3), SPACING):
+        transcode(path, getattr(gdcm.TransferSyntax, syntax))
+    assert pydicom.dcmread(path).file_meta.TransferSyntaxUID.is_compressed
+    np.testing.assert_array_equal(middle(read(tmp_path).hu), chest(3))
 
 
-def test_feet_first_or_head_first_gives_feet_to_head(tmp_path: Path) -> None:
-    write_series(tmp_path, chest(4), SPACING, ImageOrientationPatient=[-1, 0, 0, 0, -1, 0])
-    np.testing.assert_array_equal(read_series(tmp_path).hu[:, 224:288, 224:288], chest(4)[:, ::-1, ::-1])
+def test_signed_and_narrow_compressed_values_keep_their_sign(tmp_path: Path) -> None:
+    import gdcm
+
+    def signed(image: FileDataset) -> None:
+        stored = np.frombuffer(image.PixelData, "<u2").astype(np.int32) - 1024
+        image.PixelData, image.PixelRepresentation = stored.astype("<i2").tobytes(), 1
+        image.BitsStored, image.HighBit, image.RescaleIntercept = 12, 11, 0
+
+    for syntax in ("JPEGLosslessProcess14_1", "JPEGLSLossless", "JPEG2000Lossless", "RLELossless"):
+        for path in write_series(tmp_path / syntax, chest(2), SPACING):
+            edit(path, signed)
+            transcode(path, getattr(gdcm.TransferSyntax, syntax))
+        np.testing.assert_array_equal(middle(read(tmp_path / syntax).hu), chest(2))
 
 
-def test_broken_series_are_refused_with_their_reason(tmp_path: Path) -> None:
-    def series(name: str, **tags: object) -> Path:
-        write_series(tmp_path / name, chest(4), SPACING, **tags)  # type: ignore[arg-type]
-        return tmp_path / name
+def test_a_missing_decoder_is_the_machines_fault(tmp_path: Path) -> None:
+    import gdcm
+
+    for path in write_series(tmp_path, chest(3), SPACING):
+        transcode(path, gdcm.TransferSyntax.JPEGLSLossless)
+    decoder = get_decoder(JPEGLSLossless)
+    decoder.remove_plugin("imagecodecs")
+    try:
+        with pytest.raises(MachineError, match=r"no decoder for JPEG-LS.*pip install imagecodecs"):
+            read(tmp_path)
+    finally:
+        decoder.add_plugin("imagecodecs", ("data_prep.readers.jpeg", "decode_frame"))
+    assert len(read(tmp_path).hu) == 3
+
+
+def test_enhanced_multi_frame_equals_the_classic_series(tmp_path: Path) -> None:
+    write_enhanced(tmp_path / "all.dcm", chest(5), SPACING)
+    found = read(tmp_path)
+    np.testing.assert_array_equal(middle(found.hu), chest(5))
+    assert found.spacing == pytest.approx(SPACING)
+
+
+def test_acquisition_is_read_and_may_be_missing(tmp_path: Path) -> None:
+    files = write_series(tmp_path, chest(3), SPACING, KVP=120, ConvolutionKernel="B30f", SliceThickness=3,
+                         XRayTubeCurrent=200, ExposureTime=500)  # fmt: skip
+    made = open_dicom(files).acquisition
+    assert (made.kernel, made.kvp, made.mas, made.thickness) == ("B30f", 120, 100, 3)
+    for path in files:
+        change(path, KVP=None, ConvolutionKernel=None, XRayTubeCurrent=None, Modality=None)
+    made = open_dicom(files).acquisition
+    assert (made.kernel, made.kvp, made.mas) == ("", None, None)
+
+
+def test_padding_becomes_air_even_if_its_sign_is_lost(tmp_path: Path) -> None:
+    """63536 written as unsigned is -2000 of signed pixels; and padding may lie at a tissue's value."""
+
+    def padded(value: int) -> FileDataset:
+        def how(image: FileDataset) -> None:
+            stored = np.full((64, 64), 40, "<i2")
+            stored[:8], stored[8:10] = value, -1000
+            image.PixelData, image.PixelRepresentation, image.RescaleIntercept = stored.tobytes(), 1, 0
+            image.add_new(0x00280120, "US", value % 65536)
+
+        return how  # type: ignore[return-value]
+
+    for value in (-2000, 1200):
+        for path in write_series(tmp_path / str(value), chest(2), SPACING):
+            edit(path, padded(value))  # type: ignore[arg-type]
+        found = middle(read(tmp_path / str(value)).hu)
+        assert (found[:, :8] == -1024).all()
+        assert (found[:, 8:10] == -1000).all()
+        assert (found[:, 10:] == 40).all()
+
+
+def test_rescale_is_each_slices_own(tmp_path: Path) -> None:
+    files = write_series(tmp_path, chest(3), SPACING)
+    stored = chest(3)[1].astype(np.int32) + 500
+    change(files[1], RescaleIntercept=-1000, RescaleSlope=0.5, PixelData=(2 * stored + 1000).astype("<u2").tobytes())
+    np.testing.assert_array_equal(middle(read(tmp_path).hu), chest(3))
+
+
+def test_bits_above_those_stored_are_no_part_of_the_value(tmp_path: Path) -> None:
+    def overlay(image: FileDataset) -> None:
+        stored = np.frombuffer(image.PixelData, "<u2") & 0x0FFF
+        image.BitsStored, image.HighBit, image.PixelData = 12, 11, (stored | 0x8000).tobytes()
+
+    for path in write_series(tmp_path, chest(3), SPACING):
+        edit(path, overlay)
+    np.testing.assert_array_equal(middle(read(tmp_path).hu), chest(3))
+
+
+@settings(max_examples=24, deadline=None)
+@given(rows=st.sampled_from([1, -1]), columns=st.sampled_from([1, -1]), swapped=st.booleans(), seed=st.integers(0, 99))
+def test_every_axial_orientation_and_file_order_gives_one_volume(
+    rows: int, columns: int, swapped: bool, seed: int
+) -> None:
+    """The same patient stored with rows and columns along any of the body's axes."""
+    hu = chest(4, 16)
+    right, down = np.array([columns, 0, 0]), np.array([0, rows, 0])
+    view = hu[:, ::rows, ::columns]
+    if swapped:
+        right, down, view = down, right, view.transpose(0, 2, 1)
+    with TemporaryDirectory() as folder:
+        files = write_series(Path(folder), np.ascontiguousarray(view), SPACING)
+        for path in files:
+            change(path, ImageOrientationPatient=[*map(int, right), *map(int, down)])
+        np.random.default_rng(seed).shuffle(files)
+        found = open_dicom(files).load()
+    np.testing.assert_array_equal(middle(found.hu, 16), hu)
+    assert found.spacing == pytest.approx(SPACING)
+
+
+def test_thick_slices_may_overlap_and_planes_may_be_large(tmp_path: Path) -> None:
+    write_series(tmp_path, chest(4, 616), (2.0, 0.7, 0.7), SliceThickness=3)
+    found = read(tmp_path)
+    assert found.spacing[0] == pytest.approx(2)
+    np.testing.assert_array_equal(found.hu, chest(4, 616)[:, 52:564, 52:564])
+    scan = open_dicom(sorted(tmp_path.glob("*.dcm"))).fitted("resample")
+    assert scan.spacing == pytest.approx((2.0, 0.7 * 616 / 512, 0.7 * 616 / 512))
+    whole = scan.load().hu
+    assert whole.shape == (4, 512, 512)
+    assert whole.mean() == pytest.approx(chest(4, 616).mean(), abs=2)
+
+
+def positions(files: list[Path], heights: list[float], sideways: float = 0) -> None:
+    for path, z in zip(files, heights, strict=True):
+        change(path, ImagePositionPatient=[-180.0, -180.0 + sideways * z, z])
+
+
+def test_series_that_are_no_regular_axial_scan_are_refused_with_their_reason(tmp_path: Path) -> None:
+    def series(name: str, slices: int = 4, **tags: object) -> list[Path]:
+        return write_series(tmp_path / name, chest(slices), SPACING, **tags)  # type: ignore[arg-type]
 
     twice = series("twice")
-    (twice / "copy.dcm").write_bytes(next(twice.glob("1-*.dcm")).read_bytes())
-    two = series("two")
-    write_series(tmp_path / "other", chest(4), SPACING)
-    for path in (tmp_path / "other").iterdir():
-        path.rename(two / f"b{path.name}")
-    cut = series("cut")
-    first = next(cut.glob("*.dcm"))
-    first.write_bytes(first.read_bytes()[:-5000])
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    for folder, reason in [
-        (twice, "two slices lie at"),
-        (two, "holds 2 series"),
-        (cut, "cannot be decoded|no readable DICOM"),
-        (empty, "0 DICOM images"),
-        (series("mr", Modality="MR"), "modality is MR"),
-        (series("tilted", ImageOrientationPatient=[1, 0, 0, 0, 0.948, -0.317]), "tilted by 18.5"),
-    ]:
+    (tmp_path / "twice" / "copy.dcm").write_bytes(twice[0].read_bytes())
+    two = series("two") + write_series(tmp_path / "two", chest(4), SPACING, first="2")
+    cut, shifted, uneven, gap = series("cut"), series("shifted"), series("uneven"), series("gap", 8)
+    cut[0].write_bytes(cut[0].read_bytes()[:-5000])
+    positions(shifted, [0.0, 2.5, 5.0, 7.5], sideways=np.tan(np.radians(18.5)))
+    positions(uneven, [0.0, 4.22, 11.6, 12.74])
+    gap[3].unlink()
+    (tmp_path / "empty").mkdir()
+    pixelless = series("pixelless")
+    change(pixelless[1], PixelData=None)
+    series("no-hu", RescaleIntercept=None)
+    number = series("number")[0]
+    number.write_bytes(number.read_bytes().replace(b"-1024", b"-1o24"))
+    coronal = series("coronal", ImageOrientationPatient=[1, 0, 0, 0, 0, -1])
+    for k, path in enumerate(coronal):
+        change(path, ImagePositionPatient=[-180.0, 2.5 * k, 0.0])
+    assert len(two) == 8
+    for name, reason in {
+        "twice": "two slices lie at",
+        "two": "holds 2 series",
+        "cut": "pixels of file . of 4 .by name. are cut off",
+        "shifted": "shifted sideways by up to 2.5 mm",
+        "uneven": "1.14 to 7.38 mm apart",
+        "gap": r"a slice is missing: 5\.00 mm between positions 5\.00 and 10\.00 mm, elsewhere 2\.50 mm",
+        "empty": "0 CT images",
+        "pixelless": "holds no image",
+        "no-hu": "no HU",
+        "number": "no readable DICOM image",
+        "coronal": "not axial",
+    }.items():
         with pytest.raises(ScanError, match=reason):
-            read_series(folder)
+            read(tmp_path / name)
+    kinds: list[tuple[dict[str, Any], str]] = [
+        ({"Modality": "MR"}, "modality is MR"),
+        ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "a localizer"),
+        ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, "secondary capture"),
+        ({"ImageOrientationPatient": [1, 0, 0, 0, 0.948, -0.317]}, "tilted by 18.5"),
+        ({"PixelSpacing": [0.7, 0.9]}, "not square"),
+        ({"PixelSpacing": []}, "lacks PixelSpacing"),
+    ]
+    for tags, reason in kinds:
+        name = "-".join(tags)
+        series(name, **tags)
+        with pytest.raises(ScanError, match=reason):
+            read(tmp_path / name)
 
 
-def test_discovery_keeps_no_identifier(tmp_path: Path) -> None:
-    write_series(tmp_path / "Doe_Jane" / "one", chest(4), SPACING, patient="Doe^Jane")
-    write_series(tmp_path / "Doe_Jane" / "two", chest(4), SPACING, patient="Doe^Jane")
-    write_series(tmp_path / "Roe", chest(4), SPACING, patient="Roe^Max")
-    found = discover((SourceSettings(kind="dicom", path=tmp_path),))
-    assert len(found) == 3
-    assert len({series.subject for series in found.values()}) == 2
-    assert not any("Doe" in name or "Roe" in name for name in found)
-    assert found.keys() == discover((SourceSettings(kind="dicom", path=tmp_path),)).keys()
+def test_a_slice_among_others_of_another_kind_is_named(tmp_path: Path) -> None:
+    for (tag, value), number in zip(
+        [("PixelSpacing", [0.8, 0.8]), ("ImageOrientationPatient", [0, 1, 0, -1, 0, 0])], product("ab"), strict=True
+    ):
+        folder = tmp_path / number[0]
+        change(write_series(folder, chest(3), SPACING)[1], **{tag: value})
+        with pytest.raises(ScanError, match=r"holds 2 (pixel spacings|orientations)"):
+            read(folder)

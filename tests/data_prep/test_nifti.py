@@ -1,15 +1,19 @@
 import gzip
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import nibabel as nib
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from data_prep.errors import ScanError
-from data_prep.readers.nifti import read_nifti
+from data_prep.readers.nifti import open_nifti
 from data_prep.volume import CTVolume
 from tests.conftest import chest
+from tests.data_prep.test_volume import ORIENTATIONS
 
 
 def test_the_sample_is_read_as_it_is_known(sample: CTVolume, sample_path: Path) -> None:
@@ -24,7 +28,7 @@ def test_the_sample_is_read_as_it_is_known(sample: CTVolume, sample_path: Path) 
 
 
 def test_a_toy_chest_comes_back_in_the_middle(make_nifti: Callable[..., Path]) -> None:
-    found = read_nifti(make_nifti(slices=3, side=64))
+    found = open_nifti(make_nifti(slices=3, side=64)).load()
     np.testing.assert_array_equal(found.hu[:, 224:288, 224:288], chest(3))
 
 
@@ -34,7 +38,7 @@ def test_a_truncated_file_is_refused(make_nifti: Callable[..., Path], keep: floa
     whole = path.read_bytes()
     path.write_bytes(whole[: int(keep * len(whole)) if isinstance(keep, float) else keep])
     with pytest.raises(ScanError, match="no readable NIfTI file"):
-        read_nifti(path)
+        open_nifti(path)
 
 
 def test_a_flipped_byte_inside_is_refused(make_nifti: Callable[..., Path]) -> None:
@@ -43,16 +47,42 @@ def test_a_flipped_byte_inside_is_refused(make_nifti: Callable[..., Path]) -> No
     broken[len(broken) // 2] ^= 0xFF
     path.write_bytes(broken)
     with pytest.raises(ScanError, match="no readable NIfTI"):
-        read_nifti(path)
+        open_nifti(path)
+
+
+@given(codes=st.sampled_from(ORIENTATIONS), kind=st.sampled_from(["<i2", ">i2", "<f4", "<u2", "<i4"]))
+@settings(max_examples=30, deadline=None)
+def test_every_orientation_and_number_type_gives_the_same_scan(codes: tuple[str, str, str], kind: str) -> None:
+    hu = chest(3, 8)
+    offset = 1024 if kind == "<u2" else 0
+    image = nib.Nifti1Image((hu.transpose(2, 1, 0) + offset).astype(kind), np.diag([-0.7, -0.7, 2.5, 1.0]))
+    turn = nib.orientations.ornt_transform(nib.io_orientation(image.affine), nib.orientations.axcodes2ornt(codes))
+    with TemporaryDirectory() as folder:
+        turned = image.as_reoriented(turn)
+        turned.header.set_slope_inter(1, -offset)
+        nib.save(turned, Path(folder) / "a.nii")
+        found = open_nifti(Path(folder) / "a.nii").load()
+    np.testing.assert_array_equal(found.hu[:, 252:260, 252:260], hu)
+    assert found.spacing == pytest.approx((2.5, 0.7, 0.7))
+
+
+def test_real_values_are_scaled_and_rounded(tmp_path: Path) -> None:
+    stored = np.linspace(0, 4000, 4 * 8 * 8).reshape(8, 8, 4).astype(np.int16)
+    image = nib.Nifti1Image(stored, np.diag([-0.7, -0.7, 2.5, 1.0]))
+    image.header.set_slope_inter(0.5, -1024.25)
+    nib.save(image, tmp_path / "a.nii.gz")
+    found = open_nifti(tmp_path / "a.nii.gz").load().hu[:, 252:260, 252:260]
+    expected = np.clip(np.rint(stored * 0.5 - 1024.25), -1024, None).transpose(2, 1, 0)
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        read_nifti(tmp_path / "absent.nii.gz")
+        open_nifti(tmp_path / "absent.nii.gz")
     path = tmp_path / "text.nii.gz"
     path.write_bytes(gzip.compress(b"no image" * 100))
     with pytest.raises(ScanError, match="no readable NIfTI"):
-        read_nifti(path)
+        open_nifti(path)
     nib.save(nib.Nifti1Image(np.zeros((4, 4, 4, 2), np.int16), np.eye(4)), tmp_path / "four.nii.gz")
     with pytest.raises(ScanError, match="4 dimensions"):
-        read_nifti(tmp_path / "four.nii.gz")
+        open_nifti(tmp_path / "four.nii.gz")

@@ -8,13 +8,14 @@ from data_prep import pseudonym as pseudonyms
 from data_prep.errors import UserError
 from data_prep.pseudonym import pseudonym
 from data_prep.settings import SourceSettings
-from data_prep.sources import discover, sample
-from data_prep.sources.series import Series
+from data_prep.sources import Aside, Series, discover, sample
+from data_prep.sources.folders import open_first
 
 
 def test_the_sample_is_found_where_it_was_fetched(sample_path: Path) -> None:
-    (series,) = discover((SourceSettings(kind="sample"),)).values()
-    assert (series.scan, series.path) == ("LIDC-IDRI-0001", sample_path)
+    (series,) = discover([SourceSettings(kind="sample")]).series
+    assert series.scan == "LIDC-IDRI-0001"
+    assert series.place.resolve() == sample_path.resolve()
 
 
 def test_a_wheel_with_another_digest_is_not_used(
@@ -48,4 +49,6 @@ def test_pseudonyms_stay_for_one_user_and_differ_between_keys(tmp_path: Path, mo
 @pytest.mark.parametrize("name", ["../x", "a b", "", "$(rm)", "<b>", "x" * 101])
 def test_ids_that_are_no_safe_file_names_are_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be an id"):
-        Series("d", "s", name, tmp_path, (), lambda path: None)  # type: ignore[arg-type, return-value]
+        Series("d", "s", name, (tmp_path,), open_first, "")
+    with pytest.raises(UserError, match="cannot be an id"):
+        Aside("d", name, "x", 1, "no CT")

@@ -3,18 +3,23 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+import tracemalloc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import zarr
+from ome_zarr.io import parse_url
+from ome_zarr.reader import Reader
+from ome_zarr_models.v05.image import Image
 
 from data_prep.errors import UserError
 from data_prep.files import is_locked, locked, publishing, replacing, write_atomic
-from data_prep.store import Pair, digest_array, write_pair
-from tests.conftest import chest
+from data_prep.store import ARRAYS, SHARD_SLICES, Pair, PairWriter, digest_array, write_pair, writing_pair
+from data_prep.volume import AIR_HU
+from tests.conftest import Hu, chest
 
 
 def test_a_pair_comes_back_with_its_attributes(make_pair: Callable[..., Path]) -> None:
@@ -35,13 +40,138 @@ def test_a_pair_comes_back_with_its_attributes(make_pair: Callable[..., Path]) -
     assert ome["multiscales"][1]["datasets"][0]["coordinateTransformations"][0]["scale"] == [2.5, 0.7, 0.7]
 
 
-def test_a_flipped_byte_is_found(make_pair: Callable[..., Path]) -> None:
+@pytest.fixture
+def streams() -> tuple[Hu, Hu]:
+    """Full and low dose of 70 noisy slices, 64 x 64."""
+    full, low = np.random.default_rng(0).integers(-1024, 3072, (2, 70, 64, 64)).astype(np.int16)
+    return full, low
+
+
+def test_slices_written_in_pieces_make_the_pair_that_all_at_once_make(tmp_path: Path, streams: tuple[Hu, Hu]) -> None:
+    whole, streamed = tmp_path / "whole.zarr", tmp_path / "streamed.zarr"
+    digests = write_pair(whole, dict(zip(ARRAYS, streams, strict=True)), (1, 1, 1), {})
+    with writing_pair(streamed, (70, 64, 64), (1, 1, 1)) as writer:
+        shards = []
+        for start, stop in [(0, 1), (1, 31), (31, 33), (33, 33), (33, 70)]:
+            writer.write(*(array[start:stop] for array in streams))
+            shards.append(len(list(tmp_path.glob(".streamed*/full_dose/c/*/*/*"))))
+        assert writer.close({}) == digests == {n: digest_array(a) for n, a in zip(ARRAYS, streams, strict=True)}
+    assert shards == [0, 0, 1, 1, 3]
+    files = sorted(path.relative_to(whole) for path in whole.rglob("*") if path.is_file())
+    assert len(files) == 2 * 3 + 3
+    assert all((whole / file).read_bytes() == (streamed / file).read_bytes() for file in files)
+    Pair(streamed).check()
+
+
+def _write_and_close(writer: PairWriter, streams: tuple[Hu, Hu]) -> None:
+    writer.write(*streams)
+    writer.close({})
+
+
+@pytest.mark.parametrize("slices", [69, 71])
+def test_a_pair_with_too_few_or_too_many_slices_is_not_published(
+    tmp_path: Path, streams: tuple[Hu, Hu], slices: int
+) -> None:
+    with (
+        pytest.raises(AssertionError),
+        writing_pair(tmp_path / "a", (slices, 64, 64), (1, 1, 1)) as writer,
+    ):
+        _write_and_close(writer, streams)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_pair_that_was_not_closed_is_not_published(tmp_path: Path, streams: tuple[Hu, Hu]) -> None:
+    with pytest.raises(AssertionError), writing_pair(tmp_path / "a", (70, 64, 64), (1, 1, 1)) as writer:
+        writer.write(*streams)
+    assert os.listdir(tmp_path) == []
+
+
+def test_writing_and_checking_need_the_memory_of_some_shards_not_of_the_scan(tmp_path: Path) -> None:
+    shard = np.random.default_rng(0).integers(-1024, 3072, (SHARD_SLICES, 128, 128)).astype(np.int16)
+
+    def peak(shards: int) -> int:
+        tracemalloc.start()
+        with writing_pair(tmp_path / "a.zarr", (shards * SHARD_SLICES, 128, 128), (1, 1, 1)) as writer:
+            for _ in range(shards):
+                writer.write(shard, shard)
+            writer.close({})
+        Pair(tmp_path / "a.zarr").check()
+        used = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return used
+
+    assert peak(16) < peak(2) + shard.nbytes / 2
+    assert peak(16) < 8 * shard.nbytes
+
+
+def test_any_slices_are_read_in_the_order_asked_for(make_pair: Callable[..., Path]) -> None:
+    pair = Pair(make_pair(slices=70) / "toy" / "a.zarr")
+    indices = [69, 3, 31, 32, 3]
+    expected = [pair.read(name)[indices] for name in ("full_dose", "low_dose")]
+    np.testing.assert_array_equal(pair.read_slices(indices), expected)
+    assert pair.shape == (70, 64, 64)
+    assert pair.read_slices([]).shape == (2, 0, 64, 64)
+
+
+PIPELINES = ["zarr.core.codec_pipeline.BatchedCodecPipeline", "zarrs.ZarrsCodecPipeline"]
+
+
+@pytest.mark.parametrize("pipeline", PIPELINES)
+def test_other_zarr_readers_read_our_pairs_and_we_read_theirs(make_pair: Callable[..., Path], pipeline: str) -> None:
+    path = make_pair(slices=70) / "toy" / "a.zarr"
+    full = Pair(path).read("full_dose")
+    with zarr.config.set({"codec_pipeline.path": pipeline, "codec_pipeline.strict": True}):
+        array = zarr.open_group(path, mode="r+")["full_dose"]
+        assert isinstance(array, zarr.Array)
+        np.testing.assert_array_equal(array[:], full)
+        array[:] = full[::-1]
+    np.testing.assert_array_equal(Pair(path).read("full_dose"), full[::-1])
+
+
+def test_air_is_stored_and_never_stands_for_what_is_missing(tmp_path: Path) -> None:
+    path, air = tmp_path / "a.zarr", np.full((40, 64, 64), AIR_HU, np.int16)
+    write_pair(path, {"full_dose": air, "low_dose": air}, (1, 1, 1), {})
+    np.testing.assert_array_equal(Pair(path).read("low_dose"), air)
+    (path / "low_dose" / "c" / "0" / "0" / "0").unlink()
+    with pytest.raises(UserError, match="low_dose does not hold what was written"):
+        Pair(path).read_slices([5])
+
+
+def _flip(byte: int) -> Callable[[bytes], bytes]:
+    return lambda content: content[:byte] + bytes([content[byte] ^ 1]) + content[byte:][1:]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _flip(0),
+        _flip(5000),
+        _flip(-1),
+        _flip(-300),
+        lambda content: content[:-9],
+        lambda content: content[:9],
+        lambda _: b"",
+    ],
+    ids=["first slice", "a slice", "index checksum", "index", "cut", "cut short", "cut to nothing"],
+)
+def test_a_damaged_shard_is_found_by_reading_and_by_checking(
+    make_pair: Callable[..., Path], damage: Callable[[bytes], bytes]
+) -> None:
     path = make_pair() / "toy" / "a.zarr"
     shard = path / "low_dose" / "c" / "0" / "0" / "0"
-    content = bytearray(shard.read_bytes())
-    content[len(content) // 2] ^= 1
-    shard.write_bytes(content)
-    with pytest.raises(UserError, match="does not hold what was written"):
+    shard.write_bytes(damage(shard.read_bytes()))
+    with pytest.raises(UserError, match=r"a\.zarr/low_dose does not hold what was written"):
+        Pair(path).check()
+    with pytest.raises(UserError, match=r"a\.zarr/low_dose does not hold what was written"):
+        Pair(path).read("low_dose")
+    Pair(path).read("full_dose")
+
+
+def test_other_values_with_sound_checksums_are_found(make_pair: Callable[..., Path]) -> None:
+    path = make_pair() / "toy" / "a.zarr"
+    group: Any = zarr.open_group(path, mode="r+")
+    group["low_dose"][7, 3, 3] += 1
+    with pytest.raises(UserError, match="low_dose does not hold what was written"):
         Pair(path).check()
 
 
@@ -52,9 +182,39 @@ def test_a_missing_shard_is_found(make_pair: Callable[..., Path]) -> None:
         Pair(path).check()
 
 
+def test_ome_zarr_reads_both_images_with_their_scale(make_pair: Callable[..., Path]) -> None:
+    path = make_pair() / "toy" / "a.zarr"
+    location = parse_url(path)
+    assert location is not None
+    (shown,) = Reader(location)()  # of several images in a group ome-zarr's reader shows the first
+    assert shown.metadata["name"] == "full_dose"
+    assert [axis["unit"] for axis in shown.metadata["axes"]] == ["millimeter"] * 3
+    assert shown.metadata["coordinateTransformations"] == [[{"type": "scale", "scale": [2.5, 0.7, 0.7]}]]
+    np.testing.assert_array_equal(shown.data[0].compute(), Pair(path).read("full_dose"))
+    ome = Image.from_zarr(zarr.open_group(path, mode="r")).ome_attributes
+    for name, image in zip(ARRAYS, ome.multiscales, strict=True):
+        (dataset,) = image.datasets
+        assert (image.name, dataset.path) == (name, name)
+        assert dataset.coordinateTransformations[0].model_dump() == {"type": "scale", "scale": [2.5, 0.7, 0.7]}
+        np.testing.assert_array_equal(location.load(dataset.path).compute(), Pair(path).read(name))
+
+
 def test_no_pair_is_said_to_be_none(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no Zarr pair"):
         Pair(tmp_path / "absent.zarr").read("full_dose")
+
+
+STREAM = """
+import sys, numpy as np
+from pathlib import Path
+from data_prep.store import writing_pair
+hu = np.random.default_rng(1).integers(-1000, 1000, (32, 512, 512)).astype("int16")
+print("writing", flush=True)
+with writing_pair(Path(sys.argv[1]), (32 * 100, 512, 512), (1, 1, 1)) as writer:
+    for _ in range(100):
+        writer.write(hu, hu)
+    writer.close({})
+"""
 
 
 def test_a_writer_killed_in_the_middle_leaves_the_old_pair_and_then_nothing_of_its_own(
@@ -62,13 +222,7 @@ def test_a_writer_killed_in_the_middle_leaves_the_old_pair_and_then_nothing_of_i
 ) -> None:
     data = make_pair()
     path = data / "toy" / "a.zarr"
-    script = (
-        "import sys, numpy as np; from pathlib import Path; from data_prep.store import write_pair\n"
-        "hu = np.random.default_rng(1).integers(-1000, 1000, (400, 512, 512)).astype('int16')\n"
-        "print('writing', flush=True)\n"
-        "write_pair(Path(sys.argv[1]), {'full_dose': hu, 'low_dose': hu}, (1, 1, 1), {})"
-    )
-    with subprocess.Popen([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE) as writer:
+    with subprocess.Popen([sys.executable, "-c", STREAM, str(path)], stdout=subprocess.PIPE) as writer:
         assert writer.stdout
         writer.stdout.readline()
         deadline = time.monotonic() + 60
@@ -82,6 +236,43 @@ def test_a_writer_killed_in_the_middle_leaves_the_old_pair_and_then_nothing_of_i
     write_pair(path, {"full_dose": full, "low_dose": full}, (1, 1, 1), {})
     assert os.listdir(path.parent) == ["a.zarr"]
     assert len(Pair(path).read("low_dose")) == 4
+
+
+def _stream(path: Path, before: str = "") -> str:
+    """The last line that a writer in a process of its own says."""
+    done = subprocess.run(
+        [sys.executable, "-c", before + STREAM, str(path)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    return done.stderr.splitlines()[-1]
+
+
+def test_a_shard_too_large_for_the_file_system_leaves_the_old_pair_alone(make_pair: Callable[..., Path]) -> None:
+    path = make_pair() / "toy" / "a.zarr"
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6))\n"
+    assert _stream(path, limit).startswith("OSError: [Errno 27] File too large")
+    assert os.listdir(path.parent) == ["a.zarr"]
+    Pair(path).check()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 40 MB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.decode().strip()}")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_leaves_the_old_pair_alone(small_disk: Path) -> None:
+    path = small_disk / "a.zarr"
+    write_pair(path, {"full_dose": chest(40), "low_dose": chest(40)}, (1, 1, 1), {})
+    assert _stream(path).startswith("OSError: [Errno 28] No space left on device")
+    assert os.listdir(small_disk) == ["a.zarr"]
+    Pair(path).check()
 
 
 def _write_half(path: Path) -> None:

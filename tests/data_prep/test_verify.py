@@ -46,6 +46,13 @@ def test_a_flipped_byte_and_a_missing_shard_are_found(data: Path, place: str) ->
     assert list(what(data)) == ["a"]
 
 
+def test_a_shard_that_the_disk_does_not_give_is_a_fault_of_its_scan_alone(data: Path) -> None:
+    shard = data / "toy" / "a.zarr" / "low_dose" / "c" / "0" / "0" / "0"
+    shard.unlink()
+    shard.mkdir()
+    assert what(data) == {"a": f"[Errno 21] Is a directory: '{shard}'"}
+
+
 def test_a_manifest_that_lies_is_found(data: Path) -> None:
     path = data / "manifest.csv"
     path.write_text(path.read_text().replace(Pair(data / "toy" / "b.zarr").provenance["sha256"]["low_dose"], "0" * 64))

@@ -7,13 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.errors import ScanError
-from data_prep.volume import canonical, fit
+from data_prep.volume import CTScan, CTVolume, Grid, fit
 
 ORIENTATIONS = [
     tuple(codes[i] for codes, i in zip(axes, signs, strict=True))
     for axes in permutations([("L", "R"), ("A", "P"), ("S", "I")])
     for signs in product((0, 1), repeat=3)
 ]
+
+
+def canonical(voxels: np.ndarray, matrix: np.ndarray) -> CTVolume:
+    """Voxels (i, j, k) in memory as a scan."""
+    grid = Grid.of(matrix)
+    view = grid.turned(voxels)
+    return CTScan(len(view), grid.spacing, lambda start, stop: view[start:stop]).load()
 
 
 def volume(shape: tuple[int, int, int] = (3, 512, 512), seed: int = 0) -> np.ndarray:

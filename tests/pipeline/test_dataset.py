@@ -1,4 +1,5 @@
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -79,6 +80,34 @@ def test_reading_ahead_changes_nothing(make_pair: Callable[..., Path], workers: 
     batches = list(loader)
     assert [len(batch[0]) for batch in batches] == [2, 2, 2]
     assert torch.equal(batches[0][0][0], chosen[4][0])
+
+
+@pytest.mark.parametrize("context", ["fork", "forkserver"])
+def test_workers_read_after_their_parent_has_read(make_pair: Callable[..., Path], context: str) -> None:
+    chosen = samples(make_pair())
+    expected = chosen[1][0]
+    fresh = PairSamples(chosen.data, chosen.segments, chosen.cell, 0, 4)
+    for dataset in (chosen, fresh):
+        batches = list(DataLoader(dataset, batch_sampler=[[0], [1]], num_workers=2,
+                                  multiprocessing_context=context, timeout=60))  # fmt: skip
+        assert torch.equal(batches[1][0][0], expected)
+
+
+def test_decoded_slices_are_remembered_up_to_a_bound(
+    make_pair: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_pair()
+    expected = [samples(data)[i] for i in range(8)]
+    monkeypatch.setattr("pipeline.dataset.CACHED_SLICES", 20)
+    bounded = samples(data)
+    for i in range(8):
+        assert all(torch.equal(a, b) for a, b in zip(bounded[i], expected[i], strict=True))
+        assert 16 <= len(bounded._decoded) <= 20
+    assert len(pickle.dumps(bounded)) < 10_000
+    shutil.rmtree(data / "toy")
+    assert torch.equal(bounded[7][0], expected[7][0])
+    with pytest.raises(UserError, match="does not hold what was written"):
+        pickle.loads(pickle.dumps(bounded))[7]
 
 
 def test_two_dimensions_and_paper_scaling(make_pair: Callable[..., Path]) -> None:

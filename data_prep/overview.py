@@ -1,0 +1,158 @@
+"""What a person looks at: a scan's noise, and contact sheets of scans and of whole data sets."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageChops, ImageDraw, ImageFont
+
+from data_prep.files import replacing
+from data_prep.layout import contact_path
+from data_prep.lowdose.calibrate import noise_level
+
+Hu = NDArray[np.int16]
+WINDOWS = {"lung": (-1350, 150), "mediastinum": (-160, 240)}
+"""Names of what is seen, and the HU that are black and white."""
+_SHOWN = 8  # slices on a scan's sheet
+_MEASURED = 8  # neighbouring slices: noise changes along the body
+_TILE = 160  # pixels
+_HEAD, _MARGIN = 44, 96
+_PAGE = (4, 24)  # scans across and down
+_THUMB, _CAPTION = 112, 18
+_DARK, _LIGHT = (20, 20, 20), (235, 235, 235)
+
+
+class Overview:
+    """Sees a scan pass by in chunks, and keeps a few slices and two sections of it."""
+
+    def __init__(self, slices: int) -> None:
+        self.slices, self.seen = slices, 0
+        self._shown = {int(z) for z in np.linspace(0, slices - 1, _SHOWN + 2).round()[1:-1]}
+        middle = slices // 2 - _MEASURED // 2
+        self._measured = range(max(0, middle), min(slices, middle + _MEASURED))
+        self._kept: dict[int, tuple[Hu, Hu]] = {}
+        self._sections: list[tuple[Hu, Hu]] = []
+        self._squares = 0.0
+
+    def add(self, full: Hu, low: Hu) -> None:
+        """The next slices of both, (n, rows, columns)."""
+        for z in sorted({*self._shown, *self._measured} & set(range(self.seen, self.seen + len(full)))):
+            self._kept[z] = full[z - self.seen].copy(), low[z - self.seen].copy()
+        middle = full.shape[1] // 2
+        self._sections.append((full[:, middle].copy(), full[:, :, middle].copy()))
+        self._squares += sum(float(((a.astype(np.float64) - b) ** 2).mean()) for a, b in zip(full, low, strict=True))
+        self.seen += len(full)
+
+    def rmse(self) -> float:
+        """Root mean squared difference of low and full dose, HU."""
+        return round(float(np.sqrt(self._squares / self.seen)), 4)
+
+    def noise(self) -> tuple[float | None, float | None]:
+        """Noise SD of full and low dose in soft tissue of the middle slices, HU; None where there is none."""
+        full, low = (noise_level(np.stack([self._kept[z][dose] for z in self._measured])) for dose in (0, 1))
+        return _finite(full), _finite(low)
+
+    def draw(self, path: Path, row: Mapping[str, Any]) -> None:
+        """Write the scan's contact sheet: slices from feet to head, two windows, both doses, two sections."""
+        sheet = Image.new("RGB", (_MARGIN + (_SHOWN + 2) * _TILE, _HEAD + 4 * _TILE), _DARK)
+        canvas = ImageDraw.Draw(sheet)
+        for line, text in enumerate(_titles(row)):
+            canvas.text((8, 4 + 19 * line), text, _LIGHT, _font(15))
+        for place, (name, window) in enumerate(WINDOWS.items()):
+            for dose in (0, 1):
+                top = _HEAD + (2 * place + dose) * _TILE
+                canvas.text((6, top + 60), f"{name}\n{('full', 'low')[dose]} dose", _LIGHT, _font(13))
+                for column, z in enumerate(sorted(self._shown)):
+                    left = _MARGIN + column * _TILE
+                    sheet.paste(_tile(self._kept[z][dose], window), (left, top))
+                    canvas.text((left + 4, top + 3), f"{z}", _LIGHT, _font(12))
+        for place, section in enumerate(self._planes(float(row["spacing_z_mm"]) / float(row["spacing_xy_mm"]))):
+            sheet.paste(section, (_MARGIN + _SHOWN * _TILE, _HEAD + 2 * place * _TILE))
+        with replacing(path) as temporary:
+            sheet.save(temporary, "PNG")
+
+    def _planes(self, stretch: float) -> list[Image.Image]:
+        """Coronal and sagittal section of the full dose, head up, in the patient's proportions."""
+        planes = (np.concatenate([pair[i] for pair in self._sections])[::-1] for i in (0, 1))
+        return [_section(plane, stretch) for plane in planes]
+
+
+def _finite(value: float) -> float | None:
+    return round(float(value), 4) if np.isfinite(value) else None
+
+
+def _titles(row: Mapping[str, Any]) -> tuple[str, str]:
+    def said(name: str, unit: str) -> str:
+        return "unknown" if row[name] in (None, "") else f"{row[name]:.4g} {unit}"
+
+    noise = f"noise {said('noise_full_hu', 'HU')} full, {said('noise_low_hu', 'HU')} low dose ({row['low_dose']})"
+    grid = f"{row['slices']} slices of {row['spacing_z_mm']:.3g} mm, pixels {row['spacing_xy_mm']:.3g} mm"
+    made = f"kernel {row['kernel'] or 'unknown'}, {said('kvp', 'kV')}, {said('mas', 'mAs')}"
+    return f"{row['dataset']}  {row['scan']}", f"{grid}   {made}   {noise}"
+
+
+def _grey(hu: Hu, window: tuple[int, int]) -> NDArray[np.uint8]:
+    black, white = window
+    return (np.clip((hu - float(black)) / (white - black), 0, 1) * 255).astype(np.uint8)
+
+
+def _tile(hu: Hu, window: tuple[int, int]) -> Image.Image:
+    return Image.fromarray(_grey(hu, window)).resize((_TILE, _TILE), Image.Resampling.BOX)
+
+
+def _section(plane: Hu, stretch: float) -> Image.Image:
+    """Fitted into two tiles across and two down."""
+    height, width = plane.shape[0] * stretch, plane.shape[1]
+    scale = 2 * _TILE / max(width, height)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return Image.fromarray(_grey(plane, WINDOWS["mediastinum"])).resize(size, Image.Resampling.BOX)
+
+
+def _font(size: int) -> Any:
+    return ImageFont.load_default(size)
+
+
+def draw_pages(data: Path, rows: Sequence[Mapping[str, Any]]) -> list[Path]:
+    """Contact sheets of a data set from those of its scans: ``contact/<dataset>-1.png`` and so on.
+
+    ``rows``: its scans as the manifest has them, all of one data set and all kept.
+    """
+    across, down = _PAGE
+    each = across * down
+    paths = []
+    for number, start in enumerate(range(0, len(rows), each), start=1):
+        path = data / "contact" / f"{rows[0]['dataset']}-{number}.png"
+        with replacing(path) as temporary:
+            _page(data, rows[start : start + each]).save(temporary, "PNG")
+        paths.append(path)
+    return paths
+
+
+def _page(data: Path, rows: Sequence[Mapping[str, Any]]) -> Image.Image:
+    across, height = _PAGE[0], _THUMB + _CAPTION
+    page = Image.new("RGB", (across * (3 * _THUMB + 8), -(-len(rows) // across) * height), _DARK)
+    canvas = ImageDraw.Draw(page)
+    for number, row in enumerate(rows):
+        left, top = number % across * (3 * _THUMB + 8), number // across * height
+        page.paste(_thumbnails(contact_path(data, row["dataset"], row["scan"])), (left, top))
+        noise = f", {row['noise_low_hu']:.3g} HU" if row["noise_low_hu"] else ""
+        canvas.text((left + 2, top + _THUMB + 1), f"{row['scan'][-34:]}, {row['slices']}{noise}", _LIGHT, _font(12))
+    return page
+
+
+def _thumbnails(path: Path) -> Image.Image:
+    """The middle slice at full and at low dose and the coronal section, cut from a scan's sheet."""
+    strip = Image.new("RGB", (3 * _THUMB, _THUMB), _DARK)
+    middle, section = _MARGIN + _SHOWN // 2 * _TILE, _MARGIN + _SHOWN * _TILE
+    tops = (_HEAD + 2 * _TILE, _HEAD + 3 * _TILE)
+    boxes = [(middle, top, middle + _TILE, top + _TILE) for top in tops]
+    boxes.append((section, _HEAD, section + 2 * _TILE, _HEAD + 2 * _TILE))
+    with Image.open(path) as sheet:
+        for place, box in enumerate(boxes):
+            part = sheet.crop(box)
+            part = part.crop(ImageChops.difference(part, Image.new("RGB", part.size, _DARK)).getbbox())
+            part.thumbnail((_THUMB, _THUMB), Image.Resampling.BOX)
+            strip.paste(part, (place * _THUMB, 0))
+    return strip

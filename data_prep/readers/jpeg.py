@@ -1,0 +1,34 @@
+"""A pydicom plugin that decodes JPEG (lossless too) and JPEG-LS by ``imagecodecs`` (libjpeg-turbo, CharLS).
+
+pydicom's own choices are a GPL library and GDCM, which aborts the process on broken bytes (docs/decisions.md).
+"""
+
+import imagecodecs
+import numpy as np
+from pydicom import uid
+from pydicom.pixels.decoders.base import DecodeRunner, get_decoder
+
+NAME = "imagecodecs"
+DECODER_DEPENDENCIES = dict.fromkeys(
+    (uid.JPEGBaseline8Bit, uid.JPEGExtended12Bit, uid.JPEGLossless, uid.JPEGLosslessSV1,
+     uid.JPEGLSLossless, uid.JPEGLSNearLossless), (NAME,),
+)  # fmt: skip
+_JPEG_LS = (uid.JPEGLSLossless, uid.JPEGLSNearLossless)
+
+
+def is_available(syntax: str) -> bool:
+    """Whether the syntax can be decoded; asked by pydicom."""
+    return syntax in DECODER_DEPENDENCIES
+
+
+def decode_frame(source: bytes, runner: DecodeRunner) -> bytearray:
+    """One frame's stored values, little endian; called by pydicom."""
+    decode = imagecodecs.jpegls_decode if runner.transfer_syntax in _JPEG_LS else imagecodecs.jpeg8_decode
+    values = np.ascontiguousarray(decode(source))
+    if values.shape != (runner.rows, runner.columns):
+        raise ValueError(f"the frame is {values.shape}, wanted {(runner.rows, runner.columns)}")
+    return bytearray(values.astype("<u2" if runner.bits_allocated == 16 else "u1").tobytes())
+
+
+for _syntax in DECODER_DEPENDENCIES:
+    get_decoder(_syntax).add_plugin(NAME, (__name__, decode_frame.__name__))

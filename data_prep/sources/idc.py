@@ -1,0 +1,185 @@
+"""LIDC-IDRI and the Mayo scans from the NCI Imaging Data Commons (IDC), by the index that ``idc-index`` carries."""
+
+import logging
+import re
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import pandas as pd
+
+from data_prep.errors import UserError
+
+CollectionName = Literal["lidc", "mayo"]
+
+_SAFE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+_FOLDERS = "%PatientID/%StudyInstanceUID/%SeriesInstanceUID"
+_COLUMNS = {
+    "PatientID": "patient",
+    "StudyInstanceUID": "study",
+    "SeriesInstanceUID": "uid",
+    "SeriesDescription": "description",
+    "instanceCount": "images",
+    "series_size_MB": "megabytes",
+    "license_short_name": "licence",
+    "source_DOI": "doi",
+}
+
+
+@dataclass(frozen=True)
+class IdcSeries:
+    """A series as IDC's index has it; a megabyte is 10⁶ bytes."""
+
+    patient: str
+    study: str
+    uid: str
+    description: str
+    images: int
+    megabytes: float
+    licence: str
+    doi: str
+
+    def __post_init__(self) -> None:
+        for name in (self.patient, self.study, self.uid):
+            if not _SAFE.fullmatch(name):
+                raise UserError(f"IDC's index has the id {name!r}: letters, digits, '.', '_' and '-' are allowed")
+
+    def is_complete(self, root: Path) -> bool:
+        """Whether every image lies below ``root``, byte for byte as many as the index says."""
+        folder = root / self.patient / self.study / self.uid
+        sizes = [path.stat().st_size for path in folder.glob("*.dcm")]
+        return len(sizes) == self.images and sum(sizes) == round(self.megabytes * 1e6)
+
+
+@dataclass(frozen=True)
+class _Collection:
+    """A collection of IDC: CT series with one of the descriptions (none: any) of patients who have them all."""
+
+    id: str
+    citation: str
+    descriptions: frozenset[str] = frozenset()
+
+
+_COLLECTIONS: dict[CollectionName, _Collection] = {
+    "lidc": _Collection("lidc_idri", "Armato et al. 2015, Data From LIDC-IDRI"),
+    # The projections, 825 GB, are other series of the same patients.
+    "mayo": _Collection(
+        "ldct_and_projection_data",
+        "McCollough et al. 2020, Low Dose CT Image and Projection Data",
+        frozenset({"Full Dose Images", "Low Dose Images"}),
+    ),
+}
+
+
+class Client(Protocol):
+    """What is used of ``idc_index.IDCClient``."""
+
+    def download_from_selection(
+        self,
+        *,
+        downloadDir: str,
+        seriesInstanceUID: list[str],
+        dirTemplate: str,
+        use_s5cmd_sync: bool,
+        show_progress_bar: bool,
+    ) -> None:
+        """Download the series into folders named by the template."""
+
+
+def select(name: CollectionName, patients: int | None) -> list[IdcSeries]:
+    """The series of the first patients by PatientID (None: of all), in the order of patient, study and series.
+
+    Raises:
+        UserError: there are not that many patients, or ``idc-index`` is not installed.
+    """
+    found = _read_index(_COLLECTIONS[name])
+    ids = sorted({series.patient for series in found})
+    if patients is not None and not 1 <= patients <= len(ids):
+        raise UserError(f"--patients of {name} must be from 1 to {len(ids)}, not {patients}")
+    first = set(ids[:patients])
+    return [series for series in found if series.patient in first]
+
+
+def _read_index(collection: _Collection) -> list[IdcSeries]:
+    # Not through IDCClient, which takes 5 s and 1.7 GB to read the whole index.
+    try:
+        from idc_index_data import IDC_INDEX_PARQUET_FILEPATH
+    except ImportError as error:
+        raise UserError("the index of IDC is not installed: run `pip install quarterdose[idc]`") from error
+    rows: list[tuple[str, str, object]] = [("collection_id", "==", collection.id), ("Modality", "==", "CT")]
+    if collection.descriptions:
+        rows.append(("SeriesDescription", "in", collection.descriptions))
+    index = pd.read_parquet(str(IDC_INDEX_PARQUET_FILEPATH), columns=list(_COLUMNS), filters=rows)
+    index = index.rename(columns=_COLUMNS).fillna({"description": ""}).astype({"images": int})
+    index = index.groupby("patient").filter(lambda patient: collection.descriptions <= set(patient.description))
+    index = index.sort_values(["patient", "study", "uid"])
+    return [IdcSeries(*row) for row in index.itertuples(index=False, name=None)]
+
+
+def describe(name: CollectionName, chosen: Sequence[IdcSeries]) -> str:
+    """How much is chosen, and the licence and citation under which it may be used."""
+    patients = len({series.patient for series in chosen})
+    images = sum(series.images for series in chosen)
+    licences = ", ".join(sorted({series.licence for series in chosen}))
+    dois = ", ".join(sorted({f"doi:{series.doi}" for series in chosen}))
+    return (
+        f"patients: {patients:,}, series: {len(chosen):,}, images: {images:,}, {_gigabytes(chosen):.1f} GB\n"
+        f"{_COLLECTIONS[name].citation}, The Cancer Imaging Archive, {dois}; {licences}"
+    )
+
+
+def _gigabytes(chosen: Sequence[IdcSeries]) -> float:
+    return sum(series.megabytes for series in chosen) / 1000
+
+
+def fetch(chosen: Sequence[IdcSeries], root: Path, client: Client | None = None) -> int:
+    """Download what is not complete at ``root/<patient>/<study>/<series>``; return how many series that were.
+
+    Raises:
+        UserError: the folder cannot be made, its disk is too full, the download failed, or series stayed incomplete.
+    """
+    missing = [series for series in chosen if not series.is_complete(root)]
+    if not missing:
+        return 0
+    _check_room(missing, root)
+    _download(missing, root, client)
+    left = [series for series in missing if not series.is_complete(root)]
+    if left:
+        raise UserError(
+            f"{len(left)} of {len(chosen)} series are incomplete, first {left[0].uid} of {left[0].patient}; "
+            "run the same command to go on"
+        )
+    return len(missing)
+
+
+def _check_room(missing: Sequence[IdcSeries], root: Path) -> None:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--to {root} cannot be made a folder: {error.strerror}") from error
+    free, needed = shutil.disk_usage(root).free / 1e9, _gigabytes(missing)
+    if needed > free:
+        raise UserError(f"the {len(missing)} series to fetch take {needed:,.1f} GB, but {root} has {free:,.1f} GB free")
+
+
+def _download(missing: Sequence[IdcSeries], root: Path, client: Client | None) -> None:
+    try:
+        (client or _idc_client()).download_from_selection(
+            downloadDir=str(root),
+            seriesInstanceUID=[series.uid for series in missing],
+            dirTemplate=_FOLDERS,
+            use_s5cmd_sync=True,  # images of a half-fetched series are kept
+            show_progress_bar=sys.stderr.isatty(),
+        )
+    except Exception as error:  # the library raises whatever its parts do
+        raise UserError(f"the download from IDC failed, run the same command to go on: {error!r}") from error
+
+
+def _idc_client() -> Client:
+    from idc_index.index import IDCClient
+
+    logging.getLogger("idc_index").setLevel(logging.WARNING)  # its import sets the root logger to INFO
+    return IDCClient()  # type: ignore[no-untyped-call]

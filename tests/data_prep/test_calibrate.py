@@ -1,0 +1,89 @@
+import math
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from data_prep.errors import UserError
+from data_prep.lowdose.calibrate import calibrate, noise_level
+from data_prep.lowdose.noise import LowDoseSimulator
+from data_prep.settings import LowDoseSettings
+from data_prep.volume import CTVolume
+
+SIDE, PIXEL = 256, 1.4
+
+
+def body(sd: float, slices: int = 4) -> NDArray[np.int16]:
+    """A disc of tissue (40 HU) with two lungs and ribs in air, with white noise."""
+    axis = (np.arange(SIDE) - (SIDE - 1) / 2) * PIXEL
+    x, y = axis[None], axis[:, None]
+    plane = np.where(x**2 + y**2 < 160**2, 40.0, -1000.0)
+    for side in (-1, 1):
+        plane[(x - 60 * side) ** 2 + (y + 60) ** 2 < 45**2] = -850
+        plane[(x - 140 * side) ** 2 + y**2 < 8**2] = 700
+    noise = np.random.default_rng(0).normal(0, sd, (slices, SIDE, SIDE))
+    return np.clip(plane + noise, -1024, 3071).round().astype(np.int16)
+
+
+@pytest.mark.parametrize("sd", [3, 10, 30, 90])
+def test_noise_level_of_white_noise_is_its_standard_deviation(sd: float) -> None:
+    rounding = 1 / 12
+    assert noise_level(body(sd)) == pytest.approx(math.sqrt(sd**2 + rounding), rel=0.03)
+
+
+def test_edges_do_not_count() -> None:
+    """The standard deviation over all of the tissue's range is far higher than the noise."""
+    hu = body(10)
+    assert hu[(hu > -500) & (hu < 1000)].std() > 50
+    assert noise_level(hu) == pytest.approx(10, rel=0.03)
+
+
+@pytest.mark.parametrize("value", [-1024, -850, 1000])
+def test_without_soft_tissue_there_is_no_noise_level(value: int) -> None:
+    noise = np.random.default_rng(0).normal(value, 5, (2, 64, 64))
+    assert math.isnan(noise_level(noise.astype(np.int16)))
+
+
+def test_noise_level_of_the_real_sample_is_plausible(sample: CTVolume) -> None:
+    """A chest CT of 2.5 mm has 10 to 20 HU."""
+    assert 10 < noise_level(sample.hu) < 20
+
+
+def test_both_backprojections_give_the_samples_tissue_the_same_noise(sample: CTVolume) -> None:
+    """The default photons against 1.8e5 of the exact one, which reproduce real quarter-dose scans."""
+    exact = LowDoseSettings(backprojection="exact", photons=1.8e5)
+    levels = [
+        noise_level(LowDoseSimulator(settings, 512, sample.spacing[2]).low_dose(sample.hu[56:64], "x", 56))
+        for settings in (LowDoseSettings(), exact)
+    ]
+    assert levels[0] / levels[1] == pytest.approx(1, rel=0.03)
+
+
+def test_the_calibrated_photons_give_the_wanted_noise() -> None:
+    settings, hu = LowDoseSettings(dose=0.25), body(5)
+    photons = calibrate(hu, PIXEL, settings, 20.0)
+    made = LowDoseSimulator(settings.model_copy(update={"photons": photons}), SIDE, PIXEL)
+    assert noise_level(made.low_dose(hu, "any", 0)) == pytest.approx(20, rel=0.03)
+
+
+def test_more_wanted_noise_takes_fewer_photons_by_its_square() -> None:
+    """Without noise of its own and of the electronics, the variance goes with 1 / photons."""
+    settings, hu = LowDoseSettings(dose=0.25, electronic_sd=0), body(0.5)
+    photons = [calibrate(hu, PIXEL, settings, sd) for sd in (10.0, 20.0)]
+    assert photons[0] / photons[1] == pytest.approx(4, rel=0.05)
+
+
+def test_photons_count_before_the_bowtie() -> None:
+    halved = LowDoseSettings(dose=0.25, bowtie=(0.5,))
+    plain, filtered = (calibrate(body(5), PIXEL, s, 20.0) for s in (LowDoseSettings(dose=0.25), halved))
+    assert filtered / plain == pytest.approx(2, rel=0.01)
+
+
+def test_noise_below_the_scans_own_is_refused_with_the_range() -> None:
+    with pytest.raises(UserError, match=r"noise of 3 HU cannot be had .* dose 0.25, only between 1\d\.\d \(their own"):
+        calibrate(body(15), PIXEL, LowDoseSettings(), 3.0)
+
+
+def test_slices_without_soft_tissue_are_refused() -> None:
+    with pytest.raises(UserError, match="no soft tissue"):
+        calibrate(np.full((1, SIDE, SIDE), -1024, np.int16), PIXEL, LowDoseSettings(), 20.0)

@@ -1,0 +1,101 @@
+"""Broken bytes, for a bounded time: a reader gives a scan or a reason, and nothing else."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_prep.errors import ScanError
+from data_prep.readers.dicom import open_dicom
+from data_prep.readers.nifti import open_nifti
+from data_prep.settings import SourceSettings
+from data_prep.sources import discover
+from tests.conftest import chest, write_nifti
+from tests.data_prep.dicom_series import transcode, write_enhanced, write_series
+
+SECONDS = 4
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's remarks on what it reads
+SPACING = (2.5, 0.7, 0.7)
+
+
+def compressed(folder: Path, syntax: str) -> list[Path]:
+    import gdcm
+
+    files = write_series(folder, chest(3, 16), SPACING)
+    for path in files:
+        transcode(path, getattr(gdcm.TransferSyntax, syntax))
+    return files
+
+
+jpeg, jpeg_ls, jpeg_2000, rle = (
+    partial(compressed, syntax=name)
+    for name in ("JPEGLosslessProcess14_1", "JPEGLSLossless", "JPEG2000Lossless", "RLELossless")
+)
+
+
+def enhanced(folder: Path) -> list[Path]:
+    write_enhanced(folder / "a.dcm", chest(3, 16), SPACING)
+    return [folder / "a.dcm"]
+
+
+def nifti(folder: Path) -> list[Path]:
+    write_nifti(folder / "a.nii", chest(3, 16))
+    return [folder / "a.nii"]
+
+
+def packed(folder: Path) -> list[Path]:
+    write_nifti(folder / "a.nii.gz", chest(3, 16))
+    return [folder / "a.nii.gz"]
+
+
+def plain(folder: Path) -> list[Path]:
+    return write_series(folder, chest(3, 16), SPACING)
+
+
+def broken(content: bytes, generator: np.random.Generator) -> bytes:
+    """Some bytes changed, mostly in the header; cut off, or doubled."""
+    found = bytearray(content)
+    for _ in range(int(generator.integers(1, 6))):
+        end = len(found) if generator.random() < 0.2 else min(len(found), 1500)
+        place = int(generator.integers(0, end))
+        found[place] = int(generator.integers(0, 256))
+    kind = generator.random()
+    if kind < 0.15:
+        del found[int(generator.integers(0, len(found))) :]
+    elif kind < 0.25:
+        place = int(generator.integers(0, len(found)))
+        found[place:place] = found[place // 2 : place]
+    return bytes(found)
+
+
+@pytest.mark.parametrize("make", [plain, jpeg, jpeg_ls, jpeg_2000, rle, enhanced, nifti, packed])
+def test_broken_bytes_only_bring_reasons(make: Callable[[Path], list[Path]], tmp_path: Path) -> None:
+    files = make(tmp_path)
+    victim = files[len(files) // 2]
+    content, reasons, tries = victim.read_bytes(), set[str](), 0
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        victim.write_bytes(broken(content, np.random.default_rng((7, tries))))
+        tries += 1
+        try:
+            scan = open_nifti(victim) if make in (nifti, packed) else open_dicom(files)
+            assert scan.load().hu.shape[1:] == (512, 512)
+        except ScanError as error:
+            reasons.add(str(error))
+    assert tries > 50
+    assert reasons
+    assert not any(str(tmp_path) in reason for reason in reasons)
+
+
+def test_discovery_survives_broken_headers(tmp_path: Path) -> None:
+    files, deadline, tries = write_series(tmp_path, chest(4, 16), SPACING), time.monotonic() + SECONDS, 0
+    content = files[1].read_bytes()
+    while time.monotonic() < deadline:
+        files[1].write_bytes(broken(content, np.random.default_rng((8, tries))))
+        found = discover([SourceSettings(kind="dicom", path=tmp_path)])
+        assert found.series
+        tries += 1
+    assert tries > 50

@@ -1,0 +1,245 @@
+"""From series to pairs, manifest and contact sheets, by the command line and in real processes."""
+
+import os
+import re
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from PIL import Image
+
+from data_prep.errors import MachineError, ScanError
+from data_prep.prepare import prepare
+from data_prep.settings import DataSettings
+from data_prep.sources import discover
+from data_prep.store import Pair
+from data_prep.volume import CTVolume
+from tests.conftest import chest, write_nifti
+from tests.data_prep.dicom_series import change, edit, write_series
+
+QUARTERDOSE = Path(sys.executable).with_name("quarterdose")
+SPACING = (2.5, 0.703125, 0.703125)
+SMALL = {"views": 288, "channels": 368, "channel_arc_mm": 2.5716}
+
+
+def data_settings(*sources: dict[str, Any], **more: Any) -> DataSettings:
+    return DataSettings.model_validate({"sources": sources, "low_dose": {"dose": 0.1, "geometry": SMALL}, **more})
+
+
+def test_a_measured_pair_holds_what_was_measured(tmp_path: Path) -> None:
+    full = chest(40)
+    low = np.clip(full + np.random.default_rng(0).normal(0, 30, full.shape), -1024, 3000).astype(np.int16)
+    for name, hu in [("Full", full), ("Low", low)]:
+        write_series(tmp_path / "C121" / name, hu, SPACING, patient="C121", SeriesDescription=f"{name} Dose Images",
+                     ConvolutionKernel="B30f", KVP=100, Exposure=40)  # fmt: skip
+    settings = data_settings({"kind": "mayo", "path": tmp_path / "C121"})
+    (series,) = discover(settings.sources).series
+    row = prepare(series, settings, tmp_path / "data")
+    pair = Pair(tmp_path / "data" / "mayo" / f"{series.scan}.zarr")
+    np.testing.assert_array_equal(pair.read("full_dose")[:, 224:288, 224:288], full)
+    np.testing.assert_array_equal(pair.read("low_dose")[:, 224:288, 224:288], low)
+    assert pair.provenance["low_dose"] == "measured"
+    assert (row["low_dose"], row["kernel"], row["kvp"], row["mas"]) == ("measured", "B30f", 100, 40)
+    expected = np.sqrt(((low.astype(float) - full) ** 2).sum() / (40 * 512 * 512))
+    assert row["rmse_low_hu"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_scan_in_chunks_equals_a_scan_at_once_on_any_number_of_threads(tmp_path: Path) -> None:
+    write_series(tmp_path / "a", chest(70), SPACING)
+    settings = data_settings({"kind": "dicom", "path": tmp_path / "a"})
+    (series,) = discover(settings.sources).series
+    rows = [prepare(series, settings, tmp_path / str(threads), threads=threads) for threads in (1, 2)]
+    assert rows[0] == rows[1]
+    pair = Pair(tmp_path / "1" / "dicom" / f"{series.scan}.zarr")
+    from data_prep.lowdose.noise import simulate
+
+    whole = simulate(CTVolume(pair.read("full_dose"), SPACING), settings.low_dose, series.scan)
+    np.testing.assert_array_equal(pair.read("low_dose"), whole)
+
+
+def test_the_sheet_shows_the_scan(sample: CTVolume, tmp_path: Path) -> None:
+    write_series(tmp_path / "a", sample.hu[20:100:4], (10.0, *sample.spacing[1:]))
+    settings = data_settings({"kind": "dicom", "path": tmp_path / "a"})
+    (series,) = discover(settings.sources).series
+    row = prepare(series, settings, tmp_path / "data")
+    with Image.open(tmp_path / "data" / "contact" / "dicom" / f"{series.scan}.png") as sheet:
+        grey = np.asarray(sheet.convert("L"), dtype=float)
+    middle = sample.hu[20 + 4 * 9]  # the fourth of eight evenly spaced slices of twenty, in the mediastinal window
+    assert grey.shape == (44 + 640, 96 + 1600)
+    tile = grey[44 + 320 + 24 : 44 + 480, 96 + 3 * 160 + 24 : 96 + 4 * 160]
+    shown = np.clip((middle + 160) / 400, 0, 1) * 255
+    # box filter of 3.2 pixels: compare the means of eighths
+    expected = shown[77:, 77:].mean()
+    assert tile.mean() == pytest.approx(expected, rel=0.03)
+    assert 10 < row["noise_full_hu"] < row["noise_low_hu"]
+
+
+class Place:
+    """A folder with a settings file, in which preparation runs as a user would run it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.data = folder, folder / "runs" / "p" / "data"
+
+    def run(self, *sources: dict[str, Any], before: Any = None, **data: Any) -> subprocess.CompletedProcess[str]:
+        settings = {
+            "name": "p",
+            "data": {"sources": list(sources), "low_dose": {"dose": 0.1, "geometry": SMALL}, "max_failed": 0.9,
+                     "split": {"gap": 0, "validation": 0.33, "test": 0.33}, **data},
+            "study": {"slices": [16]},
+        }  # fmt: skip
+        (self.folder / "p.yaml").write_text(yaml.safe_dump(settings))
+        return subprocess.run([str(QUARTERDOSE), "prepare", "p.yaml"], cwd=self.folder, capture_output=True,
+                              text=True, check=False, timeout=300, preexec_fn=before)  # fmt: skip
+
+    def manifest(self) -> pd.DataFrame:
+        return pd.read_csv(self.data / "manifest.csv")
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return Place(tmp_path)
+
+
+def test_each_series_has_its_row_and_its_reason(place: Place) -> None:
+    scans = place.folder / "scans"
+    for name in ("a", "b", "c"):
+        write_series(scans / name, chest(30), SPACING, patient=name, ConvolutionKernel="B30f", KVP=120)
+    gap = write_series(scans / "gap", chest(30), SPACING, patient="gap")
+    gap[7].unlink()
+    write_series(scans / "scout", chest(2), SPACING, patient="a", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    done = place.run({"kind": "dicom", "path": "scans", "keep_ids": True})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "dicom: 3 kept" in done.stdout
+    manifest = place.manifest().set_index("subject")
+    assert manifest["state"].value_counts().to_dict() == {"kept": 3, "turned away": 2}
+    assert str(manifest["reason"]["gap"]).startswith("a slice is missing: 5.00 mm between")
+    row = manifest.loc[["b"], ["slices", "kernel", "kvp", "low_dose"]]
+    assert row.to_numpy().tolist() == [[30, "B30f", 120, "simulated"]]
+    assert "a localizer" in manifest["reason"].tolist()
+    assert sorted(p.name for p in (place.data / "contact").glob("*.png")) == ["dicom-1.png"]
+    verified = subprocess.run(
+        [str(QUARTERDOSE), "verify", str(place.data)], capture_output=True, text=True, check=False
+    )
+    assert verified.stdout.strip() == "3 pairs in the manifest, 0 faults"
+    again = place.run({"kind": "dicom", "path": "scans", "keep_ids": True})
+    assert "nothing to do" in again.stdout
+    change(gap[0], SliceThickness=9)
+    scout = write_series(scans / "scout2", chest(2), SPACING, patient="b", Modality="SR")
+    more = place.run({"kind": "dicom", "path": "scans", "keep_ids": True})
+    assert "split/split: set aside changed" in more.stdout or "split/split: prepare/" in more.stdout
+    assert "modality is SR, wanted CT" in place.manifest()["reason"].tolist()
+    assert len(scout) == 2
+
+
+SECRETS = {
+    "PatientName": "Zwingli^Huldrych", "PatientID": "HOSP-4711-0815", "PatientBirthDate": "19540229",
+    "AccessionNumber": "ACC99887766", "InstitutionName": "Sankt Nimmerlein", "InstitutionAddress": "Nirgendweg 12",
+    "ReferringPhysicianName": "Quacksalber^Theo", "OperatorsName": "Knipser^Ida", "StudyDescription": "Thorax Zwingli",
+    "SeriesDescription": "Verlauf Zwingli", "StudyID": "ST-31415926", "ProtocolName": "Protokoll Nimmerlein",
+    "StudyInstanceUID": "1.2.826.0.1.3680043.8.498.111222333", "DeviceSerialNumber": "SN-27182818",
+    "PatientComments": "kennt den Kanzler", "StudyDate": "20190317", "StationName": "CTWACHTURM",
+}  # fmt: skip
+
+
+def planted(image: Any) -> None:
+    for name, value in SECRETS.items():
+        setattr(image, name, value)
+    block = image.private_block(0x0029, "NIMMERLEIN PRIVAT", create=True)
+    block.add_new(0x10, "LO", "Geheimnis 1848")
+
+
+def test_no_identifier_is_in_any_byte_that_is_written(place: Place) -> None:
+    """Planted in every header of scans that are kept, refused, failed and set aside; all that is written is grepped."""
+    scans = place.folder / "scans"
+    series = {
+        name: write_series(scans / name, chest(60), SPACING) for name in ("whole", "two", "gap", "broken", "closed")
+    }
+    series["sr"] = write_series(scans / "sr", chest(1), SPACING, Modality="SR")
+    uids = set()
+    for files in series.values():
+        for path in files:
+            edit(path, planted)
+            uids |= set(re.findall(rb"1\.2\.826\.0\.1\.3680043[0-9.]+", path.read_bytes()))
+    change(series["two"][0], PatientID="HOSP-4711-0816")
+    series["gap"][5].unlink()
+    series["broken"][3].write_bytes(series["broken"][3].read_bytes()[:-100])
+    series["closed"][3].unlink()
+    series["closed"][3].symlink_to("/proc/self/mem")  # reading it is an input/output error, for root too
+    write_series(scans / "number", chest(4), SPACING)
+    for path in (scans / "number").iterdir():
+        edit(path, planted)
+        path.write_bytes(path.read_bytes().replace(b"-1024", b"-1o24"))
+    done = place.run({"kind": "dicom", "path": "scans"})
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "Input/output error" in done.stderr
+    assert set(place.manifest()["state"]) == {"kept", "turned away"}
+    words = {part.encode() for value in SECRETS.values() for part in value.split("^")}
+    words |= {b"Geheimnis", b"NIMMERLEIN", b"HOSP-4711-0816", *uids}
+    assert len(uids) > 100
+    written = [*(place.folder / "runs").rglob("*"), *(place.folder / "cache").rglob("*")]
+    assert len(written) > 50
+    contents = {str(path.relative_to(place.folder)): path.read_bytes() for path in written if path.is_file()}
+    contents["terminal"] = (done.stdout + done.stderr).encode()
+    leaks = [(name, word) for name, content in contents.items() for word in words if word in content + name.encode()]
+    assert not leaks
+
+
+def test_what_cannot_be_opened_fails_is_tried_again_and_the_others_go_on(place: Place) -> None:
+    scans = place.folder / "scans"
+    for name in ("a", "b", "c"):
+        write_series(scans / name, chest(30), SPACING, patient=name)
+    closed = write_series(scans / "closed", chest(30), SPACING, patient="closed")[3]
+    content = closed.read_bytes()
+    closed.unlink()
+    closed.symlink_to("/proc/self/mem")
+    done = place.run({"kind": "dicom", "path": "scans", "keep_ids": True})
+    assert done.returncode == 1
+    assert "a file of its folder cannot be opened (Input/output error)" in done.stderr
+    manifest = place.manifest().set_index("subject")
+    assert manifest["state"].to_dict() == {"a": "kept", "b": "kept", "c": "kept", "closed": "turned away"}
+    closed.unlink()
+    closed.write_bytes(content)
+    again = place.run({"kind": "dicom", "path": "scans", "keep_ids": True})
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert (place.manifest()["state"] == "kept").all()
+    assert again.stdout.count("done after") == 2  # the scan and the split
+
+
+def test_a_full_disk_fails_the_scan_with_its_reason_and_leaves_nothing_half(place: Place) -> None:
+    """No file may grow beyond 300 KB: a shard of toys fits, one of noise does not."""
+    scans = place.folder / "scans"
+    for name in ("a", "b", "c"):
+        write_nifti(scans / f"sub-{name}.nii.gz", chest(16))
+    noise = np.random.default_rng(0).integers(-1000, 1000, (30, 512, 512)).astype(np.int16)
+    write_nifti(scans / "sub-large.nii.gz", noise)
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
+
+    (place.folder / "tables").mkdir()
+    source = {"kind": "nifti", "path": "scans", "keep_ids": True}
+    done = place.run(source, before=limit)
+    assert done.returncode == 1, done.stdout + done.stderr
+    manifest = place.manifest().set_index("subject")
+    assert manifest["state"].to_dict() == {f"sub-{n}": "kept" for n in "abc"} | {"sub-large": "turned away"}
+    assert manifest.loc["sub-large", "reason"] == "OSError: File too large"
+    assert sorted(os.listdir(place.data / "nifti")) == [f"sub-{n}.zarr" for n in "abc"]
+    again = place.run(source)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert (place.manifest()["state"] == "kept").all()
+
+
+def test_a_fault_of_the_source_reaches_the_caller(tmp_path: Path) -> None:
+    write_series(tmp_path / "a", chest(4), SPACING)
+    settings = data_settings({"kind": "dicom", "path": tmp_path / "a"})
+    (series,) = discover(settings.sources).series
+    for error in (ScanError("broken"), MachineError("closed")):
+        with pytest.raises(type(error), match=str(error)):
+            prepare(type(series)(**{**series.__dict__, "fault": error}), settings, tmp_path)

@@ -1,0 +1,347 @@
+"""Sources on trees of real layouts; the pixels are toys, or the real ones where a test says so."""
+
+import csv
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from data_prep.errors import MachineError, ScanError, UserError
+from data_prep.settings import SourceSettings
+from data_prep.sources import Found, discover
+from data_prep.sources.archive import list_images
+from data_prep.sources.folders import hidden_id
+from tests.conftest import Hu, chest, shared_file, write_nifti
+from tests.data_prep.dicom_series import change, write_series
+
+SPACING = (2.5, 0.703125, 0.703125)
+SR = "1.2.840.10008.5.1.4.1.1.88.22"
+
+
+def find(kind: str, path: Path, **settings: Any) -> Found:
+    return discover([SourceSettings.model_validate({"kind": kind, "path": path, **settings})])
+
+
+def reasons(found: Found) -> list[str]:
+    return sorted(aside.reason for aside in found.aside)
+
+
+def test_discovery_keeps_no_identifier(tmp_path: Path) -> None:
+    write_series(tmp_path / "Doe_Jane" / "one", chest(4), SPACING, patient="Doe^Jane")
+    write_series(tmp_path / "Doe_Jane" / "two", chest(4), SPACING, patient="Doe^Jane")
+    write_series(tmp_path / "Roe", chest(4), SPACING, patient="Roe^Max")
+    found = find("dicom", tmp_path)
+    assert len({series.scan for series in found.series}) == 3
+    assert len({series.subject for series in found.series}) == 2
+    assert not any("Doe" in series.scan or "Roe" in series.scan for series in found.series)
+    assert found == find("dicom", tmp_path)
+
+
+def test_a_second_look_reads_only_what_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    files = write_series(tmp_path / "scans", chest(6), SPACING)
+    read: list[int] = []
+    first = list_images(tmp_path / "scans", hidden_id, "", lambda done, total, note: read.append(done))
+    assert read == [6]
+    change(files[2], SliceThickness=7)
+    os.utime(files[2], (1, 1))
+    files[5].unlink()
+    read.clear()
+    second = list_images(tmp_path / "scans", hidden_id, "", lambda done, total, note: read.append(done))
+    assert read == [5]  # four remembered and one read
+    assert [image.thickness for image in second].count(7) == 1
+    assert len(first) - len(second) == 1
+    memory = next((tmp_path / "cache").rglob("*.json"))
+    assert memory.stat().st_mode & 0o777 == 0o600
+    assert b"Doe" not in memory.read_bytes()
+    memory.write_text("[[1,")
+    assert list_images(tmp_path / "scans", hidden_id, "") == second
+
+
+def test_many_files_are_read_in_processes_and_come_to_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty series of 110 slices: above the number where processes are started."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    files = write_series(tmp_path / "scans" / "0", chest(110, 16), SPACING)
+    for copy in range(1, 20):
+        shutil.copytree(tmp_path / "scans" / "0", tmp_path / "scans" / str(copy))
+    told: list[tuple[int, int]] = []
+    images = list_images(tmp_path / "scans", hidden_id, "", lambda done, total, note: told.append((done, total)))
+    assert len(images) == 20 * len(files)
+    assert told[-1] == (2200, 2200)
+    assert len(told) == 11
+    began = time.monotonic()
+    assert list_images(tmp_path / "scans", hidden_id, "") == images
+    assert time.monotonic() - began < 1
+
+
+def test_series_of_one_folder_are_told_apart_and_what_is_no_ct_is_set_aside(tmp_path: Path) -> None:
+    soft = write_series(tmp_path, chest(5), SPACING, first="1", ConvolutionKernel="B30f")
+    sharp = write_series(tmp_path, chest(5), SPACING, first="2", ConvolutionKernel="B70f")
+    scouts = write_series(tmp_path, chest(2), SPACING, first="3", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    write_series(tmp_path, chest(1), SPACING, first="4", Modality="SR", SOPClassUID=SR)
+    write_series(tmp_path, chest(1), SPACING, first="5", SOPClassUID="1.2.840.10008.5.1.4.1.1.7")
+    change(write_series(tmp_path, chest(1), SPACING, first="6")[0], PixelData=None, Rows=None)
+    single = write_series(tmp_path, chest(1), SPACING, first="7")
+    (tmp_path / "DICOMDIR").write_bytes(bytes(128) + b"DICM" + bytes(50))
+    (tmp_path / "notes.xml").write_text("<nodule/>")
+    (tmp_path / "raw.bin").write_bytes(bytes(500))
+    for path in [*soft, *sharp, *scouts]:  # all of one scan without an id, as some archives leave it
+        change(path, SeriesInstanceUID="", SeriesDescription="Doe")
+    assert len(single) == 1
+    found = find("dicom", tmp_path)
+    assert sorted(len(series.files) for series in found.series) == [5, 5]
+    kernels = {series.open(series.files).acquisition.kernel for series in found.series}
+    assert kernels == {"B30f", "B70f"}
+    assert reasons(found) == [
+        "a localizer",
+        "a secondary capture, not a scanner's image",
+        "a single slice",
+        "holds no image",
+        "modality is SR, wanted CT",
+    ]
+    chosen = find("dicom", tmp_path, kernel="B70f")
+    assert [series.open(series.files).acquisition.kernel for series in chosen.series] == ["B70f"]
+    assert "kernel B30f, wanted B70f" in reasons(chosen)
+
+
+def test_two_real_kernels_in_one_folder_are_two_scans(tmp_path: Path) -> None:
+    folder = shared_file("ct/Lung_Dx-A0002")
+    for number, path in enumerate(folder.rglob("*.dcm")):
+        shutil.copy(path, tmp_path / f"{number}.dcm")
+    found = find("dicom", tmp_path)
+    opened = [series.open(series.files) for series in found.series]
+    assert sorted((scan.slices, scan.acquisition.kernel) for scan in opened) == [(30, "B40f"), (30, "B70f")]
+    assert not found.aside
+
+
+@contextmanager
+def unprivileged() -> Iterator[None]:
+    """Root may read anything: become nobody for a while."""
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+
+
+def test_a_file_that_may_not_be_opened_fails_its_scan_and_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = write_series(tmp_path / "scans" / "a", chest(4), SPACING)
+    write_series(tmp_path / "scans" / "b", chest(4), SPACING)
+    write_series(tmp_path / "scans" / "c", chest(4), SPACING)[0].write_bytes(bytes(128) + b"DICM" + b"broken" * 9)
+    (tmp_path / "alone").mkdir()
+    files[-1].chmod(0)
+    for folder in [tmp_path, *tmp_path.parents]:
+        if folder.owner() == "root" and folder != Path("/") and "pytest" in str(folder):
+            folder.chmod(0o755)
+    cache = tmp_path / "cache"
+    cache.mkdir(mode=0o777)
+    cache.chmod(0o777)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(cache))
+    with unprivileged():
+        found = find("dicom", tmp_path / "scans")
+    faults = {series.place.name: series.fault for series in found.series}
+    assert isinstance(faults["a"], MachineError)
+    assert str(faults["a"]) == "a file of its folder cannot be opened (Permission denied)"
+    assert faults["b"] is None
+    assert isinstance(faults["c"], ScanError)
+    files[-1].chmod(0o644)
+    again = find("dicom", tmp_path / "scans")  # what could not be opened is not remembered so
+    assert {series.place.name: series.fault for series in again.series}["a"] is None
+
+
+def test_lidc_takes_one_ct_series_a_patient_in_both_folder_styles(tmp_path: Path) -> None:
+    uid, nbia = tmp_path / "LIDC-IDRI-0001" / "1.3.6.1" / "1.3.6.2", tmp_path / "LIDC-IDRI-0002" / "01-01-2000-30178"
+    write_series(uid, chest(6), SPACING, patient="LIDC-IDRI-0001")
+    write_series(nbia / "3000566.000000-03192", chest(8), SPACING, patient="LIDC-IDRI-0002")
+    write_series(nbia / "3000567.000000-03193", chest(5), SPACING, patient="LIDC-IDRI-0002")
+    write_series(nbia / "3000568.000000-03194", chest(8), SPACING, patient="LIDC-IDRI-0002", SliceThickness=5)
+    write_series(tmp_path / "LIDC-IDRI-0001" / "dx", chest(2), SPACING, patient="LIDC-IDRI-0001", Modality="DX")
+    write_series(tmp_path / "LIDC-IDRI-0003" / "a", chest(4), SPACING, patient="")
+    write_series(tmp_path / "other", chest(4), SPACING, patient="Doe^Jane")
+    (uid / "069.xml").write_text("<LidcReadMessage/>")
+    found = find("lidc", tmp_path)
+    taken = {series.subject: series for series in found.series}
+    assert sorted(name for name in taken if name.startswith("LIDC")) == [f"LIDC-IDRI-000{n}" for n in (1, 2, 3)]
+    assert len([name for name in taken if name.startswith("p-")]) == 1  # an id unlike the set's is hidden
+    assert taken["LIDC-IDRI-0002"].place.name == "3000566.000000-03192"
+    assert [r.split("'s")[0] for r in reasons(found)] == ["modality is DX, wanted CT", *["the patient"] * 2]
+    hidden = find("lidc", tmp_path, keep_ids=False)
+    assert not any("LIDC" in series.subject for series in hidden.series)
+
+
+def test_the_real_lidc_patient_is_found() -> None:
+    found = find("lidc", shared_file("ct/LIDC-IDRI-0003"))
+    assert [(series.subject, len(series.files)) for series in found.series] == [("LIDC-IDRI-0003", 140)]
+
+
+Mayo = Callable[..., tuple[list[Path], list[Path]]]
+
+
+@pytest.fixture
+def mayo(tmp_path: Path) -> Mayo:
+    """A patient of TCIA's layout, toy pixels: low dose is full dose plus one HU."""
+
+    def make(patient: str = "C121", described: bool = True, low: slice = slice(None), **tags: Any) -> Any:
+        study = tmp_path / "LDCT-and-Projection-data" / patient / "12-23-2021-NA-NA-61870"
+        made = []
+        for number, (name, offset) in enumerate([("Full Dose Images", 0), ("Low Dose Images", 1)], start=1):
+            folder = study / f"{number}.000000-{name if described else 'Images'}-0095{number}"
+            hu: Hu = chest(8) + np.int16(offset)
+            files = write_series(folder, hu, SPACING, patient=patient, **tags)
+            if described:
+                for path in files:
+                    change(path, SeriesDescription=name)
+            made.append(files)
+        for path in set(made[1]) - set(made[1][low]):
+            path.unlink()
+        return made[0], made[1][low]
+
+    return make
+
+
+def test_mayo_pairs_are_matched_by_position(mayo: Mayo, tmp_path: Path) -> None:
+    full, low = mayo(low=slice(1, 7))
+    found = find("mayo", tmp_path)
+    (series,) = found.series
+    assert series.subject == "C121"
+    assert (series.files, series.low_files) == (tuple(full[1:7]), tuple(low))
+    difference = series.open(series.low_files).load().hu - series.open(series.files).load().hu
+    assert np.unique(difference[:, 224:288, 224:288]).tolist() == [1]
+    assert not found.aside
+
+
+def test_mayo_without_description_is_told_apart_by_its_table(mayo: Mayo, tmp_path: Path) -> None:
+    full, low = mayo(described=False)
+    found = find("mayo", tmp_path)
+    assert reasons(found) == ["neither full nor low dose by its description"] * 2
+    root = tmp_path / "LDCT-and-Projection-data"
+    with (tmp_path / "metadata.csv").open("w", newline="") as handle:
+        table = csv.writer(handle)
+        table.writerow(["Series UID", "Subject ID", "Series Description", "File Location"])
+        for files, name in [(full, "Full Dose Images"), (low, "Low Dose Images")]:
+            windows = str(files[0].parent.relative_to(tmp_path)).replace("/", "\\")
+            table.writerow(["1.2", "C121", name, f".\\{windows}"])
+    for place in (tmp_path, root):
+        (series,) = find("mayo", place).series
+        assert (len(series.files), len(series.low_files)) == (8, 8)
+    (tmp_path / "metadata.csv").write_text("Subject ID,Path\nC121,x\n")
+    with pytest.raises(UserError, match=r"metadata\.csv lacks the column Series Description and File Location"):
+        find("mayo", tmp_path)
+
+
+def test_mayo_scans_without_a_partner_say_so_or_are_simulated(mayo: Mayo, tmp_path: Path) -> None:
+    mayo("C121")
+    _, low = mayo("L014")
+    for path in low:
+        path.unlink()
+    _, other = mayo("N005")
+    for path in other:
+        change(path, ConvolutionKernel="sharp")
+    found = find("mayo", tmp_path)
+    assert [series.subject for series in found.series] == ["C121"]
+    none = "no low-dose series of its patient, kernel and thickness"
+    assert reasons(found) == ["low dose that is no scan's partner", none, none]
+    simulated = find("mayo", tmp_path, low_dose="simulated")
+    assert sorted(series.subject for series in simulated.series) == ["C121", "L014", "N005"]
+    assert not any(series.low_files for series in simulated.series)
+
+
+def test_the_challenge_of_2016_is_read_in_all_its_kinds(tmp_path: Path) -> None:
+    for thickness, suffix, kernel in [(1, "", "B30f"), (3, "", "B30f"), (1, "_sharp", "D45f")]:
+        for dose, short in [("full", "FD"), ("quarter", "QD")]:
+            kind = f"{dose}_{thickness}mm{suffix}"
+            tags: dict[str, Any] = {"patient": "L067", "SliceThickness": thickness, "ConvolutionKernel": kernel}
+            files = write_series(tmp_path / kind / "L067" / kind, chest(4), (float(thickness), 0.7, 0.7), **tags)
+            for z, path in enumerate(files, start=1):
+                path.rename(path.with_name(f"L067_{short}_{thickness}_1.CT.0002.{z:04d}.2016.01.21.IMA"))
+    assert len(find("mayo", tmp_path).series) == 3
+    (series,) = find("mayo", tmp_path, thickness_mm=1, kernel="B30f").series
+    assert {path.parent.name for path in series.files} == {"full_1mm"}
+    assert {path.parent.name for path in series.low_files} == {"quarter_1mm"}
+
+
+def bids(root: Path, subject: str, run: int, hu: Hu | None = None, axes: str = "LAS", **sidecar: Any) -> Path:
+    name = f"{subject}_ses-E08061_run-{run}_bp-chest_ct"
+    folder = root / subject / "ses-E08061" / "mod-rx"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.nii.gz"
+    if hu is not None:
+        image = nib.Nifti1Image(hu[:, ::-1].transpose(2, 1, 0), np.diag([-0.7, 0.7, 2.5, 1.0]))
+        turn = nib.orientations.ornt_transform(nib.io_orientation(image.affine), nib.orientations.axcodes2ornt(axes))
+        nib.save(image.as_reoriented(turn), path)
+    if sidecar:
+        (folder / f"{name}.json").write_text(json.dumps(sidecar))
+    return path
+
+
+def test_bimcv_takes_axial_ct_alone(tmp_path: Path) -> None:
+    kernel: dict[str, Any] = {"00181210": {"vr": "SH", "Value": ["B60f"]}, "00180060": {"vr": "DS", "Value": [120]},
+              "00100010": {"vr": "PN", "Value": [{"Alphabetic": "Doe^Jane"}]}}  # fmt: skip
+    bids(tmp_path, "sub-S03693", 2, chest(40), **kernel)
+    bids(tmp_path, "sub-S03693", 3, chest(40), "LPS", ConvolutionKernel="B30f", KVP="100")
+    bids(tmp_path, "sub-S03693", 4, chest(40, 60), "LSA")
+    bids(tmp_path, "sub-S03693", 5, chest(2))
+    bids(tmp_path, "sub-S03693", 6, chest(40), ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
+    bids(tmp_path, "sub-S03693", 7).write_bytes(b"\x1f\x8b broken")
+    (tmp_path / "sub-S03694" / "mod-rx").mkdir(parents=True)
+    (tmp_path / "sub-S03694" / "mod-rx" / "sub-S03694_ses-E1_run-1_bp-chest_vp-ap_cr.png").write_bytes(b"png")
+    (tmp_path / "participants.tsv").write_text("participant\tage\n")
+    found = find("bimcv", tmp_path)
+    opened = {series.scan: series.open(series.files) for series in found.series}
+    assert sorted(opened) == [f"sub-S03693_ses-E08061_run-{n}_bp-chest" for n in (2, 3)]
+    first, second = (opened[name] for name in sorted(opened))
+    assert (first.acquisition.kernel, first.acquisition.kvp) == ("B60f", 120)
+    assert (second.acquisition.kernel, second.acquisition.kvp) == ("B30f", 100)
+    np.testing.assert_array_equal(first.load().hu, second.load().hu)
+    assert {series.subject for series in found.series} == {"sub-S03693"}
+    assert reasons(found) == [
+        "a coronal volume, wanted axial slices",
+        "a localizer",
+        "a scout of 2 slices",
+        "an X-ray (cr), wanted ct",
+        "no readable NIfTI file (EOFError)",
+    ]
+
+
+def test_bids_entities_join_the_scans_of_a_patient(tmp_path: Path) -> None:
+    for name in ("sub-01_run-1.nii.gz", "sub-01_run-2.nii.gz", "sub-02.nii.gz", "other.nii.gz"):
+        write_nifti(tmp_path / name, chest(3))
+    subjects = [series.subject for series in find("nifti", tmp_path, keep_ids=True).series]
+    assert sorted(subjects) == ["other", "sub-01", "sub-01", "sub-02"]
+    assert len({series.subject for series in find("nifti", tmp_path).series}) == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kind": "nifti", "kernel": "B30f"}, "a nifti source has none"),
+        ({"kind": "lidc", "low_dose": "measured"}, "with kind mayo alone"),
+        ({"kind": "mayo", "thickness_mm": 0}, "greater than 0"),
+    ],
+)
+def test_settings_without_effect_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        SourceSettings.model_validate(settings)
+
+
+def test_an_empty_or_absent_place_is_named(tmp_path: Path) -> None:
+    for kind in ("dicom", "lidc", "mayo", "bimcv", "nifti"):
+        with pytest.raises(UserError, match="holds no"):
+            find(kind, tmp_path)
+        with pytest.raises(UserError, match="does not exist"):
+            find(kind, tmp_path / "absent")
