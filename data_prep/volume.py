@@ -1,13 +1,13 @@
 """The canonical CT scan: int16 HU, axial, feet to head, 512 x 512."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from data_prep.errors import ScanError
 
@@ -119,6 +119,13 @@ class CTScan:
             hu[start : start + CHUNK_SLICES] = chunk
         return CTVolume(hu, self.spacing)
 
+    def middle(self, slices: int) -> "CTScan":
+        """So many neighbouring slices of the middle, or all if there are no more."""
+        first = max(0, (self.slices - slices) // 2)
+        return replace(
+            self, slices=min(slices, self.slices), planes=lambda start, stop: self.planes(first + start, first + stop)
+        )
+
     def fitted(self, how: Fit) -> "CTScan":
         """The scan on a grid of 512 x 512: as it is, to be padded or cropped, or its whole plane resampled."""
         side = max(self.planes(0, 1).shape[1:])
@@ -126,7 +133,7 @@ class CTScan:
             return self
         z, y, x = self.spacing
         spacing = (z, y * side / SIDE, x * side / SIDE)
-        return CTScan(self.slices, spacing, lambda a, b: _resampled(self.planes(a, b), side), self.acquisition)
+        return replace(self, spacing=spacing, planes=lambda start, stop: _resampled(self.planes(start, stop), side))
 
 
 def _as_int16(values: Numbers, least: float = -np.inf) -> NDArray[np.int16]:
@@ -148,7 +155,7 @@ def fit(hu: NDArray[np.int16], side: int = SIDE) -> NDArray[np.int16]:
 
 
 def _resampled(values: Numbers, side: int) -> Numbers:
-    square = torch.from_numpy(fit(_as_int16(values), side).astype(np.float32))[:, None]
-    scaled = torch.nn.functional.interpolate(square, (SIDE, SIDE), mode="bilinear", antialias=True)
-    plain: Numbers = scaled[:, 0].numpy()
-    return plain
+    """The whole plane, padded to ``side`` x ``side``, averaged or interpolated linearly to 512 x 512."""
+    planes = fit(_as_int16(values), side).astype(np.float32)
+    images = (Image.fromarray(plane).resize((SIDE, SIDE), Image.Resampling.BILINEAR) for plane in planes)
+    return np.stack([np.asarray(image) for image in images])

@@ -10,6 +10,7 @@ from rich.progress import Progress
 
 from data_prep.errors import UserError
 from data_prep.files import held
+from data_prep.sources import discover
 from jobs.graph import graph_of, preparation_of
 from jobs.launch import Launcher, LocalLauncher, SubmittedLauncher
 from jobs.prepare import count_states
@@ -31,6 +32,7 @@ app.add_typer(fetch_app, name="fetch")
 Config = Annotated[Path, typer.Argument(help="Settings file (YAML).", show_default=False)]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Replace one setting: a.b=value.")]
 LOCAL = "local processes"
+CALIBRATION_SLICES = 8
 
 
 On = Annotated[str, typer.Option(help="Profile of slurm/profiles or a YAML file; else this machine's processes.")]
@@ -114,6 +116,27 @@ def verify_data(data: Annotated[Path, typer.Argument(help="Data folder, such as 
     _print_plain(console, f"{count} pairs in the manifest, {len(faults)} faults")
     if faults:
         raise typer.Exit(1)
+
+
+@app.command()
+def calibrate(
+    config: Config,
+    sd: Annotated[float, typer.Option(help="Wanted noise SD of the low dose in soft tissue, HU.", show_default=False)],
+    scan: Annotated[str, typer.Option(help="Id of the scan to look at; else the first.")] = "",
+    overrides: Overrides = None,
+) -> None:
+    """Find the photon number at which the simulated low dose has a wanted noise, in the middle of a scan."""
+    from data_prep.lowdose.calibrate import calibrate as photons_for
+
+    settings = load_settings(config, RunSettings, overrides or ()).data
+    found = {series.scan: series for series in discover(settings.sources).series}
+    series = found.get(scan) if scan else next(iter(found.values()), None)
+    if series is None:
+        raise UserError(f"--scan: the sources hold no scan {scan!r}, but {', '.join(list(found)[:5]) or 'none at all'}")
+    volume = series.open(series.files).fitted(settings.fit).middle(CALIBRATION_SLICES).load()
+    photons = photons_for(volume.hu, volume.spacing[2], settings.low_dose, sd)
+    told = f"{sd:g} HU at dose {settings.low_dose.dose:g} in the middle of {series.scan}"
+    _print_plain(Console(), f"data.low_dose.photons: {photons:.4g}  # {told}")
 
 
 @app.command("config")

@@ -85,3 +85,21 @@ def test_unknown_profile_and_run_folder(tmp_path: Path, make_nifti: Callable[...
 def test_missing_settings_file_and_unknown_command(tmp_path: Path) -> None:
     assert quarterdose(tmp_path, "config", "absent.yaml").returncode == 2
     assert quarterdose(tmp_path, "walk").returncode == 2
+
+
+def test_calibration_names_the_photons_for_a_wanted_noise(tmp_path: Path, sample_path: Path) -> None:
+    """Taken into the settings, they give the noise: 28.4 HU, as real quarter-dose slices have."""
+    (tmp_path / "x.yaml").write_text(CONFIG.format(source="{kind: sample}"))
+    small = [f"data.low_dose.geometry.{key}" for key in ("views=288", "channels=368", "channel_arc_mm=2.5716")]
+    overrides = [word for setting in small for word in ("--set", setting)]
+    said = quarterdose(tmp_path, "calibrate", "x.yaml", "--sd", "28.4", *overrides).stdout
+    photons = float(said.split()[1])
+    again = quarterdose(
+        tmp_path, "calibrate", "x.yaml", "--sd", "28.4", *overrides, "--set", f"data.low_dose.photons={photons}"
+    )
+    assert said == again.stdout
+    assert said.endswith("# 28.4 HU at dose 0.25 in the middle of LIDC-IDRI-0001\n")
+    refused = quarterdose(tmp_path, "calibrate", "x.yaml", "--sd", "5", *overrides)
+    assert (refused.returncode, "only between 14" in refused.stderr) == (2, True)
+    refused = quarterdose(tmp_path, "calibrate", "x.yaml", "--sd", "28.4", "--scan", "absent")
+    assert "hold no scan 'absent', but LIDC-IDRI-0001" in refused.stderr

@@ -195,7 +195,7 @@ def test_two_runs_at_once_are_refused(toy: Toy) -> None:
         second = toy.run()
         os.killpg(process.pid, signal.SIGKILL)
     assert second.returncode == 2
-    assert "another `quarterdose run` is at work" in second.stderr
+    assert "another `quarterdose` is at work" in second.stderr
 
 
 def test_a_killed_worker_is_named_and_the_next_run_finishes(toy: Toy) -> None:

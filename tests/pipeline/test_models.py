@@ -77,7 +77,7 @@ def test_the_golden_values_themselves_are_float32_and_1e_5_from_the_exact_output
     plain = PlainDDnet(2).eval()
     with np.load(shared_file("ddnet/published_2d_weights.npz")) as arrays:
         plain.load_state_dict({key: torch.from_numpy(arrays[key]) for key in arrays})
-    assert 1e-6 < error_to_golden(plain(x)[:, 0], "output_2d_eval").max() < 4e-5
+    assert error_to_golden(plain(x)[:, 0], "output_2d_eval").max() < 4e-5  # 0 on a machine like the one of the arrays
 
 
 @torch.no_grad()
