@@ -8,13 +8,15 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from pydicom import Dataset, config, dcmread
-from pydicom.dataelem import RawDataElement
+from pydicom.dataelem import RawDataElement, convert_raw_data_element
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.multival import MultiValue
+from pydicom.tag import BaseTag
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from data_prep.errors import ScanError
@@ -30,6 +32,7 @@ BROKEN = (
     NotImplementedError, RuntimeError, OverflowError, MemoryError, struct.error, zlib.error,
 )  # fmt: skip
 """What pydicom and its decoders raise on bytes that are no DICOM image."""
+_AMBIGUOUS = (0x00280120, 0x00280121)  # padding: signed or not, as another element says
 _DEFERRED_BYTES = 4096  # longer values, which are pixels, are left in the file
 _TAGS = [
     "SOPClassUID", "PatientID", "SeriesInstanceUID", "SeriesDescription", "Modality", "ImageType", "ConvolutionKernel",
@@ -95,7 +98,7 @@ def read_header(path: Path) -> Header:
         image = dcmread(path, defer_size=_DEFERRED_BYTES, specific_tags=_TAGS)
         pixels = image.get_item("PixelData", keep_deferred=True) if "PixelData" in image else None
         image.pop("PixelData", None)
-        values = {element.keyword: element.value for element in image}
+        values = dict(_value(image, tag) for tag in image.keys())  # noqa: SIM118 - a Dataset yields elements
         aside = _aside(values) or ("holds no image" if pixels is None else "")
         frames = () if aside else tuple(_frames(values))
         return Header(
@@ -114,6 +117,20 @@ def read_header(path: Path) -> Header:
         if not of_bytes(error):
             raise
         raise ScanError(f"no readable DICOM image ({type(error).__name__})") from error
+
+
+def _value(image: Dataset, tag: BaseTag) -> tuple[str, Any]:
+    """Keyword and value; a series repeats most of its values, and converting them is half of the time."""
+    raw = image.get_item(tag)
+    if not isinstance(raw, RawDataElement) or not isinstance(raw.value, bytes) or tag in _AMBIGUOUS:
+        return image[tag].keyword, image[tag].value
+    return _converted(tag, raw.VR, raw.value, raw.is_implicit_VR, raw.is_little_endian)
+
+
+@lru_cache(1024)
+def _converted(tag: BaseTag, vr: str | None, value: bytes, implicit: bool, little: bool) -> tuple[str, Any]:
+    element = convert_raw_data_element(RawDataElement(tag, vr, len(value), value, 0, implicit, little))
+    return element.keyword, element.value
 
 
 def of_bytes(error: Exception) -> bool:
