@@ -1,11 +1,12 @@
 """Who is trained on and who is held out: by patient, or by slabs when there are too few patients."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from data_prep.errors import UserError
+from data_prep.pseudonym import pseudonym
 from data_prep.settings import SplitSettings
 
 Part = Literal["train", "validation", "test"]
@@ -45,27 +46,38 @@ class Split:
 def split(scans: Sequence[dict[str, Any]], settings: SplitSettings, least: int) -> Split:
     """Split manifest rows (``dataset, scan, subject, slices``), each of at least ``least`` slices.
 
-    Patients are ordered by a seeded hash of their id and cut by share, at least one in each part;
-    with fewer than three patients each scan is cut into slabs with ``gap`` slices between them.
+    Each patient's seeded hash is a number from 0 to 1: below ``test`` is tested on, the next ``validation`` is
+    validated on. So a patient stays in a part when others come or go, unless a part would be empty: then whoever
+    is nearest moves. With fewer than three patients each scan is cut into slabs with ``gap`` slices between them.
 
     Raises:
         UserError: a scan has too few slices for slabs of ``least`` slices.
     """
-    subjects = sorted({row["subject"] for row in scans}, key=lambda s: _hash(settings.seed, s))
-    if len(subjects) < MIN_PATIENTS:
+    patients = _patients({row["subject"] for row in scans})
+    places = sorted((_place(settings.seed, patient), patient) for patient in {*patients.values()})
+    if len(places) < MIN_PATIENTS:
         return Split("slabs", _slabs(scans, settings, least))
-    test = min(max(1, round(settings.test * len(subjects))), len(subjects) - 2)
-    validation = min(max(1, round(settings.validation * len(subjects))), len(subjects) - test - 1)
+    held_out = settings.test + settings.validation
+    test = min(max(1, sum(place < settings.test for place, _ in places)), len(places) - 2)
+    rest = min(max(test + 1, sum(place < held_out for place, _ in places)), len(places) - 1)
+    ordered = [patient for _, patient in places]
     groups: dict[Part, list[str]] = {
-        "test": subjects[:test],
-        "validation": subjects[test : test + validation],
-        "train": subjects[test + validation :],
+        "test": ordered[:test],
+        "validation": ordered[test:rest],
+        "train": ordered[rest:],
     }
-    return Split("patients", {part: [_whole(r) for r in scans if r["subject"] in of] for part, of in groups.items()})
+    parts = {part: [_whole(r) for r in scans if patients[r["subject"]] in of] for part, of in groups.items()}
+    return Split("patients", parts)
 
 
-def _hash(seed: int, subject: str) -> str:
-    return hashlib.sha256(f"{seed}/{subject}".encode()).hexdigest()
+def _patients(subjects: Collection[str]) -> dict[str, str]:
+    """The patient of each subject: one data set may hide an id that another shows."""
+    hidden = {f"p-{pseudonym(subject)}": subject for subject in subjects}
+    return {subject: hidden.get(subject, subject) for subject in subjects}
+
+
+def _place(seed: int, patient: str) -> float:
+    return int(hashlib.sha256(f"{seed}/{patient}".encode()).hexdigest()[:13], 16) / 16**13
 
 
 def _whole(row: dict[str, Any]) -> Segment:

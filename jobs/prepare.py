@@ -83,6 +83,7 @@ class MakeSplit(Stage):
     """The manifest of all scans, kept or turned away, and who is held out."""
 
     name: ClassVar[str] = "split"
+    version: ClassVar[int] = 2
     any_input: ClassVar[bool] = True
 
     def __init__(self, prepare: Prepare) -> None:

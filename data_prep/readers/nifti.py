@@ -1,13 +1,14 @@
 """NIfTI files to canonical scans."""
 
 import gzip
+import mmap
 import shutil
 import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -30,13 +31,15 @@ def open_nifti(path: Path, acquisition: Acquisition = Acquisition()) -> CTScan: 
     image: Any = nifti_image(path)
     grid = Grid.of(np.asarray(image.affine, dtype=np.float64))
     with _reasoned():
-        view = grid.turned(_stored(path, image.dataobj))
+        mapping = _mapped(path)
+        view = grid.turned(_voxels(mapping, image.dataobj))
     slope, intercept = float(image.dataobj.slope), float(image.dataobj.inter)
 
     def planes(start: int, stop: int) -> Numbers:
-        values = view[start:stop]
+        values = view[start:stop].copy()
+        mapping.madvise(mmap.MADV_DONTNEED)  # pages that were read count as memory until they are let go
         if (slope, intercept) == (1, 0):
-            return np.asarray(values)
+            return values
         scaled: Numbers = values.astype(np.float64) * slope + intercept
         return scaled
 
@@ -59,23 +62,23 @@ def nifti_image(path: Path) -> nib.Nifti1Image:
     return image
 
 
-def _stored(path: Path, proxy: Any) -> Numbers:
-    """The voxels (i, j, k) as they are stored, mapped from disk."""
+def _voxels(mapping: mmap.mmap, proxy: Any) -> Numbers:
+    """The voxels (i, j, k) as they are stored."""
     if proxy.dtype.kind not in "iuf":
         raise ScanError(f"the NIfTI file holds {proxy.dtype}, wanted whole or real numbers")
-    mapped: Numbers = np.memmap(_unpacked(path), proxy.dtype, "r", proxy.offset, proxy.shape, "F")
-    return mapped
+    return np.ndarray(proxy.shape, proxy.dtype, mapping, proxy.offset, order="F")
 
 
-def _unpacked(path: Path) -> Path | IO[bytes]:
+def _mapped(path: Path) -> mmap.mmap:
+    """The file's bytes, unpacked to an unnamed temporary file if they are compressed."""
     with path.open("rb") as file:
-        if file.read(2) != _GZIP:
-            return path
-    unpacked = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as its mapping
-    with gzip.open(path) as packed:
-        shutil.copyfileobj(packed, unpacked, 1 << 20)
-    unpacked.flush()
-    return unpacked
+        packed = file.read(2) == _GZIP
+        if not packed:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    with tempfile.TemporaryFile() as unpacked, gzip.open(path) as content:
+        shutil.copyfileobj(content, unpacked, 1 << 20)
+        unpacked.flush()
+        return mmap.mmap(unpacked.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 @contextmanager

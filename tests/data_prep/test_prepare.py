@@ -243,3 +243,37 @@ def test_a_fault_of_the_source_reaches_the_caller(tmp_path: Path) -> None:
     for error in (ScanError("broken"), MachineError("closed")):
         with pytest.raises(type(error), match=str(error)):
             prepare(type(series)(**{**series.__dict__, "fault": error}), settings, tmp_path)
+
+
+PEAK = """
+import re, sys
+from pathlib import Path
+import torch
+from data_prep.prepare import prepare
+from data_prep.settings import DataSettings
+from data_prep.sources import discover
+torch.set_num_threads(1)
+settings = DataSettings.model_validate_json(sys.argv[1])
+(series,) = discover(settings.sources).series
+prepare(series, settings, Path(sys.argv[2]))
+print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+"""
+
+
+@pytest.mark.parametrize("kind", ["nifti", "dicom"])
+def test_memory_does_not_grow_with_the_scans_length(kind: str, tmp_path: Path) -> None:
+    """A slice is half a MiB in each of both doses: 160 more would be 160 MiB, were they kept."""
+    peaks = []
+    for slices in (64, 64, 224):
+        folder = tmp_path / f"{slices}"
+        if kind == "nifti":
+            write_nifti(folder / "a.nii.gz", chest(slices, 512))
+        else:
+            write_series(folder, chest(slices, 512), SPACING)
+        settings = data_settings({"kind": kind, "path": folder})
+        command = [sys.executable, "-c", PEAK, settings.model_dump_json(), str(folder / "data")]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        peaks.append(int(done.stdout) / 1024)
+    assert peaks[2] - peaks[1] < 60
+    assert peaks[2] < 3 * 1024

@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.errors import UserError
+from data_prep.pseudonym import pseudonym
 from data_prep.settings import SplitSettings
 from data_prep.split import Split, split
 
@@ -24,6 +25,28 @@ def test_no_patient_is_in_two_parts_and_none_is_lost(subjects: int, scans: int, 
     assert sum(map(len, made.parts.values())) == subjects * scans
     assert made == split(rows(subjects, scans), SplitSettings(seed=seed), 1)
     assert made == Split.from_json(made.to_json())
+
+
+@given(subjects=st.integers(60, 120), more=st.integers(1, 60), seed=st.integers(0, 5))
+def test_a_patient_stays_in_its_part_when_others_come(subjects: int, more: int, seed: int) -> None:
+    few, many = (split(rows(count), SplitSettings(seed=seed), 1).parts for count in (subjects, subjects + more))
+    for part, segments in few.items():
+        assert {s.scan for s in segments} <= {s.scan for s in many[part]}
+
+
+def test_shares_are_as_asked_for() -> None:
+    made = split(rows(1219), SplitSettings(validation=0.15, test=0.1), 1)
+    counts = {part: len(segments) / 1219 for part, segments in made.parts.items()}
+    assert counts == pytest.approx({"test": 0.1, "validation": 0.15, "train": 0.75}, abs=0.03)
+
+
+def test_a_patient_whose_id_is_hidden_in_another_data_set_is_not_split() -> None:
+    shown = rows(40)
+    hidden = [{**row, "dataset": "e", "subject": f"p-{pseudonym(str(row['subject']))}"} for row in shown]
+    made = split([*shown, *hidden], SplitSettings(), 1)
+    for segments in made.parts.values():
+        by_dataset = [{s.scan for s in segments if s.dataset == name} for name in "de"]
+        assert by_dataset[0] == by_dataset[1]
 
 
 @given(slices=st.integers(10, 400), gap=st.integers(0, 3))
