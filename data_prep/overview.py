@@ -85,7 +85,7 @@ def _finite(value: float) -> float | None:
 
 def _titles(row: Mapping[str, Any]) -> tuple[str, str]:
     def said(name: str, unit: str) -> str:
-        return "unknown" if row[name] in (None, "") else f"{row[name]:.4g} {unit}"
+        return f"{unit} unknown" if row[name] is None else f"{row[name]:.4g} {unit}"
 
     noise = f"noise {said('noise_full_hu', 'HU')} full, {said('noise_low_hu', 'HU')} low dose ({row['low_dose']})"
     grid = f"{row['slices']} slices of {row['spacing_z_mm']:.3g} mm, pixels {row['spacing_xy_mm']:.3g} mm"

@@ -1,5 +1,6 @@
 """Settings of preparation: sources, low dose, split."""
 
+import math
 from pathlib import Path
 from typing import Literal, Self
 
@@ -65,7 +66,17 @@ class GeometrySettings(Settings):
     channels: int = Field(736, ge=8, multiple_of=4)
     channel_arc_mm: float = Field(1.2858, gt=0, description="width of a detector channel along the arc")
     views: int = Field(1152, ge=32, multiple_of=32, description="views of one turn")
-    channel_offset: float = Field(0.25, description="shift of the detector, in channels")
+    channel_offset: float = Field(0.25, ge=-2, le=2, description="shift of the detector, in channels")
+
+    @model_validator(mode="after")
+    def _check_fan(self) -> Self:
+        """Both reconstructions want rays that cross the isocentre's plane, and a source before its detector."""
+        degrees = math.degrees(self.channels * self.channel_arc_mm / self.source_detector_mm)
+        if degrees >= 150:
+            raise ValueError(f"channels x channel_arc_mm make a fan of {degrees:.0f} degrees, wanted below 150")
+        if self.source_detector_mm <= self.source_isocentre_mm:
+            raise ValueError("source_detector_mm must be more than source_isocentre_mm")
+        return self
 
 
 class LowDoseSettings(Settings):

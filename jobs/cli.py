@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
 
 from data_prep.errors import UserError
 from data_prep.files import held
@@ -16,7 +15,7 @@ from jobs.launch import Launcher, LocalLauncher, SubmittedLauncher
 from jobs.prepare import count_states
 from jobs.run import RunFailed, run_graph
 from jobs.run_folder import RunFolder, resolved_yaml
-from jobs.show import Display, status_table
+from jobs.show import Display, looking, status_table
 from jobs.stage import Graph
 from pipeline.config import RunSettings
 from pipeline.settings_file import load_settings
@@ -86,10 +85,9 @@ def _update(folder: RunFolder, graph: Graph, on: str, dry_run: bool, console: Co
 
 
 def _find_items(graph: Graph, console: Console) -> None:
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as bars:
-        task = bars.add_task("looking through the sources")
+    with looking(console, "looking through the sources") as tell:
         for stage in graph.stages.values():
-            stage.find_items(lambda done, total, note: bars.update(task, completed=done, total=total))
+            stage.find_items(tell)
 
 
 def _print_plain(console: Console, text: str) -> None:
@@ -108,9 +106,8 @@ def verify_data(data: Annotated[Path, typer.Argument(help="Data folder, such as 
     from data_prep.verify import verify
 
     console = Console()
-    with Progress(console=console, disable=not console.is_terminal) as bars:
-        task = bars.add_task("verify")
-        count, faults = verify(data, lambda done, total, note: bars.update(task, completed=done, total=total))
+    with looking(console, "verifying") as tell:
+        count, faults = verify(data, tell)
     for fault in faults:
         _print_plain(console, f"{fault.scan}: {fault.what}")
     _print_plain(console, f"{count} pairs in the manifest, {len(faults)} faults")

@@ -1,7 +1,8 @@
 """What a person sees of a run: bars on a terminal, plain lines elsewhere, and the status table."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
@@ -10,6 +11,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from data_prep.progress import Progress as Told
 from jobs.stage import Graph, Stage
 
 _LINE_SECONDS = 30  # between plain lines of one item, where there is no terminal
@@ -71,6 +73,23 @@ class Display:
         if name not in self._tasks:
             self._tasks[name] = self._bars.add_task(escape(name), note="")
         return self._tasks[name]
+
+
+@contextmanager
+def looking(console: Console, what: str) -> Iterator[Told]:
+    """Give a callback that shows how far one long look is: a bar on a terminal, elsewhere a line now and then."""
+    said_at = time.monotonic()
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as bars:
+        task = bars.add_task(what)
+
+        def tell(done: int, total: int, note: str) -> None:
+            nonlocal said_at
+            bars.update(task, completed=done, total=total)
+            if not console.is_terminal and time.monotonic() - said_at >= _LINE_SECONDS:
+                said_at = time.monotonic()
+                console.print(f"{what}: {done}/{total} {note}", highlight=False, markup=False, soft_wrap=True)
+
+        yield tell
 
 
 def status_table(graph: Graph) -> Table:

@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from numpy.typing import NDArray
 
 from data_prep.errors import UserError
@@ -17,6 +18,8 @@ from data_prep.sources.sample import sample_path as sample_path_of_user
 from data_prep.store import write_pair
 from data_prep.volume import CTVolume
 
+settings.register_profile("quarterdose", deadline=None)  # shared machines are slow at times
+settings.load_profile("quarterdose")
 SHARED = Path(os.environ.get("QUARTERDOSE_SHARED", Path(__file__).parents[2] / "shared"))
 SAMPLE_FOLDER = sample_path_of_user().parent
 Hu = NDArray[np.int16]

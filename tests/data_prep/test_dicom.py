@@ -150,7 +150,7 @@ def test_bits_above_those_stored_are_no_part_of_the_value(tmp_path: Path) -> Non
     np.testing.assert_array_equal(middle(read(tmp_path).hu), chest(3))
 
 
-@settings(max_examples=24, deadline=None)
+@settings(max_examples=24)
 @given(rows=st.sampled_from([1, -1]), columns=st.sampled_from([1, -1]), swapped=st.booleans(), seed=st.integers(0, 99))
 def test_every_axial_orientation_and_file_order_gives_one_volume(
     rows: int, columns: int, swapped: bool, seed: int

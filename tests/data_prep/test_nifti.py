@@ -51,7 +51,7 @@ def test_a_flipped_byte_inside_is_refused(make_nifti: Callable[..., Path]) -> No
 
 
 @given(codes=st.sampled_from(ORIENTATIONS), kind=st.sampled_from(["<i2", ">i2", "<f4", "<u2", "<i4"]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_every_orientation_and_number_type_gives_the_same_scan(codes: tuple[str, str, str], kind: str) -> None:
     hu = chest(3, 8)
     offset = 1024 if kind == "<u2" else 0

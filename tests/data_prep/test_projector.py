@@ -3,8 +3,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
 
-from data_prep.lowdose.geometry import FanGeometry
+from data_prep.lowdose.geometry import Fan, FanGeometry
 from data_prep.lowdose.gridding import GriddedBackprojector
 from data_prep.lowdose.noise import LowDoseSimulator
 from data_prep.lowdose.projector import Backprojector, CoarseProjector
@@ -37,17 +39,42 @@ def disc(x: float, y: float, radius: float, finer: int = 8) -> torch.Tensor:
     return torch.from_numpy(inside.reshape(SIDE, finer, SIDE, finer).mean((1, 3)))
 
 
-def test_fan_angles_and_channel_positions_are_inverse(geometry: FanGeometry) -> None:
-    channels = torch.arange(736, dtype=torch.float64)
-    torch.testing.assert_close(geometry.channel_position(geometry.fan_angles()), channels)
-    torch.testing.assert_close(geometry.channel_position(geometry.fan_angles(4)), channels.reshape(-1, 4).mean(1))
+SCANNERS = st.builds(
+    GeometrySettings,
+    source_isocentre_mm=st.floats(400, 700),
+    source_detector_mm=st.floats(900, 1200),
+    channels=st.integers(50, 250).map(lambda quarter: 4 * quarter),
+    channel_arc_mm=st.floats(0.5, 2.0),
+    channel_offset=st.floats(-2, 2),
+)
 
 
-@pytest.mark.parametrize(("x", "y", "radius"), [(0, 0, 150), (60, -30, 50)])
-def test_line_integrals_of_a_disc_are_its_chords(geometry: FanGeometry, x: float, y: float, radius: float) -> None:
+@given(scanner=SCANNERS)
+def test_fan_angles_and_channel_positions_are_inverse_on_any_scanner(scanner: GeometrySettings) -> None:
+    fan, channels = Fan(scanner), torch.arange(scanner.channels, dtype=torch.float64)
+    torch.testing.assert_close(fan.channel_position(fan.fan_angles()), channels)
+    torch.testing.assert_close(fan.channel_position(fan.fan_angles(4)), channels.reshape(-1, 4).mean(1))
+    ends = fan.channel_position(torch.tensor([-fan.half_width, fan.half_width], dtype=torch.float64))
+    assert ends.min() >= 1
+    assert ends.max() <= scanner.channels - 2
+
+
+def test_a_fan_that_is_no_scanners_is_refused() -> None:
+    with pytest.raises(ValueError, match="a fan of 198 degrees, wanted below 150"):
+        GeometrySettings(channels=2916)
+    with pytest.raises(ValueError, match="must be more than source_isocentre_mm"):
+        GeometrySettings(source_detector_mm=500)
+
+
+@settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(place=(0, 0), radius=150)
+@given(place=st.tuples(st.floats(-60, 60), st.floats(-60, 60)), radius=st.floats(40, 85))
+def test_line_integrals_of_any_disc_are_its_chords(
+    geometry: FanGeometry, place: tuple[float, float], radius: float
+) -> None:
     project = CoarseProjector(geometry, CPU)
-    found = project.interpolate(project(WATER * disc(x, y, radius)[None]))[0]
-    exact = WATER * disc_integrals(geometry, x, y, radius)
+    found = project.interpolate(project(WATER * disc(*place, radius)[None]))[0]
+    exact = WATER * disc_integrals(geometry, *place, radius)
     assert found.shape == exact.shape
     hit = exact > 0
     noise_error = torch.expm1((found - exact)[hit] / 2)  # of its standard deviation, which goes with exp(p / 2)
