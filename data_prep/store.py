@@ -29,6 +29,9 @@ from data_prep.volume import AIR_HU
 
 ARRAYS = ("full_dose", "low_dose")
 SHARD_SLICES = 32
+# chosen for the time of reading: zstd takes twice as long, blosc's own block size, a whole slice, a sixth longer
+_BLOSC = BloscCodec(cname="lz4", clevel=9, shuffle="bitshuffle", typesize=2, blocksize=32768)
+_MOST_MORE_BYTES = 64  # of a slice that cannot be compressed: blosc's header and the checksum
 _INDEX_ENTRY_BYTES, _CHECKSUM_BYTES = 16, 4  # of Zarr's codecs sharding_indexed and crc32c
 
 
@@ -86,8 +89,7 @@ class _ArrayWriter:
             dtype="int16",
             chunks=(1, *plane),
             shards=(min(SHARD_SLICES, slices), *plane),
-            # zstd's pairs would be a tenth smaller, but take twice as long to decode
-            compressors=[BloscCodec(cname="lz4", clevel=9, shuffle="bitshuffle", typesize=2), Crc32cCodec()],
+            compressors=[_BLOSC, Crc32cCodec()],
             fill_value=AIR_HU,
             dimension_names=("z", "y", "x"),
             config={"write_empty_chunks": True},  # a slice that is missing is lost, never air
@@ -188,9 +190,12 @@ class Pair:
         self._read_into(hu, name, indices)
         return hu
 
-    def read_slices(self, indices: Sequence[int]) -> NDArray[np.int16]:
-        """HU of any slices, full dose and low dose, (2, slices, rows, columns); raises as :meth:`read`."""
-        hu = np.empty((len(ARRAYS), len(indices), *self.shape[1:]), np.int16)
+    def read_slices(self, indices: Sequence[int], out: NDArray[np.int16] | None = None) -> NDArray[np.int16]:
+        """HU of any slices, full dose and low dose, (2, slices, rows, columns); raises as :meth:`read`.
+
+        ``out``: memory to read into, which saves a quarter of the time that fresh memory takes.
+        """
+        hu = np.empty((len(ARRAYS), len(indices), *self.shape[1:]), np.int16) if out is None else out
         with ThreadPoolExecutor(1) as helper:  # for this read alone: threads do not live on in a forked process
             low_dose = helper.submit(self._read_into, hu[1], "low_dose", indices)
             self._read_into(hu[0], "full_dose", indices)
@@ -201,10 +206,11 @@ class Pair:
         shards = self._arrays[name].shards
         assert shards
         targets = iter(hu)
+        memory = np.empty(hu[:1].nbytes + _MOST_MORE_BYTES, np.uint8)
         try:
             for number, group in groupby(indices, lambda z: z // shards[0]):
                 shard = self.path / name / "c" / str(number) / "0" / "0"
-                for compressed in _compressed_slices(shard, shards[0], [z % shards[0] for z in group]):
+                for compressed in _compressed_slices(shard, shards[0], [z % shards[0] for z in group], memory):
                     blosc.decompress(compressed, next(targets))
         except (FileNotFoundError, ValueError, OverflowError, RuntimeError) as error:
             raise self._damaged(name) from error
@@ -227,21 +233,22 @@ class Pair:
         return UserError(f"{self.path}/{name} does not hold what was written: prepare the scan again")
 
 
-def _compressed_slices(shard: Path, slices: int, places: Sequence[int]) -> Iterator[NDArray[np.uint8]]:
+def _compressed_slices(
+    shard: Path, slices: int, places: Sequence[int], memory: NDArray[np.uint8]
+) -> Iterator[NDArray[np.uint8]]:
     """The compressed slices at ``places`` of a shard of ``slices``, whose (offset, length) stand at its end.
 
-    Each lies in the same buffer until the next: fresh memory for each takes longer than its bytes.
+    Each lies in ``memory`` until the next: fresh memory for each takes longer than its bytes.
     """
     with shard.open("rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         file.seek(max(0, size - slices * _INDEX_ENTRY_BYTES - _CHECKSUM_BYTES))
         index = _checked(np.frombuffer(file.read(), np.uint8)).view("<u8").reshape(slices, 2)[places]
-        if index.sum(axis=1).max() > size:
-            raise ValueError("cut off")
-        buffer = np.empty(int(index[:, 1].max()), np.uint8)
+        if index[:, 1].max() > len(memory):
+            raise ValueError("longer than any slice")
         for offset, length in index.tolist():
             file.seek(offset)
-            yield _checked(buffer[: file.readinto(buffer[:length].data)])
+            yield _checked(memory[: file.readinto(memory[:length].data)])
 
 
 def _checked(stored: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -36,6 +36,7 @@ class PairSamples(Dataset[tuple[Tensor, Tensor, Tensor]]):
         self.data, self.segments, self.cell = data, list(segments), cell
         self.seed, self.per_epoch = seed, per_epoch
         self._decoded: dict[tuple[Path, int], NDArray[np.int16]] = {}  # by pair and slice; the last used stand last
+        self._memory: NDArray[np.int16] | None = None
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         generator = np.random.default_rng((self.seed, index))
@@ -67,15 +68,21 @@ class PairSamples(Dataset[tuple[Tensor, Tensor, Tensor]]):
         """Low and full dose of the chosen slices, (2, slices, rows, columns); decodes what is not remembered."""
         slices = {z: self._decoded.pop((path, z)) for z in chosen if (path, z) in self._decoded}
         missing = [z for z in chosen if z not in slices]
-        fresh = _open_pair(path).read_slices(missing).swapaxes(0, 1)
-        slices |= {z: one.copy() for z, one in zip(missing, fresh, strict=True)}  # a view would hold all of them
+        fresh = self._read_fresh(_open_pair(path), missing).swapaxes(0, 1)
+        slices |= {z: one.copy() for z, one in zip(missing, fresh, strict=True)}  # out of the memory that is used again
         self._decoded |= {(path, z): one for z, one in slices.items()}
         for oldest in list(self._decoded)[:-CACHED_SLICES]:
             del self._decoded[oldest]
         return np.stack([slices[z][::-1] for z in chosen], axis=1)  # a pair reads its full dose first
 
+    def _read_fresh(self, pair: Pair, chosen: list[int]) -> NDArray[np.int16]:
+        shape = (2, len(chosen), *pair.shape[1:])
+        if self._memory is None or self._memory.shape != shape:
+            self._memory = np.empty(shape, np.int16)
+        return pair.read_slices(chosen, self._memory)
+
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_decoded": {}}
+        return {**self.__dict__, "_decoded": {}, "_memory": None}
 
 
 @lru_cache(256)

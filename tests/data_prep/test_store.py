@@ -111,6 +111,9 @@ def test_any_slices_are_read_in_the_order_asked_for(make_pair: Callable[..., Pat
     np.testing.assert_array_equal(pair.read_slices(indices), expected)
     assert pair.shape == (70, 64, 64)
     assert pair.read_slices([]).shape == (2, 0, 64, 64)
+    memory = np.full((2, len(indices), 64, 64), 7, np.int16)
+    assert pair.read_slices(indices, memory) is memory
+    np.testing.assert_array_equal(memory, expected)
 
 
 PIPELINES = ["zarr.core.codec_pipeline.BatchedCodecPipeline", "zarrs.ZarrsCodecPipeline"]
