@@ -2,7 +2,8 @@
 
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,19 @@ def work_alone(root: Path, stage: str, items: Sequence[str]) -> None:
         markers = graph.stages[stage].markers
         marker = markers.read(item)
         if not markers.running(item) and (marker is None or marker.finished < began):
-            _run_marked(graph, graph.stages[stage], item, World())
+            with _discreet(graph.stages[stage]):
+                _run_marked(graph, graph.stages[stage], item, World())
+
+
+@contextmanager
+def _discreet(stage: Stage) -> Iterator[None]:
+    """Keep the text of an error outside of an item's own work from whoever started this process, if it is private."""
+    try:
+        yield
+    except Exception as error:
+        if not stage.private:
+            raise
+        raise RuntimeError(_reason(error, stage.private)) from None
 
 
 def work_together(root: Path, stage: str, item: str, world: World) -> None:

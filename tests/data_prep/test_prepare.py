@@ -5,6 +5,7 @@ import re
 import resource
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from data_prep.settings import DataSettings
 from data_prep.sources import discover
 from data_prep.store import Pair
 from data_prep.volume import CTVolume
+from jobs.worker import work_alone
 from tests.conftest import chest, write_nifti
 from tests.data_prep.dicom_series import change, edit, write_series
 
@@ -189,6 +191,17 @@ def test_no_identifier_is_in_any_byte_that_is_written(place: Place) -> None:
     contents["terminal"] = (done.stdout + done.stderr).encode()
     leaks = [(name, word) for name, content in contents.items() for word in words if word in content + name.encode()]
     assert not leaks
+
+
+def test_a_worker_whose_source_is_gone_names_no_path(place: Place) -> None:
+    write_series(place.folder / "Doe_Jane", chest(60), SPACING)
+    assert place.run({"kind": "dicom", "path": "Doe_Jane"}).returncode == 0
+    scan = place.manifest()["scan"][0]
+    (place.folder / "Doe_Jane").rename(place.folder / "gone")
+    (place.folder / "runs" / "p" / "markers" / "prepare" / f"{scan}.json").unlink()
+    with pytest.raises(RuntimeError, match="UserError in existing, line") as caught:
+        work_alone(place.folder / "runs" / "p", "prepare", [scan])
+    assert "Doe" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_what_cannot_be_opened_fails_is_tried_again_and_the_others_go_on(place: Place) -> None:
