@@ -31,6 +31,7 @@ ARRAYS = ("full_dose", "low_dose")
 SHARD_SLICES = 32
 # chosen for the time of reading: zstd takes twice as long, blosc's own block size, a whole slice, a sixth longer
 _BLOSC = BloscCodec(cname="lz4", clevel=9, shuffle="bitshuffle", typesize=2, blocksize=32768)
+blosc.use_threads = False  # a volume is read by two threads, in whose way blosc's own would be
 _MOST_MORE_BYTES = 64  # of a slice that cannot be compressed: blosc's header and the checksum
 _INDEX_ENTRY_BYTES, _CHECKSUM_BYTES = 16, 4  # of Zarr's codecs sharding_indexed and crc32c
 
