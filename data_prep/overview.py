@@ -28,7 +28,7 @@ class Overview:
     """Sees a scan pass by in chunks, and keeps a few slices and two sections of it."""
 
     def __init__(self, slices: int) -> None:
-        self.slices, self.seen = slices, 0
+        self.seen = 0
         self._shown = {int(z) for z in np.linspace(0, slices - 1, _SHOWN + 2).round()[1:-1]}
         middle = slices // 2 - _MEASURED // 2
         self._measured = range(max(0, middle), min(slices, middle + _MEASURED))
@@ -114,20 +114,17 @@ def _font(size: int) -> Any:
     return ImageFont.load_default(size)
 
 
-def draw_pages(data: Path, rows: Sequence[Mapping[str, Any]]) -> list[Path]:
+def draw_pages(data: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Contact sheets of a data set from those of its scans: ``contact/<dataset>-1.png`` and so on.
 
     ``rows``: its scans as the manifest has them, all of one data set and all kept.
     """
     across, down = _PAGE
     each = across * down
-    paths = []
     for number, start in enumerate(range(0, len(rows), each), start=1):
         path = data / "contact" / f"{rows[0]['dataset']}-{number}.png"
         with replacing(path) as temporary:
             _page(data, rows[start : start + each]).save(temporary, "PNG")
-        paths.append(path)
-    return paths
 
 
 def _page(data: Path, rows: Sequence[Mapping[str, Any]]) -> Image.Image:

@@ -3,17 +3,22 @@
 import hashlib
 import os
 import secrets
+from functools import lru_cache
 from pathlib import Path
 
 
 def pseudonym(identifier: str) -> str:
     """Ten hex digits of a keyed BLAKE2 hash: the same for the same user, not reversible without the key."""
-    return hashlib.blake2b(identifier.encode(), key=_key(), digest_size=5).hexdigest()
+    return hashlib.blake2b(identifier.encode(), key=_key(_key_path()), digest_size=5).hexdigest()
 
 
-def _key() -> bytes:
-    """The user's own key, made at first need: ``~/.config/quarterdose/pseudonym.key``, mode 0600."""
-    path = Path(os.environ.get("XDG_CONFIG_HOME", "~/.config")).expanduser() / "quarterdose" / "pseudonym.key"
+def _key_path() -> Path:
+    return Path(os.environ.get("XDG_CONFIG_HOME", "~/.config")).expanduser() / "quarterdose" / "pseudonym.key"
+
+
+@lru_cache
+def _key(path: Path) -> bytes:
+    """The user's own key, made at first need: ``~/.config/quarterdose/pseudonym.key``, mode 0600; read once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     own = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     if not path.exists():

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_prep.errors import ScanError
+from data_prep.errors import MachineError, ScanError
 from data_prep.files import digest_json, write_atomic
 from data_prep.progress import Progress, untold
 from data_prep.pseudonym import pseudonym
@@ -62,7 +62,7 @@ class Stack:
     subject: str
     scan: str
     images: tuple[Image, ...]
-    fault: str
+    fault: Exception | None = None
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -195,21 +195,25 @@ def _stacks(root: Path, images: Sequence[Image]) -> Iterator[Stack]:
         for number, alike in enumerate(stacks, start=1):
             folders = {os.path.dirname(image.path) for image in alike} & faults.keys()
             used |= folders
-            fault = f"a file of its folder {faults[min(folders)].fault}" if folders and not alike[0].aside else ""
+            fault = _fault(faults[min(folders)]) if folders and not alike[0].aside else None
             ordered = tuple(sorted(alike, key=lambda image: (image.height, image.path)))
             yield Stack(root, subject, f"{subject}-{uid}" + (f"-{number}" if len(stacks) > 1 else ""), ordered, fault)
     for folder in sorted(faults.keys() - used):
         image = faults[folder]
-        yield Stack(root, "unknown", f"x-{pseudonym(image.path)}", (image._replace(aside=f"file {image.fault}"),), "")
+        yield Stack(root, "unknown", f"x-{pseudonym(image.path)}", (image._replace(aside=f"file {image.fault}"),))
+
+
+def _fault(image: Image) -> Exception:
+    """Why a scan beside an unreadable file cannot be trusted to be whole: this machine's fault, or the file's."""
+    kind = MachineError if image.fault.startswith(_CLOSED) else ScanError
+    return kind(f"a file of its folder {image.fault}")
 
 
 def _alike(images: Sequence[Image]) -> list[list[Image]]:
     """Images of one series, apart by kernel, orientation, spacing and size, and by why they are set aside."""
     groups = defaultdict(list)
     for image in images:
-        groups[image.aside, image.kernel if not image.aside else "", image.place if not image.aside else ""].append(
-            image
-        )
+        groups[(image.aside, "", "") if image.aside else ("", image.kernel, image.place)].append(image)
     return [groups[key] for key in sorted(groups)]
 
 

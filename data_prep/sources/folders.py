@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
-from data_prep.errors import MachineError, ScanError, UserError
+from data_prep.errors import UserError
 from data_prep.progress import Progress
 from data_prep.pseudonym import pseudonym
 from data_prep.readers.dicom import open_dicom
@@ -63,9 +63,7 @@ def aside(dataset: str, stack: Stack, reason: str) -> Aside:
 def dicom_series(dataset: str, stack: Stack, low: Stack | None = None) -> Series:
     """A stack as a series to prepare, with its measured low-dose partner if it has one."""
     images = [*stack.images, *(low.images if low else ())]
-    faults = [other.fault for other in (stack, low) if other and other.fault]
-    closed = bool(faults) and "cannot be opened" in faults[0]
-    fault = (MachineError if closed else ScanError)(faults[0]) if faults else None
+    fault = stack.fault or (low.fault if low else None)
     stamp = stamp_of((image.path, image.size, image.time) for image in images)
     low_files = low.paths if low else ()
     return Series(dataset, stack.subject, stack.scan, stack.paths, open_dicom, stamp, low_files, fault)
