@@ -1,7 +1,7 @@
 """A folder of DICOM series or of NIfTI files, whatever its layout."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -18,13 +18,12 @@ from data_prep.volume import CTScan
 
 def find_dicom(settings: SourceSettings, progress: Progress) -> Found:
     """Each CT series at or below ``settings.path``; what is no CT is set aside."""
-    stacks = selected_stacks(settings, kept_id if settings.public else hidden_id, progress)
-    series = [dicom_series(settings.name, stack) for stack in stacks if not reason_of(settings, stack)]
-    return Found(series, asides(settings, stacks))
+    scans, others = sorted_stacks(settings, kept_id if settings.public else hidden_id, progress)
+    return Found([dicom_series(settings.name, stack) for stack in scans], others)
 
 
-def selected_stacks(settings: SourceSettings, subject_of: Subject, progress: Progress) -> list[Stack]:
-    """All stacks of a source.
+def sorted_stacks(settings: SourceSettings, subject_of: Subject, progress: Progress) -> tuple[list[Stack], list[Aside]]:
+    """The stacks of a source that it asks for, and the others, each with its reason.
 
     Raises:
         UserError: the folder is missing or holds no DICOM file.
@@ -32,10 +31,12 @@ def selected_stacks(settings: SourceSettings, subject_of: Subject, progress: Pro
     rule = f"{settings.kind}, ids {'kept' if settings.public else 'hidden'}"
     stacks = find_stacks(existing(settings), subject_of, rule, progress)
     check_some(stacks, settings, "DICOM images")
-    return stacks
+    reasons = [(stack, _reason(settings, stack)) for stack in stacks]
+    others = [aside(settings.name, stack, reason) for stack, reason in reasons if reason]
+    return [stack for stack, reason in reasons if not reason], others
 
 
-def reason_of(settings: SourceSettings, stack: Stack) -> str:
+def _reason(settings: SourceSettings, stack: Stack) -> str:
     """Why a stack is no scan that the source asks for, or nothing."""
     first, kernel, thickness = stack.first, settings.kernel, settings.thickness_mm
     if first.aside:
@@ -47,12 +48,6 @@ def reason_of(settings: SourceSettings, stack: Stack) -> str:
     if thickness and abs(first.thickness - thickness) > 0.01:
         return f"{first.thickness:g} mm thick slices, wanted {thickness:g} mm"
     return ""
-
-
-def asides(settings: SourceSettings, stacks: Iterable[Stack]) -> list[Aside]:
-    """The stacks that are no scans to prepare, each with its reason."""
-    found = [(stack, reason_of(settings, stack)) for stack in stacks]
-    return [aside(settings.name, stack, reason) for stack, reason in found if reason]
 
 
 def aside(dataset: str, stack: Stack, reason: str) -> Aside:

@@ -18,12 +18,10 @@ from data_prep.settings import SourceSettings
 from data_prep.sources.archive import Stack, dose_of
 from data_prep.sources.folders import (
     aside,
-    asides,
     dicom_series,
     existing,
     public_or_hidden,
-    reason_of,
-    selected_stacks,
+    sorted_stacks,
 )
 from data_prep.sources.series import Found
 
@@ -34,10 +32,10 @@ _SAME_MM = 0.05
 
 def find_mayo(settings: SourceSettings, progress: Progress) -> Found:
     """Full-dose series with their low-dose partners; with ``low_dose: simulated`` the full-dose ones alone."""
-    stacks = selected_stacks(settings, public_or_hidden(settings, PUBLIC_ID), progress)
+    stacks, others = sorted_stacks(settings, public_or_hidden(settings, PUBLIC_ID), progress)
     described = _metadata(existing(settings))
-    scans = [(stack, _dose(stack, described)) for stack in stacks if not reason_of(settings, stack)]
-    found = Found([], asides(settings, stacks))
+    scans = [(stack, _dose(stack, described)) for stack in stacks]
+    found = Found([], others)
     unknown = [stack for stack, dose in scans if not dose]
     found.aside.extend(aside(settings.name, s, "neither full nor low dose by its description") for s in unknown)
     full, low = ([stack for stack, dose in scans if dose == wanted] for wanted in ("full", "low"))
