@@ -10,7 +10,8 @@ from data_prep.progress import Progress
 from jobs.prepare import read_split
 from jobs.run_folder import RunFolder
 from jobs.stage import Ref, Stage
-from pipeline.config import WITHOUT_EFFECT, cells_of
+from pipeline.config import cells_of
+from pipeline.training.settings import WITHOUT_EFFECT
 from pipeline.training.world import World
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from data_prep.errors import UserError
-from pipeline.config import SIDE_MULTIPLE
+from pipeline.training.settings import SIDE_MULTIPLE
 
 FILTERS = 16
 GROWTH = 16

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from data_prep.files import digest_json
-from pipeline.config import LOW_DOSE_INPUT, WITHOUT_EFFECT, CellSettings
+from pipeline.config import LOW_DOSE_INPUT, CellSettings
 from pipeline.metrics import METRICS
+from pipeline.training.settings import WITHOUT_EFFECT
 
 
 def cells_table(root: Path, cells: Sequence[CellSettings], states: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
