@@ -103,7 +103,7 @@ class RunSettings(Settings):
 
 
 class CellSettings(Settings):
-    """One training, fully resolved. ``validated``: the slices of a volume that it is validated on."""
+    """One training, fully resolved. ``validated``: slices of the volumes that it is validated on."""
 
     id: str
     model: ModelName = "ddnet"
@@ -112,6 +112,7 @@ class CellSettings(Settings):
     slices: int
     sampling: Sampling
     validated: int
+    validated_sampling: Sampling
     transfer: Transfer
     training: TrainingSettings
 
@@ -125,7 +126,8 @@ def cells_of(run: RunSettings) -> list[CellSettings]:
     grid = [
         CellSettings(
             id=f"3d-s{slices}-r{ranks}{'' if transfer == 'zero' else f'-{transfer}'}", dims=3, ranks=ranks,
-            slices=slices, sampling=study.sampling, validated=slices, transfer=transfer, training=study.training,
+            slices=slices, sampling=study.sampling, validated=slices,
+            validated_sampling=study.sampling, transfer=transfer, training=study.training,
         )
         for transfer in study.transfer for slices in study.slices for ranks in study.ranks
     ]  # fmt: skip
@@ -136,5 +138,5 @@ def _flat_cell(run: RunSettings, name: str, model: ModelName, one: Train2DSettin
     """A 2D training, validated on the slices of the same volumes as the study's thickest."""
     return CellSettings(
         id=name, model=model, dims=2, ranks=one.ranks, slices=1, sampling="window",
-        validated=max(run.study.slices), transfer="none", training=one.training,
+        validated=max(run.study.slices), validated_sampling=run.study.sampling, transfer="none", training=one.training,
     )  # fmt: skip

@@ -22,17 +22,25 @@ CACHED_SLICES = 1024  # 1 GiB of decoded 512 x 512 pairs in each reading process
 
 
 class PairSamples(Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """Sample i: low and full dose in network units, (1, sides), and offset and width of both, (2, 2), in HU.
+    """Sample i: low and full dose in network units, and offset and width of both, (2, 2), in HU.
 
-    Each epoch of ``per_epoch`` samples visits the segments in a fresh random order; where and what
-    is cropped is drawn from (seed, i), so ranks, workers and resumption do not change it.
+    In 3D a sample is a volume, (1, slices, rows, columns); in 2D it is a slice, (1, rows, columns), or
+    to validate on all slices of a volume, (slices, rows, columns). Each epoch of ``per_epoch`` samples
+    visits the segments in a fresh random order; where and what is cropped is drawn from (seed, i), so
+    ranks, workers and resumption do not change it.
     """
 
-    def __init__(self, data: Path, segments: Sequence[Segment], cell: CellSettings, seed: int, per_epoch: int) -> None:
+    def __init__(
+        self, data: Path, segments: Sequence[Segment], cell: CellSettings, seed: int, per_epoch: int,
+        *, validating: bool = False,
+    ) -> None:  # fmt: skip
         if not segments:
             raise UserError("no scan to train or validate on: see data.split")
+        self.slices, self.sampling = (
+            (cell.validated, cell.validated_sampling) if validating else (cell.slices, cell.sampling)
+        )
         for segment in segments:
-            check_enough(len(segment), cell.slices)
+            check_enough(len(segment), self.slices)
         self.data, self.segments, self.cell = data, list(segments), cell
         self.seed, self.per_epoch = seed, per_epoch
         self._decoded: dict[tuple[Path, int], NDArray[np.int16]] = {}  # by pair and slice; the last used stand last
@@ -40,15 +48,16 @@ class PairSamples(Dataset[tuple[Tensor, Tensor, Tensor]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         generator = np.random.default_rng((self.seed, index))
-        segment = self._segment(index)
-        chosen = segment.start + choose(self.cell.sampling, len(segment), self.cell.slices, generator)
+        segment = self.segment(index)
+        chosen = segment.start + choose(self.sampling, len(segment), self.slices, generator)
         pairs = self._read(pair_path(self.data, segment.dataset, segment.scan), chosen.tolist())
         scales = [scaling(self.cell.training.scaling, volume) for volume in pairs]
         cropped = self._crop(pairs, generator)
         low, full = (self._tensor(s.to_network(volume)) for s, volume in zip(scales, cropped, strict=True))
         return low, full, torch.tensor([[s.offset, s.width] for s in scales])
 
-    def _segment(self, index: int) -> Segment:
+    def segment(self, index: int) -> Segment:
+        """The scan, or slab, that sample ``index`` is from."""
         epoch, place = divmod(index, self.per_epoch)
         order = np.random.default_rng((self.seed, epoch, len(self.segments))).permutation(len(self.segments))
         return self.segments[int(order[place % len(self.segments)])]
@@ -91,19 +100,19 @@ def _open_pair(path: Path) -> Pair:
 
 
 class RankBatches:
-    """Batches of one rank from step ``first`` on: step s takes the samples after those of step s - 1.
+    """Batches of one rank, number ``first`` to ``last``: each takes the samples after those of the one before.
 
     Rank r of R takes the r-th of R neighbouring batches, so the global order of samples is the same
     for every world size.
     """
 
     def __init__(self, first: int, last: int, batch: int, rank: int, size: int) -> None:
-        self.steps, self.batch, self.rank, self.size = range(first, last), batch, rank, size
+        self.numbers, self.batch, self.rank, self.size = range(first, last), batch, rank, size
 
     def __iter__(self) -> Iterator[list[int]]:
-        for step in self.steps:
-            start = (step * self.size + self.rank) * self.batch
+        for number in self.numbers:
+            start = (number * self.size + self.rank) * self.batch
             yield list(range(start, start + self.batch))
 
     def __len__(self) -> int:
-        return len(self.steps)
+        return len(self.numbers)

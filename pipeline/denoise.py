@@ -3,15 +3,15 @@
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from pipeline.config import CellSettings
 from pipeline.intensity import scaling
-from pipeline.models import DDnet
 from pipeline.sampling import cover
 
 
 @torch.no_grad()
-def denoise(model: DDnet, cell: CellSettings, low: NDArray[np.int16], crop: int | None) -> NDArray[np.float32]:
+def denoise(model: nn.Module, cell: CellSettings, low: NDArray[np.int16], crop: int | None) -> NDArray[np.float32]:
     """Denoise the centre of (slices, rows, columns) in HU with volumes alike to those of training.
 
     ``crop``: side of the centre, None for all; intensities are scaled as those of whole slices.

@@ -1,6 +1,7 @@
 """DDnet written plainly from the paper's table, under the authors' key names: the reference and the bench's baseline.
 
-Transposed convolutions as such, contiguous memory, separate batch norm and activation.
+Transposed convolutions as such, contiguous memory, separate batch norm and activation. ``residual`` adds the input
+to the output of a last layer that is linear and starts at zero.
 """
 
 import torch
@@ -31,8 +32,9 @@ class PlainDense(nn.Module):
 
 
 class PlainDDnet(nn.Module):
-    def __init__(self, dims: int) -> None:
+    def __init__(self, dims: int, *, residual: bool = False) -> None:
         super().__init__()
+        self.residual = residual
         conv, transposed, norm, pool = {
             2: (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.MaxPool2d),
             3: (nn.Conv3d, nn.ConvTranspose3d, nn.BatchNorm3d, nn.MaxPool3d),
@@ -48,6 +50,9 @@ class PlainDDnet(nn.Module):
             self.add_module(f"convT{2 * i - 1}", transposed(32, 32, 5, padding=2))
             self.add_module(f"batch{2 * i + 5}", norm(32))
             self.add_module(f"convT{2 * i}", transposed(32, 16 if i < 4 else 1, 1))
+        if residual:
+            for parameter in self.get_submodule("convT8").parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         skips = [F.leaky_relu(self.conv1(self.batch1(x)), 0.01)]
@@ -61,5 +66,5 @@ class PlainDDnet(nn.Module):
             y = torch.cat((y, skips.pop()), 1)
             for k in (2 * i - 1, 2 * i):
                 y = self.get_submodule(f"convT{k}")(self.get_submodule(f"batch{k + 5}")(y))
-                y = F.leaky_relu(y, 0.01)
-        return y
+                y = y if self.residual and k == 8 else F.leaky_relu(y, 0.01)
+        return x + y if self.residual else y

@@ -81,3 +81,12 @@ def agreed(value: int, world: World, device: torch.device) -> int:
     held = torch.tensor([value], dtype=torch.int64, device=device)
     dist.broadcast(held, 0)
     return int(held.item())
+
+
+def raised(flags: list[bool], world: World) -> list[bool]:
+    """Whether any rank raises each flag."""
+    if world.size == 1:
+        return flags
+    held = torch.tensor(flags, dtype=torch.int32)
+    dist.all_reduce(held, dist.ReduceOp.MAX)
+    return [bool(x) for x in held.tolist()]

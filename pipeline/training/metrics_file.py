@@ -13,12 +13,13 @@ from data_prep.files import write_atomic
 class MetricsFile:
     """Appends lines to ``folder/metrics.jsonl`` and the same numbers to TensorBoard.
 
-    Lines after ``step``, left by a run that was killed before its next checkpoint, are dropped.
+    Lines of steps after ``step``, or of validations after step ``validated``, left by a run that was killed
+    before its next checkpoint, are dropped.
     """
 
-    def __init__(self, folder: Path, step: int) -> None:
-        path = folder / "metrics.jsonl"
-        kept = [line for line in read_metrics(folder) if line["step"] <= step]
+    def __init__(self, folder: Path, step: int, validated: int) -> None:
+        path, last = folder / "metrics.jsonl", {"train": step, "validation": validated}
+        kept = [line for line in read_metrics(folder) if line["step"] <= last[line["kind"]]]
         write_atomic(path, "".join(json.dumps(line) + "\n" for line in kept))
         self._handle = path.open("a")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)

@@ -10,25 +10,29 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
+from torch.nn.utils import get_total_norm
 
 from data_prep.files import remove_leftovers
 from data_prep.progress import Progress
 from data_prep.split import Split
-from pipeline.config import CellSettings, TrainingSettings
+from pipeline.config import CellSettings
 from pipeline.dataset import PairSamples, RankBatches
 from pipeline.intensity import DATA_RANGE
 from pipeline.losses import CompositeLoss
-from pipeline.models import DDnet
+from pipeline.models import build_network
 from pipeline.training import checkpoint
-from pipeline.training.distributed import agreed, device_of, reduced, take_from_first
+from pipeline.training.clock import PARTS, StepClock
+from pipeline.training.distributed import agreed, device_of, raised, reduced, take_from_first
+from pipeline.training.exchange import shared, without_exchange
+from pipeline.training.loader import read_ahead
 from pipeline.training.metrics_file import MetricsFile
+from pipeline.training.schedule import effective_batch, learning_rate, samples_per_epoch
+from pipeline.training.stopping import Stopped, StopFlag
+from pipeline.training.validation import SUMS, judge, summed_up
 from pipeline.training.world import World
 
 VALIDATION_SEED = 2023  # the same validation samples for every cell
-EXPONENTIAL_DECAY = 0.8
+Batch = tuple[Tensor, Tensor, Tensor]
 
 
 class TrainingError(RuntimeError):
@@ -41,30 +45,38 @@ def train(
     """Train the cell's network in ``folder``, going on from its newest checkpoint; return the result.
 
     Every rank of ``world`` calls it, after joining the process group. ``start``: weights to begin
-    with (a file of ``torch.save``), random if None. The result holds seconds by kind, steps, the
-    last validation and the memory peak of rank 0 (bytes).
+    with (a file of ``torch.save``), random if None. The result holds seconds by kind and by part of a
+    step, CPU seconds of all ranks, steps, the last and the best validation and the memory peak of
+    rank 0 (bytes).
 
     Raises:
         UserError: a scan has too few slices, or ``start`` does not fit the network.
-        TrainingError: the loss is NaN or infinite.
+        TrainingError: a loss or gradient is NaN or infinite.
+        MachineError: a checkpoint cannot be written.
+        Stopped: a signal asked for it (SIGUSR2, SIGTERM); a checkpoint was written.
     """
-    return _Trainer(cell, data, split, folder, world, start).run(progress)
+    with StopFlag() as stop:
+        return _Trainer(cell, data, split, folder, world, start, stop).run(progress)
 
 
 class _Trainer:
     def __init__(
-        self, cell: CellSettings, data: Path, split: Split, folder: Path, world: World, start: Path | None
-    ) -> None:
+        self, cell: CellSettings, data: Path, split: Split, folder: Path, world: World, start: Path | None,
+        stop: StopFlag,
+    ) -> None:  # fmt: skip
         began = time.perf_counter()
         settings = cell.training
         torch.manual_seed(settings.seed)
         torch.set_num_threads(settings.threads)
-        self.cell, self.settings, self.world, self.folder = cell, settings, world, folder
+        self.cell, self.settings, self.world, self.stop = cell, settings, world, stop
+        self.folder, self.checkpoints = folder, folder / "checkpoints"
         self.device = device_of(world, settings.device)
-        self.per_epoch = _samples_per_epoch(settings, len(split.parts["train"]), world.size)
+        self.per_epoch = samples_per_epoch(settings, len(split.parts["train"]), world.size)
         self.samples = PairSamples(data, split.parts["train"], cell, settings.seed, self.per_epoch)
-        self.held_out = PairSamples(data, split.parts["validation"], cell, VALIDATION_SEED, settings.validation_samples)
-        self.epoch_steps = self.per_epoch // (world.size * settings.batch)
+        self.held_out = PairSamples(
+            data, split.parts["validation"], cell, VALIDATION_SEED, settings.validation_samples, validating=True
+        )
+        self.epoch_steps = self.per_epoch // effective_batch(settings, world.size)
         self.steps = settings.epochs * self.epoch_steps
         self.loss = CompositeLoss(settings.ms_ssim_weight, settings.ms_ssim, DATA_RANGE[settings.scaling])
         self.model = build_network(cell)
@@ -74,77 +86,191 @@ class _Trainer:
         self.model.to(memory_format=_channels_last(cell.dims))  # type: ignore[call-overload]
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.learning_rate, eps=1e-8)
         self.metrics: MetricsFile | None = None
-        self.rate = 0.0
-        self.step, self.seconds = 0, dict.fromkeys(("start", "training", "validation", "checkpoint"), 0.0)
+        self.step, self.validated, self.rate = 0, -1, 0.0
         self.validation: dict[str, float] = {}
+        self.best: dict[str, float] = {}
+        self.seconds = dict.fromkeys(("start", "training", "validation", "checkpoint"), 0.0)
+        self.spent: dict[str, float] = {}  # summed over steps and ranks: parts of a step, CPU
+        self.line: dict[str, float] = {}  # the same since the last line of metrics
+        self.measured: list[Tensor] = []  # loss and gradient norm of this rank's steps that are in neither yet
         self._resume()
-        self.network = self._wrap()
+        self.clock = StepClock(self.device)
+        network = torch.compile(self.model) if settings.compile else self.model
+        self.network = shared(network, settings, world, self.device, self.clock)
         self.saved_at = time.monotonic()
         self.seconds["start"] += time.perf_counter() - began
 
-    def _wrap(self) -> nn.Module:
-        if self.world.size == 1:
-            return self.model
-        devices = [self.world.local_rank] if self.device.type == "cuda" else None
-        return DistributedDataParallel(self.model, device_ids=devices, gradient_as_bucket_view=True, static_graph=True)
-
     def run(self, progress: Progress) -> dict[str, Any]:
-        with MetricsFile(self.folder, self.step) if self.world.leads else nullcontext() as self.metrics:
-            for epoch in range(self.step // self.epoch_steps, self.settings.epochs):
-                self._train_epoch(epoch, progress)
-                self._validate(epoch)
-                self._save()
+        lines = MetricsFile(self.folder, self.step, self.validated) if self.world.leads else nullcontext()
+        with lines as self.metrics:
+            batches = iter(self._batches())
+            self._validate_if_due()
+            while self.step < self.steps:
+                self._train_epoch(batches, progress)
+                self._validate_if_due()
         return self._result()
 
-    def _train_epoch(self, epoch: int, progress: Progress) -> None:
+    def _batches(self) -> Any:
+        first, last = (step * self.settings.accumulation for step in (self.step, self.steps))
+        mine = RankBatches(first, last, self.settings.batch, self.world.rank, self.world.size)
+        return read_ahead(self.samples, mine, self.settings, self.world, self.device)
+
+    def _train_epoch(self, batches: Iterator[Batch], progress: Progress) -> None:
+        epoch = self.step // self.epoch_steps
         end = (epoch + 1) * self.epoch_steps
-        _set_training(self.model, self.settings.norm)
-        losses: list[Tensor] = []
-        began = time.perf_counter()
-        for low, full, _ in self._loader(
-            RankBatches(self.step, end, self.settings.batch, self.world.rank, self.world.size)
-        ):
-            losses.append(self._train_step(low, full))
+        self.model.train()
+        self._start_measuring()
+        while self.step < end:
+            self._train_step(batches)
             self.step += 1
             if self.step % self.settings.log_steps == 0 or self.step == end:
-                seconds = self._log(epoch, losses, began)
-                progress(self.step, self.steps, f"epoch {epoch + 1}/{self.settings.epochs}, {seconds:.2f} s a step")
-                self._save_if_due(last=self.step == end)
-                losses, began = [], time.perf_counter()
+                self._log(epoch)
+            self._save_if_due(last=self.step == end)
+            self._stop_if_asked()
+            progress(self.step, self.steps, f"epoch {epoch + 1}/{self.settings.epochs}")
 
-    def _train_step(self, low: Tensor, full: Tensor) -> Tensor:
-        self.rate = self._learning_rate()
+    def _train_step(self, batches: Iterator[Batch]) -> None:
+        self.rate = learning_rate(self.settings, self.world.size, self.step, self.steps, self.epoch_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate
-        low, full = self._on_device(low), self._on_device(full)
-        with self._autocast():
-            output = self.network(low)
-        loss: Tensor = self.loss(output.float(), full)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss = torch.zeros((), device=self.device)
+        for number in range(1, self.settings.accumulation + 1):
+            loss += self._accumulate(next(batches), last=number == self.settings.accumulation)
         self.optimizer.step()
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        self.measured.append(torch.stack([loss, get_total_norm(gradients)]))
+        self.clock.mark("optimiser")
+
+    def _accumulate(self, batch: Batch, *, last: bool) -> Tensor:
+        """Add the gradients of one batch; return its share of the loss."""
+        self.clock.mark("data")
+        with nullcontext() if last else without_exchange(self.network):
+            low, full = (self._on_device(x) for x in batch[:2])
+            with self._autocast():
+                output = self.network(low)
+            loss: Tensor = self.loss(output.float(), full) / self.settings.accumulation
+            self.clock.mark("forward")
+            loss.backward()
+        self.clock.mark("exchange" if last and self.world.size > 1 else "backward")
         return loss.detach()
 
-    def _learning_rate(self) -> float:
-        settings, share = self.settings, self.step / self.steps
-        decay = (
-            EXPONENTIAL_DECAY ** (self.step // self.epoch_steps)
-            if settings.schedule == "exponential"
-            else (1 + math.cos(math.pi * share)) / 2
-        )
-        rise = min(1.0, (self.step + 1) / (settings.warmup * self.steps)) if settings.warmup else 1.0
-        return settings.learning_rate * rise * decay
+    def _start_measuring(self) -> None:
+        self.clock.start()
+        self.cpu, self.began = time.process_time(), time.perf_counter()
 
-    def _log(self, epoch: int, losses: list[Tensor], began: float) -> float:
-        total = float(torch.stack(losses).double().sum())  # waits for the device
-        elapsed = time.perf_counter() - began
-        self.seconds["training"] += elapsed
-        sums = reduced({"loss": total, "count": float(len(losses))}, self.world, self.device)
-        loss = sums["loss"] / sums["count"]
-        self._check_finite("loss", loss)
-        per_step = elapsed / len(losses)
-        self._write("train", epoch, {"loss": loss, "learning_rate": self.rate, "seconds_a_step": per_step})
-        return per_step
+    def _settle(self) -> None:
+        """Add what all ranks measured since the last time to the line and to the whole; every rank must call it."""
+        if not self.measured:
+            return
+        measured = torch.stack(self.measured).double().cpu()  # waits for the device
+        sums = {"loss": float(measured[:, 0].sum()), "gradient_norm": float(measured[:, 1].sum()),
+                "steps": float(len(measured)), **self.clock.seconds(), "cpu": time.process_time() - self.cpu}  # fmt: skip
+        self.seconds["training"] += time.perf_counter() - self.began
+        sums["whole"] = time.perf_counter() - self.began
+        for name, value in reduced(sums, self.world, self.device).items():
+            for kept in (self.line, self.spent):
+                kept[name] = kept.get(name, 0.0) + value
+        self._check_steps(measured)
+        self.measured = []
+        self._start_measuring()
+
+    def _check_steps(self, measured: Tensor) -> None:
+        """Stop at the first step whose loss, of whichever rank, or gradient is no number, and say whose scans it saw."""
+        bad = [not math.isfinite(x) for x in measured.sum(1).tolist()]
+        mine = float(bad.index(True) if any(bad) else len(bad))
+        names = [f"rank {rank}" for rank in range(self.world.size)]
+        firsts = reduced(
+            {n: mine if rank == self.world.rank else 0.0 for rank, n in enumerate(names)}, self.world, self.device
+        )
+        first = int(min(firsts.values()))
+        if first < len(bad):
+            step = self.step - len(bad) + first
+            guilty = [rank for rank, name in enumerate(names) if firsts[name] == first]
+            raise TrainingError(
+                f"loss or gradient of cell {self.cell.id} is not finite at step {step + 1}, where rank "
+                f"{', '.join(map(str, guilty))} saw {', '.join(self._scans(step, guilty))}; the last good checkpoint "
+                "is kept"
+            )
+
+    def _scans(self, step: int, ranks: list[int]) -> list[str]:
+        first, last = step * self.settings.accumulation, (step + 1) * self.settings.accumulation
+        batches = [
+            batch for r in ranks for batch in RankBatches(first, last, self.settings.batch, r, self.world.size)
+        ]
+        found = [self.samples.segment(index) for batch in batches for index in batch]
+        return sorted({f"{segment.dataset}/{segment.scan}" for segment in found})
+
+    def _log(self, epoch: int) -> None:
+        self._settle()
+        steps, ranks = self.line["steps"], self.world.size
+        parts = {f"{name}_seconds": self.line[name] / steps for name in (*PARTS, "exchange_whole")}
+        self._write("train", epoch, {
+            "loss": self.line["loss"] / steps, "gradient_norm": self.line["gradient_norm"] / steps,
+            "learning_rate": self.rate, "effective_batch": effective_batch(self.settings, ranks),
+            "seconds_a_step": self.line["whole"] / steps, **parts,
+        })  # fmt: skip
+        self.line = {}
+
+    def _write(self, kind: str, epoch: int, values: dict[str, float]) -> None:
+        if self.metrics is not None:
+            self.metrics.write(kind, self.step, epoch, values)
+
+    def _stop_if_asked(self) -> None:
+        """All ranks save and stop, at the same step, when any of them was asked to."""
+        if raised([self.stop.asked], self.world)[0]:
+            self._settle()
+            self._save()
+            raise Stopped(f"cell {self.cell.id} was asked to stop, and saved itself after step {self.step}")
+
+    def _validate_if_due(self) -> None:
+        """Before the first step, and after each epoch."""
+        if self.step % self.epoch_steps or self.step == self.validated:
+            return
+        with self._timed("validation"):
+            take_from_first(self.model.buffers(), self.world)
+            self.model.eval()
+            self.validation = summed_up(reduced(self._judge_mine(), self.world, self.device))
+        self._check_finite("validation loss", self.validation["loss"])
+        self._write("validation", max(0, self.step // self.epoch_steps - 1), self.validation)
+        self.validated = self.step
+        if not self.best or self.validation["rmse_hu"] < self.best["rmse_hu"]:
+            self.best = {"step": self.step, "rmse_hu": self.validation["rmse_hu"]}
+        if self.step:
+            self._save()
+
+    def _judge_mine(self) -> dict[str, float]:
+        sums = dict.fromkeys(SUMS, 0.0)
+        for first in range(0, self.settings.validation_samples, self.world.size):
+            index = first + self.world.rank
+            if index < self.settings.validation_samples:
+                for name, value in self._judge(index).items():
+                    sums[name] += value
+            self._stop_if_asked()
+        return sums
+
+    def _judge(self, index: int) -> dict[str, float]:
+        low, full, scales = self.held_out[index]
+        beside = 1 if self.cell.dims == 2 else 0  # the slices of a volume are as many images in 2D
+        low, full = (self._on_device(x.unsqueeze(beside)) for x in (low, full))
+        with self._autocast():
+            return judge(self.model, self.loss, low, full, scales)
+
+    def _on_device(self, x: Tensor) -> Tensor:
+        return x.to(self.device, non_blocking=True).contiguous(memory_format=_channels_last(self.cell.dims))
+
+    def _autocast(self) -> torch.autocast:
+        wanted = self.settings.precision
+        use = self.device.type == "cuda" if wanted == "auto" else wanted == "bfloat16"
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=use)
+
+    @contextmanager
+    def _timed(self, kind: str) -> Iterator[None]:
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[kind] += time.perf_counter() - began
 
     def _check_finite(self, what: str, value: float) -> None:
         if not math.isfinite(value):
@@ -152,130 +278,82 @@ class _Trainer:
                 f"the {what} of cell {self.cell.id} is {value} at step {self.step}; its last good checkpoint is kept"
             )
 
-    def _write(self, kind: str, epoch: int, values: dict[str, float]) -> None:
-        if self.metrics is not None:
-            self.metrics.write(kind, self.step, epoch, values)
-
-    @torch.no_grad()
-    def _validate(self, epoch: int) -> None:
-        with self._timed("validation"):
-            take_from_first(self.model.buffers(), self.world)
-            self.model.eval()
-            sums = dict.fromkeys(("loss", "samples", "squares", "low_squares", "voxels"), 0.0)
-            mine = range(self.world.rank, self.settings.validation_samples, self.world.size)
-            for low, full, scales in self._loader([[i] for i in mine]):
-                for name, value in self._judge(low, full, scales[0]).items():
-                    sums[name] += value
-            sums = reduced(sums, self.world, self.device)
-        self.validation = {
-            "loss": sums["loss"] / sums["samples"],
-            "rmse_hu": math.sqrt(sums["squares"] / sums["voxels"]),
-            "low_dose_rmse_hu": math.sqrt(sums["low_squares"] / sums["voxels"]),
-        }
-        self._check_finite("validation loss", self.validation["loss"])
-        self._write("validation", epoch, self.validation)
-
-    def _judge(self, low: Tensor, full: Tensor, scales: Tensor) -> dict[str, float]:
-        """Sums over one sample; ``scales``: offset and width of the low and of the full dose, (2, 2)."""
-        low, full = self._on_device(low), self._on_device(full)
-        with self._autocast():
-            output = self.model(low).float()
-        hu = [x.double() * width + offset for x, (offset, width) in zip((low, full), scales.tolist(), strict=True)]
-        offset, width = scales[1].tolist()
-        return {
-            "loss": float(self.loss(output, full)),
-            "samples": 1.0,
-            "squares": float((output.double() * width + offset - hu[1]).square().sum()),
-            "low_squares": float((hu[0] - hu[1]).square().sum()),
-            "voxels": float(full.numel()),
-        }
-
-    def _loader(self, batches: Any) -> DataLoader[tuple[Tensor, Tensor, Tensor]]:
-        samples = self.held_out if isinstance(batches, list) else self.samples
-        return DataLoader(samples, batch_sampler=batches, num_workers=self.settings.loader_workers,
-                          pin_memory=self.device.type == "cuda")  # fmt: skip
-
-    def _on_device(self, x: Tensor) -> Tensor:
-        return x.to(self.device, non_blocking=True).contiguous(memory_format=_channels_last(self.cell.dims))
-
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
-
-    @contextmanager
-    def _timed(self, kind: str) -> Iterator[None]:
-        began = time.perf_counter()
-        yield
-        self.seconds[kind] += time.perf_counter() - began
-
     def _save_if_due(self, *, last: bool) -> None:
-        """Rank 0 saves between validations too; nobody waits, since every rank holds the same state."""
-        due = time.monotonic() - self.saved_at > 60 * self.settings.checkpoint_minutes
-        if due and not last:
+        """Between validations too. By steps all ranks know; by time rank 0 alone, when nothing of others is open."""
+        every = self.settings.checkpoint_steps
+        if last:
+            return
+        if every and self.step % every == 0:
+            self._settle()
+            self._save()
+        elif not self.measured and time.monotonic() - self.saved_at > 60 * self.settings.checkpoint_minutes:
             self._save()
 
     def _save(self) -> None:
+        """Rank 0 saves, nobody waits: every rank holds the same state."""
         if not self.world.leads:
             return
         with self._timed("checkpoint"):
             self._check_finite("sum of weights", float(sum(p.detach().sum() for p in self.model.parameters())))
-            state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-                     "seconds": self.seconds, "validation": self.validation}  # fmt: skip
-            checkpoint.save(self.folder / "checkpoints", self.step, state)
+            state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), **self._record()}
+            best = [int(self.best["step"])] if self.best else []
+            checkpoint.save(self.checkpoints, self.step, state, self.settings.checkpoints_kept, also=best)
             self.saved_at = time.monotonic()
+
+    def _record(self) -> dict[str, Any]:
+        return {"seconds": self.seconds, "validation": self.validation, "validated": self.validated,
+                "best": self.best, "spent": self.spent, "line": self.line}  # fmt: skip
 
     def _resume(self) -> None:
         """Every rank loads what rank 0 finds newest."""
+        found = None
         if self.world.leads:
-            remove_leftovers(self.folder / "checkpoints", "step-*")
-        self.step = agreed(checkpoint.newest(self.folder / "checkpoints"), self.world, self.device)
-        if self.step:
-            state = checkpoint.load(self.folder / "checkpoints", self.step)
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.seconds, self.validation = state["seconds"], state["validation"]
+            remove_leftovers(self.checkpoints, "step-*")
+            found = checkpoint.newest(self.checkpoints)
+        step = agreed(-1 if found is None else found, self.world, self.device)
+        if step < 0:
+            return
+        state = checkpoint.load(self.checkpoints, step)
+        self.step = step
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        for name in self._record():
+            setattr(self, name, state[name])
 
     def _result(self) -> dict[str, Any]:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         if self.device.type == "cuda":
             peak = torch.cuda.max_memory_allocated(self.device)
+        steps = self.spent["steps"]
         return {
             "steps": self.steps,
             "samples": self.per_epoch * self.settings.epochs,
+            "effective_batch": effective_batch(self.settings, self.world.size),
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "seconds": {kind: round(value, 3) for kind, value in self.seconds.items()},
+            "step_seconds": {part: self.spent[part] / steps for part in (*PARTS, "exchange_whole", "whole")},
+            "cpu_seconds": round(self.spent["cpu"], 3),
             "validation": self.validation,
+            "best": self.best,
             "peak_bytes": peak,
             "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
             "torch": torch.__version__,
         }
 
 
-def build_network(cell: CellSettings) -> DDnet:
-    """The cell's untrained network."""
-    return DDnet(cell.dims, residual=cell.training.residual)
+def load_trained(cell: CellSettings, folder: Path) -> nn.Module:
+    """The network of a finished training in ``folder``, in eval mode on the CPU.
 
-
-def load_trained(cell: CellSettings, folder: Path) -> DDnet:
-    """The network of a finished training in ``folder``, in eval mode on the CPU."""
-    model = build_network(cell)
-    checkpoints = folder / "checkpoints"
-    model.load_state_dict(checkpoint.load(checkpoints, checkpoint.newest(checkpoints))["model"])
+    Raises:
+        CheckpointError: there is no checkpoint that can be read.
+    """
+    model, checkpoints = build_network(cell), folder / "checkpoints"
+    step = checkpoint.newest(checkpoints)
+    if step is None:
+        raise checkpoint.CheckpointError(f"{checkpoints} holds no readable checkpoint")
+    model.load_state_dict(checkpoint.load(checkpoints, step)["model"])
     return model.eval()
-
-
-def _samples_per_epoch(settings: TrainingSettings, volumes: int, ranks: int) -> int:
-    """As set, or one a training volume, filled up to whole steps."""
-    step = ranks * settings.batch
-    return settings.samples or math.ceil(volumes / step) * step
 
 
 def _channels_last(dims: int) -> torch.memory_format:
     return torch.channels_last if dims == 2 else torch.channels_last_3d
-
-
-def _set_training(model: nn.Module, norm: str) -> None:
-    """Training mode; with ``frozen`` the running statistics are used and stay as they are."""
-    model.train()
-    for layer in model.modules():
-        if norm == "frozen" and isinstance(layer, _BatchNorm):
-            layer.eval()

@@ -18,5 +18,5 @@ def cell(dims: int = 3, ranks: int = 1, slices: int = 16, **training: Any) -> Ce
     }
     return CellSettings(
         id="cell", dims=dims, ranks=ranks, slices=slices if dims == 3 else 1, sampling="window",
-        transfer="none", training=TrainingSettings(**values),
+        validated=slices, validated_sampling="window", transfer="none", training=TrainingSettings(**values),
     )  # fmt: skip

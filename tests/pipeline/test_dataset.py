@@ -62,7 +62,7 @@ def test_every_epoch_visits_every_segment(make_pair: Callable[..., Path]) -> Non
     make_pair("b", seed=1)
     both = PairSamples(data, [Segment("toy", name, 0, 48) for name in "ab"], cell(), 0, 2)
     for epoch in range(5):
-        assert {both._segment(2 * epoch + i).scan for i in range(2)} == {"a", "b"}
+        assert {both.segment(2 * epoch + i).scan for i in range(2)} == {"a", "b"}
 
 
 @pytest.mark.parametrize(("size", "batch"), [(1, 1), (2, 1), (4, 1), (2, 2), (1, 4)])

@@ -10,12 +10,12 @@ from torch.multiprocessing.spawn import start_processes
 
 from data_prep.split import Segment, Split
 from pipeline.config import CellSettings
-from pipeline.models import DDnet
+from pipeline.models import DDnet, build_network
 from pipeline.training import checkpoint
 from pipeline.training.checkpoint import CheckpointError
 from pipeline.training.distributed import joined, reduced
 from pipeline.training.metrics_file import MetricsFile, read_metrics
-from pipeline.training.trainer import TrainingError, build_network, load_trained, train
+from pipeline.training.trainer import TrainingError, load_trained, train
 from pipeline.training.world import World
 from tests.pipeline.cells import cell
 
@@ -58,7 +58,7 @@ def test_training_gets_better_and_says_what_it_did(
     assert result["samples"] == samples
     assert result["steps"] == len(losses(tmp_path / "cell")) == samples // how["batch"]
     validated = losses(tmp_path / "cell", "validation")
-    assert len(validated) == how["epochs"]
+    assert len(validated) == how["epochs"] + 1  # and one before the first step
     assert validated[-1] < validated[0]
     validation = result["validation"]
     assert validation["rmse_hu"] < validation["low_dose_rmse_hu"]
@@ -165,25 +165,26 @@ def test_weights_that_the_last_step_broke_are_not_kept(make_pair: Callable[..., 
     """The loss of a step is that of the weights before it."""
     with pytest.raises(TrainingError, match=r"(validation loss|sum of weights) of cell cell is"):
         run(cell(learning_rate=3e37, epochs=1, samples=1), make_pair(), tmp_path / "cell")
-    assert checkpoint.newest(tmp_path / "cell" / "checkpoints") == 0
+    assert checkpoint.newest(tmp_path / "cell" / "checkpoints") is None
 
 
-def test_only_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
-    for step in (1, 2, 10):
-        checkpoint.save(tmp_path, step, {"step": step})
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000002.pt", "step-00000010.pt"]
-    assert checkpoint.load(tmp_path, checkpoint.newest(tmp_path)) == {"step": 10}
-    assert checkpoint.newest(tmp_path / "absent") == 0
+def test_only_the_newest_and_the_best_checkpoints_are_kept(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 10):
+        checkpoint.save(tmp_path, step, {"step": step}, kept=2, also=[1])
+    assert [int(path.stem[5:]) for path in sorted(tmp_path.iterdir())] == [1, 3, 10]
+    assert checkpoint.newest(tmp_path) == 10
+    assert checkpoint.load(tmp_path, 10) == {"step": 10}
+    assert checkpoint.newest(tmp_path / "absent") is None
 
 
 def test_metrics_after_the_checkpoint_are_dropped_and_a_cut_line_is_passed_over(tmp_path: Path) -> None:
-    with MetricsFile(tmp_path, 0) as metrics:
+    with MetricsFile(tmp_path, 0, 0) as metrics:
         for step in (1, 2, 3):
             metrics.write("train", step, 0, {"loss": float(step)})
     path = tmp_path / "metrics.jsonl"
     path.write_text(path.read_text() + '{"kind": "train", "st')
     assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3]
-    with MetricsFile(tmp_path, 2):
+    with MetricsFile(tmp_path, 2, 2):
         pass
     assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2]
 

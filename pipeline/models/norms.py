@@ -1,0 +1,106 @@
+"""Normalisation of channels: by the batch's statistics (of one rank or of all), by frozen ones, or by groups."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Self
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_gather
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pipeline.training.settings import Norm
+
+GROUP_CHANNELS = 16
+
+
+def make_norm(kind: Norm, channels: int) -> nn.Module:
+    """The normalisation layer of (batch, ``channels``, sides) of any dimension."""
+    if kind == "group":
+        return nn.GroupNorm(max(1, channels // GROUP_CHANNELS), channels)
+    return BatchNorm(channels, frozen=kind == "frozen", sync=kind == "sync")
+
+
+class BatchNorm(_BatchNorm):
+    """Batch norm in any dimension.
+
+    Args:
+        channels: of the input.
+        frozen: the running statistics are used, and stay as they are, in training too.
+        sync: the statistics of a training step are those of all ranks' samples, on CPUs as on GPUs.
+    """
+
+    def __init__(self, channels: int, *, frozen: bool = False, sync: bool = False) -> None:
+        super().__init__(channels)
+        self.frozen, self.sync, self.updates = frozen, sync, True
+        self.training = not frozen
+
+    def train(self, mode: bool = True) -> Self:
+        """As every module; a frozen one stays in eval mode."""
+        return super().train(mode and not self.frozen)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (batch, channels, sides)."""
+        if self.sync and self.training:
+            return torch.addcmul(_beside(self.bias, x), self.standardise(x), _beside(self.weight, x))
+        return self._native(x, self.weight, self.bias)
+
+    def standardise(self, x: Tensor) -> Tensor:
+        """Zero mean and unit variance, without the layer's own scale and shift."""
+        if not (self.sync and self.training):
+            return self._native(x, None, None)
+        mean, variance = self._statistics_of_all(x)
+        return (x - _beside(mean, x)) * _beside(torch.rsqrt(variance + self.eps), x)
+
+    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """What the layer does in eval mode: scale * x + shift, each (channels,)."""
+        assert self.running_var is not None
+        assert self.running_mean is not None
+        scale = self.weight * torch.rsqrt(self.running_var + self.eps)
+        return scale, self.bias - scale * self.running_mean
+
+    def _native(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, weight, bias, self.training, self._share(), self.eps
+        )
+
+    def _share(self) -> float:
+        """Share of the batch in the new running statistics."""
+        assert self.momentum is not None
+        return self.momentum if self.updates else 0.0
+
+    def _statistics_of_all(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance over all ranks' samples, of which each rank has as many (Chan et al. 1979)."""
+        own = torch.stack(torch.var_mean(x, [0, *range(2, x.dim())], correction=0))
+        several = dist.is_initialized() and dist.get_world_size() > 1
+        variances, means = torch.stack(all_gather(own) if several else [own]).unbind(1)
+        mean = means.mean(0)
+        variance = variances.mean(0) + (means - mean).square().mean(0)
+        self._update(mean.detach(), variance.detach(), x.numel() // x.shape[1] * len(means))
+        return mean, variance
+
+    def _update(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        assert self.running_var is not None
+        assert self.running_mean is not None
+        self.running_mean.lerp_(mean, self._share())
+        self.running_var.lerp_(variance * count / (count - 1), self._share())
+
+
+def _beside(values: Tensor, x: Tensor) -> Tensor:
+    """(channels,) shaped to stand beside (batch, channels, sides)."""
+    return values.reshape(1, -1, *[1] * (x.dim() - 2))
+
+
+@contextmanager
+def statistics_kept(module: nn.Module) -> Iterator[None]:
+    """While a block is computed again, its running statistics do not move a second time."""
+    layers = [layer for layer in module.modules() if isinstance(layer, BatchNorm)]
+    for layer in layers:
+        layer.updates = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.updates = True

@@ -1,0 +1,32 @@
+"""Samples read ahead of the training."""
+
+import os
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from pipeline.dataset import PairSamples, RankBatches
+from pipeline.training.settings import TrainingSettings
+from pipeline.training.world import World
+
+MOST_WORKERS = 4
+
+
+def read_ahead(
+    samples: PairSamples, batches: RankBatches, settings: TrainingSettings, world: World, device: torch.device
+) -> DataLoader[tuple[Tensor, Tensor, Tensor]]:
+    """Batches in their order, decoded by worker processes before they are asked for; pinned for GPUs."""
+    workers = settings.loader_workers
+    if workers is None:
+        workers = workers_for(len(os.sched_getaffinity(0)), world, settings.threads)
+    return DataLoader(samples, batch_sampler=batches, num_workers=workers, pin_memory=device.type == "cuda")
+
+
+def workers_for(cores: int, world: World, threads: int) -> int:
+    """As many as this rank's share of the cores leaves free beside its own threads, one at least, four at most.
+
+    Ranks that meet through a file share one machine's cores; others have cores of their own, bound by Slurm.
+    """
+    own = cores // (world.size if world.rendezvous.startswith("file:") else 1)
+    return min(MOST_WORKERS, max(1, own - threads))
