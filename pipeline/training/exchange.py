@@ -29,7 +29,7 @@ def shared(network: nn.Module, settings: TrainingSettings, world: World, device:
     ddp = DistributedDataParallel(
         network,
         device_ids=[device.index] if device.type == "cuda" else None,
-        broadcast_buffers=False,
+        forward_sync_buffers=False,
         gradient_as_bucket_view=True,
         static_graph=settings.accumulation == 1,
         bucket_cap_mb=BUCKET_MIB,

@@ -83,7 +83,7 @@ class _Trainer:
         if start is not None:
             self.model.load_state_dict(checkpoint.load_state(start))
         self.model.to(device=self.device)
-        self.model.to(memory_format=_channels_last(cell.dims))  # type: ignore[call-overload]
+        _lay_out(self.model, cell.dims)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.learning_rate, eps=1e-8)
         self.metrics: MetricsFile | None = None
         self.step, self.validated, self.rate = 0, -1, 0.0
@@ -353,6 +353,13 @@ def load_trained(cell: CellSettings, folder: Path) -> nn.Module:
         raise checkpoint.CheckpointError(f"{checkpoints} holds no readable checkpoint")
     model.load_state_dict(checkpoint.load(checkpoints, step)["model"])
     return model.eval()
+
+
+def _lay_out(model: nn.Module, dims: int) -> None:
+    """Kernels in channels-last memory, but those of one voxel, whose layout is both and whose gradients are plain."""
+    for parameter in model.parameters():
+        if parameter.dim() == dims + 2 and parameter[0, 0].numel() > 1:
+            parameter.data = parameter.data.contiguous(memory_format=_channels_last(dims))
 
 
 def _channels_last(dims: int) -> torch.memory_format:
