@@ -18,10 +18,26 @@ from data_prep.files import write_atomic
 from tests.bench.loading import load_grouped, load_grouped_memmap, load_strided, load_strided_memmap
 from tests.bench.low_dose import low_dose, low_dose_rate
 from tests.bench.preparation import prepare_scan, prepare_workers, read_dicom, worker_memory
-from tests.bench.training import train_step
+from tests.bench.training import (
+    checkpoint_pause,
+    checkpointed_step,
+    data_wait,
+    step_clock,
+    train_step,
+    train_step_sgemm,
+    two_ranks,
+    two_ranks_speed_up,
+)
 
 BENCHES = {
     "train-step": (train_step, "plain 3D-DDnet", 1.2),
+    "train-step-sgemm": (train_step_sgemm, "its FLOPs by sgemm", 0.65),
+    "saved-bytes-time": (checkpointed_step, "plain 3D-DDnet", round(1 / 1.4, 3)),
+    "two-ranks": (two_ranks, "two unrelated trainings", 0.97),
+    "two-ranks-speed-up": (two_ranks_speed_up, "one rank", 1.0),
+    "data-wait": (data_wait, "2 % of a step", 1.0),
+    "checkpoint-pause": (checkpoint_pause, "1 % of 5 minutes", 1.0),
+    "step-clock": (step_clock, "1 % of a step", 1.0),
     "read-dicom": (read_dicom, "SimpleITK ImageSeriesReader", 1.5),
     "low-dose": (low_dose, "scikit-image radon + iradon", 50.0),
     "low-dose-rate": (low_dose_rate, "10 slices/s", 1.0),

@@ -4,6 +4,7 @@ Without the sample (``quarterdose fetch sample``) they cannot run. Its low dose 
 noise of SD 40 HU: enough for speed and size, and for nothing else.
 """
 
+import shutil
 import tempfile
 from collections.abc import Sequence
 from functools import cache
@@ -45,7 +46,7 @@ def load_strided_memmap() -> tuple[float, float]:
 
 def _ours(slices: Sequence[int]) -> Timed:
     """Into memory that is used again, as training does."""
-    pair = Pair(_folder() / "a.zarr")
+    pair = Pair(zarr_folder() / "a.zarr")
     memory = np.empty((2, len(slices), *pair.shape[1:]), np.int16)
     return lambda: pair.read_slices(slices, memory)
 
@@ -53,14 +54,14 @@ def _ours(slices: Sequence[int]) -> Timed:
 def _published(name: str, slices: Sequence[int]) -> NDArray[np.float32]:
     volume = np.empty((0, 512, 512), np.float32)
     for z in slices:
-        image = io.imread(_folder() / name / f"{z}.tif")
+        image = io.imread(zarr_folder() / name / f"{z}.tif")
         volume = np.concatenate([volume, image[None]])
     return volume
 
 
 @cache
 def _mapped(name: str) -> Hu:
-    return np.memmap(_folder() / f"{name}.raw", np.int16, "r").reshape(-1, 512, 512)
+    return np.memmap(zarr_folder() / f"{name}.raw", np.int16, "r").reshape(-1, 512, 512)
 
 
 @cache
@@ -68,10 +69,18 @@ def _scratch() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory()
 
 
+def scratch(name: str) -> Path:
+    """A fresh, empty folder of that name, which goes with the process."""
+    folder = Path(_scratch().name) / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    return folder
+
+
 @cache
-def _folder() -> Path:
-    """The same pair as Zarr, as TIFFs and raw."""
-    folder, arrays = Path(_scratch().name), _arrays()
+def zarr_folder() -> Path:
+    """The same pair as Zarr (``a.zarr``), as TIFFs and raw."""
+    folder, arrays = scratch("pair"), _arrays()
     write_pair(folder / "a.zarr", arrays, (2.5, 0.7, 0.7), {})
     for name, hu in arrays.items():
         hu.tofile(folder / f"{name}.raw")
