@@ -1,6 +1,7 @@
 """Networks and the transfer of weights between them."""
 
-from pipeline.models.ddnet import DDnet, load_published
+from pipeline.models.ddnet import DDnet
+from pipeline.models.published import load_published
 from pipeline.models.registry import build_network
 from pipeline.models.transfer import inflate
 
