@@ -1,6 +1,7 @@
 """DDnet weights as its authors published them: under their own key names, the same in 2D and 3D."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -9,6 +10,47 @@ from torch import Tensor
 
 from data_prep.errors import UserError
 from pipeline.models.ddnet import DENSE_LAYERS, LEVELS, DDnet
+
+_WRAPPER = "module."  # before each name, where DataParallel held the network
+
+
+def published_network(path: Path) -> DDnet:
+    """The 2D network with the authors' weights: an ``.npz`` or a state dict of ``torch.save``, maybe in a checkpoint.
+
+    Raises:
+        UserError: the file cannot be read, or holds other weights.
+    """
+    model = DDnet(2)
+    try:
+        load_published(model, _read_npz(path) if path.suffix == ".npz" else _read_state(path))
+    except UserError as error:
+        raise UserError(f"study.donor {path}: {error}") from error
+    return model
+
+
+def _read_npz(path: Path) -> dict[str, NDArray[np.generic]]:
+    try:
+        with np.load(path) as arrays:
+            return dict(arrays)
+    except Exception as error:  # numpy, zipfile and zlib raise many kinds for a broken file
+        raise UserError(f"it is no readable .npz: {error}") from error
+
+
+def _read_state(path: Path) -> dict[str, NDArray[np.generic]]:
+    """Nothing in the file is executed."""
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a broken file
+        raise UserError(f"it is no readable file of torch.save: {str(error).splitlines()[0]}") from error
+    places = [found, *found.values()] if isinstance(found, dict) else []
+    state = next((place for place in places if _is_state(place)), None)
+    if state is None:
+        raise UserError("it holds no state dict, neither alone nor under a key such as model_state_dict")
+    return {name.removeprefix(_WRAPPER): value.numpy() for name, value in state.items()}
+
+
+def _is_state(value: object) -> bool:
+    return isinstance(value, dict) and bool(value) and all(isinstance(v, Tensor) for v in value.values())
 
 
 def load_published(model: DDnet, arrays: Mapping[str, NDArray[np.generic]]) -> None:
