@@ -81,7 +81,7 @@ def test_a_side_below_21_is_refused() -> None:
 def cell(model: str = "redcnn", dims: int = 2, **training: Any) -> CellSettings:
     return CellSettings.model_validate({
         "id": "x", "model": model, "dims": dims, "ranks": 1, "slices": 1 if dims == 2 else 16, "sampling": "window",
-        "validated": 16, "transfer": "none", "training": training,
+        "validated": 16, "validated_sampling": "window", "transfer": "none", "training": training,
     })  # fmt: skip
 
 
