@@ -13,6 +13,7 @@ FILES = (
     "cells.csv",
     "speedup.csv",
     "quality.csv",
+    "transfer.csv",
     "loss.png",
     "speedup.png",
     "slices.png",

@@ -66,9 +66,9 @@ class RunFolder:
         """Judged slices of one network, without file ending."""
         return self.root / "evaluation" / cell
 
-    def donor(self) -> Path:
-        """3D weights made from the 2D network."""
-        return self.root / "transfer" / f"{self.settings.study.transfer}.pt"
+    def donor(self, fill: str) -> Path:
+        """3D weights made from a 2D network's."""
+        return self.root / "transfer" / f"{fill}.pt"
 
 
 def resolved_yaml(settings: RunSettings) -> str:

@@ -1,16 +1,18 @@
-"""Training stages: the 2D network, its transfer to 3D, and the study's 3D cells."""
+"""Training stages: the 2D-DDnet, its transfer to 3D, and the study's other cells."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from data_prep.errors import UserError
 from data_prep.files import replacing, write_json
 from data_prep.progress import Progress
+from data_prep.sources.series import stamp_of_file
 from jobs.prepare import read_split
 from jobs.run_folder import RunFolder
 from jobs.stage import Ref, Stage
-from pipeline.config import cells_of
+from pipeline.config import DDNET_2D, CellSettings, cells_of
 from pipeline.training.settings import WITHOUT_EFFECT
 from pipeline.training.world import World
 
@@ -20,9 +22,9 @@ class CellStage(Stage):
 
     own_job: ClassVar[bool] = True
 
-    def __init__(self, folder: RunFolder, dims: int) -> None:
+    def __init__(self, folder: RunFolder, cells: Iterable[CellSettings]) -> None:
         super().__init__(folder)
-        self.cells = {cell.id: cell for cell in cells_of(folder.settings) if cell.dims == dims}
+        self.cells = {cell.id: cell for cell in cells}
 
     def items(self) -> list[str]:
         """Cell ids."""
@@ -48,9 +50,10 @@ class CellStage(Stage):
         """As the cell says."""
         return self.cells[item].ranks
 
-    def start(self) -> Path | None:
-        """Weights that the training begins with."""
-        return None
+    def start(self, item: str) -> Path | None:
+        """Weights that the training begins with: transferred ones, if the cell wants them."""
+        fill = self.cells[item].transfer
+        return None if fill == "none" else self.folder.donor(fill)
 
     def run(self, item: str, world: World, progress: Progress) -> dict[str, Any]:
         """Train, or go on training, the cell."""
@@ -59,71 +62,87 @@ class CellStage(Stage):
 
         cell, folder = self.cells[item], self.folder.cell(item)
         with joined(world, device_of(world, cell.training.device)):
-            result = train(cell, self.folder.data, read_split(self), folder, world, self.start(), progress)
+            result = train(cell, self.folder.data, read_split(self), folder, world, self.start(item), progress)
         if world.leads:
             write_json(folder / "result.json", result)
         return result
 
 
 class Train2D(CellStage):
-    """The 2D network."""
+    """The 2D-DDnet, which the study is compared with and may begin from."""
 
     name: ClassVar[str] = "train"
 
     def __init__(self, folder: RunFolder) -> None:
-        super().__init__(folder, dims=2)
+        super().__init__(folder, (cell for cell in cells_of(folder.settings) if cell.id == DDNET_2D))
 
 
 class Transfer(Stage):
-    """The 2D network's weights, inflated to 3D."""
+    """An item is a fill: 2D weights, of the 2D training or of a donor file, inflated to 3D."""
 
     name: ClassVar[str] = "transfer"
 
-    def __init__(self, train: Train2D) -> None:
+    def __init__(self, train: Train2D, study: "Study") -> None:
         super().__init__(train.folder)
         self.train = train
-        self.fill = self.settings.study.transfer
+        self.cells: dict[str, CellSettings] = {
+            cell.transfer: cell for cell in study.cells.values() if cell.transfer != "none"
+        }
+        self.donor = self.settings.study.donor
+
+    def find_items(self, progress: Progress) -> None:
+        """Refuse a donor that is not there, before anything is run."""
+        self._stamp()
 
     def items(self) -> list[str]:
-        """The fill, or nothing where there is no transfer."""
-        return [] if self.fill == "none" else [self.fill]
+        """The fills of the study."""
+        return list(self.cells)
 
     def reads(self, item: str) -> Mapping[str, Any]:
-        """Nothing but the item's name."""
-        return {"fill": item}
+        """The fill, the seed of its noise, and the donor file's name, size and time."""
+        return {"fill": item, "seed": self.cells[item].training.seed, "donor": self._stamp()}
+
+    def _stamp(self) -> tuple[str, int, int] | None:
+        if self.donor is None:
+            return None
+        if not self.donor.is_file():
+            raise UserError(f"study.donor: {self.donor} does not exist or is no file")
+        return stamp_of_file(self.donor)
 
     def inputs(self, item: str) -> list[Ref]:
-        """The 2D training."""
-        return [("train", donor) for donor in self.train.items()]
+        """The 2D training, unless there is a donor file."""
+        return [] if self.donor else [(self.train.name, flat) for flat in self.train.items()]
 
     def outputs(self, item: str) -> list[Path]:
         """The weights."""
-        return [self.folder.donor()]
+        return [self.folder.donor(item)]
 
     def run(self, item: str, world: World, progress: Progress) -> dict[str, Any]:
         """Inflate and write the weights."""
         import torch
 
-        from pipeline.models import DDnet, inflate
+        from pipeline.models import DDnet, build_network, inflate, published_network
         from pipeline.training.trainer import load_trained
 
-        (donor,) = self.train.cells.values()
-        flat = load_trained(donor, self.folder.cell(donor.id))
-        deep = DDnet(3, residual=flat.residual)
-        inflate(flat, deep, item, seed=donor.training.seed)  # type: ignore[arg-type]
-        target = self.folder.donor()
-        with replacing(target) as temporary:
+        (trained,), cell = self.train.cells.values(), self.cells[item]
+        flat = published_network(self.donor) if self.donor else load_trained(trained, self.folder.cell(trained.id))
+        deep = build_network(cell)
+        assert isinstance(flat, DDnet)
+        assert isinstance(deep, DDnet)
+        assert cell.transfer != "none"
+        inflate(flat, deep, cell.transfer, seed=cell.training.seed)
+        with replacing(self.folder.donor(item)) as temporary:
             torch.save(deep.state_dict(), temporary)
         return {"fill": item}
 
 
 class Study(CellStage):
-    """The grid of 3D trainings; one failed cell does not stop the others."""
+    """RED-CNN, if asked for, and the grid of 3D trainings; one failed cell does not stop the others."""
 
     name: ClassVar[str] = "study"
 
     def __init__(self, folder: RunFolder) -> None:
-        super().__init__(folder, dims=3)
+        super().__init__(folder, (cell for cell in cells_of(folder.settings) if cell.id != DDNET_2D))
 
     def tolerated(self) -> float:
         """All but one."""
@@ -131,9 +150,5 @@ class Study(CellStage):
 
     def inputs(self, item: str) -> list[Ref]:
         """The split and the transferred weights."""
-        fill = self.settings.study.transfer
+        fill = self.cells[item].transfer
         return [*super().inputs(item), *([] if fill == "none" else [("transfer", fill)])]
-
-    def start(self) -> Path | None:
-        """The transferred weights, if any."""
-        return None if self.settings.study.transfer == "none" else self.folder.donor()

@@ -15,6 +15,12 @@ LOW_DOSE_INPUT = "low-dose"
 Transfer = Literal["none", "zero", "repeat", "mean", "noise"]
 ModelName = Literal["ddnet", "redcnn"]
 
+DDNET_2D, RED_CNN = "2d", "redcnn"
+"""Ids of the 2D trainings."""
+
+RED_CNN_SIDE = 21
+"""Ten layers of 5 x 5 without padding leave one pixel of it in the middle."""
+
 
 class Train2DSettings(Settings):
     """A 2D network."""
@@ -89,10 +95,30 @@ class RunSettings(Settings):
     @model_validator(mode="after")
     def _check_donor(self) -> Self:
         study = self.study.training
+        if self.study.donor and set(self.study.transfer) == {"none"}:
+            raise ValueError("study.donor has no effect with study.transfer none: name a fill, or leave it out")
         if self.study.donor and (study.residual or study.norm == "group" or study.scaling == "hu"):
             raise ValueError(
                 "study.donor holds a network without residual or group norm, on [0, 1]: set study.training.residual "
                 "to false, norm to batch, sync or frozen, and scaling to minmax or unit"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_red_cnn(self) -> Self:
+        if self.red_cnn is None:
+            return self
+        training = self.red_cnn.training
+        if training.activation_checkpointing:
+            raise ValueError("red_cnn.training.activation_checkpointing has no effect on RED-CNN: leave it out")
+        if training.crop and training.crop < RED_CNN_SIDE:
+            raise ValueError(
+                f"red_cnn.training.crop {training.crop} is too small: RED-CNN takes {RED_CNN_SIDE} or more"
+            )
+        if training.scaling == "hu" and not training.residual:
+            raise ValueError(
+                "red_cnn.training without residual ends in a ReLU and gives no HU below 0: "
+                "set red_cnn.training.scaling to unit or minmax"
             )
         return self
 
@@ -119,9 +145,9 @@ class CellSettings(Settings):
 
 def cells_of(run: RunSettings) -> list[CellSettings]:
     """The 2D trainings first, then the study's grid by transfer, slice count and rank count."""
-    flat = [_flat_cell(run, "2d", "ddnet", run.train_2d)]
+    flat = [_flat_cell(run, DDNET_2D, "ddnet", run.train_2d)]
     if run.red_cnn:
-        flat.append(_flat_cell(run, "redcnn", "redcnn", run.red_cnn))
+        flat.append(_flat_cell(run, RED_CNN, "redcnn", run.red_cnn))
     study = run.study
     grid = [
         CellSettings(

@@ -6,6 +6,7 @@ from torch import nn
 
 from pipeline.config import CellSettings, ModelName
 from pipeline.models.ddnet import DDnet
+from pipeline.models.redcnn import REDCNN
 
 
 def _ddnet(cell: CellSettings) -> nn.Module:
@@ -13,7 +14,11 @@ def _ddnet(cell: CellSettings) -> nn.Module:
     return DDnet(cell.dims, residual=how.residual, norm=how.norm, checkpointing=how.activation_checkpointing)
 
 
-MODELS: dict[ModelName, Callable[[CellSettings], nn.Module]] = {"ddnet": _ddnet}
+def _redcnn(cell: CellSettings) -> nn.Module:
+    return REDCNN(residual=cell.training.residual)
+
+
+MODELS: dict[ModelName, Callable[[CellSettings], nn.Module]] = {"ddnet": _ddnet, "redcnn": _redcnn}
 
 
 def build_network(cell: CellSettings) -> nn.Module:

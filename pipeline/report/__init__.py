@@ -8,8 +8,8 @@ from data_prep.files import write_atomic
 from pipeline.config import CellSettings, RunSettings
 from pipeline.report.html import write_page
 from pipeline.report.plots import draw_loss_curves, draw_slices, draw_speed_up
-from pipeline.report.tables import cells_table, quality_table, summary
-from pipeline.scaling.analysis import speed_up
+from pipeline.report.tables import cells_table, quality_table, summary, validation_table
+from pipeline.scaling.analysis import speed_up, steps_to_2d
 
 
 def write_report(
@@ -26,14 +26,14 @@ def write_report(
     """
     target = root / "report"
     target.mkdir(parents=True, exist_ok=True)
-    trained = cells_table(root, cells, states)
-    scaled = speed_up(trained)
-    quality = quality_table(root, judged)
-    for name, table in (("cells", trained), ("speedup", scaled), ("quality", quality)):
+    trained, quality = cells_table(root, cells, states), quality_table(root, judged)
+    scaled, transferred = speed_up(trained), steps_to_2d(trained, validation_table(root, cells))
+    tables = {"cells": trained, "speedup": scaled, "quality": quality, "transfer": transferred}
+    for name, table in tables.items():
         write_atomic(target / f"{name}.csv", table.to_csv(index=False))
     draw_loss_curves(root, cells, target / "loss.png")
     draw_speed_up(scaled, target / "speedup.png")
     draw_slices(root, quality, settings.data.low_dose.dose, target / "slices.png")
-    write_atomic(target / "summary.txt", summary(quality, scaled, trained))
-    write_page(root, settings, {"cells": trained, "speedup": scaled, "quality": quality}, target)
+    write_atomic(target / "summary.txt", summary(quality, scaled, transferred, trained))
+    write_page(root, settings, tables, target)
     return {"cells": len(trained), "models": len(quality)}

@@ -21,9 +21,11 @@ FIGURES = (
 _PATHS: Any = {"runs": True, "data": {"sources": {"__all__": {"path"}}}}
 _DIGITS = {"rmse_hu": "2f", "mse": "2e", "psnr": "2f", "ssim": "4f", "ms_ssim": "4f"}
 _COLUMNS = {
-    "speedup": ["cell", "slices", "ranks", "training_seconds", "baseline", "speed_up", "efficiency"],
-    "cells": ["cell", "state", "slices", "ranks", "sampling", "transfer", "steps", "samples", "training_seconds",
-              "validation_seconds", "start_seconds", "peak_bytes", "device", "reason"],
+    "speedup": ["cell", "slices", "transfer", "ranks", "training_seconds", "baseline", "speed_up", "efficiency"],
+    "transfer": ["cell", "slices", "ranks", "transfer", "error_2d", "steps_to_2d", "steps_saved"],
+    "cells": ["cell", "state", "model", "slices", "ranks", "sampling", "transfer", "parameters", "steps", "samples",
+              "effective_batch", "training_seconds", "validation_seconds", "start_seconds", "cpu_seconds", "peak_bytes",
+              "device", "reason"],
 }  # fmt: skip
 
 

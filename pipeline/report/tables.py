@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from data_prep.files import digest_json
-from pipeline.config import LOW_DOSE_INPUT, CellSettings
+from pipeline.config import DDNET_2D, LOW_DOSE_INPUT, CellSettings
 from pipeline.metrics import METRICS
+from pipeline.training.metrics_file import read_metrics
 from pipeline.training.settings import WITHOUT_EFFECT
 
 
@@ -23,16 +24,27 @@ def cells_table(root: Path, cells: Sequence[CellSettings], states: Mapping[str, 
 def _cell_row(root: Path, cell: CellSettings, state: str, reason: str, data: str) -> dict[str, Any]:
     alike = cell.model_dump(mode="json", exclude={"id": True, "ranks": True, "training": set(WITHOUT_EFFECT)})
     row: dict[str, Any] = {
-        "cell": cell.id, "state": state, "dims": cell.dims, "slices": cell.slices, "ranks": cell.ranks,
-        "sampling": cell.sampling, "transfer": cell.transfer, "alike": "",
+        "cell": cell.id, "state": state, "model": cell.model, "dims": cell.dims, "slices": cell.slices,
+        "ranks": cell.ranks, "sampling": cell.sampling, "transfer": cell.transfer, "alike": "",
+        "alike_but_transfer": "",
     }  # fmt: skip
     if state == "done":
         result = json.loads((root / "cells" / cell.id / "result.json").read_text())
         row |= {name: result[name] for name in ("parameters", "steps", "samples", "peak_bytes", "device", "torch")}
-        row["alike"] = digest_json([alike, data, result["device"], result["torch"]])[:12]
+        row |= {name: result.get(name) for name in ("effective_batch", "cpu_seconds")}
+        besides = [data, result["device"], result["torch"]]
+        row["alike"] = digest_json([alike, *besides])[:12]
+        row["alike_but_transfer"] = digest_json([{**alike, "transfer": "any"}, *besides])[:12]
         row |= {f"{kind}_seconds": value for kind, value in result["seconds"].items()}
         row |= {f"validation_{name}": value for name, value in result["validation"].items()}
     return {**row, "reason": reason}
+
+
+def validation_table(root: Path, cells: Sequence[CellSettings]) -> pd.DataFrame:
+    """A row a validation of each training."""
+    lines = [{"cell": cell.id, **line} for cell in cells for line in read_metrics(root / "cells" / cell.id)]
+    validated = [line for line in lines if line["kind"] == "validation"]
+    return pd.DataFrame(validated, columns=["cell", "step", "rmse_hu", "low_dose_rmse_hu"])
 
 
 def quality_table(root: Path, judged: Sequence[str]) -> pd.DataFrame:
@@ -60,12 +72,14 @@ def _quality_row(root: Path, model: str) -> dict[str, Any]:
     return row
 
 
-def summary(quality: pd.DataFrame, speed: pd.DataFrame, cells: pd.DataFrame) -> str:
+def summary(quality: pd.DataFrame, speed: pd.DataFrame, transfer: pd.DataFrame, cells: pd.DataFrame) -> str:
     """A few lines for the terminal."""
-    lines = [f"{'model':<14}{'RMSE (HU)':>16}{'vs input':>10}{'PSNR (dB)':>11}{'SSIM':>9}{'MS-SSIM':>9}"]
-    lines += [_quality_line(row) for row in _records(quality)]
-    lines += ["", f"{'cell':<14}{'ranks':>6}{'slices':>8}{'time (s)':>10}{'speed-up':>10}{'efficiency':>12}"]
-    lines += [_speed_line(row) for row in _records(speed)]
+    width = max([12, *map(len, cells["cell"])]) + 2
+    lines = [f"{'model':<{width}}{'RMSE (HU)':>16}{'vs input':>10}{'PSNR (dB)':>11}{'SSIM':>9}{'MS-SSIM':>9}"]
+    lines += [_quality_line(row, width) for row in _records(quality)]
+    lines += ["", f"{'cell':<{width}}{'ranks':>6}{'slices':>8}{'time (s)':>10}{'speed-up':>10}{'efficiency':>12}"]
+    lines += [_speed_line(row, width) for row in _records(speed)]
+    lines += _transfer_lines(transfer, width)
     lines += [f"{row['cell']}: {row['state']}: {row['reason']}" for row in _records(cells[cells["state"] != "done"])]
     return "\n".join(lines) + "\n"
 
@@ -74,16 +88,34 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
-def _quality_line(row: dict[str, Any]) -> str:
+def _quality_line(row: dict[str, Any], width: int) -> str:
     error = f"{row['rmse_hu_mean']:.2f} +/- {row['rmse_hu_sd']:.2f}"
     return (
-        f"{row['model']:<14}{error:>16}{100 * row['rmse_change']:>+9.1f}%"
+        f"{row['model']:<{width}}{error:>16}{100 * row['rmse_change']:>+9.1f}%"
         f"{row['psnr_mean']:>11.2f}{row['ssim_mean']:>9.4f}{row['ms_ssim_mean']:>9.4f}"
     )
 
 
-def _speed_line(row: dict[str, Any]) -> str:
+def _speed_line(row: dict[str, Any], width: int) -> str:
     return (
-        f"{row['cell']:<14}{row['ranks']:>6}{row['slices']:>8}{row['training_seconds']:>10.1f}"
+        f"{row['cell']:<{width}}{row['ranks']:>6}{row['slices']:>8}{row['training_seconds']:>10.1f}"
         f"{row['speed_up']:>10.2f}{100 * row['efficiency']:>11.0f}%"
     )
+
+
+def _transfer_lines(transfer: pd.DataFrame, width: int) -> list[str]:
+    """Nothing where there is no 2D network to be as good as."""
+    known = transfer.dropna(subset="error_2d")
+    if known.empty:
+        return []
+    level = f"as good as {DDNET_2D} in validation ({100 * known['error_2d'].iloc[0]:.1f}% of the input's RMSE)"
+    lines = [
+        f"{row['cell']:<{width}}{row['transfer']:>10}{_count(row['steps_to_2d'], 'not reached'):>14}"
+        f"{_count(row['steps_saved']):>8}"
+        for row in _records(known)
+    ]
+    return ["", level, f"{'cell':<{width}}{'transfer':>10}{'after steps':>14}{'saved':>8}", *lines]
+
+
+def _count(value: Any, otherwise: str = "") -> str:
+    return otherwise if pd.isna(value) else f"{value}"

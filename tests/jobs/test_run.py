@@ -12,9 +12,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 from tests.conftest import chest, write_nifti
+from tests.plain_ddnet import PlainDDnet
 
 QUARTERDOSE = Path(sys.executable).with_name("quarterdose")
 
@@ -187,6 +189,25 @@ def test_a_run_killed_everywhere_ends_as_if_it_had_not_been(toy: Toy, undisturbe
         ours, theirs = (pd.read_csv(t.run_folder / "report" / name) for t in (toy, undisturbed))
         kept = [column for column in ours if not str(column).endswith(("seconds", "peak_bytes"))]
         pd.testing.assert_frame_equal(ours[kept], theirs[kept])
+
+
+def test_a_donor_file_in_place_of_the_2d_training(toy: Toy) -> None:
+    torch.manual_seed(0)
+    torch.save(PlainDDnet(2).state_dict(), toy.folder / "donor.pt")
+    alone = {"ranks": 1, "training": {**SETTINGS["train_2d"]["training"], "epochs": 1}}
+    training = {**SETTINGS["study"]["training"], "epochs": 1, "residual": False, "scaling": "unit"}
+    study = {**SETTINGS["study"], "ranks": [1], "transfer": ["none", "zero"], "donor": "donor.pt", "training": training}
+    toy.write({**SETTINGS, "train_2d": alone, "study": study})
+    done = toy.run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    transfer = pd.read_csv(toy.run_folder / "report" / "transfer.csv").set_index("cell")["transfer"]
+    assert transfer.to_dict() == {"3d-s16-r1-none": "none", "3d-s16-r1": "zero"}
+    torch.save(PlainDDnet(2).state_dict(), toy.folder / "donor.pt")
+    again = toy.run("--dry-run").stdout
+    assert "run  transfer/zero: donor changed from" in again
+    assert "run  study/3d-s16-r1: transfer/zero runs first" in again
+    for kept in ("train/2d", "study/3d-s16-r1-none"):
+        assert f"keep {kept}: done" in again
 
 
 def test_two_runs_at_once_are_refused(toy: Toy) -> None:

@@ -27,10 +27,16 @@ def load(tmp_path: Path, text: str = MINIMAL, *overrides: str) -> RunSettings:
         ("data.low_dose.dose=2", r"data\.low_dose\.dose: Input should be less than 1 \(got 2\)"),
         ("study.slices=[20]", r"study\.slices\.0: Input should be a multiple of 16 \(got 20\)"),
         ("study.training.crop=100", r"study\.training\.crop: Input should be a multiple of 16 \(got 100\)"),
-        ("study.training.samples=3", "samples 3 must be a multiple of ranks x batch = 2"),
+        ("study.training.samples=3", "samples 3 must be a multiple of ranks x batch x accumulation = 2"),
         ("study.training.crop=16", "crop 16 and batch 1 leave batch norm one value"),
         ("study.training.residual=false", r"study\.training\.residual must equal train_2d"),
         ("study.training.scaling=unit", r"study\.training\.scaling must equal train_2d"),
+        ("study.transfer=[none,one]", r"study\.transfer\.1: Input should be 'none', 'zero', 'repeat'"),
+        ("study.donor=x.npz", r"study\.donor holds a network without residual.*set study\.training\.residual to false"),
+        ("red_cnn={training: {activation_checkpointing: true}}", "activation_checkpointing has no effect on RED-CNN"),
+        ("red_cnn={training: {crop: 16, batch: 2}}", r"red_cnn\.training\.crop 16 is too small: RED-CNN takes 21"),
+        ("red_cnn={training: {residual: false}}", r"set red_cnn\.training\.scaling to unit or minmax"),
+        ("red_cnn={ranks: 2, training: {samples: 3}}", r"red_cnn\.training\.samples 3 must be a multiple"),
         ("name=../x", "name: String should match pattern"),
         ("name.x=1", "name is a value, not a group"),
         ("study", "must look like a.b=value"),
@@ -77,6 +83,24 @@ def test_resolved_settings_resolve_to_themselves(tmp_path: Path) -> None:
 def test_the_grid_of_cells(tmp_path: Path) -> None:
     cells = cells_of(load(tmp_path, MINIMAL, "study.ranks=[1,2,4]", "study.slices=[16,32]"))
     assert [cell.id for cell in cells] == ["2d", *(f"3d-s{s}-r{r}" for s in (16, 32) for r in (1, 2, 4))]
+
+
+def test_red_cnn_and_several_transfers_are_cells_of_the_grid(tmp_path: Path) -> None:
+    grid = ("red_cnn={training: {crop: 32}}", "study.transfer=[none,zero]", "study.slices=[16,32]", "study.ranks=[1]")
+    cells = {cell.id: cell for cell in cells_of(load(tmp_path, MINIMAL, *grid))}
+    assert list(cells) == ["2d", "redcnn", "3d-s16-r1-none", "3d-s32-r1-none", "3d-s16-r1", "3d-s32-r1"]
+    assert [cell.transfer for cell in cells.values()] == ["none", "none", "none", "none", "zero", "zero"]
+    assert [cell.validated for cell in cells.values()] == [32, 32, 16, 32, 16, 32]
+    red_cnn = cells["redcnn"]
+    assert (red_cnn.model, red_cnn.dims, red_cnn.slices, red_cnn.training.crop) == ("redcnn", 2, 1, 32)
+    assert {cell.model for cell in cells.values() if cell.id != "redcnn"} == {"ddnet"}
+
+
+def test_a_donor_wants_a_network_like_it_and_a_use(tmp_path: Path) -> None:
+    fitting = ("study.donor=x.npz", "study.training.residual=false", "study.training.scaling=unit")
+    assert load(tmp_path, MINIMAL, *fitting).study.donor == Path("x.npz").absolute()
+    with pytest.raises(UserError, match=r"study\.donor has no effect with study\.transfer none"):
+        load(tmp_path, MINIMAL, *fitting, "study.transfer=none")
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from pipeline.config import CellSettings, RunSettings, cells_of
 from pipeline.metrics import METRICS
@@ -33,7 +34,7 @@ def fill(root: Path, cells: list[CellSettings], done: set[str]) -> None:
     judge(root, "low-dose", 40.0)
     for cell in cells:
         if cell.id in done:
-            judge(root, cell.id, 50.0 if cell.id == "2d" else 20.0)
+            judge(root, cell.id, {"2d": 50.0, "3d-s16-r1": 20.0}.get(cell.id, 30.0))
             train(root, cell)
 
 
@@ -57,8 +58,10 @@ def train(root: Path, cell: CellSettings) -> None:
     }
     result |= {"seconds": {"training": 100.0 / cell.ranks}, "validation": {"rmse_hu": 30.0}}
     (folder / "result.json").write_text(json.dumps(result))
-    judged = {"kind": "validation", "step": 1, "epoch": 0, "rmse_hu": 30.0, "low_dose_rmse_hu": 40.0}
-    lines = [{"kind": "train", "step": 1, "epoch": 0, "loss": 0.5}, judged]
+    steps = {0: 30.0} if cell.transfer == "zero" else {0: 40.0, 4: 30.0}
+    judged = {"kind": "validation", "epoch": 0, "low_dose_rmse_hu": 40.0}
+    lines = [{"kind": "train", "step": 1, "epoch": 0, "loss": 0.5}]
+    lines += [{**judged, "step": step, "rmse_hu": rmse} for step, rmse in steps.items()]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
@@ -91,3 +94,42 @@ def test_a_report_without_any_training_still_has_the_input(tmp_path: Path, setti
     write_report(tmp_path, settings, cells, {cell.id: ("missing", "not trained") for cell in cells}, ["low-dose"])
     assert pd.read_csv(tmp_path / "report" / "quality.csv")["model"].tolist() == ["low-dose"]
     assert (tmp_path / "report" / "index.html").stat().st_size > 10_000
+
+
+def test_red_cnn_and_several_transfers_stand_side_by_side(tmp_path: Path) -> None:
+    settings = RunSettings.model_validate({
+        "name": "t", "data": {"sources": [{"kind": "sample"}]}, "red_cnn": {},
+        "study": {"slices": [16], "ranks": [1, 2], "transfer": ["none", "zero", "repeat"]},
+    })  # fmt: skip
+    cells = cells_of(settings)
+    ids = [cell.id for cell in cells]
+    fill(tmp_path, cells, set(ids))
+    result = tmp_path / "cells" / "redcnn" / "result.json"
+    result.write_text(json.dumps({**json.loads(result.read_text()), "cpu_seconds": 12.5, "effective_batch": 4}))
+    write_report(tmp_path, settings, cells, dict.fromkeys(ids, ("done", "")), ["low-dose", *ids])
+    report = tmp_path / "report"
+    trained = pd.read_csv(report / "cells.csv").set_index("cell")
+    assert trained["model"].to_dict() == {**dict.fromkeys(ids, "ddnet"), "redcnn": "redcnn"}
+    assert trained["transfer"].to_dict() == {cell.id: cell.transfer for cell in cells}
+    assert trained["cpu_seconds"].dropna().to_dict() == {"redcnn": 12.5}
+    assert trained["effective_batch"]["redcnn"] == 4
+    assert pd.read_csv(report / "quality.csv")["model"].tolist() == ["low-dose", *ids]
+    speed = pd.read_csv(report / "speedup.csv")
+    fills = ["none", "zero", "repeat"]
+    assert speed["transfer"].tolist() == [name for name in fills for _ in (1, 2)]
+    assert speed["baseline"].tolist() == [
+        cell for cell in ("3d-s16-r1-none", "3d-s16-r1", "3d-s16-r1-repeat") for _ in (1, 2)
+    ]
+    transfer = pd.read_csv(report / "transfer.csv").set_index("cell")
+    assert transfer["steps_to_2d"].to_dict() == {cell.id: 0 if cell.transfer == "zero" else 4 for cell in cells[2:]}
+    saved = {"zero": 4.0, "repeat": 0.0}
+    assert transfer["steps_saved"].dropna().to_dict() == {
+        cell.id: saved[cell.transfer] for cell in cells if cell.transfer in saved
+    }
+    summary = (report / "summary.txt").read_text().splitlines()
+    assert "as good as 2d in validation (75.0% of the input's RMSE)" in summary
+    assert "3d-s16-r2               zero             0       4" in summary
+    assert "3d-s16-r2-none          none             4" in [line.rstrip() for line in summary]
+    with Image.open(report / "slices.png") as picture:
+        assert picture.width == 120 * 3 * 5  # low dose, 2D, RED-CNN, the best 3D, full dose
+    assert "Steps until as good as the 2D-DDnet" in (report / "index.html").read_text()

@@ -1,0 +1,57 @@
+"""RED-CNN: residual encoder and decoder (Chen et al. 2017, doi:10.1109/TMI.2017.2715284)."""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from data_prep.errors import UserError
+from pipeline.config import RED_CNN_SIDE
+
+LAYERS = 5
+FILTERS = 96
+KERNEL = 5
+INITIAL_SD = 0.01
+assert LAYERS * (KERNEL - 1) + 1 == RED_CNN_SIDE
+
+
+class REDCNN(nn.Module):
+    """Five convolutions without padding, five transposed ones back; (batch, 1, sides) to the same shape.
+
+    The input and the features after convolutions 2 and 4 are added to their mirror images. Weights start as in the
+    paper: normal with a standard deviation of 0.01.
+
+    Args:
+        residual: the last layer, to which the input is added, is linear and starts at zero, so that the untrained
+            network returns its input and values may be negative. Else a ReLU ends the network, as published.
+    """
+
+    def __init__(self, *, residual: bool = False) -> None:
+        super().__init__()
+        self.residual = residual
+        last = LAYERS - 1
+        self.encoder = nn.ModuleList(nn.Conv2d(FILTERS if i else 1, FILTERS, KERNEL) for i in range(LAYERS))
+        self.decoder = nn.ModuleList(
+            nn.ConvTranspose2d(FILTERS, 1 if i == last else FILTERS, KERNEL) for i in range(LAYERS)
+        )
+        for name, parameter in self.named_parameters():
+            zero = name.endswith("bias") or (residual and name.startswith(f"decoder.{last}"))
+            nn.init.normal_(parameter, 0, 0 if zero else INITIAL_SD)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Denoise (batch, 1, rows, columns); each side must be at least 21.
+
+        Raises:
+            UserError: a side is too short.
+        """
+        if min(x.shape[2:]) < RED_CNN_SIDE:
+            raise UserError(
+                f"sides {tuple(x.shape[2:])} are too short for RED-CNN: each must be {RED_CNN_SIDE} or more"
+            )
+        features = [x]
+        for layer in self.encoder:
+            features.append(F.relu(layer(features[-1]), inplace=True))
+        y = features.pop()
+        for level, layer in zip(reversed(range(LAYERS)), self.decoder, strict=True):
+            y = layer(y)
+            y = y if level % 2 else y + features[level]
+            y = y if self.residual and level == 0 else F.relu(y, inplace=True)
+        return y

@@ -1,0 +1,160 @@
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from data_prep.errors import UserError
+from data_prep.progress import untold
+from jobs.graph import graph_of
+from jobs.marker import Marker
+from jobs.run_folder import RunFolder
+from jobs.stage import Decision, Graph
+from jobs.train import CellStage, Study, Train2D, Transfer
+from pipeline.config import RunSettings
+from pipeline.models import DDnet
+from pipeline.training.world import World
+from tests.conftest import shared_file
+from tests.plain_ddnet import PlainDDnet
+
+UNLIKE = {"residual": False, "scaling": "unit"}
+
+
+def graph_with(root: Path, study: Mapping[str, Any], **more: Any) -> Graph:
+    values = {"name": "t", "runs": root, "data": {"sources": [{"kind": "sample"}]}, "study": study, **more}
+    return graph_of(RunFolder.of(RunSettings.model_validate(values)))
+
+
+def donating(root: Path, donor: Path, *fills: str) -> Graph:
+    return graph_with(root, {"donor": donor, "transfer": fills or ("zero",), "training": UNLIKE})
+
+
+def transfer_of(graph: Graph) -> Transfer:
+    stage = graph.stages["transfer"]
+    assert isinstance(stage, Transfer)
+    return stage
+
+
+def plain_weights() -> dict[str, Tensor]:
+    torch.manual_seed(7)
+    return PlainDDnet(2).state_dict()
+
+
+def write_donor(path: Path, state: dict[str, Tensor]) -> Path:
+    """As people hand weights on: bare, in a checkpoint, from several GPUs."""
+    if path.suffix == ".npz":
+        np.savez(path, **{name: value.numpy() for name, value in state.items()})  # type: ignore[arg-type]
+    elif path.suffix == ".tar":
+        wrapped = {f"module.{name}": value for name, value in state.items()}
+        torch.save({"epoch": 3, "optimizer": {"state": {}}, "model_state_dict": wrapped}, path)
+    else:
+        torch.save(state, path)
+    return path
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("ending", ["npz", "pt", "pth", "tar"])
+def test_a_donor_file_starts_the_3d_network(tmp_path: Path, ending: str) -> None:
+    """A volume that does not change along z gives what the authors' 2D network gives."""
+    state = plain_weights()
+    transfer = transfer_of(donating(tmp_path, write_donor(tmp_path / f"donor.{ending}", state)))
+    transfer.run("zero", World(), untold)
+    deep = DDnet(3).eval()
+    deep.load_state_dict(torch.load(transfer.folder.donor("zero"), weights_only=True))
+    plain, x = PlainDDnet(2).eval(), torch.rand(1, 1, 32, 16)
+    plain.load_state_dict(state)
+    found = deep(x.unsqueeze(2).repeat(1, 1, 16, 1, 1))
+    for z in range(16):
+        torch.testing.assert_close(found[:, :, z], plain(x), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_published_weights_as_donor_give_the_authors_3d_output(tmp_path: Path) -> None:
+    transfer = transfer_of(donating(tmp_path, shared_file("ddnet/published_2d_weights.npz"), "none", "zero", "mean"))
+    assert transfer.items() == ["zero", "mean"]
+    for fill in transfer.items():
+        transfer.run(fill, World(), untold)
+    deep = DDnet(3).eval()
+    deep.load_state_dict(torch.load(transfer.folder.donor("zero"), weights_only=True))
+    with np.load(shared_file("ddnet/golden_forward.npz")) as golden:
+        found = deep(torch.from_numpy(golden["input"])[None, None])[0, 0].numpy()
+        assert np.quantile(np.abs(found - golden["output_3d_zero_inflated_eval"]), 0.99) < 1e-5
+    zero, mean = (torch.load(transfer.folder.donor(fill), weights_only=True) for fill in transfer.items())
+    torch.testing.assert_close(mean["stem.weight"][:, :, 0] * 7, zero["stem.weight"][:, :, 3])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("text.npz", None, r"no readable \.npz"),
+        ("text.pt", None, r"no readable file of torch\.save"),
+        ("list.pt", [1, 2], "holds no state dict"),
+        ("step.pt", {"step": 3}, "holds no state dict"),
+        ("less.pt", {n: v for n, v in plain_weights().items() if n != "conv1.bias"}, r"weights lack conv1\.bias"),
+        ("more.npz", {**plain_weights(), "extra": torch.ones(1)}, "1 unknown arrays, first extra"),
+        ("deep.pt", PlainDDnet(3).state_dict(), "have shape"),
+    ],
+)
+def test_donors_that_are_none_are_refused_by_name(tmp_path: Path, name: str, content: Any, message: str) -> None:
+    if content is None:
+        (tmp_path / name).write_text("weights")
+    else:
+        write_donor(tmp_path / name, content)
+    with pytest.raises(UserError, match=rf"study\.donor \S+{name}: .*{message}"):
+        transfer_of(donating(tmp_path, tmp_path / name)).run("zero", World(), untold)
+
+
+def test_a_donor_that_is_missing_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"study\.donor: \S+absent\.npz does not exist"):
+        transfer_of(donating(tmp_path, tmp_path / "absent.npz")).find_items(untold)
+    transfer_of(graph_with(tmp_path, {})).find_items(untold)
+
+
+def decision(graph: Graph, stage: str, item: str) -> Decision:
+    return next(d for d in graph.decide_all() if d.ref == (stage, item))
+
+
+def finish(graph: Graph, stage: str, item: str) -> None:
+    done = graph.stages[stage]
+    for path in done.outputs(item):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    done.markers.write(item, Marker("done", graph.parts(done, item), 1.0, 1.0, "", {}))
+
+
+def test_the_transfer_waits_for_the_2d_training_or_for_nothing_but_its_file(tmp_path: Path, sample_path: Path) -> None:
+    trained = graph_with(tmp_path / "trained", {"transfer": ["none", "repeat"]})
+    assert decision(trained, "transfer", "repeat").why == "train/2d runs first"
+    donor = write_donor(tmp_path / "donor.pt", plain_weights())
+    given = donating(tmp_path / "given", donor)
+    assert decision(given, "transfer", "zero").why == "never run"
+    finish(given, "transfer", "zero")
+    assert not decision(given, "transfer", "zero").run
+    assert decision(given, "train", "2d").run
+    os.utime(donor, (1, 1))
+    assert decision(given, "transfer", "zero").why.startswith("donor changed from ['donor.pt', ")
+
+
+def test_each_cell_starts_as_it_says(tmp_path: Path) -> None:
+    study = {"transfer": ["zero", "none", "noise"], "ranks": [1], "slices": [16]}
+    graph = graph_with(tmp_path, study, red_cnn={})
+    stage, flat = graph.stages["study"], graph.stages["train"]
+    assert isinstance(stage, Study)
+    assert isinstance(flat, Train2D)
+    assert flat.items() == ["2d"]
+    found = {item: _start(stage, item) for item in stage.items()}
+    assert found == {
+        "redcnn": (None, []),
+        "3d-s16-r1": ("zero.pt", ["zero"]),
+        "3d-s16-r1-none": (None, []),
+        "3d-s16-r1-noise": ("noise.pt", ["noise"]),
+    }
+
+
+def _start(stage: CellStage, item: str) -> tuple[str | None, list[str]]:
+    path = stage.start(item)
+    return path.name if path else None, [fill for name, fill in stage.inputs(item) if name == "transfer"]
