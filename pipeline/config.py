@@ -7,7 +7,7 @@ from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from data_prep.settings import DataSettings, Settings
 from pipeline.sampling import Sampling
-from pipeline.training.settings import Side, TrainingSettings
+from pipeline.training.settings import SIDE_MULTIPLE, Side, TrainingSettings
 
 LOW_DOSE_INPUT = "low-dose"
 """Name of the untouched input where networks are listed: the baseline of every table."""
@@ -161,8 +161,8 @@ def cells_of(run: RunSettings) -> list[CellSettings]:
 
 
 def _flat_cell(run: RunSettings, name: str, model: ModelName, one: Train2DSettings) -> CellSettings:
-    """A 2D training, validated on the slices of the same volumes as the study's thickest."""
+    """A 2D training, validated on the slices of such volumes as the study's thinnest can be."""
     return CellSettings(
         id=name, model=model, dims=2, ranks=one.ranks, slices=1, sampling="window",
-        validated=max(run.study.slices), validated_sampling=run.study.sampling, transfer="none", training=one.training,
+        validated=SIDE_MULTIPLE, validated_sampling=run.study.sampling, transfer="none", training=one.training,
     )  # fmt: skip
