@@ -57,10 +57,10 @@ class PlainDDnet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         skips = [F.leaky_relu(self.conv1(self.batch1(x)), 0.01)]
         for i in range(1, 5):
-            y = self.get_submodule(f"dnet{i}")(self.pool(skips[-1]))
-            y = self.get_submodule(f"conv{i + 1}")(self.get_submodule(f"batch{i + 1}")(y))
-            skips.append(F.leaky_relu(y, 0.01))
-        y = skips.pop()
+            dense = self.get_submodule(f"dnet{i}")(self.pool(skips[-1]))
+            dense = self.get_submodule(f"conv{i + 1}")(self.get_submodule(f"batch{i + 1}")(dense))
+            skips.append(F.leaky_relu(dense, 0.01))
+        y: Tensor = skips.pop()
         for i in range(1, 5):
             y = F.interpolate(y, scale_factor=2, mode=self.mode, align_corners=True)
             y = torch.cat((y, skips.pop()), 1)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from data_prep.errors import UserError
-from pipeline.models.norms import BatchNorm, make_norm, statistics_kept
+from pipeline.models.norms import BatchNorm, ChannelNorm, make_norm, statistics_kept
 from pipeline.training.settings import SIDE_MULTIPLE, Norm
 
 FILTERS = 16
@@ -30,13 +30,25 @@ _CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
 _POOL: dict[int, Any] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 
 
-def _convolution(dims: int, channels_in: int, channels_out: int, kernel: int) -> nn.Module:
-    layer: nn.Module = _CONV[dims](channels_in, channels_out, kernel, padding=kernel // 2)
+Convolution = nn.Conv2d | nn.Conv3d
+
+
+def _convolution(dims: int, channels_in: int, channels_out: int, kernel: int) -> Convolution:
+    layer: Convolution = _CONV[dims](channels_in, channels_out, kernel, padding=kernel // 2)
     return layer
+
+
+def _convolve(layer: Convolution, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The layer with other weights."""
+    y: Tensor = layer._conv_forward(x, weight, bias)
+    return y
 
 
 class NormedConvolution(nn.Module):
     """Normalisation, then convolution, then leaky ReLU (or none, if ``linear``)."""
+
+    norm: ChannelNorm
+    conv: Convolution
 
     def __init__(
         self, dims: int, channels_in: int, channels_out: int, kernel: int, norm: Norm, *, linear: bool = False
@@ -53,14 +65,15 @@ class NormedConvolution(nn.Module):
 
     def _folds(self) -> bool:
         """With fixed statistics, and no border to pad, the norm is a part of the convolution's weights."""
-        return self.pointwise and isinstance(self.norm, BatchNorm) and not self.norm.training
+        return self.pointwise and self.norm.fixed
 
     def _folded(self, x: Tensor) -> Tensor:
+        assert isinstance(self.norm, BatchNorm)
+        assert self.conv.bias is not None
         scale, shift = self.norm.scale_and_shift()
         weight = self.conv.weight
         scaled = weight * scale.reshape(1, -1, *[1] * (weight.dim() - 2))
-        y: Tensor = self.conv._conv_forward(x, scaled, self.conv.bias + weight.flatten(1) @ shift)
-        return y
+        return _convolve(self.conv, x, scaled, self.conv.bias + weight.flatten(1) @ shift)
 
 
 class DenseLayer(nn.Module):
@@ -119,9 +132,10 @@ class DDnet(nn.Module):
             what lies inside it.
     """
 
-    def __init__(
-        self, dims: int, *, residual: bool = False, norm: Norm = "batch", checkpointing: bool = False
-    ) -> None:
+    norm: ChannelNorm
+    stem: Convolution
+
+    def __init__(self, dims: int, *, residual: bool = False, norm: Norm = "batch", checkpointing: bool = False) -> None:
         super().__init__()
         self.dims, self.residual, self.checkpointing = dims, residual, checkpointing
         self.norm = make_norm(norm, 1)
@@ -158,18 +172,17 @@ class DDnet(nn.Module):
         the padding treats alike; so the backward pass need not go through the convolution to reach them, which
         with one input channel takes a tenth of a step on CPUs.
         """
-        plain = self.norm.standardise(x) if isinstance(self.norm, BatchNorm) else F.group_norm(x, 1, eps=self.norm.eps)
+        plain = self.norm.standardise(x)
         channels = torch.cat([plain, torch.ones_like(plain)], 1)
         weight = torch.cat([self.stem.weight * self.norm.weight, self.stem.weight * self.norm.bias], 1)
-        y: Tensor = self.stem._conv_forward(channels, weight, self.stem.bias)
-        return y
+        return _convolve(self.stem, channels, weight, self.stem.bias)
 
     def _block(self, block: nn.Module, *inputs: Tensor) -> Tensor:
         if not (self.checkpointing and torch.is_grad_enabled()):
             y: Tensor = block(*inputs)
-            return y
-        contexts = partial(_first_and_again, block)
-        y = checkpoint(block, *inputs, use_reentrant=False, context_fn=contexts, preserve_rng_state=False)
+        else:
+            contexts = partial(_first_and_again, block)
+            y = checkpoint(block, *inputs, use_reentrant=False, context_fn=contexts, preserve_rng_state=False)
         return y
 
 

@@ -16,11 +16,17 @@ from pipeline.training.settings import Norm
 GROUP_CHANNELS = 16
 
 
-def make_norm(kind: Norm, channels: int) -> nn.Module:
-    """The normalisation layer of (batch, ``channels``, sides) of any dimension."""
-    if kind == "group":
-        return nn.GroupNorm(max(1, channels // GROUP_CHANNELS), channels)
-    return BatchNorm(channels, frozen=kind == "frozen", sync=kind == "sync")
+class GroupNorm(nn.GroupNorm):
+    """Each sample by itself, sixteen channels at a time (Wu and He 2018, arXiv:1803.08494)."""
+
+    fixed = False
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(max(1, channels // GROUP_CHANNELS), channels)
+
+    def standardise(self, x: Tensor) -> Tensor:
+        """Zero mean and unit variance, without the layer's own scale and shift."""
+        return F.group_norm(x, self.num_groups, eps=self.eps)
 
 
 class BatchNorm(_BatchNorm):
@@ -36,6 +42,11 @@ class BatchNorm(_BatchNorm):
         super().__init__(channels)
         self.frozen, self.sync, self.updates = frozen, sync, True
         self.training = not frozen
+
+    @property
+    def fixed(self) -> bool:
+        """Whether the layer is now the same map for every input: :meth:`scale_and_shift`."""
+        return not self.training
 
     def train(self, mode: bool = True) -> Self:
         """As every module; a frozen one stays in eval mode."""
@@ -55,7 +66,7 @@ class BatchNorm(_BatchNorm):
         return (x - _beside(mean, x)) * _beside(torch.rsqrt(variance + self.eps), x)
 
     def scale_and_shift(self) -> tuple[Tensor, Tensor]:
-        """What the layer does in eval mode: scale * x + shift, each (channels,)."""
+        """What the layer does when it is fixed: scale * x + shift, each (channels,)."""
         assert self.running_var is not None
         assert self.running_mean is not None
         scale = self.weight * torch.rsqrt(self.running_var + self.eps)
@@ -91,6 +102,16 @@ class BatchNorm(_BatchNorm):
 def _beside(values: Tensor, x: Tensor) -> Tensor:
     """(channels,) shaped to stand beside (batch, channels, sides)."""
     return values.reshape(1, -1, *[1] * (x.dim() - 2))
+
+
+ChannelNorm = BatchNorm | GroupNorm
+
+
+def make_norm(kind: Norm, channels: int) -> ChannelNorm:
+    """The normalisation layer of (batch, ``channels``, sides) of any dimension."""
+    if kind == "group":
+        return GroupNorm(channels)
+    return BatchNorm(channels, frozen=kind == "frozen", sync=kind == "sync")
 
 
 @contextmanager

@@ -57,7 +57,8 @@ class StepClock:
 
 
 def _between(first: Moment, second: Moment) -> float:
-    if isinstance(first, torch.cuda.Event):
-        return float(first.elapsed_time(second)) / 1000
-    assert isinstance(second, float)
-    return second - first
+    if isinstance(first, float) and isinstance(second, float):
+        return second - first
+    assert isinstance(first, torch.cuda.Event)
+    assert isinstance(second, torch.cuda.Event)
+    return float(first.elapsed_time(second)) / 1000

@@ -3,7 +3,7 @@
 import math
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from pipeline.training.exchange import shared, without_exchange
 from pipeline.training.loader import read_ahead
 from pipeline.training.metrics_file import MetricsFile
 from pipeline.training.schedule import effective_batch, learning_rate, samples_per_epoch
-from pipeline.training.stopping import Stopped, StopFlag
+from pipeline.training.stopping import StopFlag, Stopped
 from pipeline.training.validation import SUMS, judge, summed_up
 from pipeline.training.world import World
 
@@ -95,8 +95,9 @@ class _Trainer:
         self.measured: list[Tensor] = []  # loss and gradient norm of this rank's steps that are in neither yet
         self._resume()
         self.clock = StepClock(self.device)
-        network = torch.compile(self.model) if settings.compile else self.model
-        self.network = shared(network, settings, world, self.device, self.clock)
+        if settings.compile:
+            self.model.compile()
+        self.network = shared(self.model, settings, world, self.device, self.clock)
         self.saved_at = time.monotonic()
         self.seconds["start"] += time.perf_counter() - began
 
@@ -110,7 +111,7 @@ class _Trainer:
                 self._validate_if_due()
         return self._result()
 
-    def _batches(self) -> Any:
+    def _batches(self) -> Iterable[Batch]:
         first, last = (step * self.settings.accumulation for step in (self.step, self.steps))
         mine = RankBatches(first, last, self.settings.batch, self.world.rank, self.world.size)
         return read_ahead(self.samples, mine, self.settings, self.world, self.device)
@@ -164,10 +165,11 @@ class _Trainer:
         if not self.measured:
             return
         measured = torch.stack(self.measured).double().cpu()  # waits for the device
-        sums = {"loss": float(measured[:, 0].sum()), "gradient_norm": float(measured[:, 1].sum()),
-                "steps": float(len(measured)), **self.clock.seconds(), "cpu": time.process_time() - self.cpu}  # fmt: skip
-        self.seconds["training"] += time.perf_counter() - self.began
-        sums["whole"] = time.perf_counter() - self.began
+        loss, gradient_norm = measured.sum(0).tolist()
+        whole = time.perf_counter() - self.began
+        sums = {"loss": loss, "gradient_norm": gradient_norm, "steps": float(len(measured)), **self.clock.seconds(),
+                "whole": whole, "cpu": time.process_time() - self.cpu}  # fmt: skip
+        self.seconds["training"] += whole
         for name, value in reduced(sums, self.world, self.device).items():
             for kept in (self.line, self.spent):
                 kept[name] = kept.get(name, 0.0) + value
@@ -176,7 +178,7 @@ class _Trainer:
         self._start_measuring()
 
     def _check_steps(self, measured: Tensor) -> None:
-        """Stop at the first step whose loss, of whichever rank, or gradient is no number, and say whose scans it saw."""
+        """Stop at the first step whose loss, of any rank, or gradient is no number, and say whose scans it saw."""
         bad = [not math.isfinite(x) for x in measured.sum(1).tolist()]
         mine = float(bad.index(True) if any(bad) else len(bad))
         names = [f"rank {rank}" for rank in range(self.world.size)]
@@ -195,9 +197,7 @@ class _Trainer:
 
     def _scans(self, step: int, ranks: list[int]) -> list[str]:
         first, last = step * self.settings.accumulation, (step + 1) * self.settings.accumulation
-        batches = [
-            batch for r in ranks for batch in RankBatches(first, last, self.settings.batch, r, self.world.size)
-        ]
+        batches = [batch for r in ranks for batch in RankBatches(first, last, self.settings.batch, r, self.world.size)]
         found = [self.samples.segment(index) for batch in batches for index in batch]
         return sorted({f"{segment.dataset}/{segment.scan}" for segment in found})
 

@@ -151,8 +151,8 @@ def _rank(rank: int, settings: CellSettings, data: Path, folder: Path) -> None:
 
 
 def _train(settings: CellSettings, data: Path, folder: Path, world: World) -> dict[str, Any]:
-    parts = {"train": Segment(data.name, "a", 0, 96), "validation": Segment(data.name, "a", 98, 130)}
-    split = Split("slabs", {**{part: [one] for part, one in parts.items()}, "test": []})  # type: ignore[dict-item]
+    slabs = [Segment(data.name, "a", *ends) for ends in ((0, 96), (98, 130))]
+    split = Split("slabs", {"train": slabs[:1], "validation": slabs[1:], "test": []})
     return train(settings, data.parent, split, folder, world, None, untold)
 
 

@@ -25,9 +25,7 @@ def test_the_rate_grows_by_its_rule(rule: str, growth: float) -> None:
 
 def test_it_rises_over_the_warm_up_and_falls_by_half_a_cosine() -> None:
     rates = [learning_rate(how(warmup=0.1), 1, step, 100, 10) for step in range(100)]
-    assert rates[:10] == pytest.approx(
-        [0.01 * (i + 1) / 10 * (1 + math.cos(math.pi * i / 100)) / 2 for i in range(10)]
-    )
+    assert rates[:10] == pytest.approx([0.01 * (i + 1) / 10 * (1 + math.cos(math.pi * i / 100)) / 2 for i in range(10)])
     assert rates[50] == pytest.approx(0.005)
     assert 0 < rates[99] < 1e-5
 

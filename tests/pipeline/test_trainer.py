@@ -136,7 +136,7 @@ def test_an_effective_batch_is_the_same_training_however_it_is_made_up(
 
 
 def test_gradients_can_travel_as_bfloat16(make_pair: Callable[..., Path], tmp_path: Path) -> None:
-    data, how = make_pair(), {"learning_rate": 1e-4, "ms_ssim_weight": 0.0}
+    data, how = make_pair(), dict[str, Any](learning_rate=1e-4, ms_ssim_weight=0.0)
     for name in ("full", "bfloat16"):
         run_ranks(cell(ranks=2, gradients=name, **how), data, tmp_path / name)
     full, short = losses(tmp_path / "full"), losses(tmp_path / "bfloat16")
@@ -265,7 +265,7 @@ def test_a_broken_checkpoint_is_passed_over(make_pair: Callable[..., Path], tmp_
     newest = max((tmp_path / "parts" / "checkpoints").iterdir())
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
-    newest.write_bytes({"cut": content[:-100], "flipped": content, "empty": b""}[how])
+    newest.write_bytes({"cut": bytes(content[:-100]), "flipped": bytes(content), "empty": b""}[how])
     with pytest.warns(UserWarning, match=rf"passed over: .*{newest.name} is no readable checkpoint"):
         run(cell(), data, tmp_path / "parts")
     for kind in ("train", "validation"):
