@@ -90,7 +90,7 @@ def test_red_cnn_and_several_transfers_are_cells_of_the_grid(tmp_path: Path) -> 
     cells = {cell.id: cell for cell in cells_of(load(tmp_path, MINIMAL, *grid))}
     assert list(cells) == ["2d", "redcnn", "3d-s16-r1-none", "3d-s32-r1-none", "3d-s16-r1", "3d-s32-r1"]
     assert [cell.transfer for cell in cells.values()] == ["none", "none", "none", "none", "zero", "zero"]
-    assert [cell.validated for cell in cells.values()] == [32, 32, 16, 32, 16, 32]
+    assert [cell.validated for cell in cells.values()] == [16, 16, 16, 32, 16, 32]
     red_cnn = cells["redcnn"]
     assert (red_cnn.model, red_cnn.dims, red_cnn.slices, red_cnn.training.crop) == ("redcnn", 2, 1, 32)
     assert {cell.model for cell in cells.values() if cell.id != "redcnn"} == {"ddnet"}
