@@ -15,7 +15,7 @@ SILENCE_SECONDS = 15.0
 LOST_EXIT_CODE = os.EX_UNAVAILABLE
 """Exit code of a process that ended itself because another rank fell silent."""
 _TICK_SECONDS = 0.5
-_LEFT = b"left"
+_LEFT, _BEREFT = b"left", b"bereft "
 
 
 class Watch:
@@ -28,13 +28,13 @@ class Watch:
 
     def __init__(self, world: World, store: Store) -> None:
         self._world, self._store = world, store
-        self._keys = [f"beat/{rank}" for rank in range(world.size)]
+        self._own, self._keys = f"beat/{world.rank}", [f"beat/{rank}" for rank in range(world.size)]
         self._heard = [b""] * world.size
         self._tick, self._heard_at = 0, [0] * world.size
         self._leaving, self._over = threading.Event(), threading.Event()
-        self._trouble = ""
+        self._trouble, self._state = "", b""
         self._talker = threading.Thread(target=self._talk, name="beats", daemon=True)
-        store.set(self._keys[world.rank], "0")
+        store.set(self._own, "0")
 
     def start(self) -> None:
         """Begin; every rank must have made its watch."""
@@ -60,6 +60,7 @@ class Watch:
 
     def explained(self, error: Exception) -> PeerLost:
         """What an error of a connection means: waits to see whose beats have ended."""
+        self._state = _BEREFT
         time.sleep(1.1 * BEAT_SECONDS)  # what was said before is heard by then
         before = list(self._heard)
         time.sleep(2.4 * BEAT_SECONDS)  # two beats at most lie between words that are heard of the living
@@ -79,7 +80,7 @@ class Watch:
         count = 0
         while not self._leaving.wait(BEAT_SECONDS):
             count += 1
-            self._store.set(self._keys[self._world.rank], str(count))
+            self._store.set(self._own, f"{self._state.decode()}{count}")
             self._listen()
 
     def _listen(self) -> None:
@@ -88,7 +89,7 @@ class Watch:
                 self._heard[rank], self._heard_at[rank] = word, self._tick
 
     def _say_goodbye(self) -> None:
-        self._store.set(self._keys[self._world.rank], _LEFT.decode())
+        self._store.set(self._own, _LEFT.decode())
         while self._world.leads and any(word != _LEFT for word in self._heard):
             self._listen()
             time.sleep(0.05)
@@ -106,12 +107,15 @@ class Watch:
                 self._end(PeerLost(f"{self._named(silent)} gave no sign of life for {SILENCE_SECONDS:g} s"))
 
     def _named(self, silent: list[int]) -> str:
+        """Those of the silent that did not end because of others, if there are any."""
         if self._world.rank not in silent:
-            return f"rank {', '.join(map(str, silent))} of {self._world.size}"
+            first = [rank for rank in silent if not self._heard[rank].startswith(_BEREFT)] or silent
+            return f"rank {', '.join(map(str, first))} of {self._world.size}"
         url = self._world.rendezvous  # not even the own beats come back
         return f"rank 0 at {url}" if url.startswith("tcp:") else f"the meeting point {url}"
 
     def _end(self, error: PeerLost) -> None:
+        self._state = _BEREFT
         print(f"rank {self._world.rank} ends: {error}", file=sys.stderr, flush=True)
         try:
             self._world.on_peer_lost(error)
