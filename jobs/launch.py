@@ -15,6 +15,8 @@ from pipeline.training.world import World
 from slurm.submit import Job, Profile, submit, task
 
 _POLL_SECONDS = 0.2
+_LEAVE_SECONDS = 1.5  # when a rank has died: for the others to end by themselves, then after SIGTERM; then SIGKILL
+_STOP_SECONDS = 10.0
 # imported once by a server from which workers are forked, instead of seconds in each of them
 _PRELOADED = ["jobs.worker", "data_prep.prepare", "pipeline.evaluate", "pipeline.report"]
 
@@ -78,10 +80,11 @@ class LocalProcesses:
         from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
         try:
-            return bool(group.join(timeout=_POLL_SECONDS))
+            return bool(group.join(timeout=_POLL_SECONDS, grace_period=_LEAVE_SECONDS))
         except ProcessExitedException as error:
             cause = error.signal_name or f"exit code {error.exit_code}"
-            self._faults.append(f"process {error.error_pid} died of {cause}")
+            rank = f"rank {error.error_index}: " if len(group.processes) > 1 else ""
+            self._faults.append(f"{rank}process {error.error_pid} died of {cause}")
         except ProcessRaisedException as error:
             self._faults.append(str(error).strip().splitlines()[-1])
         return True
@@ -95,8 +98,9 @@ class LocalProcesses:
         processes = [process for group in self._running for process in group.processes]
         for process in processes:
             process.terminate()
+        deadline = time.monotonic() + _STOP_SECONDS
         for process in processes:
-            process.join(10)
+            process.join(max(0.0, deadline - time.monotonic()))
             process.kill()
 
 

@@ -1,5 +1,6 @@
 """The run: stage after stage, only what is missing or changed, with progress."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,6 +10,8 @@ from jobs.launch import Launched, Launcher
 from jobs.marker import Marker
 from jobs.show import Display
 from jobs.stage import Decision, Graph, Stage
+
+_END_SECONDS = 4.0
 
 
 class RunFailed(RuntimeError):
@@ -62,25 +65,44 @@ def _run_group(stage: Stage, items: list[str], launch: Callable[[], Launched], d
     """Follow processes to their end; return the items that none of them came to."""
     for item in items:
         stage.markers.clear_progress(item)
+        if stage.own_job:
+            stage.markers.remove(item)
     began, before = time.time(), {item: stage.markers.read(item) for item in items}
     launched = launch()
     try:
         while not launched.ended():
             display.update(stage, items, began)
+            if stage.own_job and _failed(stage, items[0]):
+                _end(launched)
     except BaseException:
         launched.stop()
         raise
     for item in items:
-        _mark_dead(stage, item, began, launched.fault())
+        _mark_dead(stage, item, began, launched)
     ended = [item for item in items if stage.markers.read(item) not in (None, before[item])]
     display.finish(stage, ended)
     return [item for item in items if item not in ended]
 
 
-def _mark_dead(stage: Stage, item: str, began: float, fault: str) -> None:
+def _failed(stage: Stage, item: str) -> bool:
+    marker = stage.markers.read(item)
+    return marker is not None and marker.state != "done"
+
+
+def _end(launched: Launched) -> None:
+    """Give processes whose item has failed a moment to end by themselves; one that is stopped or hangs will not."""
+    deadline = time.monotonic() + _END_SECONDS
+    while not launched.ended():
+        if time.monotonic() > deadline:
+            launched.stop()
+            deadline = math.inf
+
+
+def _mark_dead(stage: Stage, item: str, began: float, launched: Launched) -> None:
     """Mark an item as failed if its process died before it could, as it was killed or ran out of memory."""
-    if stage.markers.progress(item) is not None and stage.markers.read(item) is None:
-        reason = f"{fault or 'its process ended early'}; see {stage.folder.root / 'logs'}"
+    came = stage.own_job or stage.markers.progress(item) is not None
+    if came and stage.markers.read(item) is None:
+        reason = f"{launched.fault() or 'its process ended early'}; see {stage.folder.root / 'logs'}"
         stage.markers.write(item, Marker("failed", {}, time.time(), time.time() - began, reason, {}))
         stage.markers.clear_progress(item)
 

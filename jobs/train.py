@@ -14,7 +14,7 @@ from jobs.run_folder import RunFolder
 from jobs.stage import Ref, Stage
 from pipeline.config import DDNET_2D, CellSettings, cells_of
 from pipeline.training.settings import WITHOUT_EFFECT
-from pipeline.training.world import World
+from pipeline.training.world import DistributionError, World
 
 
 class CellStage(Stage):
@@ -56,11 +56,19 @@ class CellStage(Stage):
         return None if fill == "none" else self.folder.donor(fill)
 
     def run(self, item: str, world: World, progress: Progress) -> dict[str, Any]:
-        """Train, or go on training, the cell."""
+        """Train, or go on training, the cell.
+
+        Raises:
+            DistributionError: the processes are not as many as the cell's ranks.
+        """
         from pipeline.training.distributed import device_of, joined
         from pipeline.training.trainer import train
 
         cell, folder = self.cells[item], self.folder.cell(item)
+        if world.size != cell.ranks:
+            raise DistributionError(
+                f"cell {item} is for {cell.ranks} ranks, but its job says that this process is one of {world.size}"
+            )
         with joined(world, device_of(world, cell.training.device)):
             result = train(cell, self.folder.data, read_split(self), folder, world, self.start(item), progress)
         if world.leads:

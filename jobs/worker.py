@@ -4,6 +4,7 @@ import time
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from jobs.graph import graph_of
 from jobs.marker import Marker, State
 from jobs.run_folder import RunFolder
 from jobs.stage import Graph, Stage
-from pipeline.training.world import World
+from pipeline.training.stopping import Stopped
+from pipeline.training.world import DistributionError, PeerLost, World
 
 _EVERY_SECONDS = 0.5
 _GRACE_SECONDS = 2.0
@@ -70,17 +72,21 @@ def _begin(stage: Stage, item: str, digest: str) -> None:
     if stage.markers.begun(item) not in (None, digest):
         stage.discard(item)
     stage.markers.begin(item, digest)
-    stage.markers.remove(item)
+    if not stage.own_job:  # else whoever starts the ranks did it: any of them may fail before rank 0 comes here
+        stage.markers.remove(item)
 
 
 def _run_rank(stage: Stage, item: str, world: World, parts: dict[str, Any]) -> Exception | None:
     began = time.time()
     print(f"{stage.name}/{item}: started as rank {world.rank} of {world.size}", flush=True)
+
+    def fail(error: Exception) -> None:
+        _mark_failure(stage, item, error, _failure(stage, error, parts, began))
+
     try:
-        result = stage.run(item, world, _reporter(stage, item, world))
+        result = stage.run(item, replace(world, on_peer_lost=fail), _reporter(stage, item, world))
     except Exception as error:
-        ended = _failure(stage, error, parts, began)
-        _mark_failure(stage, item, world, ended)
+        fail(error)
         return error
     finally:
         if world.leads:
@@ -92,10 +98,11 @@ def _run_rank(stage: Stage, item: str, world: World, parts: dict[str, Any]) -> E
 
 
 def _failure(stage: Stage, error: Exception, parts: dict[str, Any], began: float) -> Marker:
-    """A user's error is its own sentence; of others the trace is printed, without texts where they are private."""
+    """Some errors are their own sentence; of others the trace is printed, without texts where they are private."""
     state: State = "refused" if isinstance(error, UserError) else "failed"
-    reason = str(error) if isinstance(error, UserError | MachineError) else _reason(error, stage.private)
-    if isinstance(error, UserError | MachineError):
+    plain = isinstance(error, UserError | MachineError | DistributionError | Stopped)
+    reason = str(error) if plain else _reason(error, stage.private)
+    if plain:
         print(reason, flush=True)
     elif stage.private:
         print("".join(traceback.format_tb(error.__traceback__)) + reason, flush=True)
@@ -114,9 +121,9 @@ def _reason(error: Exception, private: bool) -> str:
     return f"{kind} in {last.name}, line {last.lineno} of {Path(last.filename).name}"
 
 
-def _mark_failure(stage: Stage, item: str, world: World, ended: Marker) -> None:
-    """The rank that failed first says why; rank 0 waits a little, since the others' end may be what it saw."""
-    if world.leads and world.size > 1:
+def _mark_failure(stage: Stage, item: str, error: Exception, ended: Marker) -> None:
+    """The rank that failed says why, at once; one that merely lost another waits whether somebody knows better."""
+    if isinstance(error, PeerLost):
         time.sleep(_GRACE_SECONDS)
     if stage.markers.read(item) is None:
         stage.markers.write(item, ended)

@@ -1,15 +1,19 @@
 """What the processes that train one network together say to each other."""
 
+import atexit
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Literal
+from typing import Literal, TypeGuard
 
 import torch
 import torch.distributed as dist
+from torch.distributed import Store  # type: ignore[attr-defined]
 
 from data_prep.errors import UserError
+from pipeline.training.liveness import Watch
+from pipeline.training.meeting import call_roll, card_of, check_gpus, connected
 from pipeline.training.world import World
 
 _TIMEOUT = timedelta(minutes=30)
@@ -33,29 +37,56 @@ def device_of(world: World, wanted: Literal["auto", "cpu"] = "auto") -> torch.de
 
 @contextmanager
 def joined(world: World, device: torch.device) -> Iterator[None]:
-    """Join the process group (NCCL on GPUs, gloo on CPUs) of a world of several; leave it at the end.
+    """Join the process group of a world of several (NCCL for GPUs, gloo for CPUs); leave it at the end.
+
+    While joined, each rank watches the others: where one falls silent, this process tells ``world.on_peer_lost``
+    and ends with :data:`~pipeline.training.liveness.LOST_EXIT_CODE`. After an error the connections stay until the
+    process ends, which should be soon: closed at once, they would let another rank speak first.
 
     Raises:
-        RuntimeError: the ranks that met are not as many as the world's size.
+        UserError: two ranks have the same GPU.
+        DistributionError: the ranks cannot meet, or are not those that they should be.
+        PeerLost: another rank's end is what this one sees.
     """
     if world.size == 1:
         yield
         return
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    if world.rendezvous.startswith("file:"):
+    store = connected(world, serves=world.leads)
+    watch = Watch(world, connected(world, serves=False))
+    try:
+        check_gpus(call_roll(store, card_of(world, device)))
+        watch.start()
+        _init(world, device, store)
+        yield
+    except BaseException as error:
+        atexit.register(_close, watch)
+        if _is_of_a_connection(error):
+            raise watch.explained(error) from error
+        raise
+    watch.leave()
+    dist.destroy_process_group()
+
+
+def _init(world: World, device: torch.device, store: Store) -> None:
+    """One group for both: what lies on a CPU goes through gloo, even where the network is on GPUs."""
+    if world.rendezvous.startswith(("file:", "tcp://localhost", "tcp://127.")):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # one machine: its name need not resolve
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group(
-        backend, init_method=world.rendezvous, rank=world.rank, world_size=world.size, timeout=_TIMEOUT
-    )
-    try:
-        found = reduced({"ranks": 1.0}, world, device)["ranks"]
-        if found != world.size:
-            raise RuntimeError(f"{found:g} ranks met, expected {world.size}")
-        yield
-    finally:
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size, timeout=_TIMEOUT)
+
+
+def _close(watch: Watch) -> None:
+    """Left to the interpreter's end, torch's threads abort it; this may hang on its part, so others must miss us."""
+    watch.fall_silent()
+    if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def _is_of_a_connection(error: BaseException) -> TypeGuard[RuntimeError]:
+    """Gloo raises plain errors that begin with the source file; NCCL and the store have their types."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))
 
 
 def reduced(sums: dict[str, float], world: World, device: torch.device) -> dict[str, float]:
@@ -65,6 +96,15 @@ def reduced(sums: dict[str, float], world: World, device: torch.device) -> dict[
     values = torch.tensor(list(sums.values()), dtype=torch.float64, device=device)
     dist.all_reduce(values)
     return dict(zip(sums, values.tolist(), strict=True))
+
+
+def raised(flag: bool, world: World) -> bool:
+    """Whether any rank raises the flag; every rank must call it. Waits for no GPU."""
+    if world.size == 1:
+        return flag
+    held = torch.tensor([flag], dtype=torch.uint8)
+    dist.all_reduce(held, dist.ReduceOp.MAX)
+    return bool(held.item())
 
 
 def take_from_first(tensors: Iterator[torch.Tensor], world: World) -> None:
@@ -81,12 +121,3 @@ def agreed(value: int, world: World, device: torch.device) -> int:
     held = torch.tensor([value], dtype=torch.int64, device=device)
     dist.broadcast(held, 0)
     return int(held.item())
-
-
-def raised(flags: list[bool], world: World) -> list[bool]:
-    """Whether any rank raises each flag."""
-    if world.size == 1:
-        return flags
-    held = torch.tensor(flags, dtype=torch.int32)
-    dist.all_reduce(held, dist.ReduceOp.MAX)
-    return [bool(x) for x in held.tolist()]

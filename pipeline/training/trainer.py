@@ -218,7 +218,7 @@ class _Trainer:
 
     def _stop_if_asked(self) -> None:
         """All ranks save and stop, at the same step, when any of them was asked to."""
-        if raised([self.stop.asked], self.world)[0]:
+        if raised(self.stop.asked, self.world):
             self._settle()
             self._save()
             raise Stopped(f"cell {self.cell.id} was asked to stop, and saved itself after step {self.step}")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -227,7 +228,7 @@ def test_a_killed_worker_is_named_and_the_next_run_finishes(toy: Toy) -> None:
         output, _ = process.communicate(timeout=300)
     assert process.returncode == 1
     assert "study/3d-s16-r2: failed" in output
-    assert "SIGKILL" in output
+    assert re.search(r"rank \d: process \d+ died of SIGKILL", output)
     cells = pd.read_csv(toy.run_folder / "report" / "cells.csv").set_index("cell")
     assert cells.loc["3d-s16-r2", "state"] == "failed"  # a partial report, the failed cell shown as such
     assert "3d-s16-r2" not in set(pd.read_csv(toy.run_folder / "report" / "speedup.csv")["cell"])
@@ -235,6 +236,22 @@ def test_a_killed_worker_is_named_and_the_next_run_finishes(toy: Toy) -> None:
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert "prepare/" not in finished.stdout
     assert pd.read_csv(toy.run_folder / "report" / "cells.csv")["state"].eq("done").all()
+
+
+def test_a_training_that_is_asked_to_stop_goes_on_with_the_next_run(toy: Toy, undisturbed: Toy) -> None:
+    """One rank gets the signal that Slurm sends before a time limit."""
+    with toy.start() as process:
+        wait_for(lambda: list(toy.run_folder.glob("markers/train/2d.progress")))
+        wait_for(lambda: len(_workers(toy.folder)) == 2 and (toy.run_folder / "cells/2d/metrics.jsonl").exists())
+        os.kill(_workers(toy.folder)[-1], signal.SIGUSR2)
+        output, _ = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert re.search(r"train/2d: cell 2d was asked to stop, and saved itself after step \d", output)
+    finished = toy.run("--set", "study.ranks=[1]")
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert {name: toy.losses()[name] == undisturbed.losses()[name] for name in ("2d", "3d-s16-r1")} == {
+        "2d": True, "3d-s16-r1": True
+    }  # fmt: skip
 
 
 def test_when_the_driver_is_killed_its_workers_end(toy: Toy) -> None:

@@ -1,0 +1,129 @@
+"""Whether the other ranks still live: each beats in the store, and ends its process when another falls silent."""
+
+import os
+import sys
+import threading
+import time
+import traceback
+
+from torch.distributed import Store  # type: ignore[attr-defined]
+
+from pipeline.training.world import PeerLost, World
+
+BEAT_SECONDS = 1.0
+SILENCE_SECONDS = 15.0
+LOST_EXIT_CODE = os.EX_UNAVAILABLE
+"""Exit code of a process that ended itself because another rank fell silent."""
+_TICK_SECONDS = 0.5
+_LEFT, _BEREFT = b"left", b"bereft "
+
+
+class Watch:
+    """Beats for this rank and listens to the others, beside the main thread, which may hang or be busy for long.
+
+    One thread talks with the store, whose every call can hang for ever where its server is stopped; another one
+    counts how long each rank was silent. It counts its own ticks, not a clock: a job that was suspended
+    as a whole finds nobody silent when it goes on.
+    """
+
+    def __init__(self, world: World, store: Store) -> None:
+        self._world, self._store = world, store
+        self._own, self._keys = f"beat/{world.rank}", [f"beat/{rank}" for rank in range(world.size)]
+        self._heard = [b""] * world.size
+        self._tick, self._heard_at = 0, [0] * world.size
+        self._leaving, self._over = threading.Event(), threading.Event()
+        self._trouble, self._state = "", b""
+        self._talker = threading.Thread(target=self._talk, name="beats", daemon=True)
+        store.set(self._own, "0")
+
+    def start(self) -> None:
+        """Begin; every rank must have made its watch."""
+        self._talker.start()
+        threading.Thread(target=self._judge, name="silences", daemon=True).start()
+
+    def leave(self) -> None:
+        """Say goodbye, so that nobody misses this rank; rank 0, which may hold the store, leaves last.
+
+        Raises:
+            PeerLost: the store is gone.
+        """
+        self._leaving.set()
+        self._talker.join()
+        self._over.set()
+        if self._trouble:
+            raise PeerLost(f"rank {self._world.rank} could not take leave: {self._trouble}")
+
+    def fall_silent(self) -> None:
+        """Stop without a goodbye: the others are to miss this rank."""
+        self._over.set()
+        self._leaving.set()
+
+    def explained(self, error: Exception) -> PeerLost:
+        """What an error of a connection means: waits to see whose beats have ended."""
+        self._state = _BEREFT
+        time.sleep(1.1 * BEAT_SECONDS)  # what was said before is heard by then
+        before = list(self._heard)
+        time.sleep(2.4 * BEAT_SECONDS)  # two beats at most lie between words that are heard of the living
+        silent = [rank for rank, word in enumerate(self._heard) if word == before[rank] != _LEFT]
+        who = f"{self._named(silent)} fell silent" if silent else "though all of them still beat"
+        return PeerLost(f"rank {self._world.rank} lost its connection to another rank, {who} ({_short(error)})")
+
+    def _talk(self) -> None:
+        try:
+            self._beat()
+            if not self._over.is_set():
+                self._say_goodbye()
+        except RuntimeError as error:  # the judge will find everyone silent, unless the main thread ends before
+            self._trouble = _short(error)
+
+    def _beat(self) -> None:
+        count = 0
+        while not self._leaving.wait(BEAT_SECONDS):
+            count += 1
+            self._store.set(self._own, f"{self._state.decode()}{count}")
+            self._listen()
+
+    def _listen(self) -> None:
+        for rank, word in enumerate(self._store.multi_get(self._keys)):
+            if word != self._heard[rank]:
+                self._heard[rank], self._heard_at[rank] = word, self._tick
+
+    def _say_goodbye(self) -> None:
+        self._store.set(self._own, _LEFT.decode())
+        while self._world.leads and any(word != _LEFT for word in self._heard):
+            self._listen()
+            time.sleep(0.05)
+
+    def _judge(self) -> None:
+        limit = SILENCE_SECONDS / _TICK_SECONDS
+        while not self._over.wait(_TICK_SECONDS):
+            self._tick += 1
+            silent = [
+                rank
+                for rank, (word, at) in enumerate(zip(self._heard, self._heard_at, strict=True))
+                if word != _LEFT and self._tick - at > limit
+            ]
+            if silent:
+                self._end(PeerLost(f"{self._named(silent)} gave no sign of life for {SILENCE_SECONDS:g} s"))
+
+    def _named(self, silent: list[int]) -> str:
+        """Those of the silent that did not end because of others, if there are any."""
+        if self._world.rank not in silent:
+            first = [rank for rank in silent if not self._heard[rank].startswith(_BEREFT)] or silent
+            return f"rank {', '.join(map(str, first))} of {self._world.size}"
+        url = self._world.rendezvous  # not even the own beats come back
+        return f"rank 0 at {url}" if url.startswith("tcp:") else f"the meeting point {url}"
+
+    def _end(self, error: PeerLost) -> None:
+        self._state = _BEREFT
+        print(f"rank {self._world.rank} ends: {error}", file=sys.stderr, flush=True)
+        try:
+            self._world.on_peer_lost(error)
+        except Exception:
+            traceback.print_exc()
+        finally:
+            os._exit(LOST_EXIT_CODE)
+
+
+def _short(error: Exception) -> str:
+    return str(error).splitlines()[0].split(". ")[0]

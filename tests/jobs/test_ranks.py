@@ -1,0 +1,129 @@
+"""Ranks of one item that fail, die or stop: the job ends soon, and says what the rank said that was at fault."""
+
+import json
+import os
+import signal
+import struct
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data_prep.split import Split
+from data_prep.store import SHARD_SLICES
+from jobs.launch import LocalProcesses, submitted_rank
+from jobs.marker import Marker, Markers
+from jobs.run_folder import RunFolder
+from jobs.train import Train2D
+from pipeline.config import RunSettings, cells_of
+from pipeline.sampling import choose
+from pipeline.settings_file import load_settings
+from pipeline.training.world import DistributionError, World
+from slurm.submit import load_profile, submit
+from tests.jobs.test_run import QUARTERDOSE, SETTINGS, Toy, make_toy_scan, wait_for
+
+ALONE: dict[str, Any] = {**SETTINGS, "study": {**SETTINGS["study"], "ranks": [1]}}
+
+
+@pytest.fixture
+def toy(tmp_path: Path) -> Toy:
+    """A run whose scan is prepared."""
+    make_toy_scan(tmp_path)
+    toy = Toy(tmp_path, ALONE)
+    subprocess.run([str(QUARTERDOSE), "prepare", "toy.yaml"], cwd=tmp_path, check=True, capture_output=True)
+    return toy
+
+
+def _hang(rank: int, folder: Path) -> None:
+    """Rank 1 dies; the others, as if in a collective, hear no SIGTERM."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    (folder / str(rank)).touch()
+    while rank == 1 and len(list(folder.iterdir())) < 3:
+        time.sleep(0.01)
+    if rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(600)
+
+
+def test_a_killed_rank_is_named_and_those_that_hang_are_killed(tmp_path: Path) -> None:
+    launched = LocalProcesses([(_hang, (tmp_path,), 3)])
+    wait_for(lambda: len(list(tmp_path.iterdir())) == 3)
+    began = time.monotonic()
+    wait_for(launched.ended, 30)
+    assert time.monotonic() - began < 20
+    assert launched.fault().startswith("rank 1: process ")
+    assert launched.fault().endswith("died of SIGKILL")
+
+
+def _damage_for_rank_1(toy: Toy) -> None:
+    """Flip a byte of a slice that rank 1 reads in the first step of the 2D training, and rank 0 does not."""
+    settings = load_settings(toy.folder / "toy.yaml", RunSettings)
+    cell = next(cell for cell in cells_of(settings) if cell.dims == 2)
+    (segment,) = Split.from_json(json.loads((toy.run_folder / "data/split.json").read_text())).parts["train"]
+    read = [
+        int(segment.start + choose(cell.sampling, len(segment), 1, np.random.default_rng((cell.training.seed, i)))[0])
+        for i in range(4)
+    ]
+    z = next(z for z in read[2:] if z not in read[:2])
+    shard = toy.run_folder / "data/toy/toy.zarr/full_dose/c" / str(z // SHARD_SLICES) / "0/0"
+    content = bytearray(shard.read_bytes())
+    (offset, _) = struct.unpack_from("<QQ", content, len(content) - 4 - 16 * (SHARD_SLICES - z % SHARD_SLICES))
+    content[offset + 20] ^= 255
+    shard.write_bytes(content)
+
+
+def test_the_message_is_that_of_the_rank_at_fault(toy: Toy) -> None:
+    _damage_for_rank_1(toy)
+    done = toy.run()
+    assert done.returncode == 2
+    assert "full_dose does not hold what was written: prepare the scan again" in done.stderr
+    assert "lost its connection" not in done.stdout + done.stderr
+
+
+def test_a_stopped_rank_ends_its_submitted_job(toy: Toy) -> None:
+    """Nobody dies by himself: the other rank hangs, and submitit waits for both."""
+    command = [*toy.command("--on", "local"), "--set", "train_2d.training.epochs=5000"]
+    with subprocess.Popen(command, cwd=toy.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as run:
+        wait_for(lambda: list(toy.run_folder.glob("cells/2d/checkpoints/*.pt")))
+        rank_1 = _rank(toy.folder, 1)
+        os.kill(rank_1, signal.SIGSTOP)
+        began = time.monotonic()
+        output, _ = run.communicate(timeout=120)
+    assert time.monotonic() - began < 60  # 22 s on a quiet machine
+    assert run.returncode == 1
+    assert "rank 1 of 2 gave no sign of life for 15 s" in output
+    wait_for(lambda: not Path(f"/proc/{rank_1}").exists(), 30)
+
+
+def _rank(folder: Path, rank: int) -> int:
+    """Pid of a rank of a submitted job."""
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and (entry / "cwd").resolve() == folder:
+                environment = (entry / "environ").read_bytes().split(b"\0")
+                if b"SUBMITIT_LOCAL_GLOBALID=%d" % rank in environment:
+                    return int(entry.name)
+        except OSError:
+            continue
+    raise AssertionError(f"no rank {rank}")
+
+
+def test_a_job_of_another_size_than_was_asked_for_trains_nothing(tmp_path: Path) -> None:
+    settings = RunSettings.model_validate({**ALONE, "runs": tmp_path})
+    folder = RunFolder.of(settings)
+    folder.record()
+    Markers(folder.root, "split").write("split", Marker("done", {}, 1.0, 1.0, "", {}))
+    meeting = f"file://{tmp_path}/meet"
+    job = submit(load_profile("local"), tmp_path / "logs", 1, submitted_rank, folder.root, "train", "2d", meeting)
+    wait_for(job.done)
+    marker = Markers(folder.root, "train").read("2d")
+    assert marker is not None
+    assert (marker.state, marker.reason) == (
+        "failed", "cell 2d is for 2 ranks, but its job says that this process is one of 1"
+    )  # fmt: skip
+    assert not folder.cell("2d").exists()
+    with pytest.raises(DistributionError, match="but its job says that this process is one of 3"):
+        Train2D(folder).run("2d", World(1, 3, 1, meeting), lambda done, total, note: None)
