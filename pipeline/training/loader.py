@@ -16,11 +16,17 @@ MOST_WORKERS = 4
 def read_ahead(
     samples: PairSamples, batches: RankBatches, settings: TrainingSettings, world: World, device: torch.device
 ) -> DataLoader[tuple[Tensor, Tensor, Tensor]]:
-    """Batches in their order, decoded by worker processes before they are asked for; pinned for GPUs."""
+    """Batches in their order, decoded by worker processes before they are asked for; pinned for GPUs.
+
+    Workers are forked from this process: children of a fork server would not see it die.
+    """
     workers = settings.loader_workers
     if workers is None:
         workers = workers_for(len(os.sched_getaffinity(0)), world, settings.threads)
-    return DataLoader(samples, batch_sampler=batches, num_workers=workers, pin_memory=device.type == "cuda")
+    return DataLoader(
+        samples, batch_sampler=batches, num_workers=workers, pin_memory=device.type == "cuda",
+        multiprocessing_context="fork" if workers else None,
+    )  # fmt: skip
 
 
 def workers_for(cores: int, world: World, threads: int) -> int:
