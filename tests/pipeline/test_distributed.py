@@ -60,7 +60,8 @@ def start(
 ) -> ProcessContext:
     set_forkserver_preload([__name__])
     arguments = (worlds, url, folder, work)
-    return start_processes(_main, arguments, len(worlds), join=False, start_method=method)
+    context: ProcessContext = start_processes(_main, arguments, len(worlds), join=False, start_method=method)
+    return context
 
 
 def codes(context: ProcessContext, seconds: float = 60) -> list[int | None]:
