@@ -32,6 +32,7 @@ Config = Annotated[Path, typer.Argument(help="Settings file (YAML).", show_defau
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Replace one setting: a.b=value.")]
 LOCAL = "local processes"
 CALIBRATION_SLICES = 8
+PLAN_WIDTH = 140  # a narrower terminal breaks the lines, which is better than cut figures
 
 
 On = Annotated[str, typer.Option(help="Profile of slurm/profiles or a YAML file; else this machine's processes.")]
@@ -134,6 +135,23 @@ def calibrate(
     photons = photons_for(volume.hu, volume.spacing[2], settings.low_dose, sd)
     told = f"{sd:g} HU at dose {settings.low_dose.dose:g} in the middle of {series.scan}"
     _print_plain(Console(), f"data.low_dose.photons: {photons:.4g}  # {told}")
+
+
+@app.command()
+def plan(
+    config: Config,
+    gpu: Annotated[str | None, typer.Option(help="GPU of the ranks, such as A100-80GB; else CPUs.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Predict the memory of each training and, on a GPU, the largest batch that fits."""
+    from jobs.plan import plan_notes, plan_table
+
+    settings, console = load_settings(config, RunSettings, overrides or ()), Console()
+    table = plan_table(settings, gpu)
+    console.width = max(console.width, PLAN_WIDTH)
+    console.print(table)
+    for note in plan_notes(settings, gpu):
+        _print_plain(console, note)
 
 
 @app.command("config")

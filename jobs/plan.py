@@ -1,0 +1,55 @@
+"""What a run's trainings need of memory, before any of them is begun."""
+
+from collections.abc import Iterator
+
+from rich.table import Table
+
+from data_prep.volume import SIDE
+from pipeline.config import CellSettings, RunSettings, cells_of
+from pipeline.training.gpus import GIB, usable_bytes
+from pipeline.training.memory import largest_batch, lowers_precision, predict
+
+_SETTINGS = ("cell", "ranks", "slices", "crop", "batch", "precision", "checkpointing")
+_BYTES = ("parameters", "optimiser GiB", "saved GiB", "peak GiB")
+_FIT = ("fits", "largest batch")
+
+
+def plan_table(run: RunSettings, gpu: str | None) -> Table:
+    """A row a training: what it is, and what each of its ranks holds; of a GPU also which batch fits.
+
+    Raises:
+        UserError: the GPU is unknown.
+    """
+    usable = usable_bytes(gpu) if gpu else None
+    table = Table(box=None, header_style="bold")
+    for name in (*_SETTINGS, *_BYTES, *(_FIT if gpu else ())):
+        table.add_column(name, justify="left" if name in ("cell", "precision", "checkpointing") else "right")
+    for cell in cells_of(run):
+        table.add_row(*_row(cell, usable))
+    return table
+
+
+def _row(cell: CellSettings, usable: int | None) -> Iterator[str]:
+    how, gpu = cell.training, usable is not None
+    yield from (cell.id, str(cell.ranks), str(cell.slices), str(how.crop or SIDE), str(how.batch))
+    yield "bfloat16" if lowers_precision(cell, gpu=gpu) else "float32"
+    yield "yes" if how.activation_checkpointing else "no"
+    memory = predict(cell, gpu=gpu)
+    yield f"{memory.parameters:,}"
+    yield from (f"{size / GIB:.2f}" for size in (memory.optimiser, memory.saved, memory.peak))
+    if usable is not None:
+        yield "yes" if memory.peak <= usable else "no"
+        yield str(largest_batch(cell, usable))
+
+
+def plan_notes(run: RunSettings, gpu: str | None) -> Iterator[str]:
+    """What the figures hold and leave out, and what to try where nothing fits."""
+    if gpu is None:
+        yield "All tensors of a rank on CPUs; Python, its libraries and the gaps of its heap come on top."
+        return
+    usable = usable_bytes(gpu)
+    yield f"All tensors of a rank, to fit {usable / GIB:.2f} GiB: the rest of {gpu} is for CUDA and workspaces."
+    for cell in cells_of(run):
+        if not largest_batch(cell, usable):
+            saving = "" if cell.training.activation_checkpointing else "activation_checkpointing or "
+            yield f"{cell.id} does not fit with any batch: try {saving}a smaller crop."

@@ -1,0 +1,163 @@
+"""The predicted memory of a training step against what a fresh process, or a GPU, is seen to hold."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.config import CellSettings
+from pipeline.models.ddnet import DDnet
+from pipeline.models.registry import build_network
+from pipeline.training.memory import (
+    LiveBytes,
+    TrainingStep,
+    channels_last,
+    largest_batch,
+    lowers_precision,
+    predict,
+    saved_bytes,
+)
+from tests.pipeline.cells import cell
+from tests.plain_ddnet import PlainDDnet
+
+GIB = 2**30
+TOLERANCE = 0.15
+
+
+def take_step(settings: CellSettings, device: str) -> None:
+    gpu = device == "cuda"
+    network = build_network(settings).to(device, memory_format=channels_last(settings.dims))  # type: ignore[call-overload]
+    step = TrainingStep(settings, network, low_precision=lowers_precision(settings, gpu=gpu), foreach=gpu)
+    step.take()
+
+
+def resident(which: str) -> int:
+    """Bytes of this process: ``VmRSS`` now, ``VmHWM`` at its peak."""
+    found = re.search(rf"{which}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found
+    return int(found[1]) * 1024
+
+
+def peak_over(settings: CellSettings) -> int:
+    """Peak resident bytes of a step, over those before; a small step has loaded what is loaded once."""
+    torch.set_num_threads(1)
+    take_step(settings.model_copy(update={"training": settings.training.model_copy(update={"crop": 32})}), "cpu")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = resident("VmRSS")
+    take_step(settings, "cpu")
+    return resident("VmHWM") - before
+
+
+def measured(how: dict[str, Any]) -> int:
+    """In a fresh process that gives freed blocks back at once, so that resident bytes are those of its tensors."""
+    code = f"from tests.pipeline.test_memory import *; print(peak_over(cell(**{how!r})))"
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "131072"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    return int(done.stdout)
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(), reason="peak resident memory is read from Linux's /proc"
+)
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"dims": 2, "crop": 64, "batch": 8, "norm": "batch"},
+        {"slices": 16, "crop": 64, "batch": 2, "ms_ssim": "authors"},
+        {"slices": 32, "crop": 64, "precision": "bfloat16", "norm": "batch"},
+        {"slices": 32, "crop": 64, "activation_checkpointing": True, "accumulation": 2},
+    ],
+    ids=lambda how: "-".join(f"{name}={value}" for name, value in how.items()),
+)
+def test_predicts_resident_memory(how: dict[str, Any]) -> None:
+    assert predict(cell(**how), gpu=False).step == pytest.approx(measured(how), rel=TOLERANCE)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: max_memory_allocated against the prediction")
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_predicts_gpu_memory(precision: str, checkpointing: bool) -> None:
+    settings = cell(crop=256, precision=precision, activation_checkpointing=checkpointing)
+    take_step(cell(crop=32), "cuda")
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    take_step(settings, "cuda")
+    held = torch.cuda.max_memory_allocated() - before
+    assert predict(settings, gpu=True).step == pytest.approx(held, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    "how", [{"norm": "group"}, {"norm": "sync"}, {"precision": "bfloat16", "activation_checkpointing": True}]
+)
+def test_fake_tensors_hold_to_the_byte_what_real_ones_do(how: dict[str, Any]) -> None:
+    settings = cell(crop=32, **how)
+    network = build_network(settings).to(memory_format=channels_last(3))  # type: ignore[call-overload]
+    weights = {name: value.clone() for name, value in network.state_dict().items()}
+    with LiveBytes() as live:
+        network.to_empty(device="cpu").load_state_dict(weights)
+        step = TrainingStep(settings, network, low_precision=lowers_precision(settings, gpu=False), foreach=False)
+        assert live.peak_of(step.take) == predict(settings, gpu=False).step
+
+
+def test_counts_storages_once_and_until_they_are_freed() -> None:
+    with LiveBytes() as live:
+        a = torch.ones(1000)
+        view, b = a[10:].reshape(-1, 2), a + 1
+        assert live.now == 8000
+        del a, b
+        assert live.now == 4000  # the view keeps it
+        view.add_(1)
+        del view
+    assert (live.now, live.peak) == (0, 8000)
+
+
+def test_weights_moments_and_shared_gradients() -> None:
+    alone, shared = (predict(cell(ranks=ranks, crop=32), gpu=False) for ranks in (1, 2))
+    network = build_network(cell())
+    buffers = sum(b.numel() * b.element_size() for b in network.buffers())
+    counters = 4 * len(list(network.parameters()))  # Adam's number of steps, beside each parameter
+    assert alone.parameters == 2_619_155
+    assert alone.weights == 4 * alone.parameters + buffers
+    assert alone.optimiser == 2 * 4 * alone.parameters + counters
+    assert shared.optimiser - alone.optimiser == 4 * alone.parameters
+
+
+def test_checkpointing_keeps_a_sixth_or_less() -> None:
+    sides = (1, 1, 16, 512, 512)
+    assert saved_bytes(PlainDDnet(3), sides) / GIB == pytest.approx(6.7, abs=0.3)  # measured with the authors' code
+    assert saved_bytes(DDnet(3, checkpointing=True), sides) * 6 < saved_bytes(PlainDDnet(3), sides)
+
+
+def test_tracing_allocates_next_to_nothing() -> None:
+    before = resident("VmRSS")
+    assert predict(cell(slices=32, crop=512), gpu=False).peak > 8 * GIB
+    assert resident("VmRSS") - before < GIB // 4
+
+
+@pytest.mark.parametrize(
+    ("how", "usable"),
+    [
+        ({"slices": 16, "crop": 512, "activation_checkpointing": True}, 35 * GIB),
+        ({"dims": 2, "crop": 64, "batch": 4, "norm": "batch"}, 2 * GIB),
+        ({"slices": 32, "crop": 256, "batch": 8}, 7 * GIB),
+    ],
+)
+def test_largest_batch_is_the_last_that_fits(how: dict[str, Any], usable: int) -> None:
+    batch = largest_batch(cell(**how), usable)
+    fits, fits_not = (predict(cell(**{**how, "batch": n}), gpu=True).peak for n in (batch, batch + 1))
+    assert batch > 1
+    assert fits <= usable < fits_not
+
+
+def test_no_batch_fits() -> None:
+    assert largest_batch(cell(slices=32, crop=512), 2 * GIB) == 0
+
+
+def test_gpus_compute_group_norm_in_float32() -> None:
+    how = cell(crop=32, norm="group", precision="bfloat16")
+    assert predict(how, gpu=True).saved > 1.3 * predict(how, gpu=False).saved
