@@ -7,7 +7,7 @@ from rich.table import Table
 from data_prep.volume import SIDE
 from pipeline.config import CellSettings, RunSettings, cells_of
 from pipeline.training.gpus import GIB, usable_bytes
-from pipeline.training.memory import largest_batch, lowers_precision, predict
+from pipeline.training.memory import largest_batch, predict
 
 _SETTINGS = ("cell", "ranks", "slices", "crop", "batch", "precision", "checkpointing")
 _BYTES = ("parameters", "optimiser GiB", "saved GiB", "peak GiB")
@@ -32,7 +32,7 @@ def plan_table(run: RunSettings, gpu: str | None) -> Table:
 def _row(cell: CellSettings, usable: int | None) -> Iterator[str]:
     how, gpu = cell.training, usable is not None
     yield from (cell.id, str(cell.ranks), str(cell.slices), str(how.crop or SIDE), str(how.batch))
-    yield "bfloat16" if lowers_precision(cell, gpu=gpu) else "float32"
+    yield "bfloat16" if how.lowers_precision(gpu=gpu) else "float32"
     yield "yes" if how.activation_checkpointing else "no"
     memory = predict(cell, gpu=gpu)
     yield f"{memory.parameters:,}"

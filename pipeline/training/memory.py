@@ -26,6 +26,7 @@ from data_prep.volume import SIDE
 from pipeline.config import CellSettings
 from pipeline.intensity import DATA_RANGE
 from pipeline.losses import CompositeLoss
+from pipeline.models.layout import channels_last, lay_out
 from pipeline.models.registry import build_network
 
 
@@ -107,7 +108,7 @@ class TrainingStep:
 
     Args:
         cell: the settings.
-        network: the cell's network in :func:`channels_last`.
+        network: the cell's network, laid out.
         low_precision: bfloat16 for the network's arithmetic.
         foreach: the optimiser goes through all parameters at once, as it does on GPUs.
     """
@@ -202,17 +203,6 @@ class _Float32OnCuda(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def channels_last(dims: int) -> torch.memory_format:
-    """The order in memory of images and kernels."""
-    return torch.channels_last if dims == 2 else torch.channels_last_3d
-
-
-def lowers_precision(cell: CellSettings, *, gpu: bool) -> bool:
-    """Whether the network's arithmetic is in bfloat16."""
-    wanted = cell.training.precision
-    return gpu if wanted == "auto" else wanted == "bfloat16"
-
-
 def predict(cell: CellSettings, *, gpu: bool) -> StepMemory:
     """The memory of a rank of the cell, on a GPU or on CPUs."""
     alike = {"id": "", "ranks": min(cell.ranks, 2), "transfer": "none"}
@@ -221,12 +211,12 @@ def predict(cell: CellSettings, *, gpu: bool) -> StepMemory:
 
 @cache
 def _predict(cell: CellSettings, gpu: bool) -> StepMemory:
-    network = build_network(cell).to(memory_format=channels_last(cell.dims))  # type: ignore[call-overload]
+    network = lay_out(build_network(cell), cell.dims)
     live = LiveBytes()
     with _Dataless(), live, _Float32OnCuda() if gpu else nullcontext():
         network.to_empty(device="cpu")
         weights = live.now
-        step = TrainingStep(cell, network, low_precision=lowers_precision(cell, gpu=gpu), foreach=gpu)
+        step = TrainingStep(cell, network, low_precision=cell.training.lowers_precision(gpu=gpu), foreach=gpu)
         optimiser, kept = live.now - weights, Kept(network, live)
         peaks = [live.peak_of(part) for part in (step.take, step.judge)]
     parameters = sum(parameter.numel() for parameter in network.parameters())

@@ -41,9 +41,9 @@ class TrainingSettings(Settings):
     scaling: ScalingName = "hu"
     residual: bool = Field(True, description="the network predicts the correction")
     norm: Norm = Field(
-        "batch",
-        description="batch: of the rank's own samples; sync: of all ranks' samples; frozen: running statistics stay "
-        "as they are; group: of each sample, sixteen channels at a time",
+        "group",
+        description="group: of each sample, sixteen channels at a time; batch: of the rank's own samples; sync: of all "
+        "ranks' samples; frozen: running statistics stay as they are",
     )
     ms_ssim: Literal["wang", "authors"] = "wang"
     ms_ssim_weight: float = Field(0.1, ge=0, description="loss = MSE + this * (1 - MS-SSIM)")
@@ -99,6 +99,10 @@ class TrainingSettings(Settings):
                 "crop 16 and batch 1 leave batch norm one value: take crop 32, batch 2 or norm frozen or group"
             )
         return self
+
+    def lowers_precision(self, *, gpu: bool) -> bool:
+        """Whether the network's arithmetic is in bfloat16."""
+        return gpu if self.precision == "auto" else self.precision == "bfloat16"
 
 
 WITHOUT_EFFECT = frozenset(

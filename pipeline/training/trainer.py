@@ -20,6 +20,7 @@ from pipeline.dataset import PairSamples, RankBatches
 from pipeline.intensity import DATA_RANGE
 from pipeline.losses import CompositeLoss
 from pipeline.models import build_network
+from pipeline.models.layout import channels_last, lay_out
 from pipeline.training import checkpoint
 from pipeline.training.clock import PARTS, StepClock
 from pipeline.training.distributed import agreed, device_of, raised, reduced, take_from_first
@@ -83,7 +84,7 @@ class _Trainer:
         if start is not None:
             self.model.load_state_dict(checkpoint.load_state(start))
         self.model.to(device=self.device)
-        _lay_out(self.model, cell.dims)
+        lay_out(self.model, cell.dims)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=settings.learning_rate, eps=1e-8)
         self.metrics: MetricsFile | None = None
         self.step, self.validated, self.rate = 0, -1, 0.0
@@ -257,12 +258,11 @@ class _Trainer:
             return judge(self.model, self.loss, low, full, scales)
 
     def _on_device(self, x: Tensor) -> Tensor:
-        return x.to(self.device, non_blocking=True).contiguous(memory_format=_channels_last(self.cell.dims))
+        return x.to(self.device, non_blocking=True).contiguous(memory_format=channels_last(self.cell.dims))
 
     def _autocast(self) -> torch.autocast:
-        wanted = self.settings.precision
-        use = self.device.type == "cuda" if wanted == "auto" else wanted == "bfloat16"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=use)
+        kind = self.device.type
+        return torch.autocast(kind, torch.bfloat16, enabled=self.settings.lowers_precision(gpu=kind == "cuda"))
 
     @contextmanager
     def _timed(self, kind: str) -> Iterator[None]:
@@ -353,14 +353,3 @@ def load_trained(cell: CellSettings, folder: Path) -> nn.Module:
         raise checkpoint.CheckpointError(f"{checkpoints} holds no readable checkpoint")
     model.load_state_dict(checkpoint.load(checkpoints, step)["model"])
     return model.eval()
-
-
-def _lay_out(model: nn.Module, dims: int) -> None:
-    """Kernels in channels-last memory, but those of one voxel, whose layout is both and whose gradients are plain."""
-    for parameter in model.parameters():
-        if parameter.dim() == dims + 2 and parameter[0, 0].numel() > 1:
-            parameter.data = parameter.data.contiguous(memory_format=_channels_last(dims))
-
-
-def _channels_last(dims: int) -> torch.memory_format:
-    return torch.channels_last if dims == 2 else torch.channels_last_3d

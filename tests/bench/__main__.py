@@ -17,6 +17,7 @@ from data_prep.errors import UserError
 from data_prep.files import write_atomic
 from tests.bench.loading import load_grouped, load_grouped_memmap, load_strided, load_strided_memmap
 from tests.bench.low_dose import low_dose, low_dose_rate
+from tests.bench.memory import saved_bytes
 from tests.bench.preparation import prepare_scan, prepare_workers, read_dicom, worker_memory
 from tests.bench.training import (
     checkpoint_pause,
@@ -32,6 +33,7 @@ from tests.bench.training import (
 BENCHES = {
     "train-step": (train_step, "plain 3D-DDnet", 1.2),
     "train-step-sgemm": (train_step_sgemm, "its FLOPs by sgemm", 0.65),
+    "saved-bytes": (saved_bytes, "plain 3D-DDnet", 5.0),
     "saved-bytes-time": (checkpointed_step, "plain 3D-DDnet", round(1 / 1.4, 3)),
     "two-ranks": (two_ranks, "two unrelated trainings", 0.97),
     "two-ranks-speed-up": (two_ranks_speed_up, "one rank", 1.0),

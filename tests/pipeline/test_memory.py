@@ -12,13 +12,12 @@ import torch
 
 from pipeline.config import CellSettings
 from pipeline.models.ddnet import DDnet
+from pipeline.models.layout import lay_out
 from pipeline.models.registry import build_network
 from pipeline.training.memory import (
     LiveBytes,
     TrainingStep,
-    channels_last,
     largest_batch,
-    lowers_precision,
     predict,
     saved_bytes,
 )
@@ -31,8 +30,8 @@ TOLERANCE = 0.15
 
 def take_step(settings: CellSettings, device: str) -> None:
     gpu = device == "cuda"
-    network = build_network(settings).to(device, memory_format=channels_last(settings.dims))  # type: ignore[call-overload]
-    step = TrainingStep(settings, network, low_precision=lowers_precision(settings, gpu=gpu), foreach=gpu)
+    network = lay_out(build_network(settings), settings.dims).to(device)
+    step = TrainingStep(settings, network, low_precision=settings.training.lowers_precision(gpu=gpu), foreach=gpu)
     step.take()
 
 
@@ -96,11 +95,13 @@ def test_predicts_gpu_memory(precision: str, checkpointing: bool) -> None:
 )
 def test_fake_tensors_hold_to_the_byte_what_real_ones_do(how: dict[str, Any]) -> None:
     settings = cell(crop=32, **how)
-    network = build_network(settings).to(memory_format=channels_last(3))  # type: ignore[call-overload]
+    network = lay_out(build_network(settings), 3)
     weights = {name: value.clone() for name, value in network.state_dict().items()}
     with LiveBytes() as live:
         network.to_empty(device="cpu").load_state_dict(weights)
-        step = TrainingStep(settings, network, low_precision=lowers_precision(settings, gpu=False), foreach=False)
+        step = TrainingStep(
+            settings, network, low_precision=settings.training.lowers_precision(gpu=False), foreach=False
+        )
         assert live.peak_of(step.take) == predict(settings, gpu=False).step
 
 
