@@ -18,6 +18,7 @@ from data_prep.progress import untold
 from data_prep.split import Segment, Split
 from pipeline.config import CellSettings
 from pipeline.models import DDnet, load_published
+from pipeline.models.layout import lay_out
 from pipeline.training.clock import PARTS, StepClock
 from pipeline.training.distributed import joined
 from pipeline.training.trainer import train
@@ -53,9 +54,9 @@ def _steps() -> tuple[float, float, float]:
         RuntimeError: the losses of the two networks are not alike over five steps.
     """
     torch.set_num_threads(2)
-    plain, model = PlainDDnet(3, residual=True), DDnet(3, residual=True)
+    plain, model = PlainDDnet(3, residual=True), DDnet(3, residual=True, norm="batch")
     load_published(model, {name: value.numpy() for name, value in plain.state_dict().items()})
-    model.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    lay_out(model, 3)
     target = torch.from_numpy(chest(16, 128).astype(np.float32))[None, None] / 100
     x = target + 0.4 * torch.randn(target.shape, generator=torch.Generator().manual_seed(0))
     losses: dict[nn.Module, list[float]] = {model: [], plain: []}
@@ -75,7 +76,7 @@ def _step(network: nn.Module, x: Tensor, target: Tensor, losses: list[float]) ->
         loss = (network(x) - target).square().mean()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
 
     return step
 
@@ -100,7 +101,7 @@ def checkpointed_step() -> tuple[float, float]:
     """A step on 16 x 512 x 512 with activation checkpointing, against the plain network's; a goal of 1 / 1.4."""
     torch.set_num_threads(2)
     x = torch.rand(1, 1, 16, 512, 512)
-    model = DDnet(3, checkpointing=True).to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    model = lay_out(DDnet(3, checkpointing=True), 3)
     return medians(_step(model, x, x, []), _step(PlainDDnet(3), x, x, []), 2)
 
 
