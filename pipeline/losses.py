@@ -79,7 +79,7 @@ def ms_ssim(x: Tensor, y: Tensor, data_range: float) -> Tensor:
 
 def _fitting_weights(side: int) -> list[float]:
     scales = 1
-    while scales < len(WEIGHTS) and side >> scales >= WINDOW:
+    while scales < len(WEIGHTS) and -(-side // 2**scales) >= WINDOW:  # an odd side is padded before it is halved
         scales += 1
     total = sum(WEIGHTS[:scales])
     return [weight / total for weight in WEIGHTS[:scales]] if scales < len(WEIGHTS) else list(WEIGHTS)

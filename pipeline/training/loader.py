@@ -30,9 +30,10 @@ def read_ahead(
 
 
 def workers_for(cores: int, world: World, threads: int) -> int:
-    """As many as this rank's share of the cores leaves free beside its own threads, one at least, four at most.
+    """As many as this rank's share of the cores leaves free beside its own threads, four at most.
 
+    Where none is free the rank reads by itself, which takes less of its core than a process that hands it tensors.
     Ranks that meet through a file share one machine's cores; others have cores of their own, bound by Slurm.
     """
     own = cores // (world.size if world.rendezvous.startswith("file:") else 1)
-    return min(MOST_WORKERS, max(1, own - threads))
+    return min(MOST_WORKERS, max(0, own - threads))
