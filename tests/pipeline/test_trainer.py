@@ -355,3 +355,13 @@ def test_metrics_after_the_checkpoint_are_dropped_and_a_cut_line_is_passed_over(
 def test_a_world_that_is_not_whole_fails(tmp_path: Path) -> None:
     with pytest.raises(Exception, match=r"(?i)rank"), joined(World(3, 2, 0, f"file://{tmp_path}/meet"), CPU):
         pass
+
+
+def test_a_compiled_network_trains_to_the_same_losses(make_pair: Callable[..., Path], tmp_path: Path) -> None:
+    data = make_pair()
+    for name, compiled in (("plain", False), ("compiled", True)):
+        run(cell(2, compile=compiled, samples=2, epochs=1, validation_samples=1, learning_rate=1e-4), data,
+            tmp_path / name)  # fmt: skip
+    assert losses(tmp_path / "compiled") == pytest.approx(losses(tmp_path / "plain"), rel=1e-4)
+    model = load_trained(cell(2), tmp_path / "compiled")
+    assert torch.isfinite(model(torch.zeros(1, 1, 16, 16))).all()
