@@ -31,7 +31,7 @@ SETTINGS: dict[str, Any] = {
     "train_2d": {"ranks": 2, "training": {"epochs": 2, "samples": 8, "batch": 2, "crop": 32, "validation_samples": 2}},
     "study": {
         "ranks": [1, 2], "slices": [16], "sampling": "window",
-        "training": {"epochs": 2, "samples": 2, "crop": 16, "norm": "frozen", "validation_samples": 2, "log_steps": 1},
+        "training": {"epochs": 2, "samples": 2, "crop": 16, "validation_samples": 2, "log_steps": 1},
     },
     "evaluate": {"crop": 192},
 }  # fmt: skip
@@ -196,7 +196,7 @@ def test_a_donor_file_in_place_of_the_2d_training(toy: Toy) -> None:
     torch.manual_seed(0)
     torch.save(PlainDDnet(2).state_dict(), toy.folder / "donor.pt")
     alone = {"ranks": 1, "training": {**SETTINGS["train_2d"]["training"], "epochs": 1}}
-    training = {**SETTINGS["study"]["training"], "epochs": 1, "residual": False, "scaling": "unit"}
+    training = {**SETTINGS["study"]["training"], "epochs": 1, "residual": False, "scaling": "unit", "norm": "frozen"}
     study = {**SETTINGS["study"], "ranks": [1], "transfer": ["none", "zero"], "donor": "donor.pt", "training": training}
     toy.write({**SETTINGS, "train_2d": alone, "study": study})
     done = toy.run()

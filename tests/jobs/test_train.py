@@ -21,7 +21,7 @@ from pipeline.training.world import World
 from tests.conftest import shared_file
 from tests.plain_ddnet import PlainDDnet
 
-UNLIKE = {"residual": False, "scaling": "unit"}
+UNLIKE = {"residual": False, "scaling": "unit", "norm": "frozen"}
 
 
 def graph_with(root: Path, study: Mapping[str, Any], **more: Any) -> Graph:

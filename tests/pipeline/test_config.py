@@ -28,7 +28,7 @@ def load(tmp_path: Path, text: str = MINIMAL, *overrides: str) -> RunSettings:
         ("study.slices=[20]", r"study\.slices\.0: Input should be a multiple of 16 \(got 20\)"),
         ("study.training.crop=100", r"study\.training\.crop: Input should be a multiple of 16 \(got 100\)"),
         ("study.training.samples=3", "samples 3 must be a multiple of ranks x batch x accumulation = 2"),
-        ("study.training.crop=16", "crop 16 and batch 1 leave batch norm one value"),
+        ("study.training={norm: batch, crop: 16}", "crop 16 and batch 1 leave batch norm one value"),
         ("study.training.residual=false", r"study\.training\.residual must equal train_2d"),
         ("study.training.scaling=unit", r"study\.training\.scaling must equal train_2d"),
         ("study.transfer=[none,one]", r"study\.transfer\.1: Input should be 'none', 'zero', 'repeat'"),
@@ -97,7 +97,7 @@ def test_red_cnn_and_several_transfers_are_cells_of_the_grid(tmp_path: Path) -> 
 
 
 def test_a_donor_wants_a_network_like_it_and_a_use(tmp_path: Path) -> None:
-    fitting = ("study.donor=x.npz", "study.training.residual=false", "study.training.scaling=unit")
+    fitting = ("study.donor=x.npz", "study.training={residual: false, scaling: unit, norm: frozen}")
     assert load(tmp_path, MINIMAL, *fitting).study.donor == Path("x.npz").absolute()
     with pytest.raises(UserError, match=r"study\.donor has no effect with study\.transfer none"):
         load(tmp_path, MINIMAL, *fitting, "study.transfer=none")
