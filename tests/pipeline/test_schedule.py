@@ -45,8 +45,8 @@ def test_samples_of_an_epoch_fill_whole_steps() -> None:
 
 @pytest.mark.parametrize(
     ("cores", "size", "meeting", "threads", "workers"),
-    [(2, 1, "file:///x", 1, 1), (2, 2, "file:///x", 1, 0), (2, 1, "", 2, 0), (64, 4, "file:///x", 1, 4), (8, 1, "", 6, 2),
-     (4, 64, "tcp://node:1", 1, 3)],
+    [(2, 1, "file:///x", 1, 1), (2, 2, "file:///x", 1, 0), (2, 1, "", 2, 0), (64, 4, "file:///x", 1, 4),
+     (8, 1, "", 6, 2), (4, 64, "tcp://node:1", 1, 3)],
 )  # fmt: skip
 def test_loader_workers_are_chosen_from_the_cores(
     cores: int, size: int, meeting: str, threads: int, workers: int
