@@ -275,9 +275,12 @@ print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1
 
 @pytest.mark.parametrize("kind", ["nifti", "dicom"])
 def test_memory_does_not_grow_with_the_scans_length(kind: str, tmp_path: Path) -> None:
-    """A slice is half a MiB in each of both doses: 160 more would be 160 MiB, were they kept."""
+    """A slice is half a MiB in each of both doses: 160 more would be 160 MiB, were they kept.
+
+    The least of two runs each: on a busy machine a heap has gaps at times.
+    """
     peaks = []
-    for slices in (64, 64, 224):
+    for slices in (64, 64, 224, 224):
         folder = tmp_path / f"{slices}"
         if kind == "nifti":
             write_nifti(folder / "a.nii.gz", chest(slices, 512))
@@ -288,5 +291,5 @@ def test_memory_does_not_grow_with_the_scans_length(kind: str, tmp_path: Path) -
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         peaks.append(int(done.stdout) / 1024)
-    assert peaks[2] - peaks[1] < 60
-    assert peaks[2] < 3 * 1024
+    assert min(peaks[2:]) - min(peaks[:2]) < 60
+    assert max(peaks) < 3 * 1024
