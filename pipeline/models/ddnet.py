@@ -5,6 +5,7 @@ Zhang et al. 2018 (doi:10.1109/TMI.2018.2823083) for the 2D network; the 3D-DDne
 they equal: kernel flipped, channel axes swapped.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -27,6 +28,7 @@ SLOPE = 0.01
 assert 2**LEVELS == SIDE_MULTIPLE
 
 _CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
+_CONVOLVE: dict[int, Callable[..., Tensor]] = {2: F.conv2d, 3: F.conv3d}
 _POOL: dict[int, Any] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 
 
@@ -47,11 +49,13 @@ def _convolve(layer: Convolution, x: Tensor, weight: Tensor, bias: Tensor | None
 def _mix_channels(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """A convolution of one pixel; ``weight``: (out, in).
 
-    In 3D torch's own, on CPUs, takes channels-last images through plain memory, and what follows with them.
+    In 3D torch's own, on CPUs in float32, takes channels-last images through plain memory, and what follows with
+    them; in bfloat16 it does not, and a matrix product would copy the image.
     """
-    if x.dim() == 4:
-        return F.conv2d(x, weight[..., None, None], bias)
-    return F.linear(x.movedim(1, -1), weight, bias).movedim(-1, 1)
+    if x.dim() == 5 and not torch.is_autocast_enabled(x.device.type):
+        return F.linear(x.movedim(1, -1), weight, bias).movedim(-1, 1)
+    kernel = weight.reshape(*weight.shape, *[1] * (x.dim() - 2))
+    return _CONVOLVE[x.dim() - 2](x, kernel, bias)
 
 
 class NormedConvolution(nn.Module):
