@@ -18,7 +18,7 @@ FIGURES = (
     ("loss.png", "Training loss and validation error"),
 )
 # folders and files may be named after patients
-_PATHS: Any = {"runs": True, "data": {"sources": {"__all__": {"path"}}}}
+_PATHS: Any = {"runs": True, "study": {"donor": True}, "data": {"sources": {"__all__": {"path"}}}}
 _DIGITS = {"rmse_hu": "2f", "mse": "2e", "psnr": "2f", "ssim": "4f", "ms_ssim": "4f"}
 _COLUMNS = {
     "speedup": ["cell", "slices", "transfer", "ranks", "training_seconds", "baseline", "speed_up", "efficiency"],
