@@ -1,6 +1,8 @@
 """Samples read ahead of the training."""
 
 import os
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
@@ -11,28 +13,41 @@ from pipeline.training.settings import TrainingSettings
 from pipeline.training.world import World
 
 MOST_WORKERS = 4
+Batch = tuple[Tensor, Tensor, Tensor]
 
 
 def read_ahead(
     samples: PairSamples, batches: RankBatches, settings: TrainingSettings, world: World, device: torch.device
-) -> DataLoader[tuple[Tensor, Tensor, Tensor]]:
-    """Batches in their order, decoded by worker processes before they are asked for; pinned for GPUs.
+) -> Iterator[Batch]:
+    """Batches in their order, decoded before they are asked for; pinned for GPUs.
 
-    Workers are forked from this process: children of a fork server would not see it die.
+    Worker processes read, or without any a thread. Workers are forked from this process: children of a fork
+    server would not see it die.
     """
     workers = settings.loader_workers
     if workers is None:
         workers = workers_for(len(os.sched_getaffinity(0)), world, settings.threads)
-    return DataLoader(
+    loader: DataLoader[Batch] = DataLoader(
         samples, batch_sampler=batches, num_workers=workers, pin_memory=device.type == "cuda",
         multiprocessing_context="fork" if workers else None,
     )  # fmt: skip
+    return iter(loader) if workers else _one_ahead(loader)
+
+
+def _one_ahead(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """The next one is read while this one is used; by one core, since the others compute."""
+    coming = iter(batches)
+    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as reader:
+        following = reader.submit(next, coming, None)
+        while (batch := following.result()) is not None:
+            following = reader.submit(next, coming, None)
+            yield batch
 
 
 def workers_for(cores: int, world: World, threads: int) -> int:
     """As many as this rank's share of the cores leaves free beside its own threads, four at most.
 
-    Where none is free the rank reads by itself, which takes less of its core than a process that hands it tensors.
+    Where none is free a thread reads, which takes less of the rank's core than a process that hands it tensors.
     Ranks that meet through a file share one machine's cores; others have cores of their own, bound by Slurm.
     """
     own = cores // (world.size if world.rendezvous.startswith("file:") else 1)

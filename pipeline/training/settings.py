@@ -81,7 +81,7 @@ class TrainingSettings(Settings):
     device: Literal["auto", "cpu"] = Field("auto", description="auto: a GPU a rank where there are GPUs")
     threads: int = Field(1, ge=1, description="CPU threads a rank")
     loader_workers: int | None = Field(
-        None, ge=0, description="processes a rank that read ahead; null: as many as the cores allow, at most four"
+        None, ge=0, description="processes a rank that read ahead, 0: a thread; null: as many as the cores allow, <= 4"
     )
     seed: int = 0
 

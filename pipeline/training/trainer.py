@@ -3,7 +3,7 @@
 import math
 import resource
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from pipeline.training import checkpoint
 from pipeline.training.clock import PARTS, StepClock
 from pipeline.training.distributed import agreed, device_of, raised, reduced, take_from_first
 from pipeline.training.exchange import shared, without_exchange
-from pipeline.training.loader import read_ahead
+from pipeline.training.loader import Batch, read_ahead
 from pipeline.training.metrics_file import MetricsFile
 from pipeline.training.schedule import effective_batch, learning_rate, samples_per_epoch
 from pipeline.training.stopping import StopFlag, Stopped
@@ -33,7 +33,6 @@ from pipeline.training.validation import SUMS, judge, summed_up
 from pipeline.training.world import World
 
 VALIDATION_SEED = 2023  # the same validation samples for every cell
-Batch = tuple[Tensor, Tensor, Tensor]
 
 
 class TrainingError(RuntimeError):
@@ -105,14 +104,14 @@ class _Trainer:
     def run(self, progress: Progress) -> dict[str, Any]:
         lines = MetricsFile(self.folder, self.step, self.validated) if self.world.leads else nullcontext()
         with lines as self.metrics:
-            batches = iter(self._batches())
+            batches = self._batches()
             self._validate_if_due()
             while self.step < self.steps:
                 self._train_epoch(batches, progress)
                 self._validate_if_due()
         return self._result()
 
-    def _batches(self) -> Iterable[Batch]:
+    def _batches(self) -> Iterator[Batch]:
         first, last = (step * self.settings.accumulation for step in (self.step, self.steps))
         mine = RankBatches(first, last, self.settings.batch, self.world.rank, self.world.size)
         return read_ahead(self.samples, mine, self.settings, self.world, self.device)

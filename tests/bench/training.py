@@ -127,7 +127,15 @@ def _worlds() -> tuple[float, float, float]:
     return together, apart, alone
 
 
-_HOW: dict[str, Any] = {"crop": 64, "samples": 24, "epochs": 1, "validation_samples": 1, "log_steps": 12, "threads": 1}
+_HOW: dict[str, Any] = {
+    "crop": 64,
+    "loader_workers": 0,
+    "samples": 24,
+    "epochs": 1,
+    "validation_samples": 1,
+    "log_steps": 12,
+    "threads": 1,
+}
 
 
 def _trained(worlds: Sequence[Sequence[CellSettings]]) -> float:
