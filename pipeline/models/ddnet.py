@@ -5,7 +5,6 @@ Zhang et al. 2018 (doi:10.1109/TMI.2018.2823083) for the 2D network; the 3D-DDne
 they equal: kernel flipped, channel axes swapped.
 """
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from data_prep.errors import UserError
+from pipeline.models.mixing import mix_channels, mix_normed_channels
 from pipeline.models.norms import BatchNorm, ChannelNorm, make_norm, statistics_kept
 from pipeline.training.settings import SIDE_MULTIPLE, Norm
 
@@ -28,7 +28,6 @@ SLOPE = 0.01
 assert 2**LEVELS == SIDE_MULTIPLE
 
 _CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
-_CONVOLVE: dict[int, Callable[..., Tensor]] = {2: F.conv2d, 3: F.conv3d}
 _POOL: dict[int, Any] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 
 
@@ -44,18 +43,6 @@ def _convolve(layer: Convolution, x: Tensor, weight: Tensor, bias: Tensor | None
     """The layer with other weights."""
     y: Tensor = layer._conv_forward(x, weight, bias)
     return y
-
-
-def _mix_channels(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """A convolution of one pixel; ``weight``: (out, in).
-
-    In 3D torch's own, on CPUs in float32, takes channels-last images through plain memory, and what follows with
-    them; in bfloat16 it does not, and a matrix product would copy the image.
-    """
-    if x.dim() == 5 and not torch.is_autocast_enabled(x.device.type):
-        return F.linear(x.movedim(1, -1), weight, bias).movedim(-1, 1)
-    kernel = weight.reshape(*weight.shape, *[1] * (x.dim() - 2))
-    return _CONVOLVE[x.dim() - 2](x, kernel, bias)
 
 
 class NormedConvolution(nn.Module):
@@ -82,10 +69,10 @@ class NormedConvolution(nn.Module):
         weight, bias = self.conv.weight.flatten(1), self.conv.bias
         assert bias is not None
         if not self.norm.fixed:
-            return _mix_channels(self.norm(x), weight, bias)
+            return mix_normed_channels(x, self.norm, weight, bias)
         assert isinstance(self.norm, BatchNorm)
         scale, shift = self.norm.scale_and_shift()
-        return _mix_channels(x, weight * scale, torch.addmv(bias, weight, shift))
+        return mix_channels(x, weight * scale, torch.addmv(bias, weight, shift))
 
 
 class DenseLayer(nn.Module):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Self
+from typing import NamedTuple, Self
 
 import torch
 import torch.distributed as dist
@@ -16,10 +16,21 @@ from pipeline.training.settings import Norm
 GROUP_CHANNELS = 16
 
 
+class Statistics(NamedTuple):
+    """Of sets of samples that are normalised apart.
+
+    ``mean``, ``variance``: (sets, channels), alike in the neighbouring channels that are normalised ``together``.
+    """
+
+    mean: Tensor
+    variance: Tensor
+    together: int
+
+
 class GroupNorm(nn.GroupNorm):
     """Each sample by itself, sixteen channels at a time (Wu and He 2018, arXiv:1803.08494)."""
 
-    fixed = False
+    fixed = shared = False
 
     def __init__(self, channels: int) -> None:
         super().__init__(max(1, channels // GROUP_CHANNELS), channels)
@@ -27,6 +38,16 @@ class GroupNorm(nn.GroupNorm):
     def standardise(self, x: Tensor) -> Tensor:
         """Zero mean and unit variance, without the layer's own scale and shift."""
         return F.group_norm(x, self.num_groups, eps=self.eps)
+
+    def statistics(self, x: Tensor) -> Statistics:
+        """What each sample of (batch, channels, sides) is normalised by."""
+        moments = [torch.batch_norm_update_stats(sample, None, None, 0.0) for sample in x.split(1)]
+        means, variances = (
+            torch.stack(ones).unflatten(1, (self.num_groups, -1)) for ones in zip(*moments, strict=True)
+        )
+        mean = means.mean(2, keepdim=True).expand_as(means)
+        variance = (variances + (means - mean).square()).mean(2, keepdim=True).expand_as(means)
+        return Statistics(mean.flatten(1), variance.flatten(1), means.shape[2])
 
 
 class BatchNorm(_BatchNorm):
@@ -52,15 +73,25 @@ class BatchNorm(_BatchNorm):
         """As every module; a frozen one stays in eval mode."""
         return super().train(mode and not self.frozen)
 
+    @property
+    def shared(self) -> bool:
+        """Whether the statistics are those of all ranks, through which gradients travel."""
+        return self.sync and self.training
+
+    def statistics(self, x: Tensor) -> Statistics:
+        """What (batch, channels, sides) is normalised by in a training step; the running ones move."""
+        mean, variance = torch.batch_norm_update_stats(x, self.running_mean, self.running_var, self._share())
+        return Statistics(mean[None], variance[None], 1)
+
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (batch, channels, sides)."""
-        if self.sync and self.training:
+        if self.shared:
             return torch.addcmul(_beside(self.bias, x), self.standardise(x), _beside(self.weight, x))
         return self._native(x, self.weight, self.bias)
 
     def standardise(self, x: Tensor) -> Tensor:
         """Zero mean and unit variance, without the layer's own scale and shift."""
-        if not (self.sync and self.training):
+        if not self.shared:
             return self._native(x, None, None)
         mean, variance = self._statistics_of_all(x)
         return (x - _beside(mean, x)) * _beside(torch.rsqrt(variance + self.eps), x)

@@ -1,0 +1,63 @@
+"""The fused normalisation and channel mixing against torch's own operations in turn."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.models.mixing import mix_channels, mix_normed_channels
+from pipeline.models.norms import make_norm
+from pipeline.training.settings import Norm
+from tests.pipeline.test_models import SIDES, lively
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("kind", ["batch", "group"])
+@pytest.mark.parametrize("channels", [1, 48])
+@pytest.mark.parametrize("order", [torch.contiguous_format, "last"])
+def test_equals_normalising_then_mixing_with_all_gradients(
+    dims: int, kind: Norm, channels: int, order: torch.memory_format | str
+) -> None:
+    fused = lively(nn.ModuleDict({"norm": make_norm(kind, channels)})).double()["norm"]
+    apart = copy.deepcopy(fused)
+    last = torch.channels_last if dims == 2 else torch.channels_last_3d
+    x = 3 + torch.randn(2, channels, *SIDES[dims], dtype=torch.float64)
+    x = x.contiguous(memory_format=last if order == "last" else torch.contiguous_format)
+    weight, bias = torch.randn(5, channels, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
+    target = torch.randn(2, 5, *SIDES[dims], dtype=torch.float64)
+
+    def results(norm: nn.Module, *, whole: bool) -> list[Tensor]:
+        leaves = [one.clone().requires_grad_() for one in (x, weight, bias)]
+        y = mix_normed_channels(leaves[0], norm, *leaves[1:]) if whole else mix_channels(norm(leaves[0]), *leaves[1:])
+        (y - target).square().sum().backward()
+        grads = [p.grad for p in (*leaves, *norm.parameters())]
+        return [y.detach(), *(g for g in grads if g is not None), *norm.buffers()]
+
+    ours, theirs = results(fused, whole=True), results(apart, whole=False)
+    assert len(ours) == len(theirs) >= 6
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9 * float(other.abs().max()))
+
+
+def test_the_gradient_is_that_of_finite_differences() -> None:
+    norm = make_norm("group", 32).double()
+    x = torch.randn(2, 32, 2, 1, 3, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(3, 32, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda y, *how: mix_normed_channels(y, norm, *how), (x, weight, bias))
+
+
+def test_keeps_no_normalised_image() -> None:
+    norm, kept = make_norm("batch", 32), list[Tensor]()
+    x = torch.randn(1, 32, 8, 8, 8).contiguous(memory_format=torch.channels_last_3d).requires_grad_()
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        mix_normed_channels(x, norm, torch.randn(4, 32, requires_grad=True), torch.randn(4, requires_grad=True))
+    others = [t for t in kept if t.data_ptr() != x.data_ptr()]
+    assert len(kept) > len(others)
+    assert sum(t.nbytes for t in others) < x.nbytes / 50
