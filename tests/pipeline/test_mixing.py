@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.models.mixing import mix_channels, mix_normed_channels
-from pipeline.models.norms import make_norm
+from pipeline.models.norms import ChannelNorm, make_norm
 from pipeline.training.settings import Norm
 from tests.pipeline.test_models import SIDES, lively
 
@@ -19,7 +19,8 @@ from tests.pipeline.test_models import SIDES, lively
 def test_equals_normalising_then_mixing_with_all_gradients(
     dims: int, kind: Norm, channels: int, order: torch.memory_format | str
 ) -> None:
-    fused = lively(nn.ModuleDict({"norm": make_norm(kind, channels)})).double()["norm"]
+    fused = make_norm(kind, channels).double()
+    lively(nn.ModuleDict({"norm": fused}))
     apart = copy.deepcopy(fused)
     last = torch.channels_last if dims == 2 else torch.channels_last_3d
     x = 3 + torch.randn(2, channels, *SIDES[dims], dtype=torch.float64)
@@ -27,7 +28,7 @@ def test_equals_normalising_then_mixing_with_all_gradients(
     weight, bias = torch.randn(5, channels, dtype=torch.float64), torch.randn(5, dtype=torch.float64)
     target = torch.randn(2, 5, *SIDES[dims], dtype=torch.float64)
 
-    def results(norm: nn.Module, *, whole: bool) -> list[Tensor]:
+    def results(norm: ChannelNorm, *, whole: bool) -> list[Tensor]:
         leaves = [one.clone().requires_grad_() for one in (x, weight, bias)]
         y = mix_normed_channels(leaves[0], norm, *leaves[1:]) if whole else mix_channels(norm(leaves[0]), *leaves[1:])
         (y - target).square().sum().backward()
