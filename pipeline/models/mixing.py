@@ -14,29 +14,35 @@ from torch.autograd.function import once_differentiable
 from pipeline.models.norms import ChannelNorm
 
 
-def mix_channels(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """A convolution of one pixel: (batch, in, sides) to (batch, out, sides); ``weight``: (out, in).
+def mix_channels(x: Tensor, weight: Tensor, bias: Tensor, slope: float) -> Tensor:
+    """A convolution of one pixel, and leaky ReLU: (batch, in, sides) to (batch, out, sides); ``weight``: (out, in).
 
-    In 3D torch's own, on CPUs in float32, takes channels-last images through plain memory, and what follows with
-    them; in bfloat16 it does not, and a matrix product would copy the image.
+    ``slope`` is that of the negative side, 1 for none of it. In 3D torch's own, on CPUs in float32, takes
+    channels-last images through plain memory, and what follows with them; in bfloat16 it does not, and a matrix
+    product would copy the image.
     """
     if x.dim() == 5 and not torch.is_autocast_enabled(x.device.type):
-        return F.linear(x.movedim(1, -1), weight, bias).movedim(-1, 1)
+        return _activated(F.linear(x.movedim(1, -1), weight, bias), slope).movedim(-1, 1)
     kernel = weight.reshape(*weight.shape, *[1] * (x.dim() - 2))
-    return (F.conv2d if x.dim() == 4 else F.conv3d)(x, kernel, bias)
+    return _activated((F.conv2d if x.dim() == 4 else F.conv3d)(x, kernel, bias), slope)
 
 
-def mix_normed_channels(x: Tensor, norm: ChannelNorm, weight: Tensor, bias: Tensor) -> Tensor:
+def mix_normed_channels(x: Tensor, norm: ChannelNorm, weight: Tensor, bias: Tensor, slope: float) -> Tensor:
     """The same of the normalised image."""
     if norm.shared or torch.is_autocast_enabled(x.device.type):
-        return mix_channels(norm(x), weight, bias)
+        return mix_channels(norm(x), weight, bias, slope)
     mean, variance, together = norm.statistics(x.detach())
     voxels = x.movedim(1, -1)
     mixed: Tensor = NormedMix.apply(  # type: ignore[no-untyped-call]
         voxels.reshape(len(mean), -1, x.shape[1]),
         mean, variance, together, norm.eps, norm.weight, norm.bias, weight, bias,
     )  # fmt: skip
-    return mixed.reshape(*voxels.shape[:-1], -1).movedim(-1, 1)
+    return _activated(mixed, slope).reshape(*voxels.shape[:-1], -1).movedim(-1, 1)
+
+
+def _activated(y: Tensor, slope: float) -> Tensor:
+    """In place, which in a view of ``y`` would cost a backward pass two copies."""
+    return y if slope == 1 else F.leaky_relu(y, slope, inplace=True)
 
 
 class NormedMix(torch.autograd.Function):

@@ -16,7 +16,7 @@ from pipeline.training.settings import TrainingSettings
 from pipeline.training.world import World
 
 Arriving = torch.futures.Future[torch.Tensor]
-BUCKET_MIB = 5  # the network's gradients are 10 MiB: of 25, DDP's own choice, there would be nothing to overlap
+BUCKET_MIB = 2  # the network's gradients are 10 MiB: of 25, DDP's own choice, there would be nothing to overlap
 
 
 def shared(

@@ -1,6 +1,7 @@
 """Benchmarks of training: a step against the plain network and the processor, and ranks against none."""
 
 import json
+import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -128,22 +129,18 @@ def _worlds() -> tuple[float, float, float]:
 
 
 _HOW: dict[str, Any] = {
-    "crop": 64,
-    "loader_workers": 0,
-    "samples": 24,
-    "epochs": 1,
-    "validation_samples": 1,
-    "log_steps": 12,
-    "threads": 1,
-}
+    "crop": 64, "samples": 24, "epochs": 1, "validation_samples": 1, "log_steps": 12, "threads": 1, "loader_workers": 0,
+}  # fmt: skip
 
 
 def _trained(worlds: Sequence[Sequence[CellSettings]]) -> float:
     """Mean seconds a step of trainings that run side by side, each of as many ranks as its cell says."""
     folders = [scratch(f"world{number}") for number in range(len(worlds))]
     running = [
-        start_processes(_rank, (settings, zarr_folder(), folder), settings.ranks, join=False, start_method="spawn")
-        for (settings,), folder in zip(worlds, folders, strict=True)
+        start_processes(
+            _rank, (settings, zarr_folder(), folder, number), settings.ranks, join=False, start_method="spawn"
+        )
+        for number, ((settings,), folder) in enumerate(zip(worlds, folders, strict=True))
     ]
     for context in running:
         while not context.join():
@@ -151,7 +148,9 @@ def _trained(worlds: Sequence[Sequence[CellSettings]]) -> float:
     return float(np.mean([_result(folder)["step_seconds"]["whole"] for folder in folders]))
 
 
-def _rank(rank: int, settings: CellSettings, data: Path, folder: Path) -> None:
+def _rank(rank: int, settings: CellSettings, data: Path, folder: Path, number: int) -> None:
+    """One rank, or training, a core, as Slurm binds them."""
+    os.sched_setaffinity(0, {sorted(os.sched_getaffinity(0))[number + rank]})
     world = World(rank, settings.ranks, rank, f"file://{folder}.meet" if settings.ranks > 1 else "")
     with joined(world, torch.device("cpu")):
         result = _train(settings, data, folder, world)

@@ -89,8 +89,8 @@ def own_names(published: dict[str, Tensor], dims: int) -> dict[str, Tensor]:
 
 
 def test_frozen_statistics_stay_and_group_norm_does_not_look_at_other_samples() -> None:
-    x = torch.rand(2, 1, 16, 32, 16)
-    frozen, group = DDnet(3, norm="frozen").train(), DDnet(3, norm="group").train()
+    x = torch.rand(2, 1, 16, 32, 16, dtype=torch.float64)
+    frozen, group = DDnet(3, norm="frozen").double().train(), DDnet(3, norm="group").double().train()
     before = copy.deepcopy(frozen.state_dict())
     frozen(x)
     assert all(torch.equal(value, before[name]) for name, value in frozen.state_dict().items())
