@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from data_prep.files import digest_json, write_atomic, write_json
 from data_prep.layout import contact_path, pair_path
 from data_prep.progress import Progress
-from data_prep.sources import Aside, Found, Series, discover
+from data_prep.sources import Aside, Found, Series, discover, recall
 from data_prep.split import Split, split
 from jobs.stage import Ref, Stage
 from pipeline.training.world import World
@@ -24,12 +24,13 @@ class Prepare(Stage):
     private: ClassVar[bool] = True
 
     def find_items(self, progress: Progress) -> None:
-        """Look through the sources."""
+        """Look through the sources; workers then see what was found."""
         self._found = discover(self.settings.data.sources, progress)
 
     @cached_property
     def _found(self) -> Found:
-        return discover(self.settings.data.sources)
+        sources = self.settings.data.sources
+        return recall(sources) or discover(sources)
 
     @cached_property
     def series(self) -> dict[str, Series]:

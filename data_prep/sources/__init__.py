@@ -9,10 +9,11 @@ from data_prep.sources.bimcv import find_bimcv
 from data_prep.sources.folders import find_dicom, find_nifti
 from data_prep.sources.lidc import find_lidc
 from data_prep.sources.mayo import find_mayo
+from data_prep.sources.memory import recall, remember
 from data_prep.sources.sample import find_sample
 from data_prep.sources.series import Aside, Found, Series
 
-__all__ = ["SOURCES", "Aside", "Found", "Series", "discover"]
+__all__ = ["SOURCES", "Aside", "Found", "Series", "discover", "recall"]
 
 SOURCES: Mapping[str, Callable[[SourceSettings, Progress], Found]] = {
     "sample": find_sample,
@@ -25,7 +26,7 @@ SOURCES: Mapping[str, Callable[[SourceSettings, Progress], Found]] = {
 
 
 def discover(sources: Sequence[SourceSettings], progress: Progress = untold) -> Found:
-    """Every series of the sources and all that they set aside, by headers alone.
+    """Every series of the sources and all that they set aside, by headers alone; :func:`recall` has it from then on.
 
     Raises:
         UserError: a source's path does not exist or holds no scan, or two series share an id.
@@ -36,6 +37,7 @@ def discover(sources: Sequence[SourceSettings], progress: Progress = untold) -> 
         every.series.extend(found.series)
         every.aside.extend(found.aside)
     _check_ids(every.series)
+    remember(sources, every)
     return every
 
 

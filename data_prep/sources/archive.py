@@ -4,7 +4,6 @@ What was read of a file is kept in the user's own cache (mode 0600) with its siz
 second look at 100,000 files costs a listing and no reading. Identifiers are pseudonyms there.
 """
 
-import json
 import os
 import re
 from collections import defaultdict
@@ -18,8 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data_prep.cache import memory_path, read_memory, write_memory
 from data_prep.errors import MachineError, ScanError
-from data_prep.files import digest_json, write_atomic
 from data_prep.progress import Progress, untold
 from data_prep.pseudonym import pseudonym
 from data_prep.readers.dicom_header import Frame, read_header
@@ -87,14 +86,14 @@ def find_stacks(root: Path, subject_of: Subject, rule: str, progress: Progress =
 
 def list_images(root: Path, subject_of: Subject, rule: str, progress: Progress = untold) -> list[Image]:
     """Every DICOM file at or below ``root``; a file that is none is passed over."""
-    memory = _memory(root, rule)
+    memory = memory_path("headers", str(root.absolute()), rule)
     known = {image.path: image for image in _recall(memory)}
     files = list(_files(root))
     same = [known[path] for path, size, time in files if _unchanged(known.get(path), size, time)]
     fresh = [(path, size, time) for path, size, time in files if not _unchanged(known.get(path), size, time)]
     images = same + _read_all(root, fresh, subject_of, len(same), progress)
     if fresh or len(known) != len(files):
-        _remember(memory, images)
+        write_memory(memory, _VERSION, images)
     return sorted(image for image in images if image.fault != _NO_DICOM)
 
 
@@ -217,20 +216,8 @@ def _alike(images: Sequence[Image]) -> list[list[Image]]:
     return [groups[key] for key in sorted(groups)]
 
 
-def _memory(root: Path, rule: str) -> Path:
-    """The cache of one archive under one rule; another pseudonym key means another cache."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
-    name = digest_json([str(root.absolute()), rule, pseudonym("a key's mark"), _VERSION])
-    return cache / "quarterdose" / "headers" / f"{name[:32]}.json"
-
-
 def _recall(memory: Path) -> list[Image]:
     try:
-        return [Image(*values) for values in json.loads(memory.read_text())]
-    except (FileNotFoundError, ValueError, TypeError):
+        return [Image(*values) for values in read_memory(memory, _VERSION) or ()]
+    except TypeError:
         return []
-
-
-def _remember(memory: Path, images: Sequence[Image]) -> None:
-    memory.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    write_atomic(memory, json.dumps(images), mode=0o600)

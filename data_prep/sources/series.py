@@ -9,6 +9,9 @@ from data_prep.errors import UserError
 from data_prep.files import digest_json
 from data_prep.volume import CTScan
 
+Open = Callable[[tuple[Path, ...]], CTScan]
+"""Opens the files of a series."""
+
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -24,7 +27,7 @@ class Series:
     subject: str
     scan: str
     files: tuple[Path, ...]
-    open: Callable[[tuple[Path, ...]], CTScan]
+    open: Open
     stamp: str
     low_files: tuple[Path, ...] = ()
     fault: Exception | None = None
