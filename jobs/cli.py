@@ -1,6 +1,7 @@
 """The command line ``quarterdose``."""
 
 import sys
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -10,6 +11,7 @@ from rich.console import Console
 from data_prep.errors import UserError
 from data_prep.files import held
 from data_prep.sources import discover
+from jobs import cli_devcluster
 from jobs.graph import graph_of, preparation_of
 from jobs.launch import Launcher, LocalLauncher, SubmittedLauncher
 from jobs.prepare import count_states
@@ -19,7 +21,9 @@ from jobs.show import Display, looking, status_table
 from jobs.stage import Graph
 from pipeline.config import RunSettings
 from pipeline.settings_file import load_settings
-from slurm.submit import ProfileError, load_profile
+from slurm.commands import SlurmError
+from slurm.devcluster import DevClusterError
+from slurm.profile import Profile, ProfileError, load_profile
 
 app = typer.Typer(
     help="Low-dose CT denoisers, trained at cluster scale.", no_args_is_help=True,
@@ -27,11 +31,14 @@ app = typer.Typer(
 )  # fmt: skip
 fetch_app = typer.Typer(help="Download scans.", no_args_is_help=True)
 app.add_typer(fetch_app, name="fetch")
+app.add_typer(cli_devcluster.app, name="devcluster")
 
 Config = Annotated[Path, typer.Argument(help="Settings file (YAML).", show_default=False)]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Replace one setting: a.b=value.")]
+Run = Annotated[Path, typer.Argument(help="Run folder, such as runs/demo.")]
 LOCAL = "local processes"
 CALIBRATION_SLICES = 8
+RESTARTS = 10  # of a job that was not submitted by a profile
 PLAN_WIDTH = 140  # a narrower terminal breaks the lines, which is better than cut figures
 
 
@@ -64,17 +71,18 @@ def _update(folder: RunFolder, graph: Graph, on: str, dry_run: bool, console: Co
     Raises:
         RunFailed: some items failed, though not too many.
     """
+    profile = None if on == LOCAL else load_profile(on)
+    if profile and profile.executor == "slurm" and not dry_run:
+        _enqueue(folder, graph, profile, console)
+        return False
     _find_items(graph, console)
     if dry_run:
         for decision in graph.decide_all():
             _print_plain(console, f"{'run' if decision.run else 'keep':5}{'/'.join(decision.ref)}: {decision.why}")
         return False
-    launcher: Launcher = LocalLauncher() if on == LOCAL else SubmittedLauncher(load_profile(on))
+    launcher: Launcher = SubmittedLauncher(profile) if profile else LocalLauncher()
     count, failed = 0, list[str]()
-    with (
-        held(folder.root / ".lock", f"another `quarterdose` is at work in {folder.root}"),
-        Display(console) as display,
-    ):
+    with _alone(folder), Display(console) as display:
         if any(decision.run for decision in graph.decide_all()):
             folder.record()
             count, failed = run_graph(graph, launcher, display)
@@ -83,6 +91,26 @@ def _update(folder: RunFolder, graph: Graph, on: str, dry_run: bool, console: Co
     if failed:
         raise RunFailed(f"{len(failed)} items failed, first {failed[0]}; run the same command to try them again")
     return True
+
+
+def _enqueue(folder: RunFolder, graph: Graph, profile: Profile, console: Console) -> None:
+    """Put what is to be done in the queue."""
+    from jobs.queue import live_of, submit_graph
+
+    with _alone(folder):
+        folder.record()
+        live = live_of(folder)
+        made = submit_graph(graph, folder, profile, live)
+    for one in made:
+        items = f" ({', '.join(one.items)})" if one.items and len(one.items) == 1 else ""
+        _print_plain(console, f"{one.stage}{items}: job {', '.join(one.jobs)}, {one.tasks} tasks")
+    if not made:
+        _print_plain(console, "nothing to submit: every item is complete and unchanged, or in the queue")
+    _print_plain(console, f"follow it with: quarterdose status {folder.root}")
+
+
+def _alone(folder: RunFolder) -> AbstractContextManager[None]:
+    return held(folder.root / ".lock", f"another `quarterdose` is at work in {folder.root}")
 
 
 def _find_items(graph: Graph, console: Console) -> None:
@@ -96,9 +124,47 @@ def _print_plain(console: Console, text: str) -> None:
 
 
 @app.command()
-def status(folder: Annotated[Path, typer.Argument(help="Run folder, such as runs/demo.")]) -> None:
-    """Say what became of each item of a run."""
-    Console().print(status_table(graph_of(RunFolder.opened(folder))))
+def status(folder: Run) -> None:
+    """Say what became of each item of a run: from its folder, and from Slurm where it was put in a queue."""
+    from jobs.follow import queued_states, told_of
+
+    run_folder = RunFolder.opened(folder)
+    graph = graph_of(run_folder)
+    queued = {ref: told_of(states) for ref, states in queued_states(run_folder, graph).items()}
+    Console().print(status_table(graph, queued))
+
+
+@app.command(hidden=True)
+def work(config: Config, stage: str, item: Annotated[str | None, typer.Argument()] = None) -> None:
+    """Do a stage, or one training of it, inside a job of Slurm: for sbatch scripts of one's own."""
+    from jobs.cluster import find_scans, run_rank, run_share
+    from jobs.queue import FIND
+
+    folder = RunFolder.of(load_settings(config, RunSettings))
+    if stage == FIND:
+        folder.record()
+        find_scans(folder.root)
+    elif item is None:
+        run_share(folder.root, stage, RESTARTS)
+    else:
+        run_rank(folder.root, stage, item, RESTARTS)
+
+
+@app.command()
+def logs(folder: Run, stage: Annotated[str | None, typer.Argument(help="Of this stage alone.")] = None) -> None:
+    """Show the ends of the logs of failed processes, first of those that failed by themselves; else the newest log."""
+    from jobs.follow import failing_logs
+
+    for path, text in failing_logs(RunFolder.opened(folder), stage):
+        _print_plain(Console(), f"==> {path}\n{text}\n")
+
+
+@app.command()
+def cancel(folder: Run) -> None:
+    """Take all jobs of a run out of Slurm's queue, and end those that run; what is complete stays."""
+    from jobs.follow import cancel_run
+
+    _print_plain(Console(), f"{cancel_run(RunFolder.opened(folder))} jobs cancelled")
 
 
 @app.command("verify")
@@ -197,9 +263,9 @@ def main() -> None:
     """Run the command line; the user's mistakes end with one line and exit code 2."""
     try:
         app()
-    except (UserError, ProfileError) as error:
+    except (UserError, ProfileError, DevClusterError) as error:
         sys.exit(_fail(error, 2))
-    except RunFailed as error:
+    except (RunFailed, SlurmError) as error:
         sys.exit(_fail(error, 1))
 
 

@@ -12,7 +12,8 @@ from typing import Any, Protocol
 
 from jobs.worker import work_alone, work_together
 from pipeline.training.world import World
-from slurm.submit import Job, Profile, submit, task
+from slurm.profile import Profile
+from slurm.submit import Job, submit, task
 
 _POLL_SECONDS = 0.2
 _LEAVE_SECONDS = 1.5  # when a rank has died: for the others to end by themselves, then after SIGTERM; then SIGKILL
@@ -49,8 +50,7 @@ class LocalLauncher:
 
     def share(self, root: Path, stage: str, items: Sequence[str], workers: int) -> Launched:
         """See :class:`Launcher`."""
-        orders = _orders(items, workers)
-        return LocalProcesses([(_share_main, (root, stage, order), 1) for order in orders])
+        return LocalProcesses([(_share_main, (root, stage, order), 1) for order in orders(items, workers)])
 
     def together(self, root: Path, stage: str, item: str, ranks: int) -> Launched:
         """See :class:`Launcher`."""
@@ -112,8 +112,8 @@ class SubmittedLauncher:
 
     def share(self, root: Path, stage: str, items: Sequence[str], workers: int) -> Launched:
         """See :class:`Launcher`."""
-        orders = _orders(items, workers)
-        return SubmittedJobs([self._submit(root, 1, work_alone, root, stage, order) for order in orders])
+        shares = orders(items, workers)
+        return SubmittedJobs([self._submit(root, 1, work_alone, root, stage, share) for share in shares])
 
     def together(self, root: Path, stage: str, item: str, ranks: int) -> Launched:
         """See :class:`Launcher`."""
@@ -145,7 +145,7 @@ class SubmittedJobs:
             job.cancel()
 
 
-def _orders(items: Sequence[str], workers: int) -> list[list[str]]:
+def orders(items: Sequence[str], workers: int) -> list[list[str]]:
     """For each worker its own share, then those of the others, the last first: whoever is done early helps."""
     shares = [list(items[worker::workers]) for worker in range(workers)]
     return [

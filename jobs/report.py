@@ -27,6 +27,7 @@ class MakeReport(Stage):
 
     name: ClassVar[str] = "report"
     any_input: ClassVar[bool] = True
+    concludes: ClassVar[bool] = True
 
     def __init__(self, evaluate: Evaluate) -> None:
         super().__init__(evaluate.folder)

@@ -107,22 +107,38 @@ def _mark_dead(stage: Stage, item: str, began: float, launched: Launched) -> Non
         stage.markers.clear_progress(item)
 
 
+def check_stage(stage: Stage) -> None:
+    """See whether the stage can be said to have worked.
+
+    Raises:
+        RunFailed: too many of its items ended badly.
+    """
+    bad, count = _bad(stage), len(stage.items())
+    if len(bad) > stage.tolerated() * count:
+        raise RunFailed(f"{len(bad)} of {count} items of {stage.name} did not succeed, which is too many to go on")
+
+
+def _bad(stage: Stage) -> dict[str, Marker | None]:
+    """Items that did not succeed."""
+    markers = {item: stage.markers.read(item) for item in stage.items()}
+    return {item: marker for item, marker in markers.items() if marker is None or marker.state != "done"}
+
+
 def _failures(stage: Stage) -> list[str]:
     """What went wrong, if the stage can still be said to have worked.
 
     Raises:
         UserError, RunFailed: too many of its items ended badly.
     """
-    markers = {item: stage.markers.read(item) for item in stage.items()}
-    bad = {item: marker for item, marker in markers.items() if marker is None or marker.state != "done"}
+    bad, count = _bad(stage), len(stage.items())
     told = [
         f"{stage.name}/{item}: {marker.reason}" for item, marker in bad.items() if marker and marker.state == "failed"
     ]
-    if len(bad) <= stage.tolerated() * len(markers):
+    if len(bad) <= stage.tolerated() * count:
         return told
     refused = [f"{stage.place(item)}: {m.reason}" for item, m in bad.items() if m and m.state == "refused"]
     if refused and len(bad) == 1:
         raise UserError(refused[0])
     if refused:
-        raise UserError(f"{len(bad)} of {len(markers)} items of {stage.name} were turned away, first {refused[0]}")
+        raise UserError(f"{len(bad)} of {count} items of {stage.name} were turned away, first {refused[0]}")
     raise RunFailed(told[0] if told else f"{stage.name}/{next(iter(bad))} was not run")

@@ -24,6 +24,10 @@ class Stage(ABC):
     """Whether each item is a job of its own ranks; else workers share the items."""
     any_input: ClassVar[bool] = False
     """Whether an item runs although some of its inputs failed."""
+    judges: ClassVar[bool] = False
+    """Whether workers use a GPU where there is one."""
+    concludes: ClassVar[bool] = False
+    """Whether it tells what became of the run, however it went."""
     private: ClassVar[bool] = False
     """Whether an error's text could hold names of patients or of their files, and must not be written."""
 
@@ -89,6 +93,10 @@ class Graph:
     def __init__(self, stages: Iterable[Stage]) -> None:
         self.stages = {stage.name: stage for stage in stages}
 
+    def marker(self, ref: Ref) -> Marker | None:
+        """What became of an item."""
+        return self.stages[ref[0]].markers.read(ref[1])
+
     def decide_all(self) -> list[Decision]:
         """A decision for each item of each stage, as the disk is now."""
         decisions: list[Decision] = []
@@ -121,7 +129,7 @@ class Graph:
         if stage.any_input:
             return None
         for name, other in stage.inputs(item):
-            marker = self.stages[name].markers.read(other)
+            marker = self.marker((name, other))
             if marker is None or marker.state != "done":
                 return name, other
         return None
@@ -141,11 +149,11 @@ class Graph:
 
     def parts(self, stage: Stage, item: str) -> dict[str, Any]:
         """All that the item depends on; equal parts mean that nothing changed."""
-        inputs = {"/".join(ref): self._stamp(*ref) for ref in stage.inputs(item)}
+        inputs = {"/".join(ref): self._stamp(ref) for ref in stage.inputs(item)}
         return {"version": stage.version, "settings": dict(stage.reads(item)), "inputs": inputs}
 
-    def _stamp(self, stage: str, item: str) -> str:
-        marker = self.stages[stage].markers.read(item)
+    def _stamp(self, ref: Ref) -> str:
+        marker = self.marker(ref)
         return f"{marker.state} {marker.finished}" if marker else "absent"
 
 

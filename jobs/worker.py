@@ -38,6 +38,8 @@ def _discreet(stage: Stage) -> Iterator[None]:
     """Keep the text of an error outside of an item's own work from whoever started this process, if it is private."""
     try:
         yield
+    except Stopped:
+        raise
     except Exception as error:
         if not stage.private:
             raise
@@ -86,6 +88,8 @@ def _run_rank(stage: Stage, item: str, world: World, parts: dict[str, Any]) -> E
     try:
         result = stage.run(item, replace(world, on_peer_lost=fail), _reporter(stage, item, world))
     except Exception as error:
+        if isinstance(error, Stopped) and not stage.own_job:
+            raise  # the worker was asked, not the item
         fail(error)
         return error
     finally:

@@ -1,29 +1,28 @@
 """Jobs handed to submitit as a profile says."""
 
-from collections.abc import Callable
-from importlib.resources import files
+import os
+import shlex
+import stat
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import submitit
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-_PROFILES = Path(str(files("slurm"))) / "profiles"
+from slurm.profile import Profile, ProfileError, nodes_of
 
-
-class ProfileError(ValueError):
-    """A profile that does not exist, or a demand that it cannot meet; the message is one sentence."""
-
-
-class Profile(BaseModel):
-    """Where jobs run and what they get."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    executor: Literal["local", "debug"] = Field(description="submitit's executor")
-    minutes: int = Field(600, ge=1, description="time limit of a job")
-    gpus_a_task: int = Field(0, ge=0)
+_PRIVATE = 0o700
+_DEFAULT_MAX_ARRAY = 1001
+# a process that was killed, by whomever, takes its job back to the queue; what went wrong by itself does not
+_TEARDOWN = (
+    "code=$?",
+    'if [ "$code" -eq 137 ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {restarts} ]',
+    'then scontrol requeue "$SLURM_JOB_ID"',
+    "fi",
+    'exit "$code"',
+)
 
 
 class Job(Protocol):
@@ -39,32 +38,13 @@ class Job(Protocol):
         """Why it failed, after it ended."""
 
 
-def load_profile(name: str) -> Profile:
-    """A profile by its name in ``slurm/profiles``, or by the path of a YAML file.
-
-    Raises:
-        ProfileError: there is none, or it has an unknown key or a wrong value.
-    """
-    known = {path.stem: path for path in _PROFILES.glob("*.yaml")}
-    path = known.get(name, Path(name))
-    if not path.is_file():
-        raise ProfileError(f"profile {name!r} is neither a file nor one of: {', '.join(sorted(known))}")
-    try:
-        return Profile.model_validate(yaml.safe_load(path.read_text()))
-    except (ValidationError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise ProfileError(
-            f"profile {path} is wrong (valid keys: {', '.join(Profile.model_fields)}): {reason}"
-        ) from error
-
-
 def submit(profile: Profile, folder: Path, tasks: int, call: Callable[..., None], *arguments: Any) -> Job:
-    """Submit ``call(*arguments)`` to be run in each of ``tasks`` processes; logs go to ``folder``.
+    """Submit ``call(*arguments)`` to be run in each of ``tasks`` processes of this machine; logs go to ``folder``.
 
     Raises:
-        ProfileError: the debug executor is asked for more than one process.
+        ProfileError: the debug executor is asked for more than one process, or ``folder`` is not the user's own.
     """
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    own_folder(folder)
     if profile.executor == "debug":
         if tasks > 1:
             raise ProfileError(
@@ -76,6 +56,82 @@ def submit(profile: Profile, folder: Path, tasks: int, call: Callable[..., None]
         timeout_min=profile.minutes, tasks_per_node=tasks, gpus_per_node=profile.gpus_a_task * tasks
     )
     return executor.submit(call, *arguments)
+
+
+def own_folder(folder: Path) -> None:
+    """Make a folder for pickles and logs, or see that nobody else can write there: pickles are code.
+
+    Raises:
+        ProfileError: someone else can.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=_PRIVATE)
+    found = folder.stat()
+    if found.st_uid != os.geteuid() or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ProfileError(f"{folder} must belong to you and be writable by you alone: chmod 700 it, or remove it")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A job for the queue: ``calls`` of more than one are an array, each of ``tasks`` processes.
+
+    ``after``: Slurm's dependency, such as ``afterok:12:13``. ``ranks``: whether its processes are ranks of one
+    training or worker processes; ``judges``: workers that use a GPU too.
+    """
+
+    name: str
+    calls: Sequence[tuple[Any, ...]]
+    tasks: int = 1
+    ranks: bool = False
+    judges: bool = False
+    after: str = ""
+
+
+def enqueue(profile: Profile, folder: Path, call: Callable[..., None], wanted: Wanted) -> list[str]:
+    """Put ``call(*arguments)`` in Slurm's queue, for each arguments of ``wanted.calls``; return the jobs' ids.
+
+    Arrays that are longer than Slurm takes become several.
+
+    Raises:
+        ProfileError: the processes do not fill whole nodes, or ``folder`` is not the user's own.
+    """
+    own_folder(folder)
+    executor = submitit.SlurmExecutor(folder)
+    executor.update_parameters(**_parameters(profile, wanted))
+    if len(wanted.calls) == 1:
+        return [executor.submit(call, *wanted.calls[0]).job_id]
+    size = _max_array()
+    parts = [wanted.calls[first : first + size] for first in range(0, len(wanted.calls), size)]
+    return [executor.map_array(call, *zip(*part, strict=True))[0].job_id.partition("_")[0] for part in parts]
+
+
+def _parameters(profile: Profile, wanted: Wanted) -> dict[str, Any]:
+    nodes = nodes_of(profile, wanted.tasks)
+    cpus = profile.cpus_a_task if wanted.ranks else profile.cpus_a_worker
+    gpus = profile.gpus_a_task * wanted.tasks // nodes if wanted.ranks or wanted.judges else 0
+    partition = profile.partition if gpus or wanted.ranks else profile.worker_partition or profile.partition
+    exports = [f"export {name}={shlex.quote(value)}" for name, value in profile.environment.items()]
+    others = {"partition": partition, "account": profile.account, "qos": profile.qos,
+              "constraint": profile.constraint, "gpus_per_node": gpus or None,
+              "dependency": wanted.after or None}  # fmt: skip
+    return {
+        "job_name": wanted.name, "time": profile.minutes, "nodes": nodes, "ntasks_per_node": wanted.tasks // nodes,
+        "cpus_per_task": cpus, "mem_per_cpu": f"{profile.memory_a_cpu}M", "array_parallelism": len(wanted.calls),
+        "signal_delay_s": profile.signal_seconds, "stderr_to_stdout": True, "setup": [*exports, *profile.setup],
+        # Slurm 22.05 to 23.02 does not pass the cores of a task on to srun
+        "srun_args": [f"--cpus-per-task={cpus}", "--kill-on-bad-exit=1"],
+        "teardown": [line.format(restarts=profile.restarts) for line in _TEARDOWN],
+        "additional_parameters": {"requeue": True, "kill-on-invalid-dep": "yes"},
+        **{name: value for name, value in others.items() if value is not None},
+    }  # fmt: skip
+
+
+def _max_array() -> int:
+    """Tasks that an array may have."""
+    told = subprocess.run(
+        ["scontrol", "show", "config"], capture_output=True, text=True, check=True,  # noqa: S607 - the user's own Slurm
+    ).stdout  # fmt: skip
+    found = [line.split("=")[1] for line in told.splitlines() if line.startswith("MaxArraySize")]
+    return int(found[0]) if found else _DEFAULT_MAX_ARRAY
 
 
 def task() -> tuple[int, int, int]:

@@ -9,17 +9,21 @@ SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 
 
 class Stopped(RuntimeError):
-    """A training that was asked to stop, and saved itself first."""
+    """Work that was asked to stop; a training saved itself first. ``number``: by which signal, if this process was."""
+
+    def __init__(self, message: str, number: int | None) -> None:
+        super().__init__(message)
+        self.number = number
 
 
 class StopFlag:
     """While entered, ``asked`` turns true at SIGUSR2 or SIGTERM, and the process goes on.
 
-    Outside of the main thread, where Python takes no signals, it stays false.
+    ``number``: the first of them. Outside of the main thread, where Python takes no signals, it stays None.
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.number: int | None = None
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
@@ -33,5 +37,10 @@ class StopFlag:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    @property
+    def asked(self) -> bool:
+        """Whether a signal came."""
+        return self.number is not None
+
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+        self.number = self.number or number

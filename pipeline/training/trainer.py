@@ -221,7 +221,8 @@ class _Trainer:
         if raised(self.stop.asked, self.world):
             self._settle()
             self._save()
-            raise Stopped(f"cell {self.cell.id} was asked to stop, and saved itself after step {self.step}")
+            told = f"cell {self.cell.id} was asked to stop, and saved itself after step {self.step}"
+            raise Stopped(told, self.stop.number)
 
     def _validate_if_due(self) -> None:
         """Before the first step, and after each epoch."""

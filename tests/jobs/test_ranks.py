@@ -22,7 +22,8 @@ from pipeline.config import RunSettings, cells_of
 from pipeline.sampling import choose
 from pipeline.settings_file import load_settings
 from pipeline.training.world import DistributionError, World
-from slurm.submit import load_profile, submit
+from slurm.profile import load_profile
+from slurm.submit import submit
 from tests.jobs.test_run import QUARTERDOSE, SETTINGS, Toy, make_toy_scan, wait_for
 
 ALONE: dict[str, Any] = {**SETTINGS, "study": {**SETTINGS["study"], "ranks": [1]}}

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from slurm.submit import Profile, ProfileError, load_profile, submit, task
+from slurm.profile import Profile, ProfileError, load_profile
+from slurm.submit import submit, task
 
 
 def write_rank(folder: Path) -> None:

@@ -1,0 +1,78 @@
+"""The command line ``quarterdose devcluster``."""
+
+import os
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from slurm.devcluster import PACKAGES, Cluster, DevClusterError, Shape, missing_packages
+
+app = typer.Typer(help="A real Slurm on this machine, for development and tests (Debian, root).", no_args_is_help=True)
+
+Folder = Annotated[Path, typer.Option(help="Where its settings, state and logs lie.")]
+_FOLDER = Path("/tmp/quarterdose-devcluster")  # noqa: S108 - short, for the sockets in it; its files are the user's own
+Node = Annotated[str, typer.Argument(help="Name of a node, such as node1.")]
+
+
+@app.command()
+def up(
+    folder: Folder = _FOLDER,
+    nodes: Annotated[int, typer.Option(min=1, max=64)] = 4,
+    cpus: Annotated[int, typer.Option(min=1, help="Of a node.")] = 2,
+    gpus: Annotated[int, typer.Option(min=0, help="Of a node; they are only counted.")] = 4,
+    accounting: Annotated[bool, typer.Option(help="With slurmdbd and MariaDB.")] = True,
+) -> None:
+    """Bring it up, and say how to reach it."""
+    cluster = Cluster(folder)
+    cluster.up(Shape(nodes, cpus, gpus, accounting=accounting))
+    typer.echo(f'{nodes} nodes are up; to reach them: eval "$(quarterdose devcluster env --folder {folder})"')
+
+
+@app.command()
+def down(folder: Folder = _FOLDER, wipe: Annotated[bool, typer.Option(help="Forget its jobs.")] = False) -> None:
+    """End all of its processes, and no others."""
+    Cluster(folder).down(wipe=wipe)
+
+
+@app.command()
+def status(folder: Folder = _FOLDER) -> None:
+    """Say which of its processes are up; exit code 1 if one is not."""
+    found = dict(Cluster(folder).daemons())
+    for name, pid in found.items():
+        typer.echo(f"{name:16} {f'up, process {pid}' if pid else 'down'}")
+    if not all(found.values()):
+        raise typer.Exit(1)
+    typer.echo(Cluster(folder).command("sinfo"))
+
+
+@app.command()
+def env(folder: Folder = _FOLDER) -> None:
+    """Print what a shell needs for sbatch, squeue and the like to reach it."""
+    for name, value in Cluster(folder).environment.items():
+        typer.echo(f"export {name}={shlex.quote(value)}")
+
+
+@app.command("kill-node")
+def kill_node(node: Node, folder: Folder = _FOLDER) -> None:
+    """End a node with all that runs on it at once, as a power cut does."""
+    Cluster(folder).stop_node(node, hard=True)
+
+
+@app.command("start-node")
+def start_node(node: Node, folder: Folder = _FOLDER) -> None:
+    """Start a node again."""
+    Cluster(folder).start_node(node)
+
+
+@app.command()
+def install() -> None:
+    """Install Debian's packages that it needs, where they are missing."""
+    missing = missing_packages()
+    if missing:
+        for command in (["apt-get", "update"], ["apt-get", "install", "-y", "--no-install-recommends", *missing]):
+            if subprocess.run(command, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, check=False).returncode:
+                raise DevClusterError(f"`{' '.join(command)}` failed: it needs Debian or Ubuntu, and root")
+    typer.echo(f"installed: {', '.join(PACKAGES)}")

@@ -1,0 +1,232 @@
+"""Whole runs on a real Slurm, disturbed in many ways: each ends as if nothing had happened."""
+
+import copy
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from slurm.devcluster import Cluster
+from tests.jobs.test_run import QUARTERDOSE, SETTINGS, Toy, make_toy_scan, wait_for
+
+PROFILE: dict[str, Any] = {
+    "executor": "slurm", "partition": "gpu", "minutes": 30, "tasks_a_node": 2, "gpus_a_task": 1, "memory_a_cpu": 8192,
+    "signal_seconds": 30, "environment": {"GLOO_SOCKET_IFNAME": "lo"},
+}  # fmt: skip
+WHOLE = 400.0  # seconds within which a run has ended, on a slow machine
+CELL = "3d-s16-r2"
+
+
+class Queued(Toy):
+    """A toy run on a cluster."""
+
+    def __init__(self, folder: Path, settings: dict[str, Any], cluster: Cluster, **profile: Any) -> None:
+        super().__init__(folder, settings)
+        self.cluster = cluster
+        self.profile(**profile)
+
+    def profile(self, **changes: Any) -> None:
+        (self.folder / "cluster.yaml").write_text(yaml.safe_dump({**PROFILE, **changes}))
+
+    def submit(self, *words: str) -> str:
+        done = self.run("--on", "cluster.yaml", *words)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def tell(self, *words: str) -> str:
+        """What a command of quarterdose says of the run."""
+        command = [str(QUARTERDOSE), words[0], str(self.run_folder), *words[1:]]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+
+    def submissions(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.run_folder / "queue.jsonl").read_text().splitlines()]
+
+    def job(self, stage: str) -> str:
+        """The newest job, or array, of a stage."""
+        return str([one["jobs"][0] for one in self.submissions() if one["stage"] == stage][-1])
+
+    def queued(self) -> set[str]:
+        mine = {job for one in self.submissions() for job in one["jobs"]}
+        return mine & {line.partition("_")[0] for line in self.cluster.command("squeue", "-h", "-o", "%i").split()}
+
+    def await_end(self) -> None:
+        wait_for(lambda: not self.queued(), WHOLE)
+
+    def steps(self, cell: str = CELL) -> int:
+        path = self.run_folder / "cells" / cell / "metrics.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return max((json.loads(line)["step"] for line in lines if line.endswith("}")), default=0)
+
+    def nodes(self, job: str) -> list[str]:
+        listed = self.cluster.command("squeue", "-h", "-j", job, "-t", "running", "-o", "%N").strip()
+        return self.cluster.command("scontrol", "show", "hostnames", listed).split() if listed else []
+
+    def results(self) -> tuple[Any, pd.DataFrame]:
+        quality = pd.read_csv(self.run_folder / "report" / "quality.csv")
+        return self.losses(), quality[[c for c in quality if not str(c).endswith(("seconds", "peak_bytes"))]]
+
+
+def assert_alike(ours: Toy, theirs: Toy) -> None:
+    assert ours.losses() == theirs.losses()
+    for name in ("quality.csv", "cells.csv"):
+        a, b = (pd.read_csv(toy.run_folder / "report" / name) for toy in (ours, theirs))
+        kept = [column for column in a if not str(column).endswith(("seconds", "peak_bytes"))]
+        pd.testing.assert_frame_equal(a[kept], b[kept])
+
+
+def changed(**study: Any) -> dict[str, Any]:
+    settings = copy.deepcopy(SETTINGS)
+    training = study.pop("training", {})
+    settings["train_2d"] = {"ranks": 1, "training": {**settings["train_2d"]["training"], "epochs": 1}}
+    settings["study"] = {**settings["study"], **study, "training": {**settings["study"]["training"], **training}}
+    return settings
+
+
+SPREAD = changed(ranks=[1, 4], training={"samples": 4})
+LONG = changed(ranks=[2], training={"epochs": 3, "samples": 40, "checkpoint_steps": 4})
+
+
+@pytest.fixture(scope="module")
+def spread_locally(tmp_path_factory: pytest.TempPathFactory) -> Toy:
+    folder = tmp_path_factory.mktemp("spread")
+    make_toy_scan(folder)
+    toy = Toy(folder, SPREAD)
+    done = toy.run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    return toy
+
+
+def test_the_whole_graph_on_two_nodes_is_as_that_of_one_machine(
+    tmp_path: Path, spread_locally: Toy, cluster: Cluster
+) -> None:
+    make_toy_scan(tmp_path)
+    toy = Queued(tmp_path, SPREAD, cluster)
+    began = time.monotonic()
+    told = toy.submit()
+    assert time.monotonic() - began < 20
+    for name in ("find", "prepare", "split", "train (2d)", "transfer", "study (3d-s16-r4)", "evaluate", "report"):
+        assert f"{name}: job " in told or f"{name} (" in told
+    again = toy.submit()
+    assert "nothing to submit" in again
+    assert "in the queue" in toy.tell("status")
+    wait_for(lambda: toy.nodes(toy.job("study")), WHOLE)
+    assert len(toy.nodes(toy.job("study"))) == 2
+    assert "on node[" in toy.tell("status")
+    toy.await_end()
+    assert toy.tell("status").count(" done ") == 12  # eleven items, and the look for scans
+    assert_alike(toy, spread_locally)
+    logs = toy.run_folder / "logs" / "slurm"
+    assert {path.stat().st_mode & 0o077 for path in (logs, toy.run_folder / "logs")} == {0}
+    assert "nothing to submit" in toy.submit()
+
+
+@pytest.fixture(scope="module")
+def long_locally(tmp_path_factory: pytest.TempPathFactory) -> Toy:
+    """A run with one long training of two ranks."""
+    folder = tmp_path_factory.mktemp("long")
+    make_toy_scan(folder)
+    toy = Toy(folder, LONG)
+    done = toy.run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    return toy
+
+
+def without_the_study(toy: Toy, folder: Path, cluster: Cluster, **profile: Any) -> Queued:
+    """A copy of a whole run from which the 3D training and all behind it are gone."""
+    shutil.copytree(toy.folder, folder, dirs_exist_ok=True)
+    copied = Queued(folder, LONG, cluster, **profile)
+    for name in ("cells/" + CELL, "markers/study", "markers/evaluate", "markers/report", "evaluation", "report"):
+        shutil.rmtree(copied.run_folder / name)
+    assert "keep train/2d" in copied.run("--dry-run").stdout  # which remembers where the scans lie, too
+    return copied
+
+
+def requeue(toy: Queued) -> None:
+    toy.cluster.command("scontrol", "requeue", toy.job("study"))
+
+
+def kill_node(toy: Queued) -> None:
+    (node, *_) = toy.nodes(toy.job("study"))
+    toy.cluster.stop_node(node, hard=True)
+    wait_for(lambda: toy.nodes(toy.job("study")) not in ([], [node]), 90)
+    toy.cluster.start_node(node)
+
+
+def restart_controller(toy: Queued) -> None:
+    toy.cluster.kill_controller()
+    time.sleep(1)
+    toy.cluster.start_controller()
+
+
+def restart_slurmd(toy: Queued) -> None:
+    (node, *_) = toy.nodes(toy.job("study"))
+    toy.cluster.stop_node(node, hard=False)
+    time.sleep(1)
+    toy.cluster.start_node(node)
+
+
+def kill_rank(toy: Queued) -> None:
+    """By SIGKILL, as the kernel does it where memory ends."""
+    own = str(toy.run_folder)
+    found = [
+        int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline")
+        if b"submitit.core._submit" in _bytes(path) and own in _bytes(path).decode()
+        and b"SLURM_PROCID=1" in _bytes(path.with_name("environ")).split(b"\0")
+    ]  # fmt: skip
+    os.kill(found[0], signal.SIGKILL)
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+@pytest.mark.parametrize(
+    ("disturb", "restarts"),
+    [(requeue, True), (kill_node, True), (kill_rank, True), (restart_controller, False), (restart_slurmd, False)],
+)
+def test_a_disturbed_training_ends_as_an_undisturbed_one(
+    tmp_path: Path, long_locally: Toy, cluster: Cluster, disturb: Callable[[Queued], None], restarts: bool
+) -> None:
+    toy = without_the_study(long_locally, tmp_path, cluster)
+    toy.submit()
+    wait_for(lambda: toy.steps() >= 6, WHOLE)
+    began = time.monotonic()
+    disturb(toy)
+    before = toy.steps()
+    wait_for(lambda: toy.steps() > before, WHOLE)
+    print(f"{disturb.__name__}: {time.monotonic() - began:.1f} s to the first new step")
+    toy.await_end()
+    assert ("requeued 1 x" in toy.tell("status")) == restarts
+    assert_alike(toy, long_locally)
+
+
+def test_a_preempted_training_saves_itself_and_goes_on(tmp_path: Path, long_locally: Toy, cluster: Cluster) -> None:
+    toy = without_the_study(long_locally, tmp_path, cluster, partition="scavenge")
+    toy.submit()
+    wait_for(lambda: toy.steps() >= 6, WHOLE)
+    began = time.monotonic()
+    (node, *_) = toy.nodes(toy.job("study"))
+    cluster.command("sbatch", "-p", "debug", "-w", node, "-c2", "-t1", "-o", "/dev/null", "--wrap", "sleep 5")
+    wait_for(lambda: "asked to stop, and saved itself" in log_of(toy, "study"), 60)
+    print(f"preempted: saved after {time.monotonic() - began:.1f} s")
+    toy.await_end()
+    print(f"preempted: all done after {time.monotonic() - began:.1f} s")
+    assert "requeued 1 x" in toy.tell("status")
+    assert_alike(toy, long_locally)
+
+
+def log_of(toy: Queued, stage: str) -> str:
+    logs = sorted((toy.run_folder / "logs" / "slurm").glob(f"{toy.job(stage)}_*log.out"))
+    return "".join(path.read_text() for path in logs)
