@@ -16,6 +16,7 @@ demo: setup
 	$(BIN)/quarterdose run configs/demo.yaml
 
 test: setup
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then $(BIN)/quarterdose devcluster install; fi
 	$(BIN)/python -m pytest
 
 lint: setup

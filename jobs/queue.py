@@ -3,8 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from slurm.states import job_states
-
 from data_prep.sources import recall
 from jobs.cluster import find_scans, run_rank, run_share
 from jobs.prepare import MakeSplit, Prepare
@@ -12,6 +10,7 @@ from jobs.run_folder import RunFolder
 from jobs.stage import Graph, Ref, Stage
 from jobs.submissions import Submission, Submissions
 from slurm.profile import Profile, check_partitions
+from slurm.states import job_states
 from slurm.submit import Wanted, enqueue
 
 FIND = "find"

@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from slurm.devcluster import Cluster
+from tests.conftest import chest, write_nifti
 from tests.jobs.test_run import QUARTERDOSE, SETTINGS, Toy, make_toy_scan, wait_for
 
 PROFILE: dict[str, Any] = {
@@ -230,3 +231,135 @@ def test_a_preempted_training_saves_itself_and_goes_on(tmp_path: Path, long_loca
 def log_of(toy: Queued, stage: str) -> str:
     logs = sorted((toy.run_folder / "logs" / "slurm").glob(f"{toy.job(stage)}_*log.out"))
     return "".join(path.read_text() for path in logs)
+
+
+TWO_SCANS: dict[str, Any] = {**SETTINGS, "data": {**SETTINGS["data"], "workers": 2}}
+
+
+@pytest.fixture(scope="module")
+def prepared_locally(tmp_path_factory: pytest.TempPathFactory) -> Toy:
+    return prepared(Toy(tmp_path_factory.mktemp("two"), TWO_SCANS))
+
+
+def prepared(toy: Toy) -> Toy:
+    make_two_scans(toy.folder)
+    done = subprocess.run([str(QUARTERDOSE), "prepare", "toy.yaml"], cwd=toy.folder, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return toy
+
+
+def make_two_scans(folder: Path) -> None:
+    for number, name in enumerate(("a", "b")):
+        write_nifti(folder / "scans" / f"{name}.nii.gz", chest(48) + 3 * number)
+
+
+def submit_preparation(toy: Queued) -> None:
+    done = subprocess.run([str(QUARTERDOSE), "prepare", "toy.yaml", "--on", "cluster.yaml"], cwd=toy.folder,
+                          capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
+def assert_same_pairs(ours: Toy, theirs: Toy) -> None:
+    manifests = [pd.read_csv(toy.run_folder / "data" / "manifest.csv") for toy in (ours, theirs)]
+    kept = [column for column in manifests[0] if not str(column).endswith("seconds")]
+    pd.testing.assert_frame_equal(manifests[0][kept], manifests[1][kept])  # with the pairs' digests
+    assert (ours.run_folder / "data" / "split.json").read_text() == (
+        theirs.run_folder / "data" / "split.json"
+    ).read_text()
+
+
+def half_written(toy: Toy) -> bool:
+    return any((toy.run_folder / "data").glob("toy/.*.tmp/*/c/*"))
+
+
+def workers(toy: Queued) -> list[int]:
+    """Processes of the array, by age."""
+    found = [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline")
+             if b"submitit.core._submit" in _bytes(path) and str(toy.run_folder) in _bytes(path).decode()
+             and b"SLURM_ARRAY_TASK_ID" in _bytes(path.with_name("environ"))]  # fmt: skip
+    return sorted(pid for pid in found if b"srun" not in _bytes(Path(f"/proc/{pid}/cmdline")))
+
+
+def test_a_worker_killed_within_a_zarr_write_starts_again(
+    tmp_path: Path, prepared_locally: Toy, cluster: Cluster
+) -> None:
+    make_two_scans(tmp_path)
+    toy = Queued(tmp_path, TWO_SCANS, cluster)
+    submit_preparation(toy)
+    wait_for(lambda: half_written(toy), WHOLE)
+    for pid in workers(toy):
+        os.kill(pid, signal.SIGKILL)
+    toy.await_end()
+    assert "requeued 1 x" in toy.tell("status")
+    assert_same_pairs(toy, prepared_locally)
+    assert not half_written(toy)
+
+
+def test_the_items_of_a_cancelled_task_are_done_by_another(
+    tmp_path: Path, prepared_locally: Toy, cluster: Cluster
+) -> None:
+    make_two_scans(tmp_path)
+    toy = Queued(tmp_path, TWO_SCANS, cluster)
+    submit_preparation(toy)
+    wait_for(lambda: half_written(toy), WHOLE)
+    cluster.command("scancel", f"{toy.job('prepare')}_0")
+    toy.await_end()
+    assert_same_pairs(toy, prepared_locally)
+
+
+def test_a_full_disk_fails_its_items_and_the_next_run_does_them(
+    tmp_path: Path, prepared_locally: Toy, cluster: Cluster
+) -> None:
+    make_two_scans(tmp_path)
+    toy = Queued(tmp_path, TWO_SCANS, cluster)
+    data = toy.run_folder / "data"
+    data.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1M", "tmpfs", str(data)], check=True)
+    try:
+        submit_preparation(toy)
+        toy.await_end()
+        assert "No space left on device" in toy.tell("status")
+        assert "No space left on device" in toy.tell("logs")
+        subprocess.run(["mount", "-o", "remount,size=500M", str(data)], check=True)
+        submit_preparation(toy)
+        toy.await_end()
+        assert_same_pairs(toy, prepared_locally)
+    finally:
+        subprocess.run(["umount", str(data)], check=True)
+
+
+def test_cancel_ends_all_and_the_next_submission_does_the_rest(tmp_path: Path, cluster: Cluster) -> None:
+    make_toy_scan(tmp_path)
+    toy = Queued(tmp_path, SPREAD, cluster)
+    toy.submit()
+    wait_for(lambda: (toy.run_folder / "markers" / "prepare" / "toy.json").exists(), WHOLE)
+    assert "jobs cancelled" in toy.tell("cancel")
+    wait_for(lambda: not toy.queued(), 60)
+    again = toy.submit()
+    assert "prepare" not in again
+    assert "report: job" in again or "report (report): job" in again
+    toy.tell("cancel")
+    wait_for(lambda: not toy.queued(), 60)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"minutes": 10, "partition": "debug"}, "minutes 10 is over the time limit of partition debug, 5"),
+        ({"partition": "nowhere"}, "partition nowhere is not one of: debug, gpu, scavenge"),
+        ({"gpus_a_task": 3}, "6 GPUs a node are asked for, those of gpu have 4"),
+        ({"cpus_a_task": 2}, "4 cores a node are asked for, those of gpu have 2"),
+        ({"tasks_a_node": 3}, "4 ranks do not fill whole nodes of 3"),
+        ({"nodes": 3}, "nodes"),
+        ({"partition": "gpu; reboot"}, "partition"),
+    ],
+)
+def test_impossible_demands_are_refused_before_anything_is_submitted(
+    tmp_path: Path, cluster: Cluster, changes: dict[str, Any], message: str
+) -> None:
+    toy = Queued(tmp_path, SPREAD, cluster, **changes)
+    done = toy.run("--on", "cluster.yaml")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert not (toy.run_folder / "queue.jsonl").exists()
