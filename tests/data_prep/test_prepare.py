@@ -1,8 +1,10 @@
 """From series to pairs, manifest and contact sheets, by the command line and in real processes."""
 
+import json
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
 import traceback
@@ -193,13 +195,18 @@ def test_no_identifier_is_in_any_byte_that_is_written(place: Place) -> None:
     assert not leaks
 
 
-def test_a_worker_whose_source_is_gone_names_no_path(place: Place) -> None:
+def test_a_worker_whose_source_is_gone_names_no_path(place: Place, capfd: pytest.CaptureFixture[str]) -> None:
     write_series(place.folder / "Doe_Jane", chest(60), SPACING)
     assert place.run({"kind": "dicom", "path": "Doe_Jane"}).returncode == 0
     scan = place.manifest()["scan"][0]
     (place.folder / "Doe_Jane").rename(place.folder / "gone")
-    (place.folder / "runs" / "p" / "markers" / "prepare" / f"{scan}.json").unlink()
-    with pytest.raises(RuntimeError, match="UserError in existing, line") as caught:
+    marker = place.folder / "runs" / "p" / "markers" / "prepare" / f"{scan}.json"
+    marker.unlink()
+    work_alone(place.folder / "runs" / "p", "prepare", [scan])  # of files that the run has found
+    assert json.loads(marker.read_text())["reason"] == "FileNotFoundError: No such file or directory"
+    assert "Doe" not in marker.read_text() + "".join(capfd.readouterr())
+    shutil.rmtree(place.folder / "cache")
+    with pytest.raises(RuntimeError, match="UserError in existing, line") as caught:  # it must look for itself
         work_alone(place.folder / "runs" / "p", "prepare", [scan])
     assert "Doe" not in "".join(traceback.format_exception(caught.value))
 
