@@ -35,7 +35,7 @@ class Allocation:
 
     @property
     def waited(self) -> float | None:
-        """Seconds in the queue after it might have started, or None if it did not start."""
+        """Seconds in the queue after it might have started, or None if it did not start or Slurm noted no such time."""
         return None if self.started is None or self.eligible is None else max(0.0, self.started - self.eligible)
 
     @property
@@ -79,7 +79,8 @@ def _read(line: str) -> Iterator[Allocation]:
     one = Allocation(
         job=job, incarnation=0, state=state.split()[0], exit=code,  # "CANCELLED by 1000"
         reason=_word(reason), nodes=_word(nodes), submitted=unix_seconds(submitted), eligible=unix_seconds(eligible),
-        started=unix_seconds(started), ended=unix_seconds(ended), seconds=float(seconds or 0),
+        started=unix_seconds(started) if _word(nodes) else None,  # a cancelled waiting job "started" when it ended
+        ended=unix_seconds(ended), seconds=float(seconds or 0),
         gpus=_gpus(tres), cpus=int(tres.get("cpu", 0)),
     )  # fmt: skip
     array, bracket, tasks = job.partition("_[")

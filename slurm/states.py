@@ -18,7 +18,7 @@ ENDED_BADLY = frozenset(
         "RECONFIG_FAIL", "REVOKED", "TIMEOUT",
     }
 )  # fmt: skip
-# accounting's last word on a job that is in the queue again, until it starts or for some seconds
+# accounting's word on a job that may be in the queue: a requeued one has its former end there for some seconds
 NOT_FINAL = WAITING | RUNNING | {"BOOT_FAIL", "NODE_FAIL", "PREEMPTED"}
 _FIELDS = ("JobArrayID", "State", "Reason", "NodeList", "RestartCnt", "exit_code", "SubmitTime", "StartTime", "EndTime")
 
@@ -28,7 +28,8 @@ class JobState:
     """A job's state: that of its newest incarnation, in Slurm's words; times in Unix seconds.
 
     ``state`` is a word of ``WAITING``, ``RUNNING``, ``ENDED_WELL`` or ``ENDED_BADLY``. ``final``: Slurm will not run it
-    again of its own accord; ``state`` alone does not say so, as a job may be in the queue again after ``NODE_FAIL``.
+    again of its own accord; ``state`` alone does not say so: a job may be in the queue again after ``NODE_FAIL``, and
+    one that waits or runs by accounting but is in the queue no more was lost, say by a controller that was killed.
     """
 
     job: str  # as squeue shows it: "123", or "123_4" of an array
@@ -62,8 +63,8 @@ def job_states(ids: Sequence[str]) -> dict[str, JobState]:
         if past is None:
             raise
         warnings.warn(f"{error}; accounting alone was asked", stacklevel=2)
-        return _states_of(past, in_queue=None)
-    return {**_states_of(allocations(ids) or [], in_queue=set(queue)), **queue}
+        return _states_of(past, gone=False)
+    return {**_states_of(allocations(ids) or [], gone=True), **queue}
 
 
 def cancel(ids: Sequence[str]) -> None:
@@ -100,19 +101,18 @@ def _read(line: str) -> JobState:
     return JobState(
         job=job, state=state, final=over, reason="" if reason == "None" else reason, nodes=nodes,
         restarts=int(restarts), exit=f"{int(status) >> 8}:{int(status) & 127}", submitted=unix_seconds(submitted),
-        started=None if state in WAITING else unix_seconds(started),  # till then a forecast
+        started=unix_seconds(started) if nodes else None,  # without nodes a forecast, or when it was cancelled
         ended=unix_seconds(ended) if over else None,  # till then its time limit
     )  # fmt: skip
 
 
-def _states_of(past: Sequence[Allocation], in_queue: set[str] | None) -> dict[str, JobState]:
-    """States as accounting has them; ``in_queue`` is None if the queue is not known."""
-    return {one.job: _state_of(one, gone=in_queue is not None and one.job not in in_queue) for one in past}
-
-
-def _state_of(last: Allocation, *, gone: bool) -> JobState:
-    return JobState(
-        job=last.job, state=last.state, final=gone or last.state not in NOT_FINAL,
-        reason="" if last.started else last.reason, nodes=last.nodes, restarts=last.incarnation, exit=last.exit,
-        submitted=last.submitted, started=last.started, ended=last.ended,
-    )  # fmt: skip
+def _states_of(past: Sequence[Allocation], *, gone: bool) -> dict[str, JobState]:
+    """The newest incarnations as states; ``gone``: the queue has answered and does not hold them."""
+    return {
+        one.job: JobState(
+            job=one.job, state=one.state, final=gone or one.state not in NOT_FINAL,
+            reason="" if one.started else one.reason, nodes=one.nodes, restarts=one.incarnation, exit=one.exit,
+            submitted=one.submitted, started=one.started, ended=one.ended,
+        )
+        for one in past
+    }  # fmt: skip

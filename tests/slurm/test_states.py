@@ -1,0 +1,232 @@
+"""Against a real Slurm."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from slurm import commands
+from slurm.accounting import Allocation, allocations
+from slurm.causes import find_cause
+from slurm.commands import SlurmError
+from slurm.devcluster import Cluster, Shape
+from slurm.states import ENDED_BADLY, ENDED_WELL, NOT_FINAL, RUNNING, WAITING, JobState, _states_of, cancel, job_states
+from tests.slurm.conftest import PORT, running
+
+T = TypeVar("T")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    if "cluster" in request.fixturenames:
+        request.getfixturevalue("cluster").command("scancel", "--user=root")
+
+
+def sbatch(cluster: Cluster, script: str, *options: str) -> str:
+    log = str(cluster.folder / "log" / "job-%A_%a.out")
+    return cluster.command("sbatch", "--parsable", "--mem=100", f"--output={log}", *options, f"--wrap={script}").strip()
+
+
+def log_of(cluster: Cluster, job: str) -> str:
+    return next((cluster.folder / "log").glob(f"job-{job}_*.out")).read_text()
+
+
+def until(ask: Callable[[], T], holds: Callable[[T], bool]) -> T:
+    deadline = time.monotonic() + 90
+    while not holds(answer := ask()):
+        assert time.monotonic() < deadline, answer
+        time.sleep(0.2)
+    return answer
+
+
+def state_when(job: str, states: frozenset[str]) -> JobState:
+    found = until(lambda: job_states([job]).get(job), lambda one: one is not None and one.state in states)
+    assert found is not None
+    return found
+
+
+def accounted(job: str, holds: Callable[[list[Allocation]], bool]) -> list[Allocation]:
+    """Accounting follows the queue within seconds."""
+    return until(lambda: allocations([job]) or [], holds)
+
+
+def all_ended(found: list[Allocation]) -> bool:
+    return bool(found) and all(one.state in ENDED_WELL | ENDED_BADLY for one in found)
+
+
+def test_a_job_waits_with_its_reason_then_runs_on_its_node(cluster: Cluster) -> None:
+    first = sbatch(cluster, "sleep 60", "--gpus=3", "--nodelist=node3", "--cpus-per-task=2")
+    second = sbatch(cluster, "true", f"--dependency=afterok:{first}")
+    began = state_when(first, frozenset({"RUNNING"}))
+    assert (began.nodes, began.reason, began.restarts, began.ended, began.final) == ("node3", "", 0, None, False)
+    assert began.submitted is not None
+    assert began.started is not None
+    assert time.time() - 60 < began.submitted <= began.started <= time.time() + 1
+    waits = job_states([second])[second]
+    assert (waits.state, waits.reason, waits.nodes, waits.started, waits.final) == (
+        "PENDING", "Dependency", "", None, False,
+    )  # fmt: skip
+    (held,) = accounted(first, lambda found: bool(found) and found[0].state == "RUNNING")
+    assert (held.gpus, held.cpus, held.nodes, held.ended) == (3, 2, "node3", None)
+    assert held.gpu_seconds == 3 * held.seconds
+
+
+def test_a_job_completes(cluster: Cluster) -> None:
+    job = sbatch(cluster, "sleep 2", "--gpus=2")
+    done = state_when(job, ENDED_WELL)
+    assert (done.state, done.exit, done.final, done.restarts) == ("COMPLETED", "0:0", True, 0)
+    assert done.started is not None
+    assert done.ended is not None
+    assert done.ended - done.started >= 1
+    (told,) = accounted(job, all_ended)
+    assert (told.incarnation, told.state, told.gpus) == (0, "COMPLETED", 2)
+    assert (told.started, told.ended, told.seconds) == (done.started, done.ended, done.ended - done.started)
+    assert job_states([job, "1"]) == {job: done}
+
+
+def test_a_job_fails_with_its_exit_code(cluster: Cluster) -> None:
+    job = sbatch(cluster, "exit 7")
+    failed = state_when(job, ENDED_BADLY)
+    assert (failed.state, failed.exit, failed.final) == ("FAILED", "7:0", True)
+    (told,) = accounted(job, all_ended)
+    assert (told.state, told.exit, told.gpus, told.gpu_seconds) == ("FAILED", "7:0", 0, 0)
+
+
+def test_jobs_are_cancelled_while_they_run_and_while_they_wait(cluster: Cluster) -> None:
+    runs, waits = sbatch(cluster, "sleep 60"), sbatch(cluster, "sleep 60", "--hold")
+    ended = sbatch(cluster, "exit 7")
+    state_when(runs, frozenset({"RUNNING"}))
+    state_when(ended, ENDED_BADLY)
+    cancel([runs, waits, ended, "1"])
+    cancel([runs])
+    assert state_when(runs, ENDED_BADLY | ENDED_WELL).state == "CANCELLED"
+    assert state_when(waits, ENDED_BADLY | ENDED_WELL).state == "CANCELLED"
+    assert state_when(ended, ENDED_BADLY | ENDED_WELL).state == "FAILED"
+    assert until(lambda: find_cause(log_of(cluster, runs)), bool) == "cancelled"
+    (never,) = accounted(waits, all_ended)
+    assert (never.state, never.started, never.waited, never.seconds) == ("CANCELLED", None, None, 0)
+
+
+def test_a_requeued_job_is_one_job_of_two_incarnations(cluster: Cluster) -> None:
+    job = sbatch(cluster, "sleep 60", "--gpus=1", "--requeue", "--open-mode=append")
+    first = state_when(job, frozenset({"RUNNING"}))
+    until(lambda: allocations([job]), bool)
+    cluster.command("scontrol", "requeue", job)
+    again = until(lambda: job_states([job])[job], lambda one: one.restarts == 1)
+    assert not again.final
+    second = state_when(job, frozenset({"RUNNING"}))
+    assert second.started is not None
+    assert first.started is not None
+    assert second.started > first.started
+    told = accounted(job, lambda found: len(found) == 2 and found[1].state == "RUNNING")
+    assert [(one.incarnation, one.state, one.gpus, one.started) for one in told] == [
+        (0, "REQUEUED", 1, first.started), (1, "RUNNING", 1, second.started),
+    ]  # fmt: skip
+    assert "REQUEUED" in NOT_FINAL
+    assert told[1].submitted is not None
+    assert told[1].eligible is not None
+    assert told[1].eligible - told[1].submitted >= 5  # cred_expire
+    assert told[1].waited == second.started - told[1].eligible < second.started - told[1].submitted
+    assert find_cause(log_of(cluster, job)) == "cancelled: job requeue"
+
+
+def test_one_task_of_an_array_fails(cluster: Cluster) -> None:
+    array = sbatch(cluster, "exit $((SLURM_ARRAY_TASK_ID == 3 ? 4 : 0))", "--array=0-4")
+    found = until(lambda: job_states([array]), lambda all_: len(all_) == 5 and all(one.final for one in all_.values()))
+    assert {job: (one.state, one.exit) for job, one in found.items()} == {
+        f"{array}_{task}": ("FAILED", "4:0") if task == 3 else ("COMPLETED", "0:0") for task in range(5)
+    }
+    assert job_states([f"{array}_3"]) == {f"{array}_3": found[f"{array}_3"]}
+    told = accounted(array, lambda all_: all_ended(all_) and len(all_) == 5)
+    assert [(one.job, one.incarnation) for one in told] == [(f"{array}_{task}", 0) for task in range(5)]
+
+
+def test_all_tasks_of_a_waiting_array_are_listed(cluster: Cluster) -> None:
+    tasks = [
+        *range(0, 100, 2),
+        101,
+        102,
+        110,
+        200,
+        203,
+        205,
+        207,
+        208,
+        311,
+        313,
+        317,
+        319,
+        323,
+    ]  # longer than 64 letters
+    array = sbatch(cluster, "true", f"--array={','.join(map(str, tasks))}%4", "--hold")
+    names = {f"{array}_{task}" for task in tasks}
+    found = job_states([array])
+    assert found.keys() == names
+    assert {(one.state, one.reason, one.final) for one in found.values()} == {("PENDING", "JobHeldUser", False)}
+    assert {one.job for one in accounted(array, bool)} == names
+    assert {one.job for one in accounted(f"{array}_313", bool)} == {f"{array}_313"}
+
+
+def test_a_job_over_its_memory_is_told_by_its_log(cluster: Cluster) -> None:
+    job = sbatch(cluster, "python3 -c 'import time; x = bytearray(300 << 20); time.sleep(60)'")
+    assert state_when(job, ENDED_BADLY).state in {"FAILED", "OUT_OF_MEMORY"}
+    assert find_cause(log_of(cluster, job)) == "out of memory"
+
+
+def test_a_killed_process_is_told_by_its_log(cluster: Cluster) -> None:
+    job = sbatch(cluster, "srun bash -c 'kill -9 $$'")
+    assert state_when(job, ENDED_BADLY).exit == "137:0"
+    assert find_cause(log_of(cluster, job)) == "killed (SIGKILL), often for want of memory"
+
+
+def test_while_the_controller_is_silent_accounting_tells(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    done, runs = sbatch(cluster, "exit 7", "--nodelist=node1"), sbatch(cluster, "sleep 60")
+    state_when(runs, frozenset({"RUNNING"}))
+    accounted(done, all_ended)
+    accounted(runs, lambda found: found != [] and found[0].state == "RUNNING")
+    monkeypatch.setattr(commands, "TIMEOUT", 2.0)
+    cluster.kill_controller()
+    try:
+        with pytest.warns(UserWarning, match="squeue did not answer in 2 s; accounting alone was asked"):
+            found = job_states([done, runs])
+        with pytest.raises(SlurmError, match="scancel did not answer in 2 s"):
+            cancel([runs])
+    finally:
+        cluster.start_controller()
+    assert (found[done].state, found[done].exit, found[done].final) == ("FAILED", "7:0", True)
+    assert (found[runs].state, found[runs].final) == ("RUNNING", False)
+
+
+def test_a_cluster_without_accounting(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running(Shape(nodes=1, gpus=0, accounting=False, port=PORT + 30)) as plain:
+        failed, waits = sbatch(plain, "exit 7"), sbatch(plain, "true", "--array=0-2", "--hold")
+        assert state_when(failed, ENDED_BADLY).exit == "7:0"
+        assert job_states([failed, waits, "1"]).keys() == {failed, *(f"{waits}_{task}" for task in range(3))}
+        assert job_states(["1"]) == {}
+        assert allocations([failed]) is None
+        plain.kill_controller()
+        monkeypatch.setattr(commands, "TIMEOUT", 2.0)
+        with pytest.raises(SlurmError, match="squeue did not answer in 2 s"):
+            job_states([failed])
+
+
+def test_without_slurm_it_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SlurmError, match=r"^sacct is not installed here$"):
+        job_states(["1"])
+
+
+def test_the_sets_of_states_are_apart() -> None:
+    sets = (WAITING, RUNNING, ENDED_WELL, ENDED_BADLY)
+    assert len(frozenset().union(*sets)) == sum(len(one) for one in sets)
+
+
+@pytest.mark.parametrize(("state", "final"), [("COMPLETED", True), ("NODE_FAIL", False), ("RUNNING", False)])
+def test_accountings_word_is_final_if_the_queue_has_let_go(state: str, final: bool) -> None:
+    told = Allocation("8", 1, state, "0:0", "", "node1", 1.0, 2.0, 3.0, None, 4.0, 2, 1)
+    assert (told.waited, told.gpu_seconds) == (1.0, 8.0)
+    assert _states_of([told], gone=True)["8"].final
+    assert _states_of([told], gone=False)["8"].final == final
