@@ -126,12 +126,11 @@ def _print_plain(console: Console, text: str) -> None:
 @app.command()
 def status(folder: Run) -> None:
     """Say what became of each item of a run: from its folder, and from Slurm where it was put in a queue."""
-    from jobs.follow import queued_states, told_of
+    from jobs.follow import queued_states
 
     run_folder = RunFolder.opened(folder)
     graph = graph_of(run_folder)
-    queued = {ref: told_of(states) for ref, states in queued_states(run_folder, graph).items()}
-    Console().print(status_table(graph, queued))
+    Console().print(status_table(graph, queued_states(run_folder, graph)))
 
 
 @app.command(hidden=True)

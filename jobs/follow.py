@@ -21,28 +21,27 @@ def jobs_of(folder: RunFolder) -> list[str]:
     return [job for one in Submissions(folder.root).all() for job in one.jobs]
 
 
-def queued_states(folder: RunFolder, graph: Graph) -> Mapping[Ref, list[JobState]]:
-    """The jobs that were last submitted for each item; those of an array stand for all items that share it.
+def queued_states(folder: RunFolder, graph: Graph) -> Mapping[Ref, tuple[str, str]]:
+    """State and note of each item's newest jobs; those of an array stand for all items that its tasks share.
 
     Raises:
         SlurmError: Slurm does not answer.
     """
-    last: dict[Ref, Submission] = {}
-    for made in Submissions(folder.root).all():
-        for item in _items(graph, made):
-            last[made.stage, item] = made
-    states = job_states(sorted({job for made in last.values() for job in made.jobs}))
+    made = Submissions(folder.root).all()
+    last = {(one.stage, item): one for one in made for item in _items(graph, one)}
+    newest = set(last.values())
     by_job: dict[str, list[JobState]] = {}
-    for state in states.values():
+    for state in job_states([job for one in newest for job in one.jobs]).values():
         by_job.setdefault(state.job.partition("_")[0], []).append(state)
-    return {ref: [state for job in made.jobs for state in by_job.get(job, [])] for ref, made in last.items()}
+    told = {one: _told_of([state for job in one.jobs for state in by_job.get(job, [])]) for one in newest}
+    return {ref: told[one] for ref, one in last.items()}
 
 
 def _items(graph: Graph, made: Submission) -> Sequence[str]:
     return graph.stages[made.stage].items() if ANY in made.items else made.items
 
 
-def told_of(states: Sequence[JobState]) -> tuple[str, str]:
+def _told_of(states: Sequence[JobState]) -> tuple[str, str]:
     """State and note of what those jobs do together."""
     restarts = max((state.restarts for state in states), default=0)
     running = [state for state in states if state.state in RUNNING]

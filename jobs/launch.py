@@ -177,7 +177,7 @@ def submitted_rank(root: Path, stage: str, item: str, rendezvous: str) -> None:
 
 def _log_to(path: Path) -> None:
     """Send what this process prints, and what its libraries print, to the end of a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with path.open("a") as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)

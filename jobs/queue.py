@@ -11,7 +11,7 @@ from jobs.stage import Graph, Ref, Stage
 from jobs.submissions import Submission, Submissions
 from slurm.profile import Profile, check_partitions
 from slurm.states import job_states
-from slurm.submit import Wanted, enqueue
+from slurm.submit import Wanted, enqueue, own_folder
 
 FIND = "find"
 """Name of the job that looks through the sources."""
@@ -33,7 +33,9 @@ class _Queue:
 
     def put(self, call: Callable[..., None], stage: str, items: Sequence[str], wanted: Wanted) -> None:
         """Submit, and note it."""
-        jobs = enqueue(self.profile, self.folder.root / "logs" / "slurm", call, wanted)
+        logs = self.folder.root / "logs"
+        own_folder(logs)
+        jobs = enqueue(self.profile, logs / "slurm", call, wanted)
         gpus = self.profile.gpus_a_task * wanted.tasks if wanted.ranks or wanted.judges else 0
         self.made.append(self.submissions.add(stage, items, jobs, len(wanted.calls) * wanted.tasks, gpus))
 

@@ -14,6 +14,7 @@ FILES = (
     "speedup.csv",
     "quality.csv",
     "transfer.csv",
+    "accounting.csv",
     "loss.png",
     "speedup.png",
     "slices.png",
@@ -52,13 +53,16 @@ class MakeReport(Stage):
 
     def run(self, item: str, world: World, progress: Progress) -> dict[str, Any]:
         """Write the report folder."""
+        from jobs.accounting import accounting_table
+        from jobs.graph import graph_of
         from pipeline.report import write_report
 
         trained = self.evaluate.cells.items()
         states = {cell: self._state(stage, cell) for cell, (stage, _) in trained}
         cells = [settings for _, (_, settings) in trained]
         judged = [item for item in self.evaluate.items() if self._judged(item)]
-        return write_report(self.folder.root, self.settings, cells, states, judged)
+        accounting = accounting_table(self.folder, graph_of(self.folder))
+        return write_report(self.folder.root, self.settings, cells, states, judged, accounting)
 
     def _judged(self, item: str) -> bool:
         """Whether the network as it is now was judged, and not one of an earlier, other training."""

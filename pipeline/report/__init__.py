@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from data_prep.files import write_atomic
 from pipeline.config import CellSettings, RunSettings
 from pipeline.report.html import write_page
@@ -18,17 +20,20 @@ def write_report(
     cells: Sequence[CellSettings],
     states: Mapping[str, tuple[str, str]],
     judged: Sequence[str],
+    accounting: pd.DataFrame,
 ) -> dict[str, Any]:
     """Write ``root/report`` from what lies in the run folder ``root``.
 
     ``states`` says of each cell whether it is ``done``, ``failed`` …, and why; ``judged`` names the
-    networks, and the low-dose input, whose judgement is up to date.
+    networks, and the low-dose input, whose judgement is up to date; ``accounting`` has what jobs were given, a row
+    each, or none if there were no jobs.
     """
     target = root / "report"
     target.mkdir(parents=True, exist_ok=True)
     trained, quality = cells_table(root, cells, states), quality_table(root, judged)
     scaled, transferred = speed_up(trained), steps_to_2d(trained, validation_table(root, cells))
-    tables = {"cells": trained, "speedup": scaled, "quality": quality, "transfer": transferred}
+    tables = {"cells": trained, "speedup": scaled, "quality": quality, "transfer": transferred,
+              "accounting": accounting}  # fmt: skip
     for name, table in tables.items():
         write_atomic(target / f"{name}.csv", table.to_csv(index=False))
     draw_loss_curves(root, cells, target / "loss.png")

@@ -26,6 +26,8 @@ _COLUMNS = {
     "cells": ["cell", "state", "model", "slices", "ranks", "sampling", "transfer", "parameters", "steps", "samples",
               "effective_batch", "training_seconds", "validation_seconds", "start_seconds", "cpu_seconds", "peak_bytes",
               "device", "reason"],
+    "accounting": ["stage", "item", "gpus", "starts", "waited_hours", "gpu_hours", "core_hours", "training_gpu_hours",
+                   "validation_gpu_hours", "checkpoint_gpu_hours", "other_gpu_hours", "source"],
 }  # fmt: skip
 
 

@@ -69,7 +69,8 @@ def test_a_partial_study_gives_a_partial_report(tmp_path: Path, settings: RunSet
     cells = cells_of(settings)
     fill(tmp_path, cells, {"2d", "3d-s16-r1"})
     states = {"2d": ("done", ""), "3d-s16-r1": ("done", ""), "3d-s16-r2": ("failed", f"rank 1 died {HOSTILE}")}
-    write_report(tmp_path, settings, cells, states, ["low-dose", "2d", "3d-s16-r1"])
+    given = pd.DataFrame([{"stage": "study", "item": HOSTILE, "gpus": 2, "gpu_hours": 1.5, "source": "sacct"}])
+    write_report(tmp_path, settings, cells, states, ["low-dose", "2d", "3d-s16-r1"], given)
     report = tmp_path / "report"
     trained = pd.read_csv(report / "cells.csv").set_index("cell")
     assert trained.loc["3d-s16-r2", "state"] == "failed"
@@ -82,7 +83,8 @@ def test_a_partial_study_gives_a_partial_report(tmp_path: Path, settings: RunSet
     assert quality["beats_input"].to_dict() == {"low-dose": "-", "2d": "no", "3d-s16-r1": "yes"}
     page = (report / "index.html").read_text()
     assert "<script" not in page
-    assert page.count("&lt;script&gt;alert(1)") == 2
+    assert page.count("&lt;script&gt;alert(1)") == 3
+    assert "<td>1.5</td><td>sacct</td>" in page
     assert re.search(r"Worse than the low-dose input left alone: 2d\.", page)
     summary = (report / "summary.txt").read_text()
     assert "3d-s16-r2: failed: rank 1 died" in summary
@@ -91,7 +93,9 @@ def test_a_partial_study_gives_a_partial_report(tmp_path: Path, settings: RunSet
 def test_a_report_without_any_training_still_has_the_input(tmp_path: Path, settings: RunSettings) -> None:
     cells = cells_of(settings)
     fill(tmp_path, cells, set())
-    write_report(tmp_path, settings, cells, {cell.id: ("missing", "not trained") for cell in cells}, ["low-dose"])
+    write_report(
+        tmp_path, settings, cells, {cell.id: ("missing", "not trained") for cell in cells}, ["low-dose"], pd.DataFrame()
+    )
     assert pd.read_csv(tmp_path / "report" / "quality.csv")["model"].tolist() == ["low-dose"]
     assert (tmp_path / "report" / "index.html").stat().st_size > 10_000
 
@@ -106,7 +110,7 @@ def test_red_cnn_and_several_transfers_stand_side_by_side(tmp_path: Path) -> Non
     fill(tmp_path, cells, set(ids))
     result = tmp_path / "cells" / "redcnn" / "result.json"
     result.write_text(json.dumps({**json.loads(result.read_text()), "cpu_seconds": 12.5, "effective_batch": 4}))
-    write_report(tmp_path, settings, cells, dict.fromkeys(ids, ("done", "")), ["low-dose", *ids])
+    write_report(tmp_path, settings, cells, dict.fromkeys(ids, ("done", "")), ["low-dose", *ids], pd.DataFrame())
     report = tmp_path / "report"
     trained = pd.read_csv(report / "cells.csv").set_index("cell")
     assert trained["model"].to_dict() == {**dict.fromkeys(ids, "ddnet"), "redcnn": "redcnn"}

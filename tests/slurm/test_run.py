@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ import pandas as pd
 import pytest
 import yaml
 
-from slurm.devcluster import Cluster
+from slurm.devcluster import Cluster, Shape
 from tests.conftest import chest, write_nifti
 from tests.jobs.test_run import QUARTERDOSE, SETTINGS, Toy, make_toy_scan, wait_for
+from tests.slurm.conftest import PORT, running
 
 PROFILE: dict[str, Any] = {
     "executor": "slurm", "partition": "gpu", "minutes": 30, "tasks_a_node": 2, "gpus_a_task": 1, "memory_a_cpu": 8192,
@@ -128,6 +129,21 @@ def test_the_whole_graph_on_two_nodes_is_as_that_of_one_machine(
     logs = toy.run_folder / "logs" / "slurm"
     assert {path.stat().st_mode & 0o077 for path in (logs, toy.run_folder / "logs")} == {0}
     assert "nothing to submit" in toy.submit()
+    given = accounted(toy)
+    assert [given.loc["study/3d-s16-r4", name] for name in ("gpus", "starts")] == [4, 1]
+    assert given.loc["prepare/", "gpu_hours"] == 0
+    assert given["core_hours"].drop(["find/", "report/"]).min() > 0  # both may end within a second
+    assert (given["source"] == "sacct").all()
+
+
+def accounted(toy: Toy) -> pd.DataFrame:
+    """``accounting.csv`` by stage and item, of which the parts make the whole."""
+    table = pd.read_csv(toy.run_folder / "report" / "accounting.csv")
+    trained = table[table["stage"].isin(["train", "study"])]
+    parts = trained[[c for c in table if str(c).endswith("_gpu_hours")]]
+    assert (parts > 0).all(axis=None)
+    assert parts.sum(axis=1).tolist() == pytest.approx(trained["gpu_hours"].tolist())
+    return table.set_index(table["stage"] + "/" + table["item"].fillna(""))
 
 
 @pytest.fixture(scope="module")
@@ -210,6 +226,7 @@ def test_a_disturbed_training_ends_as_an_undisturbed_one(
     print(f"{disturb.__name__}: {time.monotonic() - began:.1f} s to the first new step")
     toy.await_end()
     assert ("requeued 1 x" in toy.tell("status")) == restarts
+    assert accounted(toy).loc[f"study/{CELL}", "starts"] == 1 + restarts
     assert_alike(toy, long_locally)
 
 
@@ -307,25 +324,29 @@ def test_the_items_of_a_cancelled_task_are_done_by_another(
     assert_same_pairs(toy, prepared_locally)
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB, which a cluster that is started later sees."""
+    folder = tmp_path / "runs" / "toy" / "data"
+    folder.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1M", "tmpfs", str(folder)], check=True)
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
 def test_a_full_disk_fails_its_items_and_the_next_run_does_them(
-    tmp_path: Path, prepared_locally: Toy, cluster: Cluster
+    tmp_path: Path, prepared_locally: Toy, small_disk: Path
 ) -> None:
-    make_two_scans(tmp_path)
-    toy = Queued(tmp_path, TWO_SCANS, cluster)
-    data = toy.run_folder / "data"
-    data.mkdir(parents=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1M", "tmpfs", str(data)], check=True)
-    try:
+    with running(Shape(nodes=2, accounting=False, port=PORT + 40)) as cluster:
+        make_two_scans(tmp_path)
+        toy = Queued(tmp_path, TWO_SCANS, cluster)
         submit_preparation(toy)
         toy.await_end()
         assert "No space left on device" in toy.tell("status")
-        assert "No space left on device" in toy.tell("logs")
-        subprocess.run(["mount", "-o", "remount,size=500M", str(data)], check=True)
+        subprocess.run(["mount", "-o", "remount,size=500M", str(small_disk)], check=True)
         submit_preparation(toy)
         toy.await_end()
         assert_same_pairs(toy, prepared_locally)
-    finally:
-        subprocess.run(["umount", str(data)], check=True)
 
 
 def test_cancel_ends_all_and_the_next_submission_does_the_rest(tmp_path: Path, cluster: Cluster) -> None:
