@@ -66,6 +66,8 @@ class Watch:
         time.sleep(2.4 * BEAT_SECONDS)  # two beats at most lie between words that are heard of the living
         silent = [rank for rank, word in enumerate(self._heard) if word == before[rank] != _LEFT]
         who = f"{self._named(silent)} fell silent" if silent else "though all of them still beat"
+        if self._world.leads:
+            time.sleep(2 * BEAT_SECONDS)  # it may hold the store, from which others are still to learn as much
         return PeerLost(f"rank {self._world.rank} lost its connection to another rank, {who} ({_short(error)})")
 
     def _talk(self) -> None:

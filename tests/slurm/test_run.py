@@ -171,6 +171,12 @@ def requeue(toy: Queued) -> None:
     toy.cluster.command("scontrol", "requeue", toy.job("study"))
 
 
+def ask_to_stop(toy: Queued) -> None:
+    """As Slurm does before the time limit."""
+    toy.cluster.command("scancel", "--signal=USR2", toy.job("study"))
+    wait_for(lambda: "asked to stop, and saved itself" in log_of(toy, "study"), 60)
+
+
 def kill_node(toy: Queued) -> None:
     (node, *_) = toy.nodes(toy.job("study"))
     toy.cluster.stop_node(node, hard=True)
@@ -211,7 +217,14 @@ def _bytes(path: Path) -> bytes:
 
 @pytest.mark.parametrize(
     ("disturb", "restarts"),
-    [(requeue, True), (kill_node, True), (kill_rank, True), (restart_controller, False), (restart_slurmd, False)],
+    [
+        (requeue, True),
+        (ask_to_stop, True),
+        (kill_node, True),
+        (kill_rank, True),
+        (restart_controller, False),
+        (restart_slurmd, False),
+    ],
 )
 def test_a_disturbed_training_ends_as_an_undisturbed_one(
     tmp_path: Path, long_locally: Toy, cluster: Cluster, disturb: Callable[[Queued], None], restarts: bool
@@ -347,6 +360,25 @@ def test_a_full_disk_fails_its_items_and_the_next_run_does_them(
         submit_preparation(toy)
         toy.await_end()
         assert_same_pairs(toy, prepared_locally)
+
+
+def test_names_do_not_reach_a_shell(tmp_path: Path, cluster: Cluster) -> None:
+    """Of folders and of scans."""
+    folder = tmp_path / 'a b;$(touch hacked)`touch hacked`"'
+    folder.mkdir()
+    hostile = "$(touch hacked) <b>&;.nii.gz"
+    write_nifti(folder / "scans" / hostile, chest(48))
+    settings = {
+        **SETTINGS,
+        "data": {**SETTINGS["data"], "sources": [{"kind": "nifti", "path": "scans", "dataset": "t"}]},
+    }
+    toy = Queued(folder, settings, cluster)
+    submit_preparation(toy)
+    toy.await_end()
+    manifest = pd.read_csv(toy.run_folder / "data" / "manifest.csv")
+    assert manifest["state"].tolist() == ["kept"]
+    assert not list(tmp_path.rglob("hacked"))
+    assert not Path("hacked").exists()
 
 
 def test_cancel_ends_all_and_the_next_submission_does_the_rest(tmp_path: Path, cluster: Cluster) -> None:
