@@ -1,0 +1,101 @@
+"""The dev cluster itself: up, down, and nothing else touched."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from slurm.devcluster import Cluster, DevClusterError, Shape
+from tests.jobs.test_run import QUARTERDOSE, wait_for
+from tests.slurm.conftest import PORT, running
+
+
+@pytest.fixture(scope="module")
+def small() -> Iterator[Cluster]:
+    with running(Shape(nodes=2, gpus=2, accounting=False, port=PORT + 50)) as up:
+        yield up
+
+
+def tell(cluster: Cluster, *words: str, code: int = 0) -> str:
+    command = [str(QUARTERDOSE), "devcluster", *words, "--folder", str(cluster.folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_nodes_have_names_cores_and_counted_gpus(small: Cluster) -> None:
+    assert "down" not in tell(small, "status")
+    told = small.command("srun", "-N2", "--gres=gpu:1", "bash", "-c", "echo $(hostname) $CUDA_VISIBLE_DEVICES")
+    assert sorted(told.split()) == ["0", "0", "node1", "node2"]
+    assert small.command("sinfo", "-h", "-p", "gpu", "-o", "%c %G").split() == ["2", "gpu:a100:2"]
+    assert f"export SLURM_CONF={small.folder}/etc/slurm.conf" in tell(small, "env")
+
+
+def test_it_listens_on_the_loopback_alone(small: Cluster) -> None:
+    ports = range(small.shape.port, small.shape.port + 20) if small.shape else []
+    listening = [
+        line.split()[1] for line in Path("/proc/net/tcp").read_text().splitlines()[1:] if line.split()[3] == "0A"
+    ]
+    found = {address for address, port in (one.split(":") for one in listening) if int(port, 16) in ports}
+    assert found == {"0100007F"}
+
+
+def test_up_again_changes_nothing(small: Cluster) -> None:
+    before = dict(small.daemons())
+    assert small.shape
+    small.up(small.shape)
+    assert dict(small.daemons()) == before
+
+
+def test_a_killed_node_takes_its_job_along_and_comes_back(small: Cluster) -> None:
+    small.command("sbatch", "-w", "node2", "-o", "/dev/null", "--wrap", f"exec sleep {1000 + os.getpid()}")
+    sleeping = f"sleep\0{1000 + os.getpid()}\0".encode()
+    wait_for(lambda: any(_words(path) == sleeping for path in Path("/proc").glob("[0-9]*/cmdline")))
+    tell(small, "kill-node", "node2")
+    assert not any(_words(path) == sleeping for path in Path("/proc").glob("[0-9]*/cmdline"))
+    assert "down" in tell(small, "status", code=1)
+    tell(small, "start-node", "node2")
+    assert "down" not in tell(small, "status")
+    small.command("scancel", "--user=root")
+    assert "there is no node 'node3', but node1, node2" in tell(small, "kill-node", "node3", code=2)
+
+
+def _words(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
+def alive(pid: int) -> bool:
+    """And not only waiting for this process to ask what became of it."""
+    found = _words(Path(f"/proc/{pid}/stat")).rpartition(b")")[2].split()
+    return bool(found) and found[0] != b"Z"
+
+
+def test_down_ends_its_own_processes_and_no_others(small: Cluster) -> None:
+    mine = [pid for _, pid in small.daemons() if pid]
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", "slurmctld"]) as bystander:
+        (small.folder / "run" / "slurmd.node1.json").write_text(f"[{bystander.pid}, 1]")  # as of a pid used again
+        assert small.shape
+        shape = small.shape
+        small.down()
+        assert bystander.poll() is None
+        bystander.kill()
+    assert len(mine) == 6
+    assert not [pid for pid in mine if alive(pid)]
+    small.up(shape)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes root's rights away")
+def test_without_root_it_says_so(tmp_path: Path) -> None:
+    tmp_path.chmod(0o777)
+    code = (
+        "import os; from pathlib import Path; from slurm.devcluster import Cluster, Shape; os.setuid(65534); "
+        f"Cluster(Path({str(tmp_path)!r})).up(Shape())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert f"{DevClusterError.__name__}: the dev cluster needs root" in done.stderr
