@@ -24,7 +24,7 @@ from slurm.commands import SlurmError
 from slurm.job import await_end, forget_half_result, meeting_point, process, requeue, restarts, share
 from slurm.states import job_states
 
-_VISIBLE_SECONDS = 10.0  # until what another node wrote is seen here: NFS remembers folders for seconds
+_VISIBLE_SECONDS = 60.0  # until what another node wrote is seen here: NFS may remember a folder for so long
 
 
 def find_scans(root: Path) -> None:
@@ -56,8 +56,8 @@ def run_rank(root: Path, stage_name: str, item: str, most_restarts: int) -> None
         _await_inputs(graph, stage, [item])
         decision = graph.decide_one(stage, item)
         if not decision.run:
-            print(f"{stage_name}/{item}: {decision.why}", flush=True)
-            _end_as_marked(stage, [item])
+            if decision.why != "done":
+                sys.exit(f"{stage_name}/{item}: {decision.why}")
             return
         if world.leads:  # any rank that fails from now on says so; what stood there is of an earlier life of the job
             stage.markers.remove(item)
@@ -90,6 +90,8 @@ def _mark_dead(stage: Stage, item: str) -> None:
     except SlurmError as error:
         states = {}
         print(error, flush=True)
+    if stage.markers.read(item):
+        return
     told = ", ".join(f"job {one.job} ended as {one.state}" for one in states.values()) or "its job ended"
     stage.markers.write(item, Marker("failed", {}, time.time(), 0.0, f"{told} before it was done; see the logs", {}))
     stage.markers.clear_progress(item)
