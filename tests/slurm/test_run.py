@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -430,3 +431,4 @@ def test_a_cancelled_training_is_in_the_report_as_what_slurm_says(
     assert cell["state"] == "failed"
     assert f"job {toy.job('study')} ended as CANCELLED" in cell["reason"]
     assert f"study/{CELL}: failed before" in toy.run("--dry-run").stdout
+    assert re.search(r"asked to stop by SIGTERM|CANCELLED|saved itself", toy.tell("logs", "study"))
