@@ -74,7 +74,7 @@ def test_too_few_slices_for_the_volumes(tmp_path: Path, make_nifti: Callable[...
 
 def test_unknown_profile_and_run_folder(tmp_path: Path, make_nifti: Callable[..., Path]) -> None:
     make_nifti()
-    assert "profile 'moon' is neither a file nor one of: debug, local" in refused(
+    assert "profile 'moon' is neither a file nor one of: a100, debug, dev, local" in refused(
         tmp_path, "{kind: nifti, path: scans}", "--on", "moon"
     )
     done = quarterdose(tmp_path, "status", "nowhere")

@@ -58,7 +58,7 @@ def test_a_profile_of_ones_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("executor: moon", r"mine\.yaml is wrong.*Input should be 'local' or 'debug'"),
+        ("executor: moon", r"mine\.yaml is wrong.*Input should be 'local', 'debug' or 'slurm'"),
         ("executor: local\ngpu: 1", r"valid keys: executor, minutes, gpus_a_task.*gpu"),
         ("executor: [", "is wrong"),
     ],
