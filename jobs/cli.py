@@ -39,6 +39,7 @@ Run = Annotated[Path, typer.Argument(help="Run folder, such as runs/demo.")]
 LOCAL = "local processes"
 CALIBRATION_SLICES = 8
 RESTARTS = 10  # of a job that was not submitted by a profile
+FILE_WIDTH = 1000  # where nobody looks, a row is one line
 PLAN_WIDTH = 140  # a narrower terminal breaks the lines, which is better than cut figures
 
 
@@ -130,7 +131,10 @@ def status(folder: Run) -> None:
 
     run_folder = RunFolder.opened(folder)
     graph = graph_of(run_folder)
-    Console().print(status_table(graph, queued_states(run_folder, graph)))
+    console = Console()
+    if not console.is_terminal:
+        console.width = FILE_WIDTH
+    console.print(status_table(graph, queued_states(run_folder, graph)))
 
 
 @app.command(hidden=True)

@@ -1,6 +1,7 @@
 """Samples read ahead of the training."""
 
 import os
+import signal
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -29,9 +30,14 @@ def read_ahead(
         workers = workers_for(len(os.sched_getaffinity(0)), world, settings.threads)
     loader: DataLoader[Batch] = DataLoader(
         samples, batch_sampler=batches, num_workers=workers, pin_memory=device.type == "cuda",
-        multiprocessing_context="fork" if workers else None,
+        multiprocessing_context="fork" if workers else None, worker_init_fn=_outlive_sigterm,
     )  # fmt: skip
     return iter(loader) if workers else _one_ahead(loader)
+
+
+def _outlive_sigterm(_worker: int) -> None:
+    """Slurm sends it to all processes of a job; the rank is to save itself at its next step, and reads until then."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _one_ahead(batches: Iterable[Batch]) -> Iterator[Batch]:
