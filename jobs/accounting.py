@@ -10,7 +10,7 @@ from jobs.run_folder import RunFolder
 from jobs.stage import Graph
 from jobs.submissions import Submission, Submissions
 from slurm.accounting import Allocation, allocations
-from slurm.commands import SlurmError
+from slurm.commands import SlurmError, array_of
 
 _HOUR = 3600.0
 _KINDS = ("training", "validation", "checkpoint")
@@ -52,7 +52,7 @@ def _row(
     given: dict[str, Any] = (
         {"gpu_hours": _own_seconds(graph, stage, item) * gpus / _HOUR, "source": "markers"}
         if told is None
-        else _given([one for one in told if one.job.partition("_")[0] in jobs])
+        else _given([one for one in told if array_of(one.job) in jobs])
     )
     used = {f"{kind}_gpu_hours": seconds * gpus / _HOUR for kind, seconds in _kept_seconds(folder, item).items()}
     rest = {"other_gpu_hours": given["gpu_hours"] - sum(used.values())} if used else {}

@@ -9,6 +9,7 @@ from jobs.run_folder import RunFolder
 from jobs.stage import Graph, Ref
 from jobs.submissions import Submission, Submissions
 from slurm.causes import find_cause
+from slurm.commands import array_of
 from slurm.states import ENDED_BADLY, RUNNING, JobState, cancel, job_states
 
 _TAIL_LINES = 40
@@ -32,7 +33,7 @@ def queued_states(folder: RunFolder, graph: Graph) -> Mapping[Ref, tuple[str, st
     newest = set(last.values())
     by_job: dict[str, list[JobState]] = {}
     for state in job_states([job for one in newest for job in one.jobs]).values():
-        by_job.setdefault(state.job.partition("_")[0], []).append(state)
+        by_job.setdefault(array_of(state.job), []).append(state)
     told = {one: _told_of([state for job in one.jobs for state in by_job.get(job, [])]) for one in newest}
     return {ref: told[one] for ref, one in last.items()}
 

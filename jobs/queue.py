@@ -9,6 +9,7 @@ from jobs.prepare import MakeSplit, Prepare
 from jobs.run_folder import RunFolder
 from jobs.stage import Graph, Ref, Stage
 from jobs.submissions import Submission, Submissions
+from slurm.commands import array_of
 from slurm.profile import Profile, check_partitions
 from slurm.states import job_states
 from slurm.submit import Wanted, enqueue, own_folder
@@ -23,7 +24,6 @@ ANY = "*"
 class _Queue:
     """Puts jobs in the queue, and knows what depends on what."""
 
-    graph: Graph
     folder: RunFolder
     profile: Profile
 
@@ -69,7 +69,7 @@ def live_of(folder: RunFolder) -> list[Submission]:
     """
     made = Submissions(folder.root).all()
     states = job_states([job for one in made for job in one.jobs])
-    live = {state.job.partition("_")[0] for state in states.values() if not state.final}
+    live = {array_of(state.job) for state in states.values() if not state.final}
     return [one for one in made if live.intersection(one.jobs)]
 
 
@@ -85,7 +85,7 @@ def submit_graph(graph: Graph, folder: RunFolder, profile: Profile, live: Sequen
     Raises:
         ProfileError: a demand that the profile or its partition cannot meet.
     """
-    queue = _Queue(graph, folder, profile)
+    queue = _Queue(folder, profile)
     check_partitions(
         profile, max((s.ranks(i) for s in graph.stages.values() if s.own_job for i in s.items()), default=1)
     )

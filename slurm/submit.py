@@ -3,7 +3,6 @@
 import os
 import shlex
 import stat
-import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Protocol
 
 import submitit
 
+from slurm.commands import array_of, output
 from slurm.profile import Profile, ProfileError, nodes_of
 
 _PRIVATE = 0o700
@@ -101,7 +101,7 @@ def enqueue(profile: Profile, folder: Path, call: Callable[..., None], wanted: W
         return [executor.submit(call, *wanted.calls[0]).job_id]
     size = _max_array()
     parts = [wanted.calls[first : first + size] for first in range(0, len(wanted.calls), size)]
-    return [executor.map_array(call, *zip(*part, strict=True))[0].job_id.partition("_")[0] for part in parts]
+    return [array_of(executor.map_array(call, *zip(*part, strict=True))[0].job_id) for part in parts]
 
 
 def _parameters(profile: Profile, wanted: Wanted) -> dict[str, Any]:
@@ -127,10 +127,11 @@ def _parameters(profile: Profile, wanted: Wanted) -> dict[str, Any]:
 
 def _max_array() -> int:
     """Tasks that an array may have."""
-    told = subprocess.run(
-        ["scontrol", "show", "config"], capture_output=True, text=True, check=True,  # noqa: S607 - the user's own Slurm
-    ).stdout  # fmt: skip
-    found = [line.split("=")[1] for line in told.splitlines() if line.startswith("MaxArraySize")]
+    found = [
+        line.split("=")[1]
+        for line in output("scontrol", "show", "config").splitlines()
+        if line.startswith("MaxArraySize")
+    ]
     return int(found[0]) if found else _DEFAULT_MAX_ARRAY
 
 

@@ -91,12 +91,24 @@ def toy(tmp_path: Path) -> Toy:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Toy:
     """One whole run, shared by the tests that only look."""
-    folder = tmp_path_factory.mktemp("undisturbed")
+    return whole_run(tmp_path_factory.mktemp("undisturbed"), SETTINGS)
+
+
+def whole_run(folder: Path, settings: dict[str, Any]) -> Toy:
     make_toy_scan(folder)
-    toy = Toy(folder, SETTINGS)
+    toy = Toy(folder, settings)
     done = toy.run()
     assert done.returncode == 0, done.stdout + done.stderr
     return toy
+
+
+def assert_alike(ours: Toy, theirs: Toy) -> None:
+    """But for times and memory."""
+    assert ours.losses() == theirs.losses()
+    for name in ("quality.csv", "cells.csv"):
+        a, b = (pd.read_csv(toy.run_folder / "report" / name) for toy in (ours, theirs))
+        kept = [column for column in a if not str(column).endswith(("seconds", "peak_bytes"))]
+        pd.testing.assert_frame_equal(a[kept], b[kept])
 
 
 def test_a_whole_run_leaves_its_report(undisturbed: Toy) -> None:
@@ -185,11 +197,7 @@ def test_a_run_killed_everywhere_ends_as_if_it_had_not_been(toy: Toy, undisturbe
         assert before.items() <= toy.markers().items()  # what was complete is not done again
     finished = toy.run()
     assert finished.returncode == 0, finished.stdout + finished.stderr
-    assert toy.losses() == undisturbed.losses()
-    for name in ("quality.csv", "cells.csv"):
-        ours, theirs = (pd.read_csv(t.run_folder / "report" / name) for t in (toy, undisturbed))
-        kept = [column for column in ours if not str(column).endswith(("seconds", "peak_bytes"))]
-        pd.testing.assert_frame_equal(ours[kept], theirs[kept])
+    assert_alike(toy, undisturbed)
 
 
 def test_a_donor_file_in_place_of_the_2d_training(toy: Toy) -> None:

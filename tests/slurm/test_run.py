@@ -17,7 +17,7 @@ import yaml
 
 from slurm.devcluster import Cluster, Shape
 from tests.conftest import chest, write_nifti
-from tests.jobs.test_run import QUARTERDOSE, SETTINGS, Toy, make_toy_scan, wait_for
+from tests.jobs.test_run import QUARTERDOSE, SETTINGS, Toy, assert_alike, make_toy_scan, wait_for, whole_run
 from tests.slurm.conftest import PORT, running
 
 PROFILE: dict[str, Any] = {
@@ -72,18 +72,6 @@ class Queued(Toy):
         listed = self.cluster.command("squeue", "-h", "-j", job, "-t", "running", "-o", "%N").strip()
         return self.cluster.command("scontrol", "show", "hostnames", listed).split() if listed else []
 
-    def results(self) -> tuple[Any, pd.DataFrame]:
-        quality = pd.read_csv(self.run_folder / "report" / "quality.csv")
-        return self.losses(), quality[[c for c in quality if not str(c).endswith(("seconds", "peak_bytes"))]]
-
-
-def assert_alike(ours: Toy, theirs: Toy) -> None:
-    assert ours.losses() == theirs.losses()
-    for name in ("quality.csv", "cells.csv"):
-        a, b = (pd.read_csv(toy.run_folder / "report" / name) for toy in (ours, theirs))
-        kept = [column for column in a if not str(column).endswith(("seconds", "peak_bytes"))]
-        pd.testing.assert_frame_equal(a[kept], b[kept])
-
 
 def changed(**study: Any) -> dict[str, Any]:
     settings = copy.deepcopy(SETTINGS)
@@ -99,12 +87,7 @@ LONG = changed(ranks=[2], training={"epochs": 3, "samples": 40, "checkpoint_step
 
 @pytest.fixture(scope="module")
 def spread_locally(tmp_path_factory: pytest.TempPathFactory) -> Toy:
-    folder = tmp_path_factory.mktemp("spread")
-    make_toy_scan(folder)
-    toy = Toy(folder, SPREAD)
-    done = toy.run()
-    assert done.returncode == 0, done.stdout + done.stderr
-    return toy
+    return whole_run(tmp_path_factory.mktemp("spread"), SPREAD)
 
 
 def test_the_whole_graph_on_two_nodes_is_as_that_of_one_machine(
@@ -149,12 +132,7 @@ def accounted(toy: Toy) -> pd.DataFrame:
 @pytest.fixture(scope="module")
 def long_locally(tmp_path_factory: pytest.TempPathFactory) -> Toy:
     """A run with one long training of two ranks."""
-    folder = tmp_path_factory.mktemp("long")
-    make_toy_scan(folder)
-    toy = Toy(folder, LONG)
-    done = toy.run()
-    assert done.returncode == 0, done.stdout + done.stderr
-    return toy
+    return whole_run(tmp_path_factory.mktemp("long"), LONG)
 
 
 def without_the_study(toy: Toy, folder: Path, cluster: Cluster, **profile: Any) -> Queued:
