@@ -13,16 +13,17 @@ from slurm.accounting import Allocation, allocations
 from slurm.commands import SlurmError, array_of
 
 _HOUR = 3600.0
-_KINDS = ("training", "validation", "checkpoint")
+_KINDS = ("training", "validation", "checkpoint", "start")
 COLUMNS = ("stage", "item", "gpus", "starts", "waited_hours", "gpu_hours", "core_hours",
-           *(f"{kind}_gpu_hours" for kind in _KINDS), "other_gpu_hours", "source")  # fmt: skip
+           *(f"{kind}_gpu_hours" for kind in _KINDS), "lost_gpu_hours", "source")  # fmt: skip
 
 
 def accounting_table(folder: RunFolder, graph: Graph) -> pd.DataFrame:
     """A row a training and a stage: what its jobs waited, what they were allocated, and what for.
 
-    ``gpu_hours`` are those of every start of the job; of them ``training``, ``validation`` and ``checkpoint`` are what
-    came to be kept, and ``other`` is the rest: start-up, and work that was lost with a node. Hours are Slurm's where
+    ``gpu_hours`` are those of every start of the job; of them ``training``, ``validation``, ``checkpoint`` and
+    ``start`` (of the trainer) are in the record that was kept, and ``lost`` is the rest: the start of the processes
+    and their meeting, the end of the job, and work that was lost with a node. Hours are Slurm's where
     ``source`` is ``sacct``; else ``markers``: the run's own records, of each item's last start alone.
     """
     groups: dict[tuple[str, str], list[Submission]] = {}
@@ -33,6 +34,11 @@ def accounting_table(folder: RunFolder, graph: Graph) -> pd.DataFrame:
     told = _told(jobs)
     rows = [_row(folder, graph, *name, made, told) for name, made in groups.items()]
     return pd.DataFrame(rows, columns=list(COLUMNS))
+
+
+def gpu_hours_given(folder: RunFolder, graph: Graph) -> float:
+    """GPU-hours that were allocated to the run so far."""
+    return float(accounting_table(folder, graph)["gpu_hours"].sum())
 
 
 def _told(jobs: Sequence[str]) -> list[Allocation] | None:
@@ -55,7 +61,7 @@ def _row(
         else _given([one for one in told if array_of(one.job) in jobs])
     )
     used = {f"{kind}_gpu_hours": seconds * gpus / _HOUR for kind, seconds in _kept_seconds(folder, item).items()}
-    rest = {"other_gpu_hours": given["gpu_hours"] - sum(used.values())} if used else {}
+    rest = {"lost_gpu_hours": given["gpu_hours"] - sum(used.values())} if used else {}
     return {"stage": stage, "item": item, "gpus": gpus, **given, **used, **rest}
 
 

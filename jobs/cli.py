@@ -40,7 +40,7 @@ LOCAL = "local processes"
 CALIBRATION_SLICES = 8
 RESTARTS = 10  # of a job that was not submitted by a profile
 FILE_WIDTH = 1000  # where nobody looks, a row is one line
-PLAN_WIDTH = 140  # a narrower terminal breaks the lines, which is better than cut figures
+PLAN_WIDTH = 160  # a narrower terminal breaks the lines, which is better than cut figures
 
 
 On = Annotated[str, typer.Option(help="Profile of slurm/profiles or a YAML file; else this machine's processes.")]
@@ -96,9 +96,12 @@ def _update(folder: RunFolder, graph: Graph, on: str, dry_run: bool, console: Co
 
 def _enqueue(folder: RunFolder, graph: Graph, profile: Profile, console: Console) -> None:
     """Put what is to be done in the queue."""
+    from jobs.accounting import gpu_hours_given
+    from jobs.forecast import check_budget
     from jobs.queue import live_of, submit_graph
 
     with _alone(folder):
+        check_budget(folder, graph, profile, gpu_hours_given(folder, graph))
         folder.record()
         live = live_of(folder)
         made = submit_graph(graph, folder, profile, live)
@@ -210,17 +213,25 @@ def calibrate(
 def plan(
     config: Config,
     gpu: Annotated[str | None, typer.Option(help="GPU of the ranks, such as A100-80GB; else CPUs.")] = None,
+    on: Annotated[str | None, typer.Option(help="Profile by which hours are forecast and the budget is kept.")] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Predict the memory of each training and, on a GPU, the largest batch that fits."""
+    """Predict the memory of each training, on a GPU the largest batch that fits, and on a cluster the hours."""
+    from jobs.accounting import gpu_hours_given
+    from jobs.forecast import check_budget, forecast
     from jobs.plan import plan_notes, plan_table
 
     settings, console = load_settings(config, RunSettings, overrides or ()), Console()
-    table = plan_table(settings, gpu)
+    folder = RunFolder.of(settings)
+    graph, profile = graph_of(folder), load_profile(on) if on else None
+    ahead = forecast(folder, graph, profile) if profile else None
+    table = plan_table(settings, gpu, ahead)
     console.width = max(console.width, PLAN_WIDTH)
     console.print(table)
-    for note in plan_notes(settings, gpu):
+    for note in plan_notes(settings, gpu, ahead):
         _print_plain(console, note)
+    if profile:
+        check_budget(folder, graph, profile, gpu_hours_given(folder, graph))
 
 
 @app.command("config")

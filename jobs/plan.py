@@ -1,10 +1,11 @@
-"""What a run's trainings need of memory, before any of them is begun."""
+"""What a run's trainings need of memory and of time, before any of them is begun."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.table import Table
 
 from data_prep.volume import SIDE
+from jobs.forecast import Forecast
 from pipeline.config import CellSettings, RunSettings, cells_of
 from pipeline.training.gpus import GIB, usable_bytes
 from pipeline.training.memory import largest_batch, predict
@@ -12,20 +13,24 @@ from pipeline.training.memory import largest_batch, predict
 _SETTINGS = ("cell", "ranks", "slices", "crop", "batch", "precision", "checkpointing")
 _BYTES = ("parameters", "optimiser GiB", "saved GiB", "peak GiB")
 _FIT = ("fits", "largest batch")
+_TIME = ("hours", "GPU-hours")
 
 
-def plan_table(run: RunSettings, gpu: str | None) -> Table:
+def plan_table(run: RunSettings, gpu: str | None, ahead: Sequence[Forecast] | None) -> Table:
     """A row a training: what it is, and what each of its ranks holds; of a GPU also which batch fits.
+
+    ``ahead``: of those that are not done yet, the hours that they will take, if that was asked for.
 
     Raises:
         UserError: the GPU is unknown.
     """
     usable = usable_bytes(gpu) if gpu else None
     table = Table(box=None, header_style="bold")
-    for name in (*_SETTINGS, *_BYTES, *(_FIT if gpu else ())):
+    for name in (*_SETTINGS, *_BYTES, *(_FIT if gpu else ()), *(_TIME if ahead is not None else ())):
         table.add_column(name, justify="left" if name in ("cell", "precision", "checkpointing") else "right")
+    hours = {one.cell: (f"{one.hours:.2f}", f"{one.gpu_hours:.2f}") for one in ahead or ()}
     for cell in cells_of(run):
-        table.add_row(*_row(cell, usable))
+        table.add_row(*_row(cell, usable), *(hours.get(cell.id, ("done", "done")) if ahead is not None else ()))
     return table
 
 
@@ -42,8 +47,14 @@ def _row(cell: CellSettings, usable: int | None) -> Iterator[str]:
         yield str(largest_batch(cell, usable))
 
 
-def plan_notes(run: RunSettings, gpu: str | None) -> Iterator[str]:
+def plan_notes(run: RunSettings, gpu: str | None, ahead: Sequence[Forecast] | None) -> Iterator[str]:
     """What the figures hold and leave out, and what to try where nothing fits."""
+    if ahead is not None:
+        cap = run.budget.gpu_hours
+        yield (
+            f"Trainings still to be run: {sum(one.gpu_hours for one in ahead):.3g} GPU-hours from first step to last; "
+            f"budget.gpu_hours: {'no limit' if cap is None else f'{cap:g}'}."
+        )
     if gpu is None:
         yield "All tensors of a rank on CPUs; Python, its libraries and the gaps of its heap come on top."
         return

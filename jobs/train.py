@@ -12,6 +12,7 @@ from data_prep.sources.series import stamp_of_file
 from jobs.prepare import read_split
 from jobs.run_folder import RunFolder
 from jobs.stage import Ref, Stage
+from jobs.staging import staged
 from pipeline.config import DDNET_2D, CellSettings, cells_of
 from pipeline.training.settings import WITHOUT_EFFECT
 from pipeline.training.world import DistributionError, World
@@ -69,8 +70,9 @@ class CellStage(Stage):
             raise DistributionError(
                 f"cell {item} is for {cell.ranks} ranks, but its job says that this process is one of {world.size}"
             )
-        with joined(world, device_of(world, cell.training.device)):
-            result = train(cell, self.folder.data, read_split(self), folder, world, self.start(item), progress)
+        split, disk = read_split(self), cell.training.local_disk_gib
+        with joined(world, device_of(world, cell.training.device)), staged(self.folder.data, split, disk) as data:
+            result = train(cell, data, split, folder, world, self.start(item), progress)
         if world.leads:
             write_json(folder / "result.json", result)
         return result

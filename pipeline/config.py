@@ -60,6 +60,14 @@ class EvaluateSettings(Settings):
     threads: int = Field(2, ge=1)
 
 
+class BudgetSettings(Settings):
+    """What a run may take of a cluster."""
+
+    gpu_hours: float | None = Field(
+        None, gt=0, description="of all trainings: a forecast above it is not submitted; null: no limit"
+    )
+
+
 class RunSettings(Settings):
     """A whole run, from scans to report."""
 
@@ -70,6 +78,7 @@ class RunSettings(Settings):
     red_cnn: Train2DSettings | None = Field(None, description="RED-CNN for comparison, if given")
     study: StudySettings = StudySettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    budget: BudgetSettings = BudgetSettings()
 
     @model_validator(mode="after")
     def _check_samples(self) -> Self:

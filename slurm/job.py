@@ -1,10 +1,11 @@
 """Inside a job of Slurm: where its processes meet, and how it goes back to the queue."""
 
 import os
-import subprocess
 import time
 
 import submitit
+
+from slurm.commands import output
 
 _FIRST_PORT, _PORTS = 12_000, 8_000  # below the ports that systems hand out
 _END_SECONDS = 120
@@ -25,8 +26,7 @@ def share() -> tuple[int, int]:
 
 def meeting_point() -> str:
     """``tcp://host:port`` of the first node; the port is the job's own, as nodes may share an address."""
-    listed = ["scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]]
-    first = subprocess.run(listed, check=True, capture_output=True, text=True).stdout.split()[0]
+    first = output("scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]).split()[0]
     return f"tcp://{first}:{_FIRST_PORT + int(os.environ['SLURM_JOB_ID']) % _PORTS}"
 
 
@@ -39,10 +39,11 @@ def requeue(*, leads: bool) -> None:
     """Put this job back in the queue, by its leading process, and wait to be ended for it.
 
     Raises:
-        RuntimeError: Slurm did not end it.
+        SlurmError: Slurm refuses.
+        RuntimeError: it did not end this job.
     """
     if leads:
-        subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=True)  # noqa: S607 - the job's Slurm
+        output("scontrol", "requeue", os.environ["SLURM_JOB_ID"])
     await_end()
 
 

@@ -1,6 +1,5 @@
 """Profiles: where jobs run, and what a process of each kind gets."""
 
-import subprocess
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -8,8 +7,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from slurm.commands import SlurmError, output
+
 _PROFILES = Path(str(files("slurm"))) / "profiles"
-_ANSWER_SECONDS = 20
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.,-]*$")]
 Feature = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.,:&|!*()\[\]-]+$")]
@@ -41,6 +41,9 @@ class Profile(BaseModel):
     constraint: Feature | None = Field(None, description="features that nodes must have")
     signal_seconds: int = Field(90, ge=1, description="before the time limit a job is asked to save itself")
     restarts: int = Field(10, ge=0, description="times that a job may put itself back in the queue")
+    teraflops: float | None = Field(
+        None, gt=0, description="a second, that a rank sustains in training: `plan` forecasts hours from it"
+    )
     environment: dict[Variable, str] = Field({}, description="variables of all processes, such as NCCL's")
     setup: tuple[str, ...] = Field((), description="shell lines of each job before its processes start")
 
@@ -117,11 +120,8 @@ def _check(known: list[dict[str, Any]], name: str | None, minutes: int, nodes: i
 def _partitions() -> list[dict[str, Any]] | None:
     """What sinfo tells; None where it does not answer."""
     try:
-        told = subprocess.run(
-            ["sinfo", "-h", "-o", "%P|%l|%D|%c|%G"],  # noqa: S607 - the user's own Slurm
-            capture_output=True, text=True, check=True, timeout=_ANSWER_SECONDS,
-        ).stdout  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
+        told = output("sinfo", "-h", "-o", "%P|%l|%D|%c|%G")
+    except SlurmError:
         return None
     return [_partition(*line.split("|")) for line in told.splitlines()]
 

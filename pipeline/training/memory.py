@@ -178,7 +178,7 @@ class TrainingStep:
         self.loss(output.float(), full)
 
 
-class _Dataless(FakeTensorMode):
+class Dataless(FakeTensorMode):
     """Fake tensors that say 1 where a value is asked for: no tensor's size depends on it."""
 
     def __init__(self) -> None:
@@ -213,7 +213,7 @@ def predict(cell: CellSettings, *, gpu: bool) -> StepMemory:
 def _predict(cell: CellSettings, gpu: bool) -> StepMemory:
     network = lay_out(build_network(cell), cell.dims)
     live = LiveBytes()
-    with _Dataless(), live, _Float32OnCuda() if gpu else nullcontext():
+    with Dataless(), live, _Float32OnCuda() if gpu else nullcontext():
         network.to_empty(device="cpu")
         weights = live.now
         step = TrainingStep(cell, network, low_precision=cell.training.lowers_precision(gpu=gpu), foreach=gpu)
@@ -229,7 +229,7 @@ def saved_bytes(network: nn.Module, shape: tuple[int, ...]) -> int:
     The network's tensors lose their values.
     """
     live = LiveBytes()
-    with _Dataless(), live:
+    with Dataless(), live:
         network.to_empty(device="cpu")
         kept = Kept(network, live)
         network(torch.empty(shape))

@@ -83,6 +83,9 @@ class TrainingSettings(Settings):
     loader_workers: int | None = Field(
         None, ge=0, description="processes a rank that read ahead, 0: a thread; null: as many as the cores allow, <= 4"
     )
+    local_disk_gib: float | None = Field(
+        None, gt=0, description="volumes are copied to $TMPDIR of the ranks' node if they take no more; null: never"
+    )
     seed: int = 0
 
     @model_validator(mode="before")
@@ -106,6 +109,6 @@ class TrainingSettings(Settings):
 
 
 WITHOUT_EFFECT = frozenset(
-    {"log_steps", "checkpoint_minutes", "checkpoint_steps", "checkpoints_kept", "loader_workers"}
+    {"log_steps", "checkpoint_minutes", "checkpoint_steps", "checkpoints_kept", "loader_workers", "local_disk_gib"}
 )
 """Training settings that change nothing of the result."""
