@@ -13,14 +13,15 @@ from pipeline.training.world import World
 
 
 class Evaluate(Stage):
-    """Items are cell ids and ``low-dose``, the baseline."""
+    """Items are ``low-dose``, the baseline, and the ids of cells that are no control arms."""
 
     name: ClassVar[str] = "evaluate"
     judges: ClassVar[bool] = True
 
     def __init__(self, trained: list[CellStage]) -> None:
         super().__init__(trained[0].folder)
-        self.cells = {item: (stage, stage.cells[item]) for stage in trained for item in stage.items()}
+        cells = [(stage, cell) for stage in trained for cell in stage.cells.values()]
+        self.cells = {cell.id: (stage, cell) for stage, cell in cells if cell.arm == "full"}
 
     def tolerated(self) -> float:
         """All but the baseline: a network whose training failed cannot be judged."""

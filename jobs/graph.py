@@ -12,7 +12,8 @@ def graph_of(folder: RunFolder) -> Graph:
     """prepare, split, train, transfer, study, evaluate, report."""
     prepare, train, study = Prepare(folder), Train2D(folder), Study(folder)
     evaluate = Evaluate([train, study])
-    return Graph([prepare, MakeSplit(prepare), train, Transfer(train, study), study, evaluate, MakeReport(evaluate)])
+    report = MakeReport([train, study], evaluate)
+    return Graph([prepare, MakeSplit(prepare), train, Transfer(train, study), study, evaluate, report])
 
 
 def preparation_of(folder: RunFolder) -> Graph:

@@ -97,7 +97,7 @@ def submit_graph(graph: Graph, folder: RunFolder, profile: Profile, live: Sequen
     for stage in graph.stages.values():
         items = _pending(graph, stage, waiting, known=known)
         if stage.own_job:
-            for item in items:
+            for item in stage.in_turn(items):
                 _queue_cell(queue, stage, item, known=known)
         elif items:
             _queue_workers(queue, stage, items)

@@ -1,12 +1,14 @@
 """The report: tables, figures and one page."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from data_prep.progress import Progress
 from jobs.evaluate import Evaluate
 from jobs.stage import Ref, Stage
+from jobs.train import CellStage
+from pipeline.config import cells_of
 from pipeline.training.world import World
 
 FILES = (
@@ -30,8 +32,10 @@ class MakeReport(Stage):
     any_input: ClassVar[bool] = True
     concludes: ClassVar[bool] = True
 
-    def __init__(self, evaluate: Evaluate) -> None:
+    def __init__(self, trained: Sequence[CellStage], evaluate: Evaluate) -> None:
         super().__init__(evaluate.folder)
+        cells = cells_of(self.settings)
+        self.trained = {cell.id: (stage, cell) for cell in cells for stage in trained if cell.id in stage.cells}
         self.evaluate = evaluate
 
     def items(self) -> list[str]:
@@ -44,7 +48,7 @@ class MakeReport(Stage):
 
     def inputs(self, item: str) -> list[Ref]:
         """Every training and every judged network."""
-        trained = [(stage.name, cell) for cell, (stage, _) in self.evaluate.cells.items()]
+        trained = [(stage.name, cell) for cell, (stage, _) in self.trained.items()]
         return [*trained, *(("evaluate", judged) for judged in self.evaluate.items())]
 
     def outputs(self, item: str) -> list[Path]:
@@ -57,7 +61,7 @@ class MakeReport(Stage):
         from jobs.graph import graph_of
         from pipeline.report import write_report
 
-        trained = self.evaluate.cells.items()
+        trained = self.trained.items()
         states = {cell: self._state(stage, cell) for cell, (stage, _) in trained}
         cells = [settings for _, (_, settings) in trained]
         judged = [item for item in self.evaluate.items() if self._judged(item)]

@@ -50,7 +50,7 @@ def _pending(graph: Graph, stage: Stage, display: Display) -> list[Decision]:
 def _run_stage(stage: Stage, items: Sequence[str], launcher: Launcher, display: Display) -> None:
     root = stage.folder.root
     if stage.own_job:
-        for item in items:
+        for item in stage.in_turn(items):
             together = partial(launcher.together, root, stage.name, item, stage.ranks(item))
             _run_group(stage, [item], together, display)
         return

@@ -1,7 +1,7 @@
 """A stage: items that are done one by one, each marked when it is complete."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -41,6 +41,10 @@ class Stage(ABC):
     @abstractmethod
     def items(self) -> list[str]:
         """Names of the items, fit for file names."""
+
+    def in_turn(self, items: Sequence[str]) -> Sequence[str]:
+        """The items in the order in which they should be begun."""
+        return items
 
     @abstractmethod
     def run(self, item: str, world: World, progress: Progress) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 """Training stages: the 2D-DDnet, its transfer to 3D, and the study's other cells."""
 
+import random
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from data_prep.errors import UserError
-from data_prep.files import replacing, write_json
+from data_prep.files import digest_json, replacing, write_json
 from data_prep.progress import Progress
 from data_prep.sources.series import stamp_of_file
 from jobs.prepare import read_split
@@ -21,6 +22,7 @@ from pipeline.training.world import DistributionError, World
 class CellStage(Stage):
     """Items are cells: trainings in ``cells/<id>``."""
 
+    version: ClassVar[int] = 2
     own_job: ClassVar[bool] = True
 
     def __init__(self, folder: RunFolder, cells: Iterable[CellSettings]) -> None:
@@ -74,7 +76,7 @@ class CellStage(Stage):
         with joined(world, device_of(world, cell.training.device)), staged(self.folder.data, split, disk) as data:
             result = train(cell, data, split, folder, world, self.start(item), progress)
         if world.leads:
-            write_json(folder / "result.json", result)
+            write_json(folder / "result.json", {**result, "data": digest_json(split.to_json())})
         return result
 
 
@@ -110,7 +112,7 @@ class Transfer(Stage):
 
     def reads(self, item: str) -> Mapping[str, Any]:
         """The fill, the seed of its noise, and the donor file's name, size and time."""
-        return {"fill": item, "seed": self.cells[item].training.seed, "donor": self._stamp()}
+        return {"fill": item, "seed": self.settings.study.training.seed, "donor": self._stamp()}
 
     def _stamp(self) -> tuple[str, int, int] | None:
         if self.donor is None:
@@ -140,7 +142,7 @@ class Transfer(Stage):
         assert isinstance(flat, DDnet)
         assert isinstance(deep, DDnet)
         assert cell.transfer != "none"
-        inflate(flat, deep, cell.transfer, seed=cell.training.seed)
+        inflate(flat, deep, cell.transfer, seed=self.settings.study.training.seed)
         with replacing(self.folder.donor(item)) as temporary:
             torch.save(deep.state_dict(), temporary)
         return {"fill": item}
@@ -153,6 +155,12 @@ class Study(CellStage):
 
     def __init__(self, folder: RunFolder) -> None:
         super().__init__(folder, (cell for cell in cells_of(folder.settings) if cell.id != DDNET_2D))
+
+    def in_turn(self, items: Sequence[str]) -> Sequence[str]:
+        """Shuffled: what changes on a machine with time must not look like what is studied."""
+        order = list(items)
+        random.Random(self.settings.study.order_seed).shuffle(order)  # noqa: S311 - no secret
+        return order
 
     def tolerated(self) -> float:
         """All but one."""

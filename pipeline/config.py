@@ -1,5 +1,7 @@
 """The settings of a run: one typed, frozen tree."""
 
+from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -29,27 +31,60 @@ class Train2DSettings(Settings):
     training: TrainingSettings = TrainingSettings()
 
 
-class StudySettings(Settings):
-    """The grid of 3D trainings."""
+class GridSettings(Settings):
+    """Trainings of 3D networks: all combinations of what is listed. One value is a list of one."""
 
     ranks: tuple[PositiveInt, ...] = Field((1, 2), min_length=1)
     slices: tuple[Side, ...] = Field((16, 32), min_length=1)
-    sampling: Sampling = "grouped"
-    transfer: tuple[Transfer, ...] = Field(("zero",), min_length=1, description="one, or a list to compare")
+    sampling: tuple[Sampling, ...] = Field(("grouped",), min_length=1)
+    transfer: tuple[Transfer, ...] = Field(("zero",), min_length=1)
+    seeds: tuple[int, ...] | None = Field(None, min_length=1, description="in place of training.seed")
+    epochs: PositiveInt | None = Field(None, description="in place of training.epochs")
+
+    @field_validator("ranks", "slices", "sampling", "transfer", "seeds", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str | int) else value
+
+
+class StudySettings(GridSettings):
+    """The grid of 3D trainings, and further ones beside it that take from it what they do not set."""
+
+    also: tuple[GridSettings, ...] = Field((), description="further grids; trainings that are alike are done once")
     donor: Path | None = Field(
         None, description="2D weights in the authors' names (.npz, .pt) to transfer; else those trained here"
     )
     training: TrainingSettings = TrainingSettings()
+    control_steps: int | None = Field(
+        None, ge=20, description="of each control arm (made-up data, no exchange, one rank alone); null: no such arms"
+    )
+    allocation: Literal["each", "one"] = Field(
+        "each", description="each: every training is a job; one: all share one job, and so its nodes, in turn"
+    )
+    order_seed: int = Field(0, description="of the order in which trainings are begun")
 
-    @field_validator("transfer", mode="before")
+    @model_validator(mode="before")
     @classmethod
-    def _listed(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
+    def _inherit(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not isinstance(values.get("also"), list | tuple):
+            return values
+        own = {name: values[name] for name in GridSettings.model_fields if name in values}
+        return {**values, "also": [{**own, **one} if isinstance(one, dict) else one for one in values["also"]]}
 
     @field_validator("donor")
     @classmethod
     def _resolve(cls, donor: Path | None) -> Path | None:
         return donor and donor.expanduser().absolute()
+
+    @property
+    def grids(self) -> tuple[GridSettings, ...]:
+        """The study's own and those beside it."""
+        return (self, *self.also)
+
+    @property
+    def transfers(self) -> bool:
+        """Whether any training begins with transferred weights."""
+        return any(fill != "none" for grid in self.grids for fill in grid.transfer)
 
 
 class EvaluateSettings(Settings):
@@ -92,7 +127,7 @@ class RunSettings(Settings):
     @model_validator(mode="after")
     def _check_transfer(self) -> Self:
         study, donor = self.study.training, self.train_2d.training
-        if set(self.study.transfer) == {"none"} or self.study.donor:
+        if not self.study.transfers or self.study.donor:
             return self
         for name in ("residual", "scaling"):
             if getattr(study, name) != getattr(donor, name):
@@ -104,7 +139,7 @@ class RunSettings(Settings):
     @model_validator(mode="after")
     def _check_donor(self) -> Self:
         study = self.study.training
-        if self.study.donor and set(self.study.transfer) == {"none"}:
+        if self.study.donor and not self.study.transfers:
             raise ValueError("study.donor has no effect with study.transfer none: name a fill, or leave it out")
         if self.study.donor and (study.residual or study.norm == "group" or study.scaling == "hu"):
             raise ValueError(
@@ -133,8 +168,16 @@ class RunSettings(Settings):
 
     def _trainings(self) -> list[tuple[str, int, TrainingSettings]]:
         flat = {"train_2d": self.train_2d, "red_cnn": self.red_cnn}
-        cells = [("study", ranks, self.study.training) for ranks in self.study.ranks]
+        most = {ranks for grid in self.study.grids for ranks in grid.ranks}
+        cells = [("study", ranks, self.study.training) for ranks in sorted(most)]
         return [*((place, one.ranks, one.training) for place, one in flat.items() if one), *cells]
+
+
+Arm = Literal["full", "synthetic", "silent", "alone"]
+"""What a training is for: itself; or as a control one that reads no data after its first batch, one whose ranks do
+not exchange gradients, or one of a single rank."""
+
+CONTROL_ARMS: tuple[Arm, ...] = ("synthetic", "silent", "alone")
 
 
 class CellSettings(Settings):
@@ -149,29 +192,66 @@ class CellSettings(Settings):
     validated: int
     validated_sampling: Sampling
     transfer: Transfer
+    arm: Arm = "full"
     training: TrainingSettings
 
 
 def cells_of(run: RunSettings) -> list[CellSettings]:
-    """The 2D trainings first, then the study's grid by transfer, slice count and rank count."""
+    """The 2D trainings first, then the study's grids by transfer, slice count and rank count, and the control arms.
+
+    Trainings that are alike have the same id, and are one.
+    """
     flat = [_flat_cell(run, DDNET_2D, "ddnet", run.train_2d)]
     if run.red_cnn:
         flat.append(_flat_cell(run, RED_CNN, "redcnn", run.red_cnn))
-    study = run.study
-    grid = [
-        CellSettings(
-            id=f"3d-s{slices}-r{ranks}{'' if transfer == 'zero' else f'-{transfer}'}", dims=3, ranks=ranks,
-            slices=slices, sampling=study.sampling, validated=slices,
-            validated_sampling=study.sampling, transfer=transfer, training=study.training,
-        )
-        for transfer in study.transfer for slices in study.slices for ranks in study.ranks
-    ]  # fmt: skip
-    return [*flat, *grid]
+    deep = [cell for grid in run.study.grids for cell in _grid_cells(run.study, grid)]
+    arms = [arm for cell in deep for arm in _control_arms(run.study, cell)]
+    return list({cell.id: cell for cell in (*flat, *deep, *arms)}.values())
 
 
 def _flat_cell(run: RunSettings, name: str, model: ModelName, one: Train2DSettings) -> CellSettings:
     """A 2D training, validated on the slices of such volumes as the study's thinnest can be."""
     return CellSettings(
         id=name, model=model, dims=2, ranks=one.ranks, slices=1, sampling="window",
-        validated=SIDE_MULTIPLE, validated_sampling=run.study.sampling, transfer="none", training=one.training,
+        validated=SIDE_MULTIPLE, validated_sampling=run.study.sampling[0], transfer="none", training=one.training,
     )  # fmt: skip
+
+
+def _grid_cells(study: StudySettings, grid: GridSettings) -> Iterator[CellSettings]:
+    seeds = grid.seeds or (study.training.seed,)
+    listed = (grid.transfer, grid.sampling, seeds, grid.slices, grid.ranks)
+    for transfer, sampling, seed, slices, ranks in product(*listed):
+        changes = {"seed": seed, "epochs": grid.epochs or study.training.epochs}
+        yield _named(study, CellSettings(
+            id="", dims=3, ranks=ranks, slices=slices, sampling=sampling, validated=slices,
+            validated_sampling=sampling, transfer=transfer, training=study.training.model_copy(update=changes),
+        ))  # fmt: skip
+
+
+def _control_arms(study: StudySettings, cell: CellSettings) -> Iterator[CellSettings]:
+    """Short trainings from nothing, for what the point's lost time went to; a rank alone is one for all rank counts."""
+    steps = study.control_steps
+    for arm in CONTROL_ARMS if steps else ():
+        ranks = 1 if arm == "alone" else cell.ranks
+        if steps is None or (ranks == 1 and arm == "silent"):
+            continue  # nobody to exchange with
+        samples = steps * cell.training.batch * cell.training.accumulation
+        changes = {"samples": samples, "work": "weak", "epochs": 1, "seed": study.training.seed,
+                   "validation_samples": 1}  # fmt: skip
+        yield _named(study, cell.model_copy(update={
+            "arm": arm, "ranks": ranks, "transfer": "none", "training": cell.training.model_copy(update=changes),
+        }))  # fmt: skip
+
+
+def _named(study: StudySettings, cell: CellSettings) -> CellSettings:
+    """With an id that says what is not the rule."""
+    how = cell.training
+    parts = [
+        f"3d-s{cell.slices}-r{cell.ranks}",
+        *([cell.sampling] if cell.sampling != study.sampling[0] else []),
+        *([cell.transfer] if cell.transfer != "zero" and cell.arm == "full" else []),
+        *([f"e{how.epochs}"] if how.epochs != study.training.epochs and cell.arm == "full" else []),
+        *([f"seed{how.seed}"] if how.seed != study.training.seed else []),
+        *([cell.arm] if cell.arm != "full" else []),
+    ]
+    return cell.model_copy(update={"id": "-".join(parts)})

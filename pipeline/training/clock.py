@@ -24,6 +24,7 @@ class StepClock:
     def start(self) -> None:
         """Forget everything; the next part begins now."""
         self._marks: list[tuple[Part, Moment]] = []
+        self._ends: list[int] = []
         self._exchanges: list[tuple[Moment, Moment]] = []
         self._began = self.now()
 
@@ -39,21 +40,35 @@ class StepClock:
         """What passed since the last mark was ``part``."""
         self._marks.append((part, self.now()))
 
+    def end_step(self) -> None:
+        """The step ended with the last mark."""
+        self._ends.append(len(self._marks))
+
     def exchanged(self, began: Moment) -> None:
         """Some gradients were on their way from ``began`` to now, beside whatever else was done."""
         self._exchanges.append((began, self.now()))
 
     def seconds(self) -> dict[str, float]:
         """Seconds of each part, and of the gradients' way as ``exchange_whole``, hidden or not; waits for the GPU."""
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
         sums: dict[str, float] = dict.fromkeys(PARTS, 0.0)
-        last = self._began
-        for part, moment in self._marks:
-            sums[part] += _between(last, moment)
-            last = moment
+        for part, seconds in self._parts():
+            sums[part] += seconds
         sums["exchange_whole"] = sum(_between(*one) for one in self._exchanges)
         return sums
+
+    def steps(self) -> list[tuple[float, float]]:
+        """Seconds of each step that ended, and of them those outside of the exchange; waits for the GPU."""
+        parts, found = self._parts(), []
+        for first, last in zip([0, *self._ends], self._ends, strict=False):
+            step = parts[first:last]
+            found.append((sum(s for _, s in step), sum(s for part, s in step if part != "exchange")))
+        return found
+
+    def _parts(self) -> list[tuple[Part, float]]:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        moments = [self._began, *(moment for _, moment in self._marks)]
+        return [(part, _between(last, now)) for last, (part, now) in zip(moments, self._marks, strict=False)]
 
 
 def _between(first: Moment, second: Moment) -> float:

@@ -2,10 +2,11 @@
 
 import atexit
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Literal, TypeGuard
+from typing import Any, Literal, TypeGuard
 
 import torch
 import torch.distributed as dist
@@ -96,6 +97,24 @@ def reduced(sums: dict[str, float], world: World, device: torch.device) -> dict[
     values = torch.tensor(list(sums.values()), dtype=torch.float64, device=device)
     dist.all_reduce(values)
     return dict(zip(sums, values.tolist(), strict=True))
+
+
+def compared(values: torch.Tensor, world: World) -> tuple[torch.Tensor, torch.Tensor]:
+    """The mean and the largest of each of these float64 values over all ranks; every rank must call it."""
+    if world.size == 1:
+        return values, values
+    total, largest = values.clone(), values.clone()
+    dist.all_reduce(total)
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return total / world.size, largest
+
+
+def hosts(world: World) -> list[str]:
+    """Names of the ranks' nodes, each once; every rank must call it."""
+    names: list[Any] = [socket.gethostname()] * world.size
+    if world.size > 1:
+        dist.all_gather_object(names, socket.gethostname())
+    return sorted(set(names))
 
 
 def raised(flag: bool, world: World) -> bool:

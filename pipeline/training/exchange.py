@@ -24,6 +24,8 @@ def shared(
 ) -> nn.Module:
     """The network, with gradients that are averaged over the ranks during the backward pass.
 
+    A rank alone has nobody to exchange with, and needs no DDP.
+
     Running statistics stay each rank's own, since a training step does not read them; who validates or
     saves takes those of rank 0. The clock is told when the last gradients are ready, and how long each
     bucket travels.

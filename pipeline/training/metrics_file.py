@@ -24,13 +24,14 @@ class MetricsFile:
         self._handle = path.open("a")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
-    def write(self, kind: str, step: int, epoch: int, values: dict[str, float]) -> None:
-        """Append one line and flush it."""
+    def write(self, kind: str, step: int, epoch: int, values: dict[str, Any]) -> None:
+        """Append one line and flush it; TensorBoard gets no lists."""
         line = {"kind": kind, "step": step, "epoch": epoch, **values}
         self._handle.write(json.dumps(line) + "\n")
         self._handle.flush()
         for name, value in values.items():
-            self._board.add_scalar(f"{kind}/{name}", value, step)
+            if not isinstance(value, list):
+                self._board.add_scalar(f"{kind}/{name}", value, step)
 
     def __enter__(self) -> Self:
         return self

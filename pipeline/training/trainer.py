@@ -3,8 +3,10 @@
 import math
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from importlib.metadata import version
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from pipeline.models import build_network
 from pipeline.models.layout import channels_last, lay_out
 from pipeline.training import checkpoint
 from pipeline.training.clock import PARTS, StepClock
-from pipeline.training.distributed import agreed, device_of, raised, reduced, take_from_first
+from pipeline.training.distributed import agreed, compared, device_of, hosts, raised, reduced, take_from_first
 from pipeline.training.exchange import shared, without_exchange
 from pipeline.training.loader import Batch, read_ahead
 from pipeline.training.metrics_file import MetricsFile
@@ -33,6 +35,8 @@ from pipeline.training.validation import SUMS, judge, summed_up
 from pipeline.training.world import World
 
 VALIDATION_SEED = 2023  # the same validation samples for every cell
+COLD_STEPS = 10  # after each start of the process; their times say nothing of the rest
+_DIGITS = 6
 
 
 class TrainingError(RuntimeError):
@@ -92,12 +96,15 @@ class _Trainer:
         self.seconds = dict.fromkeys(("start", "training", "validation", "checkpoint"), 0.0)
         self.spent: dict[str, float] = {}  # summed over steps and ranks: parts of a step, CPU
         self.line: dict[str, float] = {}  # the same since the last line of metrics
+        self.timed: list[tuple[float, float, float, bool]] = []  # seconds of each step since then, see _timed_steps
+        self.taken = 0  # steps of this process
         self.measured: list[Tensor] = []  # loss and gradient norm of this rank's steps that are in neither yet
         self._resume()
         self.clock = StepClock(self.device)
         if settings.compile:
             self.model.compile()
-        self.network = shared(self.model, settings, world, self.device, self.clock)
+        self.exchanges = world.size > 1 and cell.arm != "silent"
+        self.network = shared(self.model, settings, world, self.device, self.clock) if self.exchanges else self.model
         self.saved_at = time.monotonic()
         self.seconds["start"] += time.perf_counter() - began
 
@@ -109,12 +116,13 @@ class _Trainer:
             while self.step < self.steps:
                 self._train_epoch(batches, progress)
                 self._validate_if_due()
-        return self._result()
+        return {**self._result(), "nodes": hosts(self.world)}
 
     def _batches(self) -> Iterator[Batch]:
         first, last = (step * self.settings.accumulation for step in (self.step, self.steps))
         mine = RankBatches(first, last, self.settings.batch, self.world.rank, self.world.size)
-        return read_ahead(self.samples, mine, self.settings, self.world, self.device)
+        batches = read_ahead(self.samples, mine, self.settings, self.world, self.device)
+        return repeat(next(batches)) if self.cell.arm == "synthetic" and first < last else batches
 
     def _train_epoch(self, batches: Iterator[Batch], progress: Progress) -> None:
         epoch = self.step // self.epoch_steps
@@ -127,7 +135,9 @@ class _Trainer:
             if self.step % self.settings.log_steps == 0 or self.step == end:
                 self._log(epoch)
             self._save_if_due(last=self.step == end)
-            self._stop_if_asked()
+            if self.exchanges or not self.measured:  # ranks that do not exchange meet at the lines of metrics alone
+                self._stop_if_asked()
+                self.clock.mark("exchange")
             progress(self.step, self.steps, f"epoch {epoch + 1}/{self.settings.epochs}")
 
     def _train_step(self, batches: Iterator[Batch]) -> None:
@@ -142,6 +152,7 @@ class _Trainer:
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         self.measured.append(torch.stack([loss, get_total_norm(gradients)]))
         self.clock.mark("optimiser")
+        self.clock.end_step()
 
     def _accumulate(self, batch: Batch, *, last: bool) -> Tensor:
         """Add the gradients of one batch; return its share of the loss."""
@@ -153,7 +164,7 @@ class _Trainer:
             loss: Tensor = self.loss(output.float(), full) / self.settings.accumulation
             self.clock.mark("forward")
             loss.backward()
-        self.clock.mark("exchange" if last and self.world.size > 1 else "backward")
+        self.clock.mark("exchange" if last and self.exchanges else "backward")
         return loss.detach()
 
     def _start_measuring(self) -> None:
@@ -170,12 +181,22 @@ class _Trainer:
         sums = {"loss": loss, "gradient_norm": gradient_norm, "steps": float(len(measured)), **self.clock.seconds(),
                 "whole": whole, "cpu": time.process_time() - self.cpu}  # fmt: skip
         self.seconds["training"] += whole
+        self.timed += self._timed_steps()
         for name, value in reduced(sums, self.world, self.device).items():
             for kept in (self.line, self.spent):
                 kept[name] = kept.get(name, 0.0) + value
         self._check_steps(measured)
         self.measured = []
         self._start_measuring()
+
+    def _timed_steps(self) -> Iterator[tuple[float, float, float, bool]]:
+        """Of each step its seconds and those outside of the exchange, means of the ranks; the latter of the slowest
+        rank; and whether the processes were warm."""
+        own = torch.tensor(self.clock.steps(), dtype=torch.float64)
+        mean, largest = compared(own, self.world)
+        for (whole, alone), (_, slowest) in zip(mean.tolist(), largest.tolist(), strict=True):
+            self.taken += 1
+            yield whole, alone, slowest, self.taken > COLD_STEPS
 
     def _check_steps(self, measured: Tensor) -> None:
         """Stop at the first step whose loss, of any rank, or gradient is no number, and say whose scans it saw."""
@@ -208,13 +229,19 @@ class _Trainer:
         self._write("train", epoch, {
             "loss": self.line["loss"] / steps, "gradient_norm": self.line["gradient_norm"] / steps,
             "learning_rate": self.rate, "effective_batch": effective_batch(self.settings, ranks),
-            "seconds_a_step": self.line["whole"] / steps, **parts,
+            "seconds_a_step": self.line["whole"] / steps, **parts, **self._columns(),
         })  # fmt: skip
-        self.line = {}
+        self.line, self.timed = {}, []
 
-    def _write(self, kind: str, epoch: int, values: dict[str, float]) -> None:
+    def _columns(self) -> dict[str, list[float]]:
+        """A list of the line's steps for each of the times."""
+        whole, own, slowest, warm = zip(*self.timed, strict=True)
+        times = {"step_seconds": whole, "own_seconds": own, "slowest_seconds": slowest}
+        return {**{name: [round(s, _DIGITS) for s in column] for name, column in times.items()}, "warm": list(warm)}
+
+    def _write(self, kind: str, epoch: int, values: Mapping[str, Any]) -> None:
         if self.metrics is not None:
-            self.metrics.write(kind, self.step, epoch, values)
+            self.metrics.write(kind, self.step, epoch, dict(values))
 
     def _stop_if_asked(self) -> None:
         """All ranks save and stop, at the same step, when any of them was asked to."""
@@ -302,7 +329,7 @@ class _Trainer:
 
     def _record(self) -> dict[str, Any]:
         return {"seconds": self.seconds, "validation": self.validation, "validated": self.validated,
-                "best": self.best, "spent": self.spent, "line": self.line}  # fmt: skip
+                "best": self.best, "spent": self.spent, "line": self.line, "timed": self.timed}  # fmt: skip
 
     def _resume(self) -> None:
         """Every rank loads what rank 0 finds newest."""
@@ -337,7 +364,9 @@ class _Trainer:
             "best": self.best,
             "peak_bytes": peak,
             "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
+            "precision": "bfloat16" if self.settings.lowers_precision(gpu=self.device.type == "cuda") else "float32",
             "torch": torch.__version__,
+            "version": version("quarterdose"),
         }
 
 
