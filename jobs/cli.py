@@ -56,6 +56,9 @@ def run(config: Config, on: On = LOCAL, overrides: Overrides = None, dry_run: Dr
         _print_plain(console, f"report: {folder.report / 'index.html'}")
 
 
+app.command("study", help="The same as run: the study is what the rest is for.")(run)
+
+
 @app.command()
 def prepare(config: Config, on: On = LOCAL, overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Prepare the scans and split them, no more: pairs, manifest.csv and contact sheets."""

@@ -3,8 +3,9 @@
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from multiprocessing import get_context
 from pathlib import Path
 from types import FrameType
 
@@ -24,6 +25,7 @@ from slurm.commands import SlurmError
 from slurm.job import await_end, forget_half_result, meeting_point, process, requeue, restarts, share
 from slurm.states import job_states
 
+_LOOK_SECONDS = 0.5  # between looks for a marker
 _VISIBLE_SECONDS = 60.0  # until what another node wrote is seen here: NFS may remember a folder for so long
 
 
@@ -51,17 +53,54 @@ def run_rank(root: Path, stage_name: str, item: str, most_restarts: int) -> None
     rank, size, local_rank = process()
     world = World(rank, size, local_rank, meeting_point() if size > 1 else "")
     with _stoppable(world, most_restarts):
-        graph = graph_of(RunFolder.opened(root))
-        stage = graph.stages[stage_name]
-        _await_inputs(graph, stage, [item])
-        decision = graph.decide_one(stage, item)
-        if not decision.run:
-            if decision.why != "done":
-                sys.exit(f"{stage_name}/{item}: {decision.why}")
-            return
-        if world.leads:  # any rank that fails from now on says so; what stood there is of an earlier life of the job
-            stage.markers.remove(item)
-        work_together(root, stage_name, item, world)
+        _join_in(root, stage_name, item, world)
+
+
+def run_in_turn(root: Path, stage_name: str, items: Sequence[str], most_restarts: int) -> None:
+    """Do one item after the other in the same job, each by as many of its first ranks as it is for."""
+    rank, size, local_rank = process()
+    stage, began = graph_of(RunFolder.opened(root)).stages[stage_name], time.time()
+    with _stoppable(World(rank, size), most_restarts):
+        for number, item in enumerate(items):
+            ranks = stage.ranks(item)
+            if rank < ranks:
+                world = World(rank, ranks, local_rank, meeting_point(number) if ranks > 1 else "")
+                _in_a_process(_join_in, root, stage_name, item, world)
+            if rank == 0 and stage.markers.read(item) is None:
+                _mark_dead(stage, item)
+            while not _ended(stage, item, began):
+                time.sleep(_LOOK_SECONDS)
+
+
+def _ended(stage: Stage, item: str, since: float) -> bool:
+    """Whether it is done, or ended in this life of the job."""
+    marker = stage.markers.read(item)
+    return marker is not None and (marker.state == "done" or marker.finished >= since)
+
+
+def _in_a_process(call: Callable[..., None], *arguments: object) -> None:
+    """Call in a process of its own, which may fail for itself alone; wait for it also when asked to stop."""
+    child = get_context("spawn").Process(target=call, args=arguments)
+    child.start()
+    try:
+        child.join()
+    finally:
+        child.join()
+
+
+def _join_in(root: Path, stage_name: str, item: str, world: World) -> None:
+    """Do an item as one rank, if it is to be done."""
+    graph = graph_of(RunFolder.opened(root))
+    stage = graph.stages[stage_name]
+    _await_inputs(graph, stage, [item])
+    decision = graph.decide_one(stage, item)
+    if not decision.run:
+        if decision.why != "done":
+            sys.exit(f"{stage_name}/{item}: {decision.why}")
+        return
+    if world.leads:  # any rank that fails from now on says so; what stood there is of an earlier life of the job
+        stage.markers.remove(item)
+    work_together(root, stage_name, item, world)
 
 
 def _await_inputs(graph: Graph, stage: Stage, items: Sequence[str]) -> None:
@@ -73,7 +112,7 @@ def _await_inputs(graph: Graph, stage: Stage, items: Sequence[str]) -> None:
     refs = {ref for item in items for ref in stage.inputs(item)}
     deadline = time.monotonic() + _VISIBLE_SECONDS
     while (missing := [ref for ref in refs if graph.marker(ref) is None]) and time.monotonic() < deadline:
-        time.sleep(0.5)
+        time.sleep(_LOOK_SECONDS)
     for ref in missing:
         _mark_dead(graph.stages[ref[0]], ref[1])
     if not stage.concludes:

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from data_prep.sources import recall
-from jobs.cluster import find_scans, run_rank, run_share
+from jobs.cluster import find_scans, run_in_turn, run_rank, run_share
 from jobs.prepare import MakeSplit, Prepare
 from jobs.run_folder import RunFolder
 from jobs.stage import Graph, Ref, Stage
@@ -96,9 +97,8 @@ def submit_graph(graph: Graph, folder: RunFolder, profile: Profile, live: Sequen
     waiting = {(one.stage, item) for one in live for item in _items(graph, one, known=known)}
     for stage in graph.stages.values():
         items = _pending(graph, stage, waiting, known=known)
-        if stage.own_job:
-            for item in stage.in_turn(items):
-                _queue_cell(queue, stage, item, known=known)
+        if stage.own_job and items:
+            _queue_cells(queue, stage, stage.in_turn(items), known=known)
         elif items:
             _queue_workers(queue, stage, items)
         waiting.update((stage.name, item) for item in items)
@@ -119,15 +119,25 @@ def _pending(graph: Graph, stage: Stage, waiting: set[Ref], *, known: bool) -> l
     return [item for item in items if (stage.name, item) not in waiting]
 
 
-def _queue_cell(queue: _Queue, stage: Stage, item: str, *, known: bool) -> None:
-    if known:  # else its job decides whether it is run again
-        stage.markers.clear_progress(item)
-        stage.markers.remove(item)
-    arguments = (queue.folder.root, stage.name, item, queue.profile.restarts)
-    wanted = Wanted(
-        f"{stage.name}-{item}", [arguments], stage.ranks(item), ranks=True, after=queue.after(stage, [item])
-    )
-    queue.put(run_rank, stage.name, [item], wanted)
+def _queue_cells(queue: _Queue, stage: Stage, items: Sequence[str], *, known: bool) -> None:
+    """A job each, or one in which they share the nodes in turn."""
+    if known:  # else their jobs decide whether they are run again
+        for item in items:
+            stage.markers.clear_progress(item)
+            stage.markers.remove(item)
+    root, restarts = queue.folder.root, queue.profile.restarts
+    if stage.in_one_job:
+        _queue_ranks(queue, stage, stage.name, run_in_turn, (root, stage.name, items, restarts), items)
+        return
+    for item in items:
+        _queue_ranks(queue, stage, f"{stage.name}-{item}", run_rank, (root, stage.name, item, restarts), [item])
+
+
+def _queue_ranks(
+    queue: _Queue, stage: Stage, name: str, call: Callable[..., None], arguments: tuple[Any, ...], items: Sequence[str]
+) -> None:
+    ranks = max(stage.ranks(item) for item in items)
+    queue.put(call, stage.name, items, Wanted(name, [arguments], ranks, ranks=True, after=queue.after(stage, items)))
 
 
 def _queue_workers(queue: _Queue, stage: Stage, items: Sequence[str]) -> None:

@@ -22,6 +22,8 @@ class Stage(ABC):
     version: ClassVar[int] = 1
     own_job: ClassVar[bool] = False
     """Whether each item is a job of its own ranks; else workers share the items."""
+    in_one_job: bool = False
+    """Whether items with ranks of their own share one job, one after the other."""
     any_input: ClassVar[bool] = False
     """Whether an item runs although some of its inputs failed."""
     judges: ClassVar[bool] = False

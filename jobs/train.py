@@ -155,6 +155,7 @@ class Study(CellStage):
 
     def __init__(self, folder: RunFolder) -> None:
         super().__init__(folder, (cell for cell in cells_of(folder.settings) if cell.id != DDNET_2D))
+        self.in_one_job = folder.settings.study.allocation == "one"
 
     def in_turn(self, items: Sequence[str]) -> Sequence[str]:
         """Shuffled: what changes on a machine with time must not look like what is studied."""

@@ -24,10 +24,13 @@ def share() -> tuple[int, int]:
     return number, int(os.environ.get("SLURM_ARRAY_TASK_COUNT", "1"))
 
 
-def meeting_point() -> str:
-    """``tcp://host:port`` of the first node; the port is the job's own, as nodes may share an address."""
+def meeting_point(number: int = 0) -> str:
+    """``tcp://host:port`` of the first node; the port is the job's own, as nodes may share an address.
+
+    ``number``: of meetings of the same job, one after the other.
+    """
     first = output("scontrol", "show", "hostnames", os.environ["SLURM_JOB_NODELIST"]).split()[0]
-    return f"tcp://{first}:{_FIRST_PORT + int(os.environ['SLURM_JOB_ID']) % _PORTS}"
+    return f"tcp://{first}:{_FIRST_PORT + (int(os.environ['SLURM_JOB_ID']) + number) % _PORTS}"
 
 
 def restarts() -> int:
