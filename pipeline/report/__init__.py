@@ -12,6 +12,7 @@ from pipeline.report.html import write_page
 from pipeline.report.plots import draw_loss_curves, draw_slices, draw_speed_up
 from pipeline.report.tables import cells_table, quality_table, summary, validation_table
 from pipeline.scaling.analysis import speed_up, steps_to_2d
+from pipeline.scaling.timing import epochs_table, steps_table
 
 
 def write_report(
@@ -30,9 +31,10 @@ def write_report(
     """
     target = root / "report"
     target.mkdir(parents=True, exist_ok=True)
-    trained, quality = cells_table(root, cells, states), quality_table(root, judged)
+    steps = steps_table(root, cells)
+    trained, quality = cells_table(root, cells, states, steps), quality_table(root, judged)
     scaled, transferred = speed_up(trained), steps_to_2d(trained, validation_table(root, cells))
-    tables = {"cells": trained, "speedup": scaled, "quality": quality, "transfer": transferred,
+    tables = {"cells": trained, "epochs": epochs_table(steps), "speedup": scaled, "quality": quality, "transfer": transferred,
               "accounting": accounting}  # fmt: skip
     for name, table in tables.items():
         write_atomic(target / f"{name}.csv", table.to_csv(index=False))

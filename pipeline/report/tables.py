@@ -11,33 +11,54 @@ import pandas as pd
 from data_prep.files import digest_json
 from pipeline.config import DDNET_2D, LOW_DOSE_INPUT, CellSettings
 from pipeline.metrics import METRICS
+from pipeline.scaling.timing import step_quantiles
 from pipeline.training.metrics_file import read_metrics
 from pipeline.training.settings import WITHOUT_EFFECT
 
 
-def cells_table(root: Path, cells: Sequence[CellSettings], states: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
-    """A row a training; a failed one has its reason and no figures."""
-    data = digest_json(json.loads((root / "data" / "split.json").read_text()))
-    return pd.DataFrame([_cell_row(root, cell, *states[cell.id], data) for cell in cells])
+_RESULT = ("parameters", "steps", "samples", "effective_batch", "cpu_seconds", "peak_bytes", "precision", "device",
+           "torch", "version", "data")  # fmt: skip
+_COMPARED = ("precision", "device", "torch", "version", "data")
 
 
-def _cell_row(root: Path, cell: CellSettings, state: str, reason: str, data: str) -> dict[str, Any]:
-    alike = cell.model_dump(mode="json", exclude={"id": True, "ranks": True, "training": set(WITHOUT_EFFECT)})
+def cells_table(
+    root: Path, cells: Sequence[CellSettings], states: Mapping[str, tuple[str, str]], steps: pd.DataFrame
+) -> pd.DataFrame:
+    """A row a training; one that is not done has its state and reason, and no figures of its result.
+
+    ``alike`` is the same for trainings that differ in ranks and seed alone, ``alike_but_transfer`` also where the
+    transfer differs.
+    """
+    rows = [_cell_row(root, cell, *states[cell.id]) for cell in cells]
+    return pd.DataFrame(rows).join(step_quantiles(steps), on="cell")
+
+
+def _cell_row(root: Path, cell: CellSettings, state: str, reason: str) -> dict[str, Any]:
+    how = cell.training
     row: dict[str, Any] = {
         "cell": cell.id, "state": state, "model": cell.model, "dims": cell.dims, "slices": cell.slices,
-        "ranks": cell.ranks, "sampling": cell.sampling, "transfer": cell.transfer, "alike": "",
-        "alike_but_transfer": "",
+        "ranks": cell.ranks, "sampling": cell.sampling, "transfer": cell.transfer, "seed": how.seed, "arm": cell.arm,
+        "work": how.work, "epochs": how.epochs, "batch": how.batch, "accumulation": how.accumulation,
+        "rate_rule": how.rate_rule, "alike": "", "alike_but_transfer": "",
     }  # fmt: skip
     if state == "done":
-        result = json.loads((root / "cells" / cell.id / "result.json").read_text())
-        row |= {name: result[name] for name in ("parameters", "steps", "samples", "peak_bytes", "device", "torch")}
-        row |= {name: result.get(name) for name in ("effective_batch", "cpu_seconds")}
-        besides = [data, result["device"], result["torch"]]
-        row["alike"] = digest_json([alike, *besides])[:12]
-        row["alike_but_transfer"] = digest_json([{**alike, "transfer": "any"}, *besides])[:12]
-        row |= {f"{kind}_seconds": value for kind, value in result["seconds"].items()}
-        row |= {f"validation_{name}": value for name, value in result["validation"].items()}
+        row |= _result(cell, json.loads((root / "cells" / cell.id / "result.json").read_text()))
     return {**row, "reason": reason}
+
+
+def _result(cell: CellSettings, result: dict[str, Any]) -> dict[str, Any]:
+    alike = cell.model_dump(
+        mode="json", exclude={"id": True, "ranks": True, "training": {*WITHOUT_EFFECT, "seed"}}
+    )  # fmt: skip
+    besides = [result[name] for name in _COMPARED]
+    return {
+        **{name: result[name] for name in _RESULT},
+        "nodes": len(result["nodes"]), "node_list": " ".join(result["nodes"]),
+        "alike": digest_json([alike, *besides])[:12],
+        "alike_but_transfer": digest_json([{**alike, "transfer": "any"}, *besides])[:12],
+        **{f"{kind}_seconds": value for kind, value in result["seconds"].items()},
+        **{f"validation_{name}": value for name, value in result["validation"].items()},
+    }  # fmt: skip
 
 
 def validation_table(root: Path, cells: Sequence[CellSettings]) -> pd.DataFrame:

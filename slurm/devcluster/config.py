@@ -15,7 +15,11 @@ _SECRET = 0o600
 
 @dataclass(frozen=True)
 class Shape:
-    """What is emulated. ``memory``: MiB of a node; ``port``: the first of ``20 + nodes`` ports of the loopback."""
+    """What is emulated.
+
+    ``memory``: MiB of a node; ``port``: the first of ``20 + nodes`` ports of the loopback; ``array``: tasks of the
+    longest array.
+    """
 
     nodes: int = 4
     cpus: int = 2
@@ -23,6 +27,7 @@ class Shape:
     memory: int = 65536
     accounting: bool = True
     port: int = 17000
+    array: int = 2001
 
     @property
     def names(self) -> list[str]:

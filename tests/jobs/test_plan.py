@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.jobs.test_cli import CONFIG, quarterdose
 
 SOURCE = "{kind: nifti, path: absent}"
@@ -43,3 +45,41 @@ def test_unknown_gpu_is_told_the_known(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("quarterdose: --gpu A100 is unknown; known: ")
     assert "A100-80GB" in done.stderr
+
+
+PROFILE = "executor: slurm\ngpus_a_task: 1\n{}"
+STEPS = ("--set", "study.training.samples=120", "--set", "train_2d.training.samples=120")
+
+
+def test_hours_are_those_of_the_arithmetic_at_the_profile_s_rate(tmp_path: Path) -> None:
+    """16 x 128 x 128: 356 GFLOP a step were counted for the authors' network; judging is a third, without gradients."""
+    (tmp_path / "p.yaml").write_text(PROFILE.format("teraflops: 0.001"))
+    words = ("--on", "p.yaml", *STEPS, "--set", "study.training.crop=128", "--set", "study.slices=[16]")
+    header, _, deep, *notes = plan(tmp_path, *words)
+    assert header[-2:] == ["hours", "GPU-hours"]
+    steps, validations = 120 * 50, 51 * 8
+    assert float(deep[-1]) == pytest.approx((steps + validations / 3) * 356e9 / 1e9 / 3600, rel=0.02)
+    assert deep[-2] == deep[-1]
+    assert "budget.gpu_hours: no limit." in " ".join(" ".join(note) for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("profile", "words", "message"),
+    [
+        ("teraflops: 1", ("--set", "budget.gpu_hours=0.001"), "budget.gpu_hours is 0.001, but trainings still to be run"),
+        ("", ("--set", "budget.gpu_hours=9"), "set teraflops in the profile"),
+        ("teraflops: 1", ("--set", "study.training.samples=null"), "not known before the scans are split"),
+    ],
+)
+def test_a_budget_that_is_too_small_or_cannot_be_kept_is_refused(
+    tmp_path: Path, profile: str, words: tuple[str, ...], message: str
+) -> None:
+    (tmp_path / "p.yaml").write_text(PROFILE.format(profile))
+    (tmp_path / "x.yaml").write_text(CONFIG.format(source=SOURCE))
+    common = ("x.yaml", "--on", "p.yaml", "--set", "study.ranks=[1]", *STEPS, *words)
+    for command in ("plan", "run"):
+        if command == "plan" or "budget" in words[1]:
+            done = quarterdose(tmp_path, command, *common)
+            assert done.returncode == 2
+            assert message in done.stderr
+    assert not (tmp_path / "runs" / "x" / "queue.jsonl").exists()

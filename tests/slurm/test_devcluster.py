@@ -11,6 +11,7 @@ import pytest
 from slurm.devcluster import Cluster, DevClusterError, Shape
 from tests.jobs.test_run import QUARTERDOSE, wait_for
 from tests.slurm.conftest import PORT, running
+from tests.slurm.queued import bytes_of
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +54,9 @@ def test_up_again_changes_nothing(small: Cluster) -> None:
 def test_a_killed_node_takes_its_job_along_and_comes_back(small: Cluster) -> None:
     small.command("sbatch", "-w", "node2", "-o", "/dev/null", "--wrap", f"exec sleep {1000 + os.getpid()}")
     sleeping = f"sleep\0{1000 + os.getpid()}\0".encode()
-    wait_for(lambda: any(_words(path) == sleeping for path in Path("/proc").glob("[0-9]*/cmdline")))
+    wait_for(lambda: any(bytes_of(path) == sleeping for path in Path("/proc").glob("[0-9]*/cmdline")))
     tell(small, "kill-node", "node2")
-    assert not any(_words(path) == sleeping for path in Path("/proc").glob("[0-9]*/cmdline"))
+    assert not any(bytes_of(path) == sleeping for path in Path("/proc").glob("[0-9]*/cmdline"))
     assert "down" in tell(small, "status", code=1)
     tell(small, "start-node", "node2")
     assert "down" not in tell(small, "status")
@@ -63,16 +64,9 @@ def test_a_killed_node_takes_its_job_along_and_comes_back(small: Cluster) -> Non
     assert "there is no node 'node3', but node1, node2" in tell(small, "kill-node", "node3", code=2)
 
 
-def _words(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError:
-        return b""
-
-
 def alive(pid: int) -> bool:
     """And not only waiting for this process to ask what became of it."""
-    found = _words(Path(f"/proc/{pid}/stat")).rpartition(b")")[2].split()
+    found = bytes_of(Path(f"/proc/{pid}/stat")).rpartition(b")")[2].split()
     return bool(found) and found[0] != b"Z"
 
 

@@ -1,0 +1,84 @@
+"""Toy runs on a cluster, and what of them can be seen from outside."""
+
+import copy
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from slurm.devcluster import Cluster
+from tests.jobs.test_run import QUARTERDOSE, SETTINGS, Toy, wait_for
+
+PROFILE: dict[str, Any] = {
+    "executor": "slurm", "partition": "gpu", "minutes": 30, "tasks_a_node": 2, "gpus_a_task": 1, "memory_a_cpu": 8192,
+    "signal_seconds": 30, "environment": {"GLOO_SOCKET_IFNAME": "lo"},
+}  # fmt: skip
+WHOLE = 400.0  # seconds within which a run has ended, on a slow machine
+CELL = "3d-s16-r2"
+
+
+class Queued(Toy):
+    """A toy run on a cluster."""
+
+    def __init__(self, folder: Path, settings: dict[str, Any], cluster: Cluster, **profile: Any) -> None:
+        super().__init__(folder, settings)
+        self.cluster = cluster
+        self.profile(**profile)
+
+    def profile(self, **changes: Any) -> None:
+        (self.folder / "cluster.yaml").write_text(yaml.safe_dump({**PROFILE, **changes}))
+
+    def submit(self, *words: str) -> str:
+        done = self.run("--on", "cluster.yaml", *words)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def tell(self, *words: str) -> str:
+        """What a command of quarterdose says of the run."""
+        command = [str(QUARTERDOSE), words[0], str(self.run_folder), *words[1:]]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+
+    def submissions(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.run_folder / "queue.jsonl").read_text().splitlines()]
+
+    def job(self, stage: str) -> str:
+        """The newest job, or array, of a stage."""
+        return str([one["jobs"][0] for one in self.submissions() if one["stage"] == stage][-1])
+
+    def queued(self) -> set[str]:
+        mine = {job for one in self.submissions() for job in one["jobs"]}
+        return mine & {line.partition("_")[0] for line in self.cluster.command("squeue", "-h", "-o", "%i").split()}
+
+    def await_end(self) -> None:
+        wait_for(lambda: not self.queued(), WHOLE)
+
+    def steps(self, cell: str = CELL) -> int:
+        path = self.run_folder / "cells" / cell / "metrics.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return max((json.loads(line)["step"] for line in lines if line.endswith("}")), default=0)
+
+    def nodes(self, job: str) -> list[str]:
+        listed = self.cluster.command("squeue", "-h", "-j", job, "-t", "running", "-o", "%N").strip()
+        return self.cluster.command("scontrol", "show", "hostnames", listed).split() if listed else []
+
+
+def changed(**study: Any) -> dict[str, Any]:
+    settings = copy.deepcopy(SETTINGS)
+    training = study.pop("training", {})
+    settings["train_2d"] = {"ranks": 1, "training": {**settings["train_2d"]["training"], "epochs": 1}}
+    settings["study"] = {**settings["study"], **study, "training": {**settings["study"]["training"], **training}}
+    return settings
+
+
+def log_of(toy: Queued, stage: str) -> str:
+    logs = sorted((toy.run_folder / "logs" / "slurm").glob(f"{toy.job(stage)}_*log.out"))
+    return "".join(path.read_text() for path in logs)
+
+
+def bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""

@@ -1,0 +1,48 @@
+"""The plain sbatch scripts: the same stages in the same run folder."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from slurm.devcluster import Cluster
+from tests.jobs.test_run import QUARTERDOSE, Toy, assert_alike, make_toy_scan, whole_run
+from tests.slurm.queued import Queued, changed
+
+SCRIPTS = Path(__file__).parents[2] / "slurm" / "sbatch"
+SETTINGS = changed(ranks=[4], training={"samples": 4})
+
+
+@pytest.fixture
+def toy(tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Queued:
+    monkeypatch.setenv("PATH", f"{QUARTERDOSE.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    folder = tmp_path / "cluster"
+    make_toy_scan(folder)
+    return Queued(folder, SETTINGS, cluster)
+
+
+def sbatch(toy: Toy, script: str, *words: str, **options: str) -> str:
+    """Submit; return the job's id."""
+    given = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    fixed = ["--parsable", "--cpus-per-task=1", "--mem-per-cpu=4G", "--time=10"]
+    command = ["sbatch", *fixed, *given, str(SCRIPTS / f"{script}.sbatch"), "toy.yaml", *words]
+    return subprocess.run(command, cwd=toy.folder, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_scripts_do_what_a_run_does(tmp_path: Path, toy: Queued) -> None:
+    locally = whole_run(tmp_path / "local", SETTINGS)
+    found = sbatch(toy, "workers", "find")
+    prepared = sbatch(toy, "workers", "prepare", array="0-1", dependency=f"afterok:{found}")
+    split = sbatch(toy, "workers", "split", dependency=f"afterany:{prepared}")
+    flat = sbatch(toy, "cell", "train", "2d", ntasks="1", dependency=f"afterok:{split}")
+    inflated = sbatch(toy, "workers", "transfer", dependency=f"afterok:{flat}")
+    shape = {"nodes": "2", "ntasks_per_node": "2", "gpus_per_node": "2"}
+    deep = sbatch(toy, "cell", "study", "3d-s16-r4", dependency=f"afterok:{inflated}", **shape)
+    judged = sbatch(toy, "workers", "evaluate", dependency=f"afterany:{deep}")
+    last = sbatch(toy, "workers", "report", dependency=f"afterany:{judged}")
+    subprocess.run(["srun", f"--dependency=afterany:{last}", "true"], check=True, timeout=400)
+    logs = "".join(path.read_text() for path in toy.folder.glob("quarterdose-*.out"))
+    assert (toy.run_folder / "report" / "index.html").exists(), logs
+    assert_alike(toy, locally)
