@@ -100,6 +100,6 @@ def check_budget(folder: RunFolder, graph: Graph, profile: Profile, given: float
     ahead = sum(one.gpu_hours for one in forecast(folder, graph, profile))
     if ahead + given > most:
         raise UserError(
-            f"budget.gpu_hours is {most:g}, but trainings still to be run take {ahead:.3g} GPU-hours by the forecast of "
-            f"`quarterdose plan`, and {given:.3g} were given so far: take fewer cells, epochs or samples, or mend it"
+            f"budget.gpu_hours is {most:g}, but trainings still to be run take {ahead:.3g} GPU-hours by the forecast "
+            f"of `quarterdose plan`, and {given:.3g} were given so far: take fewer cells, epochs or samples, or mend it"
         )

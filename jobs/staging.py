@@ -10,10 +10,10 @@ from pathlib import Path
 
 from data_prep.files import digest_json, locked, publishing
 from data_prep.layout import pair_path
-from data_prep.split import Split
+from data_prep.split import Part, Split
 from pipeline.training.gpus import GIB
 
-_PARTS = ("train", "validation")
+_PARTS: tuple[Part, ...] = ("train", "validation")
 
 
 @contextmanager
@@ -82,4 +82,9 @@ def _copy(pair: Path, copy: Path) -> None:
     if copy.is_dir() and filecmp.cmp(pair / "zarr.json", copy / "zarr.json", shallow=False):
         return
     with publishing(copy) as folder:
-        shutil.copytree(pair, folder, dirs_exist_ok=True)
+        for path in sorted(pair.rglob("*")):  # copytree would go on where the disk is full
+            target = folder / path.relative_to(pair)
+            if path.is_dir():
+                target.mkdir()
+            else:
+                shutil.copyfile(path, target)

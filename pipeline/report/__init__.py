@@ -34,8 +34,8 @@ def write_report(
     steps = steps_table(root, cells)
     trained, quality = cells_table(root, cells, states, steps), quality_table(root, judged)
     scaled, transferred = speed_up(trained), steps_to_2d(trained, validation_table(root, cells))
-    tables = {"cells": trained, "epochs": epochs_table(steps), "speedup": scaled, "quality": quality, "transfer": transferred,
-              "accounting": accounting}  # fmt: skip
+    tables = {"cells": trained, "epochs": epochs_table(steps), "speedup": scaled, "quality": quality,
+              "transfer": transferred, "accounting": accounting}  # fmt: skip
     for name, table in tables.items():
         write_atomic(target / f"{name}.csv", table.to_csv(index=False))
     draw_loss_curves(root, cells, target / "loss.png")

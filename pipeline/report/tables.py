@@ -15,7 +15,6 @@ from pipeline.scaling.timing import step_quantiles
 from pipeline.training.metrics_file import read_metrics
 from pipeline.training.settings import WITHOUT_EFFECT
 
-
 _RESULT = ("parameters", "steps", "samples", "effective_batch", "cpu_seconds", "peak_bytes", "precision", "device",
            "torch", "version", "data")  # fmt: skip
 _COMPARED = ("precision", "device", "torch", "version", "data")

@@ -190,8 +190,10 @@ class _Trainer:
         self._start_measuring()
 
     def _timed_steps(self) -> Iterator[tuple[float, float, float, bool]]:
-        """Of each step its seconds and those outside of the exchange, means of the ranks; the latter of the slowest
-        rank; and whether the processes were warm."""
+        """Of each step: seconds, seconds outside of the exchange, the latter of the slowest rank, whether it was warm.
+
+        The first two are means of the ranks.
+        """
         own = torch.tensor(self.clock.steps(), dtype=torch.float64)
         mean, largest = compared(own, self.world)
         for (whole, alone), (_, slowest) in zip(mean.tolist(), largest.tolist(), strict=True):

@@ -66,7 +66,11 @@ def test_hours_are_those_of_the_arithmetic_at_the_profile_s_rate(tmp_path: Path)
 @pytest.mark.parametrize(
     ("profile", "words", "message"),
     [
-        ("teraflops: 1", ("--set", "budget.gpu_hours=0.001"), "budget.gpu_hours is 0.001, but trainings still to be run"),
+        (
+            "teraflops: 1",
+            ("--set", "budget.gpu_hours=0.001"),
+            "budget.gpu_hours is 0.001, but trainings still",
+        ),
         ("", ("--set", "budget.gpu_hours=9"), "set teraflops in the profile"),
         ("teraflops: 1", ("--set", "study.training.samples=null"), "not known before the scans are split"),
     ],

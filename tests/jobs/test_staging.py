@@ -22,7 +22,9 @@ SPLIT = Split(
 
 @pytest.fixture
 def data(make_pair: Callable[..., Path]) -> Path:
-    return [make_pair(scan, 16) for scan in "abc"][0]
+    for scan in "abc":
+        folder = make_pair(scan, 16)
+    return folder
 
 
 @pytest.fixture
@@ -90,7 +92,7 @@ def test_larger_volumes_than_allowed_stay(data: Path, disk: Path, capsys: pytest
 def test_without_a_folder_of_the_node_they_stay(
     data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delenv("TMPDIR")
+    monkeypatch.delenv("TMPDIR", raising=False)
     with staged(data, SPLIT, 1.0) as place:
         assert place == data
     assert "TMPDIR names no folder of this node" in capsys.readouterr().out

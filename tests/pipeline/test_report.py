@@ -55,6 +55,10 @@ def train(root: Path, cell: CellSettings) -> None:
         "peak_bytes": 2**30,
         "device": "cpu",
         "torch": "2",
+        "precision": "float32",
+        "version": "0",
+        "data": "d",
+        "nodes": ["node1"],
     }
     result |= {"seconds": {"training": 100.0 / cell.ranks}, "validation": {"rmse_hu": 30.0}}
     (folder / "result.json").write_text(json.dumps(result))

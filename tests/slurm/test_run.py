@@ -159,7 +159,7 @@ def test_a_training_longer_than_its_time_limit_goes_on_in_the_queue(tmp_path: Pa
     toy.submit()
     toy.await_end()
     assert "saved itself after step" in log_of(toy, "study")
-    starts = accounted(toy).loc[f"study/{CELL}", "starts"]
+    starts = int(accounted(toy)["starts"][f"study/{CELL}"])
     assert starts > 1
     assert f"requeued {starts - 1} x" in toy.tell("status")
     assert_alike(toy, locally)
