@@ -24,7 +24,9 @@ def steps_table(root: Path, cells: Sequence[CellSettings]) -> pd.DataFrame:
     process.
     """
     rows = [row for cell in cells for line in read_metrics(root / "cells" / cell.id) for row in _steps(cell, line)]
-    return pd.DataFrame(rows, columns=STEP_COLUMNS)
+    found = pd.DataFrame(rows, columns=STEP_COLUMNS)
+    numbers = [column for column in STEP_COLUMNS if column.endswith("seconds")]
+    return found.astype({**dict.fromkeys(numbers, float), "warm": bool})  # without any row too
 
 
 def _steps(cell: CellSettings, line: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
@@ -42,7 +44,7 @@ def epochs_table(steps: pd.DataFrame) -> pd.DataFrame:
 
     The seconds are those of the whole world, so that n ranks of full efficiency take a n-th of one's.
     """
-    warm = steps[steps["warm"].astype(bool)]
+    warm = steps[steps["warm"]]
     grouped = warm.groupby(["cell", "epoch"], sort=False)
     found = grouped.agg(steps=("step", "size"), seconds=("seconds", "sum"), samples=("samples", "sum")).reset_index()
     return found.assign(seconds_a_sample=found["seconds"] / found["samples"])[
@@ -52,6 +54,6 @@ def epochs_table(steps: pd.DataFrame) -> pd.DataFrame:
 
 def step_quantiles(steps: pd.DataFrame) -> pd.DataFrame:
     """Of each training's warm steps: ``timed_steps``, ``step_p50_seconds`` and ``step_p95_seconds``; index ``cell``."""
-    seconds = steps[steps["warm"].astype(bool)].groupby("cell", sort=False)["seconds"]
+    seconds = steps[steps["warm"]].groupby("cell", sort=False)["seconds"]
     quantiles = {f"step_p{round(100 * q)}_seconds": seconds.quantile(q) for q in (0.5, 0.95)}
     return pd.DataFrame({"timed_steps": seconds.size(), **quantiles})
