@@ -6,6 +6,7 @@ import yaml
 from data_prep.errors import UserError
 from pipeline.config import RunSettings, cells_of
 from pipeline.settings_file import load_settings
+from pipeline.training.schedule import effective_batch, samples_per_epoch
 
 MINIMAL = "name: x\ndata: {sources: [{kind: sample}]}\n"
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -106,3 +107,41 @@ def test_a_donor_wants_a_network_like_it_and_a_use(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
 def test_every_config_of_the_project_is_valid(path: Path) -> None:
     load_settings(path, RunSettings)
+
+
+def test_the_paper_s_table_2_to_the_row(tmp_path: Path) -> None:
+    """Ranks, slices, epochs, sampling and transfer of each of its eleven rows, each with three seeds."""
+    run = load_settings(CONFIGS / "paper.yaml", RunSettings)
+    full = [cell for cell in cells_of(run) if cell.arm == "full"]
+    rows = {(c.training.epochs, c.slices, c.ranks, c.sampling, c.transfer) for c in full if c.dims == 3}
+    grouped = [(50, 16, 1), (50, 16, 2), (50, 16, 4), (50, 32, 2), (50, 32, 4), (25, 32, 2), (25, 32, 4)]
+    assert rows == {
+        *((*row, "grouped", "zero") for row in grouped),
+        (50, 32, 2, "strided", "none"), (50, 32, 2, "grouped", "none"), (15, 32, 2, "strided", "zero"),
+    }  # fmt: skip
+    assert len(full) == 1 + 3 * len(rows)
+    assert [(c.training.epochs, c.ranks) for c in full if c.dims == 2] == [(50, 1)]
+    assert {c.training.recipe for c in full} == {"paper"}
+
+
+def test_trainings_that_are_alike_are_done_once(tmp_path: Path) -> None:
+    twice = load(tmp_path, MINIMAL + "study: {ranks: [1, 2], slices: 16, also: [{ranks: [2, 4]}, {slices: 16}]}")
+    assert [cell.id for cell in cells_of(twice)] == ["2d", "3d-s16-r1", "3d-s16-r2", "3d-s16-r4"]
+
+
+def test_further_grids_take_from_the_study_what_they_do_not_set(tmp_path: Path) -> None:
+    run = load(tmp_path, MINIMAL + "study: {ranks: 2, slices: 16, transfer: none, seeds: [3, 4], also: [{ranks: 4}]}")
+    found = [(cell.ranks, cell.transfer, cell.training.seed) for cell in cells_of(run) if cell.dims == 3]
+    assert found == [(2, "none", 3), (2, "none", 4), (4, "none", 3), (4, "none", 4)]
+
+
+def test_control_arms_stand_beside_each_point_and_a_rank_alone_beside_all(tmp_path: Path) -> None:
+    text = "study: {ranks: [1, 2, 4], slices: 16, seeds: [0, 1], control_steps: 30, training: {samples: 8}}"
+    arms = [cell for cell in cells_of(load(tmp_path, MINIMAL + text)) if cell.arm != "full"]
+    assert [cell.id for cell in arms] == [
+        "3d-s16-r1-synthetic", "3d-s16-r1-alone", "3d-s16-r2-synthetic", "3d-s16-r2-silent", "3d-s16-r4-synthetic",
+        "3d-s16-r4-silent",
+    ]  # fmt: skip
+    for arm in arms:
+        epoch_samples = samples_per_epoch(arm.training, 1, arm.ranks)
+        assert epoch_samples // effective_batch(arm.training, arm.ranks) * arm.training.epochs == 30
