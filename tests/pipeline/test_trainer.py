@@ -184,6 +184,37 @@ def test_the_parts_of_a_step_are_the_whole_of_it(make_pair: Callable[..., Path],
     assert 0 < result["cpu_seconds"] < 100
 
 
+def test_each_step_s_time_is_written_and_the_first_ten_are_cold(make_pair: Callable[..., Path], tmp_path: Path) -> None:
+    run_ranks(cell(ranks=2, epochs=1, samples=24, log_steps=5), make_pair(), tmp_path / "cell")
+    lines = [line for line in read_metrics(tmp_path / "cell") if line["kind"] == "train"]
+    assert [len(line["step_seconds"]) for line in lines] == [5, 5, 2]
+    assert [warm for line in lines for warm in line["warm"]] == [False] * 10 + [True] * 2
+    for line in lines:
+        assert sum(line["step_seconds"]) / len(line["warm"]) == pytest.approx(line["seconds_a_step"], rel=0.05)
+        for whole, own, slowest in zip(line["step_seconds"], line["own_seconds"], line["slowest_seconds"], strict=True):
+            assert 0 < own <= min(whole, slowest)
+
+
+def test_ranks_that_do_not_exchange_go_their_own_ways(make_pair: Callable[..., Path], tmp_path: Path) -> None:
+    data, full = make_pair(), cell(ranks=2, samples=8, epochs=1)
+    for arm in ("full", "silent"):
+        run_ranks(full.model_copy(update={"arm": arm}), data, tmp_path / arm)
+    together, apart = losses(tmp_path / "full"), losses(tmp_path / "silent")
+    assert apart[0] == together[0]  # from the same weights
+    assert apart[1:] != together[1:]
+    exchanged = [line["exchange_whole_seconds"] for line in read_metrics(tmp_path / "silent") if line["kind"] == "train"]
+    assert exchanged == [0.0] * 4
+
+
+def test_made_up_data_are_the_first_batch_again_and_again(make_pair: Callable[..., Path], tmp_path: Path) -> None:
+    data, still = make_pair(), cell(samples=4, epochs=1, learning_rate=1e-12)
+    for arm in ("full", "synthetic"):
+        run(still.model_copy(update={"arm": arm}), data, tmp_path / arm)
+    full, synthetic = losses(tmp_path / "full"), losses(tmp_path / "synthetic")
+    assert synthetic == pytest.approx([full[0]] * 4, rel=1e-6)
+    assert full[1:] != pytest.approx([full[0]] * 3, rel=1e-3)
+
+
 @pytest.mark.parametrize(("number", "stop_at"), [(signal.SIGUSR2, 3), (signal.SIGTERM, 5)])
 def test_a_signal_stops_at_the_next_step_and_the_losses_stay_the_same(
     make_pair: Callable[..., Path], tmp_path: Path, number: signal.Signals, stop_at: int
