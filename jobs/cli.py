@@ -21,6 +21,7 @@ from jobs.show import Display, looking, status_table
 from jobs.stage import Graph
 from pipeline.config import RunSettings
 from pipeline.settings_file import load_settings
+from pipeline.training.world import World
 from slurm.commands import SlurmError
 from slurm.devcluster import DevClusterError
 from slurm.profile import Profile, ProfileError, load_profile
@@ -52,8 +53,7 @@ def run(config: Config, on: On = LOCAL, overrides: Overrides = None, dry_run: Dr
     """Run what is missing or changed, from scans to report."""
     folder, console = RunFolder.of(load_settings(config, RunSettings, overrides or ())), Console()
     if _update(folder, graph_of(folder), on, dry_run, console):
-        _print_plain(console, (folder.report / "summary.txt").read_text())
-        _print_plain(console, f"report: {folder.report / 'index.html'}")
+        _tell_report(folder, console)
 
 
 app.command("study", help="The same as run: the study is what the rest is for.")(run)
@@ -67,6 +67,20 @@ def prepare(config: Config, on: On = LOCAL, overrides: Overrides = None, dry_run
         for dataset, state, count in count_states(folder.data):
             _print_plain(console, f"{dataset}: {count} {state}")
         _print_plain(console, f"manifest: {folder.data / 'manifest.csv'}, contact sheets: {folder.data / 'contact'}")
+
+
+@app.command()
+def report(folder: Run) -> None:
+    """Make the report again, of what the run folder holds and of nothing else."""
+    run_folder, console = RunFolder.opened(folder), Console()
+    with _alone(run_folder), looking(console, "making the report") as tell:
+        graph_of(run_folder).stages["report"].run("report", World(), tell)
+    _tell_report(run_folder, console)
+
+
+def _tell_report(folder: RunFolder, console: Console) -> None:
+    _print_plain(console, (folder.report / "summary.txt").read_text())
+    _print_plain(console, f"report: {folder.report / 'index.html'}")
 
 
 def _update(folder: RunFolder, graph: Graph, on: str, dry_run: bool, console: Console) -> bool:

@@ -202,7 +202,9 @@ def test_ranks_that_do_not_exchange_go_their_own_ways(make_pair: Callable[..., P
     together, apart = losses(tmp_path / "full"), losses(tmp_path / "silent")
     assert apart[0] == together[0]  # from the same weights
     assert apart[1:] != together[1:]
-    exchanged = [line["exchange_whole_seconds"] for line in read_metrics(tmp_path / "silent") if line["kind"] == "train"]
+    exchanged = [
+        line["exchange_whole_seconds"] for line in read_metrics(tmp_path / "silent") if line["kind"] == "train"
+    ]
     assert exchanged == [0.0] * 4
 
 
