@@ -1,55 +1,231 @@
+"""The analysis of a study, against closed forms."""
+
+import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.scaling.analysis import speed_up, steps_to_2d
+from pipeline.scaling.analysis import speed_up, steps_to_2d, unlike
+from pipeline.scaling.attribution import attribution
+from pipeline.scaling.laws import laws
+from pipeline.scaling.variance import falling_variance, trend, variance
+
+NO_EPOCHS = pd.DataFrame(columns=["cell", "epoch", "seconds_a_sample"])
+SERIES = {"sampling": "grouped", "transfer": "zero", "epochs": 50, "work": "strong", "arm": "full", "batch": 1,
+          "accumulation": 1, "rate_rule": "none", "precision": "float32", "device": "cpu", "torch": "2", "version": "0",
+          "data": "d"}  # fmt: skip
 
 
-def cells(seconds: dict[int, float], slices: int = 16, alike: str = "x", state: str = "done") -> pd.DataFrame:
-    return pd.DataFrame([
-        {"cell": f"3d-s{slices}-r{ranks}", "state": state, "dims": 3, "slices": slices, "ranks": ranks,
-         "transfer": "zero",
-         "alike": alike, "samples": 10, "training_seconds": value}
+def cells(
+    seconds: dict[int, float], slices: int = 16, alike: str = "x", state: str = "done", seed: int = 0, **more: object
+) -> pd.DataFrame:
+    rows = [
+        {"cell": f"3d-s{slices}-r{ranks}{f'-seed{seed}' if seed else ''}", "state": state, "dims": 3, "slices": slices,
+         "ranks": ranks, **SERIES, "alike": alike, "seed": seed, "samples": 10, "training_seconds": value, **more}
         for ranks, value in seconds.items()
-    ])  # fmt: skip
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def epochs(seconds: dict[int, float], spread: float = 0.0, seeds: int = 3, slices: int = 16) -> pd.DataFrame:
+    """Four epochs of each seed, with a normal spread of so large a share."""
+    generator, rows = np.random.default_rng(0), []
+    for seed in range(seeds):
+        for row in cells(seconds, slices, seed=seed).itertuples():
+            times = row.training_seconds / 10 * (1 + spread * generator.standard_normal(4))
+            rows += [{"cell": row.cell, "epoch": epoch, "seconds_a_sample": time} for epoch, time in enumerate(times)]
+    return pd.DataFrame(rows)
+
+
+def seeds(seconds: dict[int, float], count: int = 3, **more: object) -> pd.DataFrame:
+    return pd.concat([cells(seconds, seed=seed, **more) for seed in range(count)], ignore_index=True)
+
+
+def amdahl(serial: float) -> dict[int, float]:
+    return {n: 100 * (serial + (1 - serial) / n) for n in (1, 2, 4, 8)}
 
 
 def test_ideal_scaling() -> None:
-    table = speed_up(cells({n: 100 / n for n in (1, 2, 4, 8)}))
+    table = speed_up(cells({n: 100 / n for n in (1, 2, 4, 8)}), NO_EPOCHS)
     assert table["speed_up"].tolist() == pytest.approx([1, 2, 4, 8])
     assert table["efficiency"].tolist() == pytest.approx([1] * 4)
+    assert set(table["timing"]) == {"whole training: too short to leave the start out"}
 
 
 def test_amdahls_law_with_a_known_serial_fraction() -> None:
-    serial = 0.1
-    table = speed_up(cells({n: 100 * (serial + (1 - serial) / n) for n in (1, 2, 4, 8)}))
-    assert table["speed_up"].tolist() == pytest.approx([1 / (serial + (1 - serial) / n) for n in (1, 2, 4, 8)])
+    table = speed_up(cells(amdahl(0.1)), NO_EPOCHS)
+    assert table["speed_up"].tolist() == pytest.approx([1 / (0.1 + 0.9 / n) for n in (1, 2, 4, 8)])
 
 
 def test_the_papers_own_table_for_16_slices() -> None:
     seconds: dict[int, float] = {1: 10 * 3600 + 31 * 60 + 3, 2: 5 * 3600 + 24 * 60 + 7, 4: 3 * 3600 + 8 * 60 + 17}
-    table = speed_up(cells(seconds))
+    table = speed_up(cells(seconds), NO_EPOCHS)
     assert table["speed_up"].round(2).tolist() == [1, 1.95, 3.35]
     assert (100 * table["efficiency"]).round().tolist() == [100, 97, 84]
 
 
 def test_without_one_rank_the_fewest_are_the_baseline() -> None:
-    table = speed_up(cells({2: 50, 4: 25}, slices=32))
+    table = speed_up(cells({2: 50, 4: 25}, slices=32), NO_EPOCHS)
     assert table["baseline"].tolist() == ["3d-s32-r2"] * 2
     assert table["speed_up"].tolist() == pytest.approx([2, 4])
 
 
-def test_unlike_and_failed_cells_are_not_compared() -> None:
-    both = pd.concat([cells({1: 100}), cells({2: 10}, alike="y"), cells({4: 1.0}, state="failed")])
-    table = speed_up(both)
+def test_unlike_failed_and_control_cells_are_not_compared() -> None:
+    parts = [cells({1: 100}), cells({2: 10}, alike="y", torch="3"), cells({4: 1.0}, state="failed"),
+             cells({8: 1.0}, arm="silent")]  # fmt: skip
+    both = pd.concat(parts, ignore_index=True)
+    table = speed_up(both, NO_EPOCHS)
     assert table["speed_up"].tolist() == pytest.approx([1, 2])  # each its own baseline
-    assert "3d-s16-r4" not in set(table["cell"])
-    assert speed_up(cells({1: 1.0}, state="failed")).empty
+    assert set(table["cell"]) == {"3d-s16-r1", "3d-s16-r2"}
+    assert speed_up(cells({1: 1.0}, state="failed"), NO_EPOCHS).empty
+    named = unlike(both)
+    assert named[["what", "value", "cells"]].to_numpy().tolist() == [
+        ["torch", "2", "3d-s16-r1"], ["torch", "3", "3d-s16-r2"]
+    ]  # fmt: skip
 
 
 def test_time_is_that_of_a_sample() -> None:
     table = cells({1: 100, 8: 13})
     table["samples"] = [100, 104]
-    assert speed_up(table)["speed_up"].tolist() == pytest.approx([1, 8.0])
+    assert speed_up(table, NO_EPOCHS)["speed_up"].tolist() == pytest.approx([1, 8.0])
+
+
+def test_warm_epochs_of_all_seeds_are_one_point_with_an_interval() -> None:
+    """The interval of a ratio of two means of 12 epochs each, of which seeds and epochs are drawn: near 2 * SD."""
+    seconds = amdahl(0.1)
+    table = speed_up(seeds(seconds), epochs(seconds, spread=0.02)).set_index("ranks")
+    assert table["seeds"].tolist() == [3] * 4
+    assert set(table["timing"]) == {"warm steps"}
+    truth = 1 / (0.1 + 0.9 / 4)
+    assert table["speed_up"][4] == pytest.approx(truth, rel=0.02)
+    half = (table["speed_up_high"][4] - table["speed_up_low"][4]) / 2
+    assert 0.3 < half / (1.96 * truth * 0.02 * np.sqrt(2 / 12)) < 2
+    assert table["efficiency_low"][4] == pytest.approx(table["speed_up_low"][4] / 4)
+    assert np.isnan(table["speed_up_low"][1])
+
+
+def test_the_bootstrap_covers_the_truth_as_often_as_it_says() -> None:
+    """Of 60 studies with 5 seeds, whose means differ by 1 %: a bootstrap over so few is somewhat too narrow."""
+    generator, covered = np.random.default_rng(1), 0
+    for _ in range(60):
+        rows, seconds = [], {1: 1.0, 2: 0.5}
+        for row in seeds(seconds, 5).itertuples():
+            times = seconds[row.ranks] * (1 + 0.01 * generator.standard_normal()) * np.ones(3)
+            rows += [{"cell": row.cell, "epoch": e, "seconds_a_sample": t} for e, t in enumerate(times)]
+        point = speed_up(seeds(seconds, 5), pd.DataFrame(rows)).set_index("ranks").loc[2]
+        covered += point["speed_up_low"] <= 2 <= point["speed_up_high"]
+    assert 0.75 <= covered / 60 <= 1
+
+
+def fitted(seconds: dict[int, float], spread: float = 0.0) -> pd.DataFrame:
+    return laws(seeds(seconds), epochs(seconds, spread)).set_index(["law", "parameter", "ranks"])
+
+
+def test_a_known_serial_fraction_is_found_within_one_percent() -> None:
+    table = fitted(amdahl(0.1))
+    assert table.loc[("Amdahl", "serial_fraction", "1 2 4 8"), "value"] == pytest.approx(0.1, rel=0.01)
+    for ranks in ("2", "4", "8"):
+        assert table.loc[("Karp-Flatt", "serial_fraction", ranks), "value"] == pytest.approx(0.1, rel=0.01)
+    assert table.loc[("USL", "contention", "1 2 4 8"), "value"] == pytest.approx(0.1, rel=0.01)
+    assert table.loc[("USL", "coherency", "1 2 4 8"), "value"] == pytest.approx(0, abs=1e-6)
+    ideal = fitted({n: 100 / n for n in (1, 2, 4, 8)})
+    assert ideal.loc[("Amdahl", "serial_fraction", "1 2 4 8"), "value"] == pytest.approx(0, abs=1e-6)
+
+
+def test_known_contention_and_coherency_are_found_within_one_percent() -> None:
+    seconds = {n: 100 * (1 + 0.05 * (n - 1) + 0.002 * n * (n - 1)) / n for n in (1, 2, 4, 8, 16)}
+    table = fitted(seconds)["value"]
+    assert table["USL", "contention", "1 2 4 8 16"] == pytest.approx(0.05, rel=0.01)
+    assert table["USL", "coherency", "1 2 4 8 16"] == pytest.approx(0.002, rel=0.01)
+    assert table["USL", "most_ranks", "1 2 4 8 16"] == pytest.approx(np.sqrt(0.95 / 0.002), rel=0.01)
+
+
+def test_a_fit_has_an_interval_about_the_truth() -> None:
+    row = fitted(amdahl(0.1), spread=0.02).loc[("Amdahl", "serial_fraction", "1 2 4 8")]
+    assert row["low"] < 0.1 < row["high"]
+    assert row["high"] - row["low"] < 0.03
+
+
+def test_too_few_rank_counts_give_a_reason_and_no_figure() -> None:
+    two = laws(seeds({1: 10.0, 2: 6.0}), epochs({1: 10.0, 2: 6.0}))
+    assert two.loc[two["law"] == "USL", "reason"].tolist() == ["2 rank counts, 3 are needed"]
+    assert two.loc[two["law"] == "USL", "value"].isna().all()
+    assert "nothing is left to test" in two.loc[two["law"] == "Amdahl", "reason"].iloc[0]
+    none = laws(seeds({2: 10.0, 4: 6.0}), epochs({2: 10.0, 4: 6.0}))
+    assert none["reason"].tolist() == ["the fewest ranks are 2: one rank is needed"]
+
+
+def controlled(missing: str = "") -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Four ranks: 1.0 s alone of which 0.05 are data, 0.2 s of exchange, one rank of four 0.1 s late, 0.15 s of
+    contention, and another 0.05 s of data."""
+    generator = np.random.default_rng(3)
+    arms = {"full": 1.55, "synthetic": 1.45, "silent": 1.25, "alone": 1.05}
+    rows, steps = [], []
+    for arm, whole in arms.items():
+        if arm == missing:
+            continue
+        ranks = 1 if arm == "alone" else 4
+        rows.append(cells({ranks: 1.0}, arm=arm, steps=100, start_seconds=20.0).assign(cell=arm))
+        for step in range(200):
+            seconds, late = whole * (1 + 0.01 * generator.standard_normal()), 0.1 if arm != "alone" else 0.0
+            warm = step >= 10
+            steps.append({"cell": arm, "step": step, "seconds": seconds if warm else 99.0, "own_seconds": seconds,
+                          "slowest_seconds": seconds + late, "data_seconds": 0.05, "warm": warm})  # fmt: skip
+    return pd.concat(rows, ignore_index=True), pd.DataFrame(steps)
+
+
+def test_what_was_injected_is_attributed_within_one_percent_of_a_step() -> None:
+    table = attribution(*controlled()).set_index("part")
+    truth = {"data": 0.1, "exchange": 0.2, "stragglers": 0.1, "contention": 0.15, "start": 0.2}
+    for part, seconds in truth.items():
+        assert table["seconds"][part] == pytest.approx(seconds, abs=0.01 * 1.55)
+    assert table["seconds"].drop("start").sum() == pytest.approx(table["step_seconds"].iloc[0] - 1.0, abs=0.01)
+    assert table["efficiency"].iloc[0] == pytest.approx(1 / 1.55, rel=0.01)
+    assert table["low"]["exchange"] < 0.2 < table["high"]["exchange"]
+
+
+def test_without_an_arm_its_parts_are_empty_and_it_is_named() -> None:
+    table = attribution(*controlled("silent")).set_index("part")
+    assert table["seconds"][["exchange", "stragglers", "contention"]].isna().all()
+    assert table["missing"]["exchange"] == "silent"
+    assert table["seconds"]["data"] == pytest.approx(0.1, abs=0.02)
+
+
+def judged(spreads: dict[int, float], scans: int = 12, count: int = 3) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Scans of three data sets whose MSE spreads by so much at each rank count."""
+    generator, rows = np.random.default_rng(4), []
+    table = seeds(dict.fromkeys(spreads, 1.0), count)
+    for row in table.itertuples():
+        for scan in range(scans):
+            mse = 1 + spreads[row.ranks] * generator.standard_normal()
+            rows += [{"model": row.cell, "dataset": f"d{scan % 3}", "scan": f"s{scan}", "slice": z,
+                      "mse": mse + 0.01 * z, "ms_ssim": 0.9} for z in range(3)]  # fmt: skip
+    return table, pd.DataFrame(rows)
+
+
+def test_deviations_are_of_slices_scans_data_sets_and_seeds() -> None:
+    table, quality = judged({1: 0.1, 4: 0.1})
+    found = variance(table, quality).set_index(["metric", "ranks"]).loc[("mse", 4)]
+    mine = quality[quality["model"].str.startswith("3d-s16-r4")]
+    assert (found["seeds"], found["scans"], found["datasets"]) == (3, 12, 3)
+    assert found["mean"] == pytest.approx(mine["mse"].mean())
+    assert found["sd_slices"] == pytest.approx(mine["mse"].std())
+    assert found["sd_scans"] == pytest.approx(mine.groupby("scan")["mse"].mean().std())
+    assert found["sd_datasets"] == pytest.approx(mine.groupby("dataset")["mse"].mean().std())
+    assert found["sd_seeds"] == pytest.approx(mine.groupby("model")["mse"].mean().std())
+
+
+def test_a_fall_of_variance_is_found_where_there_is_one_and_not_where_there_is_none() -> None:
+    falls = falling_variance(*judged({1: 0.4, 2: 0.2, 4: 0.1, 8: 0.05}, scans=30)).set_index(["metric", "over"])
+    assert falls.loc[("mse", "scans"), "p_value"] < 0.01
+    assert falls.loc[("mse", "scans"), "slope"] == pytest.approx(-np.log(2), rel=0.25)
+    assert falls.loc[("mse", "seeds"), "reason"] == "3 seeds, at least 5 are needed"
+    assert np.isnan(falls.loc[("mse", "seeds"), "p_value"])
+
+
+def test_the_test_of_variance_is_wrong_as_often_as_it_says() -> None:
+    generator, ranks = np.random.default_rng(5), np.array([1, 2, 4])
+    wrong = sum(trend(generator.standard_normal((3, 12)), ranks, paired=True)[1] < 0.1 for _ in range(60))
+    assert wrong <= 13  # binomial with 0.1: more than 13 of 60 has a probability of 0.3 %
 
 
 def trained(cell: str, dims: int = 3, transfer: str = "none", ranks: int = 1, **more: str) -> dict[str, object]:

@@ -1,0 +1,184 @@
+"""How far a study's trainings would scale: a model of a step, fitted to measured points.
+
+    step(n) = compute + contention + exchange(n) + stragglers(n), on N nodes of g ranks, n = N g
+    exchange(n) = ring(g, link within a node) + ring(N, link between nodes)
+    ring(n) = 2 (n - 1) latency + 2 (n - 1) / n * bytes / bandwidth       (Thakur, Rabenseifner & Gropp 2005)
+    stragglers(n) = sd * E[largest of n standard normals]
+
+The exchange is what the backward pass does not hide, so the fitted links are better than the real ones by what is
+hidden. ``compute`` is of the fewest ranks, ``contention`` what those of a full node take from one another. Both hold the
+wait for data, which is taken not to grow: a file system's limit is the caller's to give.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+import numpy as np
+import pandas as pd
+from scipy.integrate import quad
+from scipy.optimize import nnls
+from scipy.stats import norm
+
+from pipeline.scaling.bootstrap import Numbers, interval
+
+RANKS = tuple(2**power for power in range(3, 13))
+"""8 to 4,096."""
+GRADIENT_BYTES = 4
+END = 0.5
+_SERIES = ["slices", "alike"]
+_DRAWS, _SEED = 500, 2026
+
+
+@dataclass(frozen=True)
+class Link:
+    """Seconds of latency, and seconds a byte, of a link that a ring goes over."""
+
+    latency: float
+    a_byte: float
+
+    def ring(self, ranks: int, size: float) -> float:
+        """Seconds of an all-reduce of ``size`` bytes over a ring."""
+        return 2 * (ranks - 1) * self.latency + 2 * (ranks - 1) / ranks * size * self.a_byte
+
+
+ASSUMED = Link(5e-6, 1 / 25e9)
+"""Between nodes, where no measured training had several: 5 us and 200 Gbit/s, as of HDR InfiniBand."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """Mean seconds of a step at so many ranks and nodes, by what they are for."""
+
+    ranks: int
+    nodes: int
+    compute: float
+    exchange: float
+    stragglers: float
+
+
+@dataclass(frozen=True)
+class StepModel:
+    """A fitted step; ``size``: bytes of the gradients; ``data_rate``: samples/s that can be read at all, if limited."""
+
+    compute: float
+    contention: float
+    straggler_sd: float
+    within: Link
+    between: Link
+    size: float
+    a_node: int
+    data_rate: float = np.inf
+
+    def parts(self, ranks: int, samples: float = 1.0) -> dict[str, float]:
+        """Seconds of a step by part; ``samples``: of a rank and step."""
+        nodes = max(1, ranks // self.a_node)
+        return {
+            "compute": self.compute,
+            "contention": self.contention if ranks >= self.a_node else 0.0,
+            "exchange within nodes": self.within.ring(min(ranks, self.a_node), self.size),
+            "exchange latency": self.between.ring(nodes, 0.0),
+            "exchange bandwidth": self.between.ring(nodes, self.size) - self.between.ring(nodes, 0.0),
+            "stragglers": self.straggler_sd * expected_largest(ranks),
+            "data": max(0.0, ranks * samples / self.data_rate - self.compute),
+        }
+
+    def efficiency(self, ranks: int, samples: float = 1.0) -> float:
+        """Of a rank, against one alone."""
+        return self.compute / sum(self.parts(ranks, samples).values())
+
+
+@cache
+def expected_largest(ranks: int) -> float:
+    """The expectation of the largest of so many standard normal numbers."""
+    return float(quad(lambda x: x * ranks * norm.pdf(x) * norm.cdf(x) ** (ranks - 1), -10, 10, limit=200)[0])
+
+
+def fit(points: Sequence[Point], size: float) -> StepModel:
+    """The model nearest to the points, by least squares with terms that are not negative.
+
+    The link between nodes is :data:`ASSUMED` where all points have one node.
+    """
+    a_node = max(point.ranks // point.nodes for point in points)
+    shapes = np.array([[*_ring(point.ranks // point.nodes, size), *_ring(point.nodes, size)] for point in points])
+    scale = np.where(shapes.any(axis=0), np.abs(shapes).max(axis=0), 1.0)
+    found, _ = nnls(shapes / scale, np.array([point.exchange for point in points]))
+    within, between = Link(*(found / scale)[:2]), Link(*(found / scale)[2:])
+    largest = np.array([expected_largest(point.ranks) for point in points])
+    late = np.array([point.stragglers for point in points])
+    sd = float(late @ largest / (largest @ largest)) if largest.any() else 0.0
+    fewest = min(points, key=lambda point: point.ranks)
+    full = [point.compute for point in points if point.ranks // point.nodes == a_node]
+    several = any(point.nodes > 1 for point in points)
+    return StepModel(
+        fewest.compute, float(np.mean(full)) - fewest.compute, sd, within, between if several else ASSUMED, size, a_node
+    )
+
+
+def _ring(ranks: int, size: float) -> tuple[float, float]:
+    return 2 * (ranks - 1), 2 * (ranks - 1) / ranks * size
+
+
+def projection(cells: pd.DataFrame, steps: pd.DataFrame, data_rate: float = np.inf) -> pd.DataFrame:
+    """A row a series and rank count from 8 to 4,096: the efficiency that its fitted model forecasts.
+
+    Args:
+        cells: ``cell, state, dims, arm, alike, slices, sampling, transfer, ranks, nodes, parameters, batch,
+            accumulation``.
+        steps: ``cell, seconds, own_seconds, slowest_seconds, warm``.
+        data_rate: samples a second that the file system gives all ranks together.
+
+    Returns:
+        ``slices, sampling, transfer, ranks, step_seconds, efficiency, low, high, limit, ends, fitted, assumed``.
+        ``low`` and ``high``: the bootstrap's 95 % over steps; ``limit``: the part that costs most; ``ends``: whether
+        efficiency is below a half; ``fitted``: the rank counts; ``assumed``: what no measurement tells. A series of
+        one rank count alone has no row.
+    """
+    done = cells[(cells["state"] == "done") & (cells["dims"] == 3) & (cells["arm"] == "full")]
+    warm = {str(cell): group for cell, group in steps[steps["warm"]].groupby("cell")}
+    rows = [row for _, group in done.groupby(_SERIES, sort=False) for row in _series(group, warm, data_rate)]
+    columns = ["slices", "sampling", "transfer", "ranks", "step_seconds", "efficiency", "low", "high", "limit", "ends",
+               "fitted", "assumed"]  # fmt: skip
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _series(group: pd.DataFrame, warm: dict[str, pd.DataFrame], data_rate: float) -> Iterator[dict[str, object]]:
+    taken = {
+        (int(str(ranks)), int(some["nodes"].max())): pd.concat([warm[cell] for cell in some["cell"] if cell in warm])
+        for ranks, some in group.groupby("ranks")
+        if any(cell in warm for cell in some["cell"])
+    }
+    if len(taken) < 2:
+        return
+    first, generator = group.iloc[0], np.random.default_rng(_SEED)
+    size, samples = float(first["parameters"]) * GRADIENT_BYTES, float(first["batch"] * first["accumulation"])
+    models = [_model(taken, size, data_rate, generator if draw else None) for draw in range(_DRAWS + 1)]
+    common = {name: first[name] for name in ("slices", "sampling", "transfer")}
+    fitted = " ".join(str(ranks) for ranks, _ in taken)
+    assumed = "" if any(nodes > 1 for _, nodes in taken) else "link between nodes: 5 us, 25 GB/s"
+    for ranks in RANKS:
+        parts = models[0].parts(ranks, samples)
+        low, high = interval(np.array([model.efficiency(ranks, samples) for model in models[1:]]))
+        value = models[0].efficiency(ranks, samples)
+        limit = max((name for name in parts if name != "compute"), key=lambda name: parts[name])
+        yield {**common, "ranks": ranks, "step_seconds": sum(parts.values()), "efficiency": value, "low": low,
+               "high": high, "limit": limit, "ends": value < END, "fitted": fitted, "assumed": assumed}  # fmt: skip
+
+
+def _model(
+    taken: dict[tuple[int, int], pd.DataFrame], size: float, data_rate: float, generator: np.random.Generator | None
+) -> StepModel:
+    points = []
+    for (ranks, nodes), table in taken.items():
+        whole, own, slowest = (table[name].to_numpy(float) for name in ("seconds", "own_seconds", "slowest_seconds"))
+        if generator:
+            places = generator.integers(len(table), size=len(table))
+            whole, own, slowest = whole[places], own[places], slowest[places]
+        points.append(_point(ranks, nodes, whole, own, slowest))
+    return replace(fit(points, size), data_rate=data_rate)
+
+
+def _point(ranks: int, nodes: int, whole: Numbers, own: Numbers, slowest: Numbers) -> Point:
+    """Who waits in the exchange waits first for the slowest rank."""
+    late = float((slowest - own).mean())
+    return Point(ranks, nodes, float(own.mean()), max(0.0, float((whole - own).mean()) - late), late)
