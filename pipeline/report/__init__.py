@@ -8,9 +8,12 @@ import pandas as pd
 
 from data_prep.files import write_atomic
 from pipeline.config import CellSettings, RunSettings
+from pipeline.report.figures import draw_all
 from pipeline.report.html import write_page
-from pipeline.report.plots import draw_loss_curves, draw_slices, draw_speed_up
-from pipeline.report.tables import cells_table, quality_table, summary, validation_table
+from pipeline.report.results import Results
+from pipeline.report.table2 import as_latex, as_markdown, table2
+from pipeline.report.tables import cells_table, curves_table, judged_table, quality_table, summary, validation_table
+from pipeline.report.volumes import read_stacks
 from pipeline.scaling.analysis import speed_up, steps_to_2d
 
 
@@ -22,23 +25,42 @@ def write_report(
     judged: Sequence[str],
     accounting: pd.DataFrame,
 ) -> dict[str, Any]:
-    """Write ``root/report`` from what lies in the run folder ``root``.
+    """Write ``root/report`` from what lies in the run folder ``root``, be it ever so little.
 
     ``states`` says of each cell whether it is ``done``, ``failed`` …, and why; ``judged`` names the
     networks, and the low-dose input, whose judgement is up to date; ``accounting`` has what jobs were given, a row
     each, or none if there were no jobs.
     """
     target = root / "report"
-    target.mkdir(parents=True, exist_ok=True)
-    trained, quality = cells_table(root, cells, states), quality_table(root, judged)
-    scaled, transferred = speed_up(trained), steps_to_2d(trained, validation_table(root, cells))
-    tables = {"cells": trained, "speedup": scaled, "quality": quality, "transfer": transferred,
-              "accounting": accounting}  # fmt: skip
+    results = _results(root, settings, cells, states, judged, accounting)
+    _write_tables(results.tables, target)
+    figures = list(draw_all(results, target / "figures"))
+    write_page(root, settings, cells, results, figures, target)
+    return {"cells": len(cells), "models": len(judged)}
+
+
+def _results(
+    root: Path,
+    settings: RunSettings,
+    cells: Sequence[CellSettings],
+    states: Mapping[str, tuple[str, str]],
+    judged: Sequence[str],
+    accounting: pd.DataFrame,
+) -> Results:
+    trained, curves, slices = cells_table(root, cells, states), curves_table(root, cells), judged_table(root, judged)
+    quality = quality_table(slices)
+    tables = {
+        "cells": trained, "quality": quality, "speedup": speed_up(trained),
+        "transfer": steps_to_2d(trained, validation_table(curves)), "table2": table2(trained, slices),
+        "accounting": accounting,
+    }  # fmt: skip
+    return Results(tables, curves, slices, read_stacks(root, quality, settings.data.low_dose.dose))
+
+
+def _write_tables(tables: Mapping[str, pd.DataFrame], target: Path) -> None:
     for name, table in tables.items():
         write_atomic(target / f"{name}.csv", table.to_csv(index=False))
-    draw_loss_curves(root, cells, target / "loss.png")
-    draw_speed_up(scaled, target / "speedup.png")
-    draw_slices(root, quality, settings.data.low_dose.dose, target / "slices.png")
-    write_atomic(target / "summary.txt", summary(quality, scaled, transferred, trained))
-    write_page(root, settings, tables, target)
-    return {"cells": len(trained), "models": len(quality)}
+    write_atomic(target / "table2.md", as_markdown(tables["table2"]))
+    write_atomic(target / "table2.tex", as_latex(tables["table2"]))
+    lines = summary(tables["quality"], tables["speedup"], tables["transfer"], tables["cells"])
+    write_atomic(target / "summary.txt", lines)

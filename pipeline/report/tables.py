@@ -12,26 +12,37 @@ from data_prep.files import digest_json
 from pipeline.config import DDNET_2D, LOW_DOSE_INPUT, CellSettings
 from pipeline.metrics import METRICS
 from pipeline.training.metrics_file import read_metrics
+from pipeline.training.schedule import effective_batch
 from pipeline.training.settings import WITHOUT_EFFECT
+
+
+_RECORDED = ("parameters", "steps", "samples", "peak_bytes", "device", "torch", "effective_batch", "cpu_seconds")
+_SECONDS = ("training", "validation", "start", "checkpoint")
 
 
 def cells_table(root: Path, cells: Sequence[CellSettings], states: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
     """A row a training; a failed one has its reason and no figures."""
-    data = digest_json(json.loads((root / "data" / "split.json").read_text()))
-    return pd.DataFrame([_cell_row(root, cell, *states[cell.id], data) for cell in cells])
+    split = read_json(root / "data" / "split.json")
+    return pd.DataFrame([_cell_row(root, cell, *states[cell.id], digest_json(split)) for cell in cells])
+
+
+def read_json(path: Path) -> Any:
+    """What a file of the run folder holds; None where the run did not come so far."""
+    return json.loads(path.read_text()) if path.exists() else None
 
 
 def _cell_row(root: Path, cell: CellSettings, state: str, reason: str, data: str) -> dict[str, Any]:
     alike = cell.model_dump(mode="json", exclude={"id": True, "ranks": True, "training": set(WITHOUT_EFFECT)})
+    training = cell.training
     row: dict[str, Any] = {
         "cell": cell.id, "state": state, "model": cell.model, "dims": cell.dims, "slices": cell.slices,
-        "ranks": cell.ranks, "sampling": cell.sampling, "transfer": cell.transfer, "alike": "",
-        "alike_but_transfer": "",
+        "ranks": cell.ranks, "sampling": cell.sampling, "transfer": cell.transfer, "seed": training.seed,
+        "arm": "full", "work": training.work, "epochs": training.epochs, "alike": "", "alike_but_transfer": "",
+        **dict.fromkeys([*_RECORDED, *(f"{kind}_seconds" for kind in _SECONDS)]),
     }  # fmt: skip
     if state == "done":
         result = json.loads((root / "cells" / cell.id / "result.json").read_text())
-        row |= {name: result[name] for name in ("parameters", "steps", "samples", "peak_bytes", "device", "torch")}
-        row |= {name: result.get(name) for name in ("effective_batch", "cpu_seconds")}
+        row |= {name: result.get(name) for name in _RECORDED}
         besides = [data, result["device"], result["torch"]]
         row["alike"] = digest_json([alike, *besides])[:12]
         row["alike_but_transfer"] = digest_json([{**alike, "transfer": "any"}, *besides])[:12]
@@ -40,32 +51,45 @@ def _cell_row(root: Path, cell: CellSettings, state: str, reason: str, data: str
     return {**row, "reason": reason}
 
 
-def validation_table(root: Path, cells: Sequence[CellSettings]) -> pd.DataFrame:
+def curves_table(root: Path, cells: Sequence[CellSettings]) -> pd.DataFrame:
+    """A row a line of each training's ``metrics.jsonl``; ``samples``: those that it had been trained on by then."""
+    lines = [
+        {"cell": cell.id, "samples": line["step"] * effective_batch(cell.training, cell.ranks), **line}
+        for cell in cells for line in read_metrics(root / "cells" / cell.id)
+    ]  # fmt: skip
+    least = ["cell", "samples", "kind", "step", "loss", "rmse_hu", "low_dose_rmse_hu"]
+    table = pd.DataFrame(lines)
+    return table.reindex(columns=list(dict.fromkeys([*least, *table.columns])))
+
+
+def validation_table(curves: pd.DataFrame) -> pd.DataFrame:
     """A row a validation of each training."""
-    lines = [{"cell": cell.id, **line} for cell in cells for line in read_metrics(root / "cells" / cell.id)]
-    validated = [line for line in lines if line["kind"] == "validation"]
-    return pd.DataFrame(validated, columns=["cell", "step", "rmse_hu", "low_dose_rmse_hu"])
+    return curves.loc[curves["kind"] == "validation", ["cell", "step", "rmse_hu", "low_dose_rmse_hu"]]
 
 
-def quality_table(root: Path, judged: Sequence[str]) -> pd.DataFrame:
+def judged_table(root: Path, judged: Sequence[str]) -> pd.DataFrame:
+    """A row a network, or the untouched input, and held-out slice."""
+    rows = [{"model": model, **row} for model in judged
+            for row in json.loads((root / "evaluation" / f"{model}.json").read_text())]  # fmt: skip
+    return pd.DataFrame(rows, columns=["model", "dataset", "scan", "slice", *METRICS])
+
+
+def quality_table(judged: pd.DataFrame) -> pd.DataFrame:
     """A row a network, the low-dose input first: mean and SD over the held-out slices of each metric.
 
     ``rmse_change``: relative to the input, negative is better; ``beats_input`` says so in a word.
-
-    Raises:
-        RuntimeError: the low-dose input was not judged, without which no figure means anything.
     """
-    if LOW_DOSE_INPUT not in judged:
-        raise RuntimeError("the low-dose input was not judged, so there is nothing to compare with")
-    table = pd.DataFrame([_quality_row(root, model) for model in judged])
-    table["rmse_change"] = table["rmse_hu_mean"] / table["rmse_hu_mean"].iloc[judged.index(LOW_DOSE_INPUT)] - 1
-    beats = np.where(table["rmse_change"] < 0, "yes", "no")
+    rows = [_quality_row(str(model), slices) for model, slices in judged.groupby("model", sort=False)]
+    means = [f"{metric}_{name}" for metric in METRICS for name in ("mean", "sd")]
+    table = pd.DataFrame(rows, columns=["model", "scans", "slices", *means])
+    of_input = table.loc[table["model"] == LOW_DOSE_INPUT, "rmse_hu_mean"].max()  # NaN while it is not judged
+    table["rmse_change"] = table["rmse_hu_mean"] / of_input - 1
+    beats = np.select([table["rmse_change"].isna(), table["rmse_change"] < 0], ["unknown", "yes"], "no")
     table["beats_input"] = np.where(table["model"] == LOW_DOSE_INPUT, "-", beats)
     return table
 
 
-def _quality_row(root: Path, model: str) -> dict[str, Any]:
-    slices = pd.DataFrame(json.loads((root / "evaluation" / f"{model}.json").read_text()))
+def _quality_row(model: str, slices: pd.DataFrame) -> dict[str, Any]:
     row: dict[str, Any] = {"model": model, "scans": slices["scan"].nunique(), "slices": len(slices)}
     for metric in METRICS:
         row |= {f"{metric}_mean": slices[metric].mean(), f"{metric}_sd": slices[metric].std(ddof=1)}
