@@ -16,6 +16,7 @@ class Evaluate(Stage):
     """Items are cell ids and ``low-dose``, the baseline."""
 
     name: ClassVar[str] = "evaluate"
+    version: ClassVar[int] = 2
     judges: ClassVar[bool] = True
 
     def __init__(self, trained: list[CellStage]) -> None:

@@ -32,14 +32,14 @@ def write_report(
     each, or none if there were no jobs.
     """
     target = root / "report"
-    results = _results(root, settings, cells, states, judged, accounting)
+    results = collect(root, settings, cells, states, judged, accounting)
     _write_tables(results.tables, target)
     figures = list(draw_all(results, target / "figures"))
     write_page(root, settings, cells, results, figures, target)
     return {"cells": len(cells), "models": len(judged)}
 
 
-def _results(
+def collect(
     root: Path,
     settings: RunSettings,
     cells: Sequence[CellSettings],
@@ -47,6 +47,7 @@ def _results(
     judged: Sequence[str],
     accounting: pd.DataFrame,
 ) -> Results:
+    """All that the report shows, from the run folder; arguments as those of :func:`write_report`."""
     trained, curves, slices = cells_table(root, cells, states), curves_table(root, cells), judged_table(root, judged)
     quality = quality_table(slices)
     tables = {

@@ -7,10 +7,12 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from pipeline.config import CellSettings
-from pipeline.report.figures.losses import smoothed
+from pipeline.report.figures.losses import errors, smoothed
+from pipeline.report.shown import heading, text_of
 
 WIDTH, HEIGHT = 320, 90
 _POINTS = 160
+_IN_HEAD = ("cell", "state", "reason")
 
 
 class Course(NamedTuple):
@@ -30,7 +32,7 @@ class CellPage(NamedTuple):
     cell: str
     state: str
     reason: str
-    facts: dict[str, Any]
+    facts: dict[str, str]
     settings: dict[str, Any]
     courses: list[Course]
 
@@ -43,13 +45,11 @@ def cell_pages(cells: Sequence[CellSettings], trained: pd.DataFrame, curves: pd.
 
 
 def _page(cell: CellSettings, row: dict[str, Any], curves: pd.DataFrame) -> CellPage:
-    facts = {name: value for name, value in row.items() if not pd.isna(value) and value != ""}
-    for known in ("cell", "state", "reason"):
-        facts.pop(known, None)
+    facts = {heading(name): text_of(name, value) for name, value in row.items() if name not in _IN_HEAD}
+    facts = {name: text for name, text in facts.items() if text}
     trained, validated = (curves[curves["kind"] == kind] for kind in ("train", "validation"))
-    errors = validated.assign(value=100 * validated["rmse_hu"] / validated["low_dose_rmse_hu"])
     courses = [_course("training loss", smoothed(trained), True),
-               _course("validation RMSE, % of the input's", errors, False)]  # fmt: skip
+               _course("validation RMSE, % of the input's", errors(validated), False)]  # fmt: skip
     drawn = [course for course in courses if course]
     return CellPage(cell.id, row["state"], row["reason"], facts, cell.model_dump(mode="json"), drawn)
 

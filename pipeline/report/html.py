@@ -2,7 +2,9 @@
 
 import base64
 import hashlib
+import json
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,7 @@ def write_page(
         loader=jinja2.PackageLoader("pipeline.report", "."), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
+    environment.filters["pretty"] = partial(json.dumps, indent=1, ensure_ascii=False)
     scripts, style = [_own("tables.js"), _own("viewer.js")], _own("page.css")
     split = read_json(root / "data" / "split.json")
     page = environment.get_template("page.html.j2").render(

@@ -11,7 +11,7 @@ from pipeline.report.paper import TABLE_2, PaperRow
 _TRAINING = ["architecture", "transfer", "epochs", "slices", "ranks", "device"]
 _QUALITY = ("mse", "ms_ssim")
 HEADER = ("Architecture", "Epochs", "Slices", "Ranks", "Time", "MSE", "MS-SSIM",
-          "Paper: epochs", "Paper: time", "Paper: MSE", "Paper: MS-SSIM")  # fmt: skip
+          "Paper: Epochs", "Paper: Time", "Paper: MSE", "Paper: MS-SSIM")  # fmt: skip
 SORTED_BY = ("architecture", "epochs", "slices", "ranks", "seconds", "mse_mean", "ms_ssim_mean",
              "paper_epochs", "paper_seconds", "paper_mse_mean", "paper_ms_ssim_mean")  # fmt: skip
 """The column of the table that each column of the shown one is sorted by."""
@@ -90,7 +90,7 @@ def shown_rows(table: pd.DataFrame, sign: str) -> Iterator[list[str]]:
     """The rows as text under ``HEADER``; ``sign`` stands between mean and SD, a dash for what is unknown."""
     for row in table.to_dict("records"):
         yield [
-            row["architecture"], *(_count(row[name]) for name in ("epochs", "slices", "ranks")),
+            row["architecture"], _count(row["epochs"]), "-" if row["slices"] == 1 else _count(row["slices"]), _count(row["ranks"]),
             *(text for prefix in ("", "paper_") for text in _figures(row, prefix, sign)),
         ]  # fmt: skip
 
@@ -99,7 +99,7 @@ def _figures(row: dict[str, Any], prefix: str, sign: str) -> Iterator[str]:
     if prefix:
         yield _count(row["paper_epochs"])
     yield _clock(row[f"{prefix}seconds"])
-    for metric, digits in (("mse", "2e"), ("ms_ssim", "4f")):
+    for metric, digits in (("mse", "4f" if prefix else "2e"), ("ms_ssim", "4f")):
         mean, sd = row[f"{prefix}{metric}_mean"], row[f"{prefix}{metric}_sd"]
         yield "-" if pd.isna(mean) else f"{mean:.{digits}}" if pd.isna(sd) else f"{mean:.{digits}} {sign} {sd:.{digits}}"
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pipeline.config import DDNET_2D, LOW_DOSE_INPUT, RED_CNN
 
 Hu = NDArray[np.int16]
-PACKED_BYTES = 12 * 2**20
+PACKED_BYTES = 10 * 2**20
 """What the viewer's slices may take, before base64 makes them a third larger: the page stays below 25 MB."""
 
 

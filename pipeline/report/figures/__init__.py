@@ -33,7 +33,7 @@ class Drawn:
 FIGURES: dict[str, tuple[Callable[[Figure, Results], None], str]] = {
     "fig9-slices": (draw_slices, "One held-out slice at low dose, denoised, and at full dose, in the lung window."),
     "fig8-differences": (draw_differences, "What differs from the full dose in the same slice."),
-    "fig4-time": (draw_time, "Time of training against ranks. Marks: each training; lines: mean of the seeds."),
+    "fig4-time": (draw_time, "Time of training against ranks. Dots: each training; lines: mean of the seeds."),
     "fig4-accuracy": (
         draw_accuracy,
         "MS-SSIM of the held-out slices of each data set against ranks. Line and band: mean and SD over slices.",

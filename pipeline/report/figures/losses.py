@@ -3,6 +3,7 @@
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from pipeline.report.figures.style import GREY, letter, lines, style
 from pipeline.report.results import NothingToDraw, Results
@@ -14,7 +15,7 @@ def draw_by_slices(figure: Figure, results: Results) -> None:
     """Fig 6: a line a slice count, of the transfer that has the most of them."""
     done = results.trained()
     transfer = done.groupby("transfer", sort=False)["slices"].nunique().idxmax()
-    _draw_courses(figure, results, done[done["transfer"] == transfer], f"transfer {transfer}")
+    _draw_courses(figure, results, done[done["transfer"] == transfer], f" (transfer {transfer})")
 
 
 def draw_by_transfer(figure: Figure, results: Results) -> None:
@@ -23,10 +24,10 @@ def draw_by_transfer(figure: Figure, results: Results) -> None:
     kinds = done.groupby("slices")["transfer"].transform("nunique")
     if kinds.max() < 2:
         raise NothingToDraw("all trainings that are done have the same transfer")
-    _draw_courses(figure, results, done[kinds > 1], "with and without transfer")
+    _draw_courses(figure, results, done[kinds > 1])
 
 
-def _draw_courses(figure: Figure, results: Results, cells: pd.DataFrame, title: str) -> None:
+def _draw_courses(figure: Figure, results: Results, cells: pd.DataFrame, told: str = "") -> None:
     """Training loss, and validation error as a share of the input's, against samples: mean and range of the seeds.
 
     Of each line those trainings are shown that have the fewest ranks, since more ranks take larger steps.
@@ -38,11 +39,14 @@ def _draw_courses(figure: Figure, results: Results, cells: pd.DataFrame, title: 
         fewest = group[group["ranks"] == group["ranks"].min()]
         curves = results.curves[results.curves["cell"].isin(fewest["cell"])]
         _draw_course(left, smoothed(curves[curves["kind"] == "train"]), number, label)
-        _draw_course(right, _errors(curves[curves["kind"] == "validation"]), number, label, "o")
+        _draw_course(right, errors(curves[curves["kind"] == "validation"]), number, label, "o")
     left.set(xlabel="samples trained on", ylabel="training loss", yscale="log")
+    left.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    left.yaxis.set_major_formatter("{x:g}")
+    left.yaxis.set_minor_formatter("{x:g}")
     right.set(xlabel="samples trained on", ylabel="validation RMSE (% of the input's)")
-    letter(left, 0, f"training loss, {title}")
-    letter(right, 1, f"validation error, {title}")
+    letter(left, 0, f"training loss{told}")
+    letter(right, 1, f"validation error{told}")
     figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=4)
 
 
@@ -60,5 +64,6 @@ def smoothed(trained: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(parts) if parts else trained.assign(value=pd.Series(dtype=float))
 
 
-def _errors(validated: pd.DataFrame) -> pd.DataFrame:
+def errors(validated: pd.DataFrame) -> pd.DataFrame:
+    """``cell, samples, value``: RMSE in validation as a percentage of the low-dose input's."""
     return validated.assign(value=100 * validated["rmse_hu"] / validated["low_dose_rmse_hu"])

@@ -33,13 +33,13 @@ def draw_time(figure: Figure, results: Results) -> None:
 
 
 def _draw_times(ax: Axes, group: pd.DataFrame, number: int, label: str, divisor: float) -> None:
-    """Each training a mark, their means a line, and below it the share that is n times shorter on n times the ranks."""
+    """Each training a dot, their means a line, and below it the share that is n times shorter on n times the ranks."""
     colour, mark = style(number)
     times = group.groupby("ranks")["training_seconds"].mean() / divisor
     ax.plot(times.index, times.iloc[0] * times.index[0] / times.index, color=GREY, ls="--", lw=0.8,
             label="ideal" if number == 0 else None)  # fmt: skip
-    ax.plot(times.index, times, color=colour, label=label)
-    ax.plot(group["ranks"], group["training_seconds"] / divisor, color=colour, marker=mark, ls="", alpha=0.7)
+    ax.plot(times.index, times, color=colour, marker=mark, label=label)
+    ax.plot(group["ranks"], group["training_seconds"] / divisor, color=colour, marker=".", ls="", alpha=0.7)
 
 
 def draw_accuracy(figure: Figure, results: Results) -> None:

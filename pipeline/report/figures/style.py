@@ -38,6 +38,7 @@ _SETTINGS = {
     "transfer": "transfer {}",
     "work": "{} scaling",
     "law": "{}",
+    "dataset": "{}",
 }
 VARIANT = ("slices", "sampling", "transfer", "work")
 """The settings of a study's grid that make a line of their own."""
