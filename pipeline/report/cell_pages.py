@@ -9,6 +9,7 @@ import pandas as pd
 from pipeline.config import CellSettings
 from pipeline.report.figures.losses import errors, smoothed
 from pipeline.report.shown import heading, text_of
+from pipeline.report.tables import records
 
 WIDTH, HEIGHT = 320, 90
 _POINTS = 160
@@ -20,8 +21,8 @@ class Course(NamedTuple):
 
     title: str
     points: str
-    highest: str
     lowest: str
+    highest: str
     last: str
     samples: int
 
@@ -40,7 +41,7 @@ class CellPage(NamedTuple):
 def cell_pages(cells: Sequence[CellSettings], trained: pd.DataFrame, curves: pd.DataFrame) -> list[CellPage]:
     """A page a training, in the order of the table."""
     of_cell = dict(list(curves.groupby("cell")))
-    rows = {row["cell"]: row for row in trained.to_dict("records")}
+    rows = {row["cell"]: row for row in records(trained)}
     return [_page(cell, rows[cell.id], of_cell.get(cell.id, curves.iloc[:0])) for cell in cells]
 
 
@@ -67,4 +68,5 @@ def _course(title: str, course: pd.DataFrame, logarithmic: bool) -> Course | Non
     places = ((WIDTH * (x - first) / wide, HEIGHT * (1 - (y - low) / span))
               for x, y in zip(samples, heights, strict=True))  # fmt: skip
     points = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-    return Course(title, points, *(f"{value:.4g}" for value in (max(values), min(values), values[-1])), samples[-1])
+    lowest, highest, last = (f"{value:.4g}" for value in (min(values), max(values), values[-1]))
+    return Course(title, points, lowest, highest, last, samples[-1])

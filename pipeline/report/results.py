@@ -8,7 +8,7 @@ import pandas as pd
 from pipeline.report.volumes import Stacks
 
 
-class NothingToDraw(Exception):  # noqa: N818 - no error: a partial study has partial figures
+class NothingToDraw(Exception):
     """What a figure would show is not there; the message says why, and stands in its place."""
 
 

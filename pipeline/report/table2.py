@@ -7,6 +7,7 @@ import pandas as pd
 
 from pipeline.config import LOW_DOSE_INPUT, RED_CNN
 from pipeline.report.paper import TABLE_2, PaperRow
+from pipeline.report.tables import records
 
 _TRAINING = ["architecture", "transfer", "epochs", "slices", "ranks", "device"]
 _QUALITY = ("mse", "ms_ssim")
@@ -26,7 +27,7 @@ def table2(cells: pd.DataFrame, judged: pd.DataFrame) -> pd.DataFrame:
     the same number of epochs. Its rows that nothing was measured for come last.
     """
     done = cells[(cells["state"] == "done") & (cells["arm"] == "full")].copy()
-    done["architecture"] = [architecture(row) for row in done.to_dict("records")]
+    done["architecture"] = [architecture(row) for row in records(done)]
     rows: list[dict[str, Any]] = [{"architecture": "low-dose input", **_quality(judged, [LOW_DOSE_INPUT])}]
     for kind, group in done.groupby(_TRAINING, sort=False):
         row = dict(zip(_TRAINING, kind, strict=True))
@@ -88,9 +89,10 @@ def as_latex(table: pd.DataFrame) -> str:
 
 def shown_rows(table: pd.DataFrame, sign: str) -> Iterator[list[str]]:
     """The rows as text under ``HEADER``; ``sign`` stands between mean and SD, a dash for what is unknown."""
-    for row in table.to_dict("records"):
+    for row in records(table):
         yield [
-            row["architecture"], _count(row["epochs"]), "-" if row["slices"] == 1 else _count(row["slices"]), _count(row["ranks"]),
+            row["architecture"], _count(row["epochs"]),
+            "-" if row["slices"] == 1 else _count(row["slices"]), _count(row["ranks"]),
             *(text for prefix in ("", "paper_") for text in _figures(row, prefix, sign)),
         ]  # fmt: skip
 
@@ -101,7 +103,9 @@ def _figures(row: dict[str, Any], prefix: str, sign: str) -> Iterator[str]:
     yield _clock(row[f"{prefix}seconds"])
     for metric, digits in (("mse", "4f" if prefix else "2e"), ("ms_ssim", "4f")):
         mean, sd = row[f"{prefix}{metric}_mean"], row[f"{prefix}{metric}_sd"]
-        yield "-" if pd.isna(mean) else f"{mean:.{digits}}" if pd.isna(sd) else f"{mean:.{digits}} {sign} {sd:.{digits}}"
+        yield (
+            "-" if pd.isna(mean) else f"{mean:.{digits}}" if pd.isna(sd) else f"{mean:.{digits}} {sign} {sd:.{digits}}"
+        )
 
 
 def _count(value: Any) -> str:

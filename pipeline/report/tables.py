@@ -15,7 +15,6 @@ from pipeline.training.metrics_file import read_metrics
 from pipeline.training.schedule import effective_batch
 from pipeline.training.settings import WITHOUT_EFFECT
 
-
 _RECORDED = ("parameters", "steps", "samples", "peak_bytes", "device", "torch", "effective_batch", "cpu_seconds")
 _SECONDS = ("training", "validation", "start", "checkpoint")
 
@@ -100,15 +99,16 @@ def summary(quality: pd.DataFrame, speed: pd.DataFrame, transfer: pd.DataFrame, 
     """A few lines for the terminal."""
     width = max([12, *map(len, cells["cell"])]) + 2
     lines = [f"{'model':<{width}}{'RMSE (HU)':>16}{'vs input':>10}{'PSNR (dB)':>11}{'SSIM':>9}{'MS-SSIM':>9}"]
-    lines += [_quality_line(row, width) for row in _records(quality)]
+    lines += [_quality_line(row, width) for row in records(quality)]
     lines += ["", f"{'cell':<{width}}{'ranks':>6}{'slices':>8}{'time (s)':>10}{'speed-up':>10}{'efficiency':>12}"]
-    lines += [_speed_line(row, width) for row in _records(speed)]
+    lines += [_speed_line(row, width) for row in records(speed)]
     lines += _transfer_lines(transfer, width)
-    lines += [f"{row['cell']}: {row['state']}: {row['reason']}" for row in _records(cells[cells["state"] != "done"])]
+    lines += [f"{row['cell']}: {row['state']}: {row['reason']}" for row in records(cells[cells["state"] != "done"])]
     return "\n".join(lines) + "\n"
 
 
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """A dict a row."""
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
@@ -136,7 +136,7 @@ def _transfer_lines(transfer: pd.DataFrame, width: int) -> list[str]:
     lines = [
         f"{row['cell']:<{width}}{row['transfer']:>10}{_count(row['steps_to_2d'], 'not reached'):>14}"
         f"{_count(row['steps_saved']):>8}"
-        for row in _records(known)
+        for row in records(known)
     ]
     return ["", level, f"{'cell':<{width}}{'transfer':>10}{'after steps':>14}{'saved':>8}", *lines]
 

@@ -71,7 +71,7 @@
   }
 
   function tell(z, left, right, edge) {
-    const minus = difference.checked ? " − full dose" : "";
+    const minus = difference.checked ? " minus full dose" : "";
     find("left").textContent = edge > 0 ? names[left] + minus : "";
     find("right").textContent = edge < columns ? names[right] + minus : "";
     find("edge").style.left = `${100 * edge / columns}%`;

@@ -23,7 +23,12 @@ def settings_of(**values: Any) -> RunSettings:
 
 
 def fill(
-    root: Path, cells: Sequence[CellSettings], done: Collection[str], scan: str = "s", full: Hu | None = None, lines: int = 1
+    root: Path,
+    cells: Sequence[CellSettings],
+    done: Collection[str],
+    scan: str = "s",
+    full: Hu | None = None,
+    lines: int = 1,
 ) -> None:
     """What judging and the trainings ``done`` leave; ``full``: HU of the example (slices, rows, columns)."""
     for name in ("data", "evaluation"):

@@ -1,11 +1,13 @@
 """Figures of how training scales: Fig 4 of the paper, efficiency, where it was lost, and what is to be expected."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from pipeline.config import LOW_DOSE_INPUT
 from pipeline.report.figures.style import GREY, VARIANT, draw_line, letter, lines, rank_axis, style
@@ -56,8 +58,9 @@ def draw_accuracy(figure: Figure, results: Results) -> None:
             draw_line(ax, _spread(group, "ms_ssim"), "ms_ssim", number, label)
         for dataset, mean in input_means.items():
             ax.axhline(mean, color=GREY, ls=":", lw=0.9)
-            ax.annotate(f"input, {dataset}" if len(input_means) > 1 else "low-dose input", (1, mean),
-                        xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=6, color=GREY)  # fmt: skip
+            told = f"input, {dataset}" if len(input_means) > 1 else "low-dose input"
+            ax.annotate(told, (1, mean), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=6,
+                        color=GREY)  # fmt: skip
         rank_axis(ax, list(shown["ranks"]))
         ax.set(ylabel="MS-SSIM" if panel == 0 else "")
         letter(ax, offset + panel, f"{slices} slices")
@@ -109,7 +112,7 @@ def _draw_paper(left: Axes, right: Axes, ranks: Sequence[int]) -> None:
     """The paper's own speed-up with 16 slices, at the rank counts that were measured here."""
     times = {row.ranks: row.seconds for row in TABLE_2 if row.slices == 16}
     speed = {count: times[1] / seconds for count, seconds in times.items() if count in ranks}
-    told = {"color": GREY, "marker": "x", "ls": ""}
+    told: Any = {"color": GREY, "marker": "x", "ls": ""}
     left.plot(list(speed), list(speed.values()), label="paper, 16 slices, A100", **told)
     right.plot(list(speed), [100 * gained / count for count, gained in speed.items()], **told)
 
@@ -131,8 +134,8 @@ def draw_attribution(figure: Figure, results: Results) -> None:
     ax.invert_yaxis()
     ax.axvline(0, color="black", lw=0.6)
     ax.set_xlabel("share of the ranks' time that was lost (%)")
-    handles = [ax.barh(0, 0, color=style(number)[0]) for number in range(len(causes))]
-    figure.legend(handles, causes, loc="outside lower center", ncols=4)
+    handles = [Patch(color=style(number)[0], label=cause) for number, cause in enumerate(causes)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=4)
 
 
 def _draw_bar(ax: Axes, place: int, lost: "pd.Series[float]", causes: Sequence[str]) -> None:
@@ -151,21 +154,21 @@ def draw_projection(figure: Figure, results: Results) -> None:
     """
     table = results.table("projection", "too few rank counts were measured to fit a law")
     speed = results.table("speedup", "no two trainings that are alike in all but their ranks are done")
-    figure.set_size_inches(7, 3.4)
+    figure.set_size_inches(7, 4)
     ax = figure.subplots()
     ranks = sorted({*table["ranks"], *speed["ranks"]})
     ax.plot(ranks, ranks, color=GREY, ls="--", lw=0.8, label="ideal")
     for number, (label, group) in enumerate(lines(table, ("law", *VARIANT))):
         _draw_law(ax, group.sort_values("ranks"), number, label)
-    for label, group in lines(speed):
-        ax.plot(group["ranks"], group["speed_up"], color="black", marker="o", ls="", mfc="none",
+    for number, (label, group) in enumerate(lines(speed)):
+        ax.plot(group["ranks"], group["speed_up"], color="black", marker=style(number)[1], ls="", mfc="none",
                 label=f"measured: {label}")  # fmt: skip
     ax.axvline(speed["ranks"].max(), color=GREY, lw=0.6)
     ax.annotate(" extrapolated", (speed["ranks"].max(), 0.02), xycoords=("data", "axes fraction"), color=GREY)
     ax.set_yscale("log", base=2)
     rank_axis(ax, [2**power for power in range(int(np.log2(ranks[0])), int(np.log2(ranks[-1])) + 1)])
     ax.set(ylabel="speed-up", yticks=ax.get_xticks(), yticklabels=[f"{tick:g}" for tick in ax.get_xticks()])
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside right upper")
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3)
 
 
 def _draw_law(ax: Axes, group: pd.DataFrame, number: int, label: str) -> None:

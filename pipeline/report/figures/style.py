@@ -1,6 +1,6 @@
 """How figures look, and how they are saved."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "0.45"
 DPI = 300
-_STYLE: Mapping[str, Any] = {
+_STYLE: Any = {
     "font.size": 8,
     "axes.titlesize": 9,
     "legend.fontsize": 7,
@@ -53,7 +53,7 @@ def new_figure() -> Figure:
 
 def styled() -> Any:
     """The context in which figures are drawn and saved."""
-    return mpl.rc_context(dict(_STYLE))
+    return mpl.rc_context(_STYLE)
 
 
 def save(figure: Figure, path: Path) -> None:
