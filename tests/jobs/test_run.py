@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -124,6 +125,8 @@ def test_a_whole_run_leaves_its_report(undisturbed: Toy) -> None:
     assert (cells["state"] == "done").all()
     assert cells["parameters"].tolist() == [566_451, 2_619_155, 2_619_155]
     page = (report / "index.html").read_text()
+    with np.load(undisturbed.run_folder / "evaluation" / "2d.npz") as example:
+        assert example["image"].shape == example["full_dose"].shape == (16, *example["image"].shape[1:])
     figures = {path.name for path in (report / "figures").iterdir()}
     assert {"fig9-slices.png", "fig8-differences.svg", "fig4-time.svg", "efficiency.png"} <= figures
     assert page.count('src="data:image/') == len(figures) / 2

@@ -31,8 +31,6 @@ _STYLE: Any = {
     "svg.hashsalt": "quarterdose",  # the same figure is the same file
 }
 _SETTINGS = {
-    "model": "{}",
-    "dims": "{}D",
     "slices": "{} slices",
     "sampling": "{}",
     "transfer": "transfer {}",
