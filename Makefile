@@ -16,7 +16,8 @@ demo: setup
 	$(BIN)/quarterdose run configs/demo.yaml
 
 test: setup
-	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then $(BIN)/quarterdose devcluster install; fi
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then $(BIN)/quarterdose devcluster install; \
+	command -v chromium > /dev/null || (apt-get update && apt-get install -y --no-install-recommends chromium); fi
 	$(BIN)/python -m pytest
 
 lint: setup

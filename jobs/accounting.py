@@ -23,15 +23,19 @@ def accounting_table(folder: RunFolder, graph: Graph) -> pd.DataFrame:
 
     ``gpu_hours`` are those of every start of the job; of them ``training``, ``validation``, ``checkpoint`` and
     ``start`` (of the trainer) are in the record that was kept, and ``lost`` is the rest: the start of the processes
-    and their meeting, the end of the job, and work that was lost with a node. Hours are Slurm's where
-    ``source`` is ``sacct``; else ``markers``: the run's own records, of each item's last start alone.
+    and their meeting, the end of the job, and work that was lost with a node. Hours are Slurm's where ``source`` is
+    ``sacct``. Where it cannot be asked they stay those of the last report; else they are ``markers``: the run's own
+    records, of each item's last start alone.
     """
     groups: dict[tuple[str, str], list[Submission]] = {}
     for one in Submissions(folder.root).all():
         alone = one.stage in graph.stages and graph.stages[one.stage].own_job and len(one.items) == 1
         groups.setdefault((one.stage, one.items[0] if alone else ""), []).append(one)
     jobs = [job for made in groups.values() for one in made for job in one.jobs]
-    told = _told(jobs)
+    told, earlier = _told(jobs), folder.report / "accounting.csv"
+    if told is None and earlier.exists():
+        print(f"the hours are those of {earlier}", flush=True)
+        return pd.read_csv(earlier).fillna({"item": ""})
     rows = [_row(folder, graph, *name, made, told) for name, made in groups.items()]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 

@@ -16,6 +16,7 @@ class Evaluate(Stage):
     """Items are ``low-dose``, the baseline, and the ids of cells that are no control arms."""
 
     name: ClassVar[str] = "evaluate"
+    version: ClassVar[int] = 2
     judges: ClassVar[bool] = True
 
     def __init__(self, trained: list[CellStage]) -> None:

@@ -20,6 +20,8 @@ from pipeline.training.distributed import device_of
 from pipeline.training.trainer import load_trained
 from pipeline.training.world import World
 
+_EXAMPLE_SLICES = 16
+
 
 def evaluate(
     cell: CellSettings | None, cell_folder: Path, data: Path, test: Sequence[Segment],
@@ -27,7 +29,7 @@ def evaluate(
 ) -> dict[str, Any]:  # fmt: skip
     """Judge a cell's network, or with None the low-dose input; write ``target`` .json and .npz.
 
-    The JSON has a row a slice, the npz the middle slice of the first held-out scan (HU).
+    The JSON has a row a slice, the npz up to 16 slices from the middle of the first held-out scan (HU).
     """
     torch.set_num_threads(settings.threads)
     model = load_trained(cell, cell_folder).to(device_of(World(), settings.device)) if cell else None
@@ -52,6 +54,7 @@ def _read(data: Path, segment: Segment, name: str) -> NDArray[np.int16]:
 
 
 def _write_example(path: Path, image: NDArray[np.generic], full: NDArray[np.int16]) -> None:
-    middle = len(full) // 2
+    first = max(0, (len(full) - _EXAMPLE_SLICES) // 2)
+    shown = slice(first, first + _EXAMPLE_SLICES)
     with replacing(path) as temporary, temporary.open("wb") as handle:
-        np.savez_compressed(handle, image=np.rint(image[middle]).astype(np.int16), full_dose=full[middle])
+        np.savez_compressed(handle, image=np.rint(image[shown]).astype(np.int16), full_dose=full[shown])

@@ -1,87 +1,102 @@
 """The one page that holds the report."""
 
 import base64
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
+from functools import partial
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import pandas as pd
+from markupsafe import Markup
 
 from data_prep.files import write_atomic
-from pipeline.config import RunSettings
+from pipeline.config import CellSettings, RunSettings
+from pipeline.report.cell_pages import HEIGHT, WIDTH, cell_pages
+from pipeline.report.figures import Drawn
+from pipeline.report.results import Results
+from pipeline.report.shown import ShownTable, show, show_quality, show_table2
+from pipeline.report.tables import read_json
+from pipeline.report.volumes import viewer_data
 
-FIGURES = (
-    ("slices.png", "One held-out slice, in the lung window, and what differs from the full dose"),
-    ("speedup.png", "Speed-up and efficiency of training against the fewest ranks"),
-    ("loss.png", "Training loss and validation error"),
-)
 # folders and files may be named after patients
 _PATHS: Any = {"runs": True, "study": {"donor": True}, "data": {"sources": {"__all__": {"path"}}}}
-_DIGITS = {"rmse_hu": "2f", "mse": "2e", "psnr": "2f", "ssim": "4f", "ms_ssim": "4f"}
+_PHOTOS = ("fig8-differences", "fig9-slices")  # all others are smaller, and sharper, as SVG
 _COLUMNS = {
-    "speedup": ["cell", "slices", "transfer", "ranks", "training_seconds", "baseline", "speed_up", "efficiency"],
-    "transfer": ["cell", "slices", "ranks", "transfer", "error_2d", "steps_to_2d", "steps_saved"],
-    "cells": ["cell", "state", "model", "slices", "ranks", "sampling", "transfer", "parameters", "steps", "samples",
-              "effective_batch", "training_seconds", "validation_seconds", "start_seconds", "cpu_seconds", "peak_bytes",
-              "device", "reason"],
-    "accounting": ["stage", "item", "gpus", "starts", "waited_hours", "gpu_hours", "core_hours", "training_gpu_hours",
-                   "validation_gpu_hours", "checkpoint_gpu_hours", "other_gpu_hours", "source"],
+    "cells": ["cell", "state", "model", "slices", "ranks", "nodes", "sampling", "transfer", "seed", "arm", "work",
+              "epochs", "parameters", "steps", "samples", "effective_batch", "training_seconds", "validation_seconds",
+              "start_seconds", "step_p50_seconds", "step_p95_seconds", "cpu_seconds", "peak_bytes", "device", "reason"],
 }  # fmt: skip
+_MANIFEST = ["dataset", "subject", "scan", "state", "slices", "spacing_z_mm", "spacing_xy_mm", "rmse_low_hu", "reason"]
 
 
-def write_page(root: Path, settings: RunSettings, tables: Mapping[str, pd.DataFrame], target: Path) -> None:
-    """Write ``target/index.html``; figures are inside, every text is escaped."""
+def write_page(
+    root: Path, settings: RunSettings, cells: Sequence[CellSettings], results: Results, figures: Sequence[Drawn],
+    target: Path,
+) -> None:  # fmt: skip
+    """Write ``target/index.html``; figures and images are inside, every text is escaped.
+
+    The page forbids itself, by a Content-Security-Policy, any script but its own two and any request.
+    """
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pipeline.report", "."), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    split = json.loads((root / "data" / "split.json").read_text())
+        loader=jinja2.PackageLoader("pipeline.report", "."), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["pretty"] = partial(json.dumps, indent=1, ensure_ascii=False)
+    scripts, style = [_own("tables.js"), _own("viewer.js")], _own("page.css")
+    split = read_json(root / "data" / "split.json")
     page = environment.get_template("page.html.j2").render(
         settings=settings,
         shown_settings=settings.model_dump(mode="json", exclude=_PATHS),
-        manifest=_rows(
-            pd.read_csv(root / "data" / "manifest.csv"),
-            ["dataset", "subject", "scan", "state", "slices", "spacing_z_mm", "spacing_xy_mm", "rmse_low_hu", "reason"],
-        ),
+        policy=_policy(scripts, style), scripts=scripts, style=style,
         split=split,
-        tables={name: _rows(tables[name], columns) for name, columns in _COLUMNS.items()},
-        quality=_quality_rows(tables["quality"]),
-        figures=[(text, base64.b64encode((target / name).read_bytes()).decode()) for name, text in FIGURES],
-        worse=list(tables["quality"].query("beats_input == 'no'")["model"]),
-        provenance=json.loads((root / "provenance.json").read_text()),
-    )
+        held_out=split["parts"]["test"][:1] if split else [],
+        manifest=_manifest(root / "data" / "manifest.csv"),
+        tables=_tables(results.tables, [cell.id for cell in cells]),
+        states=results.tables["cells"]["state"].value_counts().to_dict(),
+        gpu_hours=_total(results.tables["accounting"], "gpu_hours"),
+        core_hours=_total(results.tables["accounting"], "core_hours"),
+        figures={drawn.path.name: (drawn, _data_url(drawn)) for drawn in figures},
+        viewer=results.stacks and viewer_data(results.stacks),
+        worse=list(results.tables["quality"].query("beats_input == 'no'")["model"]),
+        pages=cell_pages(cells, results.tables["cells"], results.curves), course_size=(WIDTH, HEIGHT),
+        provenance=read_json(root / "provenance.json"),
+    )  # fmt: skip
     write_atomic(target / "index.html", page)
 
 
-def _rows(table: pd.DataFrame, columns: list[str]) -> list[list[str]]:
-    """Header and cells as text."""
-    kept = [column for column in columns if column in table]
-    return [
-        kept,
-        *(
-            [_text(column, value) for column, value in zip(kept, row, strict=True)]
-            for row in table[kept].itertuples(index=False)
-        ),
-    ]
+def _own(name: str) -> Markup:
+    """A file beside this module, which is ours and goes into the page as it is."""
+    return Markup(files("pipeline.report").joinpath(name).read_text())  # noqa: S704
 
 
-def _quality_rows(table: pd.DataFrame) -> list[list[str]]:
-    """Mean and SD of each metric in one cell."""
-    shown = table[["model", "scans", "slices", "rmse_change", "beats_input"]].copy()
-    for metric, digits in _DIGITS.items():
-        pairs = zip(table[f"{metric}_mean"], table[f"{metric}_sd"], strict=True)
-        shown[metric] = [f"{mean:.{digits}} ± {sd:.{digits}}" for mean, sd in pairs]
-    return _rows(shown, ["model", "scans", "slices", "rmse_hu", "rmse_change", "beats_input", *list(_DIGITS)[1:]])
+def _policy(scripts: Sequence[str], style: str) -> str:
+    hashes = [f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+              for text in (*scripts, style)]  # fmt: skip
+    return f"default-src 'none'; img-src data:; script-src {' '.join(hashes[:-1])}; style-src {hashes[-1]}"
 
 
-def _text(column: str, value: Any) -> str:
-    if pd.isna(value):
+def _tables(tables: Mapping[str, pd.DataFrame], known: Collection[str]) -> dict[str, ShownTable]:
+    shown = {name: show(table, _COLUMNS.get(name), known) for name, table in tables.items()}
+    return {**shown, "quality": show_quality(tables["quality"], known), "table2": show_table2(tables["table2"])}
+
+
+def _manifest(path: Path) -> ShownTable:
+    return show(pd.read_csv(path) if path.exists() else pd.DataFrame(), _MANIFEST, ())
+
+
+def _total(accounting: pd.DataFrame, column: str) -> float | None:
+    """None where nobody counted."""
+    return float(accounting[column].sum()) if column in accounting and accounting[column].notna().any() else None
+
+
+def _data_url(drawn: Drawn) -> str:
+    """Empty for a figure that is missing."""
+    if drawn.missing:
         return ""
-    if column in ("rmse_change", "efficiency"):
-        return f"{100 * value:+.1f} %" if column == "rmse_change" else f"{100 * value:.0f} %"
-    if column == "peak_bytes":
-        return f"{value / 2**30:.2f} GiB"
-    if not isinstance(value, float):
-        return str(value)
-    return f"{value:.2e}" if 0 < abs(value) < 1e-3 else f"{value:.0f}" if value.is_integer() else f"{value:.4g}"
+    kind, ending = ("png", ".png") if drawn.path.name in _PHOTOS else ("svg+xml", ".svg")
+    content = drawn.path.with_name(drawn.path.name + ending).read_bytes()
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

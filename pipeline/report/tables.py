@@ -13,10 +13,12 @@ from pipeline.config import DDNET_2D, LOW_DOSE_INPUT, CellSettings
 from pipeline.metrics import METRICS
 from pipeline.scaling.timing import step_quantiles
 from pipeline.training.metrics_file import read_metrics
+from pipeline.training.schedule import effective_batch
 from pipeline.training.settings import WITHOUT_EFFECT
 
 _RESULT = ("parameters", "steps", "samples", "effective_batch", "cpu_seconds", "peak_bytes", "precision", "device",
            "torch", "version", "data")  # fmt: skip
+_SECONDS = ("training", "validation", "start", "checkpoint")
 _COMPARED = ("precision", "device", "torch", "version", "data")
 
 
@@ -39,6 +41,7 @@ def _cell_row(root: Path, cell: CellSettings, state: str, reason: str) -> dict[s
         "ranks": cell.ranks, "sampling": cell.sampling, "transfer": cell.transfer, "seed": how.seed, "arm": cell.arm,
         "work": how.work, "epochs": how.epochs, "batch": how.batch, "accumulation": how.accumulation,
         "rate_rule": how.rate_rule, "alike": "", "alike_but_transfer": "",
+        **dict.fromkeys([*_RESULT, "nodes", "node_list", *(f"{kind}_seconds" for kind in _SECONDS)]),
     }  # fmt: skip
     if state == "done":
         row |= _result(cell, json.loads((root / "cells" / cell.id / "result.json").read_text()))
@@ -60,32 +63,50 @@ def _result(cell: CellSettings, result: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def validation_table(root: Path, cells: Sequence[CellSettings]) -> pd.DataFrame:
+def read_json(path: Path) -> Any:
+    """What a file of the run folder holds; None where the run did not come so far."""
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def curves_table(root: Path, cells: Sequence[CellSettings]) -> pd.DataFrame:
+    """A row a line of each training's ``metrics.jsonl``; ``samples``: those that it had been trained on by then."""
+    lines = [
+        {"cell": cell.id, "samples": line["step"] * effective_batch(cell.training, cell.ranks), **line}
+        for cell in cells for line in read_metrics(root / "cells" / cell.id)
+    ]  # fmt: skip
+    least = ["cell", "samples", "kind", "step", "loss", "rmse_hu", "low_dose_rmse_hu"]
+    table = pd.DataFrame(lines)
+    return table.reindex(columns=list(dict.fromkeys([*least, *table.columns])))
+
+
+def validation_table(curves: pd.DataFrame) -> pd.DataFrame:
     """A row a validation of each training."""
-    lines = [{"cell": cell.id, **line} for cell in cells for line in read_metrics(root / "cells" / cell.id)]
-    validated = [line for line in lines if line["kind"] == "validation"]
-    return pd.DataFrame(validated, columns=["cell", "step", "rmse_hu", "low_dose_rmse_hu"])
+    return curves.loc[curves["kind"] == "validation", ["cell", "step", "rmse_hu", "low_dose_rmse_hu"]]
 
 
-def quality_table(root: Path, judged: Sequence[str]) -> pd.DataFrame:
+def judged_table(root: Path, judged: Sequence[str]) -> pd.DataFrame:
+    """A row a network, or the untouched input, and held-out slice."""
+    rows = [{"model": model, **row} for model in judged
+            for row in json.loads((root / "evaluation" / f"{model}.json").read_text())]  # fmt: skip
+    return pd.DataFrame(rows, columns=["model", "dataset", "scan", "slice", *METRICS])
+
+
+def quality_table(judged: pd.DataFrame) -> pd.DataFrame:
     """A row a network, the low-dose input first: mean and SD over the held-out slices of each metric.
 
     ``rmse_change``: relative to the input, negative is better; ``beats_input`` says so in a word.
-
-    Raises:
-        RuntimeError: the low-dose input was not judged, without which no figure means anything.
     """
-    if LOW_DOSE_INPUT not in judged:
-        raise RuntimeError("the low-dose input was not judged, so there is nothing to compare with")
-    table = pd.DataFrame([_quality_row(root, model) for model in judged])
-    table["rmse_change"] = table["rmse_hu_mean"] / table["rmse_hu_mean"].iloc[judged.index(LOW_DOSE_INPUT)] - 1
-    beats = np.where(table["rmse_change"] < 0, "yes", "no")
+    rows = [_quality_row(str(model), slices) for model, slices in judged.groupby("model", sort=False)]
+    means = [f"{metric}_{name}" for metric in METRICS for name in ("mean", "sd")]
+    table = pd.DataFrame(rows, columns=["model", "scans", "slices", *means])
+    of_input = table.loc[table["model"] == LOW_DOSE_INPUT, "rmse_hu_mean"].max()  # NaN while it is not judged
+    table["rmse_change"] = table["rmse_hu_mean"] / of_input - 1
+    beats = np.select([table["rmse_change"].isna(), table["rmse_change"] < 0], ["unknown", "yes"], "no")
     table["beats_input"] = np.where(table["model"] == LOW_DOSE_INPUT, "-", beats)
     return table
 
 
-def _quality_row(root: Path, model: str) -> dict[str, Any]:
-    slices = pd.DataFrame(json.loads((root / "evaluation" / f"{model}.json").read_text()))
+def _quality_row(model: str, slices: pd.DataFrame) -> dict[str, Any]:
     row: dict[str, Any] = {"model": model, "scans": slices["scan"].nunique(), "slices": len(slices)}
     for metric in METRICS:
         row |= {f"{metric}_mean": slices[metric].mean(), f"{metric}_sd": slices[metric].std(ddof=1)}
@@ -96,15 +117,16 @@ def summary(quality: pd.DataFrame, speed: pd.DataFrame, transfer: pd.DataFrame, 
     """A few lines for the terminal."""
     width = max([12, *map(len, cells["cell"])]) + 2
     lines = [f"{'model':<{width}}{'RMSE (HU)':>16}{'vs input':>10}{'PSNR (dB)':>11}{'SSIM':>9}{'MS-SSIM':>9}"]
-    lines += [_quality_line(row, width) for row in _records(quality)]
-    lines += ["", f"{'cell':<{width}}{'ranks':>6}{'slices':>8}{'time (s)':>10}{'speed-up':>10}{'efficiency':>12}"]
-    lines += [_speed_line(row, width) for row in _records(speed)]
+    lines += [_quality_line(row, width) for row in records(quality)]
+    lines += ["", f"{'cell':<{width}}{'ranks':>6}{'slices':>8}{'s/sample':>10}{'speed-up':>10}{'efficiency':>12}"]
+    lines += [_speed_line(row, width) for row in records(speed)]
     lines += _transfer_lines(transfer, width)
-    lines += [f"{row['cell']}: {row['state']}: {row['reason']}" for row in _records(cells[cells["state"] != "done"])]
+    lines += [f"{row['cell']}: {row['state']}: {row['reason']}" for row in records(cells[cells["state"] != "done"])]
     return "\n".join(lines) + "\n"
 
 
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """A dict a row."""
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
@@ -118,7 +140,7 @@ def _quality_line(row: dict[str, Any], width: int) -> str:
 
 def _speed_line(row: dict[str, Any], width: int) -> str:
     return (
-        f"{row['cell']:<{width}}{row['ranks']:>6}{row['slices']:>8}{row['training_seconds']:>10.1f}"
+        f"{row['cell']:<{width}}{row['ranks']:>6}{row['slices']:>8}{row['seconds_a_sample']:>10.3g}"
         f"{row['speed_up']:>10.2f}{100 * row['efficiency']:>11.0f}%"
     )
 
@@ -132,7 +154,7 @@ def _transfer_lines(transfer: pd.DataFrame, width: int) -> list[str]:
     lines = [
         f"{row['cell']:<{width}}{row['transfer']:>10}{_count(row['steps_to_2d'], 'not reached'):>14}"
         f"{_count(row['steps_saved']):>8}"
-        for row in _records(known)
+        for row in records(known)
     ]
     return ["", level, f"{'cell':<{width}}{'transfer':>10}{'after steps':>14}{'saved':>8}", *lines]
 

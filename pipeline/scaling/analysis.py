@@ -16,7 +16,10 @@ WARM, WHOLE = "warm steps", "whole training: too short to leave the start out"
 
 @dataclass(frozen=True)
 class Point:
-    """Trainings that differ in their seed alone. ``seconds``: of a sample, by seed and epoch; ``draws``: their means."""
+    """Trainings that differ in their seed alone.
+
+    ``seconds``: of a sample, by seed and epoch; ``draws``: means of those drawn again.
+    """
 
     cell: str
     ranks: int
@@ -69,10 +72,9 @@ def speed_up(cells: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
     alike. ``_low`` and ``_high`` are the bootstrap's 95 %, over seeds and epochs; ``cell`` is the first seed's.
     """
     rows = [_row(series, point) for series in series_of(cells, epochs) for point in series.points]
-    columns = ["cell", *POINT, "ranks", "seeds", "seconds_a_sample", "training_seconds", "baseline", "speed_up",
-               "speed_up_low", "speed_up_high", "efficiency", "efficiency_low", "efficiency_high", "timing"]  # fmt: skip
-    table = pd.DataFrame(rows, columns=[column for column in columns if column != "training_seconds"])
-    return table.merge(cells[["cell", "training_seconds"]], how="left", on="cell")[columns]
+    columns = ["cell", *POINT, "ranks", "seeds", "seconds_a_sample", "baseline", "speed_up", "speed_up_low",
+               "speed_up_high", "efficiency", "efficiency_low", "efficiency_high", "timing"]  # fmt: skip
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _row(series: Series, point: Point) -> dict[str, object]:

@@ -19,30 +19,30 @@ import pandas as pd
 
 from pipeline.scaling.bootstrap import DRAWS, Numbers, interval
 
-PARTS = ("data", "exchange", "stragglers", "contention")
+CAUSES = ("data", "exchange", "stragglers", "contention")
 _SAME = ["slices", "sampling"]
 _ARMS = ("full", "synthetic", "silent", "alone")
 SEED = 2024
 
 
 def attribution(cells: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
-    """A row a point (slices, sampling, ranks) and part, of those points that have control arms.
+    """A row a point (slices, sampling, ranks) and cause, of those points that have control arms.
 
     Args:
         cells: ``cell, state, dims, arm, slices, sampling, ranks, steps, start_seconds``.
         steps: ``cell, seconds, own_seconds, slowest_seconds, data_seconds, warm``; cold steps are left out.
 
     Returns:
-        ``slices, sampling, ranks, step_seconds, alone_seconds, efficiency, part, seconds, low, high, share, missing``:
-        ``seconds`` a step that went to ``part``, with the bootstrap's 95 % over steps; ``share`` of the step;
-        ``efficiency`` is T1 / T. ``start`` is apart: the seconds of the start over the steps of the training. Parts
-        of which an arm is ``missing`` are empty.
+        ``slices, sampling, ranks, step_seconds, alone_seconds, efficiency, cause, seconds, lost, lost_low, lost_high,
+        missing``: ``seconds`` a step that the cause took; ``lost``: their share of a step and of the start, with the
+        bootstrap's 95 % over steps; ``efficiency`` is T1 / T. ``start`` is the seconds of the training's start over
+        its steps. Causes of which an arm is ``missing`` are empty.
     """
     deep = cells[(cells["state"] == "done") & (cells["dims"] == 3)]
     warm = {str(cell): group for cell, group in steps[steps["warm"]].groupby("cell")}
     rows = [row for point in _points(cells, deep, warm) for row in point]
-    columns = [*_SAME, "ranks", "step_seconds", "alone_seconds", "efficiency", "part", "seconds", "low", "high",
-               "share", "missing"]  # fmt: skip
+    columns = [*_SAME, "ranks", "step_seconds", "alone_seconds", "efficiency", "cause", "seconds", "lost",
+               "lost_low", "lost_high", "missing"]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -78,16 +78,16 @@ def _rows(point: dict[str, object], found: Mapping[str, pd.DataFrame], start: fl
     whole, alone = (values[name][0] for name in ("step", "alone"))
     common = {**point, "step_seconds": whole, "alone_seconds": alone, "efficiency": alone / whole}
     missing = " ".join(arm for arm in _ARMS if arm not in found)
-    for part in PARTS:
-        seconds, draws = values[part]
-        low, high = interval(draws)
-        yield {**common, "part": part, "seconds": seconds, "low": low, "high": high, "share": seconds / whole,
-               "missing": missing if np.isnan(seconds) else ""}  # fmt: skip
-    yield {**common, "part": "start", "seconds": start, "share": start / whole, "missing": ""}
+    for cause in CAUSES:
+        seconds, draws = values[cause]
+        low, high = interval(draws / (whole + start))
+        yield {**common, "cause": cause, "seconds": seconds, "lost": seconds / (whole + start), "lost_low": low,
+               "lost_high": high, "missing": missing if np.isnan(seconds) else ""}  # fmt: skip
+    yield {**common, "cause": "start", "seconds": start, "lost": start / (whole + start), "missing": ""}
 
 
 def split(found: Mapping[str, pd.DataFrame]) -> dict[str, tuple[float, Numbers]]:
-    """Seconds of a step by part, with draws of each, from the warm steps of the arms; NaN where an arm is missing."""
+    """Seconds of a step by cause, with draws of each, from the warm steps of the arms; NaN where an arm is missing."""
     generator = np.random.default_rng(SEED)
     full = _means(found.get("full"), ["seconds"], generator)["seconds"]
     synthetic = _means(found.get("synthetic"), ["seconds"], generator)["seconds"]

@@ -6,8 +6,8 @@
     stragglers(n) = sd * E[largest of n standard normals]
 
 The exchange is what the backward pass does not hide, so the fitted links are better than the real ones by what is
-hidden. ``compute`` is of the fewest ranks, ``contention`` what those of a full node take from one another. Both hold the
-wait for data, which is taken not to grow: a file system's limit is the caller's to give.
+hidden. ``compute`` is of the fewest ranks, ``contention`` what those of a full node take from one another. Both hold
+the wait for data, which is taken not to grow: a file system's limit is the caller's to give.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,6 +27,7 @@ RANKS = tuple(2**power for power in range(3, 13))
 GRADIENT_BYTES = 4
 END = 0.5
 _SERIES = ["slices", "alike"]
+_COMMON = ["slices", "sampling", "transfer", "epochs"]
 _DRAWS, _SEED = 500, 2026
 
 
@@ -129,16 +130,16 @@ def projection(cells: pd.DataFrame, steps: pd.DataFrame, data_rate: float = np.i
         data_rate: samples a second that the file system gives all ranks together.
 
     Returns:
-        ``slices, sampling, transfer, ranks, step_seconds, efficiency, low, high, limit, ends, fitted, assumed``.
-        ``low`` and ``high``: the bootstrap's 95 % over steps; ``limit``: the part that costs most; ``ends``: whether
-        efficiency is below a half; ``fitted``: the rank counts; ``assumed``: what no measurement tells. A series of
-        one rank count alone has no row.
+        ``law, slices, sampling, transfer, epochs, ranks, step_seconds, speed_up, efficiency`` with ``_low`` and
+        ``_high`` of both, the bootstrap's 95 % over steps, and ``limit, ends, fitted, assumed``: ``limit`` is the part
+        that costs most; ``ends``, whether efficiency is below a half; ``fitted``, the rank counts; ``assumed``, what no
+        measurement tells. A series of one rank count alone has no row.
     """
     done = cells[(cells["state"] == "done") & (cells["dims"] == 3) & (cells["arm"] == "full")]
     warm = {str(cell): group for cell, group in steps[steps["warm"]].groupby("cell")}
     rows = [row for _, group in done.groupby(_SERIES, sort=False) for row in _series(group, warm, data_rate)]
-    columns = ["slices", "sampling", "transfer", "ranks", "step_seconds", "efficiency", "low", "high", "limit", "ends",
-               "fitted", "assumed"]  # fmt: skip
+    columns = ["law", *_COMMON, "ranks", "step_seconds", "speed_up", "speed_up_low", "speed_up_high", "efficiency",
+               "efficiency_low", "efficiency_high", "limit", "ends", "fitted", "assumed"]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -153,7 +154,7 @@ def _series(group: pd.DataFrame, warm: dict[str, pd.DataFrame], data_rate: float
     first, generator = group.iloc[0], np.random.default_rng(_SEED)
     size, samples = float(first["parameters"]) * GRADIENT_BYTES, float(first["batch"] * first["accumulation"])
     models = [_model(taken, size, data_rate, generator if draw else None) for draw in range(_DRAWS + 1)]
-    common = {name: first[name] for name in ("slices", "sampling", "transfer")}
+    common = {"law": "step model", **{name: first[name] for name in _COMMON}}
     fitted = " ".join(str(ranks) for ranks, _ in taken)
     assumed = "" if any(nodes > 1 for _, nodes in taken) else "link between nodes: 5 us, 25 GB/s"
     for ranks in RANKS:
@@ -161,8 +162,11 @@ def _series(group: pd.DataFrame, warm: dict[str, pd.DataFrame], data_rate: float
         low, high = interval(np.array([model.efficiency(ranks, samples) for model in models[1:]]))
         value = models[0].efficiency(ranks, samples)
         limit = max((name for name in parts if name != "compute"), key=lambda name: parts[name])
-        yield {**common, "ranks": ranks, "step_seconds": sum(parts.values()), "efficiency": value, "low": low,
-               "high": high, "limit": limit, "ends": value < END, "fitted": fitted, "assumed": assumed}  # fmt: skip
+        yield {
+            **common, "ranks": ranks, "step_seconds": sum(parts.values()), "speed_up": ranks * value,
+            "speed_up_low": ranks * low, "speed_up_high": ranks * high, "efficiency": value, "efficiency_low": low,
+            "efficiency_high": high, "limit": limit, "ends": value < END, "fitted": fitted, "assumed": assumed,
+        }  # fmt: skip
 
 
 def _model(

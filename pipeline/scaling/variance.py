@@ -53,10 +53,10 @@ def _deviations(ranks: int, group: pd.DataFrame) -> Iterator[dict[str, object]]:
 def falling_variance(cells: pd.DataFrame, quality: pd.DataFrame) -> pd.DataFrame:
     """Whether the variance over scans, or over seeds, falls with the number of ranks, as the paper says.
 
-    The statistic is the slope of log |deviation from the median| of the scans' or seeds' means on log2 of the ranks, as
-    in the test of Brown & Forsythe (1974); its one-sided p-value is the share of permutations of the rank counts, within
-    each scan or, of seeds, among all, with a slope as low. A row a series, metric and unit: ``slices … work, metric,
-    over, units, ranks, slope, p_value, reason``; too few units give no p-value but a reason.
+    The statistic is the slope of log |deviation from the median| of the scans' or seeds' means on log2 of the ranks,
+    as in the test of Brown & Forsythe (1974); its one-sided p-value is the share of permutations of the rank counts,
+    within each scan or, of seeds, among all, with a slope as low. A row a series, metric and unit: ``slices … work,
+    metric, over, units, ranks, slope, p_value, reason``; too few units give no p-value but a reason.
     """
     series: dict[object, list[tuple[int, pd.DataFrame]]] = {}
     for alike, ranks, group in _points(cells, quality):

@@ -19,6 +19,7 @@ from tests.bench.loading import load_grouped, load_grouped_memmap, load_strided,
 from tests.bench.low_dose import low_dose, low_dose_rate
 from tests.bench.memory import saved_bytes
 from tests.bench.preparation import prepare_scan, prepare_workers, read_dicom, worker_memory
+from tests.bench.report import report_200
 from tests.bench.training import (
     checkpoint_pause,
     checkpointed_step,
@@ -49,6 +50,7 @@ BENCHES = {
     "load-strided-memmap": (load_strided_memmap, "np.memmap", 0.2),
     "prepare-scan": (prepare_scan, "sum of its parts", 0.77),
     "prepare-workers": (prepare_workers, "two unrelated runs", 0.95),
+    "report-200": (report_200, "60 s", 1.0),
     "worker-memory": (worker_memory, "3 GiB", 1.0),
 }
 

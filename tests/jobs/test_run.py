@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -103,6 +104,9 @@ def whole_run(folder: Path, settings: dict[str, Any]) -> Toy:
     return toy
 
 
+UNLIKE = ("seconds", "peak_bytes", "nodes", "node_list", "timed_steps")
+
+
 def assert_alike(ours: Toy, theirs: Toy) -> None:
     """But for times, memory, nodes, and how many steps were warm."""
     assert ours.losses() == theirs.losses()
@@ -129,7 +133,11 @@ def test_a_whole_run_leaves_its_report(undisturbed: Toy) -> None:
     assert (cells["state"] == "done").all()
     assert cells["parameters"].tolist() == [566_451, 2_619_155, 2_619_155]
     page = (report / "index.html").read_text()
-    assert page.count("data:image/png;base64,") == 3
+    with np.load(undisturbed.run_folder / "evaluation" / "2d.npz") as example:
+        assert example["image"].shape == example["full_dose"].shape == (16, *example["image"].shape[1:])
+    figures = {path.name for path in (report / "figures").iterdir()}
+    assert {"fig9-slices.png", "fig8-differences.svg", "fig4-time.svg", "efficiency.png"} <= figures
+    assert page.count('src="data:image/') == len(figures) / 2
     assert "slabs of the same scan" in page
     manifest = pd.read_csv(undisturbed.run_folder / "data" / "manifest.csv")
     assert manifest["state"].tolist() == ["kept"]

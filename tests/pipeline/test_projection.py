@@ -87,8 +87,9 @@ def test_a_study_says_where_its_scaling_ends_and_why() -> None:
     table = projection(*study((1, 4, 8, 16))).set_index("ranks")
     assert tuple(table.index) == RANKS
     assert table["efficiency"].tolist() == pytest.approx([TRUE.efficiency(ranks) for ranks in RANKS], rel=0.02)
-    assert (table["low"] <= table["efficiency"]).all()
-    assert (table["efficiency"] <= table["high"]).all()
+    assert (table["efficiency_low"] <= table["efficiency"]).all()
+    assert (table["efficiency"] <= table["efficiency_high"]).all()
+    assert table["speed_up"].tolist() == pytest.approx([ranks * table["efficiency"][ranks] for ranks in RANKS])
     assert table["limit"][4096] == "exchange latency"
     ends = [ranks for ranks in RANKS if TRUE.efficiency(ranks) < 0.5]
     assert table.index[table["ends"]].tolist() == ends

@@ -1,79 +1,33 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
-from pipeline.config import CellSettings, RunSettings, cells_of
-from pipeline.metrics import METRICS
+from pipeline.config import RunSettings, cells_of
 from pipeline.report import write_report
+from pipeline.report.figures import FIGURES, draw_all
+from pipeline.report.paper import TABLE_2
+from pipeline.report.results import Results
+from pipeline.report.table2 import as_latex, as_markdown, table2
+from pipeline.report.volumes import read_stacks, viewer_data
+from tests.conftest import chest
+from tests.pipeline.runs import Hu, fill, judge, settings_of
 
 HOSTILE = "<script>alert(1)</script>"
 
 
 @pytest.fixture
 def settings() -> RunSettings:
-    return RunSettings.model_validate(
-        {"name": "t", "data": {"sources": [{"kind": "sample"}]}, "study": {"slices": [16]}}
-    )
-
-
-def fill(root: Path, cells: list[CellSettings], done: set[str]) -> None:
-    """A run folder as the stages leave it, with made-up figures."""
-    for name in ("data", "evaluation"):
-        (root / name).mkdir()
-    parts = {part: [{"dataset": "d", "scan": "s", "start": 0, "stop": 4}] for part in ("train", "validation", "test")}
-    (root / "data" / "split.json").write_text(json.dumps({"by": "slabs", "parts": parts}))
-    row = {"dataset": "d", "subject": "p", "scan": "s", "state": "turned away", "reason": HOSTILE}
-    pd.DataFrame([row]).to_csv(root / "data" / "manifest.csv", index=False)
-    (root / "provenance.json").write_text("{}")
-    judge(root, "low-dose", 40.0)
-    for cell in cells:
-        if cell.id in done:
-            judge(root, cell.id, {"2d": 50.0, "3d-s16-r1": 20.0}.get(cell.id, 30.0))
-            train(root, cell)
-
-
-def judge(root: Path, model: str, rmse: float) -> None:
-    rows = [{"scan": "s", "slice": z, **dict.fromkeys(METRICS, 0.5), "rmse_hu": rmse + z} for z in range(3)]
-    (root / "evaluation" / f"{model}.json").write_text(json.dumps(rows))
-    image = np.full((64, 64), -500, np.int16)
-    np.savez(root / "evaluation" / f"{model}.npz", image=image + int(rmse), full_dose=image)
-
-
-def train(root: Path, cell: CellSettings) -> None:
-    folder = root / "cells" / cell.id
-    folder.mkdir(parents=True)
-    result: dict[str, Any] = {
-        "parameters": 1,
-        "steps": 4,
-        "samples": 4,
-        "peak_bytes": 2**30,
-        "device": "cpu",
-        "torch": "2",
-        "precision": "float32",
-        "effective_batch": cell.ranks,
-        "cpu_seconds": 1.0,
-        "version": "0",
-        "data": "d",
-        "nodes": ["node1"],
-    }
-    result |= {"seconds": {"training": 100.0 / cell.ranks}, "validation": {"rmse_hu": 30.0}}
-    (folder / "result.json").write_text(json.dumps(result))
-    steps = {0: 30.0} if cell.transfer == "zero" else {0: 40.0, 4: 30.0}
-    judged = {"kind": "validation", "epoch": 0, "low_dose_rmse_hu": 40.0}
-    lines = [{"kind": "train", "step": 1, "epoch": 0, "loss": 0.5}]
-    lines += [{**judged, "step": step, "rmse_hu": rmse} for step, rmse in steps.items()]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return settings_of(study={"slices": [16]})
 
 
 def test_a_partial_study_gives_a_partial_report(tmp_path: Path, settings: RunSettings) -> None:
     cells = cells_of(settings)
-    fill(tmp_path, cells, {"2d", "3d-s16-r1"})
+    fill(tmp_path, cells, {"2d", "3d-s16-r1"}, HOSTILE)
     states = {"2d": ("done", ""), "3d-s16-r1": ("done", ""), "3d-s16-r2": ("failed", f"rank 1 died {HOSTILE}")}
     given = pd.DataFrame([{"stage": "study", "item": HOSTILE, "gpus": 2, "gpu_hours": 1.5, "source": "sacct"}])
     write_report(tmp_path, settings, cells, states, ["low-dose", "2d", "3d-s16-r1"], given)
@@ -84,14 +38,15 @@ def test_a_partial_study_gives_a_partial_report(tmp_path: Path, settings: RunSet
     assert pd.read_csv(report / "speedup.csv")["cell"].tolist() == ["3d-s16-r1"]
     quality = pd.read_csv(report / "quality.csv").set_index("model")
     assert quality["rmse_hu_mean"].to_dict() == {"low-dose": 41, "2d": 51, "3d-s16-r1": 21}
-    assert quality["rmse_hu_sd"]["2d"] == 1
+    assert quality["rmse_hu_sd"]["2d"] == pytest.approx(np.std([0, 1, 2, 0, 1, 2], ddof=1))
     assert quality["rmse_change"]["3d-s16-r1"] == pytest.approx(21 / 41 - 1)
     assert quality["beats_input"].to_dict() == {"low-dose": "-", "2d": "no", "3d-s16-r1": "yes"}
     page = (report / "index.html").read_text()
-    assert "<script" not in page
-    assert page.count("&lt;script&gt;alert(1)") == 3
-    assert "<td>1.5</td><td>sacct</td>" in page
+    assert HOSTILE not in page
+    assert page.count("&lt;script&gt;alert(1)") == 8  # the scan in five places, the item, the reason in two
+    assert "1.50 GPU-hours" in page
     assert re.search(r"Worse than the low-dose input left alone: 2d\.", page)
+    assert "No figure: all trainings that are done have the same transfer." in page
     summary = (report / "summary.txt").read_text()
     assert "3d-s16-r2: failed: rank 1 died" in summary
 
@@ -102,18 +57,34 @@ def test_a_report_without_any_training_still_has_the_input(tmp_path: Path, setti
     write_report(
         tmp_path, settings, cells, {cell.id: ("missing", "not trained") for cell in cells}, ["low-dose"], pd.DataFrame()
     )
-    assert pd.read_csv(tmp_path / "report" / "quality.csv")["model"].tolist() == ["low-dose"]
-    assert (tmp_path / "report" / "index.html").stat().st_size > 10_000
+    report = tmp_path / "report"
+    assert pd.read_csv(report / "quality.csv")["model"].tolist() == ["low-dose"]
+    assert sorted(path.name for path in (report / "figures").glob("*.png")) == [
+        "fig8-differences.png",
+        "fig9-slices.png",
+    ]
+    assert "No figure: no training of a 3D network is done." in (report / "index.html").read_text()
+
+
+def test_a_report_without_scans_says_what_is_missing(tmp_path: Path, settings: RunSettings) -> None:
+    cells = cells_of(settings)
+    states = {cell.id: ("missing", "not trained") for cell in cells}
+    write_report(tmp_path, settings, cells, states, [], pd.DataFrame())
+    report = tmp_path / "report"
+    assert pd.read_csv(report / "cells.csv")["state"].tolist() == ["missing"] * 3
+    page = (report / "index.html").read_text()
+    for told in ("The scans were not split", "None: nothing was judged", "None: there is no manifest",
+                 "No images: nothing was judged on the held-out slices"):  # fmt: skip
+        assert told in page
+    assert page.count("No figure:") == len(FIGURES)
 
 
 def test_red_cnn_and_several_transfers_stand_side_by_side(tmp_path: Path) -> None:
-    settings = RunSettings.model_validate({
-        "name": "t", "data": {"sources": [{"kind": "sample"}]}, "red_cnn": {},
-        "study": {"slices": [16], "ranks": [1, 2], "transfer": ["none", "zero", "repeat"]},
-    })  # fmt: skip
+    study = {"slices": [16], "ranks": [1, 2], "transfer": ["none", "zero", "repeat"]}
+    settings = settings_of(red_cnn={}, study=study)
     cells = cells_of(settings)
     ids = [cell.id for cell in cells]
-    fill(tmp_path, cells, set(ids))
+    fill(tmp_path, cells, ids)
     result = tmp_path / "cells" / "redcnn" / "result.json"
     result.write_text(json.dumps({**json.loads(result.read_text()), "cpu_seconds": 12.5, "effective_batch": 4}))
     write_report(tmp_path, settings, cells, dict.fromkeys(ids, ("done", "")), ["low-dose", *ids], pd.DataFrame())
@@ -140,6 +111,95 @@ def test_red_cnn_and_several_transfers_stand_side_by_side(tmp_path: Path) -> Non
     assert "as good as 2d in validation (75.0% of the input's RMSE)" in summary
     assert "3d-s16-r2               zero             0       4" in summary
     assert "3d-s16-r2-none          none             4" in [line.rstrip() for line in summary]
-    with Image.open(report / "slices.png") as picture:
-        assert picture.width == 120 * 3 * 5  # low dose, 2D, RED-CNN, the best 3D, full dose
+    with Image.open(report / "figures" / "fig9-slices.png") as picture:
+        assert picture.width == round(300 * 1.75 * 5)  # low dose, 2D, RED-CNN, the best 3D, full dose
     assert "Steps until as good as the 2D-DDnet" in (report / "index.html").read_text()
+
+
+def table2_of(**changes: object) -> pd.DataFrame:
+    """Table 2 of one 3D training with two seeds, 100 and 200 s, and one 2D network that was not judged."""
+    deep = {"state": "done", "arm": "full", "model": "ddnet", "dims": 3, "slices": 16, "ranks": 2,
+            "sampling": "grouped", "transfer": "zero", "epochs": 50, "device": "cpu", **changes}  # fmt: skip
+    flat = {**deep, "cell": "2d", "dims": 2, "slices": 1, "ranks": 1, "transfer": "none", "training_seconds": 3725.0}
+    seeds = [{**deep, "cell": f"a{seed}", "training_seconds": 100.0 * seed} for seed in (1, 2)]
+    judged = [("low-dose", 4e-4, 0.90), ("a1", 1e-4, 0.92), ("a1", 2e-4, 0.94), ("a2", 3e-4, 0.96)]
+    return table2(pd.DataFrame([flat, *seeds]), pd.DataFrame(judged, columns=["model", "mse", "ms_ssim"]))
+
+
+def test_table_2_has_the_papers_row_beside_ours() -> None:
+    table = table2_of().set_index("architecture")
+    ours = table.loc["3D-DDnet TL+GDL"].iloc[0]
+    assert (ours["seeds"], ours["seconds"]) == (2, 150)
+    assert ours["mse_mean"] == pytest.approx(2e-4)
+    assert ours["ms_ssim_sd"] == pytest.approx(np.std([0.92, 0.94, 0.96], ddof=1))
+    assert ours["paper_seconds"] == 5 * 3600 + 24 * 60 + 7
+    assert ours["paper_ms_ssim_mean"] == 0.9258
+    assert table.loc["low-dose input", "ms_ssim_mean"] == 0.90
+    assert table.loc["2D-DDnet", "paper_seconds"] == 8 * 3600 + 44 * 60 + 32
+    assert table["mse_mean"].isna()["2D-DDnet"]
+    assert len(table) == 3 + len(TABLE_2) - 2  # no row of the paper's is lost or told twice
+
+
+def test_table_2_takes_the_papers_row_of_as_many_epochs() -> None:
+    rows = table2_of(slices=32, epochs=25)
+    ours = rows[rows["seeds"] == 2].iloc[0]
+    assert (ours["paper_epochs"], ours["paper_seconds"]) == (25, 10 * 3600 + 52 * 60 + 32)
+    other = table2_of(slices=32, epochs=7)
+    assert other[other["seeds"] == 2].iloc[0]["paper_epochs"] == 50
+
+
+def test_table_2_in_markdown_and_latex() -> None:
+    lines = as_markdown(table2_of()).splitlines()
+    told = "| 3D-DDnet TL+GDL | 50 | 16 | 2 | 0:02:30 | 2.00e-04 ± 1.00e-04 | 0.9400 ± 0.0200 | 50 | 5:24:07 |"
+    assert any(line.startswith(told) for line in lines)
+    assert "| 2D-DDnet | 50 | - | 1 | 1:02:05 | - | - | 50 | 8:44:32 | 0.0039 ± 0.0015 | 0.7888 ± 0.0857 |" in lines
+    latex = as_latex(table2_of()).splitlines()
+    assert {line.count("&") for line in latex if line.endswith("\\\\") and "multicolumn" not in line} == {10}
+    assert r"2.00e-04 $\pm$ 1.00e-04" in "".join(latex)
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Results:
+    """Of a study whose analysis has all that figures can show."""
+    from pipeline.report import collect
+
+    grid = {"slices": [16, 32], "ranks": [1, 2, 4], "transfer": ["none", "zero"], "seeds": [0, 1]}
+    settings = settings_of(study={**grid, "control_steps": 30})
+    cells = cells_of(settings)
+    ids = [cell.id for cell in cells]
+    fill(tmp_path, cells, ids, lines=40)
+    states = dict.fromkeys(ids, ("done", ""))
+    return collect(tmp_path, settings, cells, states, ["low-dose", *ids], pd.DataFrame())
+
+
+def test_every_figure_is_drawn_as_png_and_svg_and_again_the_same(tmp_path: Path, results: Results) -> None:
+    drawn = list(draw_all(results, tmp_path / "figures"))
+    assert not [one for one in drawn if one.missing]
+    files = {path.name: path.read_bytes() for path in (tmp_path / "figures").iterdir()}
+    assert set(files) == {f"{name}{ending}" for name in FIGURES for ending in (".png", ".svg")}
+    list(draw_all(results, tmp_path / "figures"))
+    assert {path.name: path.read_bytes() for path in (tmp_path / "figures").iterdir()} == files
+
+
+def test_a_figure_that_can_no_longer_be_drawn_goes(tmp_path: Path, results: Results) -> None:
+    list(draw_all(results, tmp_path / "figures"))
+    without = Results({**results.tables, "attribution": pd.DataFrame()}, results.curves, results.judged, None)
+    missing = {one.path.name: one.missing for one in draw_all(without, tmp_path / "figures") if one.missing}
+    assert set(missing) == {"attribution", "fig8-differences", "fig9-slices"}
+    assert "no control arm was trained" in missing["attribution"]
+    assert not list((tmp_path / "figures").glob("attribution.*"))
+
+
+def test_the_viewer_takes_as_many_middle_slices_as_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full: Hu = chest(7, 64)
+    (tmp_path / "evaluation").mkdir()
+    judge(tmp_path, "low-dose", full)
+    stacks = read_stacks(tmp_path, pd.DataFrame({"model": ["low-dose"], "rmse_hu_mean": [40.0]}), 0.25)
+    assert stacks
+    whole = viewer_data(stacks)
+    assert (whole["names"], len(whole["slices"])) == (["low dose (25 %)", "full dose"], 7)
+    size = sum(3 * len(text) / 4 for texts in whole["slices"] for text in texts)
+    monkeypatch.setattr("pipeline.report.volumes.PACKED_BYTES", int(0.5 * size))
+    assert viewer_data(stacks)["slices"] == whole["slices"][2:5]
+    monkeypatch.setattr("pipeline.report.volumes.PACKED_BYTES", 0)
+    assert viewer_data(stacks)["slices"] == whole["slices"][3:4]

@@ -1,0 +1,72 @@
+"""What the page says of each training."""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from pipeline.config import CellSettings
+from pipeline.report.figures.losses import errors, smoothed
+from pipeline.report.shown import heading, text_of
+from pipeline.report.tables import records
+
+WIDTH, HEIGHT = 320, 90
+_POINTS = 160
+_IN_HEAD = ("cell", "state", "reason")
+
+
+class Course(NamedTuple):
+    """A small curve: what it shows, the points of an SVG polyline, and the values at its ends and extremes."""
+
+    title: str
+    points: str
+    lowest: str
+    highest: str
+    last: str
+    samples: int
+
+
+class CellPage(NamedTuple):
+    """One training: its row of ``cells.csv`` without what is unknown, its settings, and its course."""
+
+    cell: str
+    state: str
+    reason: str
+    facts: dict[str, str]
+    settings: dict[str, Any]
+    courses: list[Course]
+
+
+def cell_pages(cells: Sequence[CellSettings], trained: pd.DataFrame, curves: pd.DataFrame) -> list[CellPage]:
+    """A page a training, in the order of the table."""
+    of_cell = dict(list(curves.groupby("cell")))
+    rows = {row["cell"]: row for row in records(trained)}
+    return [_page(cell, rows[cell.id], of_cell.get(cell.id, curves.iloc[:0])) for cell in cells]
+
+
+def _page(cell: CellSettings, row: dict[str, Any], curves: pd.DataFrame) -> CellPage:
+    facts = {heading(name): text_of(name, value) for name, value in row.items() if name not in _IN_HEAD}
+    facts = {name: text for name, text in facts.items() if text}
+    trained, validated = (curves[curves["kind"] == kind] for kind in ("train", "validation"))
+    courses = [_course("training loss", smoothed(trained), True),
+               _course("validation RMSE, % of the input's", errors(validated), False)]  # fmt: skip
+    drawn = [course for course in courses if course]
+    return CellPage(cell.id, row["state"], row["reason"], facts, cell.model_dump(mode="json"), drawn)
+
+
+def _course(title: str, course: pd.DataFrame, logarithmic: bool) -> Course | None:
+    """None with fewer than two points; on a logarithmic scale if all values allow it."""
+    course = course.dropna(subset=["value"])
+    if len(course) < 2:
+        return None
+    thin = course.iloc[:: max(1, len(course) // _POINTS)]
+    values, samples = thin["value"].tolist(), thin["samples"].tolist()
+    heights = [math.log(value) for value in values] if logarithmic and min(values) > 0 else values
+    low, span = min(heights), max(heights) - min(heights) or 1.0
+    first, wide = samples[0], samples[-1] - samples[0] or 1
+    places = ((WIDTH * (x - first) / wide, HEIGHT * (1 - (y - low) / span))
+              for x, y in zip(samples, heights, strict=True))  # fmt: skip
+    points = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+    lowest, highest, last = (f"{value:.4g}" for value in (min(values), max(values), values[-1]))
+    return Course(title, points, lowest, highest, last, samples[-1])

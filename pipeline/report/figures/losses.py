@@ -1,0 +1,69 @@
+"""Figures of the course of trainings: Fig 6 and Fig 7 of the paper."""
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
+
+from pipeline.report.figures.style import GREY, letter, lines, style
+from pipeline.report.results import NothingToDraw, Results
+
+_SMOOTHED = 50  # lines of a training in the window of its running mean, about
+
+
+def draw_by_slices(figure: Figure, results: Results) -> None:
+    """Fig 6: a line a slice count, of the transfer that has the most of them."""
+    done = results.trained()
+    transfer = done.groupby("transfer", sort=False)["slices"].nunique().idxmax()
+    _draw_courses(figure, results, done[done["transfer"] == transfer], f" (transfer {transfer})")
+
+
+def draw_by_transfer(figure: Figure, results: Results) -> None:
+    """Fig 7: a line a transfer and none, of each slice count that has both."""
+    done = results.trained()
+    kinds = done.groupby("slices")["transfer"].transform("nunique")
+    if kinds.max() < 2:
+        raise NothingToDraw("all trainings that are done have the same transfer")
+    _draw_courses(figure, results, done[kinds > 1])
+
+
+def _draw_courses(figure: Figure, results: Results, cells: pd.DataFrame, told: str = "") -> None:
+    """Training loss, and validation error as a share of the input's, against samples: mean and range of the seeds.
+
+    Of each line those trainings are shown that have the fewest ranks, since more ranks take larger steps.
+    """
+    figure.set_size_inches(7, 3.2)
+    left, right = figure.subplots(1, 2)
+    right.axhline(100, color=GREY, ls="--", lw=0.8, label="low-dose input")
+    for number, (label, group) in enumerate(lines(cells)):
+        fewest = group[group["ranks"] == group["ranks"].min()]
+        curves = results.curves[results.curves["cell"].isin(fewest["cell"])]
+        _draw_course(left, smoothed(curves[curves["kind"] == "train"]), number, label)
+        _draw_course(right, errors(curves[curves["kind"] == "validation"]), number, label, "o")
+    left.set(xlabel="samples trained on", ylabel="training loss", yscale="log")
+    left.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    left.yaxis.set_major_formatter("{x:g}")
+    left.yaxis.set_minor_formatter("{x:g}")
+    right.set(xlabel="samples trained on", ylabel="validation RMSE (% of the input's)")
+    letter(left, 0, f"training loss{told}")
+    letter(right, 1, f"validation error{told}")
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+
+
+def _draw_course(ax: Axes, course: pd.DataFrame, number: int, label: str, mark: str = "") -> None:
+    colour, _ = style(number)
+    seeds = course.groupby("samples")["value"].agg(["mean", "min", "max"])
+    ax.plot(seeds.index, seeds["mean"], color=colour, label=label, marker=mark, ms=3, lw=1)
+    ax.fill_between(seeds.index, seeds["min"], seeds["max"], color=colour, alpha=0.18, lw=0)
+
+
+def smoothed(trained: pd.DataFrame) -> pd.DataFrame:
+    """``cell, samples, value``: the running mean of the loss over a fiftieth of a training."""
+    parts = [part.assign(value=part["loss"].rolling(max(1, len(part) // _SMOOTHED), min_periods=1).mean())
+             for _, part in trained.groupby("cell", sort=False)]  # fmt: skip
+    return pd.concat(parts) if parts else trained.assign(value=pd.Series(dtype=float))
+
+
+def errors(validated: pd.DataFrame) -> pd.DataFrame:
+    """``cell, samples, value``: RMSE in validation as a percentage of the low-dose input's."""
+    return validated.assign(value=100 * validated["rmse_hu"] / validated["low_dose_rmse_hu"])
