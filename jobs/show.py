@@ -111,7 +111,7 @@ def status_table(graph: Graph, queued: Mapping[Ref, tuple[str, str]]) -> Table:
 def _item_state(graph: Graph, stage: Stage, item: str, queued: str, where: str) -> tuple[str, str, str]:
     marker, said = stage.markers.read(item), stage.markers.progress(item)
     live = queued in ("running", "waiting")
-    if marker and not (live and stage.own_job):
+    if marker and not (live and stage.own_job and not stage.in_one_job):
         known = "" if live else where
         return marker.state, f"{marker.seconds:.1f}", "; ".join(filter(None, (marker.reason, known)))
     if said and (queued == "running" or stage.markers.running(item)):

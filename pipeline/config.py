@@ -61,6 +61,9 @@ class StudySettings(GridSettings):
     allocation: Literal["each", "one"] = Field(
         "each", description="each: every training is a job; one: all share one job, and so its nodes, in turn"
     )
+    data_rate: float | None = Field(
+        None, gt=0, description="samples a second that the file system gives all ranks, for the projection; null: any"
+    )
     order_seed: int = Field(0, description="of the order in which trainings are begun")
 
     @model_validator(mode="before")

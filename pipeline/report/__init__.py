@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from data_prep.files import write_atomic
@@ -56,20 +57,22 @@ def collect(
     curves, slices, steps = curves_table(root, cells), judged_table(root, judged), steps_table(root, cells)
     trained, quality = cells_table(root, cells, states, steps), quality_table(slices)
     tables = {
-        "cells": trained, "quality": quality, **_scaling(trained, steps, slices),
+        "cells": trained, "quality": quality, **_scaling(trained, steps, slices, settings.study.data_rate),
         "transfer": steps_to_2d(trained, validation_table(curves)), "table2": table2(trained, slices),
         "accounting": accounting,
     }  # fmt: skip
     return Results(tables, curves, slices, read_stacks(root, quality, settings.data.low_dose.dose))
 
 
-def _scaling(cells: pd.DataFrame, steps: pd.DataFrame, judged: pd.DataFrame) -> dict[str, pd.DataFrame]:
+def _scaling(
+    cells: pd.DataFrame, steps: pd.DataFrame, judged: pd.DataFrame, data_rate: float | None
+) -> dict[str, pd.DataFrame]:
     """The analysis of the study."""
     epochs = epochs_table(steps)
     return {
         "epochs": epochs, "speedup": speed_up(cells, epochs), "laws": laws(cells, epochs),
         "attribution": attribution(cells, steps), "variance": variance(cells, judged),
-        "variance_tests": falling_variance(cells, judged), "projection": projection(cells, steps),
+        "variance_tests": falling_variance(cells, judged), "projection": projection(cells, steps, data_rate or np.inf),
         "unlike": unlike(cells),
     }  # fmt: skip
 

@@ -120,24 +120,28 @@ def steps_to_2d(cells: pd.DataFrame, validations: pd.DataFrame) -> pd.DataFrame:
     """After how many steps each finished 3D cell was as good as the 2D-DDnet, and how many its transfer saved.
 
     Error is the validation RMSE over that of the low-dose input on the same samples; ``error_2d`` the 2D-DDnet's
-    last. ``steps_to_2d``: those before the first validation at or below it; ``steps_saved``: those of the cell that
-    is alike but has no transfer, less these. Both are empty where it was not reached.
+    last. ``steps_to_2d``: those before the first validation at or below it, and ``seconds_to_2d`` what they took in
+    training; ``steps_saved``: those of the cell that is alike but has no transfer, less these. All are empty where it
+    was not reached.
 
-    ``cells`` has ``cell, state, dims, slices, ranks, transfer, alike_but_transfer``, where the last is a digest of
-    all else that must not differ; ``validations`` has ``cell, step, rmse_hu, low_dose_rmse_hu``.
+    ``cells`` has ``cell, state, dims, arm, slices, ranks, seed, transfer, steps, training_seconds,
+    alike_but_transfer``, where the last is a digest of all else that must not differ; ``validations`` has ``cell,
+    step, rmse_hu, low_dose_rmse_hu``.
     """
     done = cells[cells["state"] == "done"]
     errors = validations[validations["cell"].isin(done["cell"])].sort_values("step")
     errors["error"] = errors["rmse_hu"] / errors["low_dose_rmse_hu"]
     goal = errors.loc[errors["cell"] == DDNET_2D, "error"].iloc[-1:].max()  # NaN without one
     reached = errors[errors["error"] <= goal].groupby("cell")["step"].first()
-    deep = done[done["dims"] == 3].assign(error_2d=goal)
+    deep = done[(done["dims"] == 3) & (done["arm"] == "full")].assign(error_2d=goal)
     deep["steps_to_2d"] = deep["cell"].map(reached).astype("Int64")
-    return _with_saved(deep)[["cell", "slices", "ranks", "transfer", "error_2d", "steps_to_2d", "steps_saved"]]
+    deep["seconds_to_2d"] = deep["training_seconds"] / deep["steps"] * deep["steps_to_2d"].astype(float)
+    columns = ["cell", "slices", "ranks", "transfer", "error_2d", "steps_to_2d", "seconds_to_2d", "steps_saved"]
+    return _with_saved(deep)[columns]
 
 
 def _with_saved(deep: pd.DataFrame) -> pd.DataFrame:
-    same = ["slices", "ranks", "alike_but_transfer"]
+    same = ["slices", "ranks", "seed", "alike_but_transfer"]
     plain = deep[deep["transfer"] == "none"].rename(columns={"steps_to_2d": "without"})
     both = deep.merge(plain[[*same, "without"]], how="left", on=same)
     return both.assign(steps_saved=(both["without"] - both["steps_to_2d"]).mask(both["transfer"] == "none"))

@@ -235,7 +235,8 @@ def test_the_test_of_variance_is_wrong_as_often_as_it_says() -> None:
 
 def trained(cell: str, dims: int = 3, transfer: str = "none", ranks: int = 1, **more: str) -> dict[str, object]:
     row = {"cell": cell, "state": "done", "dims": dims, "slices": 16, "ranks": ranks, "transfer": transfer}
-    return {**row, "alike_but_transfer": "x", **more}
+    times = {"steps": 100, "training_seconds": 50.0, "seed": 0, "arm": "full"}
+    return {**row, **times, "alike_but_transfer": "x", **more}
 
 
 def validated(cell: str, errors: dict[int, float], low: float = 40.0) -> list[dict[str, object]]:
@@ -252,7 +253,7 @@ def test_steps_that_a_transfer_saved() -> None:
         trained("noise", transfer="noise"),
         trained("plain-2", ranks=2), trained("zero-2", transfer="zero", ranks=2),
         trained("other", transfer="zero", alike_but_transfer="y"),
-        trained("failed", transfer="repeat", state="failed"),
+        trained("failed", transfer="repeat", state="failed"), trained("control", arm="silent"),
     ])  # fmt: skip
     validations = pd.DataFrame([
         *validated("2d", {0: 1.0, 10: 0.6, 20: 0.7}),
@@ -272,8 +273,8 @@ def test_steps_that_a_transfer_saved() -> None:
     saved = {cell: None if pd.isna(value) else value for cell, value in table["steps_saved"].items()}
     assert saved == {**dict.fromkeys(table.index), "zero": 20, "mean": 40}
     csv = steps_to_2d(cells, validations).to_csv(index=False).splitlines()
-    assert csv[4] == "noise,16,1,noise,0.7,,"
-    assert csv[2] == "zero,16,1,zero,0.7,20,20"
+    assert csv[4] == "noise,16,1,noise,0.7,,,"
+    assert csv[2] == "zero,16,1,zero,0.7,20,10.0,20"
 
 
 def test_without_a_2d_network_or_a_study_nothing_was_reached() -> None:
