@@ -1,6 +1,8 @@
-"""Trained networks, and the low-dose input itself, judged on the held-out slices."""
+"""Denoisers, and the low-dose input itself, judged on held-out scans."""
 
-from collections.abc import Sequence
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,43 +17,106 @@ from data_prep.split import Segment
 from data_prep.store import Pair
 from pipeline.config import CellSettings, EvaluateSettings
 from pipeline.denoise import centre, denoise
-from pipeline.metrics import judge_slices
+from pipeline.metrics import SLAB, judge_slices, judge_volume
+from pipeline.quality.classical import choose_strength, total_variation
+from pipeline.quality.edges import sharpness
+from pipeline.quality.noise import noise
+from pipeline.quality.tissue import tissue_bias
 from pipeline.training.distributed import device_of
 from pipeline.training.trainer import load_trained
 from pipeline.training.world import World
 
+Denoiser = Callable[[NDArray[np.int16]], NDArray[Any]]
+"""Low dose, (slices, rows, columns) in HU, to the centre of it that is judged, denoised."""
+
+TUNING_SLICES = 16
+
+
+def network(cell: CellSettings, cell_folder: Path, settings: EvaluateSettings) -> Denoiser:
+    """The trained network of a cell."""
+    torch.set_num_threads(settings.threads)
+    model = load_trained(cell, cell_folder).to(device_of(World(), settings.device))
+    return lambda low: denoise(model, cell, low, settings.crop)
+
+
+def input_itself(settings: EvaluateSettings) -> Denoiser:
+    """What does nothing."""
+    return lambda low: centre(low, settings.crop)
+
+
+def classical(data: Path, validation: Sequence[Segment], settings: EvaluateSettings) -> tuple[Denoiser, float]:
+    """Total variation and its strength (HU): the best on ``TUNING_SLICES`` slices spread over the validation part."""
+    strength = choose_strength(_spread(data, validation, settings.crop))
+    return lambda low: total_variation(centre(low, settings.crop), strength), strength
+
+
+def _spread(data: Path, segments: Sequence[Segment], crop: int | None) -> Iterator[tuple[NDArray[np.int16], ...]]:
+    places = [(segment, z) for segment in segments for z in range(segment.start, segment.stop)]
+    chosen = np.unique(np.linspace(0, len(places) - 1, TUNING_SLICES).round().astype(int))
+    for segment, z in (places[number] for number in chosen):
+        full, low = _pair(data, segment).read_slices([z])
+        yield centre(low, crop)[0], centre(full, crop)[0]
+
 
 def evaluate(
-    cell: CellSettings | None, cell_folder: Path, data: Path, test: Sequence[Segment],
-    settings: EvaluateSettings, target: Path, progress: Progress,
+    denoiser: Denoiser, data: Path, parts: Mapping[str, Sequence[Segment]], settings: EvaluateSettings,
+    target: Path, progress: Progress,
 ) -> dict[str, Any]:  # fmt: skip
-    """Judge a cell's network, or with None the low-dose input; write ``target`` .json and .npz.
+    """Judge a denoiser on the segments of ``parts``; write ``target`` .json, .scans.json and .npz.
 
-    The JSON has a row a slice, the npz the middle slice of the first held-out scan (HU).
+    They have a row a slice, a row a scan with its noise spectrum, and the middle slice of the first scan of the
+    part ``test`` (HU). The folder ``target`` keeps each scan as soon as it is judged, until all are: what is
+    interrupted goes on with the next scan.
     """
     torch.set_num_threads(settings.threads)
-    model = load_trained(cell, cell_folder).to(device_of(World(), settings.device)) if cell else None
-    rows: list[dict[str, Any]] = []
-    for number, segment in enumerate(test):
-        low, full = (_read(data, segment, name) for name in ("low_dose", "full_dose"))
-        full = centre(full, settings.crop)
-        image = denoise(model, cell, low, settings.crop) if model and cell else centre(low, settings.crop)
-        places = (
-            {"dataset": segment.dataset, "scan": segment.scan, "slice": segment.start + i} for i in range(len(full))
-        )
-        rows += [{**place, **judged} for place, judged in zip(places, judge_slices(image, full), strict=True)]
-        if number == 0:
-            _write_example(target.with_suffix(".npz"), image, full)
-        progress(number + 1, len(test), segment.scan)
-    write_json(target.with_suffix(".json"), rows)
-    return {"slices": len(rows), "rmse_hu": float(np.mean([row["rmse_hu"] for row in rows]))}
+    segments = [(part, segment) for part, found in parts.items() for segment in found]
+    judged = []
+    for number, (part, segment) in enumerate(segments):
+        kept = target / part / segment.dataset / f"{segment.scan}.json"
+        if not kept.exists():
+            example = target.with_suffix(".npz") if segment == parts["test"][0] else None
+            write_json(kept, _judge(denoiser, data, part, segment, settings.crop, example))
+        judged.append(json.loads(kept.read_text()))
+        progress(number + 1, len(segments), segment.scan)
+    write_json(target.with_suffix(".scans.json"), [scan for scan, _ in judged])
+    write_json(target.with_suffix(".json"), [row for _, rows in judged for row in rows])
+    shutil.rmtree(target)
+    errors = [row["rmse_hu"] for _, rows in judged for row in rows if row["part"] == "test"]
+    return {"slices": len(errors), "rmse_hu": float(np.mean(errors))}
 
 
-def _read(data: Path, segment: Segment, name: str) -> NDArray[np.int16]:
-    return Pair(pair_path(data, segment.dataset, segment.scan)).read(name, segment.start, segment.stop)
+def _judge(
+    denoiser: Denoiser, data: Path, part: str, segment: Segment, crop: int | None, example: Path | None
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The scan's row, and a row a slice."""
+    pair = _pair(data, segment)
+    full, low = (pair.read(name, segment.start, segment.stop) for name in ("full_dose", "low_dose"))
+    image, full = denoiser(low), centre(full, crop)
+    if example:
+        _write_example(example, image, full)
+    place = {"part": part, "dataset": segment.dataset, "scan": segment.scan}
+    slabs = range(0, len(full), SLAB)
+    slices = [row for z in slabs for row in judge_slices(image[z : z + SLAB], full[z : z + SLAB])]
+    rows = [{**place, "slice": segment.start + z, **row} for z, row in enumerate(slices)]
+    return {**place, "slices": len(rows), **_judge_scan(image, full, pair.provenance["spacing_mm"][1:])}, rows
 
 
-def _write_example(path: Path, image: NDArray[np.generic], full: NDArray[np.int16]) -> None:
+def _judge_scan(image: NDArray[Any], full: NDArray[np.int16], spacing: Sequence[float]) -> dict[str, Any]:
+    found = noise(image, full, spacing)
+    return {
+        **judge_volume(image, full),
+        "noise_blocks": found.blocks, "noise_sd": found.sd, "nps_mean_frequency": found.mean_frequency,
+        "sharpness": sharpness(image, full, spacing),
+        **{f"bias_{tissue}": bias for tissue, bias in tissue_bias(image, full).items()},
+        "nps": [found.frequency, found.nps],
+    }  # fmt: skip
+
+
+def _pair(data: Path, segment: Segment) -> Pair:
+    return Pair(pair_path(data, segment.dataset, segment.scan))
+
+
+def _write_example(path: Path, image: NDArray[Any], full: NDArray[np.int16]) -> None:
     middle = len(full) // 2
     with replacing(path) as temporary, temporary.open("wb") as handle:
         np.savez_compressed(handle, image=np.rint(image[middle]).astype(np.int16), full_dose=full[middle])

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pipeline.intensity import HU_HIGH, HU_LOW, scaling
 from pipeline.losses import ms_ssim, ssim
 
+SLAB = 32  # slices
 METRICS = ("mse", "rmse_hu", "psnr", "ssim", "ms_ssim")
 
 
@@ -18,11 +19,26 @@ def judge_slices(image: NDArray[np.generic], full: NDArray[np.generic]) -> list[
     Both (slices, rows, columns) in HU, sides at least 161 (five scales of MS-SSIM). Squares are
     summed in float64.
     """
-    unit = scaling("unit", full)
-    x, y = (torch.from_numpy(unit.to_network(np.clip(a, HU_LOW, HU_HIGH))).unsqueeze(1) for a in (image, full))
+    x, y = (_unit(a).unsqueeze(1) for a in (image, full))
     structure = zip(ssim(x, y, 1.0).tolist(), ms_ssim(x, y, 1.0).tolist(), strict=True)
     errors = [float(np.mean((a.astype(np.float64) - b) ** 2)) for a, b in zip(image, full, strict=True)]
     return [_slice(error, *values) for error, values in zip(errors, structure, strict=True)]
+
+
+def judge_volume(image: NDArray[np.generic], full: NDArray[np.generic]) -> dict[str, float]:
+    """``ssim_3d`` and ``ms_ssim_3d``, in the units of :func:`judge_slices`: with neighbours along z too.
+
+    Means over slabs of at most ``SLAB`` slices, as memory holds no whole scan's.
+    """
+    slabs = [slice(start, start + SLAB) for start in range(0, len(full), SLAB)]
+    pairs = [[_unit(a[slab])[None, None] for a in (image, full)] for slab in slabs]
+    weights = [len(full[slab]) for slab in slabs]
+    found = {"ssim_3d": [ssim(x, y, 1.0) for x, y in pairs], "ms_ssim_3d": [ms_ssim(x, y, 1.0) for x, y in pairs]}
+    return {name: float(np.average([float(v) for v in values], weights=weights)) for name, values in found.items()}
+
+
+def _unit(hu: NDArray[np.generic]) -> torch.Tensor:
+    return torch.from_numpy(scaling("unit", hu).to_network(np.clip(hu, HU_LOW, HU_HIGH)))
 
 
 def _slice(squared_hu: float, ssim_value: float, ms_ssim_value: float) -> dict[str, float]:
