@@ -64,19 +64,8 @@ class MakeReport(Stage):
         trained = self.trained.items()
         states = {cell: self._state(stage, cell) for cell, (stage, _) in trained}
         cells = [settings for _, (_, settings) in trained]
-        judged = [item for item in self.evaluate.items() if self._judged(item)]
         accounting = accounting_table(self.folder, graph_of(self.folder))
-        return write_report(self.folder.root, self.settings, cells, states, judged, accounting)
-
-    def _judged(self, item: str) -> bool:
-        """Whether the network as it is now was judged, and not one of an earlier, other training."""
-        marker = self.evaluate.markers.read(item)
-        if marker is None or marker.state != "done":
-            return False
-        if item not in self.evaluate.cells:
-            return True
-        trained = self.evaluate.cells[item][0].markers.read(item)
-        return trained is not None and trained.state == "done" and trained.finished < marker.finished
+        return write_report(self.folder.root, self.settings, cells, states, self.evaluate.judged(), accounting)
 
     def _state(self, stage: Stage, cell: str) -> tuple[str, str]:
         marker = stage.markers.read(cell)

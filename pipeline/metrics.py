@@ -1,6 +1,7 @@
 """How near an image is to the full dose: error in HU and in [0, 1], PSNR, SSIM, MS-SSIM."""
 
 import math
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -30,11 +31,14 @@ def judge_volume(image: NDArray[np.generic], full: NDArray[np.generic]) -> dict[
 
     Means over slabs of at most ``SLAB`` slices, as memory holds no whole scan's.
     """
-    slabs = [slice(start, start + SLAB) for start in range(0, len(full), SLAB)]
-    pairs = [[_unit(a[slab])[None, None] for a in (image, full)] for slab in slabs]
-    weights = [len(full[slab]) for slab in slabs]
-    found = {"ssim_3d": [ssim(x, y, 1.0) for x, y in pairs], "ms_ssim_3d": [ms_ssim(x, y, 1.0) for x, y in pairs]}
-    return {name: float(np.average([float(v) for v in values], weights=weights)) for name, values in found.items()}
+    count = math.ceil(len(full) / SLAB)
+    slabs = list(zip(np.array_split(image, count), np.array_split(full, count), strict=True))
+    return {name: _mean_of_slabs(similarity, slabs) for name, similarity in (("ssim_3d", ssim), ("ms_ssim_3d", ms_ssim))}
+
+
+def _mean_of_slabs(similarity: Callable[..., torch.Tensor], slabs: Sequence[tuple[NDArray[np.generic], ...]]) -> float:
+    found = [float(similarity(*(_unit(a)[None, None] for a in slab), 1.0)) for slab in slabs]
+    return float(np.average(found, weights=[len(full) for _, full in slabs]))
 
 
 def _unit(hu: NDArray[np.generic]) -> torch.Tensor:

@@ -4,7 +4,6 @@ Rudin, Osher and Fatemi 1992 (doi:10.1016/0167-2789(92)90242-F), solved after Ch
 (doi:10.1023/B:JMIV.0000011325.36760.1e) by scikit-image.
 """
 
-import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -12,7 +11,7 @@ from numpy.typing import NDArray
 from skimage.restoration import denoise_tv_chambolle
 
 STRENGTHS = (10.0, 20.0, 30.0, 40.0, 60.0, 80.0, 120.0)
-"""HU: a step's contrast is lowered by about twice this over the width of what it bounds, in pixels."""
+"""HU: scikit-image's ``weight``. The noise of a tenth to a quarter of the dose wants the middle ones."""
 
 Slice = NDArray[np.int16]
 
@@ -28,6 +27,4 @@ def choose_strength(pairs: Iterable[tuple[Slice, Slice]]) -> float:
     for low, full in pairs:
         for strength in STRENGTHS:
             errors[strength] += float(np.square(total_variation(low[None], strength)[0] - full, dtype=float).sum())
-    best = min(errors, key=lambda strength: errors[strength])
-    assert math.isfinite(errors[best])
-    return best
+    return min(errors, key=lambda strength: errors[strength])
