@@ -17,7 +17,7 @@ class Evaluate(Stage):
     """Items are ``low-dose``, the baseline; ``tv``; and the ids of cells that are no control arms."""
 
     name: ClassVar[str] = "evaluate"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     judges: ClassVar[bool] = True
 
     def __init__(self, trained: list[CellStage]) -> None:
@@ -46,7 +46,7 @@ class Evaluate(Stage):
         return [("split", "split"), *([(self.cells[item][0].name, item)] if item in self.cells else [])]
 
     def outputs(self, item: str) -> list[Path]:
-        """A row a slice, a row a scan, and an example."""
+        """Rows by slice and by scan, and an example."""
         endings = (".json", ".scans.json", ".npz")
         return [self.folder.evaluation(item).with_name(f"{item}{ending}") for ending in endings]
 
@@ -73,7 +73,7 @@ class Evaluate(Stage):
 
         settings, data = self.settings.evaluate, self.folder.data
         found = read_split(self).parts
-        parts = {"test": found["test"], **{part: found[part] for part in settings.also}}
+        parts = {part: found[part] for part in settings.parts}
         result: dict[str, Any] = {}
         if item == LOW_DOSE_INPUT:
             denoiser = input_itself(settings)

@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from data_prep.settings import DataSettings, Settings
+from data_prep.split import Part
 from pipeline.sampling import Sampling
 from pipeline.training.settings import SIDE_MULTIPLE, Side, TrainingSettings
 
@@ -100,6 +101,11 @@ class EvaluateSettings(Settings):
     device: Literal["auto", "cpu"] = "auto"
     threads: int = Field(2, ge=1)
     workers: int = Field(1, ge=1, description="processes that share the networks")
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What is judged of the split."""
+        return ("test", *self.also)
 
 
 class BudgetSettings(Settings):

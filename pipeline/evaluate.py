@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from data_prep.files import replacing, write_json
 from data_prep.layout import pair_path
 from data_prep.progress import Progress
-from data_prep.split import Segment
+from data_prep.split import Part, Segment
 from data_prep.store import Pair
 from pipeline.config import CellSettings, EvaluateSettings
 from pipeline.denoise import centre, denoise
-from pipeline.metrics import SLAB, judge_slices, judge_volume
-from pipeline.quality.classical import choose_strength, total_variation
+from pipeline.metrics import SLAB, judge_slices, judge_volume, mean_of_slices
+from pipeline.quality.classical import SlicePair, choose_strength, total_variation
 from pipeline.quality.edges import sharpness
 from pipeline.quality.noise import noise
 from pipeline.quality.tissue import tissue_bias
@@ -50,7 +50,7 @@ def classical(data: Path, validation: Sequence[Segment], settings: EvaluateSetti
     return lambda low: total_variation(centre(low, settings.crop), strength), strength
 
 
-def _spread(data: Path, segments: Sequence[Segment], crop: int | None) -> Iterator[tuple[NDArray[np.int16], ...]]:
+def _spread(data: Path, segments: Sequence[Segment], crop: int | None) -> Iterator[SlicePair]:
     places = [(segment, z) for segment in segments for z in range(segment.start, segment.stop)]
     chosen = np.unique(np.linspace(0, len(places) - 1, TUNING_SLICES).round().astype(int))
     for segment, z in (places[number] for number in chosen):
@@ -59,34 +59,35 @@ def _spread(data: Path, segments: Sequence[Segment], crop: int | None) -> Iterat
 
 
 def evaluate(
-    denoiser: Denoiser, data: Path, parts: Mapping[str, Sequence[Segment]], settings: EvaluateSettings,
+    denoiser: Denoiser, data: Path, parts: Mapping[Part, Sequence[Segment]], settings: EvaluateSettings,
     target: Path, progress: Progress,
 ) -> dict[str, Any]:  # fmt: skip
     """Judge a denoiser on the segments of ``parts``; write ``target`` .json, .scans.json and .npz.
 
-    They have a row a slice, a row a scan with its noise spectrum, and the middle slice of the first scan of the
-    part ``test`` (HU). The folder ``target`` keeps each scan as soon as it is judged, until all are: what is
-    interrupted goes on with the next scan.
+    They have a row a slice of the part ``test``, a row a scan of any part with its noise spectrum, and the middle
+    slice of the first scan of the part ``test`` (HU). The folder ``target`` keeps each scan as soon as it is judged,
+    until all are: what is interrupted goes on with the next scan.
     """
     torch.set_num_threads(settings.threads)
     segments = [(part, segment) for part, found in parts.items() for segment in found]
-    judged = []
+    slices, scans = list[dict[str, Any]](), list[dict[str, Any]]()
     for number, (part, segment) in enumerate(segments):
         kept = target / part / segment.dataset / f"{segment.scan}.json"
         if not kept.exists():
             example = target.with_suffix(".npz") if segment == parts["test"][0] else None
-            write_json(kept, _judge(denoiser, data, part, segment, settings.crop, example))
-        judged.append(json.loads(kept.read_text()))
+            write_json(kept, _judge(denoiser, data, segment, settings.crop, example))
+        scan, rows = json.loads(kept.read_text())
+        scans.append({"part": part, **scan})
+        slices += rows if part == "test" else []
         progress(number + 1, len(segments), segment.scan)
-    write_json(target.with_suffix(".scans.json"), [scan for scan, _ in judged])
-    write_json(target.with_suffix(".json"), [row for _, rows in judged for row in rows])
+    write_json(target.with_suffix(".scans.json"), scans)
+    write_json(target.with_suffix(".json"), slices)
     shutil.rmtree(target)
-    errors = [row["rmse_hu"] for _, rows in judged for row in rows if row["part"] == "test"]
-    return {"slices": len(errors), "rmse_hu": float(np.mean(errors))}
+    return {"slices": len(slices), "rmse_hu": float(np.mean([row["rmse_hu"] for row in slices]))}
 
 
 def _judge(
-    denoiser: Denoiser, data: Path, part: str, segment: Segment, crop: int | None, example: Path | None
+    denoiser: Denoiser, data: Path, segment: Segment, crop: int | None, example: Path | None
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The scan's row, and a row a slice."""
     pair = _pair(data, segment)
@@ -94,11 +95,12 @@ def _judge(
     image, full = denoiser(low), centre(full, crop)
     if example:
         _write_example(example, image, full)
-    place = {"part": part, "dataset": segment.dataset, "scan": segment.scan}
+    place = {"dataset": segment.dataset, "scan": segment.scan}
     slabs = range(0, len(full), SLAB)
-    slices = [row for z in slabs for row in judge_slices(image[z : z + SLAB], full[z : z + SLAB])]
-    rows = [{**place, "slice": segment.start + z, **row} for z, row in enumerate(slices)]
-    return {**place, "slices": len(rows), **_judge_scan(image, full, pair.provenance["spacing_mm"][1:])}, rows
+    judged = [row for z in slabs for row in judge_slices(image[z : z + SLAB], full[z : z + SLAB])]
+    found = {**mean_of_slices(judged), **_judge_scan(image, full, pair.provenance["spacing_mm"][1:])}
+    rows = [{**place, "slice": segment.start + z, **row} for z, row in enumerate(judged)]
+    return {**place, "slices": len(rows), **found}, rows
 
 
 def _judge_scan(image: NDArray[Any], full: NDArray[np.int16], spacing: Sequence[float]) -> dict[str, Any]:

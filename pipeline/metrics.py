@@ -1,7 +1,7 @@
 """How near an image is to the full dose: error in HU and in [0, 1], PSNR, SSIM, MS-SSIM."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -26,6 +26,12 @@ def judge_slices(image: NDArray[np.generic], full: NDArray[np.generic]) -> list[
     return [_slice(error, *values) for error, values in zip(errors, structure, strict=True)]
 
 
+def mean_of_slices(judged: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The same of a whole scan: error and PSNR of all its voxels, mean similarity of its slices."""
+    means = {metric: float(np.mean([one[metric] for one in judged])) for metric in ("mse", "ssim", "ms_ssim")}
+    return _slice(means["mse"] * (HU_HIGH - HU_LOW) ** 2, means["ssim"], means["ms_ssim"])
+
+
 def judge_volume(image: NDArray[np.generic], full: NDArray[np.generic]) -> dict[str, float]:
     """``ssim_3d`` and ``ms_ssim_3d``, in the units of :func:`judge_slices`: with neighbours along z too.
 
@@ -33,7 +39,9 @@ def judge_volume(image: NDArray[np.generic], full: NDArray[np.generic]) -> dict[
     """
     count = math.ceil(len(full) / SLAB)
     slabs = list(zip(np.array_split(image, count), np.array_split(full, count), strict=True))
-    return {name: _mean_of_slabs(similarity, slabs) for name, similarity in (("ssim_3d", ssim), ("ms_ssim_3d", ms_ssim))}
+    return {
+        name: _mean_of_slabs(similarity, slabs) for name, similarity in (("ssim_3d", ssim), ("ms_ssim_3d", ms_ssim))
+    }
 
 
 def _mean_of_slabs(similarity: Callable[..., torch.Tensor], slabs: Sequence[tuple[NDArray[np.generic], ...]]) -> float:

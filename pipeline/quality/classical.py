@@ -13,7 +13,8 @@ from skimage.restoration import denoise_tv_chambolle
 STRENGTHS = (10.0, 20.0, 30.0, 40.0, 60.0, 80.0, 120.0)
 """HU: scikit-image's ``weight``. The noise of a tenth to a quarter of the dose wants the middle ones."""
 
-Slice = NDArray[np.int16]
+SlicePair = tuple[NDArray[np.int16], NDArray[np.int16]]
+"""Low and full dose of a slice, (rows, columns) in HU."""
 
 
 def total_variation(low: NDArray[np.int16], strength: float) -> NDArray[np.float32]:
@@ -21,8 +22,8 @@ def total_variation(low: NDArray[np.int16], strength: float) -> NDArray[np.float
     return np.stack([denoise_tv_chambolle(one.astype(np.float32), weight=strength) for one in low])
 
 
-def choose_strength(pairs: Iterable[tuple[Slice, Slice]]) -> float:
-    """The strength of ``STRENGTHS`` with the least RMSE over slices of low and full dose, none of them tested on."""
+def choose_strength(pairs: Iterable[SlicePair]) -> float:
+    """The strength of ``STRENGTHS`` with the least RMSE over slices, none of them tested on."""
     errors = dict.fromkeys(STRENGTHS, 0.0)
     for low, full in pairs:
         for strength in STRENGTHS:

@@ -28,4 +28,4 @@ def sharpness(image: NDArray[np.generic], full: NDArray[np.generic], spacing: Se
 
 def _gradient(hu: NDArray[np.generic], spacing: Sequence[float]) -> NDArray[np.float64]:
     """HU/mm along y, x."""
-    return np.stack(np.gradient(hu.astype(np.float64), *spacing))
+    return np.stack([np.gradient(hu.astype(np.float64), step, axis=axis) for axis, step in enumerate(spacing)])

@@ -80,4 +80,4 @@ def _summed_up(power: Plane, blocks: int, spacing: Sequence[float]) -> Noise:
 def _rings(radius: Plane, nps: Plane) -> tuple[Plane, Plane]:
     """Sum of the power in each ring and how many frequencies it has, without zero, where a block has none."""
     ring = np.floor(radius.ravel()[1:] / RING).astype(np.int64)
-    return np.bincount(ring, nps.ravel()[1:]), np.bincount(ring).astype(np.float64)
+    return np.bincount(ring, nps.ravel()[1:]).astype(np.float64), np.bincount(ring).astype(np.float64)

@@ -1,59 +1,57 @@
 """Figures of how good denoisers are: noise spectra, sharpness against noise, bias by tissue."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from pipeline.config import LOW_DOSE_INPUT
-from pipeline.report.plots import COLOURS, _figure, _style
+from pipeline.report.plots import COLOURS
+from pipeline.report.plots import _style as style
 
 _TISSUES = {"bias_lung": "lung", "bias_soft": "soft tissue", "bias_bone": "bone"}
 
 
-def draw_noise_spectra(nps: pd.DataFrame, path: Path) -> None:
+def draw_noise_spectra(figure: Figure, nps: pd.DataFrame) -> None:
     """Noise power spectra, a line a model."""
-    with _figure(path, 8.5, 4.2) as figure:
-        ax = figure.subplots()
-        for model, curve in nps.groupby("model", sort=False):
-            colour, mark, line = _look(str(model), list(nps["model"].unique()))
-            ax.plot(curve["frequency"], curve["nps"], color=colour, marker=mark, ms=4, lw=1.4, ls=line, label=model)
-        ax.set(xlabel="spatial frequency (cycles/mm)", ylabel="NPS (HU² mm²)", xlim=(0, None), ylim=(0, None),
-               title="Noise power in uniform soft tissue")  # fmt: skip
-        figure.legend(loc="outside right center", frameon=False, fontsize=8)
+    ax = figure.subplots()
+    for model, curve in nps.groupby("model", sort=False):
+        colour, mark, line = _look(str(model), list(nps["model"].unique()))
+        ax.plot(curve["frequency"], curve["nps"], color=colour, marker=mark, ms=4, lw=1.4, ls=line, label=model)
+    ax.set(xlabel="spatial frequency (cycles/mm)", ylabel="NPS (HU² mm²)", xlim=(0, None), ylim=(0, None),
+           title="Noise power in uniform soft tissue")  # fmt: skip
+    figure.legend(loc="outside right center", frameon=False, fontsize=8)
 
 
-def draw_sharpness(quality: pd.DataFrame, path: Path) -> None:
+def draw_sharpness(figure: Figure, quality: pd.DataFrame) -> None:
     """Sharpness at edges against noise, a mark a model, and the full dose where it is by definition: at 0 and 1."""
-    with _figure(path, 8.5, 4.2) as figure:
-        ax = figure.subplots()
-        ax.axhline(1, color="0.6", ls="--", lw=1, zorder=0)
-        ax.plot(0, 1, "*", color="0.2", ms=14, label="full dose", clip_on=False, zorder=3)
-        for row in quality.to_dict("records"):
-            colour, mark, _ = _look(str(row["model"]), list(quality["model"]))
-            ax.plot(row["noise_sd"], row["sharpness"], mark, color=colour, ms=8, label=row["model"])
-        ax.set(xlabel="noise SD in uniform soft tissue (HU)", ylabel="sharpness at edges (full dose = 1)", xlim=(0, None),
-               title="Noise taken away, and edges kept")  # fmt: skip
-        ax.margins(0.12)
-        ax.set_xlim(left=0)
-        figure.legend(loc="outside right center", frameon=False, fontsize=8)
+    ax = figure.subplots()
+    ax.axhline(1, color="0.6", ls="--", lw=1, zorder=0)
+    ax.plot(0, 1, "*", color="0.2", ms=14, label="full dose", clip_on=False, zorder=3)
+    for row in quality.to_dict("records"):
+        colour, mark, _ = _look(str(row["model"]), list(quality["model"]))
+        ax.plot(row["noise_sd"], row["sharpness"], mark, color=colour, ms=8, label=row["model"])
+    ax.set(xlabel="noise SD in uniform soft tissue (HU)", ylabel="sharpness at edges (full dose = 1)", xlim=(0, None),
+           title="Noise taken away, and edges kept")  # fmt: skip
+    ax.margins(0.12)
+    ax.set_xlim(left=0)
+    figure.legend(loc="outside right center", frameon=False, fontsize=8)
 
 
-def draw_bias(quality: pd.DataFrame, path: Path) -> None:
+def draw_bias(figure: Figure, quality: pd.DataFrame) -> None:
     """Mean deviation from the full dose by tissue, a bar a model."""
     models, places = list(quality["model"]), np.arange(len(_TISSUES))
     width = 0.8 / len(models)
-    with _figure(path, 8.5, 4.2) as figure:
-        ax = figure.subplots()
-        ax.axhline(0, color="0.2", lw=0.8)
-        for number, row in enumerate(quality.to_dict("records")):
-            colour, _, _ = _look(str(row["model"]), models)
-            offset = (number - (len(models) - 1) / 2) * width
-            ax.bar(places + offset, [row[name] for name in _TISSUES], width * 0.9, color=colour, label=row["model"])
-        ax.set_xticks(places, list(_TISSUES.values()))
-        ax.set(ylabel="mean HU minus full dose", title="Bias by tissue")
-        figure.legend(loc="outside right center", frameon=False, fontsize=8)
+    ax = figure.subplots()
+    ax.axhline(0, color="0.2", lw=0.8)
+    for number, row in enumerate(quality.to_dict("records")):
+        colour, _, _ = _look(str(row["model"]), models)
+        offset = (number - (len(models) - 1) / 2) * width
+        ax.bar(places + offset, [row[name] for name in _TISSUES], width * 0.9, color=colour, label=row["model"])
+    ax.set_xticks(places, list(_TISSUES.values()))
+    ax.set(ylabel="mean HU minus full dose", title="Bias by tissue")
+    figure.legend(loc="outside right center", frameon=False, fontsize=8)
 
 
 def _look(model: str, models: Sequence[str]) -> tuple[str, str, str]:
@@ -61,4 +59,4 @@ def _look(model: str, models: Sequence[str]) -> tuple[str, str, str]:
     if model == LOW_DOSE_INPUT:
         return COLOURS[-1], "X", "--"
     others = [other for other in models if other != LOW_DOSE_INPUT]
-    return (*_style(others.index(model)), "-")
+    return (*style(others.index(model)), "-")

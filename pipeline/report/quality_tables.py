@@ -17,38 +17,45 @@ SCAN_METRICS = (
 )  # fmt: skip
 TESTED = ("rmse_hu", "ssim", "ms_ssim", "sharpness")
 ALL = "all"
-_PLACE = ["part", "dataset", "scan"]
 _SIGNIFICANT = 0.05
 
 
-def scans_table(root: Path, judged: Sequence[str]) -> pd.DataFrame:
+def quality_tables(root: Path, judged: Sequence[str]) -> dict[str, pd.DataFrame]:
+    """All of them, by the names of their CSV files, of the models ``judged`` in the run folder ``root``."""
+    found = {model: json.loads((root / "evaluation" / f"{model}.scans.json").read_text()) for model in judged}
+    scans = scans_table(found, pd.read_csv(root / "data" / "manifest.csv", dtype=str))
+    return {
+        "quality_scans": scans, "quality_datasets": datasets_table(scans), "quality_tests": tests_table(scans),
+        "nps": nps_table(found),
+    }  # fmt: skip
+
+
+def with_scans(quality: pd.DataFrame, datasets: pd.DataFrame) -> pd.DataFrame:
+    """The table of networks with what is known of the held-out scans.
+
+    ``patients``; ``rmse_hu_low`` and ``_high``, the 95 % interval of the scans' mean RMSE; and means over scans.
+    """
+    rows = datasets[(datasets["part"] == "test") & (datasets["dataset"] == ALL)].set_index("model")
+    columns = {"patients": "patients", "rmse_hu_scans": "rmse_hu_mean", "rmse_hu_scans_sd": "rmse_hu_sd",
+               "rmse_hu_low": "rmse_hu_low", "rmse_hu_high": "rmse_hu_high",
+               **{metric: f"{metric}_mean" for metric in SCAN_METRICS[5:]}}  # fmt: skip
+    return quality.join(pd.DataFrame({new: rows[old] for new, old in columns.items()}), on="model")
+
+
+def scans_table(found: Mapping[str, Sequence[Mapping[str, Any]]], manifest: pd.DataFrame) -> pd.DataFrame:
     """A row a model, part of the split and scan; ``patient`` by the manifest, and ``SCAN_METRICS``.
 
-    ``rmse_hu`` is over all the scan's voxels, ``psnr`` that of its mean squared error; the other 2D metrics are
-    means over slices.
+    ``rmse_hu``, ``mse`` and ``psnr`` are over all the scan's voxels, ``ssim`` and ``ms_ssim`` means over slices.
     """
-    manifest = pd.read_csv(root / "data" / "manifest.csv", dtype=str).drop_duplicates(["dataset", "scan"])
-    patients = manifest[["dataset", "scan", "subject"]].rename(columns={"subject": "patient"})
-    table = pd.concat([_scans_of(root, model) for model in judged], ignore_index=True)
-    table = table.merge(patients, on=["dataset", "scan"], how="left", validate="many_to_one")
-    return table[["model", *_PLACE, "patient", "slices", "noise_blocks", *SCAN_METRICS]]
+    columns = ["model", "part", "dataset", "scan", "slices", "noise_blocks", *SCAN_METRICS]
+    rows = [{"model": model, **scan} for model, scans in found.items() for scan in scans]
+    table = pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(SCAN_METRICS, float))  # None: no such tissue
+    patients = manifest[manifest["state"] == "kept"][["dataset", "scan", "subject"]]
+    named = patients.rename(columns={"subject": "patient"})
+    return table.merge(named, on=["dataset", "scan"], how="left", validate="many_to_one")
 
 
-def _scans_of(root: Path, model: str) -> pd.DataFrame:
-    slices, scans = (read_judgement(root, model, kind) for kind in (".json", ".scans.json"))
-    means = slices.assign(rmse_hu=slices["rmse_hu"] ** 2).groupby(_PLACE)[["rmse_hu", "mse", "ssim", "ms_ssim"]].mean()
-    means["rmse_hu"] **= 0.5
-    means["psnr"] = -10 * np.log10(means["mse"])
-    numbers = scans[[name for name in SCAN_METRICS if name in scans]].astype(float)  # None, where there is no tissue
-    return scans.assign(model=model, **numbers).join(means, on=_PLACE)
-
-
-def read_judgement(root: Path, model: str, kind: str) -> pd.DataFrame:
-    """Rows by slice (``.json``) or by scan (``.scans.json``) of a judged model."""
-    return pd.DataFrame(json.loads((root / "evaluation" / f"{model}{kind}").read_text()))
-
-
-def groups_table(scans: pd.DataFrame) -> pd.DataFrame:
+def datasets_table(scans: pd.DataFrame) -> pd.DataFrame:
     """A row a model, part and data set, and ``all`` of them: mean, SD and 95 % interval of each metric over scans."""
     everything = pd.concat([scans.assign(dataset=ALL), scans])
     groups = everything.groupby(["model", "part", "dataset"], sort=False)
@@ -95,20 +102,17 @@ def _tests_of(values: pd.DataFrame, metric: str, models: Sequence[str]) -> pd.Da
     return table
 
 
-def nps_table(root: Path, judged: Sequence[str]) -> pd.DataFrame:
+def nps_table(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> pd.DataFrame:
     """Noise power spectra of the part ``test``: a row a model and frequency (cycles/mm), ``nps`` in HU^2 mm^2.
 
     Means over scans, weighted by their uniform blocks; ``blocks`` says how many there were.
     """
-    tables = [_nps_of(read_judgement(root, model, ".scans.json")).assign(model=model) for model in judged]
-    return pd.concat(tables, ignore_index=True)[["model", "frequency", "nps", "blocks"]]
-
-
-def _nps_of(scans: pd.DataFrame) -> pd.DataFrame:
     rows = [
-        {"frequency": round(frequency, 6), "power": nps * scan["noise_blocks"], "blocks": scan["noise_blocks"]}
-        for scan in scans[scans["part"] == "test"].to_dict("records")
+        {"model": model, "frequency": round(frequency, 6), "power": nps * scan["noise_blocks"],
+         "blocks": scan["noise_blocks"]}
+        for model, scans in found.items() for scan in scans if scan["part"] == "test"
         for frequency, nps in zip(*scan["nps"], strict=True)
-    ]
-    table = pd.DataFrame(rows, columns=["frequency", "power", "blocks"]).groupby("frequency").sum().reset_index()
-    return table.assign(nps=table["power"] / table["blocks"])
+    ]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["model", "frequency", "power", "blocks"])
+    sums = table.groupby(["model", "frequency"], sort=False)[["power", "blocks"]].sum().reset_index()
+    return sums.assign(nps=sums["power"] / sums["blocks"])[["model", "frequency", "nps", "blocks"]]

@@ -27,6 +27,7 @@ def test_white_noise_has_a_flat_spectrum() -> None:
     full = soft()
     found = noise(full + white(30, full.shape), full, SPACING)
     assert found.blocks == 8 * 20**2
+    assert found.sd is not None
     assert found.sd == pytest.approx(30, rel=0.005)
     np.testing.assert_allclose(found.nps, 30**2 * 0.8 * 0.6, rtol=0.02)
     assert np.dot(found.nps, found.area) == pytest.approx(found.sd**2)
