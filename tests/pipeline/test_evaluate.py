@@ -38,7 +38,7 @@ def test_what_is_interrupted_goes_on_with_the_next_scan(data: Path, tmp_path: Pa
     seen = []
 
     def counting(failing: int) -> Denoiser:
-        def denoiser(low: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+        def denoiser(low: np.ndarray) -> np.ndarray:
             seen.append(len(low))
             if len(seen) == failing:
                 raise KeyboardInterrupt
@@ -63,9 +63,10 @@ def test_what_is_interrupted_goes_on_with_the_next_scan(data: Path, tmp_path: Pa
     assert result["slices"] == 9
 
 
-def test_a_scans_row_says_what_was_done_to_it(data: Path, tmp_path: Path) -> None:
-    """Noise of 40 HU, clipped at air alone, as it was put there."""
-    evaluate(input_itself(HOW), data, PARTS, HOW, tmp_path / "m", untold)
+def test_a_scans_row_says_what_was_done_to_it(make_pair: Callable[..., Path], tmp_path: Path) -> None:
+    """Noise of 40 HU, as it was put there."""
+    data = make_pair(slices=3, side=512)
+    evaluate(input_itself(HOW), data, {"test": [Segment("toy", "a", 0, 3)]}, HOW, tmp_path / "m", untold)
     row = json.loads((tmp_path / "m.scans.json").read_text())[0]
     assert row["noise_sd"] == pytest.approx(40, rel=0.03)
     assert row["sharpness"] == pytest.approx(1, abs=0.02)
