@@ -59,7 +59,7 @@ def test_similarity_in_3d_knows_neighbours_along_z() -> None:
     x, y = (torch.from_numpy(scale.to_network(np.clip(a, -1024, 3072)))[None, None] for a in (image, full))
     slabs = [[a[:, :, z : z + 20] for a in (x, y)] for z in (0, 20)]
     found = judge_volume(image, full)
-    assert found["ms_ssim_3d"] == pytest.approx(np.mean([float(ms_ssim(*slab, 1.0)) for slab in slabs]))
+    assert found["ms_ssim_3d"] == pytest.approx(np.mean([float(ms_ssim(a, b, 1.0)) for a, b in slabs]))
     theirs = [
         structural_similarity(*(a[0, 0].double().numpy() for a in slab), data_range=1.0, gaussian_weights=True,
                               use_sample_covariance=False)
