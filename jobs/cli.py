@@ -12,7 +12,8 @@ from data_prep.errors import UserError
 from data_prep.files import held
 from data_prep.sources import discover
 from jobs import cli_devcluster
-from jobs.graph import graph_of, preparation_of
+from jobs.evaluate import Evaluate
+from jobs.graph import evaluation_of, graph_of, preparation_of
 from jobs.launch import Launcher, LocalLauncher, SubmittedLauncher
 from jobs.prepare import count_states
 from jobs.run import RunFailed, run_graph
@@ -67,6 +68,22 @@ def prepare(config: Config, on: On = LOCAL, overrides: Overrides = None, dry_run
         for dataset, state, count in count_states(folder.data):
             _print_plain(console, f"{dataset}: {count} {state}")
         _print_plain(console, f"manifest: {folder.data / 'manifest.csv'}, contact sheets: {folder.data / 'contact'}")
+
+
+@app.command()
+def evaluate(config: Config, on: On = LOCAL, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Train what is missing and judge it, no more: tables and figures of quality."""
+    from pipeline.report.quality import quality_lines, write_quality
+
+    folder, console = RunFolder.of(load_settings(config, RunSettings, overrides or ())), Console()
+    graph = evaluation_of(folder)
+    if _update(folder, graph, on, dry_run, console):
+        stage = graph.stages["evaluate"]
+        assert isinstance(stage, Evaluate)
+        target = folder.root / "quality"
+        quality = write_quality(folder.root, stage.judged(), target)
+        _print_plain(console, quality_lines(quality))
+        _print_plain(console, f"tables and figures: {target}")
 
 
 @app.command()

@@ -16,6 +16,12 @@ def graph_of(folder: RunFolder) -> Graph:
     return Graph([prepare, MakeSplit(prepare), train, Transfer(train, study), study, evaluate, report])
 
 
+def evaluation_of(folder: RunFolder) -> Graph:
+    """All but the report."""
+    stages = graph_of(folder).stages.values()
+    return Graph(stage for stage in stages if not stage.concludes)
+
+
 def preparation_of(folder: RunFolder) -> Graph:
     """Prepare and split alone."""
     prepare = Prepare(folder)

@@ -12,7 +12,8 @@ from pipeline.config import cells_of
 from pipeline.training.world import World
 
 TABLES = ("cells", "epochs", "speedup", "laws", "attribution", "variance", "variance_tests", "projection", "unlike",
-          "quality", "transfer", "table2", "accounting")  # fmt: skip
+          "quality", "quality_scans", "quality_datasets", "quality_tests", "nps", "transfer", "table2",
+          "accounting")  # fmt: skip
 FILES = (*(f"{name}.csv" for name in TABLES), "table2.md", "table2.tex", "summary.txt", "index.html")
 """What every report has; which figures it has depends on what was trained."""
 
@@ -56,19 +57,8 @@ class MakeReport(Stage):
         trained = self.trained.items()
         states = {cell: self._state(stage, cell) for cell, (stage, _) in trained}
         cells = [settings for _, (_, settings) in trained]
-        judged = [item for item in self.evaluate.items() if self._judged(item)]
         accounting = accounting_table(self.folder, graph_of(self.folder))
-        return write_report(self.folder.root, self.settings, cells, states, judged, accounting)
-
-    def _judged(self, item: str) -> bool:
-        """Whether the network as it is now was judged, and not one of an earlier, other training."""
-        marker = self.evaluate.markers.read(item)
-        if marker is None or marker.state != "done":
-            return False
-        if item not in self.evaluate.cells:
-            return True
-        trained = self.evaluate.cells[item][0].markers.read(item)
-        return trained is not None and trained.state == "done" and trained.finished < marker.finished
+        return write_report(self.folder.root, self.settings, cells, states, self.evaluate.judged(), accounting)
 
     def _state(self, stage: Stage, cell: str) -> tuple[str, str]:
         marker = stage.markers.read(cell)

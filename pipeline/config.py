@@ -8,11 +8,15 @@ from typing import Any, Literal, Self
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from data_prep.settings import DataSettings, Settings
+from data_prep.split import Part
 from pipeline.sampling import Sampling
 from pipeline.training.settings import SIDE_MULTIPLE, Side, TrainingSettings
 
 LOW_DOSE_INPUT = "low-dose"
 """Name of the untouched input where networks are listed: the baseline of every table."""
+
+TOTAL_VARIATION = "tv"
+"""Name of the classical denoiser where networks are listed."""
 
 Transfer = Literal["none", "zero", "repeat", "mean", "noise"]
 ModelName = Literal["ddnet", "redcnn"]
@@ -94,8 +98,17 @@ class EvaluateSettings(Settings):
     """The judging of trained networks on the held-out slices."""
 
     crop: Side | None = Field(None, ge=192, description="side of the centre that is judged; null: the whole slice")
+    also: tuple[Literal["train", "validation"], ...] = Field(
+        ("validation",), description="parts of the split that are judged beside the test part"
+    )
     device: Literal["auto", "cpu"] = "auto"
     threads: int = Field(2, ge=1)
+    workers: int = Field(1, ge=1, description="processes that share the networks")
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """What is judged of the split."""
+        return ("test", *self.also)
 
 
 class BudgetSettings(Settings):

@@ -1,6 +1,8 @@
-"""Trained networks, and the low-dose input itself, judged on the held-out slices."""
+"""Denoisers, and the low-dose input itself, judged on held-out scans."""
 
-from collections.abc import Sequence
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,49 +13,114 @@ from numpy.typing import NDArray
 from data_prep.files import replacing, write_json
 from data_prep.layout import pair_path
 from data_prep.progress import Progress
-from data_prep.split import Segment
+from data_prep.split import Part, Segment
 from data_prep.store import Pair
 from pipeline.config import CellSettings, EvaluateSettings
 from pipeline.denoise import centre, denoise
-from pipeline.metrics import judge_slices
+from pipeline.metrics import SLAB, judge_slices, judge_volume, mean_of_slices
+from pipeline.quality.classical import SlicePair, choose_strength, total_variation
+from pipeline.quality.edges import sharpness
+from pipeline.quality.noise import noise
+from pipeline.quality.tissue import tissue_bias
 from pipeline.training.distributed import device_of
 from pipeline.training.trainer import load_trained
 from pipeline.training.world import World
 
 _EXAMPLE_SLICES = 16
 
+Denoiser = Callable[[NDArray[np.int16]], NDArray[Any]]
+"""Low dose, (slices, rows, columns) in HU, to the centre of it that is judged, denoised."""
+
+TUNING_SLICES = 16
+
+
+def network(cell: CellSettings, cell_folder: Path, settings: EvaluateSettings) -> Denoiser:
+    """The trained network of a cell."""
+    torch.set_num_threads(settings.threads)
+    model = load_trained(cell, cell_folder).to(device_of(World(), settings.device))
+    return lambda low: denoise(model, cell, low, settings.crop)
+
+
+def input_itself(settings: EvaluateSettings) -> Denoiser:
+    """What does nothing."""
+    return lambda low: centre(low, settings.crop)
+
+
+def classical(data: Path, validation: Sequence[Segment], settings: EvaluateSettings) -> tuple[Denoiser, float]:
+    """Total variation and its strength (HU): the best on ``TUNING_SLICES`` slices spread over the validation part."""
+    strength = choose_strength(_spread(data, validation, settings.crop))
+    return lambda low: total_variation(centre(low, settings.crop), strength), strength
+
+
+def _spread(data: Path, segments: Sequence[Segment], crop: int | None) -> Iterator[SlicePair]:
+    places = [(segment, z) for segment in segments for z in range(segment.start, segment.stop)]
+    chosen = np.unique(np.linspace(0, len(places) - 1, TUNING_SLICES).round().astype(int))
+    for segment, z in (places[number] for number in chosen):
+        full, low = _pair(data, segment).read_slices([z])
+        yield centre(low, crop)[0], centre(full, crop)[0]
+
 
 def evaluate(
-    cell: CellSettings | None, cell_folder: Path, data: Path, test: Sequence[Segment],
-    settings: EvaluateSettings, target: Path, progress: Progress,
+    denoiser: Denoiser, data: Path, parts: Mapping[Part, Sequence[Segment]], settings: EvaluateSettings,
+    target: Path, progress: Progress,
 ) -> dict[str, Any]:  # fmt: skip
-    """Judge a cell's network, or with None the low-dose input; write ``target`` .json and .npz.
+    """Judge a denoiser on the segments of ``parts``; write ``target`` .json, .scans.json and .npz.
 
-    The JSON has a row a slice, the npz up to 16 slices from the middle of the first held-out scan (HU).
+    They have a row a slice of the part ``test``, a row a scan of any part with its noise spectrum, and up to 16
+    slices from the middle of the first scan of the part ``test`` (HU). The folder ``target`` keeps each scan as soon
+    as it is judged, until all are: what is interrupted goes on with the next scan.
     """
     torch.set_num_threads(settings.threads)
-    model = load_trained(cell, cell_folder).to(device_of(World(), settings.device)) if cell else None
-    rows: list[dict[str, Any]] = []
-    for number, segment in enumerate(test):
-        low, full = (_read(data, segment, name) for name in ("low_dose", "full_dose"))
-        full = centre(full, settings.crop)
-        image = denoise(model, cell, low, settings.crop) if model and cell else centre(low, settings.crop)
-        places = (
-            {"dataset": segment.dataset, "scan": segment.scan, "slice": segment.start + i} for i in range(len(full))
-        )
-        rows += [{**place, **judged} for place, judged in zip(places, judge_slices(image, full), strict=True)]
-        if number == 0:
-            _write_example(target.with_suffix(".npz"), image, full)
-        progress(number + 1, len(test), segment.scan)
-    write_json(target.with_suffix(".json"), rows)
-    return {"slices": len(rows), "rmse_hu": float(np.mean([row["rmse_hu"] for row in rows]))}
+    segments = [(part, segment) for part, found in parts.items() for segment in found]
+    slices, scans = list[dict[str, Any]](), list[dict[str, Any]]()
+    for number, (part, segment) in enumerate(segments):
+        kept = target / part / segment.dataset / f"{segment.scan}.json"
+        if not kept.exists():
+            example = target.with_suffix(".npz") if segment == parts["test"][0] else None
+            write_json(kept, _judge(denoiser, data, segment, settings.crop, example))
+        scan, rows = json.loads(kept.read_text())
+        scans.append({"part": part, **scan})
+        slices += rows if part == "test" else []
+        progress(number + 1, len(segments), segment.scan)
+    write_json(target.with_suffix(".scans.json"), scans)
+    write_json(target.with_suffix(".json"), slices)
+    shutil.rmtree(target)
+    return {"slices": len(slices), "rmse_hu": float(np.mean([row["rmse_hu"] for row in slices]))}
 
 
-def _read(data: Path, segment: Segment, name: str) -> NDArray[np.int16]:
-    return Pair(pair_path(data, segment.dataset, segment.scan)).read(name, segment.start, segment.stop)
+def _judge(
+    denoiser: Denoiser, data: Path, segment: Segment, crop: int | None, example: Path | None
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The scan's row, and a row a slice."""
+    pair = _pair(data, segment)
+    full, low = (pair.read(name, segment.start, segment.stop) for name in ("full_dose", "low_dose"))
+    image, full = denoiser(low), centre(full, crop)
+    if example:
+        _write_example(example, image, full)
+    place = {"dataset": segment.dataset, "scan": segment.scan}
+    slabs = range(0, len(full), SLAB)
+    judged = [row for z in slabs for row in judge_slices(image[z : z + SLAB], full[z : z + SLAB])]
+    found = {**mean_of_slices(judged), **_judge_scan(image, full, pair.provenance["spacing_mm"][1:])}
+    rows = [{**place, "slice": segment.start + z, **row} for z, row in enumerate(judged)]
+    return {**place, "slices": len(rows), **found}, rows
 
 
-def _write_example(path: Path, image: NDArray[np.generic], full: NDArray[np.int16]) -> None:
+def _judge_scan(image: NDArray[Any], full: NDArray[np.int16], spacing: Sequence[float]) -> dict[str, Any]:
+    found = noise(image, full, spacing)
+    return {
+        **judge_volume(image, full),
+        "noise_blocks": found.blocks, "noise_sd": found.sd, "nps_mean_frequency": found.mean_frequency,
+        "sharpness": sharpness(image, full, spacing),
+        **{f"bias_{tissue}": bias for tissue, bias in tissue_bias(image, full).items()},
+        "nps": [found.frequency, found.nps],
+    }  # fmt: skip
+
+
+def _pair(data: Path, segment: Segment) -> Pair:
+    return Pair(pair_path(data, segment.dataset, segment.scan))
+
+
+def _write_example(path: Path, image: NDArray[Any], full: NDArray[np.int16]) -> None:
     first = max(0, (len(full) - _EXAMPLE_SLICES) // 2)
     shown = slice(first, first + _EXAMPLE_SLICES)
     with replacing(path) as temporary, temporary.open("wb") as handle:

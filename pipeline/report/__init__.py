@@ -11,9 +11,10 @@ from data_prep.files import write_atomic
 from pipeline.config import CellSettings, RunSettings
 from pipeline.report.figures import draw_all
 from pipeline.report.html import write_page
+from pipeline.report.quality_tables import quality_tables
 from pipeline.report.results import Results
 from pipeline.report.table2 import as_latex, as_markdown, table2
-from pipeline.report.tables import cells_table, curves_table, judged_table, quality_table, summary, validation_table
+from pipeline.report.tables import cells_table, curves_table, judged_table, summary, validation_table
 from pipeline.report.volumes import read_stacks
 from pipeline.scaling.analysis import speed_up, steps_to_2d, unlike
 from pipeline.scaling.attribution import attribution
@@ -55,13 +56,13 @@ def collect(
 ) -> Results:
     """All that the report shows, from the run folder; arguments as those of :func:`write_report`."""
     curves, slices, steps = curves_table(root, cells), judged_table(root, judged), steps_table(root, cells)
-    trained, quality = cells_table(root, cells, states, steps), quality_table(slices)
+    trained, quality = cells_table(root, cells, states, steps), quality_tables(root, judged, slices)
     tables = {
-        "cells": trained, "quality": quality, **_scaling(trained, steps, slices, settings.study.data_rate),
+        "cells": trained, **quality, **_scaling(trained, steps, slices, settings.study.data_rate),
         "transfer": steps_to_2d(trained, validation_table(curves)), "table2": table2(trained, slices),
         "accounting": accounting,
     }  # fmt: skip
-    return Results(tables, curves, slices, read_stacks(root, quality, settings.data.low_dose.dose))
+    return Results(tables, curves, slices, read_stacks(root, quality["quality"], settings.data.low_dose.dose))
 
 
 def _scaling(

@@ -123,7 +123,7 @@ def assert_alike(ours: Toy, theirs: Toy) -> None:
 def test_a_whole_run_leaves_its_report(undisturbed: Toy) -> None:
     report = undisturbed.run_folder / "report"
     quality = pd.read_csv(report / "quality.csv").set_index("model")
-    assert list(quality.index) == ["low-dose", "2d", "3d-s16-r1", "3d-s16-r2"]
+    assert list(quality.index) == ["low-dose", "tv", "2d", "3d-s16-r1", "3d-s16-r2"]
     assert quality.loc["low-dose", "rmse_change"] == 0
     assert (quality["slices"] == 16).all()
     speed = pd.read_csv(report / "speedup.csv")
@@ -155,7 +155,7 @@ def test_a_second_run_does_nothing_in_under_three_seconds(undisturbed: Toy) -> N
 def test_a_dry_run_says_why(undisturbed: Toy) -> None:
     before = undisturbed.markers()
     same = undisturbed.run("--dry-run").stdout
-    assert same.count("keep") == len(before) == 11
+    assert same.count("keep") == len(before) == 12
     changed = undisturbed.run("--dry-run", "--set", "data.low_dose.dose=0.2").stdout
     assert "run  prepare/toy: low_dose.dose changed from 0.1 to 0.2" in changed
     assert "run  split/split: prepare/toy runs first" in changed
@@ -190,7 +190,7 @@ def test_status_tells_from_disk_alone(undisturbed: Toy) -> None:
     told = subprocess.run(
         [str(QUARTERDOSE), "status", "runs/toy"], cwd=undisturbed.folder, capture_output=True, text=True, check=True
     ).stdout
-    assert told.count(" done ") == 11
+    assert told.count(" done ") == 12
 
 
 def test_a_run_killed_everywhere_ends_as_if_it_had_not_been(toy: Toy, undisturbed: Toy) -> None:

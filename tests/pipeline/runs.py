@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 
 from pipeline.config import CellSettings, RunSettings
 from pipeline.metrics import METRICS
+from pipeline.report.quality_tables import SCAN_METRICS
 from pipeline.training.clock import PARTS
 
 Hu = NDArray[np.int16]
 RMSE_HU = {"low-dose": 40.0, "2d": 50.0, "redcnn": 28.0, "3d-s16-r1": 20.0}
 OTHER_RMSE_HU = 30.0
+DATASETS = ("LIDC-IDRI", "Mayo")
 
 
 def settings_of(**values: Any) -> RunSettings:
@@ -37,7 +39,8 @@ def fill(
     parts = {part: [{"dataset": "d", "scan": scan, "start": 0, "stop": 4}] for part in ("train", "validation", "test")}
     (root / "data" / "split.json").write_text(json.dumps({"by": "slabs", "parts": parts}))
     row = {"dataset": "d", "subject": "p", "scan": scan, "state": "kept", "reason": "", "slices": 40}
-    pd.DataFrame([row]).to_csv(root / "data" / "manifest.csv", index=False)
+    rows = [row, *({**row, "dataset": dataset, "scan": f"s-{dataset}"} for dataset in DATASETS)]
+    pd.DataFrame(rows).to_csv(root / "data" / "manifest.csv", index=False)
     (root / "provenance.json").write_text("{}")
     full = np.full((3, 64, 64), -500, np.int16) if full is None else full
     judge(root, "low-dose", full)
@@ -52,8 +55,13 @@ def judge(root: Path, model: str, full: Hu) -> None:
     rmse = RMSE_HU.get(model, OTHER_RMSE_HU)
     rows = [{"dataset": dataset, "scan": f"s-{dataset}", "slice": z, **dict.fromkeys(METRICS, 0.5), "mse": 1e-4 * rmse,
              "ms_ssim": 1 - (rmse + 2 * z + 5 * n) / 1000, "rmse_hu": rmse + z}
-            for n, dataset in enumerate(("LIDC-IDRI", "Mayo")) for z in range(3)]  # fmt: skip
+            for n, dataset in enumerate(DATASETS) for z in range(3)]  # fmt: skip
     (root / "evaluation" / f"{model}.json").write_text(json.dumps(rows))
+    scans = [{"part": "test", "dataset": dataset, "scan": f"s-{dataset}", "slices": 3, "noise_blocks": 9,
+              **dict.fromkeys(SCAN_METRICS, 0.5), "rmse_hu": rmse, "noise_sd": rmse, "sharpness": 1 - 0.01 * len(model),
+              "nps": [[0.1, 0.3, 0.5], [rmse, 2 * rmse, rmse]]}
+             for dataset in DATASETS]  # fmt: skip
+    (root / "evaluation" / f"{model}.scans.json").write_text(json.dumps(scans))
     noise = np.random.default_rng(len(model)).normal(0, rmse, full.shape)
     image = np.clip(full + noise, -1024, 3071).round().astype(np.int16)
     np.savez(root / "evaluation" / f"{model}.npz", image=image, full_dose=full)

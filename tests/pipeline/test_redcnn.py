@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from data_prep.errors import UserError
 from data_prep.progress import untold
-from data_prep.split import Segment, Split
+from data_prep.split import Part, Segment, Split
 from pipeline.config import CellSettings, EvaluateSettings
-from pipeline.evaluate import evaluate
+from pipeline.evaluate import evaluate, input_itself, network
 from pipeline.models import REDCNN, DDnet, build_network
 from pipeline.training.trainer import train
 from pipeline.training.world import World
@@ -103,8 +103,9 @@ def test_it_learns_in_the_trainer_and_is_judged_like_any_other(make_pair: Callab
     assert result["parameters"] == 1_848_865
     assert result["validation"]["rmse_hu"] < result["validation"]["low_dose_rmse_hu"]
     rmse, how = {}, EvaluateSettings(device="cpu")
-    for name, judged in (("redcnn", settings), ("low-dose", None)):
-        evaluate(judged, tmp_path / "cell", data, split.parts["test"], how, tmp_path / name, untold)
+    parts: dict[Part, list[Segment]] = {"test": split.parts["test"]}
+    for name, denoiser in (("redcnn", network(settings, tmp_path / "cell", how)), ("low-dose", input_itself(how))):
+        evaluate(denoiser, data, parts, how, tmp_path / name, untold)
         rows = json.loads((tmp_path / f"{name}.json").read_text())
         rmse[name] = sum(row["rmse_hu"] for row in rows) / len(rows)
     assert rmse["redcnn"] < rmse["low-dose"]

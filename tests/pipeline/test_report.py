@@ -60,8 +60,11 @@ def test_a_report_without_any_training_still_has_the_input(tmp_path: Path, setti
     report = tmp_path / "report"
     assert pd.read_csv(report / "quality.csv")["model"].tolist() == ["low-dose"]
     assert sorted(path.name for path in (report / "figures").glob("*.png")) == [
+        "bias.png",
         "fig8-differences.png",
         "fig9-slices.png",
+        "noise-spectra.png",
+        "sharpness.png",
     ]
     assert "No figure: no training of a 3D network is done." in (report / "index.html").read_text()
 

@@ -1,6 +1,6 @@
 """The figures of the report, each as PNG and SVG."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 
 from pipeline.report.figures.losses import draw_by_slices, draw_by_transfer
 from pipeline.report.figures.pictures import draw_differences, draw_slices
+from pipeline.report.figures.quality import draw_bias, draw_noise_spectra, draw_sharpness
 from pipeline.report.figures.scaling import (
     draw_accuracy,
     draw_attribution,
@@ -49,13 +50,21 @@ FIGURES: dict[str, tuple[Callable[[Figure, Results], None], str]] = {
         draw_by_transfer,
         "Course of training by transfer from 2D, on the fewest ranks. Line and band: mean and range of the seeds.",
     ),
-}
+    "sharpness": (
+        draw_sharpness, "Edges kept against noise left; the full dose is at 0 HU and 1. A blur moves down and left.",
+    ),
+    "noise-spectra": (draw_noise_spectra, "Noise power spectra in uniform soft tissue of the held-out slices."),
+    "bias": (draw_bias, "Mean deviation from the full dose by tissue."),
+}  # fmt: skip
 """How each is drawn, and its caption. The paper's numbers are in the names of those that it has too."""
 
+QUALITY = ("sharpness", "noise-spectra", "bias")
 
-def draw_all(results: Results, folder: Path) -> Iterator[Drawn]:
+
+def draw_all(results: Results, folder: Path, names: Iterable[str] = FIGURES) -> Iterator[Drawn]:
     """Draw what can be drawn into ``folder``; what an earlier report drew and this one cannot is removed."""
-    for name, (draw, caption) in FIGURES.items():
+    for name in names:
+        draw, caption = FIGURES[name]
         yield _draw(draw, results, Drawn(folder / name, caption))
 
 

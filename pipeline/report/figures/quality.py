@@ -1,0 +1,66 @@
+"""Figures of how good denoisers are: noise spectra, sharpness against noise, bias by tissue."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from pipeline.config import LOW_DOSE_INPUT
+from pipeline.report.figures.style import COLOURS, GREY, style
+from pipeline.report.results import Results
+
+_TISSUES = {"bias_lung": "lung", "bias_soft": "soft tissue", "bias_bone": "bone"}
+
+
+def draw_noise_spectra(figure: Figure, results: Results) -> None:
+    """Noise power spectra, a line a model."""
+    nps = results.table("nps", "nothing was judged on the held-out slices")
+    ax = figure.subplots()
+    for model, curve in nps.groupby("model", sort=False):
+        colour, mark, line = _look(str(model), list(nps["model"].unique()))
+        ax.plot(curve["frequency"], curve["nps"], color=colour, marker=mark, ls=line, label=model)
+    ax.set(xlabel="spatial frequency (cycles/mm)", ylabel="NPS (HU² mm²)", xlim=(0, None), ylim=(0, None))
+    figure.legend(loc="outside right center")
+
+
+def draw_sharpness(figure: Figure, results: Results) -> None:
+    """Sharpness at edges against noise, a mark a model, and the full dose where it is by definition: at 0 and 1."""
+    quality, ax = _judged(results), figure.subplots()
+    ax.axhline(1, color=GREY, ls="--", zorder=0)
+    ax.plot(0, 1, "*", color="0.2", ms=14, label="full dose", clip_on=False, zorder=3)
+    for row in quality.to_dict("records"):
+        colour, mark, _ = _look(str(row["model"]), list(quality["model"]))
+        ax.plot(row["noise_sd"], row["sharpness"], mark, color=colour, ms=8, label=row["model"])
+    ax.set(xlabel="noise SD in uniform soft tissue (HU)", ylabel="sharpness at edges (full dose = 1)", xlim=(0, None))
+    ax.margins(0.12)
+    ax.set_xlim(left=0)
+    figure.legend(loc="outside right center")
+
+
+def draw_bias(figure: Figure, results: Results) -> None:
+    """Mean deviation from the full dose by tissue, a bar a model."""
+    quality = _judged(results)
+    models, places = list(quality["model"]), np.arange(len(_TISSUES))
+    width = 0.8 / len(models)
+    ax = figure.subplots()
+    ax.axhline(0, color="0.2", lw=0.8)
+    for number, row in enumerate(quality.to_dict("records")):
+        colour, _, _ = _look(str(row["model"]), models)
+        offset = (number - (len(models) - 1) / 2) * width
+        ax.bar(places + offset, [row[name] for name in _TISSUES], width * 0.9, color=colour, label=row["model"])
+    ax.set_xticks(places, list(_TISSUES.values()))
+    ax.set(ylabel="mean HU minus full dose")
+    figure.legend(loc="outside right center")
+
+
+def _judged(results: Results) -> pd.DataFrame:
+    return results.table("quality", "nothing was judged on the held-out slices")
+
+
+def _look(model: str, models: Sequence[str]) -> tuple[str, str, str]:
+    """Colour, mark and line of a model, alike in all figures; the input is black and dashed."""
+    if model == LOW_DOSE_INPUT:
+        return COLOURS[-1], "X", "--"
+    others = [other for other in models if other != LOW_DOSE_INPUT]
+    return (*style(others.index(model)), "-")

@@ -1,0 +1,121 @@
+"""Noise, edges and bias against closed forms."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+from scipy.special import erf
+
+from pipeline.quality.edges import SMOOTHING, STRONG, sharpness
+from pipeline.quality.noise import BLOCK, noise, uniform_blocks
+from pipeline.quality.tissue import tissue_bias
+from tests.conftest import chest
+
+SPACING = (0.8, 0.6)
+Volume = NDArray[np.float64]
+
+
+def soft(slices: int = 8, side: int = 20 * BLOCK) -> Volume:
+    return np.full((slices, side, side), 50.0)
+
+
+def white(sd: float, shape: tuple[int, ...], seed: int = 0) -> Volume:
+    return np.random.default_rng(seed).normal(0, sd, shape)
+
+
+def test_white_noise_has_a_flat_spectrum() -> None:
+    full = soft()
+    found = noise(full + white(30, full.shape), full, SPACING)
+    assert found.blocks == 8 * 20**2
+    assert found.sd is not None
+    assert found.sd == pytest.approx(30, rel=0.005)
+    np.testing.assert_allclose(found.nps, 30**2 * 0.8 * 0.6, rtol=0.02)
+    assert np.dot(found.nps, found.area) == pytest.approx(found.sd**2)
+    frequency = np.hypot(np.fft.fftfreq(BLOCK, 0.8)[:, None], np.fft.fftfreq(BLOCK, 0.6))
+    assert found.mean_frequency == pytest.approx(frequency.ravel()[1:].mean(), rel=0.01)
+
+
+def test_filtered_noise_has_the_filters_power() -> None:
+    """A Gaussian of s pixels leaves exp(-(2 pi s p f)^2) of the power, p the pixel."""
+    full, (width, pixel) = soft(), (1.0, 0.7)
+    filtered = gaussian_filter(white(30, full.shape), (0, width, width), mode="wrap")
+    found = noise(full + filtered, full, (pixel, pixel))
+    assert found.sd == pytest.approx(30 / (2 * np.sqrt(np.pi) * width), rel=0.02)
+    frequency, nps = np.array(found.frequency), np.array(found.nps)
+    middle = (frequency > 0.1) & (frequency < 0.4)
+    expected = 30**2 * pixel**2 * np.exp(-((2 * np.pi * width * pixel * frequency) ** 2))
+    np.testing.assert_allclose(nps[middle], expected[middle], rtol=0.12)  # rings have a width
+    assert found.mean_frequency is not None
+    assert found.mean_frequency < 0.25
+
+
+def test_blocks_lie_in_even_soft_tissue_alone() -> None:
+    full = chest(1, 512)[0]
+    places = list(uniform_blocks(full))
+    assert len(places) > 20
+    assert all((full[place] >= 0).all() for place in places)
+    stripes = soft(1)[0]
+    stripes[:, ::2] += 40
+    assert len(list(uniform_blocks(stripes))) == 400  # finer than the means of 5 x 5
+    stripes[:, BLOCK // 2 :: BLOCK] += 400
+    assert not list(uniform_blocks(stripes))
+
+
+def test_without_soft_tissue_there_is_no_number() -> None:
+    air = np.full((2, 64, 64), -1000.0)
+    assert noise(air + 1, air, SPACING).sd is None
+    assert sharpness(air + 1, air, SPACING) is None
+    assert set(tissue_bias(air + 1, air).values()) == {None}
+
+
+@pytest.mark.parametrize("blur", [0.0, 2.0, 4.0])
+def test_a_blurred_edge_has_its_closed_form(blur: float) -> None:
+    """Gradients of erf edges are Gaussians a, b; their product's integral over |x| < w is that of a Gaussian."""
+    edge, pixel, step = 3.0, 0.7, 1000.0  # widths in pixels
+    x = np.arange(-40, 41.0)
+
+    def volume(width: float) -> Volume:
+        return np.broadcast_to(step / 2 * erf(x / (np.sqrt(2) * width)), (2, 32, len(x)))
+
+    def product(width: float) -> float:
+        total = width**2 + template**2
+        return float(erf(half * np.sqrt(total / 2) / (width * template)) / np.sqrt(total))
+
+    template = np.hypot(edge, SMOOTHING)
+    peak = step / pixel / (np.sqrt(2 * np.pi) * template)
+    half = template * np.sqrt(2 * np.log(peak / STRONG))
+    expected = product(np.hypot(edge, blur)) / product(edge)
+    image = volume(np.hypot(edge, blur))
+    assert sharpness(image, volume(edge), (pixel, pixel)) == pytest.approx(expected, rel=0.02)
+    mirrored = image.transpose(0, 2, 1)
+    assert sharpness(mirrored, volume(edge).transpose(0, 2, 1), (pixel, pixel)) == pytest.approx(expected, rel=0.02)
+
+
+def test_noise_alone_leaves_sharpness_at_one() -> None:
+    full = chest(8, 256)
+    assert sharpness(full + white(40, full.shape), full, SPACING) == pytest.approx(1, abs=0.005)
+    blurred = gaussian_filter(full.astype(float), (0, 1, 1))
+    clean, noisy = (sharpness(blurred + n, full, SPACING) for n in (0.0, white(40, full.shape)))
+    assert noisy == pytest.approx(clean, abs=0.005)
+    assert clean is not None
+    assert clean < 0.8
+
+
+@pytest.mark.parametrize(("tissue", "hu"), [("lung", -850), ("soft", 50), ("bone", 700), ("fat", -80)])
+def test_a_bias_is_told_by_tissue(tissue: str, hu: int) -> None:
+    full = np.full((2, 40, 60), hu, np.int16)
+    image = full + np.linspace(-3, 10, 60)
+    found = tissue_bias(image, full)
+    assert found.pop(tissue, 3.5) == pytest.approx(3.5)
+    assert set(found.values()) == {None}
+
+
+def test_a_clean_image_is_not_biased_by_the_noise_of_the_full_dose() -> None:
+    """By single pixels, those of 30 HU noise in tissue near 0 HU would seem far too dark."""
+    truth = soft() - 40
+    full = truth + white(30, truth.shape)
+    by_pixel = (truth - full)[(full >= 0) & (full <= 100)].mean()
+    assert by_pixel < -10
+    bias = tissue_bias(truth, full)["soft"]
+    assert bias is not None
+    assert abs(bias) < 1

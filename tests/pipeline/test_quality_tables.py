@@ -1,0 +1,134 @@
+"""Statistics and tables of quality against closed forms and another library."""
+
+import json
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+from scipy.stats import bootstrap
+
+from pipeline.metrics import METRICS
+from pipeline.quality.statistics import holm, interval, paired_test
+from pipeline.report.figures.quality import draw_bias, draw_noise_spectra, draw_sharpness
+from pipeline.report.quality_tables import SCAN_METRICS, quality_tables
+from pipeline.report.results import Results
+
+MODELS = ("low-dose", "tv", "2d")
+
+
+def numbered(patients: int) -> "pd.Series[str]":
+    return pd.Series([f"p{n}" for n in range(patients)])
+
+
+def test_the_interval_is_that_of_scipy_where_each_patient_has_one_scan() -> None:
+    values = pd.Series(np.random.default_rng(1).normal(30, 5, 40))
+    theirs = bootstrap((values,), np.mean, method="percentile", rng=2, n_resamples=20_000).confidence_interval
+    ours = interval(values, numbered(40))
+    assert ours == pytest.approx((theirs.low, theirs.high), rel=0.005)
+    assert ours == interval(values, numbered(40))
+
+
+def test_scans_of_a_patient_are_not_independent() -> None:
+    of_patient = np.random.default_rng(1).normal(30, 5, 10)
+    values, patients = pd.Series(np.repeat(of_patient, 8)), pd.Series([*"abcdefghij"]).repeat(8).reset_index(drop=True)
+    low, high = interval(values, patients)
+    once = interval(pd.Series(of_patient), pd.Series([*"abcdefghij"]))
+    assert (low, high) == pytest.approx(once)
+    naive = interval(values, numbered(80))
+    assert high - low > 2 * (naive[1] - naive[0])
+
+
+def test_few_patients_give_neither_interval_nor_test() -> None:
+    five = pd.Series([*"abcde"]).repeat(100).reset_index(drop=True)
+    assert np.isnan(interval(pd.Series(np.arange(500.0)), five)).all()
+    assert np.isnan(paired_test(np.arange(1.0, 6)))
+    assert paired_test(np.arange(1.0, 7)) == pytest.approx(2 / 2**6)  # all of one sign
+    assert paired_test(np.zeros(6)) == 1
+
+
+def test_holm_multiplies_the_smallest_most() -> None:
+    """The example of three: 0.01 x 3, 0.02 x 2, 0.04 x 1, none below the one before."""
+    np.testing.assert_allclose(holm(np.array([0.04, np.nan, 0.01, 0.02])), [0.04, np.nan, 0.03, 0.04])
+    assert holm(np.array([0.6, 0.9])).tolist() == [1, 1]
+
+
+SLICES = pd.DataFrame([
+    {"model": model, "dataset": "A", "scan": "s", "slice": 0, **dict.fromkeys(METRICS, 0.5)} for model in MODELS
+])  # fmt: skip
+
+
+def fill(root: Path, patients: int) -> None:
+    """Two scans a patient; ``tv`` is 10 HU better than the input, ``2d`` better or worse by chance."""
+    generator = np.random.default_rng(0)
+    scans = [(f"p{n}", f"s{n}-{k}", ("A", "B")[n % 2]) for n, k in product(range(patients), range(2))]
+    (root / "data").mkdir()
+    (root / "evaluation").mkdir()
+    kept = [{"dataset": d, "subject": p, "scan": s, "state": "kept"} for p, s, d in scans]
+    pd.DataFrame([*kept, {**kept[0], "state": "turned away"}]).to_csv(root / "data" / "manifest.csv", index=False)
+    base = generator.normal(40, 3, len(scans))
+    for model, gain in zip(MODELS, (np.zeros(len(scans)), np.full(len(scans), 10), generator.normal(0, 1, len(scans))),
+                           strict=True):  # fmt: skip
+        rows: list[dict[str, Any]] = [
+            {"part": part, "dataset": d, "scan": s, "slices": 9, "noise_blocks": 1 + (d == "B"),
+             **dict.fromkeys(SCAN_METRICS, 0.5), "rmse_hu": rmse, "bias_bone": None,
+             "nps": [[0.075, 0.125], [rmse, 3.0 if d == "A" else 6.0]]}
+            for (_, s, d), rmse in zip(scans, base - gain, strict=True) for part in ("test", "validation")
+        ]  # fmt: skip
+        (root / "evaluation" / f"{model}.scans.json").write_text(json.dumps(rows))
+
+
+def test_tables_say_what_is_better_and_how_sure_that_is(tmp_path: Path) -> None:
+    fill(tmp_path, 8)
+    tables = quality_tables(tmp_path, MODELS, SLICES)
+    scans, datasets, tests, nps = (tables[name] for name in
+                                   ("quality_scans", "quality_datasets", "quality_tests", "nps"))  # fmt: skip
+    assert len(scans) == 3 * 2 * 16
+    assert scans["patient"].nunique() == 8
+    assert datasets.groupby(["model", "part"])["dataset"].agg(list).map(tuple).unique().tolist() == [("all", "A", "B")]
+    row = datasets.set_index(["model", "part", "dataset"]).xs(("tv", "test", "all"))
+    values = scans[(scans["model"] == "tv") & (scans["part"] == "test")]["rmse_hu"]
+    assert (row["scans"], row["patients"]) == (16, 8)
+    assert (row["rmse_hu_mean"], row["rmse_hu_sd"]) == pytest.approx((values.mean(), values.std()))
+    assert row["rmse_hu_low"] < values.mean() < row["rmse_hu_high"]
+    assert np.isnan(row["bias_bone_mean"])
+    of_four = datasets.set_index(["model", "part", "dataset"]).xs(("tv", "test", "A"))
+    assert np.isnan(of_four["rmse_hu_low"])
+    errors = tests[tests["metric"] == "rmse_hu"].set_index(["first", "second"])
+    assert errors.loc[("low-dose", "tv"), "difference"] == pytest.approx(10)
+    assert errors.loc[("low-dose", "tv"), "p"] == pytest.approx(2 / 2**8)
+    assert errors.loc[("low-dose", "tv"), "p_holm"] == pytest.approx(3 * 2 / 2**8)
+    assert errors["verdict"].to_dict() == {
+        ("low-dose", "tv"): "differ", ("low-dose", "2d"): "no difference shown", ("tv", "2d"): "differ",
+    }  # fmt: skip
+    curve = nps[nps["model"] == "tv"]
+    assert curve["nps"].iloc[1] == pytest.approx((3 * 1 + 6 * 2) / 3)
+    assert curve["blocks"].tolist() == [24, 24]
+    quality = tables["quality"].set_index("model")
+    assert quality.loc["tv", "rmse_hu_scans"] == pytest.approx(values.mean())
+    assert {"patients", "rmse_hu_low", "rmse_hu_high", *SCAN_METRICS[5:]} <= set(quality)
+
+
+def test_one_patient_is_no_sample(tmp_path: Path) -> None:
+    fill(tmp_path, 1)
+    tests = quality_tables(tmp_path, MODELS, SLICES)["quality_tests"]
+    assert tests["verdict"].unique().tolist() == ["not testable: fewer than 6 patients"]
+    assert tests["p"].isna().all()
+
+
+def test_figures_show_each_model_and_the_full_dose(tmp_path: Path) -> None:
+    fill(tmp_path, 1)
+    tables = quality_tables(tmp_path, MODELS, SLICES)
+    results = Results(tables, pd.DataFrame(), SLICES, None)
+    spectra, sharp, bias = Figure(), Figure(), Figure()
+    draw_noise_spectra(spectra, results)
+    draw_sharpness(sharp, results)
+    draw_bias(bias, results)
+    assert [line.get_label() for line in spectra.axes[0].lines] == list(MODELS)
+    points = {str(line.get_label()): line.get_xydata()[-1].tolist() for line in sharp.axes[0].lines}  # type: ignore[index,union-attr]
+    assert points["full dose"] == [0, 1]
+    assert points["tv"] == [0.5, 0.5]
+    assert len(bias.axes[0].patches) == 9
