@@ -12,7 +12,8 @@ all other ranks. With the seconds of a step T of the training, T1 of a rank alon
 so that the parts make the whole by construction. Each may be negative by noise, and is shown so.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,8 @@ import pandas as pd
 from pipeline.scaling.bootstrap import DRAWS, Numbers, interval
 
 CAUSES = ("data", "exchange", "stragglers", "contention")
-_SAME = ["slices", "sampling"]
+_POINT = ["slices", "sampling"]
+_SAME = [*_POINT, "batch", "accumulation", "precision", "device", "torch", "version", "data"]
 _ARMS = ("full", "synthetic", "silent", "alone")
 SEED = 2024
 
@@ -29,7 +31,8 @@ def attribution(cells: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
     """A row a point (slices, sampling, ranks) and cause, of those points that have control arms.
 
     Args:
-        cells: ``cell, state, dims, arm, slices, sampling, ranks, steps, start_seconds``.
+        cells: ``cell, state, dims, arm, slices, sampling, ranks, steps, start_seconds`` and what else arms must share:
+            ``batch, accumulation, precision, device, torch, version, data``.
         steps: ``cell, seconds, own_seconds, slowest_seconds, data_seconds, warm``; cold steps are left out.
 
     Returns:
@@ -41,7 +44,7 @@ def attribution(cells: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
     deep = cells[(cells["state"] == "done") & (cells["dims"] == 3)]
     warm = {str(cell): group for cell, group in steps[steps["warm"]].groupby("cell")}
     rows = [row for point in _points(cells, deep, warm) for row in point]
-    columns = [*_SAME, "ranks", "step_seconds", "alone_seconds", "efficiency", "cause", "seconds", "lost",
+    columns = [*_POINT, "ranks", "step_seconds", "alone_seconds", "efficiency", "cause", "seconds", "lost",
                "lost_low", "lost_high", "missing"]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
 
@@ -49,9 +52,8 @@ def attribution(cells: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
 def _points(
     cells: pd.DataFrame, deep: pd.DataFrame, warm: Mapping[str, pd.DataFrame]
 ) -> Iterator[Iterator[dict[str, object]]]:
-    asked = cells[cells["arm"].isin(["synthetic", "silent"])]
-    for (slices, sampling, ranks), _ in asked.groupby([*_SAME, "ranks"]):
-        same = deep[(deep["slices"] == slices) & (deep["sampling"] == sampling)]
+    asked = set(cells.loc[cells["arm"].isin(["synthetic", "silent"]), [*_POINT, "ranks"]].itertuples(index=False))
+    for (slices, sampling, ranks), same in _alike(deep, sorted(asked)):
         arms = {
             arm: [
                 warm[c] for c in same.loc[(same["arm"] == arm) & _of(same, arm, int(str(ranks))), "cell"] if c in warm
@@ -62,6 +64,15 @@ def _points(
         if ranks == 1 and "full" in found:
             found["silent"] = found["full"]  # one rank exchanges nothing
         yield _rows({"slices": slices, "sampling": sampling, "ranks": ranks}, found, _start(same, int(str(ranks))))
+
+
+def _alike(deep: pd.DataFrame, asked: Sequence[Any]) -> Iterator[tuple[Any, pd.DataFrame]]:
+    """Each point once for each kind of training with it; only what is alike is compared."""
+    for point in asked:
+        kinds = deep[(deep["slices"] == point.slices) & (deep["sampling"] == point.sampling)]
+        for _, same in kinds.groupby(_SAME, dropna=False):
+            if (same["ranks"] == point.ranks).any():
+                yield point, same
 
 
 def _of(same: pd.DataFrame, arm: str, ranks: int) -> "pd.Series[bool]":

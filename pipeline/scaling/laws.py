@@ -48,8 +48,8 @@ def laws(cells: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
     """A row a parameter: ``slices … work, law, parameter, ranks, value, low, high, reason``.
 
     ``ranks``: the count that a Karp-Flatt fraction is of, or the counts that were fitted. The interval is the
-    bootstrap's over seeds and epochs. Where there are too few rank counts, or no one rank, the value is empty and
-    ``reason`` says so. Tables as :func:`~pipeline.scaling.analysis.series_of` takes them.
+    bootstrap's over seeds and epochs. Where there are too few rank counts, no one rank, or weak scaling, the value is
+    empty and ``reason`` says so. Tables as :func:`~pipeline.scaling.analysis.series_of` takes them.
     """
     rows = [{**series.what, **row} for series in series_of(cells, epochs) for row in _rows(series)]
     return pd.DataFrame(rows, columns=[*POINT, "law", "parameter", "ranks", "value", "low", "high", "reason"])
@@ -58,8 +58,13 @@ def laws(cells: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
 def _rows(series: Series) -> Iterator[dict[str, object]]:
     first, counts = series.points[0], [point.ranks for point in series.points]
     listed = " ".join(map(str, counts))
-    if first.ranks != 1:
-        yield {"law": "all", "ranks": listed, "reason": f"the fewest ranks are {first.ranks}: one rank is needed"}
+    why_not = ""
+    if series.what["work"] == "weak":
+        why_not = "weak scaling: these laws are of a fixed amount of work"
+    elif first.ranks != 1:
+        why_not = f"the fewest ranks are {first.ranks}: one rank is needed"
+    if why_not:
+        yield {"law": "all", "ranks": listed, "reason": why_not}
         return
     for point in series.points[1:]:
         value = karp_flatt(first.mean / point.mean, point.ranks)

@@ -5,19 +5,20 @@
     ring(n) = 2 (n - 1) latency + 2 (n - 1) / n * bytes / bandwidth       (Thakur, Rabenseifner & Gropp 2005)
     stragglers(n) = sd * E[largest of n standard normals]
 
-The exchange is what the backward pass does not hide, so the fitted links are better than the real ones by what is
-hidden. ``compute`` is of the fewest ranks, ``contention`` what those of a full node take from one another. Both hold
+    unhidden exchange = max(0, exchange - hidden), where the backward pass hides as much on any number of ranks
+
+``compute`` is of the fewest ranks, ``contention`` what those of a full node take from one another. Both hold
 the wait for data, which is taken not to grow: a file system's limit is the caller's to give.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
 import pandas as pd
 from scipy.integrate import quad
-from scipy.optimize import nnls
+from scipy.optimize import minimize_scalar, nnls
 from scipy.stats import norm
 
 from pipeline.scaling.bootstrap import Numbers, interval
@@ -28,7 +29,7 @@ GRADIENT_BYTES = 4
 END = 0.5
 _SERIES = ["slices", "alike"]
 _COMMON = ["slices", "sampling", "transfer", "epochs"]
-_DRAWS, _SEED = 500, 2026
+_DRAWS, _SEED, _GRID = 200, 2026, 60
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Link:
 
 
 ASSUMED = Link(5e-6, 1 / 25e9)
-"""Between nodes, where no measured training had several: 5 us and 200 Gbit/s, as of HDR InfiniBand."""
+"""Where no measurement tells: 5 us and 200 Gbit/s, as of HDR InfiniBand."""
 
 
 @dataclass(frozen=True)
@@ -67,19 +68,27 @@ class StepModel:
     straggler_sd: float
     within: Link
     between: Link
+    hidden: float
     size: float
     a_node: int
+    assumed: tuple[str, ...] = ()
     data_rate: float = np.inf
 
     def parts(self, ranks: int, samples: float = 1.0) -> dict[str, float]:
         """Seconds of a step by part; ``samples``: of a rank and step."""
         nodes = max(1, ranks // self.a_node)
+        latency = self.between.ring(nodes, 0.0)
+        exchange = {
+            "exchange within nodes": self.within.ring(min(ranks, self.a_node), self.size),
+            "exchange latency": latency,
+            "exchange bandwidth": self.between.ring(nodes, self.size) - latency,
+        }
+        whole = sum(exchange.values())
+        seen = max(0.0, whole - self.hidden) / whole if whole else 0.0
         return {
             "compute": self.compute,
             "contention": self.contention if ranks >= self.a_node else 0.0,
-            "exchange within nodes": self.within.ring(min(ranks, self.a_node), self.size),
-            "exchange latency": self.between.ring(nodes, 0.0),
-            "exchange bandwidth": self.between.ring(nodes, self.size) - self.between.ring(nodes, 0.0),
+            **{name: seconds * seen for name, seconds in exchange.items()},
             "stragglers": self.straggler_sd * expected_largest(ranks),
             "data": max(0.0, ranks * samples / self.data_rate - self.compute),
         }
@@ -98,22 +107,70 @@ def expected_largest(ranks: int) -> float:
 def fit(points: Sequence[Point], size: float) -> StepModel:
     """The model nearest to the points, by least squares with terms that are not negative.
 
-    The link between nodes is :data:`ASSUMED` where all points have one node.
+    What they cannot tell is assumed, and said: of a link over which rings of one size alone went, its latency is
+    that of :data:`ASSUMED`; where none went it is that link; and nothing is hidden where too few points would tell.
     """
     a_node = max(point.ranks // point.nodes for point in points)
-    shapes = np.array([[*_ring(point.ranks // point.nodes, size), *_ring(point.nodes, size)] for point in points])
-    scale = np.where(shapes.any(axis=0), np.abs(shapes).max(axis=0), 1.0)
-    found, _ = nnls(shapes / scale, np.array([point.exchange for point in points]))
-    within, between = Link(*(found / scale)[:2]), Link(*(found / scale)[2:])
+    rings = {"within": [point.ranks // point.nodes for point in points], "between": [point.nodes for point in points]}
+    sizes = {name: len({ring for ring in of if ring > 1}) for name, of in rings.items()}
+    free = [(name, term) for name, count in sizes.items() for term in (0, 1) if count > 1 - term]
+    several = sum(point.ranks > 1 for point in points)
+    links, hidden = _links(points, rings, free, size, hides=several > len(free))
     largest = np.array([expected_largest(point.ranks) for point in points])
     late = np.array([point.stragglers for point in points])
     sd = float(late @ largest / (largest @ largest)) if largest.any() else 0.0
     fewest = min(points, key=lambda point: point.ranks)
     full = [point.compute for point in points if point.ranks // point.nodes == a_node]
-    several = any(point.nodes > 1 for point in points)
     return StepModel(
-        fewest.compute, float(np.mean(full)) - fewest.compute, sd, within, between if several else ASSUMED, size, a_node
-    )
+        fewest.compute, float(np.mean(full)) - fewest.compute, sd, links["within"], links["between"], hidden, size,
+        a_node, tuple(_assumptions(sizes, hides=several > len(free))),
+    )  # fmt: skip
+
+
+def _assumptions(sizes: Mapping[str, int], *, hides: bool) -> Iterator[str]:
+    for name, count in sizes.items():
+        where = f"{name} nodes" if name == "between" else "within a node"
+        if count == 0:
+            yield f"link {where}: {1e6 * ASSUMED.latency:g} us, {1e-9 / ASSUMED.a_byte:g} GB/s"
+        elif count == 1:
+            yield f"latency {where}: {1e6 * ASSUMED.latency:g} us"
+    if not hides:
+        yield "no exchange is hidden"
+
+
+def _links(
+    points: Sequence[Point], rings: Mapping[str, Sequence[int]], free: Sequence[tuple[str, int]], size: float,
+    *, hides: bool,
+) -> tuple[dict[str, Link], float]:  # fmt: skip
+    """The links and what is hidden of them, at the least squared error of the exchange that is seen."""
+    seen = np.array([point.exchange for point in points])
+    shapes = {name: np.array([_ring(ring, size) for ring in of]) for name, of in rings.items()}
+    fixed = sum(
+        shapes[name][:, term] * (ASSUMED.latency, ASSUMED.a_byte)[term]
+        for name in shapes for term in (0, 1) if (name, term) not in free
+    )  # fmt: skip
+    terms = np.stack([shapes[name][:, term] for name, term in free], axis=1) if free else np.zeros((len(points), 0))
+    scale = np.where(terms.any(axis=0), np.abs(terms).max(axis=0), 1.0)
+
+    def solve(hidden: float) -> tuple[float, Numbers]:
+        known = seen > 0
+        target = seen[known] + hidden - np.broadcast_to(fixed, seen.shape)[known]
+        found = nnls(terms[known] / scale, target)[0] / scale if free and known.any() else np.zeros(len(free))
+        error = np.maximum(0, terms @ found + fixed - hidden * (terms.any(axis=1))) - seen
+        return float(error @ error), found
+
+    most = max(point.compute for point in points)
+    hidden = min(np.linspace(0, most, _GRID) ** 2 / most, key=lambda one: solve(one)[0]) if hides else 0.0
+    if hides:
+        step = most / _GRID
+        near = minimize_scalar(
+            lambda one: solve(one)[0], bounds=(max(0, hidden - step), hidden + step), method="bounded"
+        )
+        hidden = float(near.x) if near.fun < solve(hidden)[0] else float(hidden)
+    values = dict(zip(free, solve(hidden)[1], strict=True))
+    return {
+        name: Link(values.get((name, 0), ASSUMED.latency), values.get((name, 1), ASSUMED.a_byte)) for name in shapes
+    }, float(hidden)
 
 
 def _ring(ranks: int, size: float) -> tuple[float, float]:
@@ -156,7 +213,7 @@ def _series(group: pd.DataFrame, warm: dict[str, pd.DataFrame], data_rate: float
     models = [_model(taken, size, data_rate, generator if draw else None) for draw in range(_DRAWS + 1)]
     common = {"law": "step model", **{name: first[name] for name in _COMMON}}
     fitted = " ".join(str(ranks) for ranks, _ in taken)
-    assumed = "" if any(nodes > 1 for _, nodes in taken) else "link between nodes: 5 us, 25 GB/s"
+    assumed = "; ".join(models[0].assumed)
     for ranks in RANKS:
         parts = models[0].parts(ranks, samples)
         low, high = interval(np.array([model.efficiency(ranks, samples) for model in models[1:]]))

@@ -10,8 +10,8 @@ from pipeline.scaling.bootstrap import Numbers
 
 METRICS = ("mse", "ms_ssim")
 SEED, PERMUTATIONS = 2025, 2000
-LEAST_UNITS = 5  # of fewer scans or seeds, no deviation says anything of a variance
-_UNITS = ("scans", "seeds")
+LEAST_UNITS = 5  # of fewer, no deviation says anything of a variance
+_UNITS = {"scans": ["dataset", "scan"], "datasets": ["dataset"], "seeds": ["seed"]}
 
 
 def variance(cells: pd.DataFrame, quality: pd.DataFrame) -> pd.DataFrame:
@@ -41,8 +41,7 @@ def _points(cells: pd.DataFrame, quality: pd.DataFrame) -> Iterator[tuple[object
 def _deviations(ranks: int, group: pd.DataFrame) -> Iterator[dict[str, object]]:
     what = {name: group[name].iloc[0] for name in POINT}
     for metric in METRICS:
-        by = {"scans": ["dataset", "scan"], "datasets": ["dataset"], "seeds": ["seed"]}
-        means = {name: group.groupby(keys)[metric].mean() for name, keys in by.items()}
+        means = {name: group.groupby(keys)[metric].mean() for name, keys in _UNITS.items()}
         yield {
             **what, "ranks": ranks, "metric": metric, "mean": group[metric].mean(), "sd_slices": group[metric].std(),
             **{f"sd_{name}": values.std() for name, values in means.items()},
@@ -51,11 +50,11 @@ def _deviations(ranks: int, group: pd.DataFrame) -> Iterator[dict[str, object]]:
 
 
 def falling_variance(cells: pd.DataFrame, quality: pd.DataFrame) -> pd.DataFrame:
-    """Whether the variance over scans, or over seeds, falls with the number of ranks, as the paper says.
+    """Whether the variance over scans, data sets or seeds falls with the number of ranks, as the paper says.
 
-    The statistic is the slope of log |deviation from the median| of the scans' or seeds' means on log2 of the ranks,
-    as in the test of Brown & Forsythe (1974); its one-sided p-value is the share of permutations of the rank counts,
-    within each scan or, of seeds, among all, with a slope as low. A row a series, metric and unit: ``slices … work,
+    The statistic is the slope of log |deviation from the median| of the units' means on log2 of the ranks, as in the
+    test of Brown & Forsythe (1974); its one-sided p-value is the share of permutations of the rank counts, within
+    each unit or, of seeds, among all, with a slope as low. A row a series, metric and unit: ``slices … work,
     metric, over, units, ranks, slope, p_value, reason``; too few units give no p-value but a reason.
     """
     series: dict[object, list[tuple[int, pd.DataFrame]]] = {}
@@ -67,8 +66,7 @@ def falling_variance(cells: pd.DataFrame, quality: pd.DataFrame) -> pd.DataFrame
 
 
 def _tested(points: Sequence[tuple[int, pd.DataFrame]], metric: str, over: str) -> dict[str, object]:
-    keys = ["dataset", "scan"] if over == "scans" else ["seed"]
-    means = [group.groupby(keys)[metric].mean() for _, group in points]
+    means = [group.groupby(_UNITS[over])[metric].mean() for _, group in points]
     common = sorted(set.intersection(*(set(one.index) for one in means)))
     values = np.array([one.loc[common].to_numpy(float) for one in means])
     ranks = np.array([count for count, _ in points])
@@ -78,7 +76,7 @@ def _tested(points: Sequence[tuple[int, pd.DataFrame]], metric: str, over: str) 
         return {**row, "reason": "one rank count"}
     if len(common) < LEAST_UNITS:
         return {**row, "reason": f"{len(common)} {over}, at least {LEAST_UNITS} are needed"}
-    slope, p_value = trend(values, ranks, paired=over == "scans")
+    slope, p_value = trend(values, ranks, paired=over != "seeds")
     return {**row, "slope": slope, "p_value": p_value, "reason": ""}
 
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from pipeline.scaling.projection import ASSUMED, RANKS, Link, Point, StepModel, 
 from tests.pipeline.test_scaling import cells
 
 SIZE = 10.5e6  # bytes of the network's gradients
-TRUE = StepModel(0.8, 0.02, 0.01, Link(20e-6, 1 / 50e9), Link(2e-3, 1 / 1e9), SIZE, 4)
+TRUE = StepModel(0.8, 0.02, 0.01, Link(20e-6, 1 / 50e9), Link(2e-3, 1 / 1e9), 0.0, SIZE, 4)
 
 
 def point(model: StepModel, ranks: int) -> Point:
@@ -46,6 +47,27 @@ def test_a_known_step_is_found_and_unseen_points_are_forecast_within_one_percent
     assert found.straggler_sd == pytest.approx(TRUE.straggler_sd, rel=0.01)
     for ranks in (64, 256, 4096):
         assert found.efficiency(ranks) == pytest.approx(TRUE.efficiency(ranks), rel=0.01)
+
+
+def test_what_the_backward_pass_hides_is_found_too() -> None:
+    """Else the links would look better than they are, and many ranks would cost next to nothing.
+
+    All of the exchange within a node is hidden, so only the difference of the two is found.
+    """
+    true = replace(TRUE, hidden=0.015)
+    found = fit([point(true, ranks) for ranks in (1, 2, 4, 8, 16, 32, 64, 128)], SIZE)
+    within = found.within.ring(4, SIZE) - true.within.ring(4, SIZE)
+    assert found.hidden - within == pytest.approx(0.015, rel=0.05)
+    assert "no exchange is hidden" not in found.assumed
+    for ranks in (256, 4096):
+        assert found.efficiency(ranks) == pytest.approx(true.efficiency(ranks), rel=0.01)
+
+
+def test_a_link_that_one_ring_size_tells_of_has_an_assumed_latency() -> None:
+    true = replace(TRUE, between=Link(ASSUMED.latency, 1 / 1e9), within=Link(ASSUMED.latency, 1 / 50e9))
+    found = fit([point(true, ranks) for ranks in (1, 4, 8)], SIZE)
+    assert found.assumed == ("latency within a node: 5 us", "latency between nodes: 5 us", "no exchange is hidden")
+    assert found.efficiency(64) == pytest.approx(true.efficiency(64), rel=0.01)
 
 
 @pytest.mark.parametrize("left_out", [2, 4, 8, 16, 32])
@@ -94,12 +116,12 @@ def test_a_study_says_where_its_scaling_ends_and_why() -> None:
     ends = [ranks for ranks in RANKS if TRUE.efficiency(ranks) < 0.5]
     assert table.index[table["ends"]].tolist() == ends
     assert set(table["fitted"]) == {"1 4 8 16"}
-    assert set(table["assumed"]) == {""}
+    assert set(table["assumed"]) == {"latency within a node: 5 us; no exchange is hidden"}
 
 
 def test_what_no_measurement_tells_is_named() -> None:
     one_node = projection(*study((1, 2, 4)))
-    assert set(one_node["assumed"]) == {"link between nodes: 5 us, 25 GB/s"}
+    assert set(one_node["assumed"]) == {"link between nodes: 5 us, 25 GB/s; no exchange is hidden"}
     found = fit([point(TRUE, ranks) for ranks in (1, 2, 4)], SIZE)
     assert found.between == ASSUMED
     slow = projection(*study((1, 2, 4)), data_rate=100.0).set_index("ranks")

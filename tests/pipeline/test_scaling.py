@@ -157,6 +157,12 @@ def test_too_few_rank_counts_give_a_reason_and_no_figure() -> None:
     assert none["reason"].tolist() == ["the fewest ranks are 2: one rank is needed"]
 
 
+def test_laws_of_fixed_work_are_not_fitted_to_weak_scaling() -> None:
+    weak = seeds(amdahl(0.1)).assign(work="weak")
+    assert laws(weak, epochs(amdahl(0.1)))["reason"].str.startswith("weak scaling").tolist() == [True]
+    assert len(speed_up(weak, epochs(amdahl(0.1)))) == 4
+
+
 def controlled(missing: str = "") -> tuple[pd.DataFrame, pd.DataFrame]:
     """Four ranks: 1.0 s alone of which 0.05 are data, 0.2 s of exchange, one rank of four 0.1 s late, 0.15 s of
     contention, and another 0.05 s of data."""
@@ -186,6 +192,16 @@ def test_what_was_injected_is_attributed_within_one_percent_of_a_step() -> None:
     whole = 1.55 + 0.2
     assert table["lost"]["exchange"] == pytest.approx(0.2 / whole, abs=0.01)
     assert table["lost_low"]["exchange"] < 0.2 / whole < table["lost_high"]["exchange"]
+
+
+def test_unlike_trainings_are_not_attributed_together() -> None:
+    cells_, steps = controlled()
+    other = cells_[cells_["arm"] == "full"].assign(cell="other", device="A100")
+    faster = steps[steps["cell"] == "full"].assign(cell="other", seconds=0.5)
+    table = attribution(pd.concat([cells_, other]), pd.concat([steps, faster]))
+    found = table.drop_duplicates("step_seconds").sort_values("step_seconds")
+    assert found["step_seconds"].tolist() == pytest.approx([0.5, 1.55], rel=0.01)
+    assert found["missing"].tolist() == ["synthetic silent alone", ""]
 
 
 def test_without_an_arm_its_parts_are_empty_and_it_is_named() -> None:
@@ -224,6 +240,7 @@ def test_a_fall_of_variance_is_found_where_there_is_one_and_not_where_there_is_n
     assert falls["p_value"][("mse", "scans")] < 0.01
     assert falls["slope"][("mse", "scans")] == pytest.approx(-np.log(2), rel=0.25)
     assert falls["reason"][("mse", "seeds")] == "3 seeds, at least 5 are needed"
+    assert falls["reason"][("mse", "datasets")] == "3 datasets, at least 5 are needed"
     assert np.isnan(falls["p_value"][("mse", "seeds")])
 
 
