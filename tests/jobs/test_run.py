@@ -165,6 +165,27 @@ def test_a_dry_run_says_why(undisturbed: Toy) -> None:
     assert undisturbed.markers() == before
 
 
+def test_evaluate_tells_the_quality_of_what_is_judged(undisturbed: Toy) -> None:
+    before = undisturbed.markers()
+    told = subprocess.run(
+        [str(QUARTERDOSE), "evaluate", "toy.yaml"], cwd=undisturbed.folder, capture_output=True, text=True, check=True
+    ).stdout
+    assert "nothing to do" in told
+    assert undisturbed.markers() == before
+    target = undisturbed.run_folder / "quality"
+    assert {path.name for path in target.iterdir()} == {
+        "quality.csv", "quality_scans.csv", "quality_datasets.csv", "quality_tests.csv", "nps.csv",
+        "nps.png", "sharpness.png", "bias.png",
+    }  # fmt: skip
+    quality = pd.read_csv(target / "quality.csv").set_index("model")
+    assert all(model in told for model in quality.index)
+    assert quality.loc["low-dose", "sharpness"] == pytest.approx(1, abs=0.05)
+    assert quality["ms_ssim_3d"].between(0, 1).all()
+    scans = pd.read_csv(target / "quality_scans.csv")
+    assert scans.groupby("model")["part"].agg(list).map(tuple).unique().tolist() == [("test", "validation")]
+    assert pd.read_csv(target / "quality_tests.csv")["verdict"].str.startswith("not testable").all()
+
+
 def test_the_same_graph_through_submitit_gives_the_same_losses(tmp_path: Path, undisturbed: Toy) -> None:
     make_toy_scan(tmp_path)
     toy = Toy(tmp_path, SETTINGS)

@@ -50,7 +50,7 @@ def draw_bias(figure: Figure, results: Results) -> None:
         offset = (number - (len(models) - 1) / 2) * width
         ax.bar(places + offset, [row[name] for name in _TISSUES], width * 0.9, color=colour, label=row["model"])
     ax.set_xticks(places, list(_TISSUES.values()))
-    ax.set(ylabel="mean HU minus full dose")
+    ax.set(ylabel="mean difference from the full dose (HU)")
     figure.legend(loc="outside right center")
 
 
