@@ -30,7 +30,10 @@ def refused(folder: Path, source: str, *words: str) -> str:
 
 def test_unknown_setting(tmp_path: Path) -> None:
     said = refused(tmp_path, "{kind: nifti, path: scans}", "--set", "study.slicez=[16]")
-    assert "study.slicez is not a setting; valid here: ranks, slices, sampling, transfer, donor, training" in said
+    assert (
+        "study.slicez is not a setting; valid here: ranks, slices, sampling, transfer, seeds, epochs, also, donor"
+        in said
+    )
 
 
 @pytest.mark.parametrize(("key", "value"), [("study.slices", "[20]"), ("study.training.crop", "72")])
