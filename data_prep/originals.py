@@ -46,8 +46,8 @@ def dicom_original(series: DicomSeries) -> Original:
     rows, columns = series.slices[0].frame.shape
 
     def read(z: int) -> tuple[Numbers, NDArray[np.bool_]]:
-        hu, padding = read_original(series.slices[z])
-        return tuple(series.grid.turned(plane.T[..., None])[0] for plane in (hu, padding))  # type: ignore[return-value]
+        hu, padding = (series.grid.turned(plane.T[..., None])[0] for plane in read_original(series.slices[z]))
+        return hu, padding
 
     affine = series.grid.canonical_affine(series.affine, (columns, rows, len(series.slices)))
     plane = series.grid.turned(np.empty((columns, rows, 1), np.bool_)).shape[1:]

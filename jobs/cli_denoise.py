@@ -53,7 +53,7 @@ def denoise(
 def import_model(
     weights: Annotated[Path, typer.Argument(help="2D-DDnet weights in the authors' names (.npz, .pt, .tar).")],
     to: Annotated[Path, typer.Option(help="Model file to write (.safetensors).", show_default=False)],
-    scaling: Annotated[Literal["minmax", "unit"], typer.Option(help="Intensities that they were trained on.")] = "minmax",
+    scaling: Annotated[Literal["minmax", "unit"], typer.Option(help="Their training's intensities.")] = "minmax",
 ) -> None:
     """Make a model file of the authors' published 2D checkpoint."""
     from pipeline.config import CellSettings

@@ -117,9 +117,7 @@ def _images(scan: Path) -> list[Path]:
 
 
 @contextmanager
-def _writing(
-    target: Path, original: Original, model: Model, order: Order, record: dict[str, Any]
-) -> Iterator[_Writer]:
+def _writing(target: Path, original: Original, model: Model, order: Order, record: dict[str, Any]) -> Iterator[_Writer]:
     """A writer of the whole scan, slice by slice."""
     shape = (original.slices, *original.plane)
     if order.format == "zarr":

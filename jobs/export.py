@@ -67,14 +67,14 @@ class Export(Stage):
     def _provenance(self, best: str, result: Mapping[str, Any], split: Split) -> dict[str, Any]:
         """Ids of data sets alone, never of patients."""
         parts = {
-            name: f"{sum(one.stop - one.start for one in segments)} slices of {len({one.scan for one in segments})} scans"
+            name: f"{sum(map(len, segments))} slices of {len({one.scan for one in segments})} scans"
             for name, segments in split.parts.items()
         }
         return {
             "run": self.settings.name,
             "data sets": sorted({one.dataset for segments in split.parts.values() for one in segments}),
             "low dose": self.settings.data.low_dose.model_dump(mode="json"),
-            "split": {**parts, "digest": result["data"]},
+            "split": {"by": split.by, **parts, "digest": result["data"]},
             "training": {key: result[key] for key in ("steps", "samples", "precision", "device", "torch", "version")},
             "validation": {key: round(result["validation"][key], 3) for key in ("rmse_hu", "low_dose_rmse_hu")},
             "metrics": {name: _means(self.folder.evaluation(name)) for name in (LOW_DOSE_INPUT, best)},

@@ -14,7 +14,9 @@ def graph_of(folder: RunFolder) -> Graph:
     prepare, train, study = Prepare(folder), Train2D(folder), Study(folder)
     evaluate = Evaluate([train, study])
     report = MakeReport([train, study], evaluate)
-    return Graph([prepare, MakeSplit(prepare), train, Transfer(train, study), study, evaluate, Export(evaluate), report])
+    return Graph(
+        [prepare, MakeSplit(prepare), train, Transfer(train, study), study, evaluate, Export(evaluate), report]
+    )
 
 
 def preparation_of(folder: RunFolder) -> Graph:

@@ -28,7 +28,8 @@ from pipeline.training.settings import SIDE_MULTIPLE
 OVERLAP = 4  # a quarter of a volume's slices lie in the next one too
 _MIN_SIDE = 32
 Hu = NDArray[np.int16]
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)

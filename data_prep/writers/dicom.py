@@ -95,6 +95,8 @@ def _derived(source: Dataset, item: Slice, derivation: Derivation) -> Dataset:
     for name in _ALWAYS:
         if name not in image:
             setattr(image, name, None)
+    if "BodyPartExamined" not in image:  # for all that is known it is one of a pair
+        image.Laterality = None
     _identify(image, frame, derivation)
     image.SOPClassUID, image.Modality = CTImageStorage, "CT"
     image.ImageType = ["DERIVED", "SECONDARY", "AXIAL"]
@@ -121,7 +123,7 @@ def _of_frame(source: Dataset, index: int) -> Dataset:
     frame = Dataset()
     for group in groups:
         for element in group:
-            for inner in (element.value[0] if element.VR == "SQ" and element.value else ()):
+            for inner in element.value[0] if element.VR == "SQ" and element.value else ():
                 frame.setdefault(inner.tag, inner)
     for element in source:
         frame.setdefault(element.tag, element)

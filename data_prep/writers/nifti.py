@@ -27,9 +27,7 @@ class NiftiWriter:
 
 
 @contextmanager
-def writing_nifti(
-    path: Path, shape: tuple[int, int, int], affine: NDArray[np.float64]
-) -> Iterator[NiftiWriter]:
+def writing_nifti(path: Path, shape: tuple[int, int, int], affine: NDArray[np.float64]) -> Iterator[NiftiWriter]:
     """Give a writer of ``path`` (.nii.gz), which is whole or absent.
 
     ``shape``: (slices, rows, columns); ``affine``: (x, y, z) indices to RAS+ mm.
@@ -41,7 +39,10 @@ def writing_nifti(
     header.set_sform(affine, "scanner")
     header.set_qform(affine, "scanner")
     header["vox_offset"], header["magic"] = _HEADER_BYTES, b"n+1"
-    with replacing(path) as temporary:
-        with temporary.open("wb") as plain, gzip.GzipFile("", "wb", _FASTEST, plain, mtime=0) as file:
-            file.write(header.binaryblock.ljust(_HEADER_BYTES, b"\0"))
-            yield NiftiWriter(file)
+    with (
+        replacing(path) as temporary,
+        temporary.open("wb") as plain,
+        gzip.GzipFile("", "wb", _FASTEST, plain, mtime=0) as file,
+    ):
+        file.write(header.binaryblock.ljust(_HEADER_BYTES, b"\0"))
+        yield NiftiWriter(file)
