@@ -21,7 +21,7 @@ from data_prep.readers.dicom import open_series
 from data_prep.sources.archive import find_stacks
 from data_prep.sources.folders import hidden_id
 from data_prep.store import writing_group
-from data_prep.writers.dicom import Derivation, DicomWriter
+from data_prep.writers.dicom import Derivation, DicomWriter, FromGrid, FromSeries
 from data_prep.writers.nifti import writing_nifti
 from pipeline.model_file import Model
 from pipeline.stream import denoised
@@ -59,13 +59,10 @@ def denoise_scan(scan: Path, model: Model, order: Order, device: torch.device, p
     A scan that was denoised before, by the same model and with the same order, is left as it is.
 
     Raises:
-        UserError: the scan cannot be read, is no CT, or cannot be written in this format.
+        UserError: the scan cannot be read, or is no CT.
         MachineError: this machine cannot read it.
     """
     original, files = open_original(scan)
-    if order.format == "dicom" and original.series is None:
-        raise UserError(f"{scan} is no DICOM, and has no patient and study that a DICOM series needs: "
-                        "take --format nifti or zarr")  # fmt: skip
     target = output_of(scan, order)
     record = {
         "source_sha256": digest_files(files), "model_sha256": model.digest, "format": order.format,
@@ -128,9 +125,10 @@ def _writing(target: Path, original: Original, model: Model, order: Order, recor
         with writing_nifti(target, shape, original.affine) as file:
             yield file
     else:
-        assert original.series is not None
+        derivation, series = _derivation(model, order, record), original.series
         with publishing(target) as folder:
-            yield DicomWriter(folder, original.series, _derivation(model, order, record))
+            source = FromSeries(series, derivation) if series else FromGrid(target.name, original.affine, derivation)
+            yield DicomWriter(folder, source)
 
 
 def _derivation(model: Model, order: Order, record: dict[str, Any]) -> Derivation:

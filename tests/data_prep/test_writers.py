@@ -15,7 +15,7 @@ from pydicom.dataset import FileDataset
 
 from data_prep.originals import dicom_original
 from data_prep.readers.dicom import open_dicom, open_series
-from data_prep.writers.dicom import Derivation, DicomWriter
+from data_prep.writers.dicom import Derivation, DicomWriter, FromGrid, FromSeries
 from data_prep.writers.nifti import writing_nifti
 from tests.conftest import Hu, chest, shared_file
 from tests.data_prep.dicom_series import change, edit, transcode, write_enhanced, write_series
@@ -31,12 +31,21 @@ def files(folder: Path) -> list[Path]:
 def write_back(source: Path, target: Path, derivation: Derivation = DERIVATION) -> Hu:
     """Write a series as it is; returns its HU in canonical order."""
     series = open_series(files(source))
-    original, writer = dicom_original(series), DicomWriter(target, series, derivation)
+    original, writer = dicom_original(series), DicomWriter(target, FromSeries(series, derivation))
     target.mkdir()
     planes = [np.clip(np.rint(original.read(z)[0]), -32768, 32767).astype(np.int16) for z in range(original.slices)]
     for plane in planes:
         writer.write(plane)
     return np.stack(planes)
+
+
+def errors_in(path: Path) -> list[str]:
+    """What dciodvfy calls an error; a skip where it is missing."""
+    if not shutil.which("dciodvfy"):
+        pytest.skip("dciodvfy is missing: apt-get install dicom3tools")
+    said = subprocess.run(["dciodvfy", "-new", path], capture_output=True, text=True, check=False).stderr.splitlines()
+    assert "CTImage" in said
+    return [line for line in said if line.startswith("Error")]
 
 
 def image_of(folder: Path) -> SimpleITK.Image:
@@ -163,17 +172,13 @@ def test_real_dicom_is_written_as_a_new_valid_series(tmp_path: Path) -> None:
 @pytest.mark.parametrize("deidentify", [False, True])
 @pytest.mark.parametrize("case", ["plain", "enhanced", "padded", "LIDC-IDRI-0003"])
 def test_the_validator_finds_no_error(case: str, deidentify: bool, tmp_path: Path) -> None:
-    if not shutil.which("dciodvfy"):
-        pytest.skip("dciodvfy is missing: apt-get install dicom3tools")
     if case in CASES:
         CASES[case](tmp_path / "source")
     else:
         source = next(path.parent for path in sorted(shared_file(f"ct/{case}").rglob("*.dcm")))
         shutil.copytree(source, tmp_path / "source")
     write_back(tmp_path / "source", tmp_path / "target", Derivation("Denoised by a test", "recipe", deidentify))
-    said = subprocess.run(["dciodvfy", "-new", files(tmp_path / "target")[0]], capture_output=True, text=True).stderr
-    assert said.splitlines()
-    assert [line for line in said.splitlines() if line.startswith("Error")] == []
+    assert errors_in(files(tmp_path / "target")[0]) == []
 
 
 def test_dcmtk_reads_what_is_written(tmp_path: Path) -> None:
@@ -215,3 +220,17 @@ def test_nifti_lies_where_the_dicom_lies(tmp_path: Path) -> None:
     np.testing.assert_allclose(read.GetSpacing(), source.GetSpacing(), atol=1e-6)
     np.testing.assert_allclose(read.GetDirection(), source.GetDirection(), atol=1e-6)
     assert nib.load(path).get_data_dtype() == np.int16
+
+
+def test_a_nifti_source_becomes_a_valid_series_of_its_own(tmp_path: Path) -> None:
+    turned(tmp_path / "source")
+    original = dicom_original(open_series(files(tmp_path / "source")))
+    (tmp_path / "target").mkdir()
+    writer = DicomWriter(tmp_path / "target", FromGrid("toy", original.affine, DERIVATION))
+    for z in range(original.slices):
+        writer.write(original.read(z)[0].astype(np.int16))
+    read, source = image_of(tmp_path / "target"), SimpleITK.DICOMOrient(image_of(tmp_path / "source"), "LPS")
+    np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(read), SimpleITK.GetArrayFromImage(source))
+    np.testing.assert_allclose(read.GetOrigin(), source.GetOrigin(), atol=1e-6)
+    np.testing.assert_allclose(read.GetSpacing(), source.GetSpacing(), atol=1e-6)
+    assert errors_in(files(tmp_path / "target")[0]) == []

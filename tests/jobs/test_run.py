@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 
+from pipeline.model_file import load_model
 from tests.conftest import chest, write_nifti
 from tests.plain_ddnet import PlainDDnet
 
@@ -124,6 +125,18 @@ def test_a_whole_run_leaves_its_report(undisturbed: Toy) -> None:
     cells = pd.read_csv(report / "cells.csv")
     assert (cells["state"] == "done").all()
     assert cells["parameters"].tolist() == [566_451, 2_619_155, 2_619_155]
+    model = load_model(undisturbed.run_folder / "model.safetensors")
+    assert set(model.provenance["metrics"]) == {"low-dose", model.cell.id}
+    validated = model.provenance["validation"]
+    relative = {
+        name: result["validation"]["rmse_hu"] / result["validation"]["low_dose_rmse_hu"]
+        for name in ("2d", "3d-s16-r1", "3d-s16-r2")
+        for result in [json.loads((undisturbed.run_folder / "cells" / name / "result.json").read_text())]
+    }
+    assert model.cell.id == min(relative, key=lambda name: relative[name])
+    assert validated["rmse_hu"] / validated["low_dose_rmse_hu"] == pytest.approx(min(relative.values()), abs=1e-3)
+    card = (undisturbed.run_folder / "model-card.md").read_text()
+    assert f"| {model.cell.id} | {quality.loc[model.cell.id, 'rmse_hu']:.2f} |" in card
     page = (report / "index.html").read_text()
     assert page.count("data:image/png;base64,") == 3
     assert "slabs of the same scan" in page
@@ -143,7 +156,7 @@ def test_a_second_run_does_nothing_in_under_three_seconds(undisturbed: Toy) -> N
 def test_a_dry_run_says_why(undisturbed: Toy) -> None:
     before = undisturbed.markers()
     same = undisturbed.run("--dry-run").stdout
-    assert same.count("keep") == len(before) == 11
+    assert same.count("keep") == len(before) == 12
     changed = undisturbed.run("--dry-run", "--set", "data.low_dose.dose=0.2").stdout
     assert "run  prepare/toy: low_dose.dose changed from 0.1 to 0.2" in changed
     assert "run  split/split: prepare/toy runs first" in changed
@@ -178,7 +191,7 @@ def test_status_tells_from_disk_alone(undisturbed: Toy) -> None:
     told = subprocess.run(
         [str(QUARTERDOSE), "status", "runs/toy"], cwd=undisturbed.folder, capture_output=True, text=True, check=True
     ).stdout
-    assert told.count(" done ") == 11
+    assert told.count(" done ") == 12
 
 
 def test_a_run_killed_everywhere_ends_as_if_it_had_not_been(toy: Toy, undisturbed: Toy) -> None:
