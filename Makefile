@@ -14,9 +14,10 @@ setup: .venv/ready
 demo: setup
 	$(BIN)/quarterdose fetch sample
 	$(BIN)/quarterdose run configs/demo.yaml
+	$(BIN)/quarterdose denoise runs/demo/data/sample/LIDC-IDRI-0001.zarr --model runs/demo/model.safetensors --out runs/demo/denoised
 
 test: setup
-	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then $(BIN)/quarterdose devcluster install; fi
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then $(BIN)/quarterdose devcluster install && apt-get install -qq -y --no-install-recommends dicom3tools dcmtk; fi
 	$(BIN)/python -m pytest
 
 lint: setup
