@@ -14,7 +14,7 @@ setup: .venv/ready
 demo: setup
 	$(BIN)/quarterdose fetch sample
 	$(BIN)/quarterdose run configs/demo.yaml
-	$(BIN)/quarterdose denoise runs/demo/data/sample/LIDC-IDRI-0001.zarr --model runs/demo/model.safetensors --out runs/demo/denoised
+	$(BIN)/quarterdose denoise runs/demo/data/LIDC-IDRI/LIDC-IDRI-0001.zarr --model runs/demo/model.safetensors --out runs/demo/denoised
 
 test: setup
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then $(BIN)/quarterdose devcluster install && apt-get install -qq -y --no-install-recommends dicom3tools dcmtk; fi
