@@ -14,10 +14,12 @@ setup: .venv/ready
 demo: setup
 	$(BIN)/quarterdose fetch sample
 	$(BIN)/quarterdose run configs/demo.yaml
+	$(BIN)/quarterdose denoise runs/demo/data/LIDC-IDRI/LIDC-IDRI-0001.zarr --model runs/demo/model.safetensors --out runs/demo/denoised
 
 test: setup
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then $(BIN)/quarterdose devcluster install; \
-	command -v chromium > /dev/null || (apt-get update && apt-get install -y --no-install-recommends chromium); fi
+	which chromium dciodvfy dcmftest > /dev/null || \
+	(apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium dicom3tools dcmtk > /dev/null); fi
 	$(BIN)/python -m pytest
 
 lint: setup

@@ -18,7 +18,7 @@ from data_prep.overview import Overview
 from data_prep.progress import Progress, untold
 from data_prep.settings import DataSettings, LowDoseSettings
 from data_prep.sources.series import Series
-from data_prep.store import Pair, writing_pair
+from data_prep.store import ARRAYS, Pair, writing_group
 from data_prep.volume import CHUNK_SLICES, SIDE, CTScan
 
 Hu = NDArray[np.int16]
@@ -41,7 +41,7 @@ def prepare(
     scan, path = series.open(series.files).fitted(settings.fit), pair_path(data, series.dataset, series.scan)
     overview = Overview(scan.slices)
     with (
-        writing_pair(path, (scan.slices, SIDE, SIDE), scan.spacing) as writer,
+        writing_group(path, ARRAYS, (scan.slices, SIDE, SIDE), scan.spacing) as writer,
         _partners(series, scan, settings, threads) as partners,
     ):
         for full, low in partners:

@@ -37,42 +37,43 @@ _INDEX_ENTRY_BYTES, _CHECKSUM_BYTES = 16, 4  # of Zarr's codecs sharding_indexed
 
 
 @contextmanager
-def writing_pair(
-    path: Path, shape: tuple[int, int, int], spacing: tuple[float, float, float]
-) -> Iterator["PairWriter"]:
-    """Give a writer of a pair of (slices, rows, columns), ``spacing`` mm along z, y, x.
+def writing_group(
+    path: Path, names: Sequence[str], shape: tuple[int, int, int], spacing: tuple[float, float, float]
+) -> Iterator["GroupWriter"]:
+    """Give a writer of arrays of (slices, rows, columns), ``spacing`` mm along z, y, x; a pair's are ``ARRAYS``.
 
-    The pair shows under ``path`` once the block has ended and :meth:`PairWriter.close` was called;
+    The group shows under ``path`` once the block has ended and :meth:`GroupWriter.close` was called;
     until then an old one stays. The caller must be the only writer.
     """
     remove_leftovers(path.parent, path.name)
     with publishing(path) as folder:
-        writer = PairWriter(folder, shape, spacing)
+        writer = GroupWriter(folder, names, shape, spacing)
         yield writer
         assert writer.closed
 
 
-class PairWriter:
-    """Writes a pair slice by slice, in the memory of one shard an array."""
+class GroupWriter:
+    """Writes arrays slice by slice, in the memory of one shard an array."""
 
-    def __init__(self, folder: Path, shape: tuple[int, int, int], spacing: tuple[float, float, float]) -> None:
+    def __init__(
+        self, folder: Path, names: Sequence[str], shape: tuple[int, int, int], spacing: tuple[float, float, float]
+    ) -> None:
         self.closed = False
         self._spacing = spacing
         self._group = zarr.open_group(folder, mode="w", zarr_format=3)
-        self._full_dose, self._low_dose = (_ArrayWriter(self._group, name, shape) for name in ARRAYS)
+        self._writers = {name: _ArrayWriter(self._group, name, shape) for name in names}
 
-    def write(self, full_dose: NDArray[np.int16], low_dose: NDArray[np.int16]) -> None:
-        """Append the next slices, from feet to head, HU; ``SHARD_SLICES`` at a time is cheapest."""
-        assert full_dose.shape == low_dose.shape
-        self._full_dose.write(full_dose)
-        self._low_dose.write(low_dose)
+    def write(self, *arrays: NDArray[np.int16]) -> None:
+        """Append the next slices of each array, from feet to head, HU; ``SHARD_SLICES`` at a time is cheapest."""
+        assert len({hu.shape for hu in arrays}) == 1
+        for writer, hu in zip(self._writers.values(), arrays, strict=True):
+            writer.write(hu)
 
     def close(self, provenance: Mapping[str, Any]) -> dict[str, str]:
         """After the last slice: record ``provenance``; return the digest of each array."""
-        writers = (self._full_dose, self._low_dose)
-        assert all(writer.written == writer.array.shape[0] for writer in writers)
-        digests = {name: writer.digest.hexdigest() for name, writer in zip(ARRAYS, writers, strict=True)}
-        multiscales = [_multiscale(name, self._spacing) for name in ARRAYS]
+        assert all(writer.written == writer.array.shape[0] for writer in self._writers.values())
+        digests = {name: writer.digest.hexdigest() for name, writer in self._writers.items()}
+        multiscales = [_multiscale(name, self._spacing) for name in self._writers]
         self._group.attrs["ome"] = {"version": "0.5", "multiscales": multiscales}
         self._group.attrs["quarterdose"] = {**provenance, "spacing_mm": list(self._spacing), "sha256": digests}
         self.closed = True
@@ -119,10 +120,10 @@ def write_pair(
     spacing: tuple[float, float, float],
     provenance: Mapping[str, Any],
 ) -> dict[str, str]:
-    """Write ``full_dose`` and ``low_dose`` as :func:`writing_pair` does; return their digests."""
+    """Write ``full_dose`` and ``low_dose`` as :func:`writing_group` does; return their digests."""
     slices, rows, columns = arrays["full_dose"].shape
-    with writing_pair(path, (slices, rows, columns), spacing) as writer:
-        writer.write(**arrays)
+    with writing_group(path, ARRAYS, (slices, rows, columns), spacing) as writer:
+        writer.write(*(arrays[name] for name in ARRAYS))
         return writer.close(provenance)
 
 
@@ -169,7 +170,7 @@ class Pair:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """What :meth:`PairWriter.close` recorded."""
+        """What :meth:`GroupWriter.close` recorded."""
         recorded = self._group.attrs["quarterdose"]
         assert isinstance(recorded, dict)
         return recorded

@@ -71,6 +71,19 @@ class Grid:
         view: Numbers = nib.orientations.apply_orientation(voxels, self.orientation)
         return view.transpose(2, 1, 0)
 
+    def turned_back(self, voxels: Numbers) -> Numbers:
+        """A view of canonical (z, y, x) voxels as they are stored, (i, j, k)."""
+        back = np.empty_like(self.orientation)
+        for axis, (canonical, flip) in enumerate(self.orientation):
+            back[int(canonical)] = axis, flip
+        view: Numbers = nib.orientations.apply_orientation(voxels.transpose(2, 1, 0), back)
+        return view
+
+    def canonical_affine(self, affine: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
+        """Canonical (x, y, z) indices to RAS+ mm, from the affine of (i, j, k) and their number along each axis."""
+        turned: NDArray[np.float64] = affine @ nib.orientations.inv_ornt_aff(self.orientation, shape)
+        return turned
+
 
 def _check_axis_aligned(affine: NDArray[np.float64]) -> None:
     steps = affine[:3, :3]

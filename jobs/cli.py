@@ -11,7 +11,7 @@ from rich.console import Console
 from data_prep.errors import UserError
 from data_prep.files import held
 from data_prep.sources import discover
-from jobs import cli_devcluster
+from jobs import cli_denoise, cli_devcluster
 from jobs.evaluate import Evaluate
 from jobs.graph import evaluation_of, graph_of, preparation_of
 from jobs.launch import Launcher, LocalLauncher, SubmittedLauncher
@@ -34,6 +34,8 @@ app = typer.Typer(
 fetch_app = typer.Typer(help="Download scans.", no_args_is_help=True)
 app.add_typer(fetch_app, name="fetch")
 app.add_typer(cli_devcluster.app, name="devcluster")
+app.command()(cli_denoise.denoise)
+app.command()(cli_denoise.import_model)
 
 Config = Annotated[Path, typer.Argument(help="Settings file (YAML).", show_default=False)]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="Replace one setting: a.b=value.")]

@@ -1,6 +1,7 @@
 """The stages of a run, in order."""
 
 from jobs.evaluate import Evaluate
+from jobs.export import Export
 from jobs.prepare import MakeSplit, Prepare
 from jobs.report import MakeReport
 from jobs.run_folder import RunFolder
@@ -9,11 +10,13 @@ from jobs.train import Study, Train2D, Transfer
 
 
 def graph_of(folder: RunFolder) -> Graph:
-    """prepare, split, train, transfer, study, evaluate, report."""
+    """prepare, split, train, transfer, study, evaluate, export, report."""
     prepare, train, study = Prepare(folder), Train2D(folder), Study(folder)
     evaluate = Evaluate([train, study])
     report = MakeReport([train, study], evaluate)
-    return Graph([prepare, MakeSplit(prepare), train, Transfer(train, study), study, evaluate, report])
+    return Graph(
+        [prepare, MakeSplit(prepare), train, Transfer(train, study), study, evaluate, Export(evaluate), report]
+    )
 
 
 def evaluation_of(folder: RunFolder) -> Graph:

@@ -58,6 +58,11 @@ class RunFolder:
         """CSV files, figures and ``index.html``."""
         return self.root / "report"
 
+    @property
+    def model(self) -> Path:
+        """The run's best network, with its card beside."""
+        return self.root / "model.safetensors"
+
     def cell(self, cell: str) -> Path:
         """One training."""
         return self.root / "cells" / cell

@@ -31,8 +31,8 @@ _ALIKE: dict[str, Callable[[Frame], Any]] = {
 
 
 @dataclass(frozen=True)
-class _Slice:
-    """A frame and where it lies."""
+class Slice:
+    """A frame, the ``index``-th of its file, and where it lies."""
 
     path: Path
     index: int
@@ -42,7 +42,34 @@ class _Slice:
     native: Native | None
 
 
+@dataclass(frozen=True)
+class DicomSeries:
+    """The slices of one CT series from the feet to the head. ``affine``: (column, row, slice) to RAS+ mm."""
+
+    slices: Sequence[Slice]
+    affine: NDArray[np.float64]
+    grid: Grid
+    acquisition: Acquisition
+
+    def scan(self) -> CTScan:
+        """The series in canonical order; air below -1024 and padding are -1024."""
+        kind = np.int16 if all(_whole(item.frame) for item in self.slices) else np.float32
+
+        def planes(start: int, stop: int) -> Numbers:
+            hu = np.empty((stop - start, *self.slices[0].frame.shape), kind)
+            for plane, item in zip(hu, self.slices[start:stop], strict=True):
+                _read_hu(item, plane)
+            return self.grid.turned(hu.transpose(2, 1, 0))
+
+        return CTScan(len(self.slices), self.grid.spacing, planes, self.acquisition)
+
+
 def open_dicom(paths: Sequence[Path]) -> CTScan:
+    """Open the images of one CT series; raises as :func:`open_series`."""
+    return open_series(paths).scan()
+
+
+def open_series(paths: Sequence[Path]) -> DicomSeries:
     """Open the images of one CT series; slices are ordered by position along their normal.
 
     Raises:
@@ -51,7 +78,7 @@ def open_dicom(paths: Sequence[Path]) -> CTScan:
     """
     headers = [_checked(path, f"file {i} of {len(paths)}") for i, path in enumerate(paths, start=1)]
     slices = [
-        _Slice(path, index, f"file {i} of {len(paths)} (by name)", frame, header.syntax, header.native)
+        Slice(path, index, f"file {i} of {len(paths)} (by name)", frame, header.syntax, header.native)
         for i, (path, header) in enumerate(zip(paths, headers, strict=True), start=1)
         for index, frame in enumerate(header.frames)
     ]
@@ -59,16 +86,7 @@ def open_dicom(paths: Sequence[Path]) -> CTScan:
     slices, affine = _ordered(slices)
     grid = Grid.of(affine)
     _check_straight(slices)
-
-    kind = np.int16 if all(_whole(item.frame) for item in slices) else np.float32
-
-    def planes(start: int, stop: int) -> Numbers:
-        hu = np.empty((stop - start, *slices[0].frame.shape), kind)
-        for plane, item in zip(hu, slices[start:stop], strict=True):
-            _read_hu(item, plane)
-        return grid.turned(hu.transpose(2, 1, 0))
-
-    return CTScan(len(slices), grid.spacing, planes, _acquisition(headers))
+    return DicomSeries(slices, affine, grid, _acquisition(headers))
 
 
 def _checked(path: Path, place: str) -> Header:
@@ -93,7 +111,7 @@ def _check_one_series(headers: Sequence[Header], frames: Sequence[Frame]) -> Non
             raise ScanError(f"holds {len(values)} {what}, wanted one series of alike slices")
 
 
-def _ordered(slices: list[_Slice]) -> tuple[list[_Slice], NDArray[np.float64]]:
+def _ordered(slices: list[Slice]) -> tuple[list[Slice], NDArray[np.float64]]:
     """Slices from the feet to the head and their RAS+ affine (mm)."""
     frame = slices[0].frame
     row, column = np.asarray(frame.orientation).reshape(2, 3)
@@ -111,7 +129,7 @@ def _ordered(slices: list[_Slice]) -> tuple[list[_Slice], NDArray[np.float64]]:
     return slices, affine
 
 
-def _check_straight(slices: Sequence[_Slice]) -> None:
+def _check_straight(slices: Sequence[Slice]) -> None:
     """A table that moves upright past a tilted gantry shifts each slice in its plane."""
     positions = np.array([item.frame.position for item in slices])
     frame = slices[0].frame
@@ -143,7 +161,7 @@ def _whole(frame: Frame) -> bool:
     return frame.slope == 1 and frame.intercept.is_integer() and -30000 < frame.intercept <= 0
 
 
-def _read_hu(item: _Slice, hu: Numbers) -> None:
+def _read_hu(item: Slice, hu: Numbers) -> None:
     """Read the HU of one frame into (rows, columns)."""
     stored, frame = _stored(item), item.frame
     slope, intercept = frame.slope, frame.intercept
@@ -156,11 +174,26 @@ def _read_hu(item: _Slice, hu: Numbers) -> None:
         hu[(stored >= frame.padding[0]) & (stored <= frame.padding[1])] = AIR_HU
 
 
-def _stored(item: _Slice) -> Numbers:
+def read_original(item: Slice) -> tuple[Numbers, NDArray[np.bool_]]:
+    """The HU of one frame as stored, nothing clamped, and which voxels are padding; (rows, columns) both.
+
+    Raises:
+        ScanError: the pixels are cut off or cannot be decoded.
+        MachineError: their decoder is missing.
+    """
+    stored, frame = _stored(item), item.frame
+    low, high = frame.padding or (1, 0)
+    padding = (stored >= low) & (stored <= high)
+    if frame.slope == 1 and frame.intercept.is_integer():
+        return stored + np.int32(frame.intercept), padding
+    return stored * frame.slope + frame.intercept, padding
+
+
+def _stored(item: Slice) -> Numbers:
     return _plain(item, item.native) if item.native else _decoded(item)
 
 
-def _plain(item: _Slice, native: Native) -> Numbers:
+def _plain(item: Slice, native: Native) -> Numbers:
     rows, columns = item.frame.shape
     kind, start = "<i2" if native.signed else "<u2", native.offset + item.index * rows * columns * 2
     stored: Numbers = np.fromfile(item.path, kind, rows * columns, offset=start)
@@ -171,7 +204,7 @@ def _plain(item: _Slice, native: Native) -> Numbers:
     return used.reshape(rows, columns)
 
 
-def _decoded(item: _Slice) -> Numbers:
+def _decoded(item: Slice) -> Numbers:
     plugin = _PLUGINS.get(item.syntax, "")
     if plugin and plugin not in get_decoder(item.syntax).available_plugins:
         raise MachineError(f"no decoder for {item.syntax.name} is installed: pip install {plugin}")

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from data_prep.errors import UserError
 from pipeline.models.layout import channels_last
 from pipeline.models.mixing import mix_channels, mix_normed_channels
-from pipeline.models.norms import BatchNorm, ChannelNorm, make_norm, statistics_kept
+from pipeline.models.norms import BatchNorm, ChannelNorm, make_norm, normalised, statistics_kept
 from pipeline.training.settings import SIDE_MULTIPLE, Norm
 
 FILTERS = 16
@@ -61,10 +61,10 @@ class NormedConvolution(nn.Module):
         self.pointwise, self.slope = kernel == 1, 1.0 if linear else SLOPE
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, in, sides) to (batch, out, sides)."""
+        """(batch, in, sides) to (batch, out, sides); without gradients ``x`` may be lost."""
         if self.pointwise:
             return self._mixed(x)
-        y: Tensor = self.conv(self.norm(x))
+        y: Tensor = self.conv(normalised(self.norm, x))
         return F.leaky_relu(y, self.slope, inplace=True)
 
     def _mixed(self, x: Tensor) -> Tensor:

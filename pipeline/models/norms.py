@@ -130,6 +130,22 @@ class BatchNorm(_BatchNorm):
         self.running_var.lerp_(variance * count / (count - 1), self._share())
 
 
+def normalised(norm: "ChannelNorm", x: Tensor) -> Tensor:
+    """The normalised image; in the memory of ``x``, which is then lost, where no gradient will want it."""
+    if torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type) or x.dtype != torch.float32:
+        return norm(x)
+    if isinstance(norm, GroupNorm):
+        mean, variance, _ = norm.statistics(x)
+        scale = norm.weight * torch.rsqrt(variance + norm.eps)
+        shift = norm.bias - mean * scale
+    elif norm.fixed:
+        scale, shift = norm.scale_and_shift()
+    else:
+        return norm(x)
+    sides = [1] * (x.dim() - 2)
+    return torch.addcmul(shift.reshape(-1, x.shape[1], *sides), x, scale.reshape(-1, x.shape[1], *sides), out=x)
+
+
 def _beside(values: Tensor, x: Tensor) -> Tensor:
     """(channels,) shaped to stand beside (batch, channels, sides)."""
     return values.reshape(1, -1, *[1] * (x.dim() - 2))

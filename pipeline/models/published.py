@@ -24,7 +24,7 @@ def published_network(path: Path) -> DDnet:
     try:
         load_published(model, _read_npz(path) if path.suffix == ".npz" else _read_state(path))
     except UserError as error:
-        raise UserError(f"study.donor {path}: {error}") from error
+        raise UserError(f"{path}: {error}") from error
     return model
 
 

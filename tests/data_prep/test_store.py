@@ -17,7 +17,7 @@ from ome_zarr_models.v05.image import Image
 
 from data_prep.errors import UserError
 from data_prep.files import is_locked, locked, publishing, replacing, write_atomic
-from data_prep.store import ARRAYS, SHARD_SLICES, Pair, PairWriter, digest_array, write_pair, writing_pair
+from data_prep.store import ARRAYS, SHARD_SLICES, GroupWriter, Pair, digest_array, write_pair, writing_group
 from data_prep.volume import AIR_HU
 from tests.conftest import Hu, chest
 
@@ -50,7 +50,7 @@ def streams() -> tuple[Hu, Hu]:
 def test_slices_written_in_pieces_make_the_pair_that_all_at_once_make(tmp_path: Path, streams: tuple[Hu, Hu]) -> None:
     whole, streamed = tmp_path / "whole.zarr", tmp_path / "streamed.zarr"
     digests = write_pair(whole, dict(zip(ARRAYS, streams, strict=True)), (1, 1, 1), {})
-    with writing_pair(streamed, (70, 64, 64), (1, 1, 1)) as writer:
+    with writing_group(streamed, ARRAYS, (70, 64, 64), (1, 1, 1)) as writer:
         shards = []
         for start, stop in [(0, 1), (1, 31), (31, 33), (33, 33), (33, 70)]:
             writer.write(*(array[start:stop] for array in streams))
@@ -63,7 +63,7 @@ def test_slices_written_in_pieces_make_the_pair_that_all_at_once_make(tmp_path: 
     Pair(streamed).check()
 
 
-def _write_and_close(writer: PairWriter, streams: tuple[Hu, Hu]) -> None:
+def _write_and_close(writer: GroupWriter, streams: tuple[Hu, Hu]) -> None:
     writer.write(*streams)
     writer.close({})
 
@@ -74,14 +74,14 @@ def test_a_pair_with_too_few_or_too_many_slices_is_not_published(
 ) -> None:
     with (
         pytest.raises(AssertionError),
-        writing_pair(tmp_path / "a", (slices, 64, 64), (1, 1, 1)) as writer,
+        writing_group(tmp_path / "a", ARRAYS, (slices, 64, 64), (1, 1, 1)) as writer,
     ):
         _write_and_close(writer, streams)
     assert os.listdir(tmp_path) == []
 
 
 def test_a_pair_that_was_not_closed_is_not_published(tmp_path: Path, streams: tuple[Hu, Hu]) -> None:
-    with pytest.raises(AssertionError), writing_pair(tmp_path / "a", (70, 64, 64), (1, 1, 1)) as writer:
+    with pytest.raises(AssertionError), writing_group(tmp_path / "a", ARRAYS, (70, 64, 64), (1, 1, 1)) as writer:
         writer.write(*streams)
     assert os.listdir(tmp_path) == []
 
@@ -91,7 +91,7 @@ def test_writing_and_checking_need_the_memory_of_some_shards_not_of_the_scan(tmp
 
     def peak(shards: int) -> int:
         tracemalloc.start()
-        with writing_pair(tmp_path / "a.zarr", (shards * SHARD_SLICES, 128, 128), (1, 1, 1)) as writer:
+        with writing_group(tmp_path / "a.zarr", ARRAYS, (shards * SHARD_SLICES, 128, 128), (1, 1, 1)) as writer:
             for _ in range(shards):
                 writer.write(shard, shard)
             writer.close({})
@@ -210,10 +210,10 @@ def test_no_pair_is_said_to_be_none(tmp_path: Path) -> None:
 STREAM = """
 import sys, numpy as np
 from pathlib import Path
-from data_prep.store import writing_pair
+from data_prep.store import ARRAYS, writing_group
 hu = np.random.default_rng(1).integers(-1000, 1000, (32, 512, 512)).astype("int16")
 print("writing", flush=True)
-with writing_pair(Path(sys.argv[1]), (32 * 100, 512, 512), (1, 1, 1)) as writer:
+with writing_group(Path(sys.argv[1]), ARRAYS, (32 * 100, 512, 512), (1, 1, 1)) as writer:
     for _ in range(100):
         writer.write(hu, hu)
     writer.close({})

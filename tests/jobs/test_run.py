@@ -17,6 +17,7 @@ import pytest
 import torch
 import yaml
 
+from pipeline.model_file import load_model
 from tests.conftest import chest, write_nifti
 from tests.plain_ddnet import PlainDDnet
 
@@ -132,6 +133,18 @@ def test_a_whole_run_leaves_its_report(undisturbed: Toy) -> None:
     cells = pd.read_csv(report / "cells.csv")
     assert (cells["state"] == "done").all()
     assert cells["parameters"].tolist() == [566_451, 2_619_155, 2_619_155]
+    model = load_model(undisturbed.run_folder / "model.safetensors")
+    assert set(model.provenance["metrics"]) == {"low-dose", model.cell.id}
+    validated = model.provenance["validation"]
+    relative = {
+        name: result["validation"]["rmse_hu"] / result["validation"]["low_dose_rmse_hu"]
+        for name in ("2d", "3d-s16-r1", "3d-s16-r2")
+        for result in [json.loads((undisturbed.run_folder / "cells" / name / "result.json").read_text())]
+    }
+    assert model.cell.id == min(relative, key=lambda name: relative[name])
+    assert validated["rmse_hu"] / validated["low_dose_rmse_hu"] == pytest.approx(min(relative.values()), abs=1e-3)
+    card = (undisturbed.run_folder / "model-card.md").read_text()
+    assert f"| {model.cell.id} | {quality.loc[model.cell.id, 'rmse_hu_mean']:.2f} |" in card
     page = (report / "index.html").read_text()
     with np.load(undisturbed.run_folder / "evaluation" / "2d.npz") as example:
         assert example["image"].shape == example["full_dose"].shape == (16, *example["image"].shape[1:])

@@ -32,7 +32,17 @@ def test_the_whole_graph_on_two_nodes_is_as_that_of_one_machine(
     began = time.monotonic()
     told = toy.submit()
     assert time.monotonic() - began < 20
-    for name in ("find", "prepare", "split", "train (2d)", "transfer", "study (3d-s16-r4)", "evaluate", "report"):
+    for name in (
+        "find",
+        "prepare",
+        "split",
+        "train (2d)",
+        "transfer",
+        "study (3d-s16-r4)",
+        "evaluate",
+        "export",
+        "report",
+    ):
         assert f"{name}: job " in told or f"{name} (" in told
     again = toy.submit()
     assert "nothing to submit" in again
@@ -41,7 +51,7 @@ def test_the_whole_graph_on_two_nodes_is_as_that_of_one_machine(
     assert len(toy.nodes(toy.job("study"))) == 2
     assert "on node[" in toy.tell("status")
     toy.await_end()
-    assert toy.tell("status").count(" done ") == 12  # eleven items, and the look for scans
+    assert toy.tell("status").count(" done ") == 13  # twelve items, and the look for scans
     assert_alike(toy, spread_locally)
     logs = toy.run_folder / "logs" / "slurm"
     assert {path.stat().st_mode & 0o077 for path in (logs, toy.run_folder / "logs")} == {0}
@@ -49,7 +59,7 @@ def test_the_whole_graph_on_two_nodes_is_as_that_of_one_machine(
     given = accounted(toy)
     assert [given.loc["study/3d-s16-r4", name] for name in ("gpus", "starts")] == [4, 1]
     assert given.loc["prepare/", "gpu_hours"] == 0
-    assert given["core_hours"].drop(["find/", "report/"]).min() > 0  # both may end within a second
+    assert given["core_hours"].drop(["find/", "export/", "report/"]).min() > 0  # they may end within a second
     assert (given["source"] == "sacct").all()
 
 

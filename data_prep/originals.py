@@ -1,0 +1,87 @@
+"""Scans as their files hold them: nothing clamped, no plane fitted to a size."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.errors import ScanError
+from data_prep.readers.dicom import DicomSeries, read_original
+from data_prep.readers.nifti import nifti_image, open_nifti
+from data_prep.store import Pair
+from data_prep.volume import Grid, Numbers
+
+MIN_SLICES = 3
+
+
+@dataclass(frozen=True)
+class Original:
+    """A scan whose slices are read on demand.
+
+    ``read(z)``: HU of a slice of any number type, (rows, columns) in canonical order, and which voxels the file
+    marks as padding. ``affine``: canonical (x, y, z) indices to RAS+ mm; ``spacing``: mm along (z, y, x).
+    ``series``: the images, if they are DICOM.
+    """
+
+    slices: int
+    plane: tuple[int, int]
+    spacing: tuple[float, float, float]
+    affine: NDArray[np.float64]
+    read: Callable[[int], tuple[Numbers, NDArray[np.bool_]]]
+    series: DicomSeries | None = None
+
+    def __post_init__(self) -> None:
+        if self.slices < MIN_SLICES:
+            raise ScanError(f"the scan has {self.slices} slices, wanted at least {MIN_SLICES}")
+
+
+def dicom_original(series: DicomSeries) -> Original:
+    """One CT series.
+
+    Raises:
+        ScanError: it has too few slices.
+    """
+    rows, columns = series.slices[0].frame.shape
+
+    def read(z: int) -> tuple[Numbers, NDArray[np.bool_]]:
+        hu, padding = (series.grid.turned(plane.T[..., None])[0] for plane in read_original(series.slices[z]))
+        return hu, padding
+
+    affine = series.grid.canonical_affine(series.affine, (columns, rows, len(series.slices)))
+    plane = series.grid.turned(np.empty((columns, rows, 1), np.bool_)).shape[1:]
+    return Original(len(series.slices), (plane[0], plane[1]), series.grid.spacing, affine, read, series)
+
+
+def nifti_original(path: Path) -> Original:
+    """One NIfTI file; raises as :func:`open_nifti`, and ScanError for too few slices."""
+    image, scan = nifti_image(path), open_nifti(path)
+    affine = np.asarray(image.affine, dtype=np.float64)
+
+    def read(z: int) -> tuple[Numbers, NDArray[np.bool_]]:
+        (hu,) = scan.planes(z, z + 1)
+        if not np.isfinite(hu).all():
+            raise ScanError("the voxels hold NaN or infinity")
+        return hu, np.zeros(hu.shape, np.bool_)
+
+    canonical = Grid.of(affine).canonical_affine(affine, image.shape)
+    rows, columns = scan.planes(0, 1).shape[1:]
+    return Original(scan.slices, (rows, columns), scan.spacing, canonical, read)
+
+
+def pair_original(path: Path) -> Original:
+    """The low dose of a Zarr pair, whose place in the patient nobody recorded.
+
+    Raises:
+        UserError: it is no pair, or is damaged.
+    """
+    pair = Pair(path)
+    slices, *plane = pair.shape
+    z, y, x = pair.provenance["spacing_mm"]
+
+    def read(index: int) -> tuple[Numbers, NDArray[np.bool_]]:
+        (hu,) = pair.read("low_dose", index, index + 1)
+        return hu, np.zeros(hu.shape, np.bool_)
+
+    return Original(slices, (plane[0], plane[1]), (z, y, x), np.diag([-x, -y, z, 1.0]), read)

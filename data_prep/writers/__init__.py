@@ -1,0 +1,1 @@
+"""Canonical slices to files: one writer a format."""

@@ -1,0 +1,48 @@
+"""Canonical slices to NIfTI."""
+
+import gzip
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.files import replacing
+
+_HEADER_BYTES = 352
+_FASTEST = 1  # HU hardly get smaller with more
+
+
+class NiftiWriter:
+    """Appends slices, HU, from the feet to the head to an open file."""
+
+    def __init__(self, file: gzip.GzipFile) -> None:
+        self._file = file
+
+    def write(self, hu: NDArray[np.int16]) -> None:
+        """The next slice, (rows, columns); x runs fastest in the file, as in memory."""
+        self._file.write(np.ascontiguousarray(hu, "<i2").tobytes())
+
+
+@contextmanager
+def writing_nifti(path: Path, shape: tuple[int, int, int], affine: NDArray[np.float64]) -> Iterator[NiftiWriter]:
+    """Give a writer of ``path`` (.nii.gz), which is whole or absent.
+
+    ``shape``: (slices, rows, columns); ``affine``: (x, y, z) indices to RAS+ mm.
+    """
+    header = nib.nifti1.Nifti1Header(endianness="<")
+    header.set_data_shape(shape[::-1])
+    header.set_data_dtype(np.int16)
+    header.set_xyzt_units("mm")
+    header.set_sform(affine, "scanner")
+    header.set_qform(affine, "scanner")
+    header["vox_offset"], header["magic"] = _HEADER_BYTES, b"n+1"
+    with (
+        replacing(path) as temporary,
+        temporary.open("wb") as plain,
+        gzip.GzipFile("", "wb", _FASTEST, plain, mtime=0) as file,
+    ):
+        file.write(header.binaryblock.ljust(_HEADER_BYTES, b"\0"))
+        yield NiftiWriter(file)

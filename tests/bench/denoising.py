@@ -1,0 +1,56 @@
+"""Benchmark of denoising a real scan to DICOM, against its network alone."""
+
+import tempfile
+from pathlib import Path
+
+import pydicom
+import torch
+from torch import nn
+
+from data_prep.progress import untold
+from jobs.denoise import Order, denoise_scan
+from pipeline.model_file import Model
+from pipeline.models import build_network
+from pipeline.models.layout import lay_out
+from pipeline.stream import windows
+from pipeline.training.distributed import device_of
+from pipeline.training.world import World
+from tests.bench.timing import medians
+from tests.conftest import SHARED
+from tests.pipeline.cells import cell
+
+_SLICES = slice(50, 78)  # two windows of sixteen
+
+
+def denoise_throughput() -> tuple[float, float]:
+    """28 slices of 512 x 512 from DICOM to DICOM, against the same windows of random numbers through 3D-DDnet."""
+    torch.set_num_threads(2)
+    one, device = cell(3, residual=True, norm="group"), device_of(World())
+    network = lay_out(build_network(one).eval().to(device), 3)
+    model = Model(network, one, {}, "digest")
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "source"
+        source.mkdir()
+        for path in _neighbours():
+            (source / path.name).symlink_to(path)
+
+        def ours() -> None:
+            with tempfile.TemporaryDirectory() as out:
+                denoise_scan(source, model, Order(Path(out), "dicom"), device, untold)
+
+        return medians(ours, lambda: _bare(network, len(windows(one, 28)), device), 3)
+
+
+def _neighbours() -> list[Path]:
+    paths = sorted((SHARED / "ct/LIDC-IDRI-0003").rglob("*.dcm"))
+    if not paths:
+        raise FileNotFoundError("ct/LIDC-IDRI-0003")
+    return sorted(paths, key=lambda path: float(pydicom.dcmread(path, stop_before_pixels=True).SliceLocation))[_SLICES]
+
+
+@torch.inference_mode()
+def _bare(network: nn.Module, count: int, device: torch.device) -> None:
+    x = torch.randn(1, 1, 16, 512, 512, device=device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        for _ in range(count):
+            network(x).cpu()

@@ -1,0 +1,236 @@
+"""What is written is what was read, wherever and however the source lay."""
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import gdcm
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK
+from pydicom.dataset import FileDataset
+
+from data_prep.originals import dicom_original
+from data_prep.readers.dicom import open_dicom, open_series
+from data_prep.writers.dicom import Derivation, DicomWriter, FromGrid, FromSeries
+from data_prep.writers.nifti import writing_nifti
+from tests.conftest import Hu, chest, shared_file
+from tests.data_prep.dicom_series import change, edit, transcode, write_enhanced, write_series
+
+SPACING = (2.5, 0.703125, 0.703125)
+DERIVATION = Derivation("Denoised by a test", "recipe")
+
+
+def files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.dcm"))
+
+
+def write_back(source: Path, target: Path, derivation: Derivation = DERIVATION) -> Hu:
+    """Write a series as it is; returns its HU in canonical order."""
+    series = open_series(files(source))
+    original, writer = dicom_original(series), DicomWriter(target, FromSeries(series, derivation))
+    target.mkdir()
+    planes = [np.clip(np.rint(original.read(z)[0]), -32768, 32767).astype(np.int16) for z in range(original.slices)]
+    for plane in planes:
+        writer.write(plane)
+    return np.stack(planes)
+
+
+def errors_in(path: Path) -> list[str]:
+    """What dciodvfy calls an error; a skip where it is missing."""
+    if not shutil.which("dciodvfy"):
+        pytest.skip("dciodvfy is missing: apt-get install dicom3tools")
+    said = subprocess.run(["dciodvfy", "-new", path], capture_output=True, text=True, check=False).stderr.splitlines()
+    assert "CTImage" in said
+    return [line for line in said if line.startswith("Error")]
+
+
+def image_of(folder: Path) -> SimpleITK.Image:
+    return SimpleITK.ReadImage(SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder)))
+
+
+def compressed(folder: Path, syntax: str) -> None:
+    for path in write_series(folder, chest(3), SPACING):
+        transcode(path, getattr(gdcm.TransferSyntax, syntax))
+
+
+def edited(how: Callable[[FileDataset], None]) -> Callable[[Path], None]:
+    def make(folder: Path) -> None:
+        for path in write_series(folder, chest(3), SPACING):
+            edit(path, how)
+
+    return make
+
+
+def padded(image: FileDataset) -> None:
+    stored = np.full((64, 64), 40, "<i2")
+    stored[:8], stored[8:12] = -2000, -1000
+    image.PixelData, image.PixelRepresentation, image.RescaleIntercept = stored.tobytes(), 1, 0
+    image.add_new(0x00280120, "US", 63536)
+
+
+def overlaid(image: FileDataset) -> None:
+    stored = np.frombuffer(image.PixelData, "<u2") & 0x0FFF
+    image.BitsStored, image.HighBit, image.PixelData = 12, 11, (stored | 0x8000).tobytes()
+
+
+def signed(image: FileDataset) -> None:
+    stored = np.frombuffer(image.PixelData, "<u2").astype(np.int32) - 1024
+    image.PixelData, image.PixelRepresentation = stored.astype("<i2").tobytes(), 1
+    image.BitsStored, image.HighBit, image.RescaleIntercept = 12, 11, 0
+
+
+def halved(image: FileDataset) -> None:
+    stored = np.frombuffer(image.PixelData, "<u2").astype(np.int32)
+    image.RescaleSlope, image.RescaleIntercept = 0.5, -1024
+    image.PixelData = (2 * stored).astype("<u2").tobytes()
+
+
+def metal(image: FileDataset) -> None:
+    stored = np.frombuffer(image.PixelData, "<u2").copy()
+    stored[:5] = 65535
+    image.PixelData = stored.tobytes()
+
+
+def turned(folder: Path) -> None:
+    for path in write_series(folder, np.ascontiguousarray(chest(3)[:, ::-1].transpose(0, 2, 1)), SPACING):
+        change(path, ImageOrientationPatient=[0, -1, 0, 1, 0, 0])
+
+
+CASES: dict[str, Callable[[Path], None]] = {
+    "plain": lambda folder: void(write_series(folder, chest(3), SPACING)),
+    "small": lambda folder: void(write_series(folder, chest(5, 40)[:, :37], SPACING)),
+    "enhanced": lambda folder: write_enhanced(folder / "all.dcm", chest(5), SPACING),
+    "padded": edited(padded), "overlaid": edited(overlaid), "signed": edited(signed), "half a HU": edited(halved),
+    "metal": edited(metal), "turned": turned,
+    **{
+        syntax: lambda folder, syntax=syntax: compressed(folder, syntax)  # type: ignore[misc]
+        for syntax in ("JPEGLosslessProcess14_1", "JPEGLSLossless", "JPEG2000Lossless", "RLELossless")
+    },
+}  # fmt: skip
+
+
+def void(_: object) -> None:
+    """For what returns something that nobody wants."""
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_series_written_back_holds_the_voxels_of_its_source_at_their_places(case: str, tmp_path: Path) -> None:
+    CASES[case](tmp_path / "source")
+    hu = write_back(tmp_path / "source", tmp_path / "target")
+    written = open_series(files(tmp_path / "target"))
+    again = dicom_original(written)
+    np.testing.assert_array_equal(np.stack([again.read(z)[0] for z in range(again.slices)]), hu)
+    np.testing.assert_array_equal(written.affine, open_series(files(tmp_path / "source")).affine)
+    expected = np.rint(open_dicom(files(tmp_path / "source")).load().hu)
+    np.testing.assert_array_equal(open_dicom(files(tmp_path / "target")).load().hu, expected)
+    if case != "enhanced":  # which SimpleITK does not read as a series
+        image, source = image_of(tmp_path / "target"), image_of(tmp_path / "source")
+        assert image.GetOrigin() == source.GetOrigin()
+        assert image.GetSpacing() == source.GetSpacing()
+        assert image.GetDirection() == source.GetDirection()
+        if case != "overlaid":  # whose upper bits GDCM keeps
+            values = np.clip(np.rint(SimpleITK.GetArrayFromImage(source)), -32768, 32767)
+            np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(image), values)
+
+
+def test_real_dicom_is_written_as_a_new_valid_series(tmp_path: Path) -> None:
+    source = next(path.parent for path in sorted(shared_file("ct/LIDC-IDRI-0003").rglob("*.dcm")))
+    some = tmp_path / "source"
+    some.mkdir()
+    chosen = sorted(files(source), key=lambda path: float(pydicom.dcmread(path).SliceLocation))[40:46]
+    for path in chosen:
+        shutil.copy(path, some)
+    write_back(some, tmp_path / "target")
+    write_back(some, tmp_path / "bare", Derivation("Denoised by a test", "recipe", deidentify=True))
+    olds = {str(old.SOPInstanceUID): old for old in map(pydicom.dcmread, files(some))}
+    news = [pydicom.dcmread(path) for path in files(tmp_path / "target")]
+    assert len({new.SOPInstanceUID for new in news} | set(olds)) == 12
+    for new in news:
+        (reference,) = new.SourceImageSequence
+        old = olds[reference.ReferencedSOPInstanceUID]
+        for name in ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID", "ImagePositionPatient", "WindowCenter",
+                     "WindowWidth", "AccessionNumber", "InstanceNumber", "KVP", "PixelSpacing"):  # fmt: skip
+            assert new[name].value == old[name].value
+        assert new.SeriesInstanceUID == news[0].SeriesInstanceUID != old.SeriesInstanceUID
+        assert list(new.ImageType) == ["DERIVED", "SECONDARY", "AXIAL"]
+        assert (new.RescaleSlope, new.RescaleIntercept, new.PixelPaddingValue) == (1, 0, -2000 - 1024)
+        assert "Not for diagnosis" in new.DerivationDescription
+        assert not any(element.tag.is_private for element in new)
+    for path in files(tmp_path / "bare"):
+        written = path.read_bytes()
+        for old in olds.values():
+            for name in ("PatientID", "AccessionNumber", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID",
+                         "FrameOfReferenceUID", "StudyDate"):  # fmt: skip
+                assert str(old[name].value).encode() not in written
+        assert pydicom.dcmread(path).PatientIdentityRemoved == "YES"
+
+
+@pytest.mark.parametrize("deidentify", [False, True])
+@pytest.mark.parametrize("case", ["plain", "enhanced", "padded", "LIDC-IDRI-0003"])
+def test_the_validator_finds_no_error(case: str, deidentify: bool, tmp_path: Path) -> None:
+    if case in CASES:
+        CASES[case](tmp_path / "source")
+    else:
+        source = next(path.parent for path in sorted(shared_file(f"ct/{case}").rglob("*.dcm")))
+        shutil.copytree(source, tmp_path / "source")
+    write_back(tmp_path / "source", tmp_path / "target", Derivation("Denoised by a test", "recipe", deidentify))
+    assert errors_in(files(tmp_path / "target")[0]) == []
+
+
+def test_dcmtk_reads_what_is_written(tmp_path: Path) -> None:
+    if not shutil.which("dcmdump"):
+        pytest.skip("dcmdump is missing: apt-get install dcmtk")
+    CASES["plain"](tmp_path / "source")
+    write_back(tmp_path / "source", tmp_path / "target")
+    done = subprocess.run(
+        ["dcmdump", "+P", "RescaleIntercept", files(tmp_path / "target")[0]], capture_output=True, text=True, check=True
+    )
+    assert "DS [0.0]" in done.stdout
+    assert done.stderr == ""
+
+
+def test_the_same_recipe_gives_the_same_uids_and_another_gives_others(tmp_path: Path) -> None:
+    CASES["plain"](tmp_path / "source")
+    recipes = {"a": "one", "b": "one", "c": "two"}
+    for name, recipe in recipes.items():
+        write_back(tmp_path / "source", tmp_path / name, Derivation("Denoised", recipe))
+    a, b, c = ([path.read_bytes() for path in files(tmp_path / name)] for name in recipes)
+    assert a == b
+    assert (
+        pydicom.dcmread(files(tmp_path / "c")[0]).SeriesInstanceUID
+        != pydicom.dcmread(files(tmp_path / "a")[0]).SeriesInstanceUID
+    )
+    assert a != c
+
+
+def test_nifti_lies_where_the_dicom_lies(tmp_path: Path) -> None:
+    turned(tmp_path / "source")
+    original = dicom_original(open_series(files(tmp_path / "source")))
+    path = tmp_path / "a.nii.gz"
+    with writing_nifti(path, (original.slices, *original.plane), original.affine) as writer:
+        for z in range(original.slices):
+            writer.write(original.read(z)[0].astype(np.int16))
+    read, source = SimpleITK.ReadImage(str(path)), SimpleITK.DICOMOrient(image_of(tmp_path / "source"), "LPS")
+    np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(read), SimpleITK.GetArrayFromImage(source))
+    np.testing.assert_allclose(read.GetOrigin(), source.GetOrigin(), atol=1e-4)
+    np.testing.assert_allclose(read.GetSpacing(), source.GetSpacing(), atol=1e-6)
+    np.testing.assert_allclose(read.GetDirection(), source.GetDirection(), atol=1e-6)
+    assert nib.load(path).get_data_dtype() == np.int16
+
+
+def test_a_nifti_source_becomes_a_valid_series_of_its_own(tmp_path: Path) -> None:
+    turned(tmp_path / "source")
+    original = dicom_original(open_series(files(tmp_path / "source")))
+    (tmp_path / "target").mkdir()
+    writer = DicomWriter(tmp_path / "target", FromGrid("toy", original.affine, DERIVATION))
+    for z in range(original.slices):
+        writer.write(original.read(z)[0].astype(np.int16))
+    read, source = image_of(tmp_path / "target"), SimpleITK.DICOMOrient(image_of(tmp_path / "source"), "LPS")
+    np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(read), SimpleITK.GetArrayFromImage(source))
+    np.testing.assert_allclose(read.GetOrigin(), source.GetOrigin(), atol=1e-6)
+    np.testing.assert_allclose(read.GetSpacing(), source.GetSpacing(), atol=1e-6)
+    assert errors_in(files(tmp_path / "target")[0]) == []

@@ -1,0 +1,160 @@
+"""The command line from a model file and a scan to files that other programs read."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK
+import torch
+import zarr
+from torch import nn
+from typer.testing import CliRunner
+
+from data_prep.errors import UserError
+from jobs.cli import app
+from pipeline.model_file import load_model, save_model
+from pipeline.models import build_network
+from tests.conftest import Hu, chest, shared_file
+from tests.data_prep.dicom_series import change, write_enhanced, write_series
+from tests.pipeline.cells import cell
+
+SPACING = (2.5, 0.703125, 0.703125)
+
+
+@pytest.fixture
+def model_path(tmp_path: Path) -> Path:
+    """A network that changes something: its last layer does not start at zero."""
+    one = cell(3, residual=True, norm="group")
+    torch.manual_seed(0)
+    network = build_network(one)
+    nn.init.normal_(network.get_submodule("up.3.reduce.conv").weight, std=0.02)
+    save_model(tmp_path / "model.safetensors", network, one, {"run": "toy"})
+    return tmp_path / "model.safetensors"
+
+
+@pytest.fixture
+def series(tmp_path: Path) -> Path:
+    hu = chest(24)
+    hu[:, :2], hu[:, 2:4] = 5000, -1024
+    write_series(tmp_path / "series", hu, SPACING)
+    return tmp_path / "series"
+
+
+def denoise(*arguments: object) -> str:
+    """Run the command line in this process; errors come out of it."""
+    return CliRunner().invoke(app, ["denoise", "--threads", "1", *map(str, arguments)], catch_exceptions=False).output
+
+
+def read_series(folder: Path) -> Hu:
+    image = SimpleITK.ReadImage(SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder)))
+    return SimpleITK.GetArrayFromImage(SimpleITK.DICOMOrient(image, "LPS"))
+
+
+def test_all_formats_hold_the_same_hu(series: Path, model_path: Path, tmp_path: Path) -> None:
+    for kind in ("dicom", "nifti", "zarr"):
+        denoise(series, "--model", model_path, "--out", tmp_path / "out", "--format", kind)
+    out, source = tmp_path / "out", read_series(series)
+    hu = read_series(out / "series")
+    np.testing.assert_array_equal(hu, zarr.open_array(out / "series.zarr" / "denoised")[:])
+    np.testing.assert_array_equal(hu, SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(out / "series.nii.gz"))))
+    assert (hu[:, :2] == 5000).all()
+    assert np.abs(hu.astype(int) - source).max() > 1
+    provenance = zarr.open_group(out / "series.zarr").attrs["quarterdose"]
+    assert provenance["model_sha256"] == load_model(model_path).digest
+
+
+def test_a_list_of_scans_of_any_kind(
+    series: Path, model_path: Path, make_nifti: Callable[..., Path], make_pair: Callable[..., Path], tmp_path: Path
+) -> None:
+    scans = [series, make_nifti("toy.nii.gz", 5, 37), make_pair("a", 20) / "toy" / "a.zarr"]
+    said = denoise(*scans, "--model", model_path, "--out", tmp_path / "out", "--format", "zarr")
+    shapes = {
+        name: zarr.open_array(tmp_path / "out" / f"{name}.zarr" / "denoised").shape for name in ("series", "toy", "a")
+    }
+    assert shapes == {"series": (24, 64, 64), "toy": (5, 37, 37), "a": (20, 64, 64)}
+    assert said.count("slices") == 3
+
+
+def test_a_second_run_does_nothing_and_another_model_does_it_again(
+    series: Path, model_path: Path, tmp_path: Path
+) -> None:
+    arguments = (series, "--model", model_path, "--out", tmp_path / "out")
+    denoise(*arguments)
+    first = tmp_path / "out" / "series" / "00001.dcm"
+    made = first.stat().st_mtime_ns
+    assert "done before" in denoise(*arguments)
+    assert first.stat().st_mtime_ns == made
+    one = cell(3, residual=True, norm="group")
+    save_model(model_path, build_network(one), one, {"run": "other"})
+    assert "done before" not in denoise(*arguments)
+    np.testing.assert_array_equal(read_series(tmp_path / "out" / "series"), read_series(series))
+
+
+def test_nothing_half_written_is_left_by_a_kill(model_path: Path, tmp_path: Path) -> None:
+    write_series(tmp_path / "long", chest(120), SPACING)
+    command = [sys.executable, "-c", "from jobs.cli import main; main()", "denoise", tmp_path / "long", "--model",
+               model_path, "--out", tmp_path / "out", "--threads", "1"]  # fmt: skip
+    process = subprocess.Popen(command)
+    while not list(tmp_path.glob("out/.long.*.tmp/*.dcm")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "out" / "long").exists()
+    denoise(tmp_path / "long", "--model", model_path, "--out", tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".lock", "long", "long.json"]
+    assert len(list((tmp_path / "out" / "long").iterdir())) == 120
+
+
+def test_deidentified_output_has_no_name_of_the_patient_anywhere(model_path: Path, tmp_path: Path) -> None:
+    write_series(tmp_path / "Doe_Jane", chest(16), SPACING, patient="Doe^Jane", PatientBirthDate="19700101")
+    denoise(tmp_path / "Doe_Jane", "--model", model_path, "--out", tmp_path / "out", "--deidentify")
+    found = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert len(found) == 16 + 2
+    for path in found:
+        assert b"Doe" not in path.read_bytes()
+        assert b"19700101" not in path.read_bytes()
+        assert "Doe" not in str(path.relative_to(tmp_path))
+
+
+def test_an_enhanced_file_becomes_a_classic_series(model_path: Path, tmp_path: Path) -> None:
+    write_enhanced(tmp_path / "enhanced" / "all.dcm", chest(17), SPACING)
+    denoise(tmp_path / "enhanced", "--model", model_path, "--out", tmp_path / "out")
+    assert read_series(tmp_path / "out" / "enhanced").shape == (17, 64, 64)
+
+
+def test_wrong_input_is_refused_with_its_reason(series: Path, model_path: Path, tmp_path: Path) -> None:
+    def refused(scan: Path, match: str, *arguments: object) -> None:
+        with pytest.raises(UserError, match=match):
+            denoise(scan, "--model", model_path, "--out", tmp_path / "out", *arguments)
+
+    refused(tmp_path / "absent", "absent does not exist")
+    write_series(tmp_path / "two", chest(2), SPACING)
+    refused(tmp_path / "two", "two: the scan has 2 slices, wanted at least 3")
+    for path in write_series(tmp_path / "mr", chest(4), SPACING):
+        change(path, Modality="MR")
+    refused(tmp_path / "mr", "holds no CT series: modality is MR, wanted CT")
+    write_series(tmp_path / "both" / "a", chest(4), SPACING)
+    write_series(tmp_path / "both" / "b", chest(4), SPACING)
+    refused(tmp_path / "both", "holds 2 CT series, wanted one")
+    (tmp_path / "empty").mkdir()
+    refused(tmp_path / "empty", "holds no CT series")
+    write_series(tmp_path / "bright", chest(4) + np.int16(1500), SPACING)
+    refused(tmp_path / "bright", "no HU")
+    assert not (tmp_path / "out" / "bright").exists()
+    with pytest.raises(UserError, match="no readable file of safetensors"):
+        denoise(series, "--model", series / next(series.iterdir()).name, "--out", tmp_path / "out")
+
+
+def test_the_published_checkpoint_becomes_a_model(series: Path, tmp_path: Path) -> None:
+    weights, to = shared_file("ddnet/published_2d_weights.npz"), tmp_path / "published.safetensors"
+    said = CliRunner().invoke(app, ["import-model", str(weights), "--to", str(to)], catch_exceptions=False).output
+    assert load_model(to).digest in said
+    assert "Not judged" in (tmp_path / "published-card.md").read_text()
+    denoise(series, "--model", to, "--out", tmp_path / "out")
+    assert len(list((tmp_path / "out" / "series").iterdir())) == 24

@@ -1,0 +1,78 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from data_prep.errors import UserError
+from pipeline.model_card import write_model
+from pipeline.model_file import load_model, save_model
+from pipeline.models import build_network
+from tests.pipeline.cells import cell
+
+
+def changed(path: Path, **values: object) -> None:
+    """Write other values of the description."""
+    with safe_open(path, "pt") as file:
+        described = json.loads(file.metadata()["quarterdose"]) | values
+        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+    save_file(state, path, {"quarterdose": json.dumps(described)})
+
+
+@pytest.mark.parametrize("norm", ["group", "frozen"])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_model_comes_back_as_it_was(dims: int, norm: str, tmp_path: Path) -> None:
+    one = cell(dims, norm=norm, residual=False)
+    network = build_network(one).eval()
+    digest = save_model(tmp_path / "a.safetensors", network, one, {"run": "toy"})
+    found = load_model(tmp_path / "a.safetensors")
+    x = torch.randn(1, 1, *[16] * dims, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(found.network(x), network(x))
+    assert (found.cell, found.digest, found.provenance["run"]) == (one, digest, "toy")
+    assert not found.network.training
+    assert digest == save_model(tmp_path / "b.safetensors", network, one, {"run": "toy"})
+    assert digest != save_model(tmp_path / "c.safetensors", network, one, {"run": "other"})
+
+
+def test_a_file_that_is_damaged_or_does_not_fit_is_refused_in_one_line(tmp_path: Path) -> None:
+    one = cell(2)
+    path = tmp_path / "a.safetensors"
+
+    def refused(match: str) -> None:
+        with pytest.raises(UserError, match=match):
+            load_model(path)
+
+    refused("does not exist")
+    path.write_bytes(b"PK\3\4 a pickle, say")
+    refused("no readable file of safetensors")
+    save_file({"a": torch.zeros(1)}, path)
+    refused("lacks the key quarterdose")
+    digest = save_model(path, build_network(one), one, {})
+    changed(path, format=2, provenance={"quarterdose": "9.9"})
+    refused("format 2, this quarterdose reads format 1: take quarterdose 9.9")
+    save_model(path, build_network(one), one, {})
+    changed(path, provenance={"run": "another", "quarterdose": "0.1.0"})
+    refused("SHA-256 differs")
+    save_model(path, build_network(one), one, {})
+    whole = bytearray(path.read_bytes())
+    whole[-3] ^= 1
+    path.write_bytes(whole)
+    refused("SHA-256 differs")
+    assert len(digest) == 64
+    save_model(path, build_network(one), cell(3), {})
+    refused(r"of quarterdose [0-9.]+ that this one, [0-9.]+, cannot build")
+
+
+def test_the_card_says_data_metrics_against_the_input_and_limits(tmp_path: Path) -> None:
+    one = cell(3)
+    judged = {"rmse_hu": 20.0, "psnr": 45.0, "ssim": 0.97, "ms_ssim": 0.99}
+    provenance = {"data sets": ["lidc", "<b>"], "metrics": {"low-dose": {**judged, "rmse_hu": 40.0}, "cell": judged}}
+    digest = write_model(tmp_path / "model.safetensors", build_network(one), one, provenance)
+    card = (tmp_path / "model-card.md").read_text()
+    assert digest in card
+    assert "lidc, &lt;b&gt;" in card
+    assert "| low-dose | 40.00 | 45.00 | 0.9700 | 0.9900 |\n| cell | 20.00 |" in card
+    assert "not for diagnosis" in card
+    assert load_model(tmp_path / "model.safetensors").digest == digest

@@ -1,0 +1,96 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from data_prep.errors import ScanError
+from data_prep.originals import Original
+from pipeline.config import CellSettings
+from pipeline.model_file import Model
+from pipeline.models import build_network
+from pipeline.stream import denoised, windows
+from tests.conftest import Hu, chest
+from tests.pipeline.cells import cell
+
+CPU = torch.device("cpu")
+
+
+def original(hu: Hu, padding: Callable[[int], np.ndarray] | None = None) -> Original:
+    none = np.zeros(hu.shape[1:], np.bool_)
+    return Original(
+        len(hu), hu.shape[1:], (2.5, 0.7, 0.7), np.eye(4), lambda z: (hu[z], padding(z) if padding else none)
+    )
+
+
+def model(network: nn.Module, one: CellSettings) -> Model:
+    return Model(network.eval(), one, {}, "digest")
+
+
+class Lowered(nn.Module):
+    """Takes 10 HU (of hu / 100) from all."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - 0.1
+
+
+@pytest.mark.parametrize("sampling", ["window", "grouped", "strided"])
+@pytest.mark.parametrize("available", [3, 15, 16, 17, 28, 29, 100, 133])
+def test_windows_cover_every_slice_with_weights_of_one(sampling: str, available: int) -> None:
+    plan = windows(cell(3).model_copy(update={"sampling": sampling}), available)
+    total = np.zeros(available)
+    for window in plan:
+        assert len(window.slices) == 16
+        assert set(window.slices) <= set(range(available))
+        for z, weight in zip(window.slices, window.weights, strict=False):
+            total[z] += weight
+    np.testing.assert_allclose(total, 1, atol=1e-6)
+    if sampling == "window" and available >= 32:
+        overlaps = [len(set(a.slices) & set(b.slices)) for a, b in zip(plan, plan[1:], strict=False)]
+        assert max(overlaps) <= 8
+
+
+@pytest.mark.parametrize("scaling", ["hu", "unit", "minmax"])
+@pytest.mark.parametrize("sampling", ["window", "strided"])
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("shape", [(5, 37, 50), (37, 64, 64)])
+def test_a_network_that_returns_its_input_returns_the_scan(
+    shape: tuple[int, int, int], dims: int, sampling: str, scaling: str
+) -> None:
+    hu = chest(shape[0], 64)[:, : shape[1], : shape[2]].copy()
+    hu[2, :3] = 9000
+    hu[1, 3:6] = -3024
+    one = cell(dims, residual=True, scaling=scaling).model_copy(update={"sampling": sampling})
+    found = np.stack(list(denoised(model(build_network(one), one), original(hu), CPU)))
+    np.testing.assert_array_equal(found, hu)
+
+
+def test_what_is_outside_of_the_window_or_padding_stays_and_the_rest_is_corrected() -> None:
+    hu = chest(20, 64)
+    hu[:, 0], hu[:, 1] = 5000, -3024
+    padding = np.zeros((64, 64), np.bool_)
+    padding[2] = True
+    lowered = denoised(model(Lowered(), cell(3)), original(hu, lambda z: padding), CPU)
+    found = np.stack(list(lowered))
+    np.testing.assert_array_equal(found[:, :3], hu[:, :3])
+    np.testing.assert_array_equal(found[:, 3:], hu[:, 3:] - 10)
+
+
+def test_slices_come_before_the_scan_is_read_to_its_end() -> None:
+    hu, read = chest(200, 32), []
+
+    def noted(z: int) -> np.ndarray:
+        read.append(z)
+        return np.zeros((32, 32), np.bool_)
+
+    stream = denoised(model(Lowered(), cell(3)), original(hu, noted), CPU)
+    next(stream)
+    assert max(read) < 48
+    assert len(list(stream)) == 199
+    assert len(read) <= 2 * 200
+
+
+def test_values_that_are_no_hu_are_refused() -> None:
+    with pytest.raises(ScanError, match="no HU: air or tissue is missing"):
+        list(denoised(model(Lowered(), cell(2)), original(chest(4) + np.int16(2000)), CPU))
