@@ -136,7 +136,7 @@ def test_a_whole_run_leaves_its_report(undisturbed: Toy) -> None:
     assert model.cell.id == min(relative, key=lambda name: relative[name])
     assert validated["rmse_hu"] / validated["low_dose_rmse_hu"] == pytest.approx(min(relative.values()), abs=1e-3)
     card = (undisturbed.run_folder / "model-card.md").read_text()
-    assert f"| {model.cell.id} | {quality.loc[model.cell.id, 'rmse_hu_mean']:.2f} |" in card
+    assert f"| {model.cell.id} | {float(quality['rmse_hu_mean'][model.cell.id]):.2f} |" in card
     page = (report / "index.html").read_text()
     assert page.count("data:image/png;base64,") == 3
     assert "slabs of the same scan" in page

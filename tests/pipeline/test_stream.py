@@ -104,7 +104,7 @@ def test_bfloat16_on_a_gpu_is_near_float32_on_the_cpu() -> None:
     hu, one = chest(20, 64), cell(3, residual=True, norm="group")
     torch.manual_seed(0)
     network = build_network(one)
-    nn.init.normal_(network.get_submodule("up.3.reduce.conv").weight, std=0.02)
+    nn.init.normal_(network.get_parameter("up.3.reduce.conv.weight"), std=0.02)
     exact, near = (
         np.stack(list(denoised(model(copy.deepcopy(network), one), original(hu), device))).astype(float)
         for device in (CPU, torch.device("cuda"))
