@@ -248,7 +248,7 @@ def _put_pixels(image: Dataset, hu: NDArray[np.int16]) -> None:
     image.Rows, image.Columns = hu.shape
     image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
     image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = 16, 16, 15, 1
-    image.RescaleSlope, image.RescaleIntercept, image.RescaleType = 1, 0, "HU"
+    image.RescaleSlope, image.RescaleIntercept, image.RescaleType = "1", "0", "HU"
     image.PixelData = np.ascontiguousarray(hu, "<i2").tobytes()
 
 

@@ -133,7 +133,7 @@ class BatchNorm(_BatchNorm):
 def normalised(norm: "ChannelNorm", x: Tensor) -> Tensor:
     """The normalised image; in the memory of ``x``, which is then lost, where no gradient will want it."""
     if torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type) or x.dtype != torch.float32:
-        return norm(x)
+        return _plain(norm, x)
     if isinstance(norm, GroupNorm):
         mean, variance, _ = norm.statistics(x)
         scale = norm.weight * torch.rsqrt(variance + norm.eps)
@@ -141,9 +141,14 @@ def normalised(norm: "ChannelNorm", x: Tensor) -> Tensor:
     elif norm.fixed:
         scale, shift = norm.scale_and_shift()
     else:
-        return norm(x)
+        return _plain(norm, x)
     sides = [1] * (x.dim() - 2)
     return torch.addcmul(shift.reshape(-1, x.shape[1], *sides), x, scale.reshape(-1, x.shape[1], *sides), out=x)
+
+
+def _plain(norm: "ChannelNorm", x: Tensor) -> Tensor:
+    y: Tensor = norm(x)
+    return y
 
 
 def _beside(values: Tensor, x: Tensor) -> Tensor:

@@ -189,7 +189,7 @@ def test_dcmtk_reads_what_is_written(tmp_path: Path) -> None:
     done = subprocess.run(
         ["dcmdump", "+P", "RescaleIntercept", files(tmp_path / "target")[0]], capture_output=True, text=True, check=True
     )
-    assert "DS [0.0]" in done.stdout
+    assert "DS [0]" in done.stdout
     assert done.stderr == ""
 
 
@@ -219,7 +219,7 @@ def test_nifti_lies_where_the_dicom_lies(tmp_path: Path) -> None:
     np.testing.assert_allclose(read.GetOrigin(), source.GetOrigin(), atol=1e-4)
     np.testing.assert_allclose(read.GetSpacing(), source.GetSpacing(), atol=1e-6)
     np.testing.assert_allclose(read.GetDirection(), source.GetDirection(), atol=1e-6)
-    assert nib.load(path).get_data_dtype() == np.int16
+    assert nib.nifti1.Nifti1Image.from_filename(path).get_data_dtype() == np.int16
 
 
 def test_a_nifti_source_becomes_a_valid_series_of_its_own(tmp_path: Path) -> None:

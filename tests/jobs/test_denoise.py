@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def model_path(tmp_path: Path) -> Path:
     one = cell(3, residual=True, norm="group")
     torch.manual_seed(0)
     network = build_network(one)
-    nn.init.normal_(network.get_submodule("up.3.reduce.conv").weight, std=0.02)
+    nn.init.normal_(network.get_parameter("up.3.reduce.conv.weight"), std=0.02)
     save_model(tmp_path / "model.safetensors", network, one, {"run": "toy"})
     return tmp_path / "model.safetensors"
 
@@ -64,7 +65,7 @@ def test_all_formats_hold_the_same_hu(series: Path, model_path: Path, tmp_path: 
     np.testing.assert_array_equal(hu, SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(out / "series.nii.gz"))))
     assert (hu[:, :2] == 5000).all()
     assert np.abs(hu.astype(int) - source).max() > 1
-    provenance = zarr.open_group(out / "series.zarr").attrs["quarterdose"]
+    provenance: Any = zarr.open_group(out / "series.zarr").attrs["quarterdose"]
     assert provenance["model_sha256"] == load_model(model_path).digest
 
 
@@ -97,7 +98,7 @@ def test_a_second_run_does_nothing_and_another_model_does_it_again(
 
 def test_nothing_half_written_is_left_by_a_kill(model_path: Path, tmp_path: Path) -> None:
     write_series(tmp_path / "long", chest(120), SPACING)
-    command = [sys.executable, "-c", "from jobs.cli import main; main()", "denoise", tmp_path / "long", "--model",
+    command: list[str | Path] = [sys.executable, "-c", "from jobs.cli import main; main()", "denoise", tmp_path / "long", "--model",
                model_path, "--out", tmp_path / "out", "--threads", "1"]  # fmt: skip
     process = subprocess.Popen(command)
     while not list(tmp_path.glob("out/.long.*.tmp/*.dcm")):

@@ -144,7 +144,7 @@ def test_a_whole_run_leaves_its_report(undisturbed: Toy) -> None:
     assert model.cell.id == min(relative, key=lambda name: relative[name])
     assert validated["rmse_hu"] / validated["low_dose_rmse_hu"] == pytest.approx(min(relative.values()), abs=1e-3)
     card = (undisturbed.run_folder / "model-card.md").read_text()
-    assert f"| {model.cell.id} | {quality.loc[model.cell.id, 'rmse_hu_mean']:.2f} |" in card
+    assert f"| {model.cell.id} | {float(quality['rmse_hu_mean'][model.cell.id]):.2f} |" in card
     page = (report / "index.html").read_text()
     with np.load(undisturbed.run_folder / "evaluation" / "2d.npz") as example:
         assert example["image"].shape == example["full_dose"].shape == (16, *example["image"].shape[1:])

@@ -1,4 +1,6 @@
+import copy
 from collections.abc import Callable
+from itertools import product
 
 import numpy as np
 import pytest
@@ -94,3 +96,31 @@ def test_slices_come_before_the_scan_is_read_to_its_end() -> None:
 def test_values_that_are_no_hu_are_refused() -> None:
     with pytest.raises(ScanError, match="no HU: air or tissue is missing"):
         list(denoised(model(Lowered(), cell(2)), original(chest(4) + np.int16(2000)), CPU))
+
+
+def test_bfloat16_on_a_gpu_is_near_float32_on_the_cpu() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    hu, one = chest(20, 64), cell(3, residual=True, norm="group")
+    torch.manual_seed(0)
+    network = build_network(one)
+    nn.init.normal_(network.get_parameter("up.3.reduce.conv.weight"), std=0.02)
+    exact, near = (
+        np.stack(list(denoised(model(copy.deepcopy(network), one), original(hu), device))).astype(float)
+        for device in (CPU, torch.device("cuda"))
+    )
+    change = np.sqrt(np.mean((exact - hu) ** 2))
+    assert np.sqrt(np.mean((exact - near) ** 2)) < 0.05 * change
+
+
+def test_an_input_normalised_in_place_gives_the_same_output() -> None:
+    """With gradients the plain norm is taken, without them the one in place."""
+    for norm, dims in product(("group", "frozen"), (2, 3)):
+        torch.manual_seed(0)
+        network = build_network(cell(dims, norm=norm, residual=False)).eval()
+        x = torch.randn(2, 1, *[32] * dims)
+        kept, plain = x.clone(), network(x).detach()
+        with torch.inference_mode():
+            lean = network(x)
+        assert torch.equal(x, kept)
+        torch.testing.assert_close(lean, plain, rtol=1e-4, atol=1e-5)
