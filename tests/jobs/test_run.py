@@ -168,7 +168,7 @@ def test_a_second_run_does_nothing_in_under_three_seconds(undisturbed: Toy) -> N
 def test_a_dry_run_says_why(undisturbed: Toy) -> None:
     before = undisturbed.markers()
     same = undisturbed.run("--dry-run").stdout
-    assert same.count("keep") == len(before) == 12
+    assert same.count("keep") == len(before) == 13
     changed = undisturbed.run("--dry-run", "--set", "data.low_dose.dose=0.2").stdout
     assert "run  prepare/toy: low_dose.dose changed from 0.1 to 0.2" in changed
     assert "run  split/split: prepare/toy runs first" in changed
