@@ -224,7 +224,7 @@ def test_status_tells_from_disk_alone(undisturbed: Toy) -> None:
     told = subprocess.run(
         [str(QUARTERDOSE), "status", "runs/toy"], cwd=undisturbed.folder, capture_output=True, text=True, check=True
     ).stdout
-    assert told.count(" done ") == 12
+    assert told.count(" done ") == 13
 
 
 def test_a_run_killed_everywhere_ends_as_if_it_had_not_been(toy: Toy, undisturbed: Toy) -> None:
