@@ -16,7 +16,7 @@ from pipeline.report.results import NothingToDraw, Results
 
 _UNITS = ((3600.0, "h"), (60.0, "min"), (1.0, "s"))
 _PANELS = 4  # of slice counts in a row
-_IN_GRID = ("sampling", "transfer", "work")
+_IN_GRID = ("sampling", "transfer", "epochs", "work")
 
 
 def draw_time(figure: Figure, results: Results) -> None:
@@ -89,7 +89,7 @@ def draw_speed_up(figure: Figure, results: Results) -> None:
     Draws ``speedup``: ``slices, sampling, transfer, work, ranks, speed_up, efficiency``, and where they are known
     ``speed_up_low, speed_up_high, efficiency_low, efficiency_high``, an interval; a row a line and rank count.
     """
-    speed = results.table("speedup", "no two trainings that are alike in all but their ranks are done")
+    speed = _of_several_ranks(results)
     figure.set_size_inches(7, 3)
     left, right = figure.subplots(1, 2)
     ranks = sorted(speed["ranks"].unique())
@@ -108,6 +108,17 @@ def draw_speed_up(figure: Figure, results: Results) -> None:
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
 
 
+def _of_several_ranks(results: Results) -> pd.DataFrame:
+    """The rows of ``speedup`` that are of more than one rank count: of one alone the speed-up is no finding."""
+    none = "no two trainings that are alike in all but their ranks are done"
+    speed = results.table("speedup", none)
+    known = [name for name in VARIANT if name in speed]
+    shown = speed[speed.groupby(known)["ranks"].transform("nunique") > 1]
+    if shown.empty:
+        raise NothingToDraw(none)
+    return shown
+
+
 def _draw_paper(left: Axes, right: Axes, ranks: Sequence[int]) -> None:
     """The paper's own speed-up with 16 slices, at the rank counts that were measured here."""
     times = {row.ranks: row.seconds for row in TABLE_2 if row.slices == 16}
@@ -123,8 +134,15 @@ def draw_attribution(figure: Figure, results: Results) -> None:
     Draws ``attribution``: ``slices, sampling, transfer, work, ranks, cause, lost``, where ``lost`` is the share of
     the ranks' time that the cause took (0.05: five per cent), below 0 where it gained; what remains was useful.
     """
-    table = results.table("attribution", "no control arm was trained, so nothing says where the time went")
-    named = [(f"{label}, {ranks} ranks", bar) for label, group in lines(table) for ranks, bar in group.groupby("ranks")]
+    none = "no control arm was trained, so nothing says where the time went"
+    table = results.table("attribution", none).dropna(subset="lost")
+    if table.empty:
+        raise NothingToDraw(none)
+    named = [
+        (f"{label}, {ranks} rank{'s' if int(str(ranks)) > 1 else ''}", bar)
+        for label, group in lines(table)
+        for ranks, bar in group.groupby("ranks")
+    ]
     causes = list(dict.fromkeys(table["cause"]))
     figure.set_size_inches(7, 1.2 + 0.28 * len(named))
     ax = figure.subplots()
@@ -153,8 +171,8 @@ def draw_projection(figure: Figure, results: Results) -> None:
     ``speed_up_low, speed_up_high``; and the marks of ``speedup``.
     """
     table = results.table("projection", "too few rank counts were measured to fit a law")
-    speed = results.table("speedup", "no two trainings that are alike in all but their ranks are done")
-    figure.set_size_inches(7, 4)
+    speed = _of_several_ranks(results)
+    figure.set_size_inches(7, 4.4)
     ax = figure.subplots()
     ranks = sorted({*table["ranks"], *speed["ranks"]})
     ax.plot(ranks, ranks, color=GREY, ls="--", lw=0.8, label="ideal")
@@ -168,7 +186,7 @@ def draw_projection(figure: Figure, results: Results) -> None:
     ax.set_yscale("log", base=2)
     rank_axis(ax, [2**power for power in range(int(np.log2(ranks[0])), int(np.log2(ranks[-1])) + 1)])
     ax.set(ylabel="speed-up", yticks=ax.get_xticks(), yticklabels=[f"{tick:g}" for tick in ax.get_xticks()])
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
 
 
 def _draw_law(ax: Axes, group: pd.DataFrame, number: int, label: str) -> None:

@@ -34,11 +34,12 @@ _SETTINGS = {
     "slices": "{} slices",
     "sampling": "{}",
     "transfer": "transfer {}",
+    "epochs": "{} epochs",
     "work": "{} scaling",
     "law": "{}",
     "dataset": "{}",
 }
-VARIANT = ("slices", "sampling", "transfer", "work")
+VARIANT = ("slices", "sampling", "transfer", "epochs", "work")
 """The settings of a study's grid that make a line of their own."""
 
 
