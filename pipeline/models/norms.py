@@ -132,7 +132,7 @@ class BatchNorm(_BatchNorm):
 
 def normalised(norm: "ChannelNorm", x: Tensor) -> Tensor:
     """The normalised image; in the memory of ``x``, which is then lost, where no gradient will want it."""
-    if torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type) or x.dtype != torch.float32:
+    if torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type) or x.dtype != norm.weight.dtype:
         return _plain(norm, x)
     if isinstance(norm, GroupNorm):
         mean, variance, _ = norm.statistics(x)
