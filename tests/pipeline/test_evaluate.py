@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from skimage.restoration import denoise_tv_chambolle
 
 import pipeline.evaluate
@@ -86,15 +87,18 @@ def test_scans_are_judged_at_once_as_they_are_one_by_one(
         assert (tmp_path / f"two{ending}").read_bytes() == (tmp_path / f"one{ending}").read_bytes()
 
 
-def test_no_more_scans_are_denoised_than_are_judged_at_once(data: Path, tmp_path: Path) -> None:
-    two, began = HOW.model_copy(update={"threads": 2}), list[int]()
+def test_no_more_scans_are_in_memory_than_there_are_threads(data: Path, tmp_path: Path) -> None:
+    """And the network keeps its threads while scans are judged by one each."""
+    two, began, threads = HOW.model_copy(update={"threads": 2}), list[int](), set[int]()
 
     def denoiser(low: np.ndarray) -> np.ndarray:
         began.append(len(list((tmp_path / "m").rglob("*.json"))))
+        threads.add(torch.get_num_threads())
         return low
 
     evaluate(denoiser, data, PARTS, two, tmp_path / "m", untold)
     assert all(number - kept <= 1 for number, kept in enumerate(began))
+    assert threads == {2}
 
 
 def test_what_goes_wrong_in_judging_a_scan_is_told_and_the_others_are_kept(data: Path, tmp_path: Path) -> None:

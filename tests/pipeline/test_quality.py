@@ -126,7 +126,7 @@ def test_a_clean_image_is_not_biased_by_the_noise_of_the_full_dose() -> None:
 
 def ellipse(width: float, height: float, x: float = 0) -> NDArray[np.bool_]:
     rows, columns = np.mgrid[-1:1:256j, -1:1:256j]
-    return ((columns - x) / width) ** 2 + (rows / height) ** 2 < 1
+    return np.asarray(((columns - x) / width) ** 2 + (rows / height) ** 2 < 1)
 
 
 def test_what_lies_outside_the_body_is_no_tissue() -> None:
