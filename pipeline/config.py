@@ -102,7 +102,9 @@ class EvaluateSettings(Settings):
         ("validation",), description="parts of the split that are judged beside the test part"
     )
     device: Literal["auto", "cpu"] = "auto"
-    threads: int = Field(2, ge=1)
+    threads: int = Field(
+        2, ge=1, description="CPU threads of a process; as many scans are judged at once, one is denoised meanwhile"
+    )
     workers: int = Field(1, ge=1, description="processes that share the networks")
 
     @property

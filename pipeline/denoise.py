@@ -1,5 +1,7 @@
 """A trained network applied to HU."""
 
+from typing import TypeVar
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -8,6 +10,8 @@ from torch import nn
 from pipeline.config import CellSettings
 from pipeline.intensity import scaling
 from pipeline.sampling import cover
+
+Pixel = TypeVar("Pixel", bound=np.generic)
 
 
 @torch.no_grad()
@@ -30,9 +34,9 @@ def denoise(model: nn.Module, cell: CellSettings, low: NDArray[np.int16], crop: 
     return total / visits[:, None, None]
 
 
-def centre(hu: NDArray[np.int16], crop: int | None) -> NDArray[np.int16]:
+def centre(image: NDArray[Pixel], crop: int | None) -> NDArray[Pixel]:
     """The centre of each slice, ``crop`` pixels a side; all of it with None."""
     if crop is None:
-        return hu
-    top, left = ((side - crop) // 2 for side in hu.shape[1:])
-    return hu[:, top : top + crop, left : left + crop]
+        return image
+    top, left = ((side - crop) // 2 for side in image.shape[1:])
+    return image[:, top : top + crop, left : left + crop]

@@ -98,8 +98,8 @@ def test_a_second_run_does_nothing_and_another_model_does_it_again(
 
 def test_nothing_half_written_is_left_by_a_kill(model_path: Path, tmp_path: Path) -> None:
     write_series(tmp_path / "long", chest(120), SPACING)
-    words = ["denoise", tmp_path / "long", "--model", model_path, "--out", tmp_path / "out", "--threads", "1"]
-    command: list[str | Path] = [sys.executable, "-c", "from jobs.cli import main; main()", *words]
+    words = ("denoise", tmp_path / "long", "--model", model_path, "--out", tmp_path / "out", "--threads", "1")
+    command = [sys.executable, "-c", "from jobs.cli import main; main()", *map(str, words)]
     process = subprocess.Popen(command)
     while not list(tmp_path.glob("out/.long.*.tmp/*.dcm")):
         assert process.poll() is None

@@ -1,18 +1,23 @@
 """Judging scans: what is interrupted goes on, and the classical denoiser does what it should."""
 
 import json
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from skimage.restoration import denoise_tv_chambolle
 
+import pipeline.evaluate
 from data_prep.split import Part, Segment
 from data_prep.store import Pair
 from pipeline.config import EvaluateSettings
 from pipeline.evaluate import Denoiser, classical, evaluate, input_itself
 from pipeline.quality.classical import STRENGTHS, choose_strength
+from pipeline.quality.noise import Noise, noise
 
 HOW = EvaluateSettings(device="cpu", threads=1)
 
@@ -61,6 +66,61 @@ def test_what_is_interrupted_goes_on_with_the_next_scan(data: Path, tmp_path: Pa
         ("test", "a", 3), ("test", "b", 3), ("test", "c", 3), ("validation", "v", 4),
     ]  # fmt: skip
     assert result["slices"] == 9
+
+
+def test_scans_are_judged_at_once_as_they_are_one_by_one(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """None of the four could go on if not beside another one."""
+    evaluate(input_itself(HOW), data, PARTS, HOW, tmp_path / "one", untold)
+    meeting, told = threading.Barrier(2), list[tuple[int, int]]()
+
+    def meet_and_measure(*scan: Any) -> Noise:
+        meeting.wait(timeout=60)
+        return noise(*scan)
+
+    monkeypatch.setattr(pipeline.evaluate, "noise", meet_and_measure)
+    two = HOW.model_copy(update={"threads": 2})
+    evaluate(input_itself(two), data, PARTS, two, tmp_path / "two", lambda done, total, _: told.append((done, total)))
+    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    for ending in (".json", ".scans.json", ".npz"):
+        assert (tmp_path / f"two{ending}").read_bytes() == (tmp_path / f"one{ending}").read_bytes()
+
+
+def test_no_more_scans_are_in_memory_than_there_are_threads(data: Path, tmp_path: Path) -> None:
+    """And the network keeps its threads while scans are judged by one each."""
+    two, began, threads = HOW.model_copy(update={"threads": 2}), list[int](), set[int]()
+
+    def denoiser(low: np.ndarray) -> np.ndarray:
+        began.append(len(list((tmp_path / "m").rglob("*.json"))))
+        threads.add(torch.get_num_threads())
+        return low
+
+    evaluate(denoiser, data, PARTS, two, tmp_path / "m", untold)
+    assert all(number - kept <= 1 for number, kept in enumerate(began))
+    assert threads == {2}
+
+
+def test_what_goes_wrong_in_judging_a_scan_is_told_and_the_others_are_kept(data: Path, tmp_path: Path) -> None:
+    two, calls = HOW.model_copy(update={"threads": 2}), list[int]()
+
+    def denoiser(low: np.ndarray) -> np.ndarray:
+        calls.append(len(low))
+        return low[:, :9] if len(calls) == 2 else low
+
+    with pytest.raises(RuntimeError, match="must match the size"):
+        evaluate(denoiser, data, PARTS, two, tmp_path / "m", untold)
+    assert (tmp_path / "m" / "test" / "toy" / "a.json").exists()
+    assert not (tmp_path / "m" / "test" / "toy" / "b.json").exists()
+
+
+def test_a_lung_that_the_crop_cuts_open_is_still_lung(make_pair: Callable[..., Path], tmp_path: Path) -> None:
+    how = EvaluateSettings(device="cpu", threads=1, crop=192)
+    data = make_pair(slices=2, side=512)
+    parts: dict[Part, list[Segment]] = {"test": [Segment("toy", "a", 0, 2)]}
+    evaluate(lambda low: input_itself(how)(low) + 7, data, parts, how, tmp_path / "m", untold)
+    row = json.loads((tmp_path / "m.scans.json").read_text())[0]
+    assert row["bias_lung"] == pytest.approx(7.5, abs=0.3)  # the toy's low dose is cut to whole HU towards 0
 
 
 def test_a_scans_row_says_what_was_done_to_it(make_pair: Callable[..., Path], tmp_path: Path) -> None:

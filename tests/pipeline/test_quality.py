@@ -2,13 +2,15 @@
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from scipy.special import erf
 
+from data_prep.volume import CTVolume
 from pipeline.quality.edges import SMOOTHING, STRONG, sharpness
 from pipeline.quality.noise import BLOCK, noise, uniform_blocks
-from pipeline.quality.tissue import tissue_bias
+from pipeline.quality.tissue import TISSUES, body, smoothed, tissue_bias
 from tests.conftest import chest
 
 SPACING = (0.8, 0.6)
@@ -65,7 +67,8 @@ def test_without_soft_tissue_there_is_no_number() -> None:
     air = np.full((2, 64, 64), -1000.0)
     assert noise(air + 1, air, SPACING).sd is None
     assert sharpness(air + 1, air, SPACING) is None
-    assert set(tissue_bias(air + 1, air).values()) == {None}
+    assert not body(air).any()
+    assert set(tissue_bias(air + 1, air, body(air)).values()) == {None}
 
 
 @pytest.mark.parametrize("blur", [0.0, 2.0, 4.0])
@@ -105,7 +108,7 @@ def test_noise_alone_leaves_sharpness_at_one() -> None:
 def test_a_bias_is_told_by_tissue(tissue: str, hu: int) -> None:
     full = np.full((2, 40, 60), hu, np.int16)
     image = full + np.linspace(-3, 10, 60)
-    found = tissue_bias(image, full)
+    found = tissue_bias(image, full, np.ones(full.shape, bool))
     assert found.pop(tissue, 3.5) == pytest.approx(3.5)
     assert set(found.values()) == {None}
 
@@ -116,6 +119,38 @@ def test_a_clean_image_is_not_biased_by_the_noise_of_the_full_dose() -> None:
     full = truth + white(30, truth.shape)
     by_pixel = (truth - full)[(full >= 0) & (full <= 100)].mean()
     assert by_pixel < -10
-    bias = tissue_bias(truth, full)["soft"]
+    bias = tissue_bias(truth, full, np.ones(full.shape, bool))["soft"]
     assert bias is not None
     assert abs(bias) < 1
+
+
+def ellipse(width: float, height: float, x: float = 0) -> NDArray[np.bool_]:
+    rows, columns = np.mgrid[-1:1:256j, -1:1:256j]
+    return np.asarray(((columns - x) / width) ** 2 + (rows / height) ** 2 < 1)
+
+
+def test_what_lies_outside_the_body_is_no_tissue() -> None:
+    """Foam and a blanket as light as lung, a table's shell like soft tissue and a rail like bone."""
+    trunk, lungs = ellipse(0.9, 0.7), ellipse(0.3, 0.5, -0.4) | ellipse(0.3, 0.5, 0.4)
+    plane = np.select([lungs, trunk, ellipse(0.95, 0.75)], [-850.0, 40.0, -850.0], -1000.0)
+    plane[215:232], plane[232:240], plane[240:250, 100:150] = -850, 60, 700
+    full = np.stack([plane] * 3)
+    image = full + np.select([lungs, trunk], [7, 0], 100)
+    assert tissue_bias(image, full, body(full)) == {"lung": 7, "soft": 0, "bone": None}
+    everywhere = tissue_bias(image, full, np.ones(full.shape, bool))
+    assert everywhere["lung"] == pytest.approx(30, abs=10)
+    assert everywhere["bone"] == 100
+
+
+def test_table_blanket_and_skin_of_a_real_scan_are_no_lung(sample: CTVolume) -> None:
+    """The body after SimpleITK: denser than -500 HU, opened, the largest piece of the volume, holes filled."""
+    full = sample.hu[40:46]
+    dense = sitk.BinaryMorphologicalOpening(sitk.GetImageFromArray(full) > -500, [5, 5, 0])
+    trunk = sitk.RelabelComponent(sitk.ConnectedComponent(dense)) == 1
+    reference = sitk.GetArrayFromImage(sitk.JoinSeries([sitk.BinaryFillhole(trunk[:, :, z]) for z in range(6)])) == 1
+    even = np.stack([smoothed(one) for one in full])
+    light = (even >= TISSUES["lung"][0]) & (even <= TISSUES["lung"][1])
+    assert (light & ~reference).sum() / light.sum() == pytest.approx(0.46, abs=0.02)
+    lung = light & body(full)
+    assert (lung & ~reference).sum() / lung.sum() < 0.001
+    assert (lung & reference).sum() / (light & reference).sum() > 0.98

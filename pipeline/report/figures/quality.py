@@ -10,7 +10,7 @@ from pipeline.config import LOW_DOSE_INPUT
 from pipeline.report.figures.style import COLOURS, GREY, style
 from pipeline.report.results import Results
 
-_TISSUES = {"bias_lung": "lung", "bias_soft": "soft tissue", "bias_bone": "bone"}
+_TISSUES = {"bias_lung": "lung", "bias_soft": "soft tissue", "bias_bone": "bone and contrast medium"}
 
 
 def draw_noise_spectra(figure: Figure, results: Results) -> None:
