@@ -9,29 +9,27 @@ from torch import nn
 
 from pipeline.config import CellSettings
 from pipeline.intensity import scaling
-from pipeline.sampling import cover
+from pipeline.stream import windows
 
 Pixel = TypeVar("Pixel", bound=np.generic)
 
 
 @torch.no_grad()
 def denoise(model: nn.Module, cell: CellSettings, low: NDArray[np.int16], crop: int | None) -> NDArray[np.float32]:
-    """Denoise the centre of (slices, rows, columns) in HU with volumes alike to those of training.
+    """Denoise the centre of (slices, rows, columns) in HU, in the windows in which whole scans are denoised.
 
-    ``crop``: side of the centre, None for all; intensities are scaled as those of whole slices.
-
-    Slices that lie in several volumes get the mean of their outputs. Works where the model's weights lie.
+    ``crop``: side of the centre, None for all; intensities are scaled as those of whole slices. Works where the
+    model's weights lie.
     """
     device = next(model.parameters()).device
-    total, visits = np.zeros_like(centre(low, crop), np.float32), np.zeros(len(low), np.float32)
-    for chosen in cover(cell.sampling, len(low), cell.slices):
-        volume = low[chosen]
+    total = np.zeros_like(centre(low, crop), np.float32)
+    for window in windows(cell, len(low)):
+        volume, count = low[window.slices], len(window.weights)
         scale = scaling(cell.training.scaling, volume)
         x = torch.from_numpy(scale.to_network(centre(volume, crop))).to(device)
         y = model(x[:, None])[:, 0] if cell.dims == 2 else model(x[None, None])[0, 0]
-        total[chosen] += scale.to_hu(y.cpu().numpy())
-        visits[chosen] += 1
-    return total / visits[:, None, None]
+        total[window.slices[:count]] += window.weights[:, None, None] * scale.to_hu(y.cpu().numpy())[:count]
+    return total
 
 
 def centre(image: NDArray[Pixel], crop: int | None) -> NDArray[Pixel]:

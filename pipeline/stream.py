@@ -98,10 +98,14 @@ def corrected(source: Numbers, padding: NDArray[np.bool_], correction: NDArray[n
 
 
 class Corrector:
-    """What a network changes, HU, of (slices, rows, columns) of any size in the plane; bfloat16 on GPUs."""
+    """What a network changes, HU, of (slices, rows, columns) of any size in the plane.
+
+    In bfloat16 on GPUs, but for networks whose output is the image itself: its 8 bits would be steps of 16 HU.
+    """
 
     def __init__(self, model: Model, device: torch.device) -> None:
         self.cell, self.device = model.cell, device
+        self.lowers_precision = device.type == "cuda" and model.cell.training.residual
         self.network = lay_out(model.network.to(device), model.cell.dims)
 
     @torch.inference_mode()
@@ -112,7 +116,7 @@ class Corrector:
         padding = ((0, 0), (0, _missing(rows)), (0, _missing(columns)))
         whole = scale.to_network(np.pad(hu, padding, constant_values=AIR_HU))
         x = torch.from_numpy(whole).to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.lowers_precision):
             y = self.network(x[:, None])[:, 0] if self.cell.dims == 2 else self.network(x[None, None])[0, 0]
         change: NDArray[np.float32] = ((y.float() - x)[:, :rows, :columns] * scale.width).cpu().numpy()
         return change

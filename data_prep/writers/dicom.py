@@ -19,6 +19,7 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from pydicom.valuerep import DSfloat
 
+from data_prep.errors import ScanError
 from data_prep.pseudonym import pseudonym
 from data_prep.readers.dicom import DicomSeries, Slice
 from data_prep.readers.dicom_header import Frame
@@ -40,6 +41,7 @@ _OF_THE_PERSON = (
     "ReferringPhysicianName", "StudyID", "StudyDescription", "InstitutionName", "AcquisitionDate", "AcquisitionTime",
     "AcquisitionDateTime", "ContentDate", "ContentTime", "ProtocolName", "StationName", "SoftwareVersions",
     "ContrastBolusAgent", "PatientIdentityRemoved", "DeidentificationMethod", "SeriesNumber", "AcquisitionNumber",
+    "WindowCenterWidthExplanation",
 )  # fmt: skip
 _OF_THE_SCAN = (
     "Manufacturer", "ManufacturerModelName", "BodyPartExamined", "PatientPosition", "PositionReferenceIndicator",
@@ -47,7 +49,7 @@ _OF_THE_SCAN = (
     "DistanceSourceToPatient", "GantryDetectorTilt", "TableHeight", "RotationDirection", "ExposureTime",
     "XRayTubeCurrent", "Exposure", "FilterType", "GeneratorPower", "FocalSpots", "ConvolutionKernel",
     "SliceThickness", "SpacingBetweenSlices", "SliceLocation", "ImagePositionPatient", "ImageOrientationPatient",
-    "PixelSpacing", "WindowCenter", "WindowWidth", "WindowCenterWidthExplanation", "VOILUTFunction",
+    "PixelSpacing", "WindowCenter", "WindowWidth", "VOILUTFunction",
     "BurnedInAnnotation", "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod",
 )  # fmt: skip
 
@@ -80,7 +82,11 @@ class DicomWriter:
         self.folder, self.source, self.written = folder, source, 0
 
     def write(self, hu: NDArray[np.int16]) -> None:
-        """Append the next slice from the feet to the head, (rows, columns) in canonical order."""
+        """Append the next slice from the feet to the head, (rows, columns) in canonical order.
+
+        Raises:
+            ScanError: the patient is to be left out, but the images say that text is burnt into them.
+        """
         image = self.source.image(self.written)
         image.SOPInstanceUID = _uid(image.SeriesInstanceUID, str(self.written))
         _put_pixels(image, self.source.as_stored(hu))
@@ -97,10 +103,16 @@ class FromSeries:
         self._header = lru_cache(1)(partial(dcmread, stop_before_pixels=True))  # many frames may share one
 
     def image(self, z: int) -> Dataset:
-        """The elements that are kept, and those that say what it is."""
+        """The elements that are kept, and those that say what it is.
+
+        Raises:
+            ScanError: the patient is to be left out, but the source says that text is burnt into its images.
+        """
         item = self.series.slices[z]
         source = self._header(item.path)
         frame, image = _of_frame(source, item.index), Dataset()
+        if self.derivation.deidentify and frame.get("BurnedInAnnotation") == "YES":
+            raise ScanError("text is burnt into the images (BurnedInAnnotation is YES), and would stay in them")
         for name in (*_OF_THE_SCAN, *(() if self.derivation.deidentify else _OF_THE_PERSON)):
             if name in frame:
                 image[name] = frame[name]

@@ -13,6 +13,7 @@ import pytest
 import SimpleITK
 from pydicom.dataset import FileDataset
 
+from data_prep.errors import ScanError
 from data_prep.originals import dicom_original
 from data_prep.readers.dicom import open_dicom, open_series
 from data_prep.writers.dicom import Derivation, DicomWriter, FromGrid, FromSeries
@@ -167,6 +168,17 @@ def test_real_dicom_is_written_as_a_new_valid_series(tmp_path: Path) -> None:
                          "FrameOfReferenceUID", "StudyDate"):  # fmt: skip
                 assert str(old[name].value).encode() not in written
         assert pydicom.dcmread(path).PatientIdentityRemoved == "YES"
+
+
+def test_burnt_in_text_cannot_be_left_out(tmp_path: Path) -> None:
+    CASES[next(iter(CASES))](tmp_path / "source")
+    for path in files(tmp_path / "source"):
+        image = pydicom.dcmread(path)
+        image.BurnedInAnnotation = "YES"
+        image.save_as(path)
+    write_back(tmp_path / "source", tmp_path / "target")
+    with pytest.raises(ScanError, match="text is burnt into the images"):
+        write_back(tmp_path / "source", tmp_path / "bare", Derivation("d", "r", deidentify=True))
 
 
 @pytest.mark.parametrize("deidentify", [False, True])
