@@ -1,7 +1,7 @@
 """The command line ``quarterdose denoise`` and ``quarterdose import-model``."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -9,6 +9,11 @@ from rich.console import Console
 from data_prep.errors import MachineError, ScanError, UserError
 from data_prep.files import digest_files, held
 from jobs.show import looking
+from slurm.profile import Profile, load_profile
+from slurm.submit import Wanted, enqueue
+
+if TYPE_CHECKING:
+    from jobs.denoise import Order
 
 Scans = Annotated[list[Path], typer.Argument(help="DICOM folders, NIfTI files or Zarr pairs.", show_default=False)]
 ModelPath = Annotated[Path, typer.Option("--model", help="Model file, such as runs/demo/model.safetensors.")]
@@ -23,6 +28,7 @@ def denoise(
     deidentify: Annotated[bool, typer.Option("--deidentify", help="Leave the patient out of the DICOM files.")] = False,
     device: Annotated[Literal["auto", "cpu"], typer.Option(help="auto: a GPU where there is one.")] = "auto",
     threads: Annotated[int, typer.Option(min=1, help="Of the CPU.")] = 2,
+    on: Annotated[str | None, typer.Option(help="Profile of a cluster: an array with a task a scan.")] = None,
 ) -> None:
     """Denoise scans with a trained network; HU in, HU out. For research, not for diagnosis."""
     import torch
@@ -32,11 +38,14 @@ def denoise(
     from pipeline.training.distributed import device_of
     from pipeline.training.world import World
 
-    torch.set_num_threads(threads)
-    order, network, console = Order(out, format, deidentify), load_model(model), Console()
+    order, network, console = Order(out.absolute(), format, deidentify), load_model(model), Console()
     targets = [output_of(scan, order) for scan in scans]
     if len(set(targets)) < len(targets):
         raise UserError("two of the scans have the same name, and their outputs would be one: denoise them apart")
+    if on:
+        _enqueue(scans, model, order, load_profile(on), device, threads)
+        return
+    torch.set_num_threads(threads)
     faults = list[str]()
     with held(out / ".lock", f"another `quarterdose denoise` is at work in {out}"):
         for scan in scans:
@@ -48,6 +57,20 @@ def denoise(
                 faults.append(f"{scan}: {error}")
     if faults:
         raise UserError(f"{len(faults)} of {len(scans)} scans were refused: {'; '.join(faults)}")
+
+
+def _enqueue(
+    scans: list[Path], model: Path, order: "Order", profile: Profile, device: Literal["auto", "cpu"], threads: int
+) -> None:
+    """Put an array with a task a scan in Slurm's queue."""
+    from jobs.denoise import denoise_in_job
+
+    if profile.executor != "slurm":
+        raise UserError("--on takes a profile whose executor is slurm; leave it out to denoise here")
+    logs = order.out / "slurm"
+    calls = [(scan.absolute(), model.absolute(), order, device, threads) for scan in scans]
+    jobs = enqueue(profile, logs, denoise_in_job, Wanted("denoise", calls, judges=True))
+    typer.echo(f"job {', '.join(jobs)}, {len(scans)} tasks; logs: {logs}")
 
 
 def import_model(

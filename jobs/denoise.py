@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from data_prep.errors import ScanError, UserError
 from data_prep.files import digest_files, publishing, remove_leftovers, write_json
 from data_prep.originals import Original, dicom_original, nifti_original, pair_original
-from data_prep.progress import Progress
+from data_prep.progress import Progress, untold
 from data_prep.pseudonym import pseudonym
 from data_prep.readers.dicom import open_series
 from data_prep.sources.archive import find_stacks
@@ -23,8 +23,10 @@ from data_prep.sources.folders import hidden_id
 from data_prep.store import writing_group
 from data_prep.writers.dicom import Derivation, DicomWriter, FromGrid, FromSeries
 from data_prep.writers.nifti import writing_nifti
-from pipeline.model_file import Model
+from pipeline.model_file import Model, load_model
 from pipeline.stream import denoised
+from pipeline.training.distributed import device_of
+from pipeline.training.world import World
 
 Format = Literal["dicom", "nifti", "zarr"]
 ARRAY = "denoised"
@@ -79,6 +81,12 @@ def denoise_scan(scan: Path, model: Model, order: Order, device: torch.device, p
             progress(z, original.slices, "slices")
     write_json(account, record)
     return f"{target}: {original.slices} slices"
+
+
+def denoise_in_job(scan: Path, model: Path, order: Order, device: Literal["auto", "cpu"], threads: int) -> None:
+    """Denoise one scan as a task of an array."""
+    torch.set_num_threads(threads)
+    print(denoise_scan(scan, load_model(model), order, device_of(World(), device), untold), flush=True)
 
 
 def open_original(scan: Path) -> tuple[Original, list[Path]]:

@@ -29,13 +29,17 @@ SPACING = (2.5, 0.703125, 0.703125)
 
 @pytest.fixture
 def model_path(tmp_path: Path) -> Path:
+    return toy_model(tmp_path)
+
+
+def toy_model(folder: Path) -> Path:
     """A network that changes something: its last layer does not start at zero."""
     one = cell(3, residual=True, norm="group")
     torch.manual_seed(0)
     network = build_network(one)
     nn.init.normal_(network.get_parameter("up.3.reduce.conv.weight"), std=0.02)
-    save_model(tmp_path / "model.safetensors", network, one, {"run": "toy"})
-    return tmp_path / "model.safetensors"
+    save_model(folder / "model.safetensors", network, one, {"run": "toy"})
+    return folder / "model.safetensors"
 
 
 @pytest.fixture

@@ -1,0 +1,36 @@
+"""A list of scans denoised as an array of Slurm."""
+
+import hashlib
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.conftest import chest
+from tests.data_prep.dicom_series import write_series
+from tests.jobs.test_denoise import SPACING, toy_model
+from tests.jobs.test_run import QUARTERDOSE, wait_for
+from tests.slurm.queued import PROFILE
+
+
+def digests(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*.dcm")
+    }
+
+
+@pytest.mark.usefixtures("cluster")
+def test_an_array_denoises_a_scan_a_task_as_one_process_does(tmp_path: Path) -> None:
+    for number in range(2):
+        write_series(tmp_path / f"scan {number}; touch hacked", chest(20) + number, SPACING)
+    scans = [str(path) for path in sorted(tmp_path.glob("scan*"))]
+    (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(PROFILE))
+    common = [str(QUARTERDOSE), "denoise", *scans, "--model", str(toy_model(tmp_path)), "--threads", "1", "--out"]
+    subprocess.run([*common, str(tmp_path / "here")], check=True, cwd=tmp_path)
+    command = [*common, str(tmp_path / "there"), "--on", "cluster.yaml"]
+    told = subprocess.run(command, check=True, cwd=tmp_path, capture_output=True, text=True).stdout
+    assert "2 tasks" in told
+    wait_for(lambda: len(list((tmp_path / "there").glob("*.json"))) == 2, 180)
+    assert digests(tmp_path / "there") == digests(tmp_path / "here") != {}
+    assert not list(tmp_path.rglob("hacked"))
