@@ -26,6 +26,7 @@ def quality_lines(quality: pd.DataFrame) -> str:
     """A few columns for the terminal."""
     columns = {
         "rmse_hu_scans": "RMSE (HU)", "psnr_mean": "PSNR (dB)", "ms_ssim_mean": "MS-SSIM", "noise_sd": "noise SD (HU)",
-        "sharpness": "sharpness", "bias_lung": "lung bias (HU)", "bias_soft": "soft bias", "bias_bone": "bone bias",
+        "sharpness": "sharpness", "bias_lung": "lung bias (HU)", "bias_soft": "soft bias",
+        "bias_bone": "bone/contrast bias",
     }  # fmt: skip
     return quality.set_index("model")[[*columns]].rename(columns=columns).to_string(float_format="{:.4g}".format)

@@ -188,7 +188,7 @@ def test_evaluate_tells_the_quality_of_what_is_judged(undisturbed: Toy) -> None:
     target = undisturbed.run_folder / "quality"
     assert {path.name for path in target.iterdir()} == {
         "quality.csv", "quality_scans.csv", "quality_datasets.csv", "quality_tests.csv", "nps.csv",
-        *(f"{name}{ending}" for name in ("noise-spectra", "sharpness", "bias") for ending in (".png", ".svg")),
+        *(f"{name}{ending}" for name in ("sharpness", "bias") for ending in (".png", ".svg")),
     }  # fmt: skip
     quality = pd.read_csv(target / "quality.csv").set_index("model")
     assert all(model in told for model in quality.index)

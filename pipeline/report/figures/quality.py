@@ -15,7 +15,7 @@ _TISSUES = {"bias_lung": "lung", "bias_soft": "soft tissue", "bias_bone": "bone 
 
 def draw_noise_spectra(figure: Figure, results: Results) -> None:
     """Noise power spectra, a line a model."""
-    nps = results.table("nps", "nothing was judged on the held-out slices")
+    nps = results.table("nps", "no scan that was judged has a uniform block of soft tissue")
     ax = figure.subplots()
     for model, curve in nps.groupby("model", sort=False):
         colour, mark, line = _look(str(model), list(nps["model"].unique()))
