@@ -10,6 +10,7 @@ from pipeline.config import LOW_DOSE_INPUT
 from pipeline.report.figures.style import COLOURS, GREY, style
 from pipeline.report.results import Results
 
+_LINE_INCHES = 0.16  # of the legend
 _TISSUES = {"bias_lung": "lung", "bias_soft": "soft tissue", "bias_bone": "bone and contrast medium"}
 
 
@@ -21,7 +22,7 @@ def draw_noise_spectra(figure: Figure, results: Results) -> None:
         colour, mark, line = _look(str(model), list(nps["model"].unique()))
         ax.plot(curve["frequency"], curve["nps"], color=colour, marker=mark, ls=line, label=model)
     ax.set(xlabel="spatial frequency (cycles/mm)", ylabel="NPS (HU² mm²)", xlim=(0, None), ylim=(0, None))
-    figure.legend(loc="outside right center")
+    _legend(figure)
 
 
 def draw_sharpness(figure: Figure, results: Results) -> None:
@@ -35,7 +36,7 @@ def draw_sharpness(figure: Figure, results: Results) -> None:
     ax.set(xlabel="noise SD in uniform soft tissue (HU)", ylabel="sharpness at edges (full dose = 1)", xlim=(0, None))
     ax.margins(0.12)
     ax.set_xlim(left=0)
-    figure.legend(loc="outside right center")
+    _legend(figure)
 
 
 def draw_bias(figure: Figure, results: Results) -> None:
@@ -51,11 +52,18 @@ def draw_bias(figure: Figure, results: Results) -> None:
         ax.bar(places + offset, [row[name] for name in _TISSUES], width * 0.9, color=colour, label=row["model"])
     ax.set_xticks(places, list(_TISSUES.values()))
     ax.set(ylabel="mean difference from the full dose (HU)")
-    figure.legend(loc="outside right center")
+    _legend(figure)
 
 
 def _judged(results: Results) -> pd.DataFrame:
     return results.table("quality", "nothing was judged on the held-out slices")
+
+
+def _legend(figure: Figure) -> None:
+    """To the right; the figure grows with its models."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.set_size_inches(7, max(3.0, 0.5 + _LINE_INCHES * len(labels)))
+    figure.legend(handles, labels, loc="outside right center")
 
 
 def _look(model: str, models: Sequence[str]) -> tuple[str, str, str]:
