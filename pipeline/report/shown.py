@@ -9,7 +9,9 @@ from pipeline.report.table2 import HEADER, SORTED_BY, shown_rows
 
 _PERCENT = {"rmse_change", *(f"{name}{end}" for name in ("efficiency", "lost") for end in ("", "_low", "_high"))}
 _METRICS = {"rmse_hu": "2f", "mse": "2e", "psnr": "2f", "ssim": "4f", "ms_ssim": "4f"}
-_TITLES = {"psnr": "PSNR (dB)", "mse": "MSE", "ssim": "SSIM", "ms_ssim": "MS-SSIM", "rmse_hu": "RMSE (HU)"}
+_OF_SCANS = {"noise_sd": "noise SD (HU)", "sharpness": "sharpness", "bias_lung": "lung bias (HU)",
+             "bias_soft": "soft tissue bias (HU)", "bias_bone": "bone and contrast bias (HU)"}  # fmt: skip
+_TITLES = {**_OF_SCANS, "psnr": "PSNR (dB)", "mse": "MSE", "ssim": "SSIM", "ms_ssim": "MS-SSIM", "rmse_hu": "RMSE (HU)"}
 _UNITS = {"seconds": "(s)", "hu": "(HU)", "mm": "(mm)", "bytes": "(GiB)"}
 _IDS = ("cell", "baseline", "item")
 
@@ -44,13 +46,14 @@ def show(
 
 
 def show_quality(quality: pd.DataFrame, known: Collection[str]) -> ShownTable:
-    """Mean and SD of each metric in one cell, sorted by the mean."""
+    """Mean and SD of each metric in one cell, sorted by the mean; then what is a mean over scans."""
     before = show(quality, ["model", "scans", "slices", "rmse_change", "beats_input"], known, ("model",))
     figures = zip(*([_with_sd(*pair, digits) for pair in _pairs(quality, metric)]
                     for metric, digits in _METRICS.items()), strict=True)  # fmt: skip
+    after = show(quality, [*_OF_SCANS], ())
     return ShownTable(
-        [*before.header, *(heading(metric) for metric in _METRICS)],
-        [[*row, *more] for row, more in zip(before.rows, figures, strict=True)],
+        [*before.header, *(heading(metric) for metric in _METRICS), *after.header],
+        [[*row, *more, *rest] for row, more, rest in zip(before.rows, figures, after.rows, strict=True)],
     )
 
 

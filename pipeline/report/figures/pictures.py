@@ -24,7 +24,7 @@ def draw_slices(figure: Figure, results: Results) -> None:
     axes = figure.subplots(1, len(named), squeeze=False)[0]
     for ax, (name, stack) in zip(axes, named.items(), strict=True):
         drawn = ax.imshow(stack[stacks.middle], cmap="gray", vmin=low, vmax=high)
-        ax.set_title(name, fontsize=8)
+        ax.set_title(_in_lines(name), fontsize=7)
         ax.set_axis_off()
     figure.colorbar(drawn, ax=list(axes), label="HU (lung window)", **_BAR)
 
@@ -39,9 +39,14 @@ def draw_differences(figure: Figure, results: Results) -> None:
     for ax, (name, stack) in zip(axes, stacks.images.items(), strict=True):
         change = stack[stacks.middle] - full
         drawn = ax.imshow(change, cmap="PuOr", vmin=-DIFFERENCE_HU, vmax=DIFFERENCE_HU)
-        ax.set_title(f"{name}\nRMSE {np.sqrt(np.mean(change**2)):.1f} HU", fontsize=8)
+        ax.set_title(f"{_in_lines(name)}\nRMSE {np.sqrt(np.mean(change**2)):.1f} HU", fontsize=7)
         ax.set_axis_off()
     figure.colorbar(drawn, ax=list(axes), label="HU above (+) or below the full dose", **_BAR)
+
+
+def _in_lines(name: str) -> str:
+    """The name, and below it what stands in brackets."""
+    return name.replace(" (", "\n(")
 
 
 def _stacks(results: Results) -> Stacks:
