@@ -16,5 +16,6 @@ def lay_out(network: nn.Module, dims: int) -> nn.Module:
     """
     for parameter in network.parameters():
         if parameter.dim() == dims + 2 and parameter[0, 0].numel() > 1:
-            parameter.data = parameter.data.contiguous(memory_format=channels_last(dims))
+            laid = torch.empty_like(parameter.data, memory_format=channels_last(dims))
+            parameter.data = laid.copy_(parameter.data)
     return network

@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from data_prep.errors import UserError
 from pipeline.models import DDnet, inflate, load_published
+from pipeline.models.layout import channels_last, lay_out
 from pipeline.models.transfer import Fill
 from pipeline.training.distributed import joined
 from pipeline.training.settings import Norm
@@ -234,3 +235,14 @@ def test_an_untrained_residual_network_returns_its_input() -> None:
 def test_sides_that_cannot_be_halved_are_refused() -> None:
     with pytest.raises(UserError, match=r"sides \(16, 20\).*multiple of 16"):
         DDnet(2)(torch.zeros(1, 1, 16, 20))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_gradients_come_in_the_order_of_their_kernels(dims: int) -> None:
+    """Else DDP copies them into its buckets one by one, and warns of it."""
+    network = lay_out(DDnet(dims, residual=True), dims)
+    x = torch.rand(1, 1, *[16] * (dims - 2), 32, 32).contiguous(memory_format=channels_last(dims))
+    network(x).square().mean().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.stride() == parameter.stride(), name
