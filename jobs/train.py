@@ -4,7 +4,7 @@ import random
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from data_prep.errors import UserError
 from data_prep.files import digest_json, replacing, write_json
@@ -17,6 +17,9 @@ from jobs.staging import staged
 from pipeline.config import DDNET_2D, CellSettings, cells_of
 from pipeline.training.settings import WITHOUT_EFFECT
 from pipeline.training.world import DistributionError, World
+
+if TYPE_CHECKING:
+    from torch.nn import Module
 
 
 class CellStage(Stage):
@@ -133,11 +136,11 @@ class Transfer(Stage):
         """Inflate and write the weights."""
         import torch
 
-        from pipeline.models import DDnet, build_network, inflate, published_network
+        from pipeline.models import DDnet, build_network, inflate
         from pipeline.training.trainer import load_trained
 
         (trained,), cell = self.train.cells.values(), self.cells[item]
-        flat = published_network(self.donor) if self.donor else load_trained(trained, self.folder.cell(trained.id))
+        flat = self._donated() if self.donor else load_trained(trained, self.folder.cell(trained.id))
         deep = build_network(cell)
         assert isinstance(flat, DDnet)
         assert isinstance(deep, DDnet)
@@ -146,6 +149,16 @@ class Transfer(Stage):
         with replacing(self.folder.donor(item)) as temporary:
             torch.save(deep.state_dict(), temporary)
         return {"fill": item}
+
+    def _donated(self) -> "Module":
+        """The network of the donor file; what is wrong with it is told with the setting's name."""
+        from pipeline.models import published_network
+
+        assert self.donor is not None
+        try:
+            return published_network(self.donor)
+        except UserError as error:
+            raise UserError(f"study.donor {error}") from error
 
 
 class Study(CellStage):
