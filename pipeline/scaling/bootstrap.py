@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-DRAWS = 2000
+DRAWS = 1000
 LEVEL = 0.95
 Numbers = NDArray[np.float64]
 

@@ -29,7 +29,7 @@ GRADIENT_BYTES = 4
 END = 0.5
 _SERIES = ["slices", "alike"]
 _COMMON = ["slices", "sampling", "transfer", "epochs"]
-_DRAWS, _SEED, _GRID = 200, 2026, 60
+_DRAWS, _SEED, _GRID = 100, 2026, 60
 
 
 @dataclass(frozen=True)
