@@ -132,12 +132,11 @@ def _update(folder: RunFolder, graph: Graph, on: str, dry_run: bool, console: Co
 
 def _enqueue(folder: RunFolder, graph: Graph, profile: Profile, console: Console) -> None:
     """Put what is to be done in the queue."""
-    from jobs.accounting import gpu_hours_given
     from jobs.forecast import check_budget
     from jobs.queue import live_of, submit_graph
 
     with _alone(folder):
-        check_budget(folder, graph, profile, gpu_hours_given(folder, graph))
+        check_budget(folder, graph, profile)
         folder.record()
         live = live_of(folder)
         made = submit_graph(graph, folder, profile, live)
@@ -253,7 +252,6 @@ def plan(
     overrides: Overrides = None,
 ) -> None:
     """Predict the memory of each training, on a GPU the largest batch that fits, and on a cluster the hours."""
-    from jobs.accounting import gpu_hours_given
     from jobs.forecast import check_budget, forecast
     from jobs.plan import plan_notes, plan_table
 
@@ -267,7 +265,7 @@ def plan(
     for note in plan_notes(settings, gpu, ahead):
         _print_plain(console, note)
     if profile:
-        check_budget(folder, graph, profile, gpu_hours_given(folder, graph))
+        check_budget(folder, graph, profile)
 
 
 @app.command("config")

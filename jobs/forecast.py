@@ -7,6 +7,7 @@ from statistics import median
 
 from data_prep.errors import UserError
 from data_prep.split import Split
+from jobs.accounting import gpu_hours_given
 from jobs.run_folder import RunFolder
 from jobs.stage import Graph
 from jobs.train import CellStage
@@ -88,8 +89,8 @@ def _forecast(
     return Forecast(cell.id, hours, hours * cell.ranks * profile.gpus_a_task)
 
 
-def check_budget(folder: RunFolder, graph: Graph, profile: Profile, given: float) -> None:
-    """Compare the forecast, and the GPU-hours that were ``given`` so far, with the run's ``budget.gpu_hours``.
+def check_budget(folder: RunFolder, graph: Graph, profile: Profile) -> None:
+    """Compare the forecast, and the GPU-hours that were given so far, with the run's ``budget.gpu_hours``.
 
     Raises:
         UserError: they are more, or cannot be forecast.
@@ -97,7 +98,7 @@ def check_budget(folder: RunFolder, graph: Graph, profile: Profile, given: float
     most = folder.settings.budget.gpu_hours
     if most is None or not profile.gpus_a_task:
         return
-    ahead = sum(one.gpu_hours for one in forecast(folder, graph, profile))
+    ahead, given = sum(one.gpu_hours for one in forecast(folder, graph, profile)), gpu_hours_given(folder, graph)
     if ahead + given > most:
         raise UserError(
             f"budget.gpu_hours is {most:g}, but trainings still to be run take {ahead:.3g} GPU-hours by the forecast "

@@ -51,7 +51,7 @@ def test_the_whole_graph_on_two_nodes_is_as_that_of_one_machine(
     assert len(toy.nodes(toy.job("study"))) == 2
     assert "on node[" in toy.tell("status")
     toy.await_end()
-    assert toy.tell("status").count(" done ") == 13  # twelve items, and the look for scans
+    assert toy.tell("status").count(" done ") == 14  # thirteen items, and the look for scans
     assert_alike(toy, spread_locally)
     logs = toy.run_folder / "logs" / "slurm"
     assert {path.stat().st_mode & 0o077 for path in (logs, toy.run_folder / "logs")} == {0}
