@@ -130,7 +130,7 @@ def test_what_no_measurement_tells_is_named() -> None:
     assert projection(*study((4,))).empty
 
 
-MEGABITS = 400
+MEGABITS = 200
 _GLOO = """
 import json, sys, time
 import torch, torch.distributed as dist
@@ -147,7 +147,7 @@ def rank(number, ranks, sizes, folder):
             began = time.perf_counter()
             dist.all_reduce(buffer)
             taken.append(time.perf_counter() - began)
-        found[size] = sorted(taken[1:])[1]
+        found[size] = min(taken[1:])  # what else the machine does only adds
     if number == 0:
         open(f"{folder}/{ranks}.json", "w").write(json.dumps(found))
     dist.barrier()
