@@ -122,8 +122,7 @@ class CTScan:
                 raise ScanError("the voxels hold NaN or infinity")
             lowest, highest = min(lowest, least), max(highest, most)
             yield fit(_as_int16(values, least))
-        if lowest > -200 or highest < 0:
-            raise ScanError(f"values from {lowest:g} to {highest:g} are no HU: air or tissue is missing")
+        check_hu(lowest, highest)
 
     def load(self) -> CTVolume:
         """All slices at once."""
@@ -147,6 +146,16 @@ class CTScan:
         z, y, x = self.spacing
         spacing = (z, y * side / SIDE, x * side / SIDE)
         return replace(self, spacing=spacing, planes=lambda start, stop: _resampled(self.planes(start, stop), side))
+
+
+def check_hu(lowest: float, highest: float) -> None:
+    """Whether the extremes of a whole scan can be HU.
+
+    Raises:
+        ScanError: there is no air, or no tissue.
+    """
+    if lowest > -200 or highest < 0:
+        raise ScanError(f"values from {lowest:g} to {highest:g} are no HU: air or tissue is missing")
 
 
 def _as_int16(values: Numbers, least: float = -np.inf) -> NDArray[np.int16]:

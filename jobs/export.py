@@ -48,21 +48,18 @@ class Export(Stage):
         from pipeline.model_card import write_model
         from pipeline.training.trainer import load_trained
 
+        judged = self.evaluate.judged()
         results = {
             name: json.loads((self.folder.cell(name) / "result.json").read_text())
-            for name in self.evaluate.cells if self._judged(name)
+            for name in judged if name in self.evaluate.cells
         }  # fmt: skip
-        if not results or not self._judged(LOW_DOSE_INPUT):
+        if not results or LOW_DOSE_INPUT not in judged:
             raise UserError("no network was trained and judged, so there is no model to write")
         best = min(results, key=lambda name: _relative_error(results[name]))
         cell = self.evaluate.cells[best][1]
         provenance = self._provenance(best, results[best], read_split(self))
         network = load_trained(cell, self.folder.cell(best))
         return {"cell": best, "sha256": write_model(self.folder.model, network, cell, provenance)}
-
-    def _judged(self, name: str) -> bool:
-        marker = self.evaluate.markers.read(name)
-        return marker is not None and marker.state == "done"
 
     def _provenance(self, best: str, result: Mapping[str, Any], split: Split) -> dict[str, Any]:
         """Ids of data sets alone, never of patients."""

@@ -4,20 +4,18 @@ import math
 import mmap
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import pairwise
-from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data_prep.errors import ScanError
 from data_prep.originals import Original
-from data_prep.volume import AIR_HU, Numbers
+from data_prep.volume import AIR_HU, Numbers, check_hu
+from pipeline.ahead import one_ahead
 from pipeline.config import CellSettings
 from pipeline.intensity import HU_HIGH, HU_LOW, scaling
 from pipeline.model_file import Model
@@ -28,8 +26,6 @@ from pipeline.training.settings import SIDE_MULTIPLE
 OVERLAP = 4  # a quarter of a volume's slices lie in the next one too
 _MIN_SIDE = 32
 Hu = NDArray[np.int16]
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -76,8 +72,8 @@ def denoised(model: Model, original: Original, device: torch.device) -> Iterator
     plan = windows(model.cell, original.slices)
     read = lru_cache(2 * len(plan[0].slices))(original.read)
     lowest, highest = np.inf, -np.inf
-    with _sums(original) as (sums, let_go), ThreadPoolExecutor(1) as pool:
-        inputs = _ahead(pool, lambda window: _seen(read, window.slices), plan)
+    with _sums(original) as (sums, let_go):
+        inputs = one_ahead(_seen(read, window.slices) for window in plan)
         for window, seen, (start, stop) in zip(plan, inputs, pairwise(_finished(plan, original.slices)), strict=True):
             for z, weight, plane in zip(window.slices, window.weights, correct(seen), strict=False):
                 sums[z] += weight * plane
@@ -86,8 +82,7 @@ def denoised(model: Model, original: Original, device: torch.device) -> Iterator
                 lowest, highest = min(lowest, float(source.min())), max(highest, float(source.max()))
                 yield corrected(source, padding, sums[z])
             let_go()
-    if lowest > -200 or highest < 0:
-        raise ScanError(f"values from {lowest:g} to {highest:g} are no HU: air or tissue is missing")
+    check_hu(lowest, highest)
 
 
 def corrected(source: Numbers, padding: NDArray[np.bool_], correction: NDArray[np.float32]) -> Hu:
@@ -146,13 +141,3 @@ def _sums(original: Original) -> Iterator[tuple[NDArray[np.float32], Callable[[]
         file.truncate(4 * math.prod(shape))
         mapping = mmap.mmap(file.fileno(), 0)
         yield np.ndarray(shape, np.float32, mapping), partial(mapping.madvise, mmap.MADV_DONTNEED)
-
-
-def _ahead(pool: Executor, work: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
-    """The work's results in order, the next one begun before it is asked for."""
-    waiting = [pool.submit(work, item) for item in items[:1]]
-    for item in items[1:]:
-        result = waiting.pop().result()
-        waiting.append(pool.submit(work, item))
-        yield result
-    yield waiting.pop().result()

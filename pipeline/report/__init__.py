@@ -22,6 +22,7 @@ from pipeline.scaling.laws import laws
 from pipeline.scaling.projection import projection
 from pipeline.scaling.timing import epochs_table, steps_table
 from pipeline.scaling.variance import falling_variance, variance
+from pipeline.training.metrics_file import read_metrics
 
 
 def write_report(
@@ -55,7 +56,8 @@ def collect(
     accounting: pd.DataFrame,
 ) -> Results:
     """All that the report shows, from the run folder; arguments as those of :func:`write_report`."""
-    curves, slices, steps = curves_table(root, cells), judged_table(root, judged), steps_table(root, cells)
+    lines = {cell.id: read_metrics(root / "cells" / cell.id) for cell in cells}
+    curves, slices, steps = curves_table(cells, lines), judged_table(root, judged), steps_table(cells, lines)
     trained, quality = cells_table(root, cells, states, steps), quality_tables(root, judged, slices)
     tables = {
         "cells": trained, **quality, **_scaling(trained, steps, slices, settings.study.data_rate),

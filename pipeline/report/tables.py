@@ -12,7 +12,7 @@ from data_prep.files import digest_json
 from pipeline.config import DDNET_2D, LOW_DOSE_INPUT, CellSettings
 from pipeline.metrics import METRICS
 from pipeline.scaling.timing import step_quantiles
-from pipeline.training.metrics_file import read_metrics
+from pipeline.training.metrics_file import Lines
 from pipeline.training.schedule import effective_batch
 from pipeline.training.settings import WITHOUT_EFFECT
 
@@ -68,14 +68,14 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def curves_table(root: Path, cells: Sequence[CellSettings]) -> pd.DataFrame:
+def curves_table(cells: Sequence[CellSettings], lines: Lines) -> pd.DataFrame:
     """A row a line of each training's ``metrics.jsonl``; ``samples``: those that it had been trained on by then."""
-    lines = [
+    rows = [
         {"cell": cell.id, "samples": line["step"] * effective_batch(cell.training, cell.ranks), **line}
-        for cell in cells for line in read_metrics(root / "cells" / cell.id)
+        for cell in cells for line in lines[cell.id]
     ]  # fmt: skip
     least = ["cell", "samples", "kind", "step", "loss", "rmse_hu", "low_dose_rmse_hu"]
-    table = pd.DataFrame(lines)
+    table = pd.DataFrame(rows)
     return table.reindex(columns=list(dict.fromkeys([*least, *table.columns])))
 
 

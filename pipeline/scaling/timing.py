@@ -1,29 +1,28 @@
 """The times of a study's steps and epochs, as its trainings wrote them down."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from pipeline.config import CellSettings
 from pipeline.training.clock import PARTS
-from pipeline.training.metrics_file import read_metrics
+from pipeline.training.metrics_file import Lines
 from pipeline.training.schedule import effective_batch
 
 _PARTS = [f"{part}_seconds" for part in PARTS]
 STEP_COLUMNS = ["cell", "epoch", "step", "samples", "seconds", "own_seconds", "slowest_seconds", *_PARTS, "warm"]
 
 
-def steps_table(root: Path, cells: Sequence[CellSettings]) -> pd.DataFrame:
-    """A row a step of each training, in seconds.
+def steps_table(cells: Sequence[CellSettings], lines: Lines) -> pd.DataFrame:
+    """A row a step of each training, in seconds, from the lines of its ``metrics.jsonl``.
 
     ``seconds`` and ``own_seconds``, those outside of the exchange, are means of the ranks; ``slowest_seconds`` are the
     latter of the slowest rank; ``data_seconds`` … ``optimiser_seconds`` are means of the steps that one line of
     metrics.jsonl covers; ``samples`` are those that the step took; ``warm`` is false for the first ten steps of a
     process.
     """
-    rows = [row for cell in cells for line in read_metrics(root / "cells" / cell.id) for row in _steps(cell, line)]
+    rows = [row for cell in cells for line in lines[cell.id] for row in _steps(cell, line)]
     found = pd.DataFrame(rows, columns=STEP_COLUMNS)
     numbers = [column for column in STEP_COLUMNS if column.endswith("seconds")]
     return found.astype({**dict.fromkeys(numbers, float), "warm": bool})  # without any row too

@@ -3,12 +3,12 @@
 import os
 import signal
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from pipeline.ahead import one_ahead
 from pipeline.dataset import PairSamples, RankBatches
 from pipeline.training.settings import TrainingSettings
 from pipeline.training.world import World
@@ -32,7 +32,7 @@ def read_ahead(
         samples, batch_sampler=batches, num_workers=workers, pin_memory=device.type == "cuda",
         multiprocessing_context="fork" if workers else None, worker_init_fn=_outlive_sigterm,
     )  # fmt: skip
-    return iter(loader) if workers else _one_ahead(loader)
+    return iter(loader) if workers else one_ahead(_by_one_core(loader))
 
 
 def _outlive_sigterm(_worker: int) -> None:
@@ -40,14 +40,10 @@ def _outlive_sigterm(_worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _one_ahead(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """The next one is read while this one is used; by one core, since the others compute."""
-    coming = iter(batches)
-    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as reader:
-        following = reader.submit(next, coming, None)
-        while (batch := following.result()) is not None:
-            following = reader.submit(next, coming, None)
-            yield batch
+def _by_one_core(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Read by a thread of its own, which leaves the other cores to those who compute."""
+    torch.set_num_threads(1)
+    yield from batches
 
 
 def workers_for(cores: int, world: World, threads: int) -> int:

@@ -1,6 +1,7 @@
 """``metrics.jsonl``, the truth about a training: one JSON object a line, written by rank 0."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -8,6 +9,9 @@ from typing import Any, Self
 from torch.utils.tensorboard.writer import SummaryWriter
 
 from data_prep.files import write_atomic
+
+Lines = Mapping[str, Sequence[dict[str, Any]]]
+"""Of each training, by its id, the lines of its ``metrics.jsonl``."""
 
 
 class MetricsFile:

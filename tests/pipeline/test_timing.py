@@ -8,6 +8,7 @@ import pytest
 from pipeline.config import CellSettings
 from pipeline.scaling.timing import epochs_table, step_quantiles, steps_table
 from pipeline.training.clock import PARTS
+from pipeline.training.metrics_file import read_metrics
 from tests.pipeline.cells import cell
 
 
@@ -27,7 +28,7 @@ def write(root: Path, settings: CellSettings, epochs: int, seconds: list[float],
 def test_cold_steps_are_left_out_and_a_sample_s_time_is_that_of_the_world(tmp_path: Path) -> None:
     settings = cell(ranks=2, batch=3, samples=24)
     write(tmp_path, settings, epochs=2, seconds=[9.0, 9.0, 1.0, 2.0], cold=2)
-    steps = steps_table(tmp_path, [settings])
+    steps = steps_table([settings], {settings.id: read_metrics(tmp_path / "cells" / settings.id)})
     assert steps["step"].tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
     assert steps["warm"].tolist() == [False] * 2 + [True] * 6
     assert set(steps["samples"]) == {6}
@@ -40,7 +41,7 @@ def test_cold_steps_are_left_out_and_a_sample_s_time_is_that_of_the_world(tmp_pa
 
 
 def test_a_training_that_wrote_nothing_has_no_rows(tmp_path: Path) -> None:
-    steps = steps_table(tmp_path, [cell()])
+    steps = steps_table([cell()], {cell().id: read_metrics(tmp_path)})
     assert steps.empty
     assert epochs_table(steps).empty
     assert step_quantiles(steps).empty

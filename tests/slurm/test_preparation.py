@@ -63,13 +63,18 @@ def workers(toy: Queued) -> list[int]:
     return sorted(pid for pid in found if b"srun" not in bytes_of(Path(f"/proc/{pid}/cmdline")))
 
 
-def test_a_worker_killed_within_a_zarr_write_starts_again(
-    tmp_path: Path, prepared_locally: Toy, cluster: Cluster
-) -> None:
+@pytest.fixture
+def half_way(tmp_path: Path, cluster: Cluster) -> Queued:
+    """A preparation by two tasks that are at their pairs."""
     make_two_scans(tmp_path)
     toy = Queued(tmp_path, TWO_SCANS, cluster)
     submit_preparation(toy)
     wait_for(lambda: half_written(toy), WHOLE)
+    return toy
+
+
+def test_a_worker_killed_within_a_zarr_write_starts_again(half_way: Queued, prepared_locally: Toy) -> None:
+    toy = half_way
     for pid in workers(toy):
         os.kill(pid, signal.SIGKILL)
     toy.await_end()
@@ -78,14 +83,9 @@ def test_a_worker_killed_within_a_zarr_write_starts_again(
     assert not half_written(toy)
 
 
-def test_the_items_of_a_cancelled_task_are_done_by_another(
-    tmp_path: Path, prepared_locally: Toy, cluster: Cluster
-) -> None:
-    make_two_scans(tmp_path)
-    toy = Queued(tmp_path, TWO_SCANS, cluster)
-    submit_preparation(toy)
-    wait_for(lambda: half_written(toy), WHOLE)
-    cluster.command("scancel", f"{toy.job('prepare')}_0")
+def test_the_items_of_a_cancelled_task_are_done_by_another(half_way: Queued, prepared_locally: Toy) -> None:
+    toy = half_way
+    toy.cluster.command("scancel", f"{toy.job('prepare')}_0")
     toy.await_end()
     assert_same_pairs(toy, prepared_locally)
 
