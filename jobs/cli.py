@@ -44,7 +44,7 @@ LOCAL = "local processes"
 CALIBRATION_SLICES = 8
 RESTARTS = 10  # of a job that was not submitted by a profile
 FILE_WIDTH = 1000  # where nobody looks, a row is one line
-PLAN_WIDTH = 160  # a narrower terminal breaks the lines, which is better than cut figures
+PLAN_WIDTH = 190  # a narrower terminal breaks the lines, which is better than cut figures
 
 
 On = Annotated[str, typer.Option(help="Profile of slurm/profiles or a YAML file; else this machine's processes.")]

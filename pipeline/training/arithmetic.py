@@ -8,7 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipeline.config import CellSettings
 from pipeline.models.layout import lay_out
 from pipeline.models.registry import build_network
-from pipeline.training.memory import Dataless, TrainingStep
+from pipeline.training.memory import Dataless, TrainingStep, as_a_step
 from pipeline.training.schedule import effective_batch, samples_per_epoch
 
 
@@ -22,7 +22,7 @@ class Arithmetic:
 
 def count(cell: CellSettings) -> Arithmetic:
     """Those of a cell's convolutions, a multiplication and an addition being two."""
-    return _count(cell.model_copy(update={"id": "", "ranks": 1, "transfer": "none"}))
+    return _count(as_a_step(cell))
 
 
 @cache

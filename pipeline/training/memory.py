@@ -205,8 +205,15 @@ class _Float32OnCuda(TorchFunctionMode):
 
 def predict(cell: CellSettings, *, gpu: bool) -> StepMemory:
     """The memory of a rank of the cell, on a GPU or on CPUs."""
-    alike = {"id": "", "ranks": min(cell.ranks, 2), "transfer": "none"}
-    return _predict(cell.model_copy(update=alike), gpu)
+    return _predict(as_a_step(cell).model_copy(update={"ranks": min(cell.ranks, 2)}), gpu)
+
+
+def as_a_step(cell: CellSettings) -> CellSettings:
+    """The same for cells of one rank that differ in nothing that a training step, or a validation, is made of."""
+    length = {"seed": 0, "epochs": 1, "samples": None, "work": "strong"}
+    how = cell.training.model_copy(update=length)
+    alike = {"id": "", "ranks": 1, "transfer": "none", "arm": "full", "sampling": "window", "training": how}
+    return cell.model_copy(update=alike)
 
 
 @cache

@@ -151,6 +151,7 @@ def rank(number, ranks, sizes, folder):
     if number == 0:
         open(f"{folder}/{ranks}.json", "w").write(json.dumps(found))
     dist.barrier()
+    dist.destroy_process_group()  # else gloo's threads may outlive the interpreter, which aborts the process
 
 if __name__ == "__main__":
     folder, sizes = sys.argv[1], [int(size) for size in sys.argv[2:]]
