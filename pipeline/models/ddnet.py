@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from data_prep.errors import UserError
+from pipeline.models.convolution import SLOPE, Convolution, NormedConvolution, convolution, convolve
 from pipeline.models.layout import channels_last
-from pipeline.models.mixing import mix_channels, mix_normed_channels
-from pipeline.models.norms import BatchNorm, ChannelNorm, make_norm, normalised, statistics_kept
+from pipeline.models.norms import ChannelNorm, make_norm, statistics_kept
+from pipeline.models.stripes import LINEAR, by_stripes, in_stripes
 from pipeline.training.settings import SIDE_MULTIPLE, Norm
 
 FILTERS = 16
@@ -25,57 +26,9 @@ GROWTH = 16
 BOTTLENECK = 64
 DENSE_LAYERS = 4
 LEVELS = 4
-SLOPE = 0.01
 assert 2**LEVELS == SIDE_MULTIPLE
 
-_CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
 _POOL: dict[int, Any] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
-
-
-Convolution = nn.Conv2d | nn.Conv3d
-
-
-def _convolution(dims: int, channels_in: int, channels_out: int, kernel: int) -> Convolution:
-    layer: Convolution = _CONV[dims](channels_in, channels_out, kernel, padding=kernel // 2)
-    return layer
-
-
-def _convolve(layer: Convolution, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The layer with other weights."""
-    y: Tensor = layer._conv_forward(x, weight, bias)
-    return y
-
-
-class NormedConvolution(nn.Module):
-    """Normalisation, then convolution, then leaky ReLU (or none, if ``linear``)."""
-
-    norm: ChannelNorm
-    conv: Convolution
-
-    def __init__(
-        self, dims: int, channels_in: int, channels_out: int, kernel: int, norm: Norm, *, linear: bool = False
-    ) -> None:
-        super().__init__()
-        self.norm = make_norm(norm, channels_in)
-        self.conv = _convolution(dims, channels_in, channels_out, kernel)
-        self.pointwise, self.slope = kernel == 1, 1.0 if linear else SLOPE
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(batch, in, sides) to (batch, out, sides); without gradients ``x`` may be lost."""
-        if self.pointwise:
-            return self._mixed(x)
-        y: Tensor = self.conv(normalised(self.norm, x))
-        return F.leaky_relu(y, self.slope, inplace=True)
-
-    def _mixed(self, x: Tensor) -> Tensor:
-        """Without a border to pad, a norm that is fixed is a part of the convolution's weights."""
-        weight, bias = self.conv.weight.flatten(1), self.conv.bias
-        assert bias is not None
-        if not self.norm.fixed:
-            return mix_normed_channels(x, self.norm, weight, bias, self.slope)
-        assert isinstance(self.norm, BatchNorm)
-        scale, shift = self.norm.scale_and_shift()
-        return mix_channels(x, weight * scale, torch.addmv(bias, weight, shift), self.slope)
 
 
 class DenseLayer(nn.Module):
@@ -116,13 +69,14 @@ class Up(nn.Module):
 
     def __init__(self, dims: int, channels_out: int, norm: Norm, *, linear: bool) -> None:
         super().__init__()
-        self.mode = {2: "bilinear", 3: "trilinear"}[dims]
         self.mix = NormedConvolution(dims, 2 * FILTERS, 2 * FILTERS, 5, norm)
         self.reduce = NormedConvolution(dims, 2 * FILTERS, channels_out, 1, norm, linear=linear)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """(batch, 16, sides) and skip (batch, 16, 2 sides) to (batch, out, 2 sides)."""
-        x = F.interpolate(x, scale_factor=2, mode=self.mode, align_corners=True)
+        if in_stripes(self.mix, self.reduce, skip):
+            return by_stripes(self.mix, self.reduce, x, skip)
+        x = F.interpolate(x, scale_factor=2, mode=LINEAR[x.dim() - 2], align_corners=True)
         if x.requires_grad:
             x.register_hook(_laid_out)
         y: Tensor = self.reduce(self.mix(torch.cat([x, skip], 1)))
@@ -148,7 +102,7 @@ class DDnet(nn.Module):
         super().__init__()
         self.dims, self.residual, self.checkpointing = dims, residual, checkpointing
         self.norm = make_norm(norm, 1)
-        self.stem = _convolution(dims, 1, FILTERS, 7)
+        self.stem = convolution(dims, 1, FILTERS, 7)
         self.down = nn.ModuleList(Down(dims, norm) for _ in range(LEVELS))
         last = LEVELS - 1
         self.up = nn.ModuleList(
@@ -184,7 +138,7 @@ class DDnet(nn.Module):
         plain = self.norm.standardise(x)
         channels = torch.cat([plain, torch.ones_like(plain)], 1).contiguous(memory_format=channels_last(self.dims))
         weight = torch.cat([self.stem.weight * self.norm.weight, self.stem.weight * self.norm.bias], 1)
-        return _convolve(self.stem, channels, weight, self.stem.bias)
+        return convolve(self.stem, channels, weight, self.stem.bias)
 
     def _block(self, block: nn.Module, *inputs: Tensor) -> Tensor:
         if not (self.checkpointing and torch.is_grad_enabled()):

@@ -1,6 +1,6 @@
 """Normalisation of channels: by the batch's statistics (of one rank or of all), by frozen ones, or by groups."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, Self
 
@@ -48,6 +48,11 @@ class GroupNorm(nn.GroupNorm):
         mean = means.mean(2, keepdim=True).expand_as(means)
         variance = (variances + (means - mean).square()).mean(2, keepdim=True).expand_as(means)
         return Statistics(mean.flatten(1), variance.flatten(1), means.shape[2])
+
+    def scale_and_shift(self, found: Statistics) -> tuple[Tensor, Tensor]:
+        """What the layer does to samples of these statistics: scale * x + shift, each (samples, channels)."""
+        scale = self.weight * torch.rsqrt(found.variance + self.eps)
+        return scale, self.bias - found.mean * scale
 
 
 class BatchNorm(_BatchNorm):
@@ -130,14 +135,22 @@ class BatchNorm(_BatchNorm):
         self.running_var.lerp_(variance * count / (count - 1), self._share())
 
 
+def pooled(parts: Sequence[tuple[int, Statistics]]) -> Statistics:
+    """Statistics of images that are joined from parts of these sizes (Chan et al. 1979)."""
+    sizes = torch.tensor([size for size, _ in parts], dtype=torch.float64, device=parts[0][1].mean.device)
+    share = (sizes / sizes.sum())[:, None, None]
+    means, variances = (torch.stack([getattr(part, name) for _, part in parts]) for name in ("mean", "variance"))
+    mean = (share * means).sum(0)
+    variance = (share * (variances + (means - mean).square())).sum(0)
+    return Statistics(mean.to(means.dtype), variance.to(means.dtype), parts[0][1].together)
+
+
 def normalised(norm: "ChannelNorm", x: Tensor) -> Tensor:
     """The normalised image; in the memory of ``x``, which is then lost, where no gradient will want it."""
     if torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type) or x.dtype != norm.weight.dtype:
         return _plain(norm, x)
     if isinstance(norm, GroupNorm):
-        mean, variance, _ = norm.statistics(x)
-        scale = norm.weight * torch.rsqrt(variance + norm.eps)
-        shift = norm.bias - mean * scale
+        scale, shift = norm.scale_and_shift(norm.statistics(x))
     elif norm.fixed:
         scale, shift = norm.scale_and_shift()
     else:

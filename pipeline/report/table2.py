@@ -23,18 +23,26 @@ def table2(cells: pd.DataFrame, judged: pd.DataFrame) -> pd.DataFrame:
     """A row a kind of training, over its seeds, with the paper's beside it; the untouched input first.
 
     ``seconds`` is the mean training time of the seeds; MSE (on -1024 to 3072 HU as [0, 1]) and MS-SSIM are mean and SD
-    over all held-out slices. The paper's row is that of the same architecture, slices and ranks, if possible with
-    the same number of epochs. Its rows that nothing was measured for come last.
+    over all held-out slices. The paper's row is that of the same architecture, slices and ranks; of several, that with
+    as many epochs, else that which comes as far down by epochs. Its rows that nothing was measured for come last.
     """
     done = cells[(cells["state"] == "done") & (cells["arm"] == "full")].copy()
     done["architecture"] = [architecture(row) for row in records(done)]
     rows: list[dict[str, Any]] = [{"architecture": "low-dose input", **_quality(judged, [LOW_DOSE_INPUT])}]
+    seen = set[PaperRow | None]()
     for kind, group in done.groupby(_TRAINING, sort=False):
         row = dict(zip(_TRAINING, kind, strict=True))
         row |= {"seeds": len(group), "seconds": group["training_seconds"].mean()}
-        rows.append({**row, **_quality(judged, list(group["cell"])), **_paper(_beside(row))})
-    seen = {(row["architecture"], row["paper_epochs"], row["slices"], row["ranks"]) for row in rows[1:]}
-    rows += [_unmeasured(one) for one in TABLE_2 if one[:4] not in seen]
+        longer = (
+            done.loc[(done[_KEY] == pd.Series(row)[_KEY]).all(axis=1), "epochs"]
+            .drop_duplicates()
+            .gt(row["epochs"])
+            .sum()
+        )
+        beside = _beside(row, int(longer))
+        seen.add(beside)
+        rows.append({**row, **_quality(judged, list(group["cell"])), **_paper(beside)})
+    rows += [_unmeasured(one) for one in TABLE_2 if one not in seen]
     columns = [*_TRAINING, "seeds", "seconds", *_quality(judged, []), *_paper(None)]
     return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(_WHOLE, "Int64"))
 
@@ -55,12 +63,16 @@ def _quality(judged: pd.DataFrame, models: list[str]) -> dict[str, float]:
             for metric in _QUALITY for name, how in (("mean", "mean"), ("sd", "std"))}  # fmt: skip
 
 
-def _beside(row: dict[str, Any]) -> PaperRow | None:
-    alike = [one for one in TABLE_2 if all(getattr(one, name) == row[name] for name in _KEY)]
-    return next((one for one in alike if one.epochs == row["epochs"]), alike[0] if alike else None)
+def _beside(row: dict[str, Any], longer: int) -> PaperRow | None:
+    """``longer``: how many kinds of training are alike but for more epochs."""
+    named = {**row, "architecture": _IN_THE_PAPER.get(row["architecture"], row["architecture"])}
+    alike = [one for one in TABLE_2 if all(getattr(one, name) == named[name] for name in _KEY)]
+    exact = [one for one in alike if one.epochs == row["epochs"]]
+    return next(iter(exact or alike[longer:] or alike[-1:]), None)
 
 
-_KEY = ("architecture", "slices", "ranks")
+_KEY = ["architecture", "slices", "ranks"]
+_IN_THE_PAPER = {"3D-DDnet TL+SDL": "3D-DDnet TL"}
 
 
 def _paper(row: PaperRow | None) -> dict[str, Any]:

@@ -119,10 +119,14 @@ def test_red_cnn_and_several_transfers_stand_side_by_side(tmp_path: Path) -> Non
     assert "Steps until as good as the 2D-DDnet" in (report / "index.html").read_text()
 
 
+def training(**changes: object) -> dict[str, object]:
+    return {"state": "done", "arm": "full", "model": "ddnet", "dims": 3, "slices": 16, "ranks": 2,
+            "sampling": "grouped", "transfer": "zero", "epochs": 50, "device": "cpu", **changes}  # fmt: skip
+
+
 def table2_of(**changes: object) -> pd.DataFrame:
     """Table 2 of one 3D training with two seeds, 100 and 200 s, and one 2D network that was not judged."""
-    deep = {"state": "done", "arm": "full", "model": "ddnet", "dims": 3, "slices": 16, "ranks": 2,
-            "sampling": "grouped", "transfer": "zero", "epochs": 50, "device": "cpu", **changes}  # fmt: skip
+    deep = training(**changes)
     flat = {**deep, "cell": "2d", "dims": 2, "slices": 1, "ranks": 1, "transfer": "none", "training_seconds": 3725.0}
     seeds = [{**deep, "cell": f"a{seed}", "training_seconds": 100.0 * seed} for seed in (1, 2)]
     judged = [("low-dose", 4e-4, 0.90), ("a1", 1e-4, 0.92), ("a1", 2e-4, 0.94), ("a2", 3e-4, 0.96)]
@@ -149,6 +153,17 @@ def test_table_2_takes_the_papers_row_of_as_many_epochs() -> None:
     assert (ours["paper_epochs"], ours["paper_seconds"]) == (25, 10 * 3600 + 52 * 60 + 32)
     other = table2_of(slices=32, epochs=7)
     assert other[other["seeds"] == 2].iloc[0]["paper_epochs"] == 50
+
+
+def test_table_2_at_a_small_size_takes_the_papers_rows_in_their_order() -> None:
+    """Three and two epochs stand beside 50 and 25; a transfer into strided slices is the paper's TL."""
+    several = [training(cell=f"e{epochs}", slices=32, epochs=epochs, training_seconds=1.0) for epochs in (2, 3)]
+    strided = training(cell="tl", slices=32, sampling="strided", epochs=1, training_seconds=1.0)
+    judged = pd.DataFrame([("low-dose", 4e-4, 0.90)], columns=["model", "mse", "ms_ssim"])
+    table = table2(pd.DataFrame([*several, strided]), judged)
+    measured = table[table["seeds"].notna()]
+    assert dict(zip(measured["epochs"], measured["paper_epochs"], strict=True)) == {2: 25, 3: 50, 1: 15}
+    assert len(table) == 1 + len(TABLE_2)
 
 
 def test_table_2_in_markdown_and_latex() -> None:

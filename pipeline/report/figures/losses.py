@@ -47,7 +47,7 @@ def _draw_courses(figure: Figure, results: Results, cells: pd.DataFrame, told: s
     right.set(xlabel="samples trained on", ylabel="validation RMSE (% of the input's)")
     letter(left, 0, f"training loss{told}")
     letter(right, 1, f"validation error{told}")
-    figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=3)
 
 
 def _draw_course(ax: Axes, course: pd.DataFrame, number: int, label: str, mark: str = "") -> None:

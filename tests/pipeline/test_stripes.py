@@ -1,0 +1,70 @@
+import pytest
+import torch
+from torch import nn
+
+from pipeline.models import DDnet
+from pipeline.models.layout import channels_last, lay_out
+from pipeline.models.stripes import ROWS
+from pipeline.training.memory import Dataless, LiveBytes
+from pipeline.training.settings import Norm
+
+
+def lively(model: nn.Module) -> nn.Module:
+    """Nothing is left at its neutral start: neither norms nor the last layer."""
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            if value.dtype.is_floating_point:
+                value.copy_(torch.rand_like(value) + 0.5 if "norm" in name else 0.2 * torch.randn_like(value))
+    for name, value in model.state_dict().items():
+        if name.endswith("running_var"):
+            value.abs_().add_(0.5)
+    return model
+
+
+@pytest.mark.parametrize("norm", ["group", "batch", "frozen"])
+@pytest.mark.parametrize(("dims", "residual"), [(2, True), (2, False), (3, True), (3, False)])
+@pytest.mark.parametrize("rows", [16, 20])
+def test_stripes_are_the_whole_up_to_rounding_everywhere(
+    norm: Norm, dims: int, residual: bool, rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the seams and at the image's borders too; of two samples, whose statistics are apart."""
+    monkeypatch.setattr("pipeline.models.stripes.ROWS", rows)
+    torch.manual_seed(0)
+    height = 48
+    model = lively(DDnet(dims, residual=residual, norm=norm)).double().eval()
+    sides = (height, 32) if dims == 2 else (16, height, 16)
+    x = torch.rand(2, 1, *sides, dtype=torch.float64) + torch.linspace(0, 3, height, dtype=torch.float64)[:, None]
+    whole = model(x).detach()
+    with torch.no_grad():
+        striped = model(x)
+    assert not torch.equal(striped, whole)  # else nothing was done in stripes
+    assert striped.shape == whole.shape
+    torch.testing.assert_close(striped, whole, rtol=0, atol=1e-11 * float(whole.std()))
+
+
+def test_statistics_of_a_batch_are_not_taken_in_stripes() -> None:
+    torch.manual_seed(0)
+    model, x = DDnet(2).train(), torch.rand(1, 1, 2 * ROWS, 32)
+    with torch.no_grad():
+        found = model(x)
+    assert torch.equal(found, model(x))
+
+
+def peak(model: nn.Module, slices: int, side: int) -> int:
+    with Dataless(), LiveBytes() as live, torch.no_grad():
+        x = torch.ones(1, 1, slices, side, side).contiguous(memory_format=channels_last(3))
+        return live.peak_of(lambda: model(x))
+
+
+def test_a_plane_of_four_times_the_pixels_needs_no_more_than_the_whole_level_did(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with Dataless():
+        model = lay_out(DDnet(3, norm="group", residual=True), 3).eval()
+    striped, large = peak(model, 32, 512), peak(model, 16, 1024)
+    monkeypatch.setattr("pipeline.models.stripes.ROWS", 1024)
+    whole = peak(model, 32, 512)
+    sizes = " and ".join(f"{size / 2**30:.2f} GiB" for size in (whole, striped, large))
+    print(f"32 x 512 x 512, the same in stripes, 16 x 1024 x 1024 in stripes: {sizes}")
+    assert striped < 0.5 * whole
+    assert large < whole
