@@ -53,7 +53,8 @@ def test_statistics_of_a_batch_are_not_taken_in_stripes() -> None:
 def peak(model: nn.Module, slices: int, side: int) -> int:
     with Dataless(), LiveBytes() as live, torch.no_grad():
         x = torch.ones(1, 1, slices, side, side).contiguous(memory_format=channels_last(3))
-        return live.peak_of(lambda: model(x))
+        found: int = live.peak_of(lambda: model(x))
+    return found
 
 
 def test_a_plane_of_four_times_the_pixels_needs_no_more_than_the_whole_level_did(
