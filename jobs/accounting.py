@@ -15,7 +15,7 @@ from slurm.commands import SlurmError, array_of
 _HOUR = 3600.0
 _KINDS = ("training", "validation", "checkpoint", "start")
 COLUMNS = ("stage", "item", "gpus", "starts", "waited_hours", "gpu_hours", "core_hours",
-           *(f"{kind}_gpu_hours" for kind in _KINDS), "lost_gpu_hours", "source")  # fmt: skip
+           *(f"{kind}_gpu_hours" for kind in _KINDS), "lost_gpu_hours", "bill", "source")  # fmt: skip
 
 
 def accounting_table(folder: RunFolder, graph: Graph) -> pd.DataFrame:
@@ -23,7 +23,8 @@ def accounting_table(folder: RunFolder, graph: Graph) -> pd.DataFrame:
 
     ``gpu_hours`` are those of every start of the job; of them ``training``, ``validation``, ``checkpoint`` and
     ``start`` (of the trainer) are in the record that was kept, and ``lost`` is the rest: the start of the processes
-    and their meeting, the end of the job, and work that was lost with a node. Hours are Slurm's where ``source`` is
+    and their meeting, the end of the job, and work that was lost with a node; ``bill`` is in the currency of the
+    settings' ``budget``, where that has a price. Hours are Slurm's where ``source`` is
     ``sacct``. Where it cannot be asked they stay those of the last report; else they are ``markers``: the run's own
     records, of each item's last start alone.
     """
@@ -66,7 +67,9 @@ def _row(
     )
     used = {f"{kind}_gpu_hours": seconds * gpus / _HOUR for kind, seconds in _kept_seconds(folder, item).items()}
     rest = {"lost_gpu_hours": given["gpu_hours"] - sum(used.values())} if used else {}
-    return {"stage": stage, "item": item, "gpus": gpus, **given, **used, **rest}
+    price = folder.settings.budget.gpu_hour_price
+    bill = {} if price is None else {"bill": given["gpu_hours"] * price}
+    return {"stage": stage, "item": item, "gpus": gpus, **given, **used, **rest, **bill}
 
 
 def _given(told: Sequence[Allocation]) -> dict[str, Any]:

@@ -50,9 +50,10 @@ def _row(cell: CellSettings, usable: int | None) -> Iterator[str]:
 def plan_notes(run: RunSettings, gpu: str | None, ahead: Sequence[Forecast] | None) -> Iterator[str]:
     """What the figures hold and leave out, and what to try where nothing fits."""
     if ahead is not None:
-        cap = run.budget.gpu_hours
+        cap, hours = run.budget.gpu_hours, sum(one.gpu_hours for one in ahead)
+        bill = run.budget.bill(hours)
         yield (
-            f"Trainings still to be run: {sum(one.gpu_hours for one in ahead):.3g} GPU-hours from first step to last; "
+            f"Trainings still to be run: {hours:.3g} GPU-hours{f', {bill},' if bill else ''} from first step to last; "
             f"budget.gpu_hours: {'no limit' if cap is None else f'{cap:g}'}."
         )
     if gpu is None:

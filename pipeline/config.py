@@ -119,6 +119,13 @@ class BudgetSettings(Settings):
     gpu_hours: float | None = Field(
         None, gt=0, description="of all trainings: a forecast above it is not submitted; null: no limit"
     )
+    gpu_hour_price: float | None = Field(None, gt=0, description="of one GPU-hour at the site, for the bill")
+    currency: str = Field("EUR", pattern=r"^[A-Z]{3}$", description="of the price, by its ISO 4217 code")
+
+    def bill(self, gpu_hours: float) -> str | None:
+        """What GPU-hours cost, if they have a price."""
+        price = self.gpu_hour_price
+        return None if price is None else f"{gpu_hours * price:,.2f} {self.currency}"
 
 
 class RunSettings(Settings):

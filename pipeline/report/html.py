@@ -58,6 +58,7 @@ def write_page(
         tables=_tables(results.tables, [cell.id for cell in cells]),
         states=results.tables["cells"]["state"].value_counts().to_dict(),
         gpu_hours=_total(results.tables["accounting"], "gpu_hours"),
+        bill=settings.budget.bill(_total(results.tables["accounting"], "gpu_hours") or 0.0),
         core_hours=_total(results.tables["accounting"], "core_hours"),
         figures={drawn.path.name: (drawn, _data_url(drawn)) for drawn in figures},
         viewer=results.stacks and viewer_data(results.stacks),

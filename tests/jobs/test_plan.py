@@ -54,13 +54,17 @@ STEPS = ("--set", "study.training.samples=120", "--set", "train_2d.training.samp
 def test_hours_are_those_of_the_arithmetic_at_the_profile_s_rate(tmp_path: Path) -> None:
     """16 x 128 x 128: 356 GFLOP a step were counted for the authors' network; judging is a third, without gradients."""
     (tmp_path / "p.yaml").write_text(PROFILE.format("teraflops: 0.001"))
-    words = ("--on", "p.yaml", *STEPS, "--set", "study.training.crop=128", "--set", "study.slices=[16]")
-    header, _, deep, *notes = plan(tmp_path, *words)
+    words = ("--on", "p.yaml", *STEPS, "--set", "study.training.crop=128", "--set", "study.slices=[16]",
+             "--set", "budget.gpu_hour_price=2", "--set", "budget.currency=CHF")  # fmt: skip
+    header, flat, deep, *notes = plan(tmp_path, *words)
     assert header[-2:] == ["hours", "GPU-hours"]
     steps, validations = 120 * 50, 51 * 8
     assert float(deep[-1]) == pytest.approx((steps + validations / 3) * 356e9 / 1e9 / 3600, rel=0.02)
     assert deep[-2] == deep[-1]
-    assert "budget.gpu_hours: no limit." in " ".join(" ".join(note) for note in notes)
+    told = " ".join(" ".join(note) for note in notes)
+    bill = float(told.partition(" GPU-hours, ")[2].partition(" CHF, from")[0].replace(",", ""))
+    assert bill == pytest.approx(2 * (float(flat[-1]) + float(deep[-1])), abs=0.03)
+    assert "budget.gpu_hours: no limit." in told
 
 
 @pytest.mark.parametrize(

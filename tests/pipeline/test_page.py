@@ -44,7 +44,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fill(root, cells, ids[:-1], HOSTILE, full, lines=40)
     states = {**dict.fromkeys(ids, ("done", "")), ids[-1]: ("failed", HOSTILE)}
     given = pd.DataFrame({"stage": [HOSTILE, "study"], "item": ["", DEEP], "gpu_hours": [10.0, 9.0]})
-    write_report(root, settings_of(), cells, states, [LOW, *ids[:-1]], given)
+    write_report(root, settings_of(budget={"gpu_hour_price": 1.5}), cells, states, [LOW, *ids[:-1]], given)
     return root
 
 
@@ -193,6 +193,10 @@ def test_a_training_has_a_page_of_its_own(page: Page) -> None:
     details.locator("dl").wait_for(state="visible")
     assert details.locator("polyline").count() == 2
     assert "2619155" in details.inner_text()
+
+
+def test_hours_have_their_price(page: Page) -> None:
+    assert "At 1.5 EUR a GPU-hour that is 28.50 EUR." in page.inner_text("#bill + p")
 
 
 def test_hostile_texts_are_shown_and_do_nothing(page: Page) -> None:

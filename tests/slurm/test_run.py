@@ -15,7 +15,7 @@ from slurm.devcluster import Cluster
 from tests.jobs.test_run import Toy, assert_alike, make_toy_scan, wait_for, whole_run
 from tests.slurm.queued import CELL, WHOLE, Queued, bytes_of, changed, log_of
 
-SPREAD = changed(ranks=[1, 4], training={"samples": 4})
+SPREAD = {**changed(ranks=[1, 4], training={"samples": 4}), "budget": {"gpu_hour_price": 2}}
 LONG = changed(ranks=[2], training={"epochs": 3, "samples": 40, "checkpoint_steps": 4})
 
 
@@ -61,6 +61,7 @@ def test_the_whole_graph_on_two_nodes_is_as_that_of_one_machine(
     assert given.loc["prepare/", "gpu_hours"] == 0
     assert given["core_hours"].drop(["find/", "export/", "report/"]).min() > 0  # they may end within a second
     assert (given["source"] == "sacct").all()
+    assert given["bill"].tolist() == pytest.approx([2 * hours for hours in given["gpu_hours"]])
 
 
 def accounted(toy: Toy) -> pd.DataFrame:
