@@ -2,17 +2,16 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from pipeline.config import LOW_DOSE_INPUT
-from pipeline.report.figures.style import COLOURS, GREY, style
+from pipeline.report.figures.style import BLACK, GREY, letter, style
 from pipeline.report.results import Results
 
 _LINE_INCHES = 0.16  # of the legend
 _ALWAYS, _MOST = 3, 24  # the input, the classical denoiser and the 2D network; models in a figure
-_TISSUES = {"bias_lung": "lung", "bias_soft": "soft tissue", "bias_bone": "bone and contrast medium"}
+_TISSUES = {"bias_lung": "lung", "bias_soft": "soft tissue", "bias_bone": "bone, contrast"}
 
 
 def draw_noise_spectra(figure: Figure, results: Results) -> None:
@@ -41,19 +40,21 @@ def draw_sharpness(figure: Figure, results: Results) -> None:
 
 
 def draw_bias(figure: Figure, results: Results) -> None:
-    """Mean deviation from the full dose by tissue, a bar a model."""
+    """Mean deviation from the full dose, a panel a tissue and a line a model."""
     quality = _judged(results)
-    models, places = list(quality["model"]), np.arange(len(_TISSUES))
-    width = 0.8 / len(models)
-    ax = figure.subplots()
-    ax.axhline(0, color="0.2", lw=0.8)
-    for number, row in enumerate(quality.to_dict("records")):
-        colour, _, _ = _look(str(row["model"]), models)
-        offset = (number - (len(models) - 1) / 2) * width
-        ax.bar(places + offset, [row[name] for name in _TISSUES], width * 0.9, color=colour, label=row["model"])
-    ax.set_xticks(places, list(_TISSUES.values()))
-    ax.set(ylabel="mean difference from the full dose (HU)")
-    _legend(figure)
+    models = list(quality["model"])
+    figure.set_size_inches(7, 1.0 + _LINE_INCHES * len(models))
+    panels = figure.subplots(1, len(_TISSUES), sharey=True)
+    for number, (ax, name) in enumerate(zip(panels, _TISSUES, strict=True)):
+        ax.axvline(0, color=GREY, lw=0.8)
+        for place, (model, bias) in enumerate(zip(models, quality[name], strict=True)):
+            colour, mark, _ = _look(model, models)
+            ax.plot([0, bias], [place, place], color=colour, lw=0.8)
+            ax.plot(bias, place, mark, color=colour)
+        ax.set_yticks(range(len(models)), models)
+        letter(ax, number, _TISSUES[name])
+    figure.axes[0].invert_yaxis()
+    figure.supxlabel("mean difference from the full dose (HU)", fontsize="medium")
 
 
 def _judged(results: Results) -> pd.DataFrame:
@@ -73,6 +74,6 @@ def _legend(figure: Figure) -> None:
 def _look(model: str, models: Sequence[str]) -> tuple[str, str, str]:
     """Colour, mark and line of a model, alike in all figures; the input is black and dashed."""
     if model == LOW_DOSE_INPUT:
-        return COLOURS[-1], "X", "--"
+        return BLACK, "X", "--"
     others = [other for other in models if other != LOW_DOSE_INPUT]
     return (*style(others.index(model)), "-")

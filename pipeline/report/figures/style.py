@@ -14,7 +14,8 @@ from data_prep.files import replacing
 
 mpl.use("agg")
 # Okabe and Ito's colours, told apart by colour-blind readers
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+BLACK = "#000000"  # theirs too; for what all else is measured by
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "0.45"
 DPI = 300
@@ -63,8 +64,9 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def style(number: int) -> tuple[str, str]:
-    """Colour and mark of a line, no two alike among the first 49."""
-    return COLOURS[number % len(COLOURS)], MARKS[(number + number // len(COLOURS)) % len(MARKS)]
+    """Colour and mark of a line, no two alike among the first 42."""
+    turn, colour = divmod(number, len(COLOURS))
+    return COLOURS[colour], MARKS[(colour + turn) % len(MARKS)]
 
 
 def lines(table: pd.DataFrame, columns: Sequence[str] = VARIANT) -> Iterator[tuple[str, pd.DataFrame]]:
