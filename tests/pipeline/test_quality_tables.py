@@ -122,6 +122,8 @@ def test_one_patient_is_no_sample(tmp_path: Path) -> None:
 def test_figures_show_each_model_and_the_full_dose(tmp_path: Path) -> None:
     fill(tmp_path, 1)
     tables = quality_tables(tmp_path, MODELS, SLICES)
+    for number, name in enumerate(("bias_lung", "bias_soft", "bias_bone")):
+        tables["quality"][name] = [0.5 * number, -1.0, 2.0]
     results = Results(tables, pd.DataFrame(), SLICES, None)
     spectra, sharp, bias = Figure(), Figure(), Figure()
     draw_noise_spectra(spectra, results)
@@ -131,4 +133,7 @@ def test_figures_show_each_model_and_the_full_dose(tmp_path: Path) -> None:
     points = {str(line.get_label()): line.get_xydata()[-1].tolist() for line in sharp.axes[0].lines}  # type: ignore[index,union-attr]
     assert points["full dose"] == [0, 1]
     assert points["tv"] == [0.5, 0.5]
-    assert len(bias.axes[0].patches) == 9
+    assert [tick.get_text() for tick in bias.axes[0].get_yticklabels()] == list(MODELS)
+    for number, ax in enumerate(bias.axes):
+        marks = [np.asarray(line.get_xydata())[0].tolist() for line in ax.lines[2::2]]
+        assert marks == [[0.5 * number, 0], [-1, 1], [2, 2]]
