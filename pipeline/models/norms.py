@@ -155,8 +155,13 @@ def normalised(norm: "ChannelNorm", x: Tensor) -> Tensor:
         scale, shift = norm.scale_and_shift()
     else:
         return _plain(norm, x)
-    sides = [1] * (x.dim() - 2)
-    return torch.addcmul(shift.reshape(-1, x.shape[1], *sides), x, scale.reshape(-1, x.shape[1], *sides), out=x)
+    return scaled_and_shifted(x, scale, shift)
+
+
+def scaled_and_shifted(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """``scale * x + shift`` in the memory of ``x``; of each channel, or each sample's: (samples, channels)."""
+    shape = -1, x.shape[1], *[1] * (x.dim() - 2)
+    return torch.addcmul(shift.reshape(shape), x, scale.reshape(shape), out=x)
 
 
 def _plain(norm: "ChannelNorm", x: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pipeline.models.convolution import NormedConvolution
 from pipeline.models.mixing import mix_channels
-from pipeline.models.norms import ChannelNorm, GroupNorm, pooled
+from pipeline.models.norms import ChannelNorm, GroupNorm, pooled, scaled_and_shifted
 
 ROWS = 64
 LINEAR = {2: "bilinear", 3: "trilinear"}
@@ -57,11 +57,10 @@ def _doubled(x: Tensor, rows: slice) -> Tensor:
 
 
 def _scale_and_shift(norm: ChannelNorm, parts: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """What the norm does to the image of these parts, shaped to stand beside it."""
+    """What the norm does to the image of these parts."""
     if isinstance(norm, GroupNorm):
         return norm.scale_and_shift(pooled([(part.shape[-2], norm.statistics(part)) for part in parts]))
-    scale, shift = norm.scale_and_shift()
-    return scale[None], shift[None]
+    return norm.scale_and_shift()
 
 
 def _mixed(
@@ -70,9 +69,7 @@ def _mixed(
     """The convolution's rows, with those beside them as its halo, and zeros where the image ends."""
     halo = mix.conv.kernel_size[-2] // 2
     near = slice(max(rows.start - halo, 0), min(rows.stop + halo, height))
-    x = joined(near)
-    sides = [1] * (x.dim() - 2)
-    x = torch.addcmul(shift.reshape(*shift.shape, *sides), x, scale.reshape(*scale.shape, *sides), out=x)
+    x = scaled_and_shifted(joined(near), scale, shift)
     missing = near.start - (rows.start - halo), rows.stop + halo - near.stop
     padding = [side // 2 for side in mix.conv.kernel_size]
     padding[-2] = 0

@@ -21,7 +21,7 @@ def lively(model: nn.Module) -> nn.Module:
     return model
 
 
-@pytest.mark.parametrize("norm", ["group", "batch", "frozen"])
+@pytest.mark.parametrize("norm", ["group", "batch"])
 @pytest.mark.parametrize(("dims", "residual"), [(2, True), (2, False), (3, True), (3, False)])
 @pytest.mark.parametrize("rows", [16, 20])
 def test_stripes_are_the_whole_up_to_rounding_everywhere(
