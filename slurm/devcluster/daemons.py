@@ -69,7 +69,8 @@ def _started(pid: int) -> int | None:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return None if fields[0] in "ZX" else int(fields[19])
+    ended = fields[0] in "ZX" and int(fields[17]) <= 1  # while other threads end, its sockets are open
+    return None if ended else int(fields[19])
 
 
 def child_of(pid: int) -> int | None:

@@ -16,7 +16,6 @@ from slurm.states import ENDED_BADLY, ENDED_WELL, NOT_FINAL, RUNNING, WAITING, J
 from tests.slurm.conftest import PORT, running
 
 T = TypeVar("T")
-SILENT = "(did not answer in 2 s|said: .*)"  # a connection of the killed controller's may still be taken down
 
 
 @pytest.fixture(autouse=True)
@@ -191,9 +190,9 @@ def test_while_the_controller_is_silent_accounting_tells(cluster: Cluster, monke
     monkeypatch.setattr(commands, "TIMEOUT", 2.0)
     cluster.kill_controller()
     try:
-        with pytest.warns(UserWarning, match=f"squeue {SILENT}; accounting alone was asked"):
+        with pytest.warns(UserWarning, match="squeue did not answer in 2 s; accounting alone was asked"):
             found = job_states([done, runs])
-        with pytest.raises(SlurmError, match=f"scancel {SILENT}"):
+        with pytest.raises(SlurmError, match="scancel did not answer in 2 s"):
             cancel([runs])
     finally:
         cluster.start_controller()
@@ -210,7 +209,7 @@ def test_a_cluster_without_accounting(monkeypatch: pytest.MonkeyPatch) -> None:
         assert allocations([failed]) is None
         plain.kill_controller()
         monkeypatch.setattr(commands, "TIMEOUT", 2.0)
-        with pytest.raises(SlurmError, match=f"squeue {SILENT}"):
+        with pytest.raises(SlurmError, match="squeue did not answer in 2 s"):
             job_states([failed])
 
 
