@@ -67,9 +67,8 @@ def _row(
     )
     used = {f"{kind}_gpu_hours": seconds * gpus / _HOUR for kind, seconds in _kept_seconds(folder, item).items()}
     rest = {"lost_gpu_hours": given["gpu_hours"] - sum(used.values())} if used else {}
-    price = folder.settings.budget.gpu_hour_price
-    bill = {} if price is None else {"bill": given["gpu_hours"] * price}
-    return {"stage": stage, "item": item, "gpus": gpus, **given, **used, **rest, **bill}
+    bill = folder.settings.budget.cost(given["gpu_hours"])
+    return {"stage": stage, "item": item, "gpus": gpus, **given, **used, **rest, "bill": bill}
 
 
 def _given(told: Sequence[Allocation]) -> dict[str, Any]:

@@ -122,10 +122,14 @@ class BudgetSettings(Settings):
     gpu_hour_price: float | None = Field(None, gt=0, description="of one GPU-hour at the site, for the bill")
     currency: str = Field("EUR", pattern=r"^[A-Z]{3}$", description="of the price, by its ISO 4217 code")
 
-    def bill(self, gpu_hours: float) -> str | None:
+    def cost(self, gpu_hours: float) -> float | None:
         """What GPU-hours cost, if they have a price."""
-        price = self.gpu_hour_price
-        return None if price is None else f"{gpu_hours * price:,.2f} {self.currency}"
+        return None if self.gpu_hour_price is None else gpu_hours * self.gpu_hour_price
+
+    def bill(self, gpu_hours: float) -> str | None:
+        """The same, to be read."""
+        cost = self.cost(gpu_hours)
+        return None if cost is None else f"{cost:,.2f} {self.currency}"
 
 
 class RunSettings(Settings):

@@ -1,6 +1,6 @@
 """Normalisation of channels: by the batch's statistics (of one rank or of all), by frozen ones, or by groups."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, Self
 
@@ -147,26 +147,30 @@ def pooled(parts: Sequence[tuple[int, Statistics]]) -> Statistics:
 
 def normalised(norm: "ChannelNorm", x: Tensor) -> Tensor:
     """The normalised image; in the memory of ``x``, which is then lost, where no gradient will want it."""
+    if not by_scale_and_shift(norm, x):
+        y: Tensor = norm(x)
+        return y
+    return scaled_and_shifted(x, *scale_and_shift(norm, [x]))
+
+
+def by_scale_and_shift(norm: "ChannelNorm", x: Tensor) -> bool:
+    """Whether each sample's own statistics, or fixed ones, are all to heed: no gradient, no lower precision."""
     if torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type) or x.dtype != norm.weight.dtype:
-        return _plain(norm, x)
+        return False
+    return isinstance(norm, GroupNorm) or norm.fixed
+
+
+def scale_and_shift(norm: "ChannelNorm", parts: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """What the norm does to the image of these parts, some rows each, where :func:`by_scale_and_shift` holds."""
     if isinstance(norm, GroupNorm):
-        scale, shift = norm.scale_and_shift(norm.statistics(x))
-    elif norm.fixed:
-        scale, shift = norm.scale_and_shift()
-    else:
-        return _plain(norm, x)
-    return scaled_and_shifted(x, scale, shift)
+        return norm.scale_and_shift(pooled([(part.shape[-2], norm.statistics(part)) for part in parts]))
+    return norm.scale_and_shift()
 
 
 def scaled_and_shifted(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """``scale * x + shift`` in the memory of ``x``; of each channel, or each sample's: (samples, channels)."""
     shape = -1, x.shape[1], *[1] * (x.dim() - 2)
     return torch.addcmul(shift.reshape(shape), x, scale.reshape(shape), out=x)
-
-
-def _plain(norm: "ChannelNorm", x: Tensor) -> Tensor:
-    y: Tensor = norm(x)
-    return y
 
 
 def _beside(values: Tensor, x: Tensor) -> Tensor:

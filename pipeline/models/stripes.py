@@ -16,7 +16,7 @@ from torch import Tensor
 
 from pipeline.models.convolution import NormedConvolution
 from pipeline.models.mixing import mix_channels
-from pipeline.models.norms import ChannelNorm, GroupNorm, pooled, scaled_and_shifted
+from pipeline.models.norms import GroupNorm, by_scale_and_shift, pooled, scale_and_shift, scaled_and_shifted
 
 ROWS = 64
 LINEAR = {2: "bilinear", 3: "trilinear"}
@@ -24,17 +24,16 @@ _CONVOLVE: dict[int, Any] = {2: F.conv2d, 3: F.conv3d}
 
 
 def in_stripes(mix: NormedConvolution, reduce: NormedConvolution, skip: Tensor) -> bool:
-    """Whether there is anything to win, and no gradient, lower precision or statistics of other images to heed."""
-    alone = all(isinstance(layer.norm, GroupNorm) or layer.norm.fixed for layer in (mix, reduce))
-    plain = not torch.is_grad_enabled() and not torch.is_autocast_enabled(skip.device.type)
-    return alone and plain and reduce.conv.out_channels == 1 and skip.shape[-2] > ROWS
+    """Whether there is anything to win, and nothing that only the whole image has to heed."""
+    own = all(by_scale_and_shift(layer.norm, skip) for layer in (mix, reduce))
+    return own and reduce.conv.out_channels == 1 and skip.shape[-2] > ROWS
 
 
 def by_stripes(mix: NormedConvolution, reduce: NormedConvolution, x: Tensor, skip: Tensor) -> Tensor:
     """``reduce(mix(cat([doubled(x), skip], 1)))``: (batch, c, sides) and (batch, c, 2 sides) to (batch, 1, 2 sides)."""
     joined = partial(_joined, x, skip)
     every = [slice(start, min(start + ROWS, skip.shape[-2])) for start in range(0, skip.shape[-2], ROWS)]
-    scale, shift = _scale_and_shift(mix.norm, map(joined, every))
+    scale, shift = scale_and_shift(mix.norm, map(joined, every))
     mixed = (_mixed(mix, joined, rows, skip.shape[-2], scale, shift) for rows in every)
     if isinstance(reduce.norm, GroupNorm):
         return _reduced(reduce, reduce.norm, mixed)
@@ -54,13 +53,6 @@ def _doubled(x: Tensor, rows: slice) -> Tensor:
     few = torch.lerp(voxels.index_select(-3, low), voxels.index_select(-3, low + 1), share).movedim(-1, 1)
     sides[-2] = len(place)
     return F.interpolate(few, sides, mode=LINEAR[len(sides)], align_corners=True)
-
-
-def _scale_and_shift(norm: ChannelNorm, parts: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """What the norm does to the image of these parts."""
-    if isinstance(norm, GroupNorm):
-        return norm.scale_and_shift(pooled([(part.shape[-2], norm.statistics(part)) for part in parts]))
-    return norm.scale_and_shift()
 
 
 def _mixed(

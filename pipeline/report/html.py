@@ -48,6 +48,7 @@ def write_page(
     environment.filters["pretty"] = partial(json.dumps, indent=1, ensure_ascii=False)
     scripts, style = [_own("tables.js"), _own("viewer.js")], _own("page.css")
     split = read_json(root / "data" / "split.json")
+    gpu_hours = _total(results.tables["accounting"], "gpu_hours")
     page = environment.get_template("page.html.j2").render(
         settings=settings,
         shown_settings=settings.model_dump(mode="json", exclude=_PATHS),
@@ -57,8 +58,8 @@ def write_page(
         manifest=_manifest(root / "data" / "manifest.csv"),
         tables=_tables(results.tables, [cell.id for cell in cells]),
         states=results.tables["cells"]["state"].value_counts().to_dict(),
-        gpu_hours=_total(results.tables["accounting"], "gpu_hours"),
-        bill=settings.budget.bill(_total(results.tables["accounting"], "gpu_hours") or 0.0),
+        gpu_hours=gpu_hours,
+        bill=None if gpu_hours is None else settings.budget.bill(gpu_hours),
         core_hours=_total(results.tables["accounting"], "core_hours"),
         figures={drawn.path.name: (drawn, _data_url(drawn)) for drawn in figures},
         viewer=results.stacks and viewer_data(results.stacks),

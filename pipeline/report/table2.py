@@ -28,18 +28,13 @@ def table2(cells: pd.DataFrame, judged: pd.DataFrame) -> pd.DataFrame:
     """
     done = cells[(cells["state"] == "done") & (cells["arm"] == "full")].copy()
     done["architecture"] = [architecture(row) for row in records(done)]
+    done["longer"] = done.groupby(_KEY)["epochs"].rank("dense", ascending=False) - 1
     rows: list[dict[str, Any]] = [{"architecture": "low-dose input", **_quality(judged, [LOW_DOSE_INPUT])}]
     seen = set[PaperRow | None]()
     for kind, group in done.groupby(_TRAINING, sort=False):
         row = dict(zip(_TRAINING, kind, strict=True))
         row |= {"seeds": len(group), "seconds": group["training_seconds"].mean()}
-        longer = (
-            done.loc[(done[_KEY] == pd.Series(row)[_KEY]).all(axis=1), "epochs"]
-            .drop_duplicates()
-            .gt(row["epochs"])
-            .sum()
-        )
-        beside = _beside(row, int(longer))
+        beside = _beside(row, int(group["longer"].iloc[0]))
         seen.add(beside)
         rows.append({**row, **_quality(judged, list(group["cell"])), **_paper(beside)})
     rows += [_unmeasured(one) for one in TABLE_2 if one not in seen]
@@ -64,7 +59,7 @@ def _quality(judged: pd.DataFrame, models: list[str]) -> dict[str, float]:
 
 
 def _beside(row: dict[str, Any], longer: int) -> PaperRow | None:
-    """``longer``: how many kinds of training are alike but for more epochs."""
+    """``longer``: how many numbers of epochs above its own trainings have that are alike else."""
     named = {**row, "architecture": _IN_THE_PAPER.get(row["architecture"], row["architecture"])}
     alike = [one for one in TABLE_2 if all(getattr(one, name) == named[name] for name in _KEY)]
     exact = [one for one in alike if one.epochs == row["epochs"]]
