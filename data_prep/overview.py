@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFont
 
 from data_prep.files import replacing
-from data_prep.layout import contact_path
 from data_prep.lowdose.calibrate import noise_level
+from data_prep.paths import contact_path
 
 Hu = NDArray[np.int16]
 WINDOWS = {"lung": (-1350, 150), "mediastinum": (-160, 240)}

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from data_prep.errors import ScanError
 from data_prep.files import digest_files
-from data_prep.layout import contact_path, pair_path
 from data_prep.lowdose.noise import LowDoseSimulator
 from data_prep.overview import Overview
+from data_prep.paths import contact_path, pair_path
 from data_prep.progress import Progress, untold
 from data_prep.settings import DataSettings, LowDoseSettings
 from data_prep.sources.series import Series

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from data_prep.errors import UserError
-from data_prep.layout import pair_path
+from data_prep.paths import pair_path
 from data_prep.progress import Progress, untold
 from data_prep.store import ARRAYS, Pair
 

@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from data_prep.errors import UserError
-from data_prep.layout import pair_path
+from data_prep.paths import pair_path
 from data_prep.split import Segment
 from data_prep.store import Pair
-from pipeline.config import CellSettings
 from pipeline.intensity import scaling
 from pipeline.sampling import check_enough, choose
+from pipeline.settings.cells import CellSettings
 
 CACHED_SLICES = 1024  # 1 GiB of decoded 512 x 512 pairs in each reading process
 

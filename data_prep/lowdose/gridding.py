@@ -14,7 +14,7 @@ from torch import Tensor
 
 from data_prep.lowdose.geometry import Fan, FanGeometry
 from data_prep.lowdose.projector import ramp_response
-from data_prep.lowdose.tables import Table, cached
+from data_prep.lowdose.sparse import Table, cached
 
 OVERSAMPLING = 1.5
 KERNEL = 5

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data_prep.lowdose.geometry import FanGeometry
-from data_prep.lowdose.tables import Table, cached
+from data_prep.lowdose.sparse import Table, cached
 
 _ROWS_AT_ONCE = 8192
 

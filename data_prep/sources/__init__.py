@@ -6,10 +6,10 @@ from data_prep.errors import UserError
 from data_prep.progress import Progress, untold
 from data_prep.settings import SourceSettings
 from data_prep.sources.bimcv import find_bimcv
+from data_prep.sources.discovery_cache import recall, remember
 from data_prep.sources.folders import find_dicom, find_nifti
 from data_prep.sources.lidc import find_lidc
 from data_prep.sources.mayo import find_mayo
-from data_prep.sources.memory import recall, remember
 from data_prep.sources.sample import find_sample
 from data_prep.sources.series import Aside, Found, Series
 

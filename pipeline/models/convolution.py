@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.models.mixing import mix_channels, mix_normed_channels
 from pipeline.models.norms import BatchNorm, ChannelNorm, make_norm, normalised
-from pipeline.training.settings import Norm
+from pipeline.models.pointwise import mix_channels, mix_normed_channels
+from pipeline.settings.training import Norm
 
 SLOPE = 0.01
 Convolution = nn.Conv2d | nn.Conv3d

@@ -16,10 +16,10 @@ from torch.utils.checkpoint import checkpoint
 
 from data_prep.errors import UserError
 from pipeline.models.convolution import SLOPE, Convolution, NormedConvolution, convolution, convolve
-from pipeline.models.layout import channels_last
+from pipeline.models.memory_format import channels_last
 from pipeline.models.norms import ChannelNorm, make_norm, statistics_kept
 from pipeline.models.stripes import LINEAR, by_stripes, in_stripes
-from pipeline.training.settings import SIDE_MULTIPLE, Norm
+from pipeline.settings.training import SIDE_MULTIPLE, Norm
 
 FILTERS = 16
 GROWTH = 16

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_gather
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pipeline.training.settings import Norm
+from pipeline.settings.training import Norm
 
 GROUP_CHANNELS = 16
 

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data_prep.errors import UserError
-from pipeline.config import RED_CNN_SIDE
+from pipeline.settings.training import RED_CNN_SIDE
 
 LAYERS = 5
 FILTERS = 96

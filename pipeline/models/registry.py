@@ -4,9 +4,10 @@ from collections.abc import Callable
 
 from torch import nn
 
-from pipeline.config import CellSettings, ModelName
 from pipeline.models.ddnet import DDnet
 from pipeline.models.redcnn import REDCNN
+from pipeline.settings.cells import CellSettings
+from pipeline.settings.names import ModelName
 
 
 def _ddnet(cell: CellSettings) -> nn.Module:

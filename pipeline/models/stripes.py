@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.models.convolution import NormedConvolution
-from pipeline.models.mixing import mix_channels
 from pipeline.models.norms import GroupNorm, by_scale_and_shift, pooled, scale_and_shift, scaled_and_shifted
+from pipeline.models.pointwise import mix_channels
 
 ROWS = 64
 LINEAR = {2: "bilinear", 3: "trilinear"}

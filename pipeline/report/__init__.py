@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from data_prep.files import write_atomic
-from pipeline.config import CellSettings, RunSettings
 from pipeline.report.figures import draw_all
 from pipeline.report.html import write_page
 from pipeline.report.quality_tables import quality_tables
@@ -22,6 +21,8 @@ from pipeline.scaling.laws import laws
 from pipeline.scaling.projection import projection
 from pipeline.scaling.timing import epochs_table, steps_table
 from pipeline.scaling.variance import falling_variance, variance
+from pipeline.settings.cells import CellSettings
+from pipeline.settings.run import RunSettings
 from pipeline.training.metrics_file import read_metrics
 
 

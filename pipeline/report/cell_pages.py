@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from pipeline.config import CellSettings
 from pipeline.report.figures.losses import errors, smoothed
-from pipeline.report.shown import heading, text_of
+from pipeline.report.html_tables import heading, text_of
 from pipeline.report.tables import records
+from pipeline.settings.cells import CellSettings
 
 WIDTH, HEIGHT = 320, 90
 _POINTS = 160

@@ -14,13 +14,14 @@ import pandas as pd
 from markupsafe import Markup
 
 from data_prep.files import write_atomic
-from pipeline.config import CellSettings, RunSettings
 from pipeline.report.cell_pages import HEIGHT, WIDTH, cell_pages
 from pipeline.report.figures import Drawn
+from pipeline.report.html_tables import ShownTable, show, show_quality, show_table2
 from pipeline.report.results import Results
-from pipeline.report.shown import ShownTable, show, show_quality, show_table2
 from pipeline.report.tables import read_json
 from pipeline.report.volumes import viewer_data
+from pipeline.settings.cells import CellSettings
+from pipeline.settings.run import RunSettings
 
 # folders and files may be named after patients
 _PATHS: Any = {"runs": True, "study": {"donor": True}, "data": {"sources": {"__all__": {"path"}}}}

@@ -5,9 +5,9 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.config import LOW_DOSE_INPUT, RED_CNN
 from pipeline.report.paper import TABLE_2, PaperRow
 from pipeline.report.tables import records
+from pipeline.settings.names import LOW_DOSE_INPUT, RED_CNN
 
 _TRAINING = ["architecture", "transfer", "epochs", "slices", "ranks", "device"]
 _QUALITY = ("mse", "ms_ssim")

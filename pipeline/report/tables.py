@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 
 from data_prep.files import digest_json
-from pipeline.config import DDNET_2D, LOW_DOSE_INPUT, CellSettings
-from pipeline.metrics import METRICS
+from pipeline.quality.similarity import METRICS
 from pipeline.scaling.timing import step_quantiles
+from pipeline.settings.cells import CellSettings
+from pipeline.settings.names import DDNET_2D, LOW_DOSE_INPUT
+from pipeline.settings.training import WITHOUT_EFFECT
 from pipeline.training.metrics_file import Lines
 from pipeline.training.schedule import effective_batch
-from pipeline.training.settings import WITHOUT_EFFECT
 
 _RESULT = ("parameters", "steps", "samples", "effective_batch", "cpu_seconds", "peak_bytes", "precision", "device",
            "torch", "version", "data")  # fmt: skip

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.config import DDNET_2D, LOW_DOSE_INPUT, RED_CNN
+from pipeline.settings.names import DDNET_2D, LOW_DOSE_INPUT, RED_CNN
 
 Hu = NDArray[np.int16]
 PACKED_BYTES = 10 * 2**20

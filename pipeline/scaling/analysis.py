@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from pipeline.config import DDNET_2D
 from pipeline.scaling.bootstrap import Numbers, interval, means
+from pipeline.settings.names import DDNET_2D
 
 SEED = 2023
 POINT = ["slices", "sampling", "transfer", "epochs", "work"]

@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline.config import CellSettings
+from pipeline.settings.cells import CellSettings
 from pipeline.training.clock import PARTS
 from pipeline.training.metrics_file import Lines
 from pipeline.training.schedule import effective_batch

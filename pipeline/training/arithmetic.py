@@ -5,9 +5,9 @@ from functools import cache
 
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.config import CellSettings
-from pipeline.models.layout import lay_out
+from pipeline.models.memory_format import lay_out
 from pipeline.models.registry import build_network
+from pipeline.settings.cells import CellSettings
 from pipeline.training.memory import Dataless, TrainingStep, as_a_step
 from pipeline.training.schedule import effective_batch, samples_per_epoch
 

@@ -13,8 +13,8 @@ import torch.distributed as dist
 from torch.distributed import Store  # type: ignore[attr-defined]
 
 from data_prep.errors import UserError
-from pipeline.training.liveness import Watch
-from pipeline.training.meeting import call_roll, card_of, check_gpus, connected
+from pipeline.training.heartbeat import Watch
+from pipeline.training.rendezvous import call_roll, card_of, check_gpus, connected
 from pipeline.training.world import World
 
 _TIMEOUT = timedelta(minutes=30)
@@ -41,7 +41,7 @@ def joined(world: World, device: torch.device) -> Iterator[None]:
     """Join the process group of a world of several (NCCL for GPUs, gloo for CPUs); leave it at the end.
 
     While joined, each rank watches the others: where one falls silent, this process tells ``world.on_peer_lost``
-    and ends with :data:`~pipeline.training.liveness.LOST_EXIT_CODE`. After an error the connections stay until the
+    and ends with :data:`~pipeline.training.heartbeat.LOST_EXIT_CODE`. After an error the connections stay until the
     process ends, which should be soon: closed at once, they would let another rank speak first.
 
     Raises:

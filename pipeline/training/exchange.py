@@ -11,8 +11,8 @@ from torch._C._distributed_c10d import GradBucket
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook, bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
 
+from pipeline.settings.training import TrainingSettings
 from pipeline.training.clock import StepClock
-from pipeline.training.settings import TrainingSettings
 from pipeline.training.world import World
 
 Arriving = torch.futures.Future[torch.Tensor]

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from pipeline.ahead import one_ahead
 from pipeline.dataset import PairSamples, RankBatches
-from pipeline.training.settings import TrainingSettings
+from pipeline.prefetch import one_ahead
+from pipeline.settings.training import TrainingSettings
 from pipeline.training.world import World
 
 MOST_WORKERS = 4

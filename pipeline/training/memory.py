@@ -23,11 +23,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from data_prep.volume import SIDE
-from pipeline.config import CellSettings
 from pipeline.intensity import DATA_RANGE
 from pipeline.losses import CompositeLoss
-from pipeline.models.layout import channels_last, lay_out
+from pipeline.models.memory_format import channels_last, lay_out
 from pipeline.models.registry import build_network
+from pipeline.settings.cells import CellSettings
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import math
 
-from pipeline.training.settings import TrainingSettings
+from pipeline.settings.training import TrainingSettings
 
 EXPONENTIAL_DECAY = 0.8
 

@@ -17,12 +17,12 @@ from torch.nn.utils import get_total_norm
 from data_prep.files import remove_leftovers
 from data_prep.progress import Progress
 from data_prep.split import Split
-from pipeline.config import CellSettings
 from pipeline.dataset import PairSamples, RankBatches
 from pipeline.intensity import DATA_RANGE
 from pipeline.losses import CompositeLoss
 from pipeline.models import build_network
-from pipeline.models.layout import channels_last, lay_out
+from pipeline.models.memory_format import channels_last, lay_out
+from pipeline.settings.cells import CellSettings
 from pipeline.training import checkpoint
 from pipeline.training.clock import PARTS, StepClock
 from pipeline.training.distributed import agreed, compared, device_of, hosts, raised, reduced, take_from_first

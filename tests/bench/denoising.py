@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from data_prep.progress import untold
-from jobs.denoise import Order, denoise_scan
-from pipeline.model_file import Model
+from jobs.stages.denoise import Order, denoise_scan
+from pipeline.inference.model_file import Model
+from pipeline.inference.stream import windows
 from pipeline.models import build_network
-from pipeline.models.layout import lay_out
-from pipeline.stream import windows
+from pipeline.models.memory_format import lay_out
 from pipeline.training.distributed import device_of
 from pipeline.training.world import World
 from tests.bench.timing import medians

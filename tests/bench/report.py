@@ -6,8 +6,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 
-from pipeline.config import cells_of
 from pipeline.report import write_report
+from pipeline.settings.cells import cells_of
 from tests.bench.timing import seconds_of
 from tests.conftest import chest
 from tests.pipeline.runs import fill, judge, settings_of

@@ -23,7 +23,7 @@ from data_prep.settings import DataSettings
 from data_prep.sources import discover
 from data_prep.store import Pair
 from data_prep.volume import CTVolume
-from jobs.worker import work_alone
+from jobs.engine.worker import work_alone
 from tests.conftest import chest, write_nifti
 from tests.data_prep.dicom_series import change, edit, write_series
 

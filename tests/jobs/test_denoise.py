@@ -17,8 +17,8 @@ from torch import nn
 from typer.testing import CliRunner
 
 from data_prep.errors import UserError
-from jobs.cli import app
-from pipeline.model_file import load_model, save_model
+from jobs.commands.cli import app
+from pipeline.inference.model_file import load_model, save_model
 from pipeline.models import build_network
 from tests.conftest import Hu, chest, shared_file
 from tests.data_prep.dicom_series import change, write_enhanced, write_series
@@ -103,7 +103,7 @@ def test_a_second_run_does_nothing_and_another_model_does_it_again(
 def test_nothing_half_written_is_left_by_a_kill(model_path: Path, tmp_path: Path) -> None:
     write_series(tmp_path / "long", chest(120), SPACING)
     words = ("denoise", tmp_path / "long", "--model", model_path, "--out", tmp_path / "out", "--threads", "1")
-    command = [sys.executable, "-c", "from jobs.cli import main; main()", *map(str, words)]
+    command = [sys.executable, "-c", "from jobs.commands.cli import main; main()", *map(str, words)]
     process = subprocess.Popen(command)
     while not list(tmp_path.glob("out/.long.*.tmp/*.dcm")):
         assert process.poll() is None

@@ -9,10 +9,10 @@ import pytest
 
 from data_prep.errors import UserError
 from data_prep.progress import untold
-from jobs.prepare import Prepare
-from jobs.run_folder import RunFolder
-from jobs.worker import work_alone
-from pipeline.config import RunSettings
+from jobs.engine.run_folder import RunFolder
+from jobs.engine.worker import work_alone
+from jobs.stages.prepare import Prepare
+from pipeline.settings.run import RunSettings
 from tests.conftest import chest, write_nifti
 
 QUARTERDOSE = Path(sys.executable).with_name("quarterdose")

@@ -12,15 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from data_prep.settings_file import load_settings
 from data_prep.split import Split
 from data_prep.store import SHARD_SLICES
-from jobs.launch import LocalProcesses, submitted_rank
-from jobs.marker import Marker, Markers
-from jobs.run_folder import RunFolder
-from jobs.train import Train2D
-from pipeline.config import RunSettings, cells_of
+from jobs.engine.launch import LocalProcesses, submitted_rank
+from jobs.engine.marker import Marker, Markers
+from jobs.engine.run_folder import RunFolder
+from jobs.stages.train import Train2D
 from pipeline.sampling import choose
-from pipeline.settings_file import load_settings
+from pipeline.settings.cells import cells_of
+from pipeline.settings.run import RunSettings
 from pipeline.training.world import DistributionError, World
 from slurm.profile import load_profile
 from slurm.submit import submit

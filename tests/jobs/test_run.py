@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 
-from pipeline.model_file import load_model
+from pipeline.inference.model_file import load_model
 from tests.conftest import chest, write_nifti
 from tests.plain_ddnet import PlainDDnet
 

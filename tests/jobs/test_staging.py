@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.layout import pair_path
+from data_prep.paths import pair_path
 from data_prep.split import Segment, Split
 from data_prep.store import Pair
-from jobs.staging import staged
+from jobs.engine.staging import staged
 
 SPLIT = Split(
     "patients",

@@ -10,13 +10,13 @@ from torch import Tensor
 
 from data_prep.errors import UserError
 from data_prep.progress import untold
-from jobs.graph import graph_of
-from jobs.marker import Marker
-from jobs.run_folder import RunFolder
-from jobs.stage import Decision, Graph
-from jobs.train import CellStage, Study, Train2D, Transfer
-from pipeline.config import RunSettings
+from jobs.engine.marker import Marker
+from jobs.engine.run_folder import RunFolder
+from jobs.engine.stage import Decision, Graph
+from jobs.stages.graph import graph_of
+from jobs.stages.train import CellStage, Study, Train2D, Transfer
 from pipeline.models import DDnet
+from pipeline.settings.run import RunSettings
 from pipeline.training.world import World
 from tests.conftest import shared_file
 from tests.plain_ddnet import PlainDDnet

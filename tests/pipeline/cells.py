@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from pipeline.config import CellSettings
-from pipeline.training.settings import TrainingSettings
+from pipeline.settings.cells import CellSettings
+from pipeline.settings.training import TrainingSettings
 
 
 def cell(dims: int = 3, ranks: int = 1, slices: int = 16, **training: Any) -> CellSettings:

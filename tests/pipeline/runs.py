@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.config import CellSettings, RunSettings
-from pipeline.metrics import METRICS
+from pipeline.quality.similarity import METRICS
 from pipeline.report.quality_tables import SCAN_METRICS
+from pipeline.settings.cells import CellSettings
+from pipeline.settings.run import RunSettings
 from pipeline.training.clock import PARTS
 
 Hu = NDArray[np.int16]

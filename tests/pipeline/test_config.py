@@ -4,8 +4,9 @@ import pytest
 import yaml
 
 from data_prep.errors import UserError
-from pipeline.config import RunSettings, cells_of
-from pipeline.settings_file import load_settings
+from data_prep.settings_file import load_settings
+from pipeline.settings.cells import cells_of
+from pipeline.settings.run import RunSettings
 from pipeline.training.schedule import effective_batch, samples_per_epoch
 
 MINIMAL = "name: x\ndata: {sources: [{kind: sample}]}\n"

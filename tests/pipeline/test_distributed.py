@@ -13,10 +13,10 @@ import torch
 from torch.multiprocessing.spawn import ProcessContext, start_processes
 
 from data_prep.errors import UserError
-from pipeline.training import liveness, meeting
+from pipeline.training import heartbeat, rendezvous
 from pipeline.training.distributed import joined, raised
-from pipeline.training.liveness import LOST_EXIT_CODE
-from pipeline.training.meeting import Card, check_gpus
+from pipeline.training.heartbeat import LOST_EXIT_CODE
+from pipeline.training.rendezvous import Card, check_gpus
 from pipeline.training.world import DistributionError, PeerLost, World
 
 CPU = torch.device("cpu")
@@ -38,7 +38,7 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def _main(place: int, worlds: list[tuple[int, int]], url: str, folder: Path, work: Work) -> None:
     """Join as one of the (rank, size) and work; what went wrong is written down, as a worker marks it."""
     torch.set_num_threads(1)
-    liveness.BEAT_SECONDS, liveness.SILENCE_SECONDS, meeting.MEETING_SECONDS = BEAT, SILENCE, MEETING
+    heartbeat.BEAT_SECONDS, heartbeat.SILENCE_SECONDS, rendezvous.MEETING_SECONDS = BEAT, SILENCE, MEETING
     rank, size = worlds[place]
     world = World(rank, size, rank, url, lambda error: _note(folder, place, error))
     try:
@@ -172,7 +172,7 @@ def test_ranks_that_do_not_fit_together_say_why(
 
 @pytest.fixture
 def short_meeting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(meeting, "MEETING_SECONDS", 1.0)
+    monkeypatch.setattr(rendezvous, "MEETING_SECONDS", 1.0)
 
 
 @pytest.mark.usefixtures("short_meeting")

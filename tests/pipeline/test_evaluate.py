@@ -14,10 +14,11 @@ from skimage.restoration import denoise_tv_chambolle
 import pipeline.evaluate
 from data_prep.split import Part, Segment
 from data_prep.store import Pair
-from pipeline.config import EvaluateSettings
-from pipeline.evaluate import Denoiser, classical, evaluate, input_itself
+from pipeline.evaluate.denoisers import Denoiser, classical, input_itself
+from pipeline.evaluate.judgement import evaluate
 from pipeline.quality.classical import STRENGTHS, choose_strength
-from pipeline.quality.noise import Noise, noise
+from pipeline.quality.noise_power import Noise, noise
+from pipeline.settings.run import EvaluateSettings
 
 HOW = EvaluateSettings(device="cpu", threads=1)
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline.config import CellSettings
 from pipeline.models.ddnet import DDnet
-from pipeline.models.layout import lay_out
+from pipeline.models.memory_format import lay_out
 from pipeline.models.registry import build_network
+from pipeline.settings.cells import CellSettings
 from pipeline.training.memory import (
     LiveBytes,
     TrainingStep,

@@ -7,8 +7,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from data_prep.errors import UserError
-from pipeline.model_card import write_model
-from pipeline.model_file import load_model, save_model
+from pipeline.inference.model_card import write_model
+from pipeline.inference.model_file import load_model, save_model
 from pipeline.models import build_network
 from tests.pipeline.cells import cell
 

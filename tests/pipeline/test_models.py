@@ -11,10 +11,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from data_prep.errors import UserError
 from pipeline.models import DDnet, inflate, load_published
-from pipeline.models.layout import channels_last, lay_out
+from pipeline.models.memory_format import channels_last, lay_out
 from pipeline.models.transfer import Fill
+from pipeline.settings.training import Norm
 from pipeline.training.distributed import joined
-from pipeline.training.settings import Norm
 from pipeline.training.world import World
 from tests.conftest import shared_file
 from tests.plain_ddnet import PlainDDnet

@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
-from pipeline.config import cells_of
 from pipeline.report import write_report
+from pipeline.settings.cells import cells_of
 from tests.conftest import chest
 from tests.pipeline.runs import Hu, fill, judge, settings_of
 

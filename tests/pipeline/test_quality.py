@@ -9,7 +9,7 @@ from scipy.special import erf
 
 from data_prep.volume import CTVolume
 from pipeline.quality.edges import SMOOTHING, STRONG, sharpness
-from pipeline.quality.noise import BLOCK, noise, uniform_blocks
+from pipeline.quality.noise_power import BLOCK, noise, uniform_blocks
 from pipeline.quality.tissue import TISSUES, body, smoothed, tissue_bias
 from tests.conftest import chest
 

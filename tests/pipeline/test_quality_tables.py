@@ -11,7 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 from scipy.stats import bootstrap
 
-from pipeline.metrics import METRICS
+from pipeline.quality.similarity import METRICS
 from pipeline.quality.statistics import holm, interval, paired_test
 from pipeline.report.figures.quality import draw_bias, draw_noise_spectra, draw_sharpness
 from pipeline.report.quality_tables import SCAN_METRICS, quality_tables

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from data_prep.errors import UserError
 from data_prep.progress import untold
 from data_prep.split import Part, Segment, Split
-from pipeline.config import CellSettings, EvaluateSettings
-from pipeline.evaluate import evaluate, input_itself, network
+from pipeline.evaluate.denoisers import input_itself, network
+from pipeline.evaluate.judgement import evaluate
 from pipeline.models import REDCNN, DDnet, build_network
+from pipeline.settings.cells import CellSettings
+from pipeline.settings.run import EvaluateSettings
 from pipeline.training.trainer import train
 from pipeline.training.world import World
 from tests.plain_redcnn import plain_red_cnn

@@ -7,13 +7,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipeline.config import RunSettings, cells_of
 from pipeline.report import write_report
 from pipeline.report.figures import FIGURES, draw_all
 from pipeline.report.paper import TABLE_2
 from pipeline.report.results import Results
 from pipeline.report.table2 import as_latex, as_markdown, table2
 from pipeline.report.volumes import read_stacks, viewer_data
+from pipeline.settings.cells import cells_of
+from pipeline.settings.run import RunSettings
 from tests.conftest import chest
 from tests.pipeline.runs import Hu, fill, judge, settings_of
 

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
+from pipeline.settings.training import TrainingSettings
 from pipeline.training.loader import workers_for
 from pipeline.training.schedule import effective_batch, learning_rate, samples_per_epoch
-from pipeline.training.settings import TrainingSettings
 from pipeline.training.world import World
 
 

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from data_prep.errors import ScanError
 from data_prep.originals import Original
-from pipeline.config import CellSettings
-from pipeline.model_file import Model
+from pipeline.inference.model_file import Model
+from pipeline.inference.stream import denoised, windows
 from pipeline.models import build_network
-from pipeline.stream import denoised, windows
+from pipeline.settings.cells import CellSettings
 from tests.conftest import Hu, chest
 from tests.pipeline.cells import cell
 

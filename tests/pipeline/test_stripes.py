@@ -4,10 +4,10 @@ from torch import nn
 
 from pipeline.models import DDnet
 from pipeline.models.ddnet import LEVELS
-from pipeline.models.layout import channels_last, lay_out
+from pipeline.models.memory_format import channels_last, lay_out
 from pipeline.models.stripes import ROWS
+from pipeline.settings.training import Norm
 from pipeline.training.memory import Dataless, LiveBytes
-from pipeline.training.settings import Norm
 from tests.pipeline.test_models import lively
 
 

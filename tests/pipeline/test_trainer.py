@@ -16,8 +16,8 @@ from torch.multiprocessing.spawn import start_processes
 
 from data_prep.errors import MachineError
 from data_prep.split import Segment, Split
-from pipeline.config import CellSettings
 from pipeline.models import DDnet, build_network
+from pipeline.settings.cells import CellSettings
 from pipeline.training import checkpoint
 from pipeline.training.checkpoint import CheckpointError
 from pipeline.training.clock import PARTS

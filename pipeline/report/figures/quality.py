@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
-from pipeline.config import LOW_DOSE_INPUT
 from pipeline.report.figures.style import BLACK, GREY, letter, style
 from pipeline.report.results import Results
+from pipeline.settings.names import LOW_DOSE_INPUT
 
 _LINE_INCHES = 0.16  # of the legend
 _ALWAYS, _MOST = 3, 24  # the input, the classical denoiser and the 2D network; models in a figure

@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from pipeline.config import LOW_DOSE_INPUT
 from pipeline.report.figures.style import GREY, VARIANT, draw_line, letter, lines, rank_axis, style
 from pipeline.report.paper import TABLE_2
 from pipeline.report.results import NothingToDraw, Results
+from pipeline.settings.names import LOW_DOSE_INPUT
 
 _UNITS = ((3600.0, "h"), (60.0, "min"), (1.0, "s"))
 _PANELS = 4  # of slice counts in a row

@@ -1,0 +1,1 @@
+"""The command line ``quarterdose``: one module for each group of commands."""

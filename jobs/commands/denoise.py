@@ -1,0 +1,93 @@
+"""The command line ``quarterdose denoise`` and ``quarterdose import-model``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from data_prep.errors import MachineError, ScanError, UserError
+from data_prep.files import digest_files, held
+from jobs.engine.display import looking
+from slurm.profile import Profile, load_profile
+from slurm.submit import Wanted, enqueue
+
+if TYPE_CHECKING:
+    from jobs.stages.denoise import Order
+
+Scans = Annotated[list[Path], typer.Argument(help="DICOM folders, NIfTI files or Zarr pairs.", show_default=False)]
+ModelPath = Annotated[Path, typer.Option("--model", help="Model file, such as runs/demo/model.safetensors.")]
+Out = Annotated[Path, typer.Option(help="Folder for the denoised scans, one entry each.", show_default=False)]
+
+
+def denoise(
+    scans: Scans,
+    model: ModelPath,
+    out: Out,
+    format: Annotated[Literal["dicom", "nifti", "zarr"], typer.Option(help="Of the output.")] = "dicom",  # noqa: A002
+    deidentify: Annotated[bool, typer.Option("--deidentify", help="Leave the patient out of the DICOM files.")] = False,
+    device: Annotated[Literal["auto", "cpu"], typer.Option(help="auto: a GPU where there is one.")] = "auto",
+    threads: Annotated[int, typer.Option(min=1, help="Of the CPU.")] = 2,
+    on: Annotated[str | None, typer.Option(help="Profile of a cluster: an array with a task a scan.")] = None,
+) -> None:
+    """Denoise scans with a trained network; HU in, HU out. For research, not for diagnosis."""
+    import torch
+
+    from jobs.stages.denoise import Order, denoise_scan, output_of
+    from pipeline.inference.model_file import load_model
+    from pipeline.training.distributed import device_of
+    from pipeline.training.world import World
+
+    order, network, console = Order(out.absolute(), format, deidentify), load_model(model), Console()
+    targets = [output_of(scan, order) for scan in scans]
+    if len(set(targets)) < len(targets):
+        raise UserError("two of the scans have the same name, and their outputs would be one: denoise them apart")
+    if on:
+        _enqueue(scans, model, order, load_profile(on), device, threads)
+        return
+    torch.set_num_threads(threads)
+    faults = list[str]()
+    with held(out / ".lock", f"another `quarterdose denoise` is at work in {out}"):
+        for scan in scans:
+            try:
+                with looking(console, f"denoising {scan.name}") as tell:
+                    told = denoise_scan(scan, network, order, device_of(World(), device), tell)
+                console.print(told, highlight=False, markup=False, soft_wrap=True)
+            except (ScanError, MachineError) as error:
+                faults.append(f"{scan}: {error}")
+    if faults:
+        raise UserError(f"{len(faults)} of {len(scans)} scans were refused: {'; '.join(faults)}")
+
+
+def _enqueue(
+    scans: list[Path], model: Path, order: "Order", profile: Profile, device: Literal["auto", "cpu"], threads: int
+) -> None:
+    """Put an array with a task a scan in Slurm's queue."""
+    from jobs.stages.denoise import denoise_in_job
+
+    if profile.executor != "slurm":
+        raise UserError("--on takes a profile whose executor is slurm; leave it out to denoise here")
+    logs = order.out / "slurm"
+    calls = [(scan.absolute(), model.absolute(), order, device, threads) for scan in scans]
+    jobs = enqueue(profile, logs, denoise_in_job, Wanted("denoise", calls, judges=True))
+    typer.echo(f"job {', '.join(jobs)}, {len(scans)} tasks; logs: {logs}")
+
+
+def import_model(
+    weights: Annotated[Path, typer.Argument(help="2D-DDnet weights in the authors' names (.npz, .pt, .tar).")],
+    to: Annotated[Path, typer.Option(help="Model file to write (.safetensors).", show_default=False)],
+    scaling: Annotated[Literal["minmax", "unit"], typer.Option(help="Their training's intensities.")] = "minmax",
+) -> None:
+    """Make a model file of the authors' published 2D checkpoint."""
+    from pipeline.inference.model_card import write_model
+    from pipeline.models import published_network
+    from pipeline.settings.cells import CellSettings
+    from pipeline.settings.training import TrainingSettings
+
+    cell = CellSettings(
+        id="published-2d", dims=2, ranks=1, slices=1, sampling="window", validated=1, validated_sampling="window",
+        transfer="none", training=TrainingSettings(recipe="paper", norm="frozen", scaling=scaling),
+    )  # fmt: skip
+    provenance = {"weights": f"of others, from {weights.name}", "weights SHA-256": digest_files([weights])}
+    digest = write_model(to, published_network(weights), cell, provenance)
+    typer.echo(f"{to}: SHA-256 {digest}")

@@ -1,0 +1,1 @@
+"""Run a graph of stages: decide, launch, follow. Knows no stage."""

@@ -1,0 +1,183 @@
+"""Worker processes: of this machine, or wherever a profile's executor puts them."""
+
+import logging
+import os
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from multiprocessing import set_forkserver_preload
+from pathlib import Path
+from typing import Any, Protocol
+
+from jobs.engine.worker import work_alone, work_together
+from pipeline.training.world import World
+from slurm.profile import Profile
+from slurm.submit import Job, submit, task
+
+_POLL_SECONDS = 0.2
+_LEAVE_SECONDS = 1.5  # when a rank has died: for the others to end by themselves, then after SIGTERM; then SIGKILL
+_STOP_SECONDS = 10.0
+# imported once by a server from which workers are forked, instead of seconds in each of them
+_PRELOADED = ["jobs.engine.worker", "data_prep.prepare", "pipeline.evaluate.judgement", "pipeline.report"]
+
+
+class Launched(Protocol):
+    """Processes on their way."""
+
+    def ended(self) -> bool:
+        """Whether all have ended; waits a fraction of a second."""
+
+    def fault(self) -> str:
+        """After they ended: why one of them died, or nothing."""
+
+    def stop(self) -> None:
+        """End them."""
+
+
+class Launcher(Protocol):
+    """Starts worker processes."""
+
+    def share(self, root: Path, stage: str, items: Sequence[str], workers: int) -> Launched:
+        """Start workers that share the items."""
+
+    def together(self, root: Path, stage: str, item: str, ranks: int) -> Launched:
+        """Start ranks that do one item together."""
+
+
+class LocalLauncher:
+    """Processes of this machine, which end when their parent dies."""
+
+    def share(self, root: Path, stage: str, items: Sequence[str], workers: int) -> Launched:
+        """See :class:`Launcher`."""
+        return LocalProcesses([(_share_main, (root, stage, order), 1) for order in orders(items, workers)])
+
+    def together(self, root: Path, stage: str, item: str, ranks: int) -> Launched:
+        """See :class:`Launcher`."""
+        return LocalProcesses([(_rank_main, (root, stage, item, ranks, _meeting_point()), ranks)])
+
+
+class LocalProcesses:
+    """Groups of processes of ``torch.multiprocessing``: if one fails, it ends the others of its group."""
+
+    def __init__(self, groups: Sequence[tuple[Callable[..., None], tuple[Any, ...], int]]) -> None:
+        from torch.multiprocessing.spawn import start_processes
+
+        set_forkserver_preload(_PRELOADED)
+        logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
+        self._running = [
+            start_processes(main, arguments, processes, join=False, start_method="forkserver")
+            for main, arguments, processes in groups
+        ]
+        self._faults: list[str] = []
+
+    def ended(self) -> bool:
+        """See :class:`Launched`."""
+        self._running = [group for group in self._running if not self._group_ended(group)]
+        return not self._running
+
+    def _group_ended(self, group: Any) -> bool:
+        from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
+
+        try:
+            return bool(group.join(timeout=_POLL_SECONDS, grace_period=_LEAVE_SECONDS))
+        except ProcessExitedException as error:
+            cause = error.signal_name or f"exit code {error.exit_code}"
+            rank = f"rank {error.error_index}: " if len(group.processes) > 1 else ""
+            self._faults.append(f"{rank}process {error.error_pid} died of {cause}")
+        except ProcessRaisedException as error:
+            self._faults.append(str(error).strip().splitlines()[-1])
+        return True
+
+    def fault(self) -> str:
+        """See :class:`Launched`."""
+        return self._faults[0] if self._faults else ""
+
+    def stop(self) -> None:
+        """See :class:`Launched`."""
+        processes = [process for group in self._running for process in group.processes]
+        for process in processes:
+            process.terminate()
+        deadline = time.monotonic() + _STOP_SECONDS
+        for process in processes:
+            process.join(max(0.0, deadline - time.monotonic()))
+            process.kill()
+
+
+class SubmittedLauncher:
+    """Jobs of submitit, on the executor of a profile."""
+
+    def __init__(self, profile: Profile) -> None:
+        self.profile = profile
+
+    def share(self, root: Path, stage: str, items: Sequence[str], workers: int) -> Launched:
+        """See :class:`Launcher`."""
+        shares = orders(items, workers)
+        return SubmittedJobs([self._submit(root, 1, work_alone, root, stage, share) for share in shares])
+
+    def together(self, root: Path, stage: str, item: str, ranks: int) -> Launched:
+        """See :class:`Launcher`."""
+        return SubmittedJobs([self._submit(root, ranks, submitted_rank, root, stage, item, _meeting_point())])
+
+    def _submit(self, root: Path, tasks: int, call: Callable[..., None], *arguments: Any) -> Job:
+        return submit(self.profile, root / "logs" / "submitit", tasks, call, *arguments)
+
+
+class SubmittedJobs:
+    """Jobs of submitit."""
+
+    def __init__(self, jobs: list[Job]) -> None:
+        self._jobs = jobs
+
+    def ended(self) -> bool:
+        """See :class:`Launched`."""
+        time.sleep(_POLL_SECONDS)
+        return all(job.done() for job in self._jobs)
+
+    def fault(self) -> str:
+        """See :class:`Launched`."""
+        errors = [job.exception() for job in self._jobs]
+        return next((str(error).strip().splitlines()[-1] for error in errors if error), "")
+
+    def stop(self) -> None:
+        """See :class:`Launched`."""
+        for job in self._jobs:
+            job.cancel()
+
+
+def orders(items: Sequence[str], workers: int) -> list[list[str]]:
+    """For each worker its own share, then those of the others, the last first: whoever is done early helps."""
+    shares = [list(items[worker::workers]) for worker in range(workers)]
+    return [
+        share + [item for k in range(1, workers) for item in reversed(shares[(own + k) % workers])]
+        for own, share in enumerate(shares)
+    ]
+
+
+def _meeting_point() -> str:
+    """A file that torch makes when the first rank comes and removes when the last one goes."""
+    return f"file://{tempfile.gettempdir()}/quarterdose-{uuid.uuid4().hex}"
+
+
+def _share_main(_rank: int, root: Path, stage: str, items: list[str]) -> None:
+    _log_to(root / "logs" / f"{stage}.{items[0]}.log")
+    work_alone(root, stage, items)
+
+
+def _rank_main(rank: int, root: Path, stage: str, item: str, ranks: int, rendezvous: str) -> None:
+    _log_to(root / "logs" / f"{stage}.{item}.rank{rank}.log")
+    work_together(root, stage, item, World(rank, ranks, rank, rendezvous))
+
+
+def submitted_rank(root: Path, stage: str, item: str, rendezvous: str) -> None:
+    """One rank of a submitted job."""
+    rank, size, local_rank = task()
+    work_together(root, stage, item, World(rank, size, local_rank, rendezvous))
+
+
+def _log_to(path: Path) -> None:
+    """Send what this process prints, and what its libraries print, to the end of a file."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with path.open("a") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)

@@ -1,0 +1,31 @@
+"""The stages of a run, in order."""
+
+from jobs.engine.run_folder import RunFolder
+from jobs.engine.stage import Graph
+from jobs.stages.evaluate import Evaluate
+from jobs.stages.export import Export
+from jobs.stages.prepare import MakeSplit, Prepare
+from jobs.stages.report import MakeReport
+from jobs.stages.train import Study, Train2D, Transfer
+
+
+def graph_of(folder: RunFolder) -> Graph:
+    """prepare, split, train, transfer, study, evaluate, export, report."""
+    prepare, train, study = Prepare(folder), Train2D(folder), Study(folder)
+    evaluate = Evaluate([train, study])
+    report = MakeReport([train, study], evaluate)
+    return Graph(
+        [prepare, MakeSplit(prepare), train, Transfer(train, study), study, evaluate, Export(evaluate), report]
+    )
+
+
+def evaluation_of(folder: RunFolder) -> Graph:
+    """All but the report."""
+    stages = graph_of(folder).stages.values()
+    return Graph(stage for stage in stages if not stage.concludes)
+
+
+def preparation_of(folder: RunFolder) -> Graph:
+    """Prepare and split alone."""
+    prepare = Prepare(folder)
+    return Graph([prepare, MakeSplit(prepare)])

@@ -1,0 +1,1 @@
+"""Denoisers, and the low-dose input itself, judged on held-out scans."""

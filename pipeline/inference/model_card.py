@@ -1,0 +1,67 @@
+"""What a person should know of a model before using it: a page of Markdown beside the model file."""
+
+import html
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from data_prep.files import write_atomic
+from pipeline.inference.model_file import save_model
+from pipeline.settings.cells import CellSettings
+from pipeline.settings.names import LOW_DOSE_INPUT
+
+_METRICS = {"rmse_hu": ("RMSE (HU)", 2), "psnr": ("PSNR (dB)", 2), "ssim": ("SSIM", 4), "ms_ssim": ("MS-SSIM", 4)}
+_LIMITS = """\
+Research only: **not for diagnosis**. It was judged by errors against the full dose, not by what a reader finds in the
+images; a network that lowers the error can smooth small structures away or invent them. Scanners, kernels, slice
+thicknesses, doses and bodies other than those above are untried. Values outside of -1024 to 3072 HU (metal, padding)
+pass through untouched."""
+
+
+def write_model(path: Path, network: nn.Module, cell: CellSettings, provenance: Mapping[str, Any]) -> str:
+    """Write the model file and its card (``model-card.md`` for ``model.safetensors``); return the digest.
+
+    ``provenance``: plain values. ``metrics`` in it holds a network's mean errors under its name, beside those of the
+    low-dose input; all else is listed as it is.
+    """
+    digest = save_model(path, network, cell, provenance)
+    write_atomic(path.with_name(f"{path.stem}-card.md"), _card(network, cell, provenance, digest))
+    return digest
+
+
+def _card(network: nn.Module, cell: CellSettings, provenance: Mapping[str, Any], digest: str) -> str:
+    how = cell.training
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    takes = "one slice" if cell.dims == 2 else f"{cell.slices} slices, {cell.sampling}"
+    facts = {
+        "network": f"{cell.dims}D {cell.model}, {parameters:,} parameters, norm {how.norm}, "
+        + ("predicts the correction" if how.residual else "predicts the image"),
+        "takes": f"{takes}; intensities scaled by `{how.scaling}`",
+        "SHA-256": f"`{digest}`",
+        **{key: value for key, value in provenance.items() if key != "metrics"},
+    }
+    metrics = provenance.get("metrics")
+    parts = [f"# Model card: {cell.id}", *(f"* **{key}**: {_said(value)}" for key, value in facts.items())]
+    parts += ["", "## Held-out error", "", *(_table(metrics) if metrics else ["Not judged: weights of others."])]
+    return "\n".join([*parts, "", "## Limits", "", _LIMITS, ""])
+
+
+def _said(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "; ".join(f"{key} {_said(one)}" for key, one in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_said, value))
+    return html.escape(str(value), quote=False)
+
+
+def _table(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """The low-dose input first."""
+    rows = {LOW_DOSE_INPUT: metrics[LOW_DOSE_INPUT], **metrics}
+    head = [f"| {' | '.join(['model', *(title for title, _ in _METRICS.values())])} |",
+            f"| --- |{' ---: |' * len(_METRICS)}"]  # fmt: skip
+    return head + [
+        f"| {' | '.join([name, *(f'{row[key]:.{digits}f}' for key, (_, digits) in _METRICS.items())])} |"
+        for name, row in rows.items()
+    ]

@@ -1,0 +1,15 @@
+"""Names of what a run trains and judges, and of the choices that its settings offer."""
+
+from typing import Literal
+
+LOW_DOSE_INPUT = "low-dose"
+"""Name of the untouched input where networks are listed: the baseline of every table."""
+
+TOTAL_VARIATION = "tv"
+"""Name of the classical denoiser where networks are listed."""
+
+DDNET_2D, RED_CNN = "2d", "redcnn"
+"""Ids of the 2D trainings."""
+
+Transfer = Literal["none", "zero", "repeat", "mean", "noise"]
+ModelName = Literal["ddnet", "redcnn"]

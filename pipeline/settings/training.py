@@ -1,0 +1,117 @@
+"""How one network is trained: its settings, and the recipes that set several of them by name."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from data_prep.settings import Settings
+from pipeline.intensity import ScalingName
+
+SIDE_MULTIPLE = 16
+"""DDnet halves each side four times."""
+
+RED_CNN_SIDE = 21
+"""Ten layers of 5 x 5 without padding leave one pixel of it in the middle."""
+
+Side = Annotated[int, Field(ge=SIDE_MULTIPLE, multiple_of=SIDE_MULTIPLE)]
+Norm = Literal["batch", "sync", "frozen", "group"]
+
+RECIPES: dict[str, dict[str, Any]] = {
+    "default": {
+        "scaling": "hu",
+        "residual": True,
+        "schedule": "cosine",
+        "ms_ssim": "wang",
+    },
+    "paper": {
+        "scaling": "unit",
+        "residual": False,
+        "schedule": "exponential",
+        "ms_ssim": "authors",
+        "learning_rate": 1e-3,
+        "norm": "batch",
+        "epochs": 50,
+        "crop": None,
+        "batch": 1,
+    },
+}
+
+
+class TrainingSettings(Settings):
+    """How one network is trained. ``recipe`` sets what is not given."""
+
+    recipe: Literal["default", "paper"] = "default"
+    scaling: ScalingName = "hu"
+    residual: bool = Field(True, description="the network predicts the correction")
+    norm: Norm = Field(
+        "group",
+        description="group: of each sample, sixteen channels at a time; batch: of the rank's own samples; sync: of all "
+        "ranks' samples; frozen: running statistics stay as they are",
+    )
+    ms_ssim: Literal["wang", "authors"] = "wang"
+    ms_ssim_weight: float = Field(0.1, ge=0, description="loss = MSE + this * (1 - MS-SSIM)")
+    learning_rate: float = Field(1e-3, gt=0, description="at its height, for one rank's batch")
+    rate_rule: Literal["none", "linear", "sqrt"] = Field(
+        "none", description="growth of the learning rate with the effective batch over one rank's batch"
+    )
+    schedule: Literal["cosine", "exponential"] = Field("cosine", description="to zero, or x 0.8 an epoch")
+    warmup: float = Field(
+        0.0, ge=0, le=1, description="share of the steps over which the rate rises to its full height"
+    )
+    epochs: int = Field(50, ge=1)
+    samples: int | None = Field(None, ge=1, description="an epoch; one a training volume if null")
+    work: Literal["strong", "weak"] = Field(
+        "strong", description="strong: the samples are shared among the ranks; weak: each rank sees so many"
+    )
+    batch: int = Field(1, ge=1, description="samples that a rank takes at once")
+    accumulation: int = Field(
+        1, ge=1, description="batches a rank and step; effective batch = ranks x batch x accumulation"
+    )
+    crop: Side | None = Field(64, description="side in the plane, pixels; null: the whole slice")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of the network's arithmetic; auto: bfloat16 on GPUs, float32 on CPUs"
+    )
+    activation_checkpointing: bool = Field(
+        False, description="dense and up blocks are computed again in the backward pass: less memory, more time"
+    )
+    compile: bool = Field(False, description="torch.compile: minutes at the start; needs a C++ compiler on CPUs")
+    gradients: Literal["full", "bfloat16"] = Field("full", description="how they travel between ranks")
+    validation_samples: int = Field(8, ge=1)
+    log_steps: int = Field(10, ge=1, description="steps a line of metrics.jsonl")
+    checkpoint_minutes: float = Field(5.0, gt=0, description="at the most between checkpoints")
+    checkpoint_steps: int | None = Field(None, ge=1, description="at the most between checkpoints")
+    checkpoints_kept: int = Field(2, ge=1, description="the newest so many, and the best validated")
+    device: Literal["auto", "cpu"] = Field("auto", description="auto: a GPU a rank where there are GPUs")
+    threads: int = Field(1, ge=1, description="CPU threads a rank")
+    loader_workers: int | None = Field(
+        None, ge=0, description="processes a rank that read ahead, 0: a thread; null: as many as the cores allow, <= 4"
+    )
+    local_disk_gib: float | None = Field(
+        None, gt=0, description="volumes are copied to $TMPDIR of the ranks' node if they take no more; null: never"
+    )
+    seed: int = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _apply_recipe(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {**RECIPES.get(values.get("recipe", "default"), {}), **values}
+
+    @model_validator(mode="after")
+    def _check_norm(self) -> Self:
+        if self.norm in ("batch", "sync") and self.crop and self.batch * (self.crop // SIDE_MULTIPLE) == 1:
+            raise ValueError(
+                "crop 16 and batch 1 leave batch norm one value: take crop 32, batch 2 or norm frozen or group"
+            )
+        return self
+
+    def lowers_precision(self, *, gpu: bool) -> bool:
+        """Whether the network's arithmetic is in bfloat16."""
+        return gpu if self.precision == "auto" else self.precision == "bfloat16"
+
+
+WITHOUT_EFFECT = frozenset(
+    {"log_steps", "checkpoint_minutes", "checkpoint_steps", "checkpoints_kept", "loader_workers", "local_disk_gib"}
+)
+"""Training settings that change nothing of the result."""
