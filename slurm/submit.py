@@ -75,14 +75,14 @@ class Wanted:
     """A job for the queue: ``calls`` of more than one are an array, each of ``tasks`` processes.
 
     ``after``: Slurm's dependency, such as ``afterok:12:13``. ``ranks``: whether its processes are ranks of one
-    training or worker processes; ``judges``: workers that use a GPU too.
+    training or worker processes; ``uses_gpu``: whether worker processes take a GPU each.
     """
 
     name: str
     calls: Sequence[tuple[Any, ...]]
     tasks: int = 1
     ranks: bool = False
-    judges: bool = False
+    uses_gpu: bool = False
     after: str = ""
 
 
@@ -107,7 +107,7 @@ def enqueue(profile: Profile, folder: Path, call: Callable[..., None], wanted: W
 def _parameters(profile: Profile, wanted: Wanted) -> dict[str, Any]:
     nodes = nodes_of(profile, wanted.tasks)
     cpus = profile.cpus_a_task if wanted.ranks else profile.cpus_a_worker
-    gpus = profile.gpus_a_task * wanted.tasks // nodes if wanted.ranks or wanted.judges else 0
+    gpus = profile.gpus_a_task * wanted.tasks // nodes if wanted.ranks or wanted.uses_gpu else 0
     partition = profile.partition if gpus or wanted.ranks else profile.worker_partition or profile.partition
     exports = [f"export {name}={shlex.quote(value)}" for name, value in profile.environment.items()]
     others = {"partition": partition, "account": profile.account, "qos": profile.qos,

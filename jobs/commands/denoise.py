@@ -69,7 +69,7 @@ def _enqueue(
         raise UserError("--on takes a profile whose executor is slurm; leave it out to denoise here")
     logs = order.out / "slurm"
     calls = [(scan.absolute(), model.absolute(), order, device, threads) for scan in scans]
-    jobs = enqueue(profile, logs, denoise_in_job, Wanted("denoise", calls, judges=True))
+    jobs = enqueue(profile, logs, denoise_in_job, Wanted("denoise", calls, uses_gpu=True))
     typer.echo(f"job {', '.join(jobs)}, {len(scans)} tasks; logs: {logs}")
 
 

@@ -37,7 +37,7 @@ class _Queue:
         logs = self.folder.root / "logs"
         own_folder(logs)
         jobs = enqueue(self.profile, logs / "slurm", call, wanted)
-        gpus = self.profile.gpus_a_task * wanted.tasks if wanted.ranks or wanted.judges else 0
+        gpus = self.profile.gpus_a_task * wanted.tasks if wanted.ranks or wanted.uses_gpu else 0
         self.made.append(self.submissions.add(stage, items, jobs, len(wanted.calls) * wanted.tasks, gpus))
 
     def after(self, stage: Stage, items: Sequence[str]) -> str:
@@ -143,5 +143,5 @@ def _queue_ranks(
 def _queue_workers(queue: _Queue, stage: Stage, items: Sequence[str]) -> None:
     workers = stage.workers() if ANY in items else min(stage.workers(), len(items))
     calls = [(queue.folder.root, stage.name, queue.profile.restarts)] * workers
-    wanted = Wanted(stage.name, calls, judges=stage.judges, after=queue.after(stage, items))
+    wanted = Wanted(stage.name, calls, uses_gpu=stage.uses_gpu, after=queue.after(stage, items))
     queue.put(run_share, stage.name, items, wanted)

@@ -26,7 +26,7 @@ class Stage(ABC):
     """Whether items with ranks of their own share one job, one after the other."""
     any_input: ClassVar[bool] = False
     """Whether an item runs although some of its inputs failed."""
-    judges: ClassVar[bool] = False
+    uses_gpu: ClassVar[bool] = False
     """Whether workers use a GPU where there is one."""
     concludes: ClassVar[bool] = False
     """Whether it tells what became of the run, however it went."""

@@ -18,7 +18,7 @@ class Evaluate(Stage):
 
     name: ClassVar[str] = "evaluate"
     version: ClassVar[int] = 5
-    judges: ClassVar[bool] = True
+    uses_gpu: ClassVar[bool] = True
 
     def __init__(self, trained: list[CellStage]) -> None:
         super().__init__(trained[0].folder)
