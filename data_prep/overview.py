@@ -11,10 +11,11 @@ from PIL import Image, ImageChops, ImageDraw, ImageFont
 from data_prep.files import replacing
 from data_prep.lowdose.calibrate import noise_level
 from data_prep.paths import contact_path
+from data_prep.volume import LUNG_WINDOW
 
 Hu = NDArray[np.int16]
-WINDOWS = {"lung": (-1350, 150), "mediastinum": (-160, 240)}
-"""Names of what is seen, and the HU that are black and white."""
+WINDOWS = {"lung": LUNG_WINDOW, "mediastinum": (40.0, 400.0)}
+"""Display windows by the tissue that they show: centre and width, HU."""
 _SHOWN = 8  # slices on a scan's sheet
 _MEASURED = 8  # neighbouring slices: noise changes along the body
 _TILE = 160  # pixels
@@ -93,12 +94,13 @@ def _titles(row: Mapping[str, Any]) -> tuple[str, str]:
     return f"{row['dataset']}  {row['scan']}", f"{grid}   {made}   {noise}"
 
 
-def _grey(hu: Hu, window: tuple[int, int]) -> NDArray[np.uint8]:
-    black, white = window
-    return (np.clip((hu - float(black)) / (white - black), 0, 1) * 255).astype(np.uint8)
+def _grey(hu: Hu, window: tuple[float, float]) -> NDArray[np.uint8]:
+    centre, width = window
+    grey: NDArray[np.uint8] = (np.clip((hu - (centre - width / 2)) / width, 0, 1) * 255).astype(np.uint8)
+    return grey
 
 
-def _tile(hu: Hu, window: tuple[int, int]) -> Image.Image:
+def _tile(hu: Hu, window: tuple[float, float]) -> Image.Image:
     return Image.fromarray(_grey(hu, window)).resize((_TILE, _TILE), Image.Resampling.BOX)
 
 

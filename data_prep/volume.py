@@ -13,6 +13,7 @@ from data_prep.errors import ScanError
 
 SIDE = 512
 AIR_HU = -1024
+LUNG_WINDOW = (-600.0, 1500.0)  # centre, width, HU
 MAX_TILT_DEGREES = 1.0
 CHUNK_SLICES = 32
 Numbers = NDArray[Any]
