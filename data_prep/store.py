@@ -114,28 +114,10 @@ class _ArrayWriter:
         self.array[self.written - held : self.written] = self._shard[:held]
 
 
-def write_pair(
-    path: Path,
-    arrays: Mapping[str, NDArray[np.int16]],
-    spacing: tuple[float, float, float],
-    provenance: Mapping[str, Any],
-) -> dict[str, str]:
-    """Write ``full_dose`` and ``low_dose`` as :func:`writing_group` does; return their digests."""
-    slices, rows, columns = arrays["full_dose"].shape
-    with writing_group(path, ARRAYS, (slices, rows, columns), spacing) as writer:
-        writer.write(*(arrays[name] for name in ARRAYS))
-        return writer.close(provenance)
-
-
 def _multiscale(name: str, spacing: tuple[float, float, float]) -> dict[str, Any]:
     scale = {"type": "scale", "scale": list(spacing)}
     axes = [{"name": axis, "type": "space", "unit": "millimeter"} for axis in "zyx"]
     return {"name": name, "axes": axes, "datasets": [{"path": name, "coordinateTransformations": [scale]}]}
-
-
-def digest_array(array: NDArray[np.int16]) -> str:
-    """SHA-256 of the little-endian bytes in C order."""
-    return hashlib.sha256(_bytes(array)).hexdigest()
 
 
 def _bytes(array: NDArray[np.int16]) -> memoryview:

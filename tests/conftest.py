@@ -15,8 +15,8 @@ from data_prep.errors import UserError
 from data_prep.readers.nifti import open_nifti
 from data_prep.sources.sample import fetch_sample
 from data_prep.sources.sample import sample_path as sample_path_of_user
-from data_prep.store import write_pair
 from data_prep.volume import CTVolume
+from tests.pairs import write_pair
 
 settings.register_profile("quarterdose", deadline=None)  # shared machines are slow at times
 settings.load_profile("quarterdose")

@@ -9,7 +9,6 @@ beam hardening, scatter, helical interpolation, iterative reconstruction.
 
 import hashlib
 import math
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -19,9 +18,8 @@ from torch import Tensor
 from data_prep.lowdose.geometry import FanGeometry, middles
 from data_prep.lowdose.gridding import GriddedBackprojector
 from data_prep.lowdose.projector import Backprojector, CoarseProjector
-from data_prep.progress import Progress, untold
 from data_prep.settings import LowDoseSettings
-from data_prep.volume import AIR_HU, CTVolume
+from data_prep.volume import AIR_HU
 
 _BATCH, _LANES = 16, 8
 BACKPROJECTORS: dict[str, type[Backprojector] | type[GriddedBackprojector]] = {
@@ -118,22 +116,3 @@ def slice_seed(seed: int, scan: str, index: int) -> int:
     """Seed of one slice: depends on nothing but the three."""
     name = f"{seed}/{scan}/{index}".encode()
     return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest()) >> 1
-
-
-def simulate(
-    volume: CTVolume, settings: LowDoseSettings, scan: str, *, threads: int = 1,
-    progress: Progress = untold,
-) -> NDArray[np.int16]:  # fmt: skip
-    """The low-dose partner of a full-dose volume: int16 HU, same shape, not below -1024.
-
-    The result is the same whatever the number of threads: each slice has its own seed.
-    """
-    simulator = LowDoseSimulator(settings, volume.hu.shape[1], volume.spacing[2])
-    low, slices = np.empty_like(volume.hu), len(volume.hu)
-    starts = range(0, slices, _BATCH)
-    with ThreadPoolExecutor(threads) as pool:
-        batches = pool.map(lambda start: simulator.low_dose(volume.hu[start : start + _BATCH], scan, start), starts)
-        for start, batch in zip(starts, batches, strict=True):
-            low[start : start + _BATCH] = batch
-            progress(start + len(batch), slices, "slices")
-    return low

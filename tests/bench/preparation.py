@@ -15,15 +15,15 @@ import SimpleITK
 import torch
 import yaml
 
-from data_prep.lowdose.noise import simulate
 from data_prep.prepare import prepare
 from data_prep.readers.dicom import open_dicom
 from data_prep.settings import DataSettings
 from data_prep.sources import Series, discover
 from data_prep.sources.sample import sample_path
-from data_prep.store import Pair, write_pair
+from data_prep.store import Pair
 from tests.bench.timing import medians
 from tests.conftest import SHARED
+from tests.pairs import simulate, write_pair
 
 _QUARTERDOSE = Path(sys.executable).with_name("quarterdose")
 _GIB = 2**30

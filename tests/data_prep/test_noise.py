@@ -7,9 +7,10 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from data_prep.lowdose.noise import LowDoseSimulator, simulate, slice_seed
+from data_prep.lowdose.noise import LowDoseSimulator, slice_seed
 from data_prep.settings import LowDoseSettings
 from data_prep.volume import CTVolume
+from tests.pairs import simulate
 
 SIDE, PIXEL, SLICES = 128, 2.8, 8
 

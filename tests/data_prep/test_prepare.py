@@ -26,6 +26,7 @@ from data_prep.volume import CTVolume
 from jobs.engine.worker import work_alone
 from tests.conftest import chest, write_nifti
 from tests.data_prep.dicom_series import change, edit, write_series
+from tests.pairs import simulate
 
 QUARTERDOSE = Path(sys.executable).with_name("quarterdose")
 SPACING = (2.5, 0.703125, 0.703125)
@@ -61,8 +62,6 @@ def test_a_scan_in_chunks_equals_a_scan_at_once_on_any_number_of_threads(tmp_pat
     rows = [prepare(series, settings, tmp_path / str(threads), threads=threads) for threads in (1, 2)]
     assert rows[0] == rows[1]
     pair = Pair(tmp_path / "1" / "dicom" / f"{series.scan}.zarr")
-    from data_prep.lowdose.noise import simulate
-
     whole = simulate(CTVolume(pair.read("full_dose"), SPACING), settings.low_dose, series.scan)
     np.testing.assert_array_equal(pair.read("low_dose"), whole)
 

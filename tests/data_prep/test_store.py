@@ -17,9 +17,10 @@ from ome_zarr_models.v05.image import Image
 
 from data_prep.errors import UserError
 from data_prep.files import is_locked, locked, publishing, replacing, write_atomic
-from data_prep.store import ARRAYS, SHARD_SLICES, GroupWriter, Pair, digest_array, write_pair, writing_group
+from data_prep.store import ARRAYS, SHARD_SLICES, GroupWriter, Pair, writing_group
 from data_prep.volume import AIR_HU
 from tests.conftest import Hu, chest
+from tests.pairs import digest_array, write_pair
 
 
 def test_a_pair_comes_back_with_its_attributes(make_pair: Callable[..., Path]) -> None:

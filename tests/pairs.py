@@ -1,0 +1,44 @@
+"""Low dose, pairs and digests of whole volumes in memory, for tests and benchmarks that need no chunks."""
+
+import hashlib
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.lowdose.noise import LowDoseSimulator
+from data_prep.settings import LowDoseSettings
+from data_prep.store import ARRAYS, writing_group
+from data_prep.volume import CTVolume
+
+_BATCH = 16  # slices that a thread simulates at a time
+
+
+def simulate(volume: CTVolume, settings: LowDoseSettings, scan: str, *, threads: int = 1) -> NDArray[np.int16]:
+    """Simulate the low-dose partner of a full-dose volume: int16 HU, same shape, not below -1024."""
+    simulator = LowDoseSimulator(settings, volume.hu.shape[1], volume.spacing[2])
+    starts = range(0, len(volume.hu), _BATCH)
+    with ThreadPoolExecutor(threads) as pool:
+        batches = pool.map(lambda start: simulator.low_dose(volume.hu[start : start + _BATCH], scan, start), starts)
+        return np.concatenate(list(batches))
+
+
+def write_pair(
+    path: Path,
+    arrays: Mapping[str, NDArray[np.int16]],
+    spacing: tuple[float, float, float],
+    provenance: Mapping[str, Any],
+) -> dict[str, str]:
+    """Write ``full_dose`` and ``low_dose`` as :func:`writing_group` does; return their digests."""
+    slices, rows, columns = arrays["full_dose"].shape
+    with writing_group(path, ARRAYS, (slices, rows, columns), spacing) as writer:
+        writer.write(*(arrays[name] for name in ARRAYS))
+        return writer.close(provenance)
+
+
+def digest_array(array: NDArray[np.int16]) -> str:
+    """Return the SHA-256 of an array's little-endian bytes in C order."""
+    return hashlib.sha256(np.ascontiguousarray(array, dtype="<i2").tobytes()).hexdigest()
