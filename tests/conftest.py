@@ -1,15 +1,12 @@
-"""What tests share: the real sample, the files beside the checkout, small synthetic scans."""
+"""What every test has: one thread, a key and a cache of its own, the real sample, small synthetic scans."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from hypothesis import settings
-from numpy.typing import NDArray
 
 from data_prep.errors import UserError
 from data_prep.readers.nifti import open_nifti
@@ -17,12 +14,11 @@ from data_prep.sources.sample import fetch_sample
 from data_prep.sources.sample import sample_path as sample_path_of_user
 from data_prep.volume import CTVolume
 from tests.pairs import write_pair
+from tests.scans import chest, write_nifti
 
 settings.register_profile("quarterdose", deadline=None)  # shared machines are slow at times
 settings.load_profile("quarterdose")
-SHARED = Path(os.environ.get("QUARTERDOSE_SHARED", Path(__file__).parents[2] / "shared"))
 SAMPLE_FOLDER = sample_path_of_user().parent
-Hu = NDArray[np.int16]
 
 
 @pytest.fixture(autouse=True)
@@ -52,36 +48,6 @@ def sample_path() -> Path:
 @pytest.fixture(scope="session")
 def sample(sample_path: Path) -> CTVolume:
     return open_nifti(sample_path).load()
-
-
-def shared_file(name: str) -> Path:
-    """A file or folder beside the checkout, or a skip that names it."""
-    path = SHARED / name
-    if not path.exists():
-        pytest.skip(f"{name} is missing beside the checkout")
-    return path
-
-
-def chest(slices: int, side: int = 64, seed: int = 0) -> Hu:
-    """A toy chest in HU: an ellipse of tissue with two lungs, vessels that wander with z."""
-    generator = np.random.default_rng(seed)
-    axis = np.linspace(-1, 1, side)
-    y, x = np.meshgrid(axis, axis, indexing="ij")
-    plane = np.where((x / 0.9) ** 2 + (y / 0.7) ** 2 < 1, 40.0, -1000.0)
-    for centre in (-0.4, 0.4):
-        plane[((x - centre) / 0.3) ** 2 + (y / 0.5) ** 2 < 1] = -850
-    volume = np.repeat(plane[None], slices, axis=0)
-    for z in range(slices):
-        for cx, cy in generator.uniform(-0.4, 0.4, (6, 2)):
-            volume[z][(x - cx) ** 2 + (y - cy) ** 2 < 0.004] = 50
-    return volume.round().astype(np.int16)
-
-
-def write_nifti(path: Path, hu: Hu) -> None:
-    """Write a canonical volume as NIfTI with axes L, A, S, as the sample has them."""
-    path.parent.mkdir(exist_ok=True)
-    image = nib.Nifti1Image(hu[:, ::-1].transpose(2, 1, 0), np.diag([-0.7, 0.7, 2.5, 1.0]))
-    nib.save(image, path)
 
 
 @pytest.fixture

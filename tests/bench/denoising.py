@@ -17,7 +17,7 @@ from pipeline.models.memory_format import lay_out
 from pipeline.training.distributed import device_of
 from pipeline.training.world import World
 from tests.bench.timing import medians
-from tests.conftest import SHARED
+from tests.beside import SHARED
 from tests.pipeline.cells import cell
 
 _SLICES = slice(50, 78)  # two windows of sixteen

@@ -22,7 +22,7 @@ from data_prep.sources import Series, discover
 from data_prep.sources.sample import sample_path
 from data_prep.store import Pair
 from tests.bench.timing import medians
-from tests.conftest import SHARED
+from tests.beside import SHARED
 from tests.pairs import simulate, write_pair
 
 _QUARTERDOSE = Path(sys.executable).with_name("quarterdose")

@@ -9,8 +9,8 @@ import pandas as pd
 from pipeline.report import write_report
 from pipeline.settings.cells import cells_of
 from tests.bench.timing import seconds_of
-from tests.conftest import chest
 from tests.pipeline.runs import fill, judge, settings_of
+from tests.scans import chest
 
 LIMIT_SECONDS = 60.0
 

@@ -26,9 +26,9 @@ from pipeline.training.trainer import train
 from pipeline.training.world import World
 from tests.bench.loading import scratch, zarr_folder
 from tests.bench.timing import Timed, medians, seconds_of
-from tests.conftest import chest
 from tests.pipeline.cells import cell
 from tests.plain_ddnet import PlainDDnet
+from tests.scans import chest
 
 ALIKE = 1e-4  # of two losses, relative
 STEPS = 5

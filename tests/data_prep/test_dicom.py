@@ -16,8 +16,9 @@ from pydicom.uid import JPEGLSLossless
 from data_prep.errors import MachineError, ScanError
 from data_prep.readers.dicom import open_dicom
 from data_prep.volume import CTVolume
-from tests.conftest import Hu, chest, shared_file
+from tests.beside import shared_file
 from tests.data_prep.dicom_series import change, edit, transcode, write_enhanced, write_series
+from tests.scans import Hu, chest
 
 SPACING = (2.5, 0.703125, 0.703125)
 

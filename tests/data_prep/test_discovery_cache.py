@@ -15,8 +15,8 @@ from data_prep.readers.dicom import open_dicom
 from data_prep.settings import SourceSettings
 from data_prep.sources import Aside, Found, Series, discover, recall
 from data_prep.sources.discovery_cache import remember
-from tests.conftest import chest, write_nifti
 from tests.data_prep.dicom_series import change, write_series
+from tests.scans import chest, write_nifti
 
 SPACING = (2.5, 0.7, 0.7)
 

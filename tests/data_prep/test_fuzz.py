@@ -13,8 +13,8 @@ from data_prep.readers.dicom import open_dicom
 from data_prep.readers.nifti import open_nifti
 from data_prep.settings import SourceSettings
 from data_prep.sources import discover
-from tests.conftest import chest, write_nifti
 from tests.data_prep.dicom_series import transcode, write_enhanced, write_series
+from tests.scans import chest, write_nifti
 
 SECONDS = 4
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's remarks on what it reads

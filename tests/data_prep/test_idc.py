@@ -14,8 +14,8 @@ import pytest
 
 from data_prep.errors import UserError
 from data_prep.sources.idc import CollectionName, IdcSeries, describe, fetch, select
+from tests.command_line import QUARTERDOSE
 
-QUARTERDOSE = Path(sys.executable).with_name("quarterdose")
 LIDC = "SELECT * FROM series WHERE collection_id = 'lidc_idri' AND Modality = 'CT'"
 DOSE = "SELECT * FROM series WHERE collection_id = 'ldct_and_projection_data' AND SeriesDescription = '{} Dose Images'"
 FULL, LOW = DOSE.format("Full"), DOSE.format("Low")

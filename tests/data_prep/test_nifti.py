@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from data_prep.errors import ScanError
 from data_prep.readers.nifti import open_nifti
 from data_prep.volume import CTVolume
-from tests.conftest import chest
-from tests.data_prep.test_volume import ORIENTATIONS
+from tests.data_prep.orientations import ORIENTATIONS
+from tests.scans import chest
 
 
 def test_the_sample_is_read_as_it_is_known(sample: CTVolume, sample_path: Path) -> None:

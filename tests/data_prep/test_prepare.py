@@ -24,11 +24,11 @@ from data_prep.sources import discover
 from data_prep.store import Pair
 from data_prep.volume import CTVolume
 from jobs.engine.worker import work_alone
-from tests.conftest import chest, write_nifti
+from tests.command_line import QUARTERDOSE
 from tests.data_prep.dicom_series import change, edit, write_series
 from tests.pairs import simulate
+from tests.scans import chest, write_nifti
 
-QUARTERDOSE = Path(sys.executable).with_name("quarterdose")
 SPACING = (2.5, 0.703125, 0.703125)
 SMALL = {"views": 288, "channels": 368, "channel_arc_mm": 2.5716}
 

@@ -20,8 +20,9 @@ from data_prep.settings import SourceSettings
 from data_prep.sources import Found, discover
 from data_prep.sources.archive import list_images
 from data_prep.sources.folders import hidden_id
-from tests.conftest import Hu, chest, shared_file, write_nifti
+from tests.beside import shared_file
 from tests.data_prep.dicom_series import change, write_series
+from tests.scans import Hu, chest, write_nifti
 
 SPACING = (2.5, 0.703125, 0.703125)
 SR = "1.2.840.10008.5.1.4.1.1.88.22"

@@ -19,8 +19,8 @@ from data_prep.errors import UserError
 from data_prep.files import is_locked, locked, publishing, replacing, write_atomic
 from data_prep.store import ARRAYS, SHARD_SLICES, GroupWriter, Pair, writing_group
 from data_prep.volume import AIR_HU
-from tests.conftest import Hu, chest
 from tests.pairs import digest_array, write_pair
+from tests.scans import Hu, chest
 
 
 def test_a_pair_comes_back_with_its_attributes(make_pair: Callable[..., Path]) -> None:

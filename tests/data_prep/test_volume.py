@@ -1,5 +1,3 @@
-from itertools import permutations, product
-
 import nibabel as nib
 import numpy as np
 import pytest
@@ -8,12 +6,7 @@ from hypothesis import strategies as st
 
 from data_prep.errors import ScanError
 from data_prep.volume import CTScan, CTVolume, Grid, fit
-
-ORIENTATIONS = [
-    tuple(codes[i] for codes, i in zip(axes, signs, strict=True))
-    for axes in permutations([("L", "R"), ("A", "P"), ("S", "I")])
-    for signs in product((0, 1), repeat=3)
-]
+from tests.data_prep.orientations import ORIENTATIONS
 
 
 def canonical(voxels: np.ndarray, matrix: np.ndarray) -> CTVolume:

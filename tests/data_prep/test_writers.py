@@ -18,8 +18,9 @@ from data_prep.originals import dicom_original
 from data_prep.readers.dicom import open_dicom, open_series
 from data_prep.writers.dicom import Derivation, DicomWriter, FromGrid, FromSeries
 from data_prep.writers.nifti import writing_nifti
-from tests.conftest import Hu, chest, shared_file
+from tests.beside import shared_file
 from tests.data_prep.dicom_series import change, edit, transcode, write_enhanced, write_series
+from tests.scans import Hu, chest
 
 SPACING = (2.5, 0.703125, 0.703125)
 DERIVATION = Derivation("Denoised by a test", "recipe")

@@ -1,23 +1,13 @@
 """Bad use of the command line: one clear line and exit code 2."""
 
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import chest
+from tests.command_line import CONFIG, quarterdose
 from tests.data_prep.dicom_series import write_series
-
-QUARTERDOSE = Path(sys.executable).with_name("quarterdose")
-CONFIG = "name: x\ndata:\n  sources: [{source}]\n"
-
-
-def quarterdose(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(QUARTERDOSE), *words], cwd=folder, capture_output=True, text=True, check=False, timeout=120
-    )
+from tests.scans import chest
 
 
 def refused(folder: Path, source: str, *words: str) -> str:

@@ -11,35 +11,23 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK
-import torch
 import zarr
-from torch import nn
 from typer.testing import CliRunner
 
 from data_prep.errors import UserError
 from jobs.commands.cli import app
 from pipeline.inference.model_file import load_model, save_model
 from pipeline.models import build_network
-from tests.conftest import Hu, chest, shared_file
+from tests.beside import shared_file
 from tests.data_prep.dicom_series import change, write_enhanced, write_series
 from tests.pipeline.cells import cell
-
-SPACING = (2.5, 0.703125, 0.703125)
+from tests.scans import Hu, chest
+from tests.toy_models import SPACING, toy_model
 
 
 @pytest.fixture
 def model_path(tmp_path: Path) -> Path:
     return toy_model(tmp_path)
-
-
-def toy_model(folder: Path) -> Path:
-    """A network that changes something: its last layer does not start at zero."""
-    one = cell(3, residual=True, norm="group")
-    torch.manual_seed(0)
-    network = build_network(one)
-    nn.init.normal_(network.get_parameter("up.3.reduce.conv.weight"), std=0.02)
-    save_model(folder / "model.safetensors", network, one, {"run": "toy"})
-    return folder / "model.safetensors"
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs.test_cli import CONFIG, quarterdose
+from tests.command_line import CONFIG, quarterdose
 
 SOURCE = "{kind: nifti, path: absent}"
 

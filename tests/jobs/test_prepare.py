@@ -1,7 +1,6 @@
 """What a run found in its sources is what its workers and ``quarterdose status`` see."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -13,9 +12,8 @@ from jobs.engine.run_folder import RunFolder
 from jobs.engine.worker import work_alone
 from jobs.stages.prepare import Prepare
 from pipeline.settings.run import RunSettings
-from tests.conftest import chest, write_nifti
-
-QUARTERDOSE = Path(sys.executable).with_name("quarterdose")
+from tests.command_line import QUARTERDOSE
+from tests.scans import chest, write_nifti
 
 
 @pytest.fixture

@@ -25,7 +25,8 @@ from pipeline.settings.run import RunSettings
 from pipeline.training.world import DistributionError, World
 from slurm.profile import load_profile
 from slurm.submit import submit
-from tests.jobs.test_run import QUARTERDOSE, SETTINGS, Toy, make_toy_scan, wait_for
+from tests.command_line import QUARTERDOSE
+from tests.toy_runs import SETTINGS, Toy, make_toy_scan, wait_for
 
 ALONE: dict[str, Any] = {**SETTINGS, "study": {**SETTINGS["study"], "ranks": [1]}}
 

@@ -18,7 +18,7 @@ from jobs.stages.train import CellStage, Study, Train2D, Transfer
 from pipeline.models import DDnet
 from pipeline.settings.run import RunSettings
 from pipeline.training.world import World
-from tests.conftest import shared_file
+from tests.beside import shared_file
 from tests.plain_ddnet import PlainDDnet
 
 UNLIKE = {"residual": False, "scaling": "unit", "norm": "frozen"}

@@ -7,7 +7,7 @@ import torch
 from skimage.metrics import structural_similarity
 
 from pipeline.losses import CompositeLoss, authors_ms_ssim, ms_ssim, ssim
-from tests.conftest import shared_file
+from tests.beside import shared_file
 
 
 def noisy_pair(*shape: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:

@@ -16,20 +16,9 @@ from pipeline.models.transfer import Fill
 from pipeline.settings.training import Norm
 from pipeline.training.distributed import joined
 from pipeline.training.world import World
-from tests.conftest import shared_file
+from tests.beside import shared_file
+from tests.pipeline.networks import SIDES, lively
 from tests.plain_ddnet import PlainDDnet
-
-SIDES = {2: (32, 48), 3: (16, 32, 16)}
-
-
-def lively(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Random normalisation too, so that no layer is left at its neutral start."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, value in model.state_dict().items():
-            if ("norm" in name or "batch" in name) and value.dtype.is_floating_point:
-                value.copy_(torch.rand(value.shape, generator=generator) + 0.5)
-    return model
 
 
 @pytest.mark.parametrize(("dims", "count"), [(2, 566_451), (3, 2_619_155)])

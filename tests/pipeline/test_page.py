@@ -13,8 +13,8 @@ from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from pipeline.report import write_report
 from pipeline.settings.cells import cells_of
-from tests.conftest import chest
 from tests.pipeline.runs import Hu, fill, judge, settings_of
+from tests.scans import chest
 
 HOSTILE = '<img src=x onerror=alert(1)></script><script>alert(2)</script>"&'
 SIDE, SLICES = 64, 5

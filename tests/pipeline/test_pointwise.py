@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pipeline.models.norms import ChannelNorm, make_norm
 from pipeline.models.pointwise import mix_normed_channels
 from pipeline.settings.training import Norm
-from tests.pipeline.test_models import SIDES, lively
+from tests.pipeline.networks import SIDES, lively
 
 
 def in_turn(x: Tensor, norm: ChannelNorm, weight: Tensor, bias: Tensor, slope: float) -> Tensor:

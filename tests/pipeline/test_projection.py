@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from pipeline.scaling.projection import ASSUMED, RANKS, Link, Point, StepModel, expected_largest, fit, projection
-from tests.pipeline.test_scaling import cells
+from tests.pipeline.study_cells import cells
 
 SIZE = 10.5e6  # bytes of the network's gradients
 TRUE = StepModel(0.8, 0.02, 0.01, Link(20e-6, 1 / 50e9), Link(2e-3, 1 / 1e9), 0.0, SIZE, 4)

@@ -11,7 +11,7 @@ from data_prep.volume import CTVolume
 from pipeline.quality.edges import SMOOTHING, STRONG, sharpness
 from pipeline.quality.noise_power import BLOCK, noise, uniform_blocks
 from pipeline.quality.tissue import TISSUES, body, smoothed, tissue_bias
-from tests.conftest import chest
+from tests.scans import chest
 
 SPACING = (0.8, 0.6)
 Volume = NDArray[np.float64]

@@ -15,8 +15,8 @@ from pipeline.report.table2 import as_latex, as_markdown, table2
 from pipeline.report.volumes import read_stacks, viewer_data
 from pipeline.settings.cells import cells_of
 from pipeline.settings.run import RunSettings
-from tests.conftest import chest
 from tests.pipeline.runs import Hu, fill, judge, settings_of
+from tests.scans import chest
 
 HOSTILE = "<script>alert(1)</script>"
 

@@ -8,22 +8,9 @@ from pipeline.scaling.analysis import speed_up, steps_to_2d, unlike
 from pipeline.scaling.attribution import attribution
 from pipeline.scaling.laws import laws
 from pipeline.scaling.variance import falling_variance, trend, variance
+from tests.pipeline.study_cells import cells
 
 NO_EPOCHS = pd.DataFrame(columns=["cell", "epoch", "seconds_a_sample"])
-SERIES = {"sampling": "grouped", "transfer": "zero", "epochs": 50, "work": "strong", "arm": "full", "batch": 1,
-          "accumulation": 1, "rate_rule": "none", "precision": "float32", "device": "cpu", "torch": "2", "version": "0",
-          "data": "d"}  # fmt: skip
-
-
-def cells(
-    seconds: dict[int, float], slices: int = 16, alike: str = "x", state: str = "done", seed: int = 0, **more: object
-) -> pd.DataFrame:
-    rows = [
-        {"cell": f"3d-s{slices}-r{ranks}{f'-seed{seed}' if seed else ''}", "state": state, "dims": 3, "slices": slices,
-         "ranks": ranks, **SERIES, "alike": alike, "seed": seed, "samples": 10, "training_seconds": value, **more}
-        for ranks, value in seconds.items()
-    ]  # fmt: skip
-    return pd.DataFrame(rows)
 
 
 def epochs(seconds: dict[int, float], spread: float = 0.0, seeds: int = 3, slices: int = 16) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from pipeline.intensity import scaling
 from pipeline.losses import ms_ssim
 from pipeline.quality.similarity import judge_slices, judge_volume, mean_of_slices
-from tests.conftest import chest
+from tests.scans import chest
 
 
 def test_known_errors_give_their_closed_form() -> None:

@@ -13,8 +13,8 @@ from pipeline.inference.model_file import Model
 from pipeline.inference.stream import denoised, windows
 from pipeline.models import build_network
 from pipeline.settings.cells import CellSettings
-from tests.conftest import Hu, chest
 from tests.pipeline.cells import cell
+from tests.scans import Hu, chest
 
 CPU = torch.device("cpu")
 

@@ -8,7 +8,7 @@ from pipeline.models.memory_format import channels_last, lay_out
 from pipeline.models.stripes import ROWS
 from pipeline.settings.training import Norm
 from pipeline.training.memory import Dataless, LiveBytes
-from tests.pipeline.test_models import lively
+from tests.pipeline.networks import lively
 
 
 @pytest.mark.parametrize("norm", ["group", "batch"])

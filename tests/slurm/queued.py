@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from slurm.devcluster import Cluster
-from tests.jobs.test_run import QUARTERDOSE, SETTINGS, Toy, wait_for
+from tests.command_line import QUARTERDOSE
+from tests.toy_runs import SETTINGS, Toy, wait_for
 
 PROFILE: dict[str, Any] = {
     "executor": "slurm", "partition": "gpu", "minutes": 30, "tasks_a_node": 2, "gpus_a_task": 1, "memory_a_cpu": 8192,

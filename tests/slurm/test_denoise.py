@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.conftest import chest
+from tests.command_line import QUARTERDOSE
 from tests.data_prep.dicom_series import write_series
-from tests.jobs.test_denoise import SPACING, toy_model
-from tests.jobs.test_run import QUARTERDOSE, wait_for
+from tests.scans import chest
 from tests.slurm.queued import PROFILE
+from tests.toy_models import SPACING, toy_model
+from tests.toy_runs import wait_for
 
 
 def digests(folder: Path) -> dict[str, str]:

@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from slurm.devcluster import Cluster, DevClusterError, Shape
-from tests.jobs.test_run import QUARTERDOSE, wait_for
-from tests.slurm.conftest import PORT, running
+from tests.command_line import QUARTERDOSE
+from tests.slurm.clusters import PORT, running
 from tests.slurm.queued import bytes_of
+from tests.toy_runs import wait_for
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,11 @@ import pandas as pd
 import pytest
 
 from slurm.devcluster import Cluster, Shape
-from tests.conftest import chest, write_nifti
-from tests.jobs.test_run import QUARTERDOSE, SETTINGS, Toy, wait_for
-from tests.slurm.conftest import PORT, running
+from tests.command_line import QUARTERDOSE
+from tests.scans import chest, write_nifti
+from tests.slurm.clusters import PORT, running
 from tests.slurm.queued import WHOLE, Queued, bytes_of
+from tests.toy_runs import SETTINGS, Toy, wait_for
 
 TWO_SCANS: dict[str, Any] = {**SETTINGS, "data": {**SETTINGS["data"], "workers": 2}}
 

@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 
 from slurm.devcluster import Cluster
-from tests.jobs.test_run import Toy, assert_alike, make_toy_scan, wait_for, whole_run
 from tests.slurm.queued import CELL, WHOLE, Queued, bytes_of, changed, log_of
+from tests.toy_runs import Toy, assert_alike, make_toy_scan, wait_for, whole_run
 
 SPREAD = {**changed(ranks=[1, 4], training={"samples": 4}), "budget": {"gpu_hour_price": 2}}
 LONG = changed(ranks=[2], training={"epochs": 3, "samples": 40, "checkpoint_steps": 4})

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from slurm.devcluster import Cluster
-from tests.jobs.test_run import QUARTERDOSE, Toy, assert_alike, make_toy_scan, whole_run
+from tests.command_line import QUARTERDOSE
 from tests.slurm.queued import Queued, changed
+from tests.toy_runs import Toy, assert_alike, make_toy_scan, whole_run
 
 SCRIPTS = Path(__file__).parents[2] / "slurm" / "sbatch"
 SETTINGS = changed(ranks=[4], training={"samples": 4})

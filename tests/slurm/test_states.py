@@ -13,7 +13,7 @@ from slurm.causes import find_cause
 from slurm.commands import SlurmError
 from slurm.devcluster import Cluster, Shape
 from slurm.states import ENDED_BADLY, ENDED_WELL, NOT_FINAL, RUNNING, WAITING, JobState, _states_of, cancel, job_states
-from tests.slurm.conftest import PORT, running
+from tests.slurm.clusters import PORT, running
 
 T = TypeVar("T")
 

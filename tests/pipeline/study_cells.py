@@ -1,0 +1,18 @@
+"""Tables of the trainings of a study, as the analysis reads them."""
+
+import pandas as pd
+
+SERIES = {"sampling": "grouped", "transfer": "zero", "epochs": 50, "work": "strong", "arm": "full", "batch": 1,
+          "accumulation": 1, "rate_rule": "none", "precision": "float32", "device": "cpu", "torch": "2", "version": "0",
+          "data": "d"}  # fmt: skip
+
+
+def cells(
+    seconds: dict[int, float], slices: int = 16, alike: str = "x", state: str = "done", seed: int = 0, **more: object
+) -> pd.DataFrame:
+    rows = [
+        {"cell": f"3d-s{slices}-r{ranks}{f'-seed{seed}' if seed else ''}", "state": state, "dims": 3, "slices": slices,
+         "ranks": ranks, **SERIES, "alike": alike, "seed": seed, "samples": 10, "training_seconds": value, **more}
+        for ranks, value in seconds.items()
+    ]  # fmt: skip
+    return pd.DataFrame(rows)

@@ -1,0 +1,35 @@
+"""Dev clusters for the tests."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from slurm.devcluster import Cluster, Shape, missing_packages
+
+PORT = 20000 + os.getpid() % 200 * 60  # two sessions, or two clusters of one, do not meet
+
+
+@contextmanager
+def running(shape: Shape) -> Iterator[Cluster]:
+    """A cluster in a folder of its own that Slurm's commands find, or a skip that says what is missing."""
+    if os.geteuid() != 0:
+        pytest.skip("a dev cluster needs root")
+    if missing := missing_packages():
+        pytest.skip(f"a dev cluster needs: apt-get install {' '.join(missing)}")
+    folder = Path(tempfile.mkdtemp(prefix="quarterdose-slurm-"))
+    folder.chmod(0o755)  # the database is another user
+    cluster = Cluster(folder)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in cluster.environment.items():
+                patch.setenv(name, value)
+            cluster.up(shape)
+            yield cluster
+    finally:
+        cluster.down(wipe=True)
+        shutil.rmtree(folder)

@@ -1,0 +1,96 @@
+"""Whole runs of the graph on a toy scan, in real processes."""
+
+import json
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from tests.command_line import QUARTERDOSE
+from tests.scans import chest, write_nifti
+
+SETTINGS: dict[str, Any] = {
+    "name": "toy",
+    "data": {
+        "sources": [{"kind": "nifti", "path": "scans", "dataset": "toy", "keep_ids": True}],
+        "low_dose": {"dose": 0.1, "geometry": {"views": 288, "channels": 368, "channel_arc_mm": 2.5716}},
+        "split": {"validation": 0.33, "test": 0.33, "gap": 0},
+    },
+    "train_2d": {"ranks": 2, "training": {"epochs": 2, "samples": 8, "batch": 2, "crop": 32, "validation_samples": 2}},
+    "study": {
+        "ranks": [1, 2], "slices": [16], "sampling": "window",
+        "training": {"epochs": 2, "samples": 2, "crop": 16, "validation_samples": 2, "log_steps": 1},
+    },
+    "evaluate": {"crop": 192},
+}  # fmt: skip
+
+
+class Toy:
+    """A folder with a scan and a settings file, and the command to run it."""
+
+    def __init__(self, folder: Path, settings: dict[str, Any]) -> None:
+        self.folder, self.run_folder = folder, folder / "runs" / "toy"
+        self.write(settings)
+
+    def write(self, settings: dict[str, Any]) -> None:
+        (self.folder / "toy.yaml").write_text(yaml.safe_dump(settings))
+
+    def command(self, *words: str) -> list[str]:
+        return [str(QUARTERDOSE), "run", "toy.yaml", *words]
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*words), cwd=self.folder, capture_output=True, text=True, check=False, timeout=400
+        )
+
+    def start(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(self.command(), cwd=self.folder, text=True, stdout=subprocess.PIPE,
+                                stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
+
+    def markers(self) -> dict[str, float]:
+        found = {path: json.loads(path.read_text()) for path in self.run_folder.glob("markers/*/*.json")}
+        return {f"{path.parent.name}/{path.stem}": marker["finished"] for path, marker in found.items()}
+
+    def losses(self) -> dict[str, list[float]]:
+        found = {}
+        for path in sorted(self.run_folder.glob("cells/*/metrics.jsonl")):
+            lines = [json.loads(line) for line in path.read_text().splitlines()]
+            found[path.parent.name] = [line["loss"] for line in lines]
+        return found
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.01)
+
+
+def make_toy_scan(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    write_nifti(folder / "scans" / "toy.nii.gz", chest(48))
+
+
+def whole_run(folder: Path, settings: dict[str, Any]) -> Toy:
+    make_toy_scan(folder)
+    toy = Toy(folder, settings)
+    done = toy.run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    return toy
+
+
+def assert_alike(ours: Toy, theirs: Toy) -> None:
+    """But for times, memory, nodes, and how many steps were warm."""
+    assert ours.losses() == theirs.losses()
+    for name in ("quality.csv", "cells.csv"):
+        a, b = (pd.read_csv(toy.run_folder / "report" / name) for toy in (ours, theirs))
+        kept = [
+            column
+            for column in a
+            if not str(column).endswith(("seconds", "peak_bytes", "nodes", "node_list", "timed_steps"))
+        ]
+        pd.testing.assert_frame_equal(a[kept], b[kept])
