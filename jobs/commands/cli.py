@@ -14,13 +14,14 @@ from data_prep.settings_file import load_settings
 from data_prep.sources import discover
 from jobs.commands import denoise as cli_denoise
 from jobs.commands import devcluster as cli_devcluster
-from jobs.engine.display import Display, looking, status_table
+from jobs.commands.status import status_table
+from jobs.engine.display import Display, looking
+from jobs.engine.graph import Graph
 from jobs.engine.launch import Launcher, LocalLauncher, SubmittedLauncher
 from jobs.engine.run import RunFailed, run_graph
 from jobs.engine.run_folder import RunFolder, resolved_yaml
-from jobs.engine.stage import Graph
 from jobs.stages.evaluate import Evaluate
-from jobs.stages.graph import evaluation_of, graph_of, preparation_of
+from jobs.stages.graph import evaluation_of, graph_of, open_graph, preparation_of
 from jobs.stages.prepare import count_states
 from pipeline.settings.run import RunSettings
 from pipeline.training.world import World
@@ -118,7 +119,7 @@ def _update(folder: RunFolder, graph: Graph, on: str, dry_run: bool, console: Co
         for decision in graph.decide_all():
             _print_plain(console, f"{'run' if decision.run else 'keep':5}{'/'.join(decision.ref)}: {decision.why}")
         return False
-    launcher: Launcher = SubmittedLauncher(profile) if profile else LocalLauncher()
+    launcher: Launcher = SubmittedLauncher(profile, open_graph) if profile else LocalLauncher(open_graph)
     count, failed = 0, list[str]()
     with _alone(folder), Display(console) as display:
         if any(decision.run for decision in graph.decide_all()):
@@ -140,7 +141,7 @@ def _enqueue(folder: RunFolder, graph: Graph, profile: Profile, console: Console
         check_budget(folder, graph, profile)
         folder.record()
         live = live_of(folder)
-        made = submit_graph(graph, folder, profile, live)
+        made = submit_graph(graph, folder, profile, live, open_graph)
     for one in made:
         items = f" ({', '.join(one.items)})" if one.items and len(one.items) == 1 else ""
         _print_plain(console, f"{one.stage}{items}: job {', '.join(one.jobs)}, {one.tasks} tasks")
@@ -179,17 +180,17 @@ def status(folder: Run) -> None:
 @app.command(hidden=True)
 def work(config: Config, stage: str, item: Annotated[str | None, typer.Argument()] = None) -> None:
     """Do a stage, or one training of it, inside a job of Slurm: for sbatch scripts of one's own."""
-    from jobs.engine.in_job import find_scans, run_rank, run_share
+    from jobs.engine.in_job import find_items, run_rank, run_share
     from jobs.engine.queue import FIND
 
     folder = RunFolder.of(load_settings(config, RunSettings))
     if stage == FIND:
         folder.record()
-        find_scans(folder.root)
+        find_items(open_graph, folder.root)
     elif item is None:
-        run_share(folder.root, stage, RESTARTS)
+        run_share(open_graph, folder.root, stage, RESTARTS)
     else:
-        run_rank(folder.root, stage, item, RESTARTS)
+        run_rank(open_graph, folder.root, stage, item, RESTARTS)
 
 
 @app.command()

@@ -7,8 +7,8 @@ from statistics import median
 
 from data_prep.errors import UserError
 from data_prep.split import Split
+from jobs.engine.graph import Graph
 from jobs.engine.run_folder import RunFolder
-from jobs.engine.stage import Graph
 from jobs.stages.accounting import gpu_hours_given
 from jobs.stages.train import CellStage
 from pipeline.settings.cells import CellSettings

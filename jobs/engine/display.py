@@ -1,7 +1,7 @@
-"""What a person sees of a run: bars on a terminal, plain lines elsewhere, and the status table."""
+"""Progress of a run for people: bars on a terminal, plain lines elsewhere."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -9,13 +9,11 @@ from typing import Any, Self
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from data_prep.progress import Progress as Told
-from jobs.engine.stage import Graph, Ref, Stage
+from jobs.engine.stage import Stage
 
 _LINE_SECONDS = 30  # between plain lines of one item, where there is no terminal
-_COLOURS = {"done": "green", "failed": "red", "refused": "yellow", "running": "cyan", "blocked": "magenta"}
 
 
 class Display:
@@ -90,35 +88,3 @@ def looking(console: Console, what: str) -> Iterator[Told]:
                 console.print(f"{what}: {done}/{total} {note}", highlight=False, markup=False, soft_wrap=True)
 
         yield tell
-
-
-def status_table(graph: Graph, queued: Mapping[Ref, tuple[str, str]]) -> Table:
-    """A row an item: its state, time and reason, as the disk has it; ``queued``: state and note of those in a queue.
-
-    What is no item of the graph, such as the look for scans, comes first.
-    """
-    table = Table("stage", "item", "state", "seconds", "note", box=None, header_style="bold")
-    for (name, item), (state, note) in queued.items():
-        if name not in graph.stages:
-            table.add_row(name, item, f"[{_COLOURS.get(state, 'dim')}]{state}[/]", "", escape(note))
-    for stage in graph.stages.values():
-        for item in stage.items():
-            state, seconds, note = _item_state(graph, stage, item, *queued.get((stage.name, item), ("", "")))
-            table.add_row(stage.name, escape(item), f"[{_COLOURS.get(state, 'dim')}]{state}[/]", seconds, escape(note))
-    return table
-
-
-def _item_state(graph: Graph, stage: Stage, item: str, queued: str, where: str) -> tuple[str, str, str]:
-    marker, said = stage.markers.read(item), stage.markers.progress(item)
-    live = queued in ("running", "waiting")
-    if marker and not (live and stage.own_job and not stage.in_one_job):
-        known = "" if live else where
-        return marker.state, f"{marker.seconds:.1f}", "; ".join(filter(None, (marker.reason, known)))
-    if said and (queued == "running" or stage.markers.running(item)):
-        return "running", "", f"{said['done']}/{said['total']} {said['note']} {where}".rstrip()
-    if live or queued == "failed":
-        return queued, "", where
-    if said:
-        return "stopped", "", f"at {said['done']}/{said['total']} {said['note']}"
-    blocked = graph.blocked_by(stage, item)
-    return "waiting", "", f"for {'/'.join(blocked)}" if blocked else ""

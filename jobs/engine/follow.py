@@ -4,9 +4,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from jobs.engine.graph import Graph
 from jobs.engine.queue import ANY
 from jobs.engine.run_folder import RunFolder
-from jobs.engine.stage import Graph, Ref
+from jobs.engine.stage import Ref
 from jobs.engine.submissions import Submission, Submissions
 from slurm.causes import find_cause
 from slurm.commands import array_of

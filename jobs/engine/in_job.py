@@ -10,15 +10,13 @@ from pathlib import Path
 from types import FrameType
 
 from data_prep.progress import untold
-from data_prep.sources import discover
+from jobs.engine.graph import Graph, OpenGraph
 from jobs.engine.launch import orders
 from jobs.engine.marker import Marker
 from jobs.engine.run import check_stage
-from jobs.engine.run_folder import RunFolder
-from jobs.engine.stage import Graph, Stage
+from jobs.engine.stage import Stage
 from jobs.engine.submissions import Submissions
 from jobs.engine.worker import work_alone, work_together
-from jobs.stages.graph import graph_of
 from pipeline.training.stopping import SIGNALS, Stopped
 from pipeline.training.world import World
 from slurm.commands import SlurmError
@@ -29,43 +27,44 @@ _LOOK_SECONDS = 0.5  # between looks for a marker
 _VISIBLE_SECONDS = 60.0  # until what another node wrote is seen here: NFS may remember a folder for so long
 
 
-def find_scans(root: Path) -> None:
-    """Look through the sources, for all that come after."""
-    found = discover(RunFolder.opened(root).settings.data.sources, untold)
-    print(f"{len(found.series)} scans found, {len(found.aside)} series set aside", flush=True)
+def find_items(open_graph: OpenGraph, root: Path) -> None:
+    """Search for the items that are found by a search, for all jobs that come after."""
+    for stage in open_graph(root).stages.values():
+        if stage.uses_search:
+            print(stage.find_items(untold), flush=True)
 
 
-def run_share(root: Path, stage_name: str, most_restarts: int) -> None:
+def run_share(open_graph: OpenGraph, root: Path, stage_name: str, most_restarts: int) -> None:
     """Do items of a stage beside the other tasks of this array."""
     worker, workers = share()
     with _stoppable(World(), most_restarts):
-        graph = graph_of(RunFolder.opened(root))
+        graph = open_graph(root)
         stage = graph.stages[stage_name]
         _await_inputs(graph, stage, stage.items())
         pending = [decision.ref[1] for decision in graph.decide(stage, set()) if decision.run]
         if pending:
-            work_alone(root, stage_name, orders(pending, workers)[worker])
+            work_alone(open_graph, root, stage_name, orders(pending, workers)[worker])
         _end_as_marked(stage, pending)
 
 
-def run_rank(root: Path, stage_name: str, item: str, most_restarts: int) -> None:
+def run_rank(open_graph: OpenGraph, root: Path, stage_name: str, item: str, most_restarts: int) -> None:
     """Do one item as one rank of the job."""
     rank, size, local_rank = process()
     world = World(rank, size, local_rank, meeting_point() if size > 1 else "")
     with _stoppable(world, most_restarts):
-        _join_in(root, stage_name, item, world)
+        _join_in(open_graph, root, stage_name, item, world)
 
 
-def run_in_turn(root: Path, stage_name: str, items: Sequence[str], most_restarts: int) -> None:
+def run_in_turn(open_graph: OpenGraph, root: Path, stage_name: str, items: Sequence[str], most_restarts: int) -> None:
     """Do one item after the other in the same job, each by as many of its first ranks as it is for."""
     rank, size, local_rank = process()
-    stage, began = graph_of(RunFolder.opened(root)).stages[stage_name], time.time()
+    stage, began = open_graph(root).stages[stage_name], time.time()
     with _stoppable(World(rank, size), most_restarts):
         for number, item in enumerate(items):
             ranks = stage.ranks(item)
             if rank < ranks:
                 world = World(rank, ranks, local_rank, meeting_point(number) if ranks > 1 else "")
-                _in_a_process(_join_in, root, stage_name, item, world)
+                _in_a_process(_join_in, open_graph, root, stage_name, item, world)
             if rank == 0 and stage.markers.read(item) is None:
                 _mark_dead(stage, item)
             while not _ended(stage, item, began):
@@ -88,9 +87,9 @@ def _in_a_process(call: Callable[..., None], *arguments: object) -> None:
         child.join()
 
 
-def _join_in(root: Path, stage_name: str, item: str, world: World) -> None:
+def _join_in(open_graph: OpenGraph, root: Path, stage_name: str, item: str, world: World) -> None:
     """Do an item as one rank, if it is to be done."""
-    graph = graph_of(RunFolder.opened(root))
+    graph = open_graph(root)
     stage = graph.stages[stage_name]
     _await_inputs(graph, stage, [item])
     decision = graph.decide_one(stage, item)
@@ -100,7 +99,7 @@ def _join_in(root: Path, stage_name: str, item: str, world: World) -> None:
         return
     if world.leads:  # any rank that fails from now on says so; what stood there is of an earlier life of the job
         stage.markers.remove(item)
-    work_together(root, stage_name, item, world)
+    work_together(open_graph, root, stage_name, item, world)
 
 
 def _await_inputs(graph: Graph, stage: Stage, items: Sequence[str]) -> None:

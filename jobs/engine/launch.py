@@ -10,6 +10,7 @@ from multiprocessing import set_forkserver_preload
 from pathlib import Path
 from typing import Any, Protocol
 
+from jobs.engine.graph import OpenGraph
 from jobs.engine.worker import work_alone, work_together
 from pipeline.training.world import World
 from slurm.profile import Profile
@@ -19,7 +20,7 @@ _POLL_SECONDS = 0.2
 _LEAVE_SECONDS = 1.5  # when a rank has died: for the others to end by themselves, then after SIGTERM; then SIGKILL
 _STOP_SECONDS = 10.0
 # imported once by a server from which workers are forked, instead of seconds in each of them
-_PRELOADED = ["jobs.engine.worker", "data_prep.prepare", "pipeline.evaluate.judgement", "pipeline.report"]
+_PRELOADED = (__name__, "data_prep.prepare", "pipeline.evaluate.judgement", "pipeline.report")
 
 
 class Launched(Protocol):
@@ -48,22 +49,32 @@ class Launcher(Protocol):
 class LocalLauncher:
     """Processes of this machine, which end when their parent dies."""
 
+    def __init__(self, open_graph: OpenGraph) -> None:
+        self.open_graph = open_graph
+
     def share(self, root: Path, stage: str, items: Sequence[str], workers: int) -> Launched:
         """See :class:`Launcher`."""
-        return LocalProcesses([(_share_main, (root, stage, order), 1) for order in orders(items, workers)])
+        groups = [(_share_main, (self.open_graph, root, stage, order), 1) for order in orders(items, workers)]
+        return LocalProcesses(groups, [self.open_graph.__module__])
 
     def together(self, root: Path, stage: str, item: str, ranks: int) -> Launched:
         """See :class:`Launcher`."""
-        return LocalProcesses([(_rank_main, (root, stage, item, ranks, _meeting_point()), ranks)])
+        arguments = (self.open_graph, root, stage, item, ranks, _meeting_point())
+        return LocalProcesses([(_rank_main, arguments, ranks)], [self.open_graph.__module__])
 
 
 class LocalProcesses:
-    """Groups of processes of ``torch.multiprocessing``: if one fails, it ends the others of its group."""
+    """Groups of processes of ``torch.multiprocessing``: if one fails, it ends the others of its group.
 
-    def __init__(self, groups: Sequence[tuple[Callable[..., None], tuple[Any, ...], int]]) -> None:
+    ``groups``: function, arguments after the rank, and number of processes of each. ``modules``: what they import.
+    """
+
+    def __init__(
+        self, groups: Sequence[tuple[Callable[..., None], tuple[Any, ...], int]], modules: Sequence[str] = ()
+    ) -> None:
         from torch.multiprocessing.spawn import start_processes
 
-        set_forkserver_preload(_PRELOADED)
+        set_forkserver_preload([*_PRELOADED, *modules])
         logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
         self._running = [
             start_processes(main, arguments, processes, join=False, start_method="forkserver")
@@ -107,20 +118,20 @@ class LocalProcesses:
 class SubmittedLauncher:
     """Jobs of submitit, on the executor of a profile."""
 
-    def __init__(self, profile: Profile) -> None:
-        self.profile = profile
+    def __init__(self, profile: Profile, open_graph: OpenGraph) -> None:
+        self.profile, self.open_graph = profile, open_graph
 
     def share(self, root: Path, stage: str, items: Sequence[str], workers: int) -> Launched:
         """See :class:`Launcher`."""
         shares = orders(items, workers)
-        return SubmittedJobs([self._submit(root, 1, work_alone, root, stage, share) for share in shares])
+        return SubmittedJobs([self._submit(root, 1, work_alone, stage, share) for share in shares])
 
     def together(self, root: Path, stage: str, item: str, ranks: int) -> Launched:
         """See :class:`Launcher`."""
-        return SubmittedJobs([self._submit(root, ranks, submitted_rank, root, stage, item, _meeting_point())])
+        return SubmittedJobs([self._submit(root, ranks, submitted_rank, stage, item, _meeting_point())])
 
     def _submit(self, root: Path, tasks: int, call: Callable[..., None], *arguments: Any) -> Job:
-        return submit(self.profile, root / "logs" / "submitit", tasks, call, *arguments)
+        return submit(self.profile, root / "logs" / "submitit", tasks, call, self.open_graph, root, *arguments)
 
 
 class SubmittedJobs:
@@ -159,20 +170,22 @@ def _meeting_point() -> str:
     return f"file://{tempfile.gettempdir()}/quarterdose-{uuid.uuid4().hex}"
 
 
-def _share_main(_rank: int, root: Path, stage: str, items: list[str]) -> None:
+def _share_main(_rank: int, open_graph: OpenGraph, root: Path, stage: str, items: list[str]) -> None:
     _log_to(root / "logs" / f"{stage}.{items[0]}.log")
-    work_alone(root, stage, items)
+    work_alone(open_graph, root, stage, items)
 
 
-def _rank_main(rank: int, root: Path, stage: str, item: str, ranks: int, rendezvous: str) -> None:
+def _rank_main(
+    rank: int, open_graph: OpenGraph, root: Path, stage: str, item: str, ranks: int, rendezvous: str
+) -> None:
     _log_to(root / "logs" / f"{stage}.{item}.rank{rank}.log")
-    work_together(root, stage, item, World(rank, ranks, rank, rendezvous))
+    work_together(open_graph, root, stage, item, World(rank, ranks, rank, rendezvous))
 
 
-def submitted_rank(root: Path, stage: str, item: str, rendezvous: str) -> None:
+def submitted_rank(open_graph: OpenGraph, root: Path, stage: str, item: str, rendezvous: str) -> None:
     """One rank of a submitted job."""
     rank, size, local_rank = task()
-    work_together(root, stage, item, World(rank, size, local_rank, rendezvous))
+    work_together(open_graph, root, stage, item, World(rank, size, local_rank, rendezvous))
 
 
 def _log_to(path: Path) -> None:

@@ -4,12 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from data_prep.sources import recall
-from jobs.engine.in_job import find_scans, run_in_turn, run_rank, run_share
+from jobs.engine.graph import Graph, OpenGraph
+from jobs.engine.in_job import find_items, run_in_turn, run_rank, run_share
 from jobs.engine.run_folder import RunFolder
-from jobs.engine.stage import Graph, Ref, Stage
+from jobs.engine.stage import Ref, Stage
 from jobs.engine.submissions import Submission, Submissions
-from jobs.stages.prepare import MakeSplit, Prepare
 from slurm.commands import array_of
 from slurm.profile import Profile, check_partitions
 from slurm.states import job_states
@@ -27,6 +26,7 @@ class _Queue:
 
     folder: RunFolder
     profile: Profile
+    open_graph: OpenGraph
 
     def __post_init__(self) -> None:
         self.submissions = Submissions(self.folder.root)
@@ -47,15 +47,15 @@ class _Queue:
         """
         refs = {ref for item in items for ref in _inputs(stage, item)}
         jobs = sorted({job for made in self.made if _feeds(made, refs) for job in made.jobs}, key=int)
-        lenient = not isinstance(stage, Prepare) and (stage.any_input or stage.tolerated())
+        lenient = not stage.uses_search and (stage.any_input or stage.tolerated())
         return f"{'afterany' if lenient else 'afterok'}:{':'.join(jobs)}" if jobs else ""
 
 
 def _inputs(stage: Stage, item: str) -> list[Ref]:
-    """What the item waits for; all of preparation is one, since its scans may be still to be found."""
-    if isinstance(stage, Prepare):
+    """What the item waits for: the search for it, all items of a stage, or its inputs."""
+    if stage.uses_search:
         return [(FIND, ANY)]
-    return [("prepare", ANY)] if isinstance(stage, MakeSplit) else stage.inputs(item)
+    return [(stage.gathers, ANY)] if stage.gathers else stage.inputs(item)
 
 
 def _feeds(made: Submission, refs: set[Ref]) -> bool:
@@ -74,7 +74,9 @@ def live_of(folder: RunFolder) -> list[Submission]:
     return [one for one in made if live.intersection(one.jobs)]
 
 
-def submit_graph(graph: Graph, folder: RunFolder, profile: Profile, live: Sequence[Submission]) -> list[Submission]:
+def submit_graph(
+    graph: Graph, folder: RunFolder, profile: Profile, live: Sequence[Submission], open_graph: OpenGraph
+) -> list[Submission]:
     """Put all that is missing or changed in the queue, each job behind those that it needs.
 
     Args:
@@ -82,18 +84,19 @@ def submit_graph(graph: Graph, folder: RunFolder, profile: Profile, live: Sequen
         folder: of the run.
         profile: the cluster.
         live: earlier submissions of which something is still in the queue: their items are not submitted again.
+        open_graph: how the jobs open it.
 
     Raises:
         ProfileError: a demand that the profile or its partition cannot meet.
     """
-    queue = _Queue(folder, profile)
+    queue = _Queue(folder, profile, open_graph)
     check_partitions(
         profile, max((s.ranks(i) for s in graph.stages.values() if s.own_job for i in s.items()), default=1)
     )
     queue.made.extend(live)
-    known = recall(folder.settings.data.sources) is not None
+    known = all(stage.is_searched() for stage in graph.stages.values())
     if not known and not any(one.stage == FIND for one in live):
-        queue.put(find_scans, FIND, [FIND], Wanted(FIND, [(folder.root,)]))
+        queue.put(find_items, FIND, [FIND], Wanted(FIND, [(open_graph, folder.root)]))
     waiting = {(one.stage, item) for one in live for item in _items(graph, one, known=known)}
     for stage in graph.stages.values():
         items = _pending(graph, stage, waiting, known=known)
@@ -115,7 +118,7 @@ def _pending(graph: Graph, stage: Stage, waiting: set[Ref], *, known: bool) -> l
     if known:
         items = [decision.ref[1] for decision in graph.decide(stage, waiting) if decision.run]
     else:
-        items = [ANY] if isinstance(stage, Prepare) else stage.items()
+        items = [ANY] if stage.uses_search else stage.items()
     return [item for item in items if (stage.name, item) not in waiting]
 
 
@@ -125,12 +128,13 @@ def _queue_cells(queue: _Queue, stage: Stage, items: Sequence[str], *, known: bo
         for item in items:
             stage.markers.clear_progress(item)
             stage.markers.remove(item)
-    root, restarts = queue.folder.root, queue.profile.restarts
+    root, restarts, open_graph = queue.folder.root, queue.profile.restarts, queue.open_graph
     if stage.in_one_job:
-        _queue_ranks(queue, stage, stage.name, run_in_turn, (root, stage.name, items, restarts), items)
+        _queue_ranks(queue, stage, stage.name, run_in_turn, (open_graph, root, stage.name, items, restarts), items)
         return
     for item in items:
-        _queue_ranks(queue, stage, f"{stage.name}-{item}", run_rank, (root, stage.name, item, restarts), [item])
+        arguments = (open_graph, root, stage.name, item, restarts)
+        _queue_ranks(queue, stage, f"{stage.name}-{item}", run_rank, arguments, [item])
 
 
 def _queue_ranks(
@@ -142,6 +146,6 @@ def _queue_ranks(
 
 def _queue_workers(queue: _Queue, stage: Stage, items: Sequence[str]) -> None:
     workers = stage.workers() if ANY in items else min(stage.workers(), len(items))
-    calls = [(queue.folder.root, stage.name, queue.profile.restarts)] * workers
+    calls = [(queue.open_graph, queue.folder.root, stage.name, queue.profile.restarts)] * workers
     wanted = Wanted(stage.name, calls, uses_gpu=stage.uses_gpu, after=queue.after(stage, items))
     queue.put(run_share, stage.name, items, wanted)

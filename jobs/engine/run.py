@@ -7,9 +7,10 @@ from functools import partial
 
 from data_prep.errors import UserError
 from jobs.engine.display import Display
+from jobs.engine.graph import Decision, Graph
 from jobs.engine.launch import Launched, Launcher
 from jobs.engine.marker import Marker
-from jobs.engine.stage import Decision, Graph, Stage
+from jobs.engine.stage import Stage
 
 _END_SECONDS = 4.0
 

@@ -11,10 +11,9 @@ from typing import Any
 from data_prep.errors import MachineError, UserError
 from data_prep.files import digest_json, locked
 from data_prep.progress import Progress
+from jobs.engine.graph import Graph, OpenGraph
 from jobs.engine.marker import Marker, State
-from jobs.engine.run_folder import RunFolder
-from jobs.engine.stage import Graph, Stage
-from jobs.stages.graph import graph_of
+from jobs.engine.stage import Stage
 from pipeline.training.stopping import Stopped
 from pipeline.training.world import DistributionError, PeerLost, World
 
@@ -22,9 +21,9 @@ _EVERY_SECONDS = 0.5
 _GRACE_SECONDS = 2.0
 
 
-def work_alone(root: Path, stage: str, items: Sequence[str]) -> None:
+def work_alone(open_graph: OpenGraph, root: Path, stage: str, items: Sequence[str]) -> None:
     """Do the items one after the other, but those that another worker does; one that ends badly is marked so."""
-    graph, began = graph_of(RunFolder.opened(root)), time.time()
+    graph, began = open_graph(root), time.time()
     for item in items:
         markers = graph.stages[stage].markers
         marker = markers.read(item)
@@ -46,13 +45,13 @@ def _discreet(stage: Stage) -> Iterator[None]:
         raise RuntimeError(_reason(error, stage.private)) from None
 
 
-def work_together(root: Path, stage: str, item: str, world: World) -> None:
+def work_together(open_graph: OpenGraph, root: Path, stage: str, item: str, world: World) -> None:
     """Do one item as one rank of several.
 
     Raises:
         Exception: what went wrong in this rank, after marking it, so that the other ranks are ended.
     """
-    graph = graph_of(RunFolder.opened(root))
+    graph = open_graph(root)
     error = _run_marked(graph, graph.stages[stage], item, world)
     if error:
         raise error

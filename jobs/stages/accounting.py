@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
+from jobs.engine.graph import Graph
 from jobs.engine.run_folder import RunFolder
-from jobs.engine.stage import Graph
 from jobs.engine.submissions import Submission, Submissions
 from slurm.accounting import Allocation, allocations
 from slurm.commands import SlurmError, array_of

@@ -1,7 +1,9 @@
 """The stages of a run, in order."""
 
+from pathlib import Path
+
+from jobs.engine.graph import Graph
 from jobs.engine.run_folder import RunFolder
-from jobs.engine.stage import Graph
 from jobs.stages.evaluate import Evaluate
 from jobs.stages.export import Export
 from jobs.stages.prepare import MakeSplit, Prepare
@@ -13,10 +15,17 @@ def graph_of(folder: RunFolder) -> Graph:
     """prepare, split, train, transfer, study, evaluate, export, report."""
     prepare, train, study = Prepare(folder), Train2D(folder), Study(folder)
     evaluate = Evaluate([train, study])
-    report = MakeReport([train, study], evaluate)
-    return Graph(
-        [prepare, MakeSplit(prepare), train, Transfer(train, study), study, evaluate, Export(evaluate), report]
-    )
+    stages = [prepare, MakeSplit(prepare), train, Transfer(train, study), study, evaluate, Export(evaluate)]
+    return Graph([*stages, MakeReport([train, study], evaluate, stages)])
+
+
+def open_graph(root: Path) -> Graph:
+    """Open the graph of the run in a folder, in any process that works on it.
+
+    Raises:
+        UserError: there is no run in ``root``.
+    """
+    return graph_of(RunFolder.opened(root))
 
 
 def evaluation_of(folder: RunFolder) -> Graph:

@@ -22,10 +22,16 @@ class Prepare(Stage):
     name: ClassVar[str] = "prepare"
     version: ClassVar[int] = 2
     private: ClassVar[bool] = True
+    uses_search: ClassVar[bool] = True
 
-    def find_items(self, progress: Progress) -> None:
+    def find_items(self, progress: Progress) -> str:
         """Look through the sources; workers then see what was found."""
         self._found = discover(self.settings.data.sources, progress)
+        return f"{len(self._found.series)} scans found, {len(self._found.aside)} series set aside"
+
+    def is_searched(self) -> bool:
+        """Whether the sources were looked through before."""
+        return recall(self.settings.data.sources) is not None
 
     @cached_property
     def _found(self) -> Found:
@@ -86,6 +92,7 @@ class MakeSplit(Stage):
     name: ClassVar[str] = "split"
     version: ClassVar[int] = 2
     any_input: ClassVar[bool] = True
+    gathers: ClassVar[str] = Prepare.name
 
     def __init__(self, prepare: Prepare) -> None:
         super().__init__(prepare.folder)
@@ -107,7 +114,7 @@ class MakeSplit(Stage):
 
     def inputs(self, item: str) -> list[Ref]:
         """Every scan."""
-        return [("prepare", scan) for scan in self.prepare.items()]
+        return [(self.gathers, scan) for scan in self.prepare.items()]
 
     def outputs(self, item: str) -> list[Path]:
         """``manifest.csv`` and ``split.json``."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from data_prep.progress import Progress
+from jobs.engine.graph import Graph
 from jobs.engine.stage import Ref, Stage
 from jobs.stages.evaluate import Evaluate
 from jobs.stages.train import CellStage
@@ -19,17 +20,20 @@ FILES = (*(f"{name}.csv" for name in TABLES), "table2.md", "table2.tex", "summar
 
 
 class MakeReport(Stage):
-    """One item; made from what there is, so a partial study gives a partial report."""
+    """One item; made from what there is, so a partial study gives a partial report.
+
+    ``stages``: all before it, of which it accounts.
+    """
 
     name: ClassVar[str] = "report"
     any_input: ClassVar[bool] = True
     concludes: ClassVar[bool] = True
 
-    def __init__(self, trained: Sequence[CellStage], evaluate: Evaluate) -> None:
+    def __init__(self, trained: Sequence[CellStage], evaluate: Evaluate, stages: Sequence[Stage]) -> None:
         super().__init__(evaluate.folder)
         cells = cells_of(self.settings)
         self.trained = {cell.id: (stage, cell) for cell in cells for stage in trained if cell.id in stage.cells}
-        self.evaluate = evaluate
+        self.evaluate, self.graph = evaluate, Graph([*stages, self])
 
     def items(self) -> list[str]:
         """One."""
@@ -51,13 +55,12 @@ class MakeReport(Stage):
     def run(self, item: str, world: World, progress: Progress) -> dict[str, Any]:
         """Write the report folder."""
         from jobs.stages.accounting import accounting_table
-        from jobs.stages.graph import graph_of
         from pipeline.report import write_report
 
         trained = self.trained.items()
         states = {cell: self._state(stage, cell) for cell, (stage, _) in trained}
         cells = [settings for _, (_, settings) in trained]
-        accounting = accounting_table(self.folder, graph_of(self.folder))
+        accounting = accounting_table(self.folder, self.graph)
         return write_report(self.folder.root, self.settings, cells, states, self.evaluate.judged(), accounting)
 
     def _state(self, stage: Stage, cell: str) -> tuple[str, str]:

@@ -12,8 +12,8 @@ from data_prep.progress import Progress
 from data_prep.sources.series import stamp_of_file
 from jobs.engine.run_folder import RunFolder
 from jobs.engine.stage import Ref, Stage
-from jobs.engine.staging import staged
 from jobs.stages.prepare import read_split
+from jobs.stages.staging import staged
 from pipeline.settings.cells import CellSettings, cells_of
 from pipeline.settings.names import DDNET_2D
 from pipeline.settings.training import WITHOUT_EFFECT
@@ -106,9 +106,10 @@ class Transfer(Stage):
         }
         self.donor = self.settings.study.donor
 
-    def find_items(self, progress: Progress) -> None:
+    def find_items(self, progress: Progress) -> str:
         """Refuse a donor that is not there, before anything is run."""
         self._stamp()
+        return ""
 
     def items(self) -> list[str]:
         """The fills of the study."""

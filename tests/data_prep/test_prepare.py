@@ -24,6 +24,7 @@ from data_prep.sources import discover
 from data_prep.store import Pair
 from data_prep.volume import CTVolume
 from jobs.engine.worker import work_alone
+from jobs.stages.graph import open_graph
 from tests.command_line import QUARTERDOSE
 from tests.data_prep.dicom_series import change, edit, write_series
 from tests.pairs import simulate
@@ -201,12 +202,12 @@ def test_a_worker_whose_source_is_gone_names_no_path(place: Place, capfd: pytest
     (place.folder / "Doe_Jane").rename(place.folder / "gone")
     marker = place.folder / "runs" / "p" / "markers" / "prepare" / f"{scan}.json"
     marker.unlink()
-    work_alone(place.folder / "runs" / "p", "prepare", [scan])  # of files that the run has found
+    work_alone(open_graph, place.folder / "runs" / "p", "prepare", [scan])  # of files that the run has found
     assert json.loads(marker.read_text())["reason"] == "FileNotFoundError: No such file or directory"
     assert "Doe" not in marker.read_text() + "".join(capfd.readouterr())
     shutil.rmtree(place.folder / "cache")
     with pytest.raises(RuntimeError, match="UserError in existing, line") as caught:  # it must look for itself
-        work_alone(place.folder / "runs" / "p", "prepare", [scan])
+        work_alone(open_graph, place.folder / "runs" / "p", "prepare", [scan])
     assert "Doe" not in "".join(traceback.format_exception(caught.value))
 
 

@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 
 from data_prep.progress import Progress
+from jobs.engine.graph import Decision, Graph
 from jobs.engine.marker import Marker
 from jobs.engine.run_folder import RunFolder
-from jobs.engine.stage import Decision, Graph, Ref, Stage
+from jobs.engine.stage import Ref, Stage
 from pipeline.settings.run import RunSettings
 from pipeline.training.world import World
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from jobs.engine import in_job
+from jobs.engine.graph import Graph
 from jobs.engine.marker import Marker
 from jobs.engine.run_folder import RunFolder
-from jobs.engine.stage import Graph
 from jobs.stages.graph import graph_of
 from pipeline.settings.run import RunSettings
 

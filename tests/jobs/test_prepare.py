@@ -10,6 +10,7 @@ from data_prep.errors import UserError
 from data_prep.progress import untold
 from jobs.engine.run_folder import RunFolder
 from jobs.engine.worker import work_alone
+from jobs.stages.graph import open_graph
 from jobs.stages.prepare import Prepare
 from pipeline.settings.run import RunSettings
 from tests.command_line import QUARTERDOSE
@@ -45,7 +46,7 @@ def test_status_looks_at_no_source(root: Path, tmp_path: Path) -> None:
 def test_workers_see_the_files_of_the_run_that_started_them(root: Path, tmp_path: Path) -> None:
     write_nifti(tmp_path / "scans" / "b.nii", chest(20))
     for stage, item in [("prepare", "a"), ("split", "split")]:
-        work_alone(root, stage, [item])
+        work_alone(open_graph, root, stage, [item])
     assert pd.read_csv(root / "data" / "manifest.csv")["scan"].tolist() == ["a"]
     assert status(root) == [["prepare", "a", "done"]]
 

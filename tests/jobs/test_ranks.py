@@ -18,6 +18,7 @@ from data_prep.store import SHARD_SLICES
 from jobs.engine.launch import LocalProcesses, submitted_rank
 from jobs.engine.marker import Marker, Markers
 from jobs.engine.run_folder import RunFolder
+from jobs.stages.graph import open_graph
 from jobs.stages.train import Train2D
 from pipeline.sampling import choose
 from pipeline.settings.cells import cells_of
@@ -120,7 +121,9 @@ def test_a_job_of_another_size_than_was_asked_for_trains_nothing(tmp_path: Path)
     folder.record()
     Markers(folder.root, "split").write("split", Marker("done", {}, 1.0, 1.0, "", {}))
     meeting = f"file://{tmp_path}/meet"
-    job = submit(load_profile("local"), tmp_path / "logs", 1, submitted_rank, folder.root, "train", "2d", meeting)
+    job = submit(
+        load_profile("local"), tmp_path / "logs", 1, submitted_rank, open_graph, folder.root, "train", "2d", meeting
+    )
     wait_for(job.done)
     marker = Markers(folder.root, "train").read("2d")
     assert marker is not None

@@ -11,7 +11,7 @@ import pytest
 from data_prep.paths import pair_path
 from data_prep.split import Segment, Split
 from data_prep.store import Pair
-from jobs.engine.staging import staged
+from jobs.stages.staging import staged
 
 SPLIT = Split(
     "patients",

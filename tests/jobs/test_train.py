@@ -10,9 +10,9 @@ from torch import Tensor
 
 from data_prep.errors import UserError
 from data_prep.progress import untold
+from jobs.engine.graph import Decision, Graph
 from jobs.engine.marker import Marker
 from jobs.engine.run_folder import RunFolder
-from jobs.engine.stage import Decision, Graph
 from jobs.stages.graph import graph_of
 from jobs.stages.train import CellStage, Study, Train2D, Transfer
 from pipeline.models import DDnet
