@@ -6,6 +6,8 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, field_validator, model_validator
 
+from data_prep.sources.kinds import KINDS
+
 
 class Settings(BaseModel):
     """A frozen node of the settings tree; unknown keys are refused."""
@@ -16,7 +18,7 @@ class Settings(BaseModel):
 class SourceSettings(Settings):
     """A place where scans lie."""
 
-    kind: Literal["sample", "dicom", "nifti", "lidc", "mayo", "bimcv"]
+    kind: str
     path: Path | None = Field(None, description="folder or file; the sample needs none")
     dataset: str = Field("", description="name of the data set; the kind if not given")
     keep_ids: bool | None = Field(
@@ -28,6 +30,14 @@ class SourceSettings(Settings):
         None, description="mayo: measured if not given; the others have none and simulate it"
     )
 
+    @field_validator("kind", mode="before")
+    @classmethod
+    def _check_kind(cls, kind: object) -> object:
+        if kind not in list(KINDS):
+            *names, last = map(repr, KINDS)
+            raise ValueError(f"Input should be {', '.join(names)} or {last}")
+        return kind
+
     @field_validator("path")
     @classmethod
     def _resolve(cls, path: Path | None) -> Path | None:
@@ -35,11 +45,13 @@ class SourceSettings(Settings):
         return path and path.expanduser().absolute()
 
     @model_validator(mode="after")
-    def _refuse_what_has_no_effect(self) -> Self:
-        if self.kind in ("sample", "nifti", "bimcv") and (self.kernel or self.thickness_mm):
+    def _refuse_settings_without_effect(self) -> Self:
+        kind = KINDS[self.kind]
+        if not kind.has_dicom_series and (self.kernel or self.thickness_mm):
             raise ValueError(f"kernel and thickness_mm choose among DICOM series; a {self.kind} source has none")
-        if self.low_dose == "measured" and self.kind != "mayo":
-            raise ValueError(f"low_dose can be measured with kind mayo alone; a {self.kind} source simulates it")
+        if self.low_dose == "measured" and not kind.has_measured_low_dose:
+            measured = " or ".join(name for name, kind in KINDS.items() if kind.has_measured_low_dose)
+            raise ValueError(f"low_dose can be measured with kind {measured} alone; a {self.kind} source simulates it")
         return self
 
     @property
@@ -48,14 +60,14 @@ class SourceSettings(Settings):
         return self.dataset or self.kind
 
     @property
-    def simulated(self) -> bool:
+    def uses_simulation(self) -> bool:
         """Whether the low dose is simulated."""
-        return self.kind != "mayo" or self.low_dose == "simulated"
+        return self.low_dose == "simulated" or not KINDS[self.kind].has_measured_low_dose
 
     @property
-    def public(self) -> bool:
-        """Whether ids that look public are kept."""
-        return self.keep_ids if self.keep_ids is not None else self.kind not in ("dicom", "nifti")
+    def has_public_ids(self) -> bool:
+        """Whether patients' ids that look public may be shown; hidden unless the settings or the kind say so."""
+        return KINDS[self.kind].has_public_ids if self.keep_ids is None else self.keep_ids
 
 
 class GeometrySettings(Settings):

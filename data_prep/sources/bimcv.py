@@ -19,7 +19,7 @@ from data_prep.readers.dicom_header import acquisition_of, no_ct
 from data_prep.readers.nifti import nifti_image, open_nifti
 from data_prep.settings import SourceSettings
 from data_prep.sources.folders import check_some, existing, public_or_hidden
-from data_prep.sources.series import Aside, Found, Series, stamp_of, stamp_of_file
+from data_prep.sources.series import Discovery, Exclusion, Series, stamp_of, stamp_of_file
 from data_prep.volume import CTScan
 
 PUBLIC_ID = r"sub-S\d+"
@@ -27,18 +27,18 @@ _FILE = re.compile(r"((sub-[A-Za-z0-9]+)(?:_[A-Za-z]+-[A-Za-z0-9]+)*)_(ct|cr|dx)
 _SCOUT_SLICES = 8
 
 
-def find_bimcv(settings: SourceSettings, progress: Progress) -> Found:
+def find_bimcv(settings: SourceSettings, progress: Progress) -> Discovery:
     """One series a CT volume; every other image has its reason."""
     root = existing(settings)
     files = [(path, match) for path in sorted(root.rglob("*.*")) if (match := _FILE.fullmatch(path.name))]
     check_some(files, settings, "files named sub-..._ct.nii.gz")
-    found = Found()
+    found = Discovery()
     for number, (path, match) in enumerate(files, start=1):
         subject = public_or_hidden(settings, PUBLIC_ID)(match[2], path.relative_to(root))
         scan = match[1] if subject == match[2] else f"p-{pseudonym(match[1])}"
         images, reason = _look(path, match[3])
         if reason:
-            found.aside.append(Aside(settings.name, subject, scan + f"_{match[3]}", images, reason))
+            found.exclusions.append(Exclusion(settings.name, subject, scan + f"_{match[3]}", images, reason))
         else:
             found.series.append(_series(settings.name, subject, scan, path))
         progress(number, len(files), "headers")

@@ -1,40 +1,41 @@
-"""What was found in sources is remembered in the user's own cache, so that other processes need not look again.
+"""The last discovery in some sources, kept in the user's cache: other processes need not look again.
 
-It holds the paths of files, which may name patients: none of it may go elsewhere.
+It holds the paths of files, which may name patients: nothing of it may be written elsewhere.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from data_prep.cache import memory_path, read_memory, write_memory
 from data_prep.errors import MachineError, ScanError
-from data_prep.readers.dicom import open_dicom
 from data_prep.settings import SourceSettings
-from data_prep.sources.bimcv import open_with_sidecar
-from data_prep.sources.folders import open_first
-from data_prep.sources.series import Aside, Found, Open, Series
+from data_prep.sources.kinds import OPENERS
+from data_prep.sources.series import Discovery, Exclusion, Open, Series
 
 _VERSION = 1
-_OPEN: Mapping[str, Open] = {"dicom": open_dicom, "first": open_first, "with sidecar": open_with_sidecar}
-_NAMES = {function: name for name, function in _OPEN.items()}
+_OPENER_NAMES = {path: name for name, path in OPENERS.items()}
 _FAULTS: Mapping[str, type[Exception]] = {"scan": ScanError, "machine": MachineError}
-_KINDS = {kind: name for name, kind in _FAULTS.items()}
+_FAULT_NAMES = {fault: name for name, fault in _FAULTS.items()}
 
 
-def remember(sources: Sequence[SourceSettings], found: Found) -> None:
-    """Keep what the sources hold, in place of what they held before."""
-    content = {"series": [_plain(series) for series in found.series], "aside": [asdict(other) for other in found.aside]}
+def remember(sources: Sequence[SourceSettings], discovery: Discovery) -> None:
+    """Write the discovery in these sources to the cache, over an earlier one."""
+    content = {
+        "series": [_to_json(series) for series in discovery.series],
+        "aside": [asdict(exclusion) for exclusion in discovery.exclusions],
+    }
     write_memory(_path(sources), _VERSION, content)
 
 
-def recall(sources: Sequence[SourceSettings]) -> Found | None:
-    """What :func:`data_prep.sources.discover` last found in these sources, or None; no source is looked at."""
+def recall(sources: Sequence[SourceSettings]) -> Discovery | None:
+    """Read the last discovery in these sources, or None if there is none; no source is looked at."""
     content = read_memory(_path(sources), _VERSION)
     try:
-        return Found(
-            [_series(values) for values in content["series"]], [Aside(**values) for values in content["aside"]]
+        return Discovery(
+            [_from_json(values) for values in content["series"]], [Exclusion(**values) for values in content["aside"]]
         )
     except (ValueError, TypeError, KeyError):
         return None
@@ -44,25 +45,29 @@ def _path(sources: Sequence[SourceSettings]) -> Path:
     return memory_path("found", [settings.model_dump(mode="json") for settings in sources])
 
 
-def _plain(series: Series) -> dict[str, Any]:
+def _to_json(series: Series) -> dict[str, Any]:
     return {
         **vars(series),
         "files": [str(path) for path in series.files],
         "low_files": [str(path) for path in series.low_files],
-        "open": _NAMES[series.open],
-        "fault": [_KINDS[type(series.fault)], str(series.fault)] if series.fault else None,
+        "open": _opener_name(series.open),
+        "fault": [_FAULT_NAMES[type(series.fault)], str(series.fault)] if series.fault else None,
     }
 
 
-def _series(values: Mapping[str, Any]) -> Series:
-    read = {
+def _opener_name(opener: Open) -> str:
+    return _OPENER_NAMES[f"{opener.__module__}:{opener.__qualname__}"]
+
+
+def _from_json(values: Mapping[str, Any]) -> Series:
+    converted = {
         "files": tuple(map(Path, values["files"])),
         "low_files": tuple(map(Path, values["low_files"])),
-        "open": _OPEN[values["open"]],
+        "open": resolve_name(OPENERS[values["open"]]),
         "fault": _fault(*values["fault"]) if values["fault"] else None,
     }
-    return Series(**{**values, **read})
+    return Series(**{**values, **converted})
 
 
-def _fault(kind: str, message: str) -> Exception:
-    return _FAULTS[kind](message)
+def _fault(name: str, message: str) -> Exception:
+    return _FAULTS[name](message)

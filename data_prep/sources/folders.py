@@ -12,23 +12,25 @@ from data_prep.readers.dicom import open_dicom
 from data_prep.readers.nifti import open_nifti
 from data_prep.settings import SourceSettings
 from data_prep.sources.archive import Stack, Subject, find_stacks
-from data_prep.sources.series import Aside, Found, Series, stamp_of, stamp_of_file
+from data_prep.sources.series import Discovery, Exclusion, Series, stamp_of, stamp_of_file
 from data_prep.volume import CTScan
 
 
-def find_dicom(settings: SourceSettings, progress: Progress) -> Found:
+def find_dicom(settings: SourceSettings, progress: Progress) -> Discovery:
     """Each CT series at or below ``settings.path``; what is no CT is set aside."""
-    scans, others = sorted_stacks(settings, kept_id if settings.public else hidden_id, progress)
-    return Found([dicom_series(settings.name, stack) for stack in scans], others)
+    scans, others = sorted_stacks(settings, kept_id if settings.has_public_ids else hidden_id, progress)
+    return Discovery([dicom_series(settings.name, stack) for stack in scans], others)
 
 
-def sorted_stacks(settings: SourceSettings, subject_of: Subject, progress: Progress) -> tuple[list[Stack], list[Aside]]:
+def sorted_stacks(
+    settings: SourceSettings, subject_of: Subject, progress: Progress
+) -> tuple[list[Stack], list[Exclusion]]:
     """The stacks of a source that it asks for, and the others, each with its reason.
 
     Raises:
         UserError: the folder is missing or holds no DICOM file.
     """
-    rule = f"{settings.kind}, ids {'kept' if settings.public else 'hidden'}"
+    rule = f"{settings.kind}, ids {'kept' if settings.has_public_ids else 'hidden'}"
     stacks = find_stacks(existing(settings), subject_of, rule, progress)
     check_some(stacks, settings, "DICOM images")
     reasons = [(stack, _reason(settings, stack)) for stack in stacks]
@@ -50,9 +52,9 @@ def _reason(settings: SourceSettings, stack: Stack) -> str:
     return ""
 
 
-def aside(dataset: str, stack: Stack, reason: str) -> Aside:
+def aside(dataset: str, stack: Stack, reason: str) -> Exclusion:
     """A stack set aside."""
-    return Aside(dataset, stack.subject, stack.scan, stack.slices, reason)
+    return Exclusion(dataset, stack.subject, stack.scan, stack.slices, reason)
 
 
 def dicom_series(dataset: str, stack: Stack, low: Stack | None = None) -> Series:
@@ -82,10 +84,10 @@ def public_id(pattern: str, patient: str, path: Path) -> str:
 
 def public_or_hidden(settings: SourceSettings, pattern: str) -> Subject:
     """The ids of a public data set, unless they are to be hidden."""
-    return partial(public_id, pattern) if settings.public else hidden_id
+    return partial(public_id, pattern) if settings.has_public_ids else hidden_id
 
 
-def find_nifti(settings: SourceSettings, progress: Progress) -> Found:
+def find_nifti(settings: SourceSettings, progress: Progress) -> Discovery:
     """Each ``*.nii`` or ``*.nii.gz`` file at or below ``settings.path`` is one scan.
 
     Its subject is the BIDS entity ``sub-...`` of its name; without one it is its own subject.
@@ -94,7 +96,7 @@ def find_nifti(settings: SourceSettings, progress: Progress) -> Found:
     files = [root] if root.is_file() else sorted(p for p in root.rglob("*.nii*") if nifti_stem(p))
     found = [_nifti_series(settings, path if path == root else path.relative_to(root), path) for path in files]
     check_some(found, settings, "*.nii or *.nii.gz files")
-    return Found(found)
+    return Discovery(found)
 
 
 def nifti_stem(path: Path) -> str:
@@ -105,8 +107,8 @@ def nifti_stem(path: Path) -> str:
 
 def _nifti_series(settings: SourceSettings, below: Path, path: Path) -> Series:
     stem, entity = nifti_stem(path), re.match(r"(sub-[A-Za-z0-9]+)(?=[_.])", path.name)
-    subject = entity[1] if entity else stem if settings.public else str(below)
-    if not settings.public:
+    subject = entity[1] if entity else stem if settings.has_public_ids else str(below)
+    if not settings.has_public_ids:
         subject, stem = f"p-{pseudonym(subject)}", f"p-{pseudonym(str(below))}"
     return Series(settings.name, subject, stem, (path,), open_first, stamp_of([stamp_of_file(path)]))
 

@@ -23,32 +23,34 @@ from data_prep.sources.folders import (
     public_or_hidden,
     sorted_stacks,
 )
-from data_prep.sources.series import Found
+from data_prep.sources.series import Discovery
 
 PUBLIC_ID = r"[CLN]\d{3}"
 _COLUMNS = ("Series Description", "File Location")
 _SAME_MM = 0.05
 
 
-def find_mayo(settings: SourceSettings, progress: Progress) -> Found:
+def find_mayo(settings: SourceSettings, progress: Progress) -> Discovery:
     """Full-dose series with their low-dose partners; with ``low_dose: simulated`` the full-dose ones alone."""
     stacks, others = sorted_stacks(settings, public_or_hidden(settings, PUBLIC_ID), progress)
     described = _metadata(existing(settings))
     scans = [(stack, _dose(stack, described)) for stack in stacks]
-    found = Found([], others)
+    found = Discovery([], others)
     unknown = [stack for stack, dose in scans if not dose]
-    found.aside.extend(aside(settings.name, s, "neither full nor low dose by its description") for s in unknown)
+    found.exclusions.extend(aside(settings.name, s, "neither full nor low dose by its description") for s in unknown)
     full, low = ([stack for stack, dose in scans if dose == wanted] for wanted in ("full", "low"))
     taken = set()
     for stack in full:
-        matched = (stack, None) if settings.simulated else _best_match(stack, low)
+        matched = (stack, None) if settings.uses_simulation else _best_match(stack, low)
         if matched is None:
-            found.aside.append(aside(settings.name, stack, "no low-dose series of its patient, kernel and thickness"))
+            found.exclusions.append(
+                aside(settings.name, stack, "no low-dose series of its patient, kernel and thickness")
+            )
             continue
         found.series.append(dicom_series(settings.name, *matched))
         taken.add(matched[1].scan if matched[1] else "")
     unused = [stack for stack in low if stack.scan not in taken]
-    found.aside.extend(aside(settings.name, stack, "low dose that is no scan's partner") for stack in unused)
+    found.exclusions.extend(aside(settings.name, stack, "low dose that is no scan's partner") for stack in unused)
     return found
 
 

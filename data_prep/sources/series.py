@@ -1,4 +1,4 @@
-"""What a source finds: series to prepare, and what it sets aside, known by names that may leave the reader."""
+"""What a source lists: series to prepare, and what it sets aside, under names that may leave the reader."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -36,14 +36,14 @@ class Series:
         check_names(self.dataset, self.subject, self.scan)
 
     @property
-    def place(self) -> Path:
-        """Where it lies, for the user's own eyes."""
+    def location(self) -> Path:
+        """Its file, or the folder of its files: for messages to the user alone."""
         return self.files[0] if len(self.files) == 1 else self.files[0].parent
 
 
 @dataclass(frozen=True)
-class Aside:
-    """A series, or a single file, that is no scan to prepare, and why."""
+class Exclusion:
+    """A series, or a single file, that a source sets aside. ``reason``: why it is no scan to prepare."""
 
     dataset: str
     subject: str
@@ -56,11 +56,11 @@ class Aside:
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a source holds."""
+class Discovery:
+    """The series of a source, and what it sets aside."""
 
     series: list[Series] = field(default_factory=list)
-    aside: list[Aside] = field(default_factory=list)
+    exclusions: list[Exclusion] = field(default_factory=list)
 
 
 def check_names(*names: str) -> None:

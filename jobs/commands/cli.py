@@ -11,7 +11,7 @@ from rich.console import Console
 from data_prep.errors import UserError
 from data_prep.files import held
 from data_prep.settings_file import load_settings
-from data_prep.sources import discover
+from data_prep.sources.discovery import discover
 from jobs.commands import denoise as cli_denoise
 from jobs.commands import devcluster as cli_devcluster
 from jobs.commands.status import status_table

@@ -20,7 +20,14 @@ _POLL_SECONDS = 0.2
 _LEAVE_SECONDS = 1.5  # when a rank has died: for the others to end by themselves, then after SIGTERM; then SIGKILL
 _STOP_SECONDS = 10.0
 # imported once by a server from which workers are forked, instead of seconds in each of them
-_PRELOADED = (__name__, "data_prep.prepare", "pipeline.evaluate.judgement", "pipeline.report")
+_PRELOADED = (
+    __name__,
+    "data_prep.prepare",
+    "data_prep.readers.dicom",
+    "data_prep.readers.nifti",
+    "pipeline.evaluate.judgement",
+    "pipeline.report",
+)
 
 
 class Launched(Protocol):

@@ -10,7 +10,9 @@ from typing import Any, ClassVar
 from data_prep.files import digest_json, write_atomic, write_json
 from data_prep.paths import contact_path, pair_path
 from data_prep.progress import Progress
-from data_prep.sources import Aside, Found, Series, discover, recall
+from data_prep.sources.discovery import discover
+from data_prep.sources.discovery_cache import recall
+from data_prep.sources.series import Discovery, Exclusion, Series
 from data_prep.split import Split, split
 from jobs.engine.stage import Ref, Stage
 from pipeline.training.world import World
@@ -26,27 +28,27 @@ class Prepare(Stage):
 
     def find_items(self, progress: Progress) -> str:
         """Look through the sources; workers then see what was found."""
-        self._found = discover(self.settings.data.sources, progress)
-        return f"{len(self._found.series)} scans found, {len(self._found.aside)} series set aside"
+        self._discovery = discover(self.settings.data.sources, progress)
+        return f"{len(self._discovery.series)} scans found, {len(self._discovery.exclusions)} series set aside"
 
     def is_searched(self) -> bool:
         """Whether the sources were looked through before."""
         return recall(self.settings.data.sources) is not None
 
     @cached_property
-    def _found(self) -> Found:
+    def _discovery(self) -> Discovery:
         sources = self.settings.data.sources
         return recall(sources) or discover(sources)
 
     @cached_property
     def series(self) -> dict[str, Series]:
         """The scans that the sources hold, by id."""
-        return {series.scan: series for series in self._found.series}
+        return {series.scan: series for series in self._discovery.series}
 
     @property
-    def aside(self) -> list[Aside]:
+    def exclusions(self) -> list[Exclusion]:
         """What the sources hold besides."""
-        return self._found.aside
+        return self._discovery.exclusions
 
     def items(self) -> list[str]:
         """Scan ids."""
@@ -60,7 +62,7 @@ class Prepare(Stage):
 
     def place(self, item: str) -> str:
         """The file or folder of the scan."""
-        return str(self.series[item].place)
+        return str(self.series[item].location)
 
     def outputs(self, item: str) -> list[Path]:
         """The pair and its contact sheet."""
@@ -109,7 +111,7 @@ class MakeSplit(Stage):
 
     def reads(self, item: str) -> Mapping[str, Any]:
         """The split settings, the slices of a volume, and what was set aside."""
-        aside = digest_json(sorted(map(astuple, self.prepare.aside)))
+        aside = digest_json(sorted(map(astuple, self.prepare.exclusions)))
         return {**self.settings.data.split.model_dump(mode="json"), "least": self.least, "set aside": aside}
 
     def inputs(self, item: str) -> list[Ref]:
@@ -131,7 +133,7 @@ class MakeSplit(Stage):
         manifest, split_file = self.outputs(item)
         for dataset in sorted({row["dataset"] for row in kept}):
             draw_pages(self.folder.data, [row for row in kept if row["dataset"] == dataset])
-        turned_away = [_turned_away(other, other.reason, other.images) for other in self.prepare.aside]
+        turned_away = [_turned_away(other, other.reason, other.images) for other in self.prepare.exclusions]
         write_atomic(manifest, pd.DataFrame(rows + turned_away).to_csv(index=False))
         made = split(kept, self.settings.data.split, self.least)
         write_json(split_file, made.to_json())
@@ -147,7 +149,7 @@ class MakeSplit(Stage):
         return _turned_away(series, marker.reason if marker else "not prepared", len(series.files))
 
 
-def _turned_away(series: Series | Aside, reason: str, slices: int) -> dict[str, Any]:
+def _turned_away(series: Series | Exclusion, reason: str, slices: int) -> dict[str, Any]:
     names = {"dataset": series.dataset, "subject": series.subject, "scan": series.scan}
     return {**names, "slices": slices, "state": "turned away", "reason": reason}
 

@@ -18,8 +18,9 @@ import yaml
 from data_prep.prepare import prepare
 from data_prep.readers.dicom import open_dicom
 from data_prep.settings import DataSettings
-from data_prep.sources import Series, discover
+from data_prep.sources.discovery import discover
 from data_prep.sources.sample import sample_path
+from data_prep.sources.series import Series
 from data_prep.store import Pair
 from tests.bench.timing import medians
 from tests.beside import SHARED

@@ -13,8 +13,9 @@ import pytest
 from data_prep.errors import MachineError, ScanError, UserError
 from data_prep.readers.dicom import open_dicom
 from data_prep.settings import SourceSettings
-from data_prep.sources import Aside, Found, Series, discover, recall
-from data_prep.sources.discovery_cache import remember
+from data_prep.sources.discovery import discover
+from data_prep.sources.discovery_cache import recall, remember
+from data_prep.sources.series import Discovery, Exclusion, Series
 from tests.data_prep.dicom_series import change, write_series
 from tests.scans import chest, write_nifti
 
@@ -62,10 +63,14 @@ def source(kind: str, path: Path | None = None, **settings: Any) -> SourceSettin
     return SourceSettings.model_validate({"kind": kind, "path": path, **settings})
 
 
-def plain(found: Found | None) -> tuple[list[Series], list[str], list[Aside]]:
+def plain(found: Discovery | None) -> tuple[list[Series], list[str], list[Exclusion]]:
     """With faults in words, as an exception is equal to itself alone."""
     assert found is not None
-    return [replace(series, fault=None) for series in found.series], [repr(s.fault) for s in found.series], found.aside
+    return (
+        [replace(series, fault=None) for series in found.series],
+        [repr(s.fault) for s in found.series],
+        found.exclusions,
+    )
 
 
 def memories() -> list[Path]:
@@ -80,7 +85,7 @@ def test_what_a_source_held_is_told_without_it(
     sources = [source(kind, tmp_path / "scans")]
     assert recall(sources) is None
     found = discover(sources)
-    assert (len(found.series), len(found.aside)) == (series, aside)
+    assert (len(found.series), len(found.exclusions)) == (series, aside)
     shutil.rmtree(tmp_path / "scans")
     assert plain(recall(sources)) == plain(found)
     assert recall([source(kind, tmp_path / "scans", dataset="other")]) is None
@@ -100,7 +105,7 @@ def test_faults_keep_kind_and_text(tmp_path: Path) -> None:
     """They decide whether a scan is tried again."""
     sources = [source("dicom", tmp_path)]
     faults = [ScanError("a file of its folder is broken"), MachineError("cannot be opened"), None]
-    remember(sources, Found([Series("d", "s", "x", (tmp_path,), open_dicom, "", fault=fault) for fault in faults]))
+    remember(sources, Discovery([Series("d", "s", "x", (tmp_path,), open_dicom, "", fault=fault) for fault in faults]))
     told = recall(sources)
     assert told is not None
     assert [repr(series.fault) for series in told.series] == [

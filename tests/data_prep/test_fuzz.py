@@ -12,7 +12,7 @@ from data_prep.errors import ScanError
 from data_prep.readers.dicom import open_dicom
 from data_prep.readers.nifti import open_nifti
 from data_prep.settings import SourceSettings
-from data_prep.sources import discover
+from data_prep.sources.discovery import discover
 from tests.data_prep.dicom_series import transcode, write_enhanced, write_series
 from tests.scans import chest, write_nifti
 

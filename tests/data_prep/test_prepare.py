@@ -20,7 +20,7 @@ from PIL import Image
 from data_prep.errors import MachineError, ScanError
 from data_prep.prepare import prepare
 from data_prep.settings import DataSettings
-from data_prep.sources import discover
+from data_prep.sources.discovery import discover
 from data_prep.store import Pair
 from data_prep.volume import CTVolume
 from jobs.engine.worker import work_alone
@@ -271,7 +271,7 @@ from pathlib import Path
 import torch
 from data_prep.prepare import prepare
 from data_prep.settings import DataSettings
-from data_prep.sources import discover
+from data_prep.sources.discovery import discover
 torch.set_num_threads(1)
 settings = DataSettings.model_validate_json(sys.argv[1])
 (series,) = discover(settings.sources).series

@@ -8,14 +8,16 @@ from data_prep import pseudonym as pseudonyms
 from data_prep.errors import UserError
 from data_prep.pseudonym import pseudonym
 from data_prep.settings import SourceSettings
-from data_prep.sources import Aside, Series, discover, sample
+from data_prep.sources import sample
+from data_prep.sources.discovery import discover
 from data_prep.sources.folders import open_first
+from data_prep.sources.series import Exclusion, Series
 
 
 def test_the_sample_is_found_where_it_was_fetched(sample_path: Path) -> None:
     (series,) = discover([SourceSettings(kind="sample")]).series
     assert series.scan == "LIDC-IDRI-0001"
-    assert series.place.resolve() == sample_path.resolve()
+    assert series.location.resolve() == sample_path.resolve()
 
 
 def test_a_wheel_with_another_digest_is_not_used(
@@ -51,4 +53,4 @@ def test_ids_that_are_no_safe_file_names_are_refused(name: str, tmp_path: Path) 
     with pytest.raises(UserError, match="cannot be an id"):
         Series("d", "s", name, (tmp_path,), open_first, "")
     with pytest.raises(UserError, match="cannot be an id"):
-        Aside("d", name, "x", 1, "no CT")
+        Exclusion("d", name, "x", 1, "no CT")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import nibabel as nib
@@ -17,9 +18,11 @@ from pydantic import ValidationError
 
 from data_prep.errors import MachineError, ScanError, UserError
 from data_prep.settings import SourceSettings
-from data_prep.sources import Found, discover
 from data_prep.sources.archive import list_images
+from data_prep.sources.discovery import discover
 from data_prep.sources.folders import hidden_id
+from data_prep.sources.kinds import KINDS, OPENERS, Kind
+from data_prep.sources.series import Discovery
 from tests.beside import shared_file
 from tests.data_prep.dicom_series import change, write_series
 from tests.scans import Hu, chest, write_nifti
@@ -28,12 +31,12 @@ SPACING = (2.5, 0.703125, 0.703125)
 SR = "1.2.840.10008.5.1.4.1.1.88.22"
 
 
-def find(kind: str, path: Path, **settings: Any) -> Found:
+def find(kind: str, path: Path, **settings: Any) -> Discovery:
     return discover([SourceSettings.model_validate({"kind": kind, "path": path, **settings})])
 
 
-def reasons(found: Found) -> list[str]:
-    return sorted(aside.reason for aside in found.aside)
+def reasons(found: Discovery) -> list[str]:
+    return sorted(exclusion.reason for exclusion in found.exclusions)
 
 
 def test_discovery_keeps_no_identifier(tmp_path: Path) -> None:
@@ -121,7 +124,7 @@ def test_two_real_kernels_in_one_folder_are_two_scans(tmp_path: Path) -> None:
     found = find("dicom", tmp_path)
     opened = [series.open(series.files) for series in found.series]
     assert sorted((scan.slices, scan.acquisition.kernel) for scan in opened) == [(30, "B40f"), (30, "B70f")]
-    assert not found.aside
+    assert not found.exclusions
 
 
 @contextmanager
@@ -155,14 +158,14 @@ def test_a_file_that_may_not_be_opened_fails_its_scan_and_no_other(
     monkeypatch.setenv("XDG_CONFIG_HOME", str(cache))
     with unprivileged():
         found = find("dicom", tmp_path / "scans")
-    faults = {series.place.name: series.fault for series in found.series}
+    faults = {series.location.name: series.fault for series in found.series}
     assert isinstance(faults["a"], MachineError)
     assert str(faults["a"]) == "a file of its folder cannot be opened (Permission denied)"
     assert faults["b"] is None
     assert isinstance(faults["c"], ScanError)
     files[-1].chmod(0o644)
     again = find("dicom", tmp_path / "scans")  # what could not be opened is not remembered so
-    assert {series.place.name: series.fault for series in again.series}["a"] is None
+    assert {series.location.name: series.fault for series in again.series}["a"] is None
 
 
 def test_lidc_takes_one_ct_series_a_patient_in_both_folder_styles(tmp_path: Path) -> None:
@@ -179,7 +182,7 @@ def test_lidc_takes_one_ct_series_a_patient_in_both_folder_styles(tmp_path: Path
     taken = {series.subject: series for series in found.series}
     assert sorted(name for name in taken if name.startswith("LIDC")) == [f"LIDC-IDRI-000{n}" for n in (1, 2, 3)]
     assert len([name for name in taken if name.startswith("p-")]) == 1  # an id unlike the set's is hidden
-    assert taken["LIDC-IDRI-0002"].place.name == "3000566.000000-03192"
+    assert taken["LIDC-IDRI-0002"].location.name == "3000566.000000-03192"
     assert [r.split("'s")[0] for r in reasons(found)] == ["modality is DX, wanted CT", *["the patient"] * 2]
     hidden = find("lidc", tmp_path, keep_ids=False)
     assert not any("LIDC" in series.subject for series in hidden.series)
@@ -223,7 +226,7 @@ def test_mayo_pairs_are_matched_by_position(mayo: Mayo, tmp_path: Path) -> None:
     assert (series.files, series.low_files) == (tuple(full[1:7]), tuple(low))
     difference = series.open(series.low_files).load().hu - series.open(series.files).load().hu
     assert np.unique(difference[:, 224:288, 224:288]).tolist() == [1]
-    assert not found.aside
+    assert not found.exclusions
 
 
 def test_mayo_without_description_is_told_apart_by_its_table(mayo: Mayo, tmp_path: Path) -> None:
@@ -338,6 +341,25 @@ def test_bids_entities_join_the_scans_of_a_patient(tmp_path: Path) -> None:
 def test_settings_without_effect_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         SourceSettings.model_validate(settings)
+
+
+def test_a_wrong_kind_is_told_the_valid_ones() -> None:
+    message = "Input should be 'sample', 'dicom', 'nifti', 'lidc', 'mayo' or 'bimcv'"
+    with pytest.raises(ValidationError, match=message):
+        SourceSettings(kind="moon")
+
+
+def test_a_kind_that_says_nothing_of_ids_hides_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(KINDS, "new", Kind(KINDS["dicom"].finder))
+    assert not SourceSettings(kind="new").has_public_ids
+    write_series(tmp_path, chest(4), SPACING, patient="Doe^Jane")
+    (series,) = find("new", tmp_path).series
+    assert series.subject.startswith("p-")
+
+
+@pytest.mark.parametrize("name", [*(kind.finder for kind in KINDS.values()), *OPENERS.values()])
+def test_every_finder_and_opener_exists(name: str) -> None:
+    assert callable(resolve_name(name))
 
 
 def test_an_empty_or_absent_place_is_named(tmp_path: Path) -> None:
