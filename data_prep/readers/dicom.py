@@ -94,8 +94,8 @@ def _checked(path: Path, place: str) -> Header:
         header = read_header(path)
     except ScanError as error:
         raise ScanError(f"{place} (by name): {error}") from error
-    if header.aside:
-        raise ScanError(f"{place} (by name): {header.aside}")
+    if header.exclusion:
+        raise ScanError(f"{place} (by name): {header.exclusion}")
     return header
 
 

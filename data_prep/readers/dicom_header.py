@@ -72,16 +72,17 @@ class Native:
 
 @dataclass(frozen=True)
 class Header:
-    """``aside``: why this is no slice of a CT scan, or nothing; then it has no frames.
+    """The header of a DICOM image.
 
-    ``patient``, ``series`` and ``description`` are identifiers or free text: they must not leave the reader.
+    ``exclusion``: why it is no slice of a CT scan, which then has no frames; empty for a slice. ``patient``,
+    ``series`` and ``description`` are identifiers or free text: they must not leave the reader.
     """
 
     patient: str
     series: str
     description: str
     acquisition: Acquisition
-    aside: str
+    exclusion: str
     frames: tuple[Frame, ...]
     syntax: UID
     native: Native | None
@@ -99,14 +100,14 @@ def read_header(path: Path) -> Header:
         pixels = image.get_item("PixelData", keep_deferred=True) if "PixelData" in image else None
         image.pop("PixelData", None)
         values = dict(_value(image, tag) for tag in image.keys())  # noqa: SIM118 - a Dataset yields elements
-        aside = _aside(values) or ("holds no image" if pixels is None else "")
-        frames = () if aside else tuple(_frames(values))
+        exclusion = _exclusion(values) or ("holds no image" if pixels is None else "")
+        frames = () if exclusion else tuple(_frames(values))
         return Header(
             patient=str(values.get("PatientID") or ""),
             series=str(values.get("SeriesInstanceUID") or ""),
             description=str(values.get("SeriesDescription") or ""),
             acquisition=acquisition_of(values),
-            aside=aside,
+            exclusion=exclusion,
             frames=frames,
             syntax=image.file_meta.TransferSyntaxUID,
             native=_native(values, image.file_meta.TransferSyntaxUID, pixels, len(frames)) if frames else None,
@@ -157,7 +158,7 @@ def no_ct(values: Values) -> str:
     return ""
 
 
-def _aside(values: Values) -> str:
+def _exclusion(values: Values) -> str:
     """Why the image is no slice of a CT scan, or nothing."""
     reason = no_ct(values)
     if reason:

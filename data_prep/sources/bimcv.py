@@ -18,7 +18,7 @@ from data_prep.pseudonym import pseudonym
 from data_prep.readers.dicom_header import acquisition_of, no_ct
 from data_prep.readers.nifti import nifti_image, open_nifti
 from data_prep.settings import SourceSettings
-from data_prep.sources.folders import check_some, existing, public_or_hidden
+from data_prep.sources.folders import check_not_empty, existing_path, subject_rule
 from data_prep.sources.series import Discovery, Exclusion, Series, stamp_of, stamp_of_file
 from data_prep.volume import CTScan
 
@@ -28,21 +28,21 @@ _SCOUT_SLICES = 8
 
 
 def find_bimcv(settings: SourceSettings, progress: Progress) -> Discovery:
-    """One series a CT volume; every other image has its reason."""
-    root = existing(settings)
+    """List each axial CT volume as one series; every other image is set aside with its reason."""
+    root = existing_path(settings)
     files = [(path, match) for path in sorted(root.rglob("*.*")) if (match := _FILE.fullmatch(path.name))]
-    check_some(files, settings, "files named sub-..._ct.nii.gz")
-    found = Discovery()
+    check_not_empty(files, settings, "files named sub-..._ct.nii.gz")
+    discovery, subject_of = Discovery(), subject_rule(settings, PUBLIC_ID)
     for number, (path, match) in enumerate(files, start=1):
-        subject = public_or_hidden(settings, PUBLIC_ID)(match[2], path.relative_to(root))
+        subject = subject_of(match[2], path.relative_to(root))
         scan = match[1] if subject == match[2] else f"p-{pseudonym(match[1])}"
-        images, reason = _look(path, match[3])
+        images, reason = _inspect(path, match[3])
         if reason:
-            found.exclusions.append(Exclusion(settings.name, subject, scan + f"_{match[3]}", images, reason))
+            discovery.exclusions.append(Exclusion(settings.name, subject, scan + f"_{match[3]}", images, reason))
         else:
-            found.series.append(_series(settings.name, subject, scan, path))
+            discovery.series.append(_series(settings.name, subject, scan, path))
         progress(number, len(files), "headers")
-    return found
+    return discovery
 
 
 def _series(dataset: str, subject: str, scan: str, path: Path) -> Series:
@@ -51,13 +51,13 @@ def _series(dataset: str, subject: str, scan: str, path: Path) -> Series:
     return Series(dataset, subject, scan, files, open_with_sidecar, stamp_of(map(stamp_of_file, files)))
 
 
-def _look(path: Path, suffix: str) -> tuple[int, str]:
-    """Slices of an image, and why it is no axial CT, or nothing; a broken file is left to its reader to say."""
+def _inspect(path: Path, suffix: str) -> tuple[int, str]:
+    """Return the number of slices of an image, and why it is no axial CT; an empty reason if it is one."""
     if suffix != "ct":
         return 1, f"an X-ray ({suffix}), wanted ct"
     try:
         image = nifti_image(path)
-        reason = no_ct(_described(_sidecar(path)))
+        reason = no_ct(_read_sidecar(_sidecar(path)))
     except ScanError as error:
         return 0, str(error)
     slices = int(image.shape[2])
@@ -68,17 +68,19 @@ def _look(path: Path, suffix: str) -> tuple[int, str]:
 
 
 def open_with_sidecar(files: Sequence[Path]) -> CTScan:
-    """Open a NIfTI file whose acquisition stands in a JSON file."""
-    described = _described(files[1]) if len(files) > 1 else {}
-    return open_nifti(files[0], acquisition_of(described))
+    """Open a NIfTI file; its acquisition is read from the JSON file beside it, if there is one."""
+    attributes = _read_sidecar(files[1]) if len(files) > 1 else {}
+    return open_nifti(files[0], acquisition_of(attributes))
 
 
 def _sidecar(path: Path) -> Path:
     return path.with_name(re.sub(r"\.nii(\.gz)?$", ".json", path.name))
 
 
-def _described(path: Path) -> dict[str, Any]:
-    """DICOM values by keyword; the file has them by keyword, or by tag as in DICOM's JSON model (PS3.18 F).
+def _read_sidecar(path: Path) -> dict[str, Any]:
+    """Return the DICOM values of a JSON file by keyword; empty if there is no file.
+
+    The file has them by keyword, or by tag as in DICOM's JSON model (PS3.18 F).
 
     Raises:
         ScanError: it is no JSON object.

@@ -9,7 +9,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
-from data_prep.cache import memory_path, read_memory, write_memory
+from data_prep.cache import cache_path, read_cache, write_cache
 from data_prep.errors import MachineError, ScanError
 from data_prep.settings import SourceSettings
 from data_prep.sources.kinds import OPENERS
@@ -27,12 +27,12 @@ def remember(sources: Sequence[SourceSettings], discovery: Discovery) -> None:
         "series": [_to_json(series) for series in discovery.series],
         "aside": [asdict(exclusion) for exclusion in discovery.exclusions],
     }
-    write_memory(_path(sources), _VERSION, content)
+    write_cache(_path(sources), _VERSION, content)
 
 
 def recall(sources: Sequence[SourceSettings]) -> Discovery | None:
     """Read the last discovery in these sources, or None if there is none; no source is looked at."""
-    content = read_memory(_path(sources), _VERSION)
+    content = read_cache(_path(sources), _VERSION)
     try:
         return Discovery(
             [_from_json(values) for values in content["series"]], [Exclusion(**values) for values in content["aside"]]
@@ -42,7 +42,7 @@ def recall(sources: Sequence[SourceSettings]) -> Discovery | None:
 
 
 def _path(sources: Sequence[SourceSettings]) -> Path:
-    return memory_path("found", [settings.model_dump(mode="json") for settings in sources])
+    return cache_path("found", [settings.model_dump(mode="json") for settings in sources])
 
 
 def _to_json(series: Series) -> dict[str, Any]:

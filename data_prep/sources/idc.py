@@ -31,7 +31,7 @@ _COLUMNS = {
 
 @dataclass(frozen=True)
 class IdcSeries:
-    """A series as IDC's index has it; a megabyte is 10⁶ bytes."""
+    """A series in IDC's index; a megabyte is 10⁶ bytes."""
 
     patient: str
     study: str
@@ -48,7 +48,7 @@ class IdcSeries:
                 raise UserError(f"IDC's index has the id {name!r}: letters, digits, '.', '_' and '-' are allowed")
 
     def is_complete(self, root: Path) -> bool:
-        """Whether every image lies below ``root``, byte for byte as many as the index says."""
+        """Whether the folder below ``root`` has as many images, and as many bytes, as the index says."""
         folder = root / self.patient / self.study / self.uid
         sizes = [path.stat().st_size for path in folder.glob("*.dcm")]
         return len(sizes) == self.images and sum(sizes) == round(self.megabytes * 1e6)
@@ -56,7 +56,10 @@ class IdcSeries:
 
 @dataclass(frozen=True)
 class _Collection:
-    """A collection of IDC: CT series with one of the descriptions (none: any) of patients who have them all."""
+    """A collection of IDC, of which CT series are fetched.
+
+    ``descriptions``: those of the series to fetch, from patients who have each of them; empty: all series.
+    """
 
     id: str
     citation: str
@@ -75,7 +78,7 @@ _COLLECTIONS: dict[CollectionName, _Collection] = {
 
 
 class Client(Protocol):
-    """What is used of ``idc_index.IDCClient``."""
+    """The part of ``idc_index.IDCClient`` that is used."""
 
     def download_from_selection(
         self,
@@ -90,17 +93,17 @@ class Client(Protocol):
 
 
 def select(name: CollectionName, patients: int | None) -> list[IdcSeries]:
-    """The series of the first patients by PatientID (None: of all), in the order of patient, study and series.
+    """Return the series of the first ``patients`` by PatientID, or of all if None, by patient, study and series.
 
     Raises:
         UserError: there are not that many patients, or ``idc-index`` is not installed.
     """
-    found = _read_index(_COLLECTIONS[name])
-    ids = sorted({series.patient for series in found})
+    index = _read_index(_COLLECTIONS[name])
+    ids = sorted({series.patient for series in index})
     if patients is not None and not 1 <= patients <= len(ids):
         raise UserError(f"--patients of {name} must be from 1 to {len(ids)}, not {patients}")
     first = set(ids[:patients])
-    return [series for series in found if series.patient in first]
+    return [series for series in index if series.patient in first]
 
 
 def _read_index(collection: _Collection) -> list[IdcSeries]:
@@ -120,7 +123,7 @@ def _read_index(collection: _Collection) -> list[IdcSeries]:
 
 
 def describe(name: CollectionName, chosen: Sequence[IdcSeries]) -> str:
-    """How much is chosen, and the licence and citation under which it may be used."""
+    """Return two lines for the user: how much is chosen, and its citation and licence."""
     patients = len({series.patient for series in chosen})
     images = sum(series.images for series in chosen)
     licences = ", ".join(sorted({series.licence for series in chosen}))
@@ -136,7 +139,7 @@ def _gigabytes(chosen: Sequence[IdcSeries]) -> float:
 
 
 def fetch(chosen: Sequence[IdcSeries], root: Path, client: Client | None = None) -> int:
-    """Download what is not complete at ``root/<patient>/<study>/<series>``; return how many series that were.
+    """Download the series that are incomplete at ``root/<patient>/<study>/<series>``; return their number.
 
     Raises:
         UserError: the folder cannot be made, its disk is too full, the download failed, or series stayed incomplete.
@@ -146,10 +149,11 @@ def fetch(chosen: Sequence[IdcSeries], root: Path, client: Client | None = None)
         return 0
     _check_room(missing, root)
     _download(missing, root, client)
-    left = [series for series in missing if not series.is_complete(root)]
-    if left:
+    incomplete = [series for series in missing if not series.is_complete(root)]
+    if incomplete:
+        first = incomplete[0]
         raise UserError(
-            f"{len(left)} of {len(chosen)} series are incomplete, first {left[0].uid} of {left[0].patient}; "
+            f"{len(incomplete)} of {len(chosen)} series are incomplete, first {first.uid} of {first.patient}; "
             "run the same command to go on"
         )
     return len(missing)

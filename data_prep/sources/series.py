@@ -10,17 +10,18 @@ from data_prep.files import digest_json
 from data_prep.volume import CTScan
 
 Open = Callable[[tuple[Path, ...]], CTScan]
-"""Opens the files of a series."""
+"""Opens the files of a series as a scan."""
 
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 @dataclass(frozen=True)
 class Series:
-    """A scan to prepare. ``subject`` and ``scan`` are public or pseudonymous ids, safe as file names.
+    """A scan to prepare.
 
-    ``low_files``: the measured low-dose partner, slice by slice; none where it is to be simulated.
-    ``stamp`` changes when a file does. ``fault``: why it cannot be read, if its source knows.
+    ``subject`` and ``scan``: public or pseudonymous ids, safe as file names. ``low_files``: the measured low-dose
+    partner, slice by slice; empty where the low dose is simulated. ``stamp``: changes when a file changes.
+    ``fault``: why the scan cannot be read, if its source noticed.
     """
 
     dataset: str
@@ -64,18 +65,22 @@ class Discovery:
 
 
 def check_names(*names: str) -> None:
-    """Refuse what cannot be a file's name, or could be more than that."""
+    """Check that names are safe as file names.
+
+    Raises:
+        UserError: a name is empty, too long, or has another character than those allowed.
+    """
     for name in names:
         if not _SAFE.fullmatch(name):
             raise UserError(f"{name!r} cannot be an id: letters, digits, '.', '_' and '-' are allowed")
 
 
 def stamp_of(stats: Iterable[tuple[str, int, int]]) -> str:
-    """Digest of names, sizes (bytes) and modification times (ns)."""
+    """Return a digest of files: their names, sizes (bytes) and modification times (ns)."""
     return digest_json(sorted(stats))
 
 
 def stamp_of_file(path: Path) -> tuple[str, int, int]:
-    """Name, size and modification time of one file."""
+    """Return name, size (bytes) and modification time (ns) of one file."""
     stat = path.stat()
     return path.name, stat.st_size, stat.st_mtime_ns

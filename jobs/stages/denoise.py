@@ -18,8 +18,8 @@ from data_prep.originals import Original, dicom_original, nifti_original, pair_o
 from data_prep.progress import Progress, untold
 from data_prep.pseudonym import pseudonym
 from data_prep.readers.dicom import open_series
-from data_prep.sources.archive import find_stacks
 from data_prep.sources.folders import hidden_id
+from data_prep.sources.stacks import find_stacks
 from data_prep.store import writing_group
 from data_prep.writers.dicom import Derivation, DicomWriter, FromGrid, FromSeries
 from data_prep.writers.nifti import writing_nifti
@@ -110,11 +110,11 @@ def _images(scan: Path) -> list[Path]:
     if scan.is_file():
         return [scan]
     stacks = find_stacks(scan, hidden_id, "denoise, ids hidden")
-    fit = [stack for stack in stacks if not stack.first.aside]
+    fit = [stack for stack in stacks if not stack.first.exclusion]
     if len(fit) > 1:
         raise ScanError(f"holds {len(fit)} CT series, wanted one: name one's folder")
     if not fit:
-        reasons = sorted({stack.first.aside for stack in stacks})
+        reasons = sorted({stack.first.exclusion for stack in stacks})
         raise ScanError("holds no CT series" + (f": {', '.join(reasons)}" if reasons else ""))
     if fit[0].fault:
         raise fit[0].fault

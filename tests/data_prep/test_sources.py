@@ -18,9 +18,9 @@ from pydantic import ValidationError
 
 from data_prep.errors import MachineError, ScanError, UserError
 from data_prep.settings import SourceSettings
-from data_prep.sources.archive import list_images
 from data_prep.sources.discovery import discover
 from data_prep.sources.folders import hidden_id
+from data_prep.sources.images import list_images
 from data_prep.sources.kinds import KINDS, OPENERS, Kind
 from data_prep.sources.series import Discovery
 from tests.beside import shared_file
