@@ -129,7 +129,7 @@ class Pair:
     """An open pair; slices are decoded when they are read.
 
     Slices are taken from the shards without Zarr's own reader, which needs three times as long, or with
-    ``zarrs`` hangs in forked processes (docs/decisions.md). No thread and no file stays open after a
+    ``zarrs`` hangs in forked processes (docs/decisions/store.md). No thread and no file stays open after a
     read, so a process may fork after it.
     """
 

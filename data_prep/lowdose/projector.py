@@ -22,7 +22,7 @@ class CoarseProjector:
     """Line integrals in the middle of every ``VIEW_STEP`` views and ``CHANNEL_STEP`` channels.
 
     Pixels are averaged ``PIXEL_STEP`` x ``PIXEL_STEP``. The line integrals only set the variance of the
-    noise, and they are smooth: see docs/decisions.md.
+    noise, and they are smooth: see docs/decisions/low-dose.md.
     """
 
     VIEW_STEP = 8

@@ -1,6 +1,7 @@
 """A pydicom plugin that decodes JPEG (lossless too) and JPEG-LS by ``imagecodecs`` (libjpeg-turbo, CharLS).
 
-pydicom's own choices are a GPL library and GDCM, which aborts the process on broken bytes (docs/decisions.md).
+pydicom's own choices are a GPL library and GDCM, which aborts the process on broken bytes
+(docs/decisions/reading-scans.md).
 """
 
 import imagecodecs
