@@ -15,7 +15,7 @@ from data_prep.files import digest_files
 from data_prep.lowdose.noise import LowDoseSimulator
 from data_prep.overview import Overview
 from data_prep.paths import contact_path, pair_path
-from data_prep.progress import Progress, untold
+from data_prep.progress import Progress, ignore_progress
 from data_prep.settings import DataSettings, LowDoseSettings
 from data_prep.sources.series import Series
 from data_prep.store import ARRAYS, Pair, writing_group
@@ -25,7 +25,7 @@ Hu = NDArray[np.int16]
 
 
 def prepare(
-    series: Series, settings: DataSettings, data: Path, *, threads: int = 1, progress: Progress = untold
+    series: Series, settings: DataSettings, data: Path, *, threads: int = 1, progress: Progress = ignore_progress
 ) -> dict[str, Any]:
     """Read, simulate or pair, write, read back and check one scan; return its manifest row.
 

@@ -1,10 +1,10 @@
-"""How long work tells how far it is."""
+"""Callbacks by which long work reports its progress."""
 
 from collections.abc import Callable
 
 Progress = Callable[[int, int, str], None]
-"""Takes how much is done, of how much, and a note."""
+"""Takes the number of finished units, their total, and a note such as the unit's name."""
 
 
-def untold(done: int, total: int, note: str) -> None:
-    """Tell nobody."""
+def ignore_progress(count: int, total: int, note: str) -> None:
+    """Report nothing: the default where nobody watches."""

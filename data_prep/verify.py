@@ -8,7 +8,7 @@ import pandas as pd
 
 from data_prep.errors import UserError
 from data_prep.paths import pair_path
-from data_prep.progress import Progress, untold
+from data_prep.progress import Progress, ignore_progress
 from data_prep.store import ARRAYS, Pair
 
 
@@ -20,7 +20,7 @@ class Fault:
     what: str
 
 
-def verify(data: Path, progress: Progress = untold) -> tuple[int, list[Fault]]:
+def verify(data: Path, progress: Progress = ignore_progress) -> tuple[int, list[Fault]]:
     """Read every pair of ``data`` and compare it with its own digests and with ``manifest.csv``.
 
     Returns the number of pairs in the manifest, and what is wrong: a pair that is missing, holds other

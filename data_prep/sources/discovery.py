@@ -4,14 +4,14 @@ from collections.abc import Sequence
 from pkgutil import resolve_name
 
 from data_prep.errors import UserError
-from data_prep.progress import Progress, untold
+from data_prep.progress import Progress, ignore_progress
 from data_prep.settings import SourceSettings
 from data_prep.sources.discovery_cache import remember
 from data_prep.sources.kinds import KINDS
 from data_prep.sources.series import Discovery, Series
 
 
-def discover(sources: Sequence[SourceSettings], progress: Progress = untold) -> Discovery:
+def discover(sources: Sequence[SourceSettings], progress: Progress = ignore_progress) -> Discovery:
     """List all series of the sources, and all that they set aside, by headers alone.
 
     The list is kept in the user's cache, where :func:`data_prep.sources.discovery_cache.recall` finds it.

@@ -17,7 +17,7 @@ import numpy as np
 
 from data_prep.cache import cache_path, read_cache, write_cache
 from data_prep.errors import ScanError
-from data_prep.progress import Progress, untold
+from data_prep.progress import Progress, ignore_progress
 from data_prep.pseudonym import pseudonym
 from data_prep.readers.dicom_header import Frame, read_header
 
@@ -59,7 +59,9 @@ class Image(NamedTuple):
     frames: int
 
 
-def list_images(root: Path, subject_of: SubjectRule, rule_name: str, progress: Progress = untold) -> list[Image]:
+def list_images(
+    root: Path, subject_of: SubjectRule, rule_name: str, progress: Progress = ignore_progress
+) -> list[Image]:
     """List the DICOM files at or below ``root``, sorted by path; other files are passed over.
 
     ``rule_name`` stands for ``subject_of`` in the cache: what one rule gave is not used for another.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.errors import MachineError, ScanError
-from data_prep.progress import Progress, untold
+from data_prep.progress import Progress, ignore_progress
 from data_prep.pseudonym import pseudonym
 from data_prep.sources.images import CANNOT_OPEN, Image, SubjectRule, list_images
 
@@ -41,7 +41,9 @@ class Stack:
         return sum(image.frames for image in self.images)
 
 
-def find_stacks(root: Path, subject_of: SubjectRule, rule_name: str, progress: Progress = untold) -> list[Stack]:
+def find_stacks(
+    root: Path, subject_of: SubjectRule, rule_name: str, progress: Progress = ignore_progress
+) -> list[Stack]:
     """Group the DICOM files at or below ``root`` to stacks; the arguments are those of :func:`list_images`.
 
     An unreadable file makes its folder's stacks faulty. In a folder without any stack it is set aside by itself.

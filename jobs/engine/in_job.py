@@ -9,7 +9,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from types import FrameType
 
-from data_prep.progress import untold
+from data_prep.progress import ignore_progress
 from jobs.engine.graph import Graph, OpenGraph
 from jobs.engine.launch import orders
 from jobs.engine.marker import Marker
@@ -31,7 +31,7 @@ def find_items(open_graph: OpenGraph, root: Path) -> None:
     """Search for the items that are found by a search, for all jobs that come after."""
     for stage in open_graph(root).stages.values():
         if stage.uses_search:
-            print(stage.find_items(untold), flush=True)
+            print(stage.find_items(ignore_progress), flush=True)
 
 
 def run_share(open_graph: OpenGraph, root: Path, stage_name: str, most_restarts: int) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from data_prep.errors import ScanError, UserError
 from data_prep.files import digest_files, publishing, remove_leftovers, write_json
 from data_prep.originals import Original, dicom_original, nifti_original, pair_original
-from data_prep.progress import Progress, untold
+from data_prep.progress import Progress, ignore_progress
 from data_prep.pseudonym import pseudonym
 from data_prep.readers.dicom import open_series
 from data_prep.sources.folders import hidden_id
@@ -86,7 +86,7 @@ def denoise_scan(scan: Path, model: Model, order: Order, device: torch.device, p
 def denoise_in_job(scan: Path, model: Path, order: Order, device: Literal["auto", "cpu"], threads: int) -> None:
     """Denoise one scan as a task of an array."""
     torch.set_num_threads(threads)
-    print(denoise_scan(scan, load_model(model), order, device_of(World(), device), untold), flush=True)
+    print(denoise_scan(scan, load_model(model), order, device_of(World(), device), ignore_progress), flush=True)
 
 
 def open_original(scan: Path) -> tuple[Original, list[Path]]:

@@ -8,7 +8,7 @@ import pydicom
 import torch
 from torch import nn
 
-from data_prep.progress import untold
+from data_prep.progress import ignore_progress
 from jobs.stages.denoise import Order, denoise_scan
 from pipeline.inference.model_file import Model
 from pipeline.inference.stream import windows
@@ -37,7 +37,7 @@ def denoise_throughput() -> tuple[float, float]:
 
         def ours() -> None:
             with tempfile.TemporaryDirectory() as out:
-                denoise_scan(source, model, Order(Path(out), "dicom"), device, untold)
+                denoise_scan(source, model, Order(Path(out), "dicom"), device, ignore_progress)
 
         return medians(ours, lambda: _bare(network, len(windows(one, 28)), device), 3)
 

@@ -15,7 +15,7 @@ from torch.multiprocessing.spawn import start_processes
 from torch.utils.flop_counter import FlopCounterMode
 
 from data_prep.files import write_json
-from data_prep.progress import untold
+from data_prep.progress import ignore_progress
 from data_prep.split import Segment, Split
 from pipeline.models import DDnet, load_published
 from pipeline.models.memory_format import lay_out
@@ -161,7 +161,7 @@ def _rank(rank: int, settings: CellSettings, data: Path, folder: Path, number: i
 def _train(settings: CellSettings, data: Path, folder: Path, world: World) -> dict[str, Any]:
     slabs = [Segment(data.name, "a", *ends) for ends in ((0, 96), (98, 130))]
     split = Split("slabs", {"train": slabs[:1], "validation": slabs[1:], "test": []})
-    return train(settings, data.parent, split, folder, world, None, untold)
+    return train(settings, data.parent, split, folder, world, None, ignore_progress)
 
 
 def _result(folder: Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from data_prep.errors import UserError
-from data_prep.progress import untold
+from data_prep.progress import ignore_progress
 from jobs.engine.run_folder import RunFolder
 from jobs.engine.worker import work_alone
 from jobs.stages.graph import open_graph
@@ -27,7 +27,7 @@ def root(tmp_path: Path) -> Path:
     study = {"slices": [16]}
     folder = RunFolder.of(RunSettings.model_validate({"name": "t", "runs": tmp_path, "data": data, "study": study}))
     folder.record()
-    Prepare(folder).find_items(untold)
+    Prepare(folder).find_items(ignore_progress)
     return folder.root
 
 
@@ -40,7 +40,7 @@ def test_status_looks_at_no_source(root: Path, tmp_path: Path) -> None:
     (tmp_path / "scans").rename(tmp_path / "moved")
     assert status(root) == [["prepare", "a", "waiting"]]
     with pytest.raises(UserError, match="does not exist"):
-        Prepare(RunFolder.opened(root)).find_items(untold)
+        Prepare(RunFolder.opened(root)).find_items(ignore_progress)
 
 
 def test_workers_see_the_files_of_the_run_that_started_them(root: Path, tmp_path: Path) -> None:
@@ -54,7 +54,7 @@ def test_workers_see_the_files_of_the_run_that_started_them(root: Path, tmp_path
 def test_the_next_run_sees_a_new_scan_and_so_do_its_workers(root: Path, tmp_path: Path) -> None:
     write_nifti(tmp_path / "scans" / "b.nii", chest(20))
     assert Prepare(RunFolder.opened(root)).items() == ["a"]
-    Prepare(RunFolder.opened(root)).find_items(untold)
+    Prepare(RunFolder.opened(root)).find_items(ignore_progress)
     assert Prepare(RunFolder.opened(root)).items() == ["a", "b"]
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from data_prep.errors import UserError
-from data_prep.progress import untold
+from data_prep.progress import ignore_progress
 from jobs.engine.graph import Decision, Graph
 from jobs.engine.marker import Marker
 from jobs.engine.run_folder import RunFolder
@@ -62,7 +62,7 @@ def test_a_donor_file_starts_the_3d_network(tmp_path: Path, ending: str) -> None
     """A volume that does not change along z gives what the authors' 2D network gives."""
     state = plain_weights()
     transfer = transfer_of(donating(tmp_path, write_donor(tmp_path / f"donor.{ending}", state)))
-    transfer.run("zero", World(), untold)
+    transfer.run("zero", World(), ignore_progress)
     deep = DDnet(3).eval()
     deep.load_state_dict(torch.load(transfer.folder.donor("zero"), weights_only=True))
     plain, x = PlainDDnet(2).eval(), torch.rand(1, 1, 32, 16)
@@ -77,7 +77,7 @@ def test_the_published_weights_as_donor_give_the_authors_3d_output(tmp_path: Pat
     transfer = transfer_of(donating(tmp_path, shared_file("ddnet/published_2d_weights.npz"), "none", "zero", "mean"))
     assert transfer.items() == ["zero", "mean"]
     for fill in transfer.items():
-        transfer.run(fill, World(), untold)
+        transfer.run(fill, World(), ignore_progress)
     deep = DDnet(3).eval()
     deep.load_state_dict(torch.load(transfer.folder.donor("zero"), weights_only=True))
     with np.load(shared_file("ddnet/golden_forward.npz")) as golden:
@@ -105,13 +105,13 @@ def test_donors_that_are_none_are_refused_by_name(tmp_path: Path, name: str, con
     else:
         write_donor(tmp_path / name, content)
     with pytest.raises(UserError, match=rf"study\.donor \S+{name}: .*{message}"):
-        transfer_of(donating(tmp_path, tmp_path / name)).run("zero", World(), untold)
+        transfer_of(donating(tmp_path, tmp_path / name)).run("zero", World(), ignore_progress)
 
 
 def test_a_donor_that_is_missing_is_refused_before_anything_runs(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"study\.donor: \S+absent\.npz does not exist"):
-        transfer_of(donating(tmp_path, tmp_path / "absent.npz")).find_items(untold)
-    transfer_of(graph_with(tmp_path, {})).find_items(untold)
+        transfer_of(donating(tmp_path, tmp_path / "absent.npz")).find_items(ignore_progress)
+    transfer_of(graph_with(tmp_path, {})).find_items(ignore_progress)
 
 
 def decision(graph: Graph, stage: str, item: str) -> Decision:

@@ -23,7 +23,7 @@ from pipeline.settings.run import EvaluateSettings
 HOW = EvaluateSettings(device="cpu", threads=1)
 
 
-def untold(done: int, total: int, note: str) -> None:
+def ignore_progress(done: int, total: int, note: str) -> None:
     pass
 
 
@@ -53,12 +53,12 @@ def test_what_is_interrupted_goes_on_with_the_next_scan(data: Path, tmp_path: Pa
         return denoiser
 
     with pytest.raises(KeyboardInterrupt):
-        evaluate(counting(3), data, PARTS, HOW, tmp_path / "m", untold)
+        evaluate(counting(3), data, PARTS, HOW, tmp_path / "m", ignore_progress)
     assert not (tmp_path / "m.json").exists()
-    evaluate(counting(0), data, PARTS, HOW, tmp_path / "m", untold)
+    evaluate(counting(0), data, PARTS, HOW, tmp_path / "m", ignore_progress)
     assert len(seen) == 3 + 2
     assert not (tmp_path / "m").exists()
-    result = evaluate(input_itself(HOW), data, PARTS, HOW, tmp_path / "whole", untold)
+    result = evaluate(input_itself(HOW), data, PARTS, HOW, tmp_path / "whole", ignore_progress)
     for ending in (".json", ".scans.json"):
         assert (tmp_path / f"m{ending}").read_text() == (tmp_path / f"whole{ending}").read_text()
     slices, scans = (json.loads((tmp_path / f"whole{ending}").read_text()) for ending in (".json", ".scans.json"))
@@ -73,7 +73,7 @@ def test_scans_are_judged_at_once_as_they_are_one_by_one(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """None of the four could go on if not beside another one."""
-    evaluate(input_itself(HOW), data, PARTS, HOW, tmp_path / "one", untold)
+    evaluate(input_itself(HOW), data, PARTS, HOW, tmp_path / "one", ignore_progress)
     meeting, told = threading.Barrier(2), list[tuple[int, int]]()
 
     def meet_and_measure(*scan: Any) -> Noise:
@@ -97,7 +97,7 @@ def test_no_more_scans_are_in_memory_than_there_are_threads(data: Path, tmp_path
         threads.add(torch.get_num_threads())
         return low
 
-    evaluate(denoiser, data, PARTS, two, tmp_path / "m", untold)
+    evaluate(denoiser, data, PARTS, two, tmp_path / "m", ignore_progress)
     assert all(number - kept <= 1 for number, kept in enumerate(began))
     assert threads == {2}
 
@@ -110,7 +110,7 @@ def test_what_goes_wrong_in_judging_a_scan_is_told_and_the_others_are_kept(data:
         return low[:, :9] if len(calls) == 2 else low
 
     with pytest.raises(RuntimeError, match="must match the size"):
-        evaluate(denoiser, data, PARTS, two, tmp_path / "m", untold)
+        evaluate(denoiser, data, PARTS, two, tmp_path / "m", ignore_progress)
     assert (tmp_path / "m" / "test" / "toy" / "a.json").exists()
     assert not (tmp_path / "m" / "test" / "toy" / "b.json").exists()
 
@@ -119,7 +119,7 @@ def test_a_lung_that_the_crop_cuts_open_is_still_lung(make_pair: Callable[..., P
     how = EvaluateSettings(device="cpu", threads=1, crop=192)
     data = make_pair(slices=2, side=512)
     parts: dict[Part, list[Segment]] = {"test": [Segment("toy", "a", 0, 2)]}
-    evaluate(lambda low: input_itself(how)(low) + 7, data, parts, how, tmp_path / "m", untold)
+    evaluate(lambda low: input_itself(how)(low) + 7, data, parts, how, tmp_path / "m", ignore_progress)
     row = json.loads((tmp_path / "m.scans.json").read_text())[0]
     assert row["bias_lung"] == pytest.approx(7.5, abs=0.3)  # the toy's low dose is cut to whole HU towards 0
 
@@ -127,7 +127,7 @@ def test_a_lung_that_the_crop_cuts_open_is_still_lung(make_pair: Callable[..., P
 def test_a_scans_row_says_what_was_done_to_it(make_pair: Callable[..., Path], tmp_path: Path) -> None:
     """Noise of 40 HU, as it was put there."""
     data = make_pair(slices=3, side=512)
-    evaluate(input_itself(HOW), data, {"test": [Segment("toy", "a", 0, 3)]}, HOW, tmp_path / "m", untold)
+    evaluate(input_itself(HOW), data, {"test": [Segment("toy", "a", 0, 3)]}, HOW, tmp_path / "m", ignore_progress)
     row = json.loads((tmp_path / "m.scans.json").read_text())[0]
     assert row["noise_sd"] == pytest.approx(40, rel=0.03)
     assert row["sharpness"] == pytest.approx(1, abs=0.02)
@@ -145,8 +145,8 @@ def test_the_classical_strength_is_that_of_least_error_on_the_validation_part(da
               for weight in STRENGTHS}  # fmt: skip
     assert strength == min(errors, key=lambda weight: errors[weight])
     assert STRENGTHS[0] < strength < STRENGTHS[-1]
-    ours = evaluate(denoiser, data, PARTS, HOW, tmp_path / "tv", untold)
-    theirs = evaluate(input_itself(HOW), data, PARTS, HOW, tmp_path / "low", untold)
+    ours = evaluate(denoiser, data, PARTS, HOW, tmp_path / "tv", ignore_progress)
+    theirs = evaluate(input_itself(HOW), data, PARTS, HOW, tmp_path / "low", ignore_progress)
     assert ours["rmse_hu"] < 0.5 * theirs["rmse_hu"]
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from data_prep.errors import UserError
-from data_prep.progress import untold
+from data_prep.progress import ignore_progress
 from data_prep.split import Part, Segment, Split
 from pipeline.evaluate.denoisers import input_itself, network
 from pipeline.evaluate.judgement import evaluate
@@ -101,13 +101,13 @@ def test_it_learns_in_the_trainer_and_is_judged_like_any_other(make_pair: Callab
     split = Split("slabs", {part: [Segment("toy", "a", *place)] for part, place in places.items()})  # type: ignore[misc]
     settings = cell(crop=32, epochs=2, samples=32, batch=2, validation_samples=2, learning_rate=3e-4)
     data = make_pair(side=192)
-    result = train(settings, data, split, tmp_path / "cell", World(), None, untold)
+    result = train(settings, data, split, tmp_path / "cell", World(), None, ignore_progress)
     assert result["parameters"] == 1_848_865
     assert result["validation"]["rmse_hu"] < result["validation"]["low_dose_rmse_hu"]
     rmse, how = {}, EvaluateSettings(device="cpu")
     parts: dict[Part, list[Segment]] = {"test": split.parts["test"]}
     for name, denoiser in (("redcnn", network(settings, tmp_path / "cell", how)), ("low-dose", input_itself(how))):
-        evaluate(denoiser, data, parts, how, tmp_path / name, untold)
+        evaluate(denoiser, data, parts, how, tmp_path / name, ignore_progress)
         rows = json.loads((tmp_path / f"{name}.json").read_text())
         rmse[name] = sum(row["rmse_hu"] for row in rows) / len(rows)
     assert rmse["redcnn"] < rmse["low-dose"]
