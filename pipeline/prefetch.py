@@ -1,4 +1,4 @@
-"""Work that is done in a thread before it is asked for."""
+"""Reading ahead in a thread."""
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -7,11 +7,14 @@ from typing import TypeVar
 Item = TypeVar("Item")
 
 
-def one_ahead(items: Iterable[Item]) -> Iterator[Item]:
-    """The items in their order; the next one is made, in one thread, while this one is used. None of them is None."""
-    coming = iter(items)
-    with ThreadPoolExecutor(1) as maker:
-        following = maker.submit(next, coming, None)
-        while (item := following.result()) is not None:
-            following = maker.submit(next, coming, None)
+def prefetch(items: Iterable[Item]) -> Iterator[Item]:
+    """Yield the items in order; a thread computes the next one while the caller uses this one.
+
+    No item may be None. What ``items`` raises is raised here.
+    """
+    source = iter(items)
+    with ThreadPoolExecutor(1) as reader:
+        upcoming = reader.submit(next, source, None)
+        while (item := upcoming.result()) is not None:
+            upcoming = reader.submit(next, source, None)
             yield item

@@ -1,10 +1,10 @@
-"""Which slices of a scan make a volume.
+"""Which voxels of a scan go through a network: slices that make a volume, and the centre of their plane.
 
-``strided`` and ``grouped`` are the 3D-DDnet paper's: every k-th slice of the whole scan, or the
-slices around its middle. ``window`` takes neighbouring slices from anywhere, anew at each visit.
+``strided`` and ``grouped`` are the samplings of the 3D-DDnet paper: every k-th slice of the whole scan, or the slices
+around its middle. ``window`` takes neighbouring slices from a random place, drawn anew at each visit.
 """
 
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +13,14 @@ from data_prep.errors import UserError
 
 Sampling = Literal["strided", "grouped", "window"]
 Indices = NDArray[np.int64]
+Voxel = TypeVar("Voxel", bound=np.generic)
 
 
 def choose(sampling: Sampling, available: int, slices: int, generator: np.random.Generator) -> Indices:
-    """Indices of ``slices`` out of ``available`` slices; only ``window`` draws from the generator.
+    """Choose the slices of one training volume out of ``available``; only ``window`` draws from the generator.
 
     Raises:
-        UserError: fewer slices are there than asked for.
+        UserError: fewer than ``slices`` are available.
     """
     check_enough(available, slices)
     if sampling == "strided":
@@ -29,11 +30,15 @@ def choose(sampling: Sampling, available: int, slices: int, generator: np.random
 
 
 def cover(sampling: Sampling, available: int, slices: int) -> list[Indices]:
-    """Volumes alike to those of training that together hold every slice at least once."""
+    """Choose volumes like those of training that together hold every slice at least once.
+
+    Raises:
+        UserError: fewer than ``slices`` are available.
+    """
     check_enough(available, slices)
     if sampling == "strided":
-        step, rest = divmod(available, slices)
-        offsets = [*range(step), *(range(rest, rest + step) if rest else ())]
+        step, remainder = divmod(available, slices)
+        offsets = [*range(step), *(range(remainder, remainder + step) if remainder else ())]
         return [offset + np.arange(slices) * step for offset in offsets]
     starts = [*range(0, available - slices + 1, slices)]
     if starts[-1] + slices < available:
@@ -42,6 +47,14 @@ def cover(sampling: Sampling, available: int, slices: int) -> list[Indices]:
 
 
 def check_enough(available: int, slices: int) -> None:
-    """Refuse volumes with more slices than there are."""
+    """Raise UserError if a volume needs more slices than are available."""
     if available < slices:
         raise UserError(f"{slices} slices a volume were asked for, but a scan or slab has only {available}")
+
+
+def crop_centre(image: NDArray[Voxel], side: int | None) -> NDArray[Voxel]:
+    """View the centre of each plane, (..., rows, columns), ``side`` pixels a side; all of it with None."""
+    if side is None:
+        return image
+    top, left = ((length - side) // 2 for length in image.shape[-2:])
+    return image[..., top : top + side, left : left + side]

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -21,10 +21,12 @@ from data_prep.readers.dicom import open_series
 from data_prep.sources.folders import hidden_id
 from data_prep.sources.stacks import find_stacks
 from data_prep.store import writing_group
+from data_prep.volume import Numbers, check_hu
 from data_prep.writers.dicom import Derivation, DicomWriter, FromGrid, FromSeries
 from data_prep.writers.nifti import writing_nifti
+from pipeline.inference.corrector import Corrector
 from pipeline.inference.model_file import Model, load_model
-from pipeline.inference.stream import denoised
+from pipeline.inference.scan import denoise_slices
 from pipeline.training.distributed import device_of
 from pipeline.training.world import World
 
@@ -75,8 +77,9 @@ def denoise_scan(scan: Path, model: Model, order: Order, device: torch.device, p
         return f"{target}: done before, by the same model"
     account.unlink(missing_ok=True)
     remove_leftovers(target.parent, target.name)
-    with _writing(target, original, model, order, record) as writer:
-        for z, hu in enumerate(denoised(model, original, device), start=1):
+    correct = Corrector(model.network, model.cell, device)
+    with _writing(target, original, model, order, record) as writer, _checking_hu(original) as checked:
+        for z, hu in enumerate(denoise_slices(checked, correct), start=1):
             writer.write(hu if order.format != "zarr" else hu[None])
             progress(z, original.slices, "slices")
     write_json(account, record)
@@ -119,6 +122,21 @@ def _images(scan: Path) -> list[Path]:
     if fit[0].fault:
         raise fit[0].fault
     return list(fit[0].paths)
+
+
+@contextmanager
+def _checking_hu(original: Original) -> Iterator[Original]:
+    """Yield the scan; raise ScanError at the end if the slices that were read hold no HU."""
+    extremes: dict[int, tuple[float, float]] = {}  # of each slice: threads read at the same time
+
+    def read(z: int) -> tuple[Numbers, NDArray[np.bool_]]:
+        hu, padding = original.read(z)
+        extremes[z] = float(hu.min()), float(hu.max())
+        return hu, padding
+
+    yield replace(original, read=read)
+    lowest, highest = zip(*extremes.values(), strict=True)
+    check_hu(min(lowest), max(highest))
 
 
 @contextmanager

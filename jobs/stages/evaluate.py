@@ -17,7 +17,7 @@ class Evaluate(Stage):
     """Items are ``low-dose``, the baseline; ``tv``; and the ids of cells that are no control arms."""
 
     name: ClassVar[str] = "evaluate"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     uses_gpu: ClassVar[bool] = True
 
     def __init__(self, trained: list[CellStage]) -> None:

@@ -1,4 +1,4 @@
-"""Denoisers: a trained network, a classical one, and the low-dose input itself."""
+"""Denoisers of a run: a trained network, a classical one, and the low-dose input itself."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from data_prep.paths import pair_path
 from data_prep.split import Segment
 from data_prep.store import Pair
-from pipeline.inference.judged import centre, denoise
+from pipeline.inference.corrector import Corrector
+from pipeline.inference.scan import ArrayScan, denoise_slices
 from pipeline.quality.classical import SlicePair, choose_strength, total_variation
+from pipeline.sampling import crop_centre
 from pipeline.settings.cells import CellSettings
 from pipeline.settings.run import EvaluateSettings
 from pipeline.training.distributed import device_of
@@ -20,32 +22,36 @@ from pipeline.training.trainer import load_trained
 from pipeline.training.world import World
 
 Denoiser = Callable[[NDArray[np.int16]], NDArray[Any]]
-"""Low dose, (slices, rows, columns) in HU, to the centre of it that is judged, denoised."""
+"""Function from the low dose, (slices, rows, columns) in HU, to the denoised centre that is judged."""
 
 TUNING_SLICES = 16
 
 
 def network(cell: CellSettings, cell_folder: Path, settings: EvaluateSettings) -> Denoiser:
-    """The trained network of a cell."""
+    """Load the trained network of a cell; its output is what ``quarterdose denoise`` writes, int16."""
     torch.set_num_threads(settings.threads)
-    model = load_trained(cell, cell_folder).to(device_of(World(), settings.device))
-    return lambda low: denoise(model, cell, low, settings.crop)
+    device = device_of(World(), settings.device)
+    correct = Corrector(load_trained(cell, cell_folder), cell, device, settings.crop)
+    return lambda low: np.stack(list(denoise_slices(ArrayScan(low), correct)))
 
 
 def input_itself(settings: EvaluateSettings) -> Denoiser:
-    """What does nothing."""
-    return lambda low: centre(low, settings.crop)
+    """Return the denoiser that changes nothing: the baseline of every table."""
+    return lambda low: crop_centre(low, settings.crop)
 
 
 def classical(data: Path, validation: Sequence[Segment], settings: EvaluateSettings) -> tuple[Denoiser, float]:
-    """Total variation and its strength (HU): the best on ``TUNING_SLICES`` slices spread over the validation part."""
-    strength = choose_strength(_spread(data, validation, settings.crop))
-    return lambda low: total_variation(centre(low, settings.crop), strength), strength
+    """Tune total variation; return it and its strength (HU).
+
+    The strength is the best on ``TUNING_SLICES`` slices that are spread over the validation part.
+    """
+    strength = choose_strength(_spread_slices(data, validation, settings.crop))
+    return lambda low: total_variation(crop_centre(low, settings.crop), strength), strength
 
 
-def _spread(data: Path, segments: Sequence[Segment], crop: int | None) -> Iterator[SlicePair]:
-    places = [(segment, z) for segment in segments for z in range(segment.start, segment.stop)]
-    chosen = np.unique(np.linspace(0, len(places) - 1, TUNING_SLICES).round().astype(int))
-    for segment, z in (places[number] for number in chosen):
+def _spread_slices(data: Path, segments: Sequence[Segment], crop: int | None) -> Iterator[SlicePair]:
+    slices = [(segment, z) for segment in segments for z in range(segment.start, segment.stop)]
+    chosen = np.unique(np.linspace(0, len(slices) - 1, TUNING_SLICES).round().astype(int))
+    for segment, z in (slices[number] for number in chosen):
         full, low = Pair(pair_path(data, segment.dataset, segment.scan)).read_slices([z])
-        yield centre(low, crop)[0], centre(full, crop)[0]
+        yield crop_centre(low, crop)[0], crop_centre(full, crop)[0]

@@ -17,11 +17,11 @@ from data_prep.progress import Progress
 from data_prep.split import Part, Segment
 from data_prep.store import Pair
 from pipeline.evaluate.denoisers import Denoiser
-from pipeline.inference.judged import centre
 from pipeline.quality.edges import sharpness
 from pipeline.quality.noise_power import noise
 from pipeline.quality.similarity import SLAB, judge_slices, judge_volume, mean_of_slices
 from pipeline.quality.tissue import Mask, body, tissue_bias
+from pipeline.sampling import crop_centre
 from pipeline.settings.run import EvaluateSettings
 
 _EXAMPLE_SLICES = 16
@@ -91,7 +91,7 @@ def _judge(
     """Keep the scan's row, and a row a slice."""
     pair = _pair(data, segment)
     whole = pair.read("full_dose", segment.start, segment.stop)
-    full, inside = centre(whole, crop), centre(body(whole), crop)
+    full, inside = crop_centre(whole, crop), crop_centre(body(whole), crop)
     if example:
         _write_example(example, image, full)
     place = {"dataset": segment.dataset, "scan": segment.scan}

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from pipeline.dataset import PairSamples, RankBatches
-from pipeline.prefetch import one_ahead
+from pipeline.prefetch import prefetch
 from pipeline.settings.training import TrainingSettings
 from pipeline.training.world import World
 
@@ -32,7 +32,7 @@ def read_ahead(
         samples, batch_sampler=batches, num_workers=workers, pin_memory=device.type == "cuda",
         multiprocessing_context="fork" if workers else None, worker_init_fn=_outlive_sigterm,
     )  # fmt: skip
-    return iter(loader) if workers else one_ahead(_by_one_core(loader))
+    return iter(loader) if workers else prefetch(_by_one_core(loader))
 
 
 def _outlive_sigterm(_worker: int) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from data_prep.progress import ignore_progress
 from jobs.stages.denoise import Order, denoise_scan
 from pipeline.inference.model_file import Model
-from pipeline.inference.stream import windows
+from pipeline.inference.windows import plan_windows
 from pipeline.models import build_network
 from pipeline.models.memory_format import lay_out
 from pipeline.training.distributed import device_of
@@ -39,7 +39,7 @@ def denoise_throughput() -> tuple[float, float]:
             with tempfile.TemporaryDirectory() as out:
                 denoise_scan(source, model, Order(Path(out), "dicom"), device, ignore_progress)
 
-        return medians(ours, lambda: _bare(network, len(windows(one, 28)), device), 3)
+        return medians(ours, lambda: _bare(network, len(plan_windows(one, 28)), device), 3)
 
 
 def _neighbours() -> list[Path]:

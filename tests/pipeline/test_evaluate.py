@@ -11,9 +11,9 @@ import pytest
 import torch
 from skimage.restoration import denoise_tv_chambolle
 
-import pipeline.evaluate
 from data_prep.split import Part, Segment
 from data_prep.store import Pair
+from pipeline.evaluate import judgement
 from pipeline.evaluate.denoisers import Denoiser, classical, input_itself
 from pipeline.evaluate.judgement import evaluate
 from pipeline.quality.classical import STRENGTHS, choose_strength
@@ -80,7 +80,7 @@ def test_scans_are_judged_at_once_as_they_are_one_by_one(
         meeting.wait(timeout=60)
         return noise(*scan)
 
-    monkeypatch.setattr(pipeline.evaluate, "noise", meet_and_measure)
+    monkeypatch.setattr(judgement, "noise", meet_and_measure)
     two = HOW.model_copy(update={"threads": 2})
     evaluate(input_itself(two), data, PARTS, two, tmp_path / "two", lambda done, total, _: told.append((done, total)))
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]

@@ -1,3 +1,5 @@
+"""Scans of every length and size through a network, slice by slice."""
+
 import copy
 from collections.abc import Callable
 from itertools import product
@@ -7,10 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from data_prep.errors import ScanError
 from data_prep.originals import Original
-from pipeline.inference.model_file import Model
-from pipeline.inference.stream import denoised, windows
+from pipeline.inference.corrector import Corrector
+from pipeline.inference.scan import ArrayScan, Scan, denoise_slices
+from pipeline.inference.windows import plan_windows
 from pipeline.models import build_network
 from pipeline.settings.cells import CellSettings
 from tests.pipeline.cells import cell
@@ -26,8 +28,8 @@ def original(hu: Hu, padding: Callable[[int], np.ndarray] | None = None) -> Orig
     )
 
 
-def model(network: nn.Module, one: CellSettings) -> Model:
-    return Model(network.eval(), one, {}, "digest")
+def denoised(network: nn.Module, settings: CellSettings, scan: Scan, device: torch.device = CPU) -> Hu:
+    return np.stack(list(denoise_slices(scan, Corrector(network.eval(), settings, device))))
 
 
 class Lowered(nn.Module):
@@ -40,7 +42,7 @@ class Lowered(nn.Module):
 @pytest.mark.parametrize("sampling", ["window", "grouped", "strided"])
 @pytest.mark.parametrize("available", [3, 15, 16, 17, 28, 29, 100, 133])
 def test_windows_cover_every_slice_with_weights_of_one(sampling: str, available: int) -> None:
-    plan = windows(cell(3).model_copy(update={"sampling": sampling}), available)
+    plan = plan_windows(cell(3).model_copy(update={"sampling": sampling}), available)
     total = np.zeros(available)
     for window in plan:
         assert len(window.slices) == 16
@@ -63,9 +65,8 @@ def test_a_network_that_returns_its_input_returns_the_scan(
     hu = chest(shape[0], 64)[:, : shape[1], : shape[2]].copy()
     hu[2, :3] = 9000
     hu[1, 3:6] = -3024
-    one = cell(dims, residual=True, scaling=scaling).model_copy(update={"sampling": sampling})
-    found = np.stack(list(denoised(model(build_network(one), one), original(hu), CPU)))
-    np.testing.assert_array_equal(found, hu)
+    settings = cell(dims, residual=True, scaling=scaling).model_copy(update={"sampling": sampling})
+    np.testing.assert_array_equal(denoised(build_network(settings), settings, original(hu)), hu)
 
 
 def test_what_is_outside_of_the_window_or_padding_stays_and_the_rest_is_corrected() -> None:
@@ -73,10 +74,9 @@ def test_what_is_outside_of_the_window_or_padding_stays_and_the_rest_is_correcte
     hu[:, 0], hu[:, 1] = 5000, -3024
     padding = np.zeros((64, 64), np.bool_)
     padding[2] = True
-    lowered = denoised(model(Lowered(), cell(3)), original(hu, lambda z: padding), CPU)
-    found = np.stack(list(lowered))
-    np.testing.assert_array_equal(found[:, :3], hu[:, :3])
-    np.testing.assert_array_equal(found[:, 3:], hu[:, 3:] - 10)
+    lowered = denoised(Lowered(), cell(3), original(hu, lambda z: padding))
+    np.testing.assert_array_equal(lowered[:, :3], hu[:, :3])
+    np.testing.assert_array_equal(lowered[:, 3:], hu[:, 3:] - 10)
 
 
 def test_slices_come_before_the_scan_is_read_to_its_end() -> None:
@@ -86,27 +86,35 @@ def test_slices_come_before_the_scan_is_read_to_its_end() -> None:
         read.append(z)
         return np.zeros((32, 32), np.bool_)
 
-    stream = denoised(model(Lowered(), cell(3)), original(hu, noted), CPU)
+    stream = denoise_slices(original(hu, noted), Corrector(Lowered(), cell(3), CPU))
     next(stream)
     assert max(read) < 48
     assert len(list(stream)) == 199
     assert len(read) <= 2 * 200
 
 
-def test_values_that_are_no_hu_are_refused() -> None:
-    with pytest.raises(ScanError, match="no HU: air or tissue is missing"):
-        list(denoised(model(Lowered(), cell(2)), original(chest(4) + np.int16(2000)), CPU))
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_crop_is_the_centre_of_the_whole_output_scaled_as_the_whole_slices(dims: int) -> None:
+    """Of a network whose voxels do not see each other; ``minmax`` scales by extremes that lie outside of the crop."""
+    hu = chest(5, 64)
+    hu[2, 0, :2] = 5000, -3024
+    hu[2, 32, 32] = 5000
+    settings = cell(dims, scaling="minmax", residual=True)
+    whole = denoised(Lowered(), settings, ArrayScan(hu))
+    crop = np.stack(list(denoise_slices(ArrayScan(hu), Corrector(Lowered(), settings, CPU, crop=32))))
+    assert (whole[0] != hu[0]).any()
+    np.testing.assert_array_equal(crop, whole[:, 16:48, 16:48])
 
 
 def test_bfloat16_on_a_gpu_is_near_float32_on_the_cpu() -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    hu, one = chest(20, 64), cell(3, residual=True, norm="group")
+    hu, settings = chest(20, 64), cell(3, residual=True, norm="group")
     torch.manual_seed(0)
-    network = build_network(one)
+    network = build_network(settings)
     nn.init.normal_(network.get_parameter("up.3.reduce.conv.weight"), std=0.02)
     exact, near = (
-        np.stack(list(denoised(model(copy.deepcopy(network), one), original(hu), device))).astype(float)
+        denoised(copy.deepcopy(network), settings, original(hu), device).astype(float)
         for device in (CPU, torch.device("cuda"))
     )
     change = np.sqrt(np.mean((exact - hu) ** 2))

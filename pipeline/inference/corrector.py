@@ -1,0 +1,68 @@
+"""A trained network on a device: what it changes of a volume, and what that makes of a slice."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from data_prep.volume import AIR_HU, Numbers
+from pipeline.intensity import HU_HIGH, HU_LOW, scaling
+from pipeline.models.memory_format import lay_out
+from pipeline.sampling import crop_centre
+from pipeline.settings.cells import CellSettings
+from pipeline.settings.training import SIDE_MULTIPLE
+
+MIN_SIDE = 32
+INT16 = np.iinfo(np.int16)
+
+
+class Corrector:
+    """A trained network on a device, which predicts how volumes of any size in the plane change.
+
+    It computes in bfloat16 on GPUs, except a network whose output is the image itself: with 8 significant bits that
+    would come in steps of 16 HU.
+
+    Args:
+        network: in eval mode; it moves to ``device``.
+        cell: what the network was trained as.
+        device: where it computes.
+        crop: side of the centre that goes through the network, a multiple of 16; None: the whole plane.
+    """
+
+    def __init__(self, network: nn.Module, cell: CellSettings, device: torch.device, crop: int | None = None) -> None:
+        self.cell, self.device, self.crop = cell, device, crop
+        self.uses_bfloat16 = device.type == "cuda" and cell.training.residual
+        self.network = lay_out(network.to(device), cell.dims)
+
+    @torch.inference_mode()
+    def __call__(self, hu: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Predict the change, HU, of the centre of (slices, rows, columns) from -1024 to 3072 HU.
+
+        Intensities are scaled as those of the whole plane. A plane that does not fit the network is padded with air,
+        never resampled.
+        """
+        scale = scaling(self.cell.training.scaling, hu)
+        centre = crop_centre(hu, self.crop)
+        rows, columns = centre.shape[1:]
+        padding = ((0, 0), (0, _missing(rows)), (0, _missing(columns)))
+        padded = np.pad(centre, padding, constant_values=AIR_HU)
+        x = torch.from_numpy(scale.to_network(padded)).to(self.device)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.uses_bfloat16):
+            y = self.network(x[:, None])[:, 0] if self.cell.dims == 2 else self.network(x[None, None])[0, 0]
+        change: NDArray[np.float32] = ((y.float() - x)[:, :rows, :columns] * scale.width).cpu().numpy()
+        return change
+
+
+def _missing(side: int) -> int:
+    """Pixels from ``side`` to the next side that every network takes."""
+    return max(MIN_SIDE, -(-side // SIDE_MULTIPLE) * SIDE_MULTIPLE) - side
+
+
+def add_change(source: Numbers, padding: NDArray[np.bool_], change: NDArray[np.float32]) -> NDArray[np.int16]:
+    """Add the change to a slice's HU and round to int16; the sum is clipped to -1024 to 3072 HU.
+
+    Voxels of the source outside of these limits, and padding, stay as they are.
+    """
+    inside = (source >= HU_LOW) & (source <= HU_HIGH) & ~padding
+    hu = np.where(inside, np.clip(source + change, HU_LOW, HU_HIGH), source)
+    return np.clip(np.rint(hu), INT16.min, INT16.max).astype(np.int16)

@@ -1,0 +1,100 @@
+"""The way of a scan through a trained network, slice by slice: for what is judged and for what is shipped."""
+
+import math
+import mmap
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import pairwise
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.volume import AIR_HU, Numbers
+from pipeline.inference.corrector import Corrector, add_change
+from pipeline.inference.windows import count_complete, plan_windows
+from pipeline.intensity import HU_HIGH, HU_LOW
+from pipeline.prefetch import prefetch
+from pipeline.sampling import Indices, crop_centre
+
+Slice = tuple[Numbers, NDArray[np.bool_]]
+"""HU of any number type, (rows, columns), and which voxels are padding."""
+
+
+class Scan(Protocol):
+    """A scan whose slices are read on demand, such as a :class:`data_prep.originals.Original`."""
+
+    @property
+    def slices(self) -> int:
+        """Number of slices."""
+
+    @property
+    def plane(self) -> tuple[int, int]:
+        """Rows and columns of a slice."""
+
+    def read(self, z: int, /) -> Slice:
+        """Read slice ``z``; threads may call it at the same time."""
+
+
+@dataclass(frozen=True)
+class ArrayScan:
+    """A scan in memory, (slices, rows, columns) in HU, without padding."""
+
+    hu: NDArray[np.int16]
+
+    @property
+    def slices(self) -> int:
+        """Number of slices."""
+        return len(self.hu)
+
+    @property
+    def plane(self) -> tuple[int, int]:
+        """Rows and columns of a slice."""
+        _, rows, columns = self.hu.shape
+        return rows, columns
+
+    def read(self, z: int, /) -> Slice:
+        """Read slice ``z``."""
+        return self.hu[z], np.zeros(self.plane, np.bool_)
+
+
+def denoise_slices(scan: Scan, correct: Corrector) -> Iterator[NDArray[np.int16]]:
+    """Yield the denoised slices from the first to the last, HU, each as soon as no later window holds it.
+
+    Of each slice comes the centre of ``correct.crop`` pixels a side, or all of it. Voxels outside of -1024 to 3072
+    HU, and padding, stay as they are. Memory holds a few windows, whatever the scan's length.
+
+    Raises:
+        ScanError: a slice of the scan is broken.
+    """
+    plan = plan_windows(correct.cell, scan.slices)
+    read = lru_cache(2 * len(plan[0].slices))(scan.read)
+    plane = scan.plane if correct.crop is None else (correct.crop, correct.crop)
+    with _zeros_on_disk((scan.slices, *plane)) as (changes, release):
+        volumes = prefetch(_clip_volume(read, window.slices) for window in plan)
+        complete = pairwise(count_complete(plan, scan.slices))
+        for window, volume, (start, stop) in zip(plan, volumes, complete, strict=True):
+            for z, weight, change in zip(window.slices, window.weights, correct(volume), strict=False):
+                changes[z] += weight * change
+            for z in range(start, stop):
+                hu, padding = (crop_centre(image, correct.crop) for image in read(z))
+                yield add_change(hu, padding, changes[z])
+            release()
+
+
+def _clip_volume(read: Callable[[int], Slice], slices: Indices) -> NDArray[np.float32]:
+    """Read the slices as networks take them: HU from -1024 to 3072, with air for padding."""
+    planes = [np.where(padding, AIR_HU, np.clip(hu, HU_LOW, HU_HIGH)) for hu, padding in map(read, slices.tolist())]
+    return np.stack(planes).astype(np.float32)
+
+
+@contextmanager
+def _zeros_on_disk(shape: tuple[int, ...]) -> Iterator[tuple[NDArray[np.float32], Callable[[], None]]]:
+    """Yield zeros in a temporary file, and a function that drops their pages from memory."""
+    with tempfile.TemporaryFile() as file:
+        file.truncate(4 * math.prod(shape))
+        mapping = mmap.mmap(file.fileno(), 0)
+        yield np.ndarray(shape, np.float32, mapping), partial(mapping.madvise, mmap.MADV_DONTNEED)
