@@ -10,7 +10,7 @@ import zarr
 from torch import nn
 
 from data_prep.originals import dicom_original, nifti_original
-from data_prep.progress import untold
+from data_prep.progress import ignore_progress
 from data_prep.readers.dicom import open_series
 from data_prep.store import Pair
 from jobs.stages.denoise import ARRAY, Format, Order, denoise_scan
@@ -21,8 +21,8 @@ from pipeline.settings.cells import CellSettings
 from pipeline.settings.run import EvaluateSettings
 from pipeline.training import checkpoint
 from pipeline.training.trainer import load_trained
-from tests.conftest import Hu
 from tests.pipeline.cells import cell
+from tests.scans import Hu
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -56,7 +56,7 @@ def ship(pair: Path, kind: Format, settings: CellSettings, folder: Path) -> Hu:
     """Denoise the pair's low dose as a user does, and read the file again."""
     model = folder / "model.safetensors"
     save_model(model, load_trained(settings, folder / "cell"), settings, {})
-    denoise_scan(pair, load_model(model), Order(folder / kind, kind), DEVICE, untold)
+    denoise_scan(pair, load_model(model), Order(folder / kind, kind), DEVICE, ignore_progress)
     (target,) = (path for path in (folder / kind).iterdir() if path.suffix != ".json")
     if kind == "zarr":
         return np.asarray(zarr.open_array(target / ARRAY)[:])
