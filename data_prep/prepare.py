@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from data_prep.errors import ScanError
 from data_prep.files import digest_files
+from data_prep.group_writer import writing_group
 from data_prep.lowdose.noise import LowDoseSimulator
 from data_prep.overview import Overview
 from data_prep.paths import contact_path, pair_path
 from data_prep.progress import Progress, ignore_progress
 from data_prep.settings import DataSettings, LowDoseSettings
 from data_prep.sources.series import Series
-from data_prep.store import ARRAYS, Pair, writing_group
+from data_prep.store import ARRAYS, Pair
 from data_prep.volume import CHUNK_SLICES, SIDE, CTScan
 
 Hu = NDArray[np.int16]

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.group_writer import writing_group
 from data_prep.lowdose.noise import LowDoseSimulator
 from data_prep.settings import LowDoseSettings
-from data_prep.store import ARRAYS, writing_group
+from data_prep.store import ARRAYS
 from data_prep.volume import CTVolume
 
 _BATCH = 16  # slices that a thread simulates at a time

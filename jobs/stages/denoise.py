@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 from data_prep.errors import ScanError, UserError
 from data_prep.files import digest_files, publishing, remove_leftovers, write_json
+from data_prep.group_writer import writing_group
 from data_prep.originals import Original, dicom_original, nifti_original, pair_original
 from data_prep.progress import Progress, ignore_progress
 from data_prep.pseudonym import pseudonym
 from data_prep.readers.dicom import open_series
 from data_prep.sources.folders import hidden_id
 from data_prep.sources.stacks import find_stacks
-from data_prep.store import writing_group
 from data_prep.volume import Numbers, check_hu
 from data_prep.writers.dicom import Derivation, DicomWriter, FromGrid, FromSeries
 from data_prep.writers.nifti import writing_nifti

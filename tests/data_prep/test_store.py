@@ -17,7 +17,8 @@ from ome_zarr_models.v05.image import Image
 
 from data_prep.errors import UserError
 from data_prep.files import is_locked, locked, publishing, replacing, write_atomic
-from data_prep.store import ARRAYS, SHARD_SLICES, GroupWriter, Pair, writing_group
+from data_prep.group_writer import SHARD_SLICES, GroupWriter, writing_group
+from data_prep.store import ARRAYS, Pair
 from data_prep.volume import AIR_HU
 from tests.pairs import digest_array, write_pair
 from tests.scans import Hu, chest
@@ -211,7 +212,8 @@ def test_no_pair_is_said_to_be_none(tmp_path: Path) -> None:
 STREAM = """
 import sys, numpy as np
 from pathlib import Path
-from data_prep.store import ARRAYS, writing_group
+from data_prep.group_writer import writing_group
+from data_prep.store import ARRAYS
 hu = np.random.default_rng(1).integers(-1000, 1000, (32, 512, 512)).astype("int16")
 print("writing", flush=True)
 with writing_group(Path(sys.argv[1]), ARRAYS, (32 * 100, 512, 512), (1, 1, 1)) as writer:

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from data_prep.group_writer import SHARD_SLICES
 from data_prep.settings_file import load_settings
 from data_prep.split import Split
-from data_prep.store import SHARD_SLICES
 from jobs.engine.launch import LocalProcesses, submitted_rank
 from jobs.engine.marker import Marker, Markers
 from jobs.engine.run_folder import RunFolder
