@@ -52,6 +52,7 @@ def _hang(rank: int, folder: Path) -> None:
     time.sleep(600)
 
 
+@pytest.mark.ranks
 def test_a_killed_rank_is_named_and_those_that_hang_are_killed(tmp_path: Path) -> None:
     launched = LocalProcesses([(_hang, (tmp_path,), 3)])
     wait_for(lambda: len(list(tmp_path.iterdir())) == 3)
@@ -79,6 +80,7 @@ def _damage_for_rank_1(toy: Toy) -> None:
     shard.write_bytes(content)
 
 
+@pytest.mark.whole
 def test_the_message_is_that_of_the_rank_at_fault(toy: Toy) -> None:
     _damage_for_rank_1(toy)
     done = toy.run()
@@ -87,6 +89,7 @@ def test_the_message_is_that_of_the_rank_at_fault(toy: Toy) -> None:
     assert "lost its connection" not in done.stdout + done.stderr
 
 
+@pytest.mark.whole
 def test_a_stopped_rank_ends_its_submitted_job(toy: Toy) -> None:
     """Nobody dies by himself: the other rank hangs, and submitit waits for both."""
     command = [*toy.command("--on", "local"), "--set", "train_2d.training.epochs=5000"]

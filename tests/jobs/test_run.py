@@ -18,6 +18,8 @@ from tests.command_line import QUARTERDOSE
 from tests.plain_ddnet import PlainDDnet
 from tests.toy_runs import SETTINGS, Toy, assert_alike, make_toy_scan, wait_for, whole_run
 
+pytestmark = pytest.mark.whole
+
 
 @pytest.fixture
 def toy(tmp_path: Path) -> Toy:

@@ -96,6 +96,7 @@ def flags_and_goodbyes(world: World, folder: Path) -> None:
     (folder / f"{world.rank}.done").touch()
 
 
+@pytest.mark.ranks
 def test_busy_ranks_and_those_that_end_early_are_not_taken_for_dead(url: str, tmp_path: Path) -> None:
     assert codes(start(of_size(3), url, tmp_path, flags_and_goodbyes)) == [0, 0, 0]
     assert len(list(tmp_path.glob("*.done"))) == 3
@@ -107,6 +108,7 @@ def reduce_for_ever(world: World, folder: Path) -> None:
         raised(False, world)
 
 
+@pytest.mark.ranks
 @pytest.mark.parametrize("victim", [0, 1])
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_the_others_end_and_name_the_rank_that_died_or_stopped(
@@ -139,6 +141,7 @@ def fail_in_rank_1(world: World, folder: Path) -> None:
             raise ValueError("my own words")
 
 
+@pytest.mark.ranks
 def test_who_fails_says_so_before_the_others_lose_it(url: str, tmp_path: Path) -> None:
     """In whole interpreters, whose exit codes would be those of an abort if torch's threads were left to their end."""
     assert codes(start(of_size(2), url, tmp_path, fail_in_rank_1, "spawn")) == [1, 1]
@@ -152,6 +155,7 @@ def nothing(world: World, folder: Path) -> None:
     pass
 
 
+@pytest.mark.ranks
 @pytest.mark.parametrize(
     ("worlds", "message"),
     [

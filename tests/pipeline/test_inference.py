@@ -106,6 +106,7 @@ def test_a_crop_is_the_centre_of_the_whole_output_scaled_as_the_whole_slices(dim
     np.testing.assert_array_equal(crop, whole[:, 16:48, 16:48])
 
 
+@pytest.mark.gpu
 def test_bfloat16_on_a_gpu_is_near_float32_on_the_cpu() -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")

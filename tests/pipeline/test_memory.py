@@ -77,6 +77,7 @@ def test_predicts_resident_memory(how: dict[str, Any]) -> None:
     assert predict(cell(**how), gpu=False).step == pytest.approx(measured(how), rel=TOLERANCE)
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: max_memory_allocated against the prediction")
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

@@ -99,6 +99,7 @@ def _sync_rank(rank: int, folder: Path) -> None:
     torch.save(gradients(model), folder / f"{rank}.pt")
 
 
+@pytest.mark.ranks
 def test_sync_of_two_ranks_is_batch_norm_of_both_their_samples(tmp_path: Path) -> None:
     start_processes(_sync_rank, (tmp_path,), 2, start_method="spawn")
     torch.manual_seed(0)

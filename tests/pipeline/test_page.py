@@ -16,6 +16,8 @@ from pipeline.settings.cells import cells_of
 from tests.pipeline.runs import Hu, fill, judge, settings_of
 from tests.scans import chest
 
+pytestmark = pytest.mark.browser
+
 HOSTILE = '<img src=x onerror=alert(1)></script><script>alert(2)</script>"&'
 SIDE, SLICES = 64, 5
 PAGE_BYTES = 25e6

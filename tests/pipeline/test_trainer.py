@@ -116,6 +116,7 @@ def run_ranks(settings: CellSettings, data: Path, folder: Path, start: Path | No
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(settings.ranks)]
 
 
+@pytest.mark.ranks
 def test_an_effective_batch_is_the_same_training_however_it_is_made_up(
     make_pair: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -135,6 +136,7 @@ def test_an_effective_batch_is_the_same_training_however_it_is_made_up(
     assert ranks[0]["validation"] == ranks[1]["validation"]
 
 
+@pytest.mark.ranks
 def test_gradients_can_travel_as_bfloat16(make_pair: Callable[..., Path], tmp_path: Path) -> None:
     data, how = make_pair(), dict[str, Any](learning_rate=1e-4, ms_ssim_weight=0.0)
     for name in ("full", "bfloat16"):
@@ -144,11 +146,13 @@ def test_gradients_can_travel_as_bfloat16(make_pair: Callable[..., Path], tmp_pa
     assert short == pytest.approx(full, rel=0.01)
 
 
+@pytest.mark.ranks
 def test_weak_scaling_gives_each_rank_as_much(make_pair: Callable[..., Path], tmp_path: Path) -> None:
     result = run_ranks(cell(ranks=2, work="weak", samples=3, epochs=1), make_pair(), tmp_path / "cell")[0]
     assert (result["steps"], result["samples"]) == (3, 6)
 
 
+@pytest.mark.ranks
 def test_ranks_resume_together(make_pair: Callable[..., Path], tmp_path: Path) -> None:
     data, short, long = make_pair(), cell(ranks=2, epochs=2), cell(ranks=2, epochs=2)
     run_ranks(long, data, tmp_path / "whole")
@@ -171,6 +175,7 @@ def test_a_start_is_used_and_must_fit(make_pair: Callable[..., Path], tmp_path: 
         run(cell(), tmp_path / "data", tmp_path / "other", start=start)
 
 
+@pytest.mark.ranks
 def test_the_parts_of_a_step_are_the_whole_of_it(make_pair: Callable[..., Path], tmp_path: Path) -> None:
     result = run_ranks(cell(ranks=2, epochs=1, samples=8, log_steps=2), make_pair(), tmp_path / "cell")[0]
     for line in [*(x for x in read_metrics(tmp_path / "cell") if x["kind"] == "train")]:
@@ -184,6 +189,7 @@ def test_the_parts_of_a_step_are_the_whole_of_it(make_pair: Callable[..., Path],
     assert 0 < result["cpu_seconds"] < 100
 
 
+@pytest.mark.ranks
 def test_each_step_s_time_is_written_and_the_first_ten_are_cold(make_pair: Callable[..., Path], tmp_path: Path) -> None:
     run_ranks(cell(ranks=2, epochs=1, samples=24, log_steps=5), make_pair(), tmp_path / "cell")
     lines = [line for line in read_metrics(tmp_path / "cell") if line["kind"] == "train"]
@@ -195,6 +201,7 @@ def test_each_step_s_time_is_written_and_the_first_ten_are_cold(make_pair: Calla
             assert 0 < own <= min(whole, slowest)
 
 
+@pytest.mark.ranks
 def test_ranks_that_do_not_exchange_go_their_own_ways(make_pair: Callable[..., Path], tmp_path: Path) -> None:
     data, full = make_pair(), cell(ranks=2, samples=8, epochs=1)
     for arm in ("full", "silent"):
@@ -274,6 +281,7 @@ def _asked_rank(rank: int, settings: CellSettings, data: Path, folder: Path) -> 
         train(settings, data, SPLIT, folder, World(rank, 2, rank, "file://"), None, ask)
 
 
+@pytest.mark.ranks
 def test_all_ranks_stop_when_one_is_asked_to(make_pair: Callable[..., Path], tmp_path: Path) -> None:
     """In the middle of a line of metrics, to which every rank has something to add."""
     data, settings = make_pair(), cell(ranks=2, samples=8, log_steps=4)

@@ -14,6 +14,8 @@ from tests.slurm.queued import PROFILE
 from tests.toy_models import SPACING, toy_model
 from tests.toy_runs import wait_for
 
+pytestmark = pytest.mark.slurm
+
 
 def digests(folder: Path) -> dict[str, str]:
     return {

@@ -14,6 +14,8 @@ from tests.slurm.clusters import PORT, running
 from tests.slurm.queued import bytes_of
 from tests.toy_runs import wait_for
 
+pytestmark = pytest.mark.slurm
+
 
 @pytest.fixture(scope="module")
 def small() -> Iterator[Cluster]:

@@ -17,6 +17,8 @@ from tests.slurm.clusters import PORT, running
 from tests.slurm.queued import WHOLE, Queued, bytes_of
 from tests.toy_runs import SETTINGS, Toy, wait_for
 
+pytestmark = pytest.mark.slurm
+
 TWO_SCANS: dict[str, Any] = {**SETTINGS, "data": {**SETTINGS["data"], "workers": 2}}
 
 

@@ -15,6 +15,8 @@ from slurm.devcluster import Cluster
 from tests.slurm.queued import CELL, WHOLE, Queued, bytes_of, changed, log_of
 from tests.toy_runs import Toy, assert_alike, make_toy_scan, wait_for, whole_run
 
+pytestmark = [pytest.mark.slurm, pytest.mark.whole]
+
 SPREAD = {**changed(ranks=[1, 4], training={"samples": 4}), "budget": {"gpu_hour_price": 2}}
 LONG = changed(ranks=[2], training={"epochs": 3, "samples": 40, "checkpoint_steps": 4})
 

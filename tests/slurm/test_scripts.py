@@ -11,6 +11,8 @@ from tests.command_line import QUARTERDOSE
 from tests.slurm.queued import Queued, changed
 from tests.toy_runs import Toy, assert_alike, make_toy_scan, whole_run
 
+pytestmark = [pytest.mark.slurm, pytest.mark.whole]
+
 SCRIPTS = Path(__file__).parents[2] / "slurm" / "sbatch"
 SETTINGS = changed(ranks=[4], training={"samples": 4})
 
