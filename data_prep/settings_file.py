@@ -1,4 +1,4 @@
-"""Settings from a YAML file and ``--set`` options, with errors that name the key to mend."""
+"""Settings from a YAML file and ``--set`` options; errors name the key to mend and the valid ones."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,20 +6,21 @@ from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from data_prep.errors import UserError
 
 T = TypeVar("T", bound=BaseModel)
 
 
-def load_settings(path: Path, model: type[T], overrides: Sequence[str] = ()) -> T:
-    """Read ``path`` as YAML, apply ``a.b=value`` overrides and check against ``model``.
+def load_settings(path: Path, model: type[T], overrides: Sequence[str] | None = None) -> T:
+    """Read ``path`` as YAML, apply ``a.b=value`` overrides and validate the outcome as ``model``.
 
     Raises:
         UserError: the file is missing or no mapping, or a key or value is not allowed.
     """
     values = _read(path)
-    for override in overrides:
+    for override in overrides or ():
         _apply(values, override)
     try:
         return model.model_validate(values)
@@ -58,24 +59,25 @@ def _apply(values: dict[str, Any], override: str) -> None:
 
 
 def _sentence(error: ValidationError, model: type[BaseModel]) -> str:
-    """The first fault as one sentence, and how many more there are."""
-    first, *more = error.errors()
-    place = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        valid = ", ".join(_fields_at(model, first["loc"][:-1]))
-        text = f"{place} is not a setting; valid here: {valid}"
-    elif first["type"] == "missing":
-        text = f"{place} is missing"
-    else:
-        message = first["msg"].removeprefix("Value error, ")
-        text = f"{place}: {message}" if place else message
-        if "input" in first and not isinstance(first["input"], dict):
-            text += f" (got {first['input']!r})"
-    return text + (f" (and {len(more)} more)" if more else "")
+    """Name the first fault, and say how many more there are."""
+    first, *further = error.errors()
+    return _fault(first, model) + (f" (and {len(further)} more)" if further else "")
 
 
-def _fields_at(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
-    for part in place:
+def _fault(error: ErrorDetails, model: type[BaseModel]) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        valid = ", ".join(_fields_at(model, error["loc"][:-1]))
+        return f"{key} is not a setting; valid here: {valid}"
+    if error["type"] == "missing":
+        return f"{key} is missing"
+    message = error["msg"].removeprefix("Value error, ")
+    text = f"{key}: {message}" if key else message
+    return text if isinstance(error["input"], dict) else f"{text} (got {error['input']!r})"
+
+
+def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    for part in location:
         if isinstance(part, int):
             continue
         model = _model_in(model.model_fields[part].annotation)
@@ -83,7 +85,7 @@ def _fields_at(model: type[BaseModel], place: tuple[int | str, ...]) -> list[str
 
 
 def _model_in(annotation: Any) -> type[BaseModel]:
-    """The settings class in an annotation such as ``X`` or ``tuple[X, ...]``."""
+    """Return the settings class in an annotation such as ``X`` or ``tuple[X, ...]``."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     inner = [a for a in annotation.__args__ if isinstance(a, type) and issubclass(a, BaseModel)]

@@ -10,7 +10,7 @@ from data_prep.errors import MachineError, ScanError, UserError
 from data_prep.files import digest_files, held
 from jobs.engine.display import looking
 from slurm.profile import Profile, load_profile
-from slurm.submit import Wanted, enqueue
+from slurm.submit import JobRequest, enqueue
 
 if TYPE_CHECKING:
     from jobs.stages.denoise import Order
@@ -69,7 +69,7 @@ def _enqueue(
         raise UserError("--on takes a profile whose executor is slurm; leave it out to denoise here")
     logs = order.out / "slurm"
     calls = [(scan.absolute(), model.absolute(), order, device, threads) for scan in scans]
-    jobs = enqueue(profile, logs, denoise_in_job, Wanted("denoise", calls, uses_gpu=True))
+    jobs = enqueue(profile, logs, denoise_in_job, JobRequest("denoise", calls, uses_gpu=True))
     typer.echo(f"job {', '.join(jobs)}, {len(scans)} tasks; logs: {logs}")
 
 

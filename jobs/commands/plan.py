@@ -1,68 +1,43 @@
-"""What a run's trainings need of memory and of time, before any of them is begun."""
+"""Commands for before a run: ``plan`` its memory and hours, print its whole ``config``."""
 
-from collections.abc import Iterator, Sequence
+from typing import Annotated
 
-from rich.table import Table
+import typer
+from rich.console import Console
 
-from data_prep.volume import SIDE
-from jobs.commands.forecast import Forecast
-from pipeline.settings.cells import CellSettings, cells_of
+from data_prep.settings_file import load_settings
+from jobs.commands.options import Config, Overrides
+from jobs.engine.run_folder import RunFolder, resolved_yaml
 from pipeline.settings.run import RunSettings
-from pipeline.training.gpus import GIB, usable_bytes
-from pipeline.training.memory import largest_batch, predict
+from slurm.profile import load_profile
 
-_SETTINGS = ("cell", "ranks", "slices", "crop", "batch", "precision", "checkpointing")
-_BYTES = ("parameters", "optimiser GiB", "saved GiB", "peak GiB")
-_FIT = ("fits", "largest batch")
-_TIME = ("hours", "GPU-hours")
+_LEAST_WIDTH = 190  # characters; a narrower terminal breaks the lines, which is better than cut figures
 
 
-def plan_table(run: RunSettings, gpu: str | None, ahead: Sequence[Forecast] | None) -> Table:
-    """A row a training: what it is, and what each of its ranks holds; of a GPU also which batch fits.
+def plan(
+    config: Config,
+    gpu: Annotated[str | None, typer.Option(help="GPU of the ranks, such as A100-80GB; else CPUs.")] = None,
+    on: Annotated[str | None, typer.Option(help="Profile by which hours are forecast and the budget is kept.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Predict the memory of each training, on a GPU the largest batch that fits, and on a cluster the hours."""
+    from jobs.commands.forecast import check_budget, forecast
+    from jobs.commands.plan_table import plan_notes, plan_table
+    from jobs.stages.graph import graph_of
 
-    ``ahead``: of those that are not done yet, the hours that they will take, if that was asked for.
-
-    Raises:
-        UserError: the GPU is unknown.
-    """
-    usable = usable_bytes(gpu) if gpu else None
-    table = Table(box=None, header_style="bold")
-    for name in (*_SETTINGS, *_BYTES, *(_FIT if gpu else ()), *(_TIME if ahead is not None else ())):
-        table.add_column(name, justify="left" if name in ("cell", "precision", "checkpointing") else "right")
-    hours = {one.cell: (f"{one.hours:.2f}", f"{one.gpu_hours:.2f}") for one in ahead or ()}
-    for cell in cells_of(run):
-        table.add_row(*_row(cell, usable), *(hours.get(cell.id, ("done", "done")) if ahead is not None else ()))
-    return table
-
-
-def _row(cell: CellSettings, usable: int | None) -> Iterator[str]:
-    how, gpu = cell.training, usable is not None
-    yield from (cell.id, str(cell.ranks), str(cell.slices), str(how.crop or SIDE), str(how.batch))
-    yield "bfloat16" if how.lowers_precision(gpu=gpu) else "float32"
-    yield "yes" if how.activation_checkpointing else "no"
-    memory = predict(cell, gpu=gpu)
-    yield f"{memory.parameters:,}"
-    yield from (f"{size / GIB:.2f}" for size in (memory.optimiser, memory.saved, memory.peak))
-    if usable is not None:
-        yield "yes" if memory.peak <= usable else "no"
-        yield str(largest_batch(cell, usable))
+    settings, console = load_settings(config, RunSettings, overrides), Console()
+    folder = RunFolder.of(settings)
+    graph, profile = graph_of(folder), load_profile(on) if on else None
+    forecasts = forecast(folder, graph, profile) if profile else None
+    table = plan_table(settings, gpu, forecasts)
+    console.width = max(console.width, _LEAST_WIDTH)
+    console.print(table)
+    for note in plan_notes(settings, gpu, forecasts):
+        typer.echo(note)
+    if profile:
+        check_budget(folder, graph, profile)
 
 
-def plan_notes(run: RunSettings, gpu: str | None, ahead: Sequence[Forecast] | None) -> Iterator[str]:
-    """What the figures hold and leave out, and what to try where nothing fits."""
-    if ahead is not None:
-        cap, hours = run.budget.gpu_hours, sum(one.gpu_hours for one in ahead)
-        bill = run.budget.bill(hours)
-        yield (
-            f"Trainings still to be run: {hours:.3g} GPU-hours{f', {bill},' if bill else ''} from first step to last; "
-            f"budget.gpu_hours: {'no limit' if cap is None else f'{cap:g}'}."
-        )
-    if gpu is None:
-        yield "All tensors of a rank on CPUs; Python, its libraries and the gaps of its heap come on top."
-        return
-    usable = usable_bytes(gpu)
-    yield f"All tensors of a rank, to fit {usable / GIB:.2f} GiB: the rest of {gpu} is for CUDA and workspaces."
-    for cell in cells_of(run):
-        if not largest_batch(cell, usable):
-            saving = "" if cell.training.activation_checkpointing else "activation_checkpointing or "
-            yield f"{cell.id} does not fit with any batch: try {saving}a smaller crop."
+def show_config(config: Config, overrides: Overrides = None) -> None:
+    """Print the whole settings tree as it is resolved."""
+    typer.echo(resolved_yaml(load_settings(config, RunSettings, overrides)), nl=False)

@@ -10,9 +10,10 @@ from jobs.engine.run_folder import RunFolder
 from jobs.engine.stage import Ref, Stage
 from jobs.engine.submissions import Submission, Submissions
 from slurm.commands import array_of
-from slurm.profile import Profile, check_partitions
+from slurm.partitions import check_partitions
+from slurm.profile import Profile
 from slurm.states import job_states
-from slurm.submit import Wanted, enqueue, own_folder
+from slurm.submit import JobRequest, create_private_folder, enqueue
 
 FIND = "find"
 """Name of the job that looks through the sources."""
@@ -32,10 +33,10 @@ class _Queue:
         self.submissions = Submissions(self.folder.root)
         self.made: list[Submission] = []
 
-    def put(self, call: Callable[..., None], stage: str, items: Sequence[str], wanted: Wanted) -> None:
+    def put(self, call: Callable[..., None], stage: str, items: Sequence[str], wanted: JobRequest) -> None:
         """Submit, and note it."""
         logs = self.folder.root / "logs"
-        own_folder(logs)
+        create_private_folder(logs)
         jobs = enqueue(self.profile, logs / "slurm", call, wanted)
         gpus = self.profile.gpus_a_task * wanted.tasks if wanted.ranks or wanted.uses_gpu else 0
         self.made.append(self.submissions.add(stage, items, jobs, len(wanted.calls) * wanted.tasks, gpus))
@@ -87,7 +88,7 @@ def submit_graph(
         open_graph: how the jobs open it.
 
     Raises:
-        ProfileError: a demand that the profile or its partition cannot meet.
+        UserError: a demand that the profile or its partition cannot meet.
     """
     queue = _Queue(folder, profile, open_graph)
     check_partitions(
@@ -96,7 +97,7 @@ def submit_graph(
     queue.made.extend(live)
     known = all(stage.is_searched() for stage in graph.stages.values())
     if not known and not any(one.stage == FIND for one in live):
-        queue.put(find_items, FIND, [FIND], Wanted(FIND, [(open_graph, folder.root)]))
+        queue.put(find_items, FIND, [FIND], JobRequest(FIND, [(open_graph, folder.root)]))
     waiting = {(one.stage, item) for one in live for item in _items(graph, one, known=known)}
     for stage in graph.stages.values():
         items = _pending(graph, stage, waiting, known=known)
@@ -141,11 +142,13 @@ def _queue_ranks(
     queue: _Queue, stage: Stage, name: str, call: Callable[..., None], arguments: tuple[Any, ...], items: Sequence[str]
 ) -> None:
     ranks = max(stage.ranks(item) for item in items)
-    queue.put(call, stage.name, items, Wanted(name, [arguments], ranks, ranks=True, after=queue.after(stage, items)))
+    queue.put(
+        call, stage.name, items, JobRequest(name, [arguments], ranks, ranks=True, dependency=queue.after(stage, items))
+    )
 
 
 def _queue_workers(queue: _Queue, stage: Stage, items: Sequence[str]) -> None:
     workers = stage.workers() if ANY in items else min(stage.workers(), len(items))
     calls = [(queue.open_graph, queue.folder.root, stage.name, queue.profile.restarts)] * workers
-    wanted = Wanted(stage.name, calls, uses_gpu=stage.uses_gpu, after=queue.after(stage, items))
+    wanted = JobRequest(stage.name, calls, uses_gpu=stage.uses_gpu, dependency=queue.after(stage, items))
     queue.put(run_share, stage.name, items, wanted)

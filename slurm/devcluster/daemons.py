@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from data_prep.errors import UserError
+
 _STEP_SECONDS = 0.05
 
 
-class DevClusterError(RuntimeError):
-    """The cluster cannot be brought up, or something is asked of it that it has not; the message is one sentence."""
+class DevClusterError(UserError):
+    """The cluster cannot be brought up, or has no node of the name that was asked for."""
 
 
 class Daemon:

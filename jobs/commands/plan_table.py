@@ -1,0 +1,68 @@
+"""What a run's trainings need of memory and of time, before any of them is begun."""
+
+from collections.abc import Iterator, Sequence
+
+from rich.table import Table
+
+from data_prep.volume import SIDE
+from jobs.commands.forecast import Forecast
+from pipeline.settings.cells import CellSettings, cells_of
+from pipeline.settings.run import RunSettings
+from pipeline.training.gpus import GIB, usable_bytes
+from pipeline.training.memory import largest_batch, predict
+
+_SETTINGS = ("cell", "ranks", "slices", "crop", "batch", "precision", "checkpointing")
+_BYTES = ("parameters", "optimiser GiB", "saved GiB", "peak GiB")
+_FIT = ("fits", "largest batch")
+_TIME = ("hours", "GPU-hours")
+
+
+def plan_table(run: RunSettings, gpu: str | None, ahead: Sequence[Forecast] | None) -> Table:
+    """A row a training: what it is, and what each of its ranks holds; of a GPU also which batch fits.
+
+    ``ahead``: of those that are not done yet, the hours that they will take, if that was asked for.
+
+    Raises:
+        UserError: the GPU is unknown.
+    """
+    usable = usable_bytes(gpu) if gpu else None
+    table = Table(box=None, header_style="bold")
+    for name in (*_SETTINGS, *_BYTES, *(_FIT if gpu else ()), *(_TIME if ahead is not None else ())):
+        table.add_column(name, justify="left" if name in ("cell", "precision", "checkpointing") else "right")
+    hours = {one.cell: (f"{one.hours:.2f}", f"{one.gpu_hours:.2f}") for one in ahead or ()}
+    for cell in cells_of(run):
+        table.add_row(*_row(cell, usable), *(hours.get(cell.id, ("done", "done")) if ahead is not None else ()))
+    return table
+
+
+def _row(cell: CellSettings, usable: int | None) -> Iterator[str]:
+    how, gpu = cell.training, usable is not None
+    yield from (cell.id, str(cell.ranks), str(cell.slices), str(how.crop or SIDE), str(how.batch))
+    yield "bfloat16" if how.lowers_precision(gpu=gpu) else "float32"
+    yield "yes" if how.activation_checkpointing else "no"
+    memory = predict(cell, gpu=gpu)
+    yield f"{memory.parameters:,}"
+    yield from (f"{size / GIB:.2f}" for size in (memory.optimiser, memory.saved, memory.peak))
+    if usable is not None:
+        yield "yes" if memory.peak <= usable else "no"
+        yield str(largest_batch(cell, usable))
+
+
+def plan_notes(run: RunSettings, gpu: str | None, ahead: Sequence[Forecast] | None) -> Iterator[str]:
+    """What the figures hold and leave out, and what to try where nothing fits."""
+    if ahead is not None:
+        cap, hours = run.budget.gpu_hours, sum(one.gpu_hours for one in ahead)
+        bill = run.budget.bill(hours)
+        yield (
+            f"Trainings still to be run: {hours:.3g} GPU-hours{f', {bill},' if bill else ''} from first step to last; "
+            f"budget.gpu_hours: {'no limit' if cap is None else f'{cap:g}'}."
+        )
+    if gpu is None:
+        yield "All tensors of a rank on CPUs; Python, its libraries and the gaps of its heap come on top."
+        return
+    usable = usable_bytes(gpu)
+    yield f"All tensors of a rank, to fit {usable / GIB:.2f} GiB: the rest of {gpu} is for CUDA and workspaces."
+    for cell in cells_of(run):
+        if not largest_batch(cell, usable):
+            saving = "" if cell.training.activation_checkpointing else "activation_checkpointing or "
+            yield f"{cell.id} does not fit with any batch: try {saving}a smaller crop."

@@ -1,0 +1,139 @@
+"""Commands that bring a run up to date: ``run`` (also ``study``), ``prepare``, ``evaluate`` and ``report``."""
+
+from contextlib import AbstractContextManager
+
+import typer
+from rich.console import Console
+
+from data_prep.files import held
+from data_prep.settings_file import load_settings
+from jobs.commands.options import LOCAL, Config, DryRun, On, Overrides, Run
+from jobs.engine.display import Display, looking
+from jobs.engine.graph import Graph
+from jobs.engine.run_folder import RunFolder
+from pipeline.settings.run import RunSettings
+from slurm.profile import Profile, load_profile
+
+
+def run(config: Config, on: On = LOCAL, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Run what is missing or changed, from scans to report."""
+    from jobs.stages.graph import graph_of
+
+    folder = RunFolder.of(load_settings(config, RunSettings, overrides))
+    if _update(folder, graph_of(folder), on, dry_run):
+        _print_summary(folder)
+
+
+def prepare(config: Config, on: On = LOCAL, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Prepare the scans and split them, no more: pairs, manifest.csv and contact sheets."""
+    from jobs.stages.graph import preparation_of
+    from jobs.stages.prepare import count_states
+
+    folder = RunFolder.of(load_settings(config, RunSettings, overrides))
+    if _update(folder, preparation_of(folder), on, dry_run):
+        for dataset, state, count in count_states(folder.data):
+            typer.echo(f"{dataset}: {count} {state}")
+        typer.echo(f"manifest: {folder.data / 'manifest.csv'}, contact sheets: {folder.data / 'contact'}")
+
+
+def evaluate(config: Config, on: On = LOCAL, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Train what is missing and judge it, no more: tables and figures of quality."""
+    from jobs.stages.evaluate import Evaluate
+    from jobs.stages.graph import evaluation_of
+    from pipeline.report.quality import quality_lines, write_quality
+
+    folder = RunFolder.of(load_settings(config, RunSettings, overrides))
+    graph = evaluation_of(folder)
+    if _update(folder, graph, on, dry_run):
+        stage = graph.stages["evaluate"]
+        assert isinstance(stage, Evaluate)
+        target = folder.root / "quality"
+        typer.echo(quality_lines(write_quality(folder.root, stage.judged(), target)))
+        typer.echo(f"tables and figures: {target}")
+
+
+def report(folder: Run) -> None:
+    """Make the report again, of what the run folder holds and of nothing else."""
+    from jobs.stages.graph import graph_of
+    from pipeline.training.world import World
+
+    run_folder = RunFolder.opened(folder)
+    with _locked(run_folder), looking(Console(), "making the report") as progress:
+        graph_of(run_folder).stages["report"].run("report", World(), progress)
+    _print_summary(run_folder)
+
+
+def _print_summary(folder: RunFolder) -> None:
+    typer.echo((folder.report / "summary.txt").read_text())
+    typer.echo(f"report: {folder.report / 'index.html'}")
+
+
+def _update(folder: RunFolder, graph: Graph, on: str, dry_run: bool) -> bool:
+    """Run the graph here or put it in Slurm's queue; with ``dry_run`` only print what would run.
+
+    Returns: whether it ran here, to its end.
+
+    Raises:
+        RunFailed: some items failed, though not too many.
+    """
+    profile = None if on == LOCAL else load_profile(on)
+    if profile and profile.executor == "slurm" and not dry_run:
+        _enqueue(folder, graph, profile)
+        return False
+    _find_items(graph)
+    if dry_run:
+        _print_decisions(graph)
+        return False
+    _run_here(folder, graph, profile)
+    return True
+
+
+def _find_items(graph: Graph) -> None:
+    with looking(Console(), "looking through the sources") as progress:
+        for stage in graph.stages.values():
+            stage.find_items(progress)
+
+
+def _print_decisions(graph: Graph) -> None:
+    for decision in graph.decide_all():
+        typer.echo(f"{'run' if decision.run else 'keep':5}{'/'.join(decision.ref)}: {decision.why}")
+
+
+def _run_here(folder: RunFolder, graph: Graph, profile: Profile | None) -> None:
+    """Run the graph and follow it to its end; without a profile in processes of this machine."""
+    from jobs.engine.launch import Launcher, LocalLauncher, SubmittedLauncher
+    from jobs.engine.run import RunFailed, run_graph
+    from jobs.stages.graph import open_graph
+
+    launcher: Launcher = SubmittedLauncher(profile, open_graph) if profile else LocalLauncher(open_graph)
+    count, failures = 0, list[str]()
+    with _locked(folder), Display(Console()) as display:
+        if any(decision.run for decision in graph.decide_all()):
+            folder.record()
+            count, failures = run_graph(graph, launcher, display)
+    if not count:
+        typer.echo("nothing to do: every item is complete and unchanged")
+    if failures:
+        raise RunFailed(f"{len(failures)} items failed, first {failures[0]}; run the same command to try them again")
+
+
+def _enqueue(folder: RunFolder, graph: Graph, profile: Profile) -> None:
+    """Put what is missing or changed in Slurm's queue."""
+    from jobs.commands.forecast import check_budget
+    from jobs.engine.queue import live_of, submit_graph
+    from jobs.stages.graph import open_graph
+
+    with _locked(folder):
+        check_budget(folder, graph, profile)
+        folder.record()
+        submissions = submit_graph(graph, folder, profile, live_of(folder), open_graph)
+    for submission in submissions:
+        items = f" ({submission.items[0]})" if len(submission.items) == 1 else ""
+        typer.echo(f"{submission.stage}{items}: job {', '.join(submission.jobs)}, {submission.tasks} tasks")
+    if not submissions:
+        typer.echo("nothing to submit: every item is complete and unchanged, or in the queue")
+    typer.echo(f"follow it with: quarterdose status {folder.root}")
+
+
+def _locked(folder: RunFolder) -> AbstractContextManager[None]:
+    return held(folder.root / ".lock", f"another `quarterdose` is at work in {folder.root}")

