@@ -1,4 +1,4 @@
-"""The folder of a run, which holds everything that the run reads and writes but the scans."""
+"""The folder of a run: everything that is known about it lies there."""
 
 import platform
 import sys
@@ -26,12 +26,12 @@ class RunFolder:
 
     @classmethod
     def of(cls, settings: RunSettings) -> "RunFolder":
-        """Return the folder that the settings name, whether it exists or not."""
+        """The folder that the settings name."""
         return cls((settings.runs / settings.name).absolute(), settings)
 
     @classmethod
     def opened(cls, root: Path) -> "RunFolder":
-        """Open an existing run folder, with the settings of its last run.
+        """An existing run folder, with the settings it was last run with.
 
         Raises:
             UserError: there is no run in ``root``.
@@ -50,33 +50,33 @@ class RunFolder:
 
     @property
     def data(self) -> Path:
-        """Folder of the Zarr pairs, ``manifest.csv`` and ``split.json``."""
+        """Zarr pairs, ``manifest.csv`` and ``split.json``."""
         return self.root / "data"
 
     @property
     def report(self) -> Path:
-        """Folder of the report: CSV files, figures and ``index.html``."""
+        """CSV files, figures and ``index.html``."""
         return self.root / "report"
 
     @property
     def model(self) -> Path:
-        """File of the run's best network; its card lies in the same folder."""
+        """The run's best network, with its card beside."""
         return self.root / "model.safetensors"
 
     def cell(self, cell: str) -> Path:
-        """Return the folder of one training."""
+        """One training."""
         return self.root / "cells" / cell
 
     def evaluation(self, cell: str) -> Path:
-        """Return the path of the judged slices of one network, without file ending."""
+        """Judged slices of one network, without file ending."""
         return self.root / "evaluation" / cell
 
     def donor(self, fill: str) -> Path:
-        """Return the file of 3D weights that were transferred from a 2D network."""
+        """3D weights made from a 2D network's."""
         return self.root / "transfer" / f"{fill}.pt"
 
 
 def resolved_yaml(settings: RunSettings) -> str:
-    """Write the whole settings tree as YAML text."""
+    """The whole settings tree as YAML."""
     values: dict[str, Any] = settings.model_dump(mode="json")
     return yaml.safe_dump(values, sort_keys=False)

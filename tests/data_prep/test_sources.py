@@ -344,8 +344,8 @@ def test_settings_without_effect_are_refused(settings: dict[str, Any], message: 
 
 
 def test_a_wrong_kind_is_told_the_valid_ones() -> None:
-    message = "Input should be 'sample', 'dicom', 'nifti', 'lidc', 'mayo' or 'bimcv'"
-    with pytest.raises(ValidationError, match=message):
+    *names, last = map(repr, KINDS)
+    with pytest.raises(ValidationError, match=f"Input should be {', '.join(names)} or {last}"):
         SourceSettings(kind="moon")
 
 
