@@ -1,1 +1,1 @@
-"""Simulated low dose: noise of fewer photons, added to a full-dose image."""
+"""Simulated low dose: the noise that fewer photons would give, added to a full-dose image."""

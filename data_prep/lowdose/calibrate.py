@@ -1,4 +1,4 @@
-"""The noise of a scan, and the photon number that gives a wanted one."""
+"""Measure the noise of a scan, and find the number of photons that gives a target noise."""
 
 import math
 
@@ -17,46 +17,46 @@ from data_prep.settings import LowDoseSettings
 SOFT_TISSUE_HU = (0.0, 170.0)
 _BLOCK = 3  # a window is 3 x 3 blocks of 3 x 3 pixels, 6 mm at a chest scan's 0.7 mm; its neighbour is a block away
 _WINDOW_PIXELS = _BLOCK**4
-_FEWEST_WINDOWS = 100
+_MIN_WINDOWS = 100
 _BINS_PER_UNIT, _SMOOTHING = 200, 10  # of the logarithm: bins of 0.5 %, smoothed over 5 %
-_PHOTONS = (1e3, 1e9)
+_PHOTON_RANGE = (1e3, 1e9)
 
 
 def noise_level(hu: NDArray[np.int16]) -> float:
-    """Noise standard deviation (HU) in soft tissue of slices (n, rows, columns); nan if there is none.
+    """Return the noise standard deviation (HU) in soft tissue of slices (n, rows, columns); nan without soft tissue.
 
-    The global noise level of Christianson et al. 2015, doi:10.2214/AJR.14.13613: the most frequent
-    standard deviation among small windows of soft tissue, so that windows across an edge do not count.
+    This is the global noise level of Christianson et al. 2015, doi:10.2214/AJR.14.13613: the most frequent
+    standard deviation among small windows of soft tissue. Windows across an edge are rare, so they do not matter.
     """
     logarithms = np.concatenate([_log_deviations(torch.from_numpy(plane.astype(np.float64))) for plane in hu])
-    return _mode(logarithms) if len(logarithms) >= _FEWEST_WINDOWS else math.nan
+    return _mode(logarithms) if len(logarithms) >= _MIN_WINDOWS else math.nan
 
 
 def _log_deviations(plane: Tensor) -> NDArray[np.float64]:
     mean, square = (F.avg_pool2d(F.avg_pool2d(x[None], _BLOCK), _BLOCK, stride=1) for x in (plane, plane**2))
     variance = (square - mean**2) * (_WINDOW_PIXELS / (_WINDOW_PIXELS - 1))
     lowest, highest = SOFT_TISSUE_HU
-    soft = (mean >= lowest) & (mean <= highest) & (variance > 0)  # without any variance it is padding
+    soft = (mean >= lowest) & (mean <= highest) & (variance > 0)  # a window without variance is padding
     logarithms: NDArray[np.float64] = (variance[soft].log() / 2).numpy()
     return logarithms
 
 
 def _mode(logarithms: NDArray[np.float64]) -> float:
-    """The most frequent value, from its logarithms: their bins are as fine for little noise as for much."""
+    """Return the most frequent value from logarithms: bins of the logarithm are equally fine for low and high noise."""
     bins = np.floor(logarithms * _BINS_PER_UNIT).astype(np.int64)
     first = int(bins.min()) - 4 * _SMOOTHING
     counts = np.bincount(bins - first, minlength=int(bins.max()) - first + 4 * _SMOOTHING).astype(np.float64)
-    values = np.exp((first + 0.5 + np.arange(len(counts))) / _BINS_PER_UNIT)
-    heights = gaussian_filter1d(counts, _SMOOTHING, mode="constant") / values  # frequency per HU
+    levels = np.exp((first + 0.5 + np.arange(len(counts))) / _BINS_PER_UNIT)
+    heights = gaussian_filter1d(counts, _SMOOTHING, mode="constant") / levels  # frequency per HU
     top = int(heights.argmax())
     left, middle, right = heights[top - 1 : top + 2]
-    return float(values[top] * np.exp((left - right) / (2 * (left - 2 * middle + right)) / _BINS_PER_UNIT))
+    return float(levels[top] * np.exp((left - right) / (2 * (left - 2 * middle + right)) / _BINS_PER_UNIT))
 
 
-def calibrate(hu: NDArray[np.int16], pixel_mm: float, settings: LowDoseSettings, wanted_sd: float) -> float:
-    """``photons`` at which the low-dose partners of full-dose slices (n, side, side) have this noise level (HU).
+def calibrate(hu: NDArray[np.int16], pixel_mm: float, settings: LowDoseSettings, target_sd: float) -> float:
+    """Find the ``photons`` at which the low dose of full-dose slices (n, side, side) has a noise of ``target_sd`` HU.
 
-    All else is as in ``settings``; the seeds stay the same throughout, so the noise changes smoothly.
+    All other settings stay as they are. The seeds stay the same too, so the noise changes smoothly with photons.
 
     Raises:
         UserError: the slices hold no soft tissue, or no photon number gives this noise.
@@ -68,13 +68,13 @@ def calibrate(hu: NDArray[np.int16], pixel_mm: float, settings: LowDoseSettings,
         simulator.incident = relative * math.exp(log_photons)
         return noise_level(simulator.low_dose(hu, "calibration", 0))
 
-    fewest, most = (math.log(photons) for photons in _PHOTONS)
-    highest, lowest = level(fewest), level(most)
+    start, stop = (math.log(photons) for photons in _PHOTON_RANGE)
+    highest, lowest = level(start), level(stop)
     if math.isnan(highest + lowest):
         raise UserError("the slices hold no soft tissue, in which the noise could be measured")
-    if not lowest < wanted_sd < highest:
+    if not lowest < target_sd < highest:
         raise UserError(
-            f"a noise of {wanted_sd:g} HU cannot be had from these slices at dose {settings.dose:g}, "
+            f"a noise of {target_sd:g} HU cannot be had from these slices at dose {settings.dose:g}, "
             f"only between {lowest:.1f} (their own) and {highest:.0f} HU"
         )
-    return math.exp(brentq(lambda log_photons: level(log_photons) - wanted_sd, fewest, most, xtol=1e-3))
+    return math.exp(brentq(lambda log_photons: level(log_photons) - target_sd, start, stop, xtol=1e-3))

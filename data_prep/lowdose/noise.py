@@ -1,10 +1,10 @@
-"""Low dose from full dose: the noise that is missing is made, reconstructed and added.
+"""Low dose from full dose: noise is drawn in the sinogram, reconstructed and added to the image.
 
-``low = full + 1000 / water * FBP(n)``. Nothing of the anatomy is reprojected, so both images stay
-aligned to the voxel. The variance of n in the log sinogram follows from var(ln y) = 1/N + s^2/N^2
-(N counts, s electronic noise) at the dose fraction a, less what the full dose has already:
-``(1-a)/a * e^p/N0 * (1 + (1+a)/a * s^2 e^p/N0)``. Not modelled: correlation of overlapping slices,
-beam hardening, scatter, helical interpolation, iterative reconstruction.
+``low = full + 1000 / water * FBP(n)``. The anatomy is not reconstructed again, so both images stay aligned to the
+voxel. The variance of n in the log sinogram follows from var(ln y) = 1/N + s^2/N^2 (N counts, s electronic noise) at
+the dose fraction a, minus the variance that the full dose has already:
+``(1-a)/a * e^p/N0 * (1 + (1+a)/a * s^2 e^p/N0)``. Not modelled: correlation of overlapping slices, beam hardening,
+scatter, helical interpolation, iterative reconstruction.
 """
 
 import hashlib
@@ -41,16 +41,16 @@ class LowDoseSimulator:
         self.incident = _incident_photons(settings).to(self.device)
 
     def low_dose(self, hu: NDArray[np.int16], scan: str, first: int) -> NDArray[np.int16]:
-        """Low-dose partners (int16 HU, not below -1024) of neighbouring slices (n, side, side).
+        """Return the low dose (int16 HU, not below -1024) of neighbouring slices (n, side, side).
 
-        ``first``: index in the scan of the first of them. Each slice has its own seed, so the result does not
-        depend on which slices come together.
+        ``first``: index of their first slice in the scan. Each slice has its own seed, so the same slice always
+        gets the same noise, whichever slices come with it.
         """
         batches = [self._low_dose_batch(hu[i : i + _BATCH], scan, first + i) for i in range(0, len(hu), _BATCH)]
         return np.concatenate(batches)
 
     def _low_dose_batch(self, hu: NDArray[np.int16], scan: str, first: int) -> NDArray[np.int16]:
-        """Odd batches are filled up: torch adds the terms of a few columns in another order than those of many."""
+        """Fill the batch to a multiple of ``_LANES``: torch sums in another order where columns are few."""
         filled = np.pad(hu, ((0, -len(hu) % _LANES), (0, 0), (0, 0)))
         full = torch.from_numpy(filled.astype(np.float32)).to(self.device)
         seeds = [slice_seed(self.settings.seed, scan, first + i) for i in range(len(full))]
@@ -58,15 +58,15 @@ class LowDoseSimulator:
         return low[: len(hu)].to(torch.int16).cpu().numpy()
 
     def noise_hu(self, full_hu: Tensor, seeds: list[int]) -> Tensor:
-        """Noise (HU) to add to full-dose slices (HU), both (batch, side, side); one seed a slice."""
+        """Return the noise (HU) to add to full-dose slices (HU), both (batch, side, side); one seed for each slice."""
         water = self.settings.water_per_mm
         line_integrals = self.project((water * (1 + full_hu / 1000)).clamp_(min=0))
         counts = self.incident * torch.exp(-line_integrals)
-        make = self._noise_of_counts if self.settings.domain == "counts" else self._normal_noise
-        return self.reconstruct(make(counts, seeds)) * (1000 / water)
+        draw = self._noise_of_counts if self.settings.domain == "counts" else self._normal_noise
+        return self.reconstruct(draw(counts, seeds)) * (1000 / water)
 
     def variance(self, counts: Tensor) -> Tensor:
-        """Variance of the log-sinogram noise that turns full dose into the dose fraction.
+        """Return the variance of the noise that turns the log sinogram of the full dose into that of the low dose.
 
         ``counts``: photons expected at full dose; at the low dose a detector counts at least one.
         """
@@ -76,18 +76,18 @@ class LowDoseSimulator:
         return (1 - a) / a * inverse_counts * (1 + electronic)
 
     def _normal_noise(self, coarse_counts: Tensor, seeds: list[int]) -> Tensor:
-        """Normal noise in the log sinogram; drawn on the CPU so that every device gets the same."""
+        """Return normal noise in the log sinogram; drawn on the CPU, so that it is the same on every device."""
         scanner = self.settings.geometry
-        drawn = torch.empty(len(seeds), scanner.views, scanner.channels)
-        for turn, seed in zip(drawn, seeds, strict=True):
+        noise = torch.empty(len(seeds), scanner.views, scanner.channels)
+        for turn, seed in zip(noise, seeds, strict=True):
             turn.normal_(generator=torch.Generator().manual_seed(seed))
-        return drawn.to(self.device).mul_(self.project.interpolate(self.variance(coarse_counts).sqrt()))
+        return noise.to(self.device).mul_(self.project.interpolate(self.variance(coarse_counts).sqrt()))
 
     def _noise_of_counts(self, coarse_counts: Tensor, seeds: list[int]) -> Tensor:
-        """Noise ln(a N / y) from counts y = Binomial(N, a) + electronic noise, N as in the full-dose scan.
+        """Return noise ln(a N / y) from counts y = Binomial(N, a) + electronic noise, N as in the full-dose scan.
 
-        As in a real scan its mean is not zero at few counts: half its variance, for the logarithm is
-        concave, and less, down to below zero, where y often falls below the one count it is held at.
+        As in a real scan, its mean is not zero at few counts. It is half the variance, because the logarithm is
+        concave. It is less, even below zero, where y often falls below one count and is set to one.
         """
         logarithms = self.project.interpolate(coarse_counts.clamp(min=1 / self.settings.dose).log()).cpu()
         turns = [self._turn_of_counts(turn, seed) for turn, seed in zip(logarithms, seeds, strict=True)]
@@ -102,7 +102,7 @@ class LowDoseSimulator:
 
 
 def _incident_photons(settings: LowDoseSettings) -> Tensor:
-    """Photons without an object, (coarse views, coarse channels): photons x tube current x bowtie."""
+    """Return photons without an object, (coarse views, coarse channels): photons x tube current x bowtie."""
     scanner = settings.geometry
     views = middles(scanner.views, CoarseProjector.VIEW_STEP).numpy() / scanner.views
     channels = middles(scanner.channels, CoarseProjector.CHANNEL_STEP).numpy() / (scanner.channels - 1)
@@ -113,6 +113,6 @@ def _incident_photons(settings: LowDoseSettings) -> Tensor:
 
 
 def slice_seed(seed: int, scan: str, index: int) -> int:
-    """Seed of one slice: depends on nothing but the three."""
+    """Return the seed of one slice, which depends only on these three arguments."""
     name = f"{seed}/{scan}/{index}".encode()
     return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest()) >> 1

@@ -1,7 +1,7 @@
 """Fan-beam forward projection and filtered backprojection as sparse tables in torch.
 
-Both are linear maps, stored as rows of (index, weight) and applied by ``embedding_bag`` to many
-slices and four quarter turns at once. Images are (side, side, batch); sinograms are
+Both are linear maps, stored as rows of (index, weight). ``embedding_bag`` applies them to many slices and to four
+quarter turns at once. Images are (side, side, batch); sinograms are
 (quarter views, channels, 4, batch). Method: Joseph 1982 (forward); Kak and Slaney 1988, section
 3.4.1 (equiangular filtered backprojection).
 """
@@ -21,8 +21,8 @@ _ROWS_AT_ONCE = 8192
 class CoarseProjector:
     """Line integrals in the middle of every ``VIEW_STEP`` views and ``CHANNEL_STEP`` channels.
 
-    Pixels are averaged ``PIXEL_STEP`` x ``PIXEL_STEP``. The line integrals only set the variance of the
-    noise, and they are smooth: see docs/decisions/low-dose.md.
+    Pixels are averaged ``PIXEL_STEP`` x ``PIXEL_STEP``. Coarse is enough: the line integrals are smooth and only set
+    the variance of the noise (docs/decisions/low-dose.md).
     """
 
     VIEW_STEP = 8
@@ -36,7 +36,7 @@ class CoarseProjector:
         self.table = cached(_joseph_table, coarse, self.VIEW_STEP, self.CHANNEL_STEP).to(device)
 
     def __call__(self, attenuation: Tensor) -> Tensor:
-        """Line integrals, (batch, coarse views, coarse channels), of attenuation (1/mm), (batch, side, side)."""
+        """Project attenuation (1/mm; batch, side, side) to line integrals (batch, coarse views, coarse channels)."""
         batch = len(attenuation)
         coarse = F.avg_pool2d(attenuation, self.PIXEL_STEP)
         turned = torch.stack([torch.rot90(coarse, k, (1, 2)) for k in range(4)])
@@ -44,7 +44,7 @@ class CoarseProjector:
         return rays.permute(3, 2, 0, 1).reshape(batch, 4 * self.views, -1)
 
     def interpolate(self, coarse: Tensor) -> Tensor:
-        """Bilinear values at all views and channels, (batch, views, channels)."""
+        """Interpolate linearly to all views and channels, (batch, views, channels)."""
         turn = torch.cat([coarse[:, -1:], coarse, coarse[:, :1]], 1)  # views are periodic
         scanner, step = self.geometry.scanner, self.VIEW_STEP
         return F.interpolate(turn[None], (scanner.views + 2 * step, scanner.channels), mode="bilinear")[
@@ -60,7 +60,7 @@ def _joseph_table(geometry: FanGeometry, view_step: int, channel_step: int) -> T
 
 
 def _joseph_view(geometry: FanGeometry, angle: float, tangents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Indices, weights and their count per ray: each ray steps along its steeper axis, pixel by pixel."""
+    """Return indices, weights and their count per ray; each ray steps along its steeper axis, pixel by pixel."""
     sine, cosine, side, centre = math.sin(angle), math.cos(angle), geometry.side, (geometry.side - 1) / 2
     distance = geometry.scanner.source_isocentre_mm / geometry.pixel
     source_x, source_y = distance * sine, -distance * cosine
@@ -71,19 +71,23 @@ def _joseph_view(geometry: FanGeometry, angle: float, tangents: Tensor) -> tuple
     steps = torch.arange(side, dtype=torch.float64)
     across = slope[:, None] * (steps - centre) + origin[:, None] + centre
     lower = across.floor()
-    seen = (steps - centre) ** 2 + (across - centre) ** 2 <= geometry.radius**2
-    seen &= (lower >= 0) & (lower < side - 1)
+    hits = (steps - centre) ** 2 + (across - centre) ** 2 <= geometry.radius**2
+    hits &= (lower >= 0) & (lower < side - 1)
     share = across - lower
     low, step = lower.long(), torch.arange(side).expand_as(across)
     first = torch.where(steps_x[:, None], low * side + step, step * side + low)
     second = first + torch.where(steps_x, side, 1)[:, None]
     length = geometry.pixel * torch.hypot(torch.ones_like(slope), slope)[:, None, None]
     weights = torch.stack([1 - share, share], -1) * length
-    return torch.stack([first, second], -1)[seen].reshape(-1).int(), weights[seen].reshape(-1).float(), 2 * seen.sum(1)
+    return (
+        torch.stack([first, second], -1)[hits].reshape(-1).int(),
+        weights[hits].reshape(-1).float(),
+        2 * hits.sum(1),
+    )
 
 
 class Backprojector:
-    """Filtered backprojection of a full sinogram: exact equiangular fan beam."""
+    """Exact filtered backprojection of an equiangular fan-beam sinogram."""
 
     def __init__(self, geometry: FanGeometry, window: str, cutoff: float, device: torch.device) -> None:
         self.geometry = geometry
@@ -109,20 +113,20 @@ class Backprojector:
 
 
 def _backprojection_table(geometry: FanGeometry) -> Table:
-    """Rows: pixels. Those of the disc take the two channels they fall on in every view, weighted 1 / distance^2."""
+    """Return the table whose rows are pixels; those of the disc sum two channels of every view over distance^2."""
     inside, views = geometry.disc(), geometry.quarter_views
-    place = torch.stack([axis[inside] for axis in geometry.places()], 1)
-    indices = torch.empty(len(place), views, 2, dtype=torch.int32)
-    weights = torch.empty(len(place), views, 2, dtype=torch.float32)
-    for start in range(0, len(place), _ROWS_AT_ONCE):
+    positions = torch.stack([axis[inside] for axis in geometry.positions()], 1)
+    indices = torch.empty(len(positions), views, 2, dtype=torch.int32)
+    weights = torch.empty(len(positions), views, 2, dtype=torch.float32)
+    for start in range(0, len(positions), _ROWS_AT_ONCE):
         rows = slice(start, start + _ROWS_AT_ONCE)
-        indices[rows], weights[rows] = _backprojection_rows(geometry, place[rows])
+        indices[rows], weights[rows] = _backprojection_rows(geometry, positions[rows])
     return Table.of(indices, weights, inside.reshape(-1) * (2 * views))
 
 
-def _backprojection_rows(geometry: FanGeometry, place: Tensor) -> tuple[Tensor, Tensor]:
+def _backprojection_rows(geometry: FanGeometry, positions: Tensor) -> tuple[Tensor, Tensor]:
     angles = geometry.view_angles()
-    x, y = place[:, :1], place[:, 1:]
+    x, y = positions[:, :1], positions[:, 1:]
     depth = geometry.scanner.source_isocentre_mm - x * angles.sin() + y * angles.cos()
     across = x * angles.cos() + y * angles.sin()
     channel = geometry.channel_position(torch.atan2(across, depth))
@@ -134,33 +138,33 @@ def _backprojection_rows(geometry: FanGeometry, place: Tensor) -> tuple[Tensor, 
 
 
 def _filter_response(geometry: FanGeometry, window: str, cutoff: float) -> Tensor:
-    """Frequency response of the equiangular ramp times a window, for padded rows of channels."""
+    """Return the frequency response of the equiangular ramp times a window, for padded rows of channels."""
     angle, length = geometry.channel_angle, 2 ** math.ceil(math.log2(2 * geometry.scanner.channels))
-    return _response(torch.sin(_places(length) * angle) / angle, angle, window, cutoff) / 2
+    return _response(torch.sin(_offsets(length) * angle) / angle, angle, window, cutoff) / 2
 
 
 def ramp_response(samples: int, spacing: float, window: str, cutoff: float) -> Tensor:
-    """Frequency response of the ramp for parallel rays ``spacing`` mm apart times a window."""
-    return _response(_places(samples), spacing, window, cutoff)
+    """Return the frequency response of the ramp times a window, for parallel rays ``spacing`` mm apart."""
+    return _response(_offsets(samples), spacing, window, cutoff)
 
 
-def _places(length: int) -> Tensor:
+def _offsets(length: int) -> Tensor:
     return torch.arange(length, dtype=torch.float64) - length // 2
 
 
-def _response(place: Tensor, spacing: float, window: str, cutoff: float) -> Tensor:
-    """The band-limited ramp is sampled in space, at ``place`` samples from its centre, to keep its mean right."""
-    odd = _places(len(place)) % 2 != 0
-    kernel = torch.zeros(len(place), dtype=torch.float64)
-    kernel[len(place) // 2] = 1 / (4 * spacing**2)
-    kernel[odd] = -1 / (math.pi * place[odd] * spacing) ** 2
+def _response(offsets: Tensor, spacing: float, window: str, cutoff: float) -> Tensor:
+    """Return the response of a ramp sampled in space, ``offsets`` from its centre, which keeps its mean right."""
+    odd = _offsets(len(offsets)) % 2 != 0
+    kernel = torch.zeros(len(offsets), dtype=torch.float64)
+    kernel[len(offsets) // 2] = 1 / (4 * spacing**2)
+    kernel[odd] = -1 / (math.pi * offsets[odd] * spacing) ** 2
     ramp: Tensor = torch.fft.rfft(torch.fft.ifftshift(kernel)).real * spacing
     frequency = torch.arange(len(ramp), dtype=torch.float64) / (len(ramp) - 1) / cutoff
     return (ramp * torch.where(frequency <= 1, _window(window, frequency), 0.0)).float()
 
 
 def _window(name: str, frequency: Tensor) -> Tensor:
-    """Apodisation at frequencies from 0 to 1."""
+    """Return the apodisation at frequencies from 0 to 1."""
     if name == "hann":
         return (1 + torch.cos(math.pi * frequency)) / 2
     if name == "cosine":

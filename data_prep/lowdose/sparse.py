@@ -1,4 +1,4 @@
-"""Sparse matrices in torch, and their cache on the node's own disk, shared between processes."""
+"""Sparse matrices in torch, cached on the local disk of the node for all its processes."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ from torch import Tensor
 from data_prep.files import digest_json, locked, publishing
 
 VERSION = 1  # raised when a table's values change for the same arguments
-MOST_BYTES = 4 * 10**9
+MAX_BYTES = 4 * 10**9
 _PARTS = ("indices", "weights", "starts")
 
 
@@ -30,44 +30,44 @@ class Table:
 
     @classmethod
     def of(cls, indices: Tensor, weights: Tensor, counts: Tensor) -> "Table":
-        """The table whose rows have ``counts`` terms each, row after row; a row without terms gives 0."""
+        """Return the table whose rows have ``counts`` terms each, row after row; a row without terms gives 0."""
         return cls(indices.reshape(-1).int(), weights.reshape(-1).float(), (counts.cumsum(0) - counts).int())
 
     def __call__(self, columns: Tensor) -> Tensor:
-        """Apply to (inputs, columns), giving (rows, columns)."""
+        """Multiply with (inputs, columns); returns (rows, columns)."""
         return F.embedding_bag(self.indices, columns, self.starts, mode="sum", per_sample_weights=self.weights)
 
     def to(self, device: torch.device) -> "Table":
-        """The same table on another device."""
+        """Return the same table on another device."""
         return Table(self.indices.to(device), self.weights.to(device), self.starts.to(device))
 
 
 def cached(build: Callable[..., Table], *arguments: object) -> Table:
-    """``build(*arguments)``, kept on disk and mapped into memory, so that processes share its pages.
+    """Return ``build(*arguments)`` from a file mapped into memory, so that processes share its pages.
 
-    The arguments are numbers and frozen settings, told apart by their ``repr``. The entries unused for
-    longest make room beyond ``MOST_BYTES``. Where nothing can be written (disk full, a folder of
-    somebody else) the table is made in memory, as it would be without the cache.
+    The arguments are numbers and frozen settings; their ``repr`` is the key. Beyond ``MAX_BYTES``, entries that were
+    not used for the longest time are removed. Where nothing can be written (disk full, a folder of another user), the
+    table is built in memory without the cache.
     """
     folder = Path(tempfile.gettempdir()) / f"quarterdose-tables-{os.getuid()}"
-    if not _own(folder):
+    if not _create_private_folder(folder):
         return build(*arguments)
     entry = folder / digest_json([VERSION, build.__name__, repr(arguments)])[:32]
-    return _load(entry) or _make(entry, lambda: build(*arguments))
+    return _load(entry) or _build_entry(entry, lambda: build(*arguments))
 
 
-def _own(folder: Path) -> bool:
-    """Make the folder; whether it is a real one that nobody else can write to or read."""
+def _create_private_folder(folder: Path) -> bool:
+    """Create the folder; return whether it is a real one that no other user can read or write."""
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
-        found = folder.lstat()
+        status = folder.lstat()
     except OSError:
         return False
-    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o077
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077
 
 
 def _load(entry: Path) -> Table | None:
-    """The table of an entry, or none if it is missing or damaged."""
+    """Return the table of an entry, or None if it is missing or damaged."""
     try:
         parts = [np.load(entry / f"{part}.npy", mmap_mode="c", allow_pickle=False) for part in _PARTS]
         os.utime(entry)
@@ -76,13 +76,13 @@ def _load(entry: Path) -> Table | None:
         return None
 
 
-def _make(entry: Path, build: Callable[[], Table]) -> Table:
-    """Build and publish; of several processes that want the same entry, one builds."""
+def _build_entry(entry: Path, build: Callable[[], Table]) -> Table:
+    """Build and publish an entry; of several processes that need the same entry, one builds it."""
     table = None
     try:
         with locked(entry.with_suffix(".lock")):
-            if found := _load(entry):
-                return found
+            if cached_table := _load(entry):
+                return cached_table
             table = build()
             _publish(entry, table)
             return _load(entry) or table
@@ -98,16 +98,16 @@ def _publish(entry: Path, table: Table) -> None:
 
 
 def _make_room(folder: Path) -> None:
-    """Remove entries, and what killed writers left, from the one used last beyond ``MOST_BYTES``.
+    """Keep the latest entries within ``MAX_BYTES``; remove the others, and what killed writers left.
 
-    On a local disk a process may go on using a table that is removed.
+    On a local disk a process can still use a table that is removed.
     """
     total = 0
-    for entry in sorted((path for path in folder.iterdir() if path.is_dir()), key=_used, reverse=True):
+    for entry in sorted((path for path in folder.iterdir() if path.is_dir()), key=_last_use, reverse=True):
         total += sum(file.stat().st_size for file in entry.iterdir())
-        if total > MOST_BYTES:
+        if total > MAX_BYTES:
             shutil.rmtree(entry, ignore_errors=True)
 
 
-def _used(entry: Path) -> float:
+def _last_use(entry: Path) -> float:
     return entry.stat().st_mtime

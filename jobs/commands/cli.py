@@ -12,7 +12,7 @@ from jobs.commands.run import evaluate, prepare, report, run
 from jobs.commands.scans import calibrate, verify
 from jobs.commands.status import cancel, logs, status
 from jobs.commands.work import work
-from jobs.engine.run import RunFailed
+from jobs.engine.outcome import RunFailed
 from slurm.commands import SlurmError
 
 _USER_ERROR, _RUN_ERROR = 2, 1  # exit codes

@@ -96,13 +96,14 @@ def _find_items(graph: Graph) -> None:
 
 def _print_decisions(graph: Graph) -> None:
     for decision in graph.decide_all():
-        typer.echo(f"{'run' if decision.run else 'keep':5}{'/'.join(decision.ref)}: {decision.why}")
+        typer.echo(f"{'run' if decision.run else 'keep':5}{'/'.join(decision.ref)}: {decision.reason}")
 
 
 def _run_here(folder: RunFolder, graph: Graph, profile: Profile | None) -> None:
     """Run the graph and follow it to its end; without a profile in processes of this machine."""
     from jobs.engine.launch import Launcher, LocalLauncher, SubmittedLauncher
-    from jobs.engine.run import RunFailed, run_graph
+    from jobs.engine.outcome import RunFailed
+    from jobs.engine.run import run_graph
     from jobs.stages.graph import open_graph
 
     launcher: Launcher = SubmittedLauncher(profile, open_graph) if profile else LocalLauncher(open_graph)
@@ -120,13 +121,13 @@ def _run_here(folder: RunFolder, graph: Graph, profile: Profile | None) -> None:
 def _enqueue(folder: RunFolder, graph: Graph, profile: Profile) -> None:
     """Put what is missing or changed in Slurm's queue."""
     from jobs.commands.forecast import check_budget
-    from jobs.engine.queue import live_of, submit_graph
+    from jobs.engine.queue import live_submissions, submit_graph
     from jobs.stages.graph import open_graph
 
     with _locked(folder):
         check_budget(folder, graph, profile)
         folder.record()
-        submissions = submit_graph(graph, folder, profile, live_of(folder), open_graph)
+        submissions = submit_graph(graph, folder, profile, live_submissions(folder), open_graph)
     for submission in submissions:
         items = f" ({submission.items[0]})" if len(submission.items) == 1 else ""
         typer.echo(f"{submission.stage}{items}: job {', '.join(submission.jobs)}, {submission.tasks} tasks")

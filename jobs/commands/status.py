@@ -68,13 +68,13 @@ def _coloured(state: str) -> str:
 
 def _item_state(graph: Graph, stage: Stage, item: str, queue_state: str, queue_note: str) -> tuple[str, str, str]:
     """State, seconds and note of one item."""
-    marker, progress = stage.markers.read(item), stage.markers.progress(item)
+    marker, progress = stage.markers.read(item), stage.markers.read_progress(item)
     in_queue = queue_state in ("running", "waiting")
-    if marker and not (in_queue and stage.own_job and not stage.in_one_job):
+    if marker and not (in_queue and stage.uses_ranks and not stage.shares_job):
         notes = (marker.reason, "" if in_queue else queue_note)
         return marker.state, f"{marker.seconds:.1f}", "; ".join(filter(None, notes))
     position = f"{progress['done']}/{progress['total']} {progress['note']}" if progress else ""
-    if progress and (queue_state == "running" or stage.markers.running(item)):
+    if progress and (queue_state == "running" or stage.markers.is_running(item)):
         return "running", "", f"{position} {queue_note}".rstrip()
     if in_queue or queue_state == "failed":
         return queue_state, "", queue_note

@@ -6,27 +6,28 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
+from rich import progress as bars
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
-from data_prep.progress import Progress as Told
+from data_prep.progress import Progress
 from jobs.engine.stage import Stage
 
 _LINE_SECONDS = 30  # between plain lines of one item, where there is no terminal
 
 
 class Display:
-    """Progress of the items that run now."""
+    """Progress of the items that run at this moment."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self._bars = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
-            TimeElapsedColumn(), console=console, disable=not console.is_terminal,
+        self._bars = bars.Progress(
+            bars.TextColumn("{task.description}"), bars.BarColumn(), bars.MofNCompleteColumn(),
+            bars.TextColumn("{task.fields[note]}"), bars.TimeElapsedColumn(),
+            console=console, disable=not console.is_terminal,
         )  # fmt: skip
-        self._tasks: dict[str, TaskID] = {}
-        self._said_at: dict[str, float] = {}
+        self._tasks: dict[str, bars.TaskID] = {}
+        self._line_times: dict[str, float] = {}
 
     def __enter__(self) -> Self:
         self._bars.start()
@@ -38,53 +39,52 @@ class Display:
         self._bars.stop()
 
     def say(self, line: str) -> None:
-        """One line above the bars."""
+        """Print one line above the bars."""
         self.console.print(escape(line), highlight=False, soft_wrap=True)
 
     def update(self, stage: Stage, items: Sequence[str], since: float) -> None:
-        """Show how far the running items are."""
+        """Show the progress of running items; what was written before ``since`` (Unix time) is of an earlier run."""
         for item in items:
-            said = stage.markers.progress(item)
-            if said and said["at"] >= since:
-                self._show(f"{stage.name}/{item}", said)
+            progress = stage.markers.read_progress(item)
+            if progress and progress["at"] >= since:
+                self._show(f"{stage.name}/{item}", progress)
 
-    def _show(self, name: str, said: dict[str, Any]) -> None:
-        self._bars.update(self._task(name), completed=said["done"], total=said["total"], note=escape(said["note"]))
-        quiet_since = self._said_at.setdefault(name, time.monotonic())
+    def _show(self, name: str, progress: dict[str, Any]) -> None:
+        completed, total, note = progress["done"], progress["total"], progress["note"]
+        self._bars.update(self._task(name), completed=completed, total=total, note=escape(note))
+        quiet_since = self._line_times.setdefault(name, time.monotonic())
         if not self.console.is_terminal and time.monotonic() - quiet_since >= _LINE_SECONDS:
-            self._said_at[name] = time.monotonic()
-            self.say(f"{name}: {said['done']}/{said['total']} {said['note']}")
+            self._line_times[name] = time.monotonic()
+            self.say(f"{name}: {completed}/{total} {note}")
 
     def finish(self, stage: Stage, items: Sequence[str]) -> None:
-        """Say what became of the items, and take their bars away."""
+        """Say how the items ended, and remove their bars."""
         for item in items:
             name, marker = f"{stage.name}/{item}", stage.markers.read(item)
             if name in self._tasks:
                 self._bars.remove_task(self._tasks.pop(name))
             if marker:
-                self.say(
-                    f"{name}: {marker.state} after {marker.seconds:.0f} s"
-                    + (f": {marker.reason}" if marker.reason else "")
-                )
+                reason = f": {marker.reason}" if marker.reason else ""
+                self.say(f"{name}: {marker.state} after {marker.seconds:.0f} s{reason}")
 
-    def _task(self, name: str) -> TaskID:
+    def _task(self, name: str) -> bars.TaskID:
         if name not in self._tasks:
             self._tasks[name] = self._bars.add_task(escape(name), note="")
         return self._tasks[name]
 
 
 @contextmanager
-def looking(console: Console, what: str) -> Iterator[Told]:
-    """Give a callback that shows how far one long look is: a bar on a terminal, elsewhere a line now and then."""
-    said_at = time.monotonic()
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as bars:
-        task = bars.add_task(what)
+def looking(console: Console, title: str) -> Iterator[Progress]:
+    """Give a callback that shows how far one long task is: a bar on a terminal, elsewhere a line now and then."""
+    line_time = time.monotonic()
+    with bars.Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(title)
 
-        def tell(done: int, total: int, note: str) -> None:
-            nonlocal said_at
-            bars.update(task, completed=done, total=total)
-            if not console.is_terminal and time.monotonic() - said_at >= _LINE_SECONDS:
-                said_at = time.monotonic()
-                console.print(f"{what}: {done}/{total} {note}", highlight=False, markup=False, soft_wrap=True)
+        def report(completed: int, total: int, note: str) -> None:
+            nonlocal line_time
+            bar.update(task, completed=completed, total=total)
+            if not console.is_terminal and time.monotonic() - line_time >= _LINE_SECONDS:
+                line_time = time.monotonic()
+                console.print(f"{title}: {completed}/{total} {note}", highlight=False, markup=False, soft_wrap=True)
 
-        yield tell
+        yield report

@@ -1,4 +1,4 @@
-"""Worker processes: of this machine, or wherever a profile's executor puts them."""
+"""Launchers of worker processes: on this machine, or wherever a profile's executor puts them."""
 
 import logging
 import os
@@ -17,7 +17,7 @@ from slurm.profile import Profile
 from slurm.submit import Job, submit, task
 
 _POLL_SECONDS = 0.2
-_LEAVE_SECONDS = 1.5  # when a rank has died: for the others to end by themselves, then after SIGTERM; then SIGKILL
+_GRACE_SECONDS = 1.5  # when a rank has died: for the others to end by themselves, then after SIGTERM; then SIGKILL
 _STOP_SECONDS = 10.0
 # imported once by a server from which workers are forked, instead of seconds in each of them
 _PRELOADED = (
@@ -30,50 +30,51 @@ _PRELOADED = (
 )
 
 
-class Launched(Protocol):
-    """Processes on their way."""
+class Processes(Protocol):
+    """Processes that a launcher started."""
 
-    def ended(self) -> bool:
+    def have_ended(self) -> bool:
         """Whether all have ended; waits a fraction of a second."""
 
     def fault(self) -> str:
-        """After they ended: why one of them died, or nothing."""
+        """Say, after they ended, why the first of them died; empty if none did."""
 
     def stop(self) -> None:
         """End them."""
 
 
 class Launcher(Protocol):
-    """Starts worker processes."""
+    """Starts processes that work on items of a stage, in the run folder ``root``."""
 
-    def share(self, root: Path, stage: str, items: Sequence[str], workers: int) -> Launched:
-        """Start workers that share the items."""
+    def start_workers(self, root: Path, stage: str, items: Sequence[str], workers: int) -> Processes:
+        """Start worker processes that share the items."""
 
-    def together(self, root: Path, stage: str, item: str, ranks: int) -> Launched:
+    def start_ranks(self, root: Path, stage: str, item: str, ranks: int) -> Processes:
         """Start ranks that do one item together."""
 
 
 class LocalLauncher:
-    """Processes of this machine, which end when their parent dies."""
+    """Launcher of processes of this machine, which end when their parent dies."""
 
     def __init__(self, open_graph: OpenGraph) -> None:
         self.open_graph = open_graph
 
-    def share(self, root: Path, stage: str, items: Sequence[str], workers: int) -> Launched:
-        """See :class:`Launcher`."""
-        groups = [(_share_main, (self.open_graph, root, stage, order), 1) for order in orders(items, workers)]
+    def start_workers(self, root: Path, stage: str, items: Sequence[str], workers: int) -> Processes:
+        shares = share_items(items, workers)
+        groups = [(_worker_main, (self.open_graph, root, stage, share), 1) for share in shares]
         return LocalProcesses(groups, [self.open_graph.__module__])
 
-    def together(self, root: Path, stage: str, item: str, ranks: int) -> Launched:
-        """See :class:`Launcher`."""
-        arguments = (self.open_graph, root, stage, item, ranks, _meeting_point())
+    def start_ranks(self, root: Path, stage: str, item: str, ranks: int) -> Processes:
+        arguments = (self.open_graph, root, stage, item, ranks, _rendezvous())
         return LocalProcesses([(_rank_main, arguments, ranks)], [self.open_graph.__module__])
 
 
 class LocalProcesses:
     """Groups of processes of ``torch.multiprocessing``: if one fails, it ends the others of its group.
 
-    ``groups``: function, arguments after the rank, and number of processes of each. ``modules``: what they import.
+    Args:
+        groups: of each its function, the arguments after the process's number, and the number of processes.
+        modules: that the processes use, imported before they are forked.
     """
 
     def __init__(
@@ -89,16 +90,15 @@ class LocalProcesses:
         ]
         self._faults: list[str] = []
 
-    def ended(self) -> bool:
-        """See :class:`Launched`."""
-        self._running = [group for group in self._running if not self._group_ended(group)]
+    def have_ended(self) -> bool:
+        self._running = [group for group in self._running if not self._has_ended(group)]
         return not self._running
 
-    def _group_ended(self, group: Any) -> bool:
+    def _has_ended(self, group: Any) -> bool:
         from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
 
         try:
-            return bool(group.join(timeout=_POLL_SECONDS, grace_period=_LEAVE_SECONDS))
+            return bool(group.join(timeout=_POLL_SECONDS, grace_period=_GRACE_SECONDS))
         except ProcessExitedException as error:
             cause = error.signal_name or f"exit code {error.exit_code}"
             rank = f"rank {error.error_index}: " if len(group.processes) > 1 else ""
@@ -108,11 +108,9 @@ class LocalProcesses:
         return True
 
     def fault(self) -> str:
-        """See :class:`Launched`."""
         return self._faults[0] if self._faults else ""
 
     def stop(self) -> None:
-        """See :class:`Launched`."""
         processes = [process for group in self._running for process in group.processes]
         for process in processes:
             process.terminate()
@@ -123,80 +121,74 @@ class LocalProcesses:
 
 
 class SubmittedLauncher:
-    """Jobs of submitit, on the executor of a profile."""
+    """Launcher of jobs of submitit, on the executor of a profile."""
 
     def __init__(self, profile: Profile, open_graph: OpenGraph) -> None:
         self.profile, self.open_graph = profile, open_graph
 
-    def share(self, root: Path, stage: str, items: Sequence[str], workers: int) -> Launched:
-        """See :class:`Launcher`."""
-        shares = orders(items, workers)
-        return SubmittedJobs([self._submit(root, 1, work_alone, stage, share) for share in shares])
+    def start_workers(self, root: Path, stage: str, items: Sequence[str], workers: int) -> Processes:
+        return SubmittedJobs([self._submit(root, 1, work_alone, stage, share) for share in share_items(items, workers)])
 
-    def together(self, root: Path, stage: str, item: str, ranks: int) -> Launched:
-        """See :class:`Launcher`."""
-        return SubmittedJobs([self._submit(root, ranks, submitted_rank, stage, item, _meeting_point())])
+    def start_ranks(self, root: Path, stage: str, item: str, ranks: int) -> Processes:
+        return SubmittedJobs([self._submit(root, ranks, run_submitted_rank, stage, item, _rendezvous())])
 
     def _submit(self, root: Path, tasks: int, call: Callable[..., None], *arguments: Any) -> Job:
         return submit(self.profile, root / "logs" / "submitit", tasks, call, self.open_graph, root, *arguments)
 
 
 class SubmittedJobs:
-    """Jobs of submitit."""
+    """Processes of submitit's jobs."""
 
     def __init__(self, jobs: list[Job]) -> None:
         self._jobs = jobs
 
-    def ended(self) -> bool:
-        """See :class:`Launched`."""
+    def have_ended(self) -> bool:
         time.sleep(_POLL_SECONDS)
         return all(job.done() for job in self._jobs)
 
     def fault(self) -> str:
-        """See :class:`Launched`."""
         errors = [job.exception() for job in self._jobs]
         return next((str(error).strip().splitlines()[-1] for error in errors if error), "")
 
     def stop(self) -> None:
-        """See :class:`Launched`."""
         for job in self._jobs:
             job.cancel()
 
 
-def orders(items: Sequence[str], workers: int) -> list[list[str]]:
-    """For each worker its own share, then those of the others, the last first: whoever is done early helps."""
+def share_items(items: Sequence[str], workers: int) -> list[list[str]]:
+    """List the items for each worker: its own share, then those of the others backwards, so that it helps them."""
     shares = [list(items[worker::workers]) for worker in range(workers)]
     return [
-        share + [item for k in range(1, workers) for item in reversed(shares[(own + k) % workers])]
-        for own, share in enumerate(shares)
+        share + [item for k in range(1, workers) for item in reversed(shares[(worker + k) % workers])]
+        for worker, share in enumerate(shares)
     ]
 
 
-def _meeting_point() -> str:
-    """A file that torch makes when the first rank comes and removes when the last one goes."""
+def _rendezvous() -> str:
+    """Name a file that torch makes when the first rank comes and removes when the last one goes."""
     return f"file://{tempfile.gettempdir()}/quarterdose-{uuid.uuid4().hex}"
 
 
-def _share_main(_rank: int, open_graph: OpenGraph, root: Path, stage: str, items: list[str]) -> None:
-    _log_to(root / "logs" / f"{stage}.{items[0]}.log")
+def _worker_main(_number: int, open_graph: OpenGraph, root: Path, stage: str, items: list[str]) -> None:
+    _redirect_output(root / "logs" / f"{stage}.{items[0]}.log")
     work_alone(open_graph, root, stage, items)
 
 
 def _rank_main(
     rank: int, open_graph: OpenGraph, root: Path, stage: str, item: str, ranks: int, rendezvous: str
 ) -> None:
-    _log_to(root / "logs" / f"{stage}.{item}.rank{rank}.log")
+    _redirect_output(root / "logs" / f"{stage}.{item}.rank{rank}.log")
     work_together(open_graph, root, stage, item, World(rank, ranks, rank, rendezvous))
 
 
-def submitted_rank(open_graph: OpenGraph, root: Path, stage: str, item: str, rendezvous: str) -> None:
-    """One rank of a submitted job."""
+def run_submitted_rank(open_graph: OpenGraph, root: Path, stage: str, item: str, rendezvous: str) -> None:
+    """Do an item as one rank of a job of submitit."""
     rank, size, local_rank = task()
     work_together(open_graph, root, stage, item, World(rank, size, local_rank, rendezvous))
 
 
-def _log_to(path: Path) -> None:
-    """Send what this process prints, and what its libraries print, to the end of a file."""
+def _redirect_output(path: Path) -> None:
+    """Append what this process and its libraries print to a file."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with path.open("a") as log:
         os.dup2(log.fileno(), 1)

@@ -1,4 +1,4 @@
-"""Markers: what became of each item of a stage. A marker is written last, atomically."""
+"""Markers: small files that say how each item of a stage ended. They are written last, atomically."""
 
 import json
 import os
@@ -14,9 +14,10 @@ State = Literal["done", "refused", "failed"]
 
 @dataclass(frozen=True)
 class Marker:
-    """``refused``: the user's data or settings are at fault; ``failed``: anything else.
+    """How an item ended: ``refused`` by the user's data or settings, ``failed`` by anything else, or ``done``.
 
-    ``parts`` is what the item depends on; ``seconds`` how long it took; ``finished`` Unix time.
+    The file has these fields as keys. ``parts`` is what the item depends on, ``seconds`` how long it took,
+    ``finished`` Unix time, ``result`` what the stage's ``run`` returned.
     """
 
     state: State
@@ -28,60 +29,71 @@ class Marker:
 
 
 class Markers:
-    """The markers of one stage, in ``root/markers/<stage>``."""
+    """Markers, progress and locks of one stage's items, in ``root/markers/<stage>``."""
 
     def __init__(self, root: Path, stage: str) -> None:
         self.folder = root / "markers" / stage
 
     def read(self, item: str) -> Marker | None:
-        """The item's marker, or None."""
+        """Read the item's marker; None if it has not ended."""
         try:
             return Marker(**json.loads(self._path(item).read_text()))
         except FileNotFoundError:
             return None
 
+    def is_done(self, item: str) -> bool:
+        """Whether the item ended well."""
+        marker = self.read(item)
+        return marker is not None and marker.state == "done"
+
     def write(self, item: str, marker: Marker) -> None:
-        """Record the end of an item."""
+        """Record how the item ended."""
         write_json(self._path(item), marker.__dict__)
 
+    def write_death(self, item: str, reason: str, seconds: float = 0.0) -> None:
+        """Record that the item failed because its process died, unless the process itself recorded an end."""
+        if self.read(item) is None:
+            self.write(item, Marker("failed", {}, time.time(), seconds, reason, {}))
+            self.clear_progress(item)
+
     def remove(self, item: str) -> None:
-        """Forget an item, before it is run again."""
+        """Remove the item's marker, before it is run again."""
         self._path(item).unlink(missing_ok=True)
 
-    def begun(self, item: str) -> str | None:
-        """What :meth:`begin` noted last."""
+    def read_start(self, item: str) -> str | None:
+        """Read the digest that :meth:`write_start` recorded last; None if the item never started."""
         path = self.folder / f"{item}.begun"
         return path.read_text() if path.exists() else None
 
-    def begin(self, item: str, digest: str) -> None:
-        """Note that the item is begun with parts of this digest."""
+    def write_start(self, item: str, digest: str) -> None:
+        """Record that the item starts, with the digest of its parts."""
         write_atomic(self.folder / f"{item}.begun", digest)
 
     def lock(self, item: str) -> Path:
-        """The file that whoever runs the item holds locked."""
+        """Path of the file that the process which runs the item holds locked."""
         return self.folder / f"{item}.lock"
 
-    def running(self, item: str) -> bool:
+    def is_running(self, item: str) -> bool:
         """Whether a process holds the item's lock."""
         return is_locked(self.lock(item))
 
-    def report_progress(self, item: str, done: int, total: int, note: str) -> None:
-        """Say how far a running item is; for people, so it is not fsynced."""
+    def write_progress(self, item: str, completed: int, total: int, note: str) -> None:
+        """Write how far the running item is; for people, so it is not fsynced."""
         path = self._progress(item)
         temporary = sibling(path)
-        temporary.write_text(json.dumps({"done": done, "total": total, "note": note, "at": time.time()}))
+        temporary.write_text(json.dumps({"done": completed, "total": total, "note": note, "at": time.time()}))
         os.replace(temporary, path)
 
-    def progress(self, item: str) -> dict[str, Any] | None:
-        """What :meth:`report_progress` last said."""
+    def read_progress(self, item: str) -> dict[str, Any] | None:
+        """Read ``done``, ``total``, ``note`` and ``at`` (Unix time) of an item that has started and not ended."""
         try:
-            said: dict[str, Any] = json.loads(self._progress(item).read_text())
+            progress: dict[str, Any] = json.loads(self._progress(item).read_text())
         except FileNotFoundError:
             return None
-        return said
+        return progress
 
     def clear_progress(self, item: str) -> None:
-        """Forget it."""
+        """Remove the item's progress."""
         self._progress(item).unlink(missing_ok=True)
 
     def _path(self, item: str) -> Path:

@@ -1,4 +1,4 @@
-"""The folder of a run: everything that is known about it lies there."""
+"""The folder of a run, which holds everything that the run reads and writes but the scans."""
 
 import platform
 import sys
@@ -26,12 +26,12 @@ class RunFolder:
 
     @classmethod
     def of(cls, settings: RunSettings) -> "RunFolder":
-        """The folder that the settings name."""
+        """Return the folder that the settings name, whether it exists or not."""
         return cls((settings.runs / settings.name).absolute(), settings)
 
     @classmethod
     def opened(cls, root: Path) -> "RunFolder":
-        """An existing run folder, with the settings it was last run with.
+        """Open an existing run folder, with the settings of its last run.
 
         Raises:
             UserError: there is no run in ``root``.
@@ -50,33 +50,33 @@ class RunFolder:
 
     @property
     def data(self) -> Path:
-        """Zarr pairs, ``manifest.csv`` and ``split.json``."""
+        """Folder of the Zarr pairs, ``manifest.csv`` and ``split.json``."""
         return self.root / "data"
 
     @property
     def report(self) -> Path:
-        """CSV files, figures and ``index.html``."""
+        """Folder of the report: CSV files, figures and ``index.html``."""
         return self.root / "report"
 
     @property
     def model(self) -> Path:
-        """The run's best network, with its card beside."""
+        """File of the run's best network; its card lies in the same folder."""
         return self.root / "model.safetensors"
 
     def cell(self, cell: str) -> Path:
-        """One training."""
+        """Return the folder of one training."""
         return self.root / "cells" / cell
 
     def evaluation(self, cell: str) -> Path:
-        """Judged slices of one network, without file ending."""
+        """Return the path of the judged slices of one network, without file ending."""
         return self.root / "evaluation" / cell
 
     def donor(self, fill: str) -> Path:
-        """3D weights made from a 2D network's."""
+        """Return the file of 3D weights that were transferred from a 2D network."""
         return self.root / "transfer" / f"{fill}.pt"
 
 
 def resolved_yaml(settings: RunSettings) -> str:
-    """The whole settings tree as YAML."""
+    """Write the whole settings tree as YAML text."""
     values: dict[str, Any] = settings.model_dump(mode="json")
     return yaml.safe_dump(values, sort_keys=False)

@@ -1,4 +1,4 @@
-"""A stage: items that are done one by one, each marked when it is complete."""
+"""A stage: one step from scans to report, divided into items that each end with a marker."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -15,78 +15,89 @@ Ref = tuple[str, str]
 
 
 class Stage(ABC):
-    """One step of the way from scans to report. Heavy imports belong inside :meth:`run`."""
+    """One step from scans to report. Heavy imports belong inside :meth:`run`, so that commands start quickly."""
 
     name: ClassVar[str]
     version: ClassVar[int] = 1
-    own_job: ClassVar[bool] = False
-    """Whether each item is a job of its own ranks; else workers share the items."""
-    in_one_job: bool = False
-    """Whether items with ranks of their own share one job, one after the other."""
-    any_input: ClassVar[bool] = False
-    """Whether an item runs although some of its inputs failed."""
+    """Raised when the same settings and inputs give another result, so that all items are run again."""
+    uses_ranks: ClassVar[bool] = False
+    """Whether the ranks of one job do an item together; else worker processes share the items."""
+    shares_job: bool = False
+    """Whether items that use ranks run one after the other in one job; else each is a job."""
+    uses_gpu: ClassVar[bool] = False
+    """Whether worker processes use a GPU where there is one."""
     uses_search: ClassVar[bool] = False
     """Whether the items are known only after :meth:`find_items`."""
     gathers: ClassVar[str] = ""
     """Name of the stage of which each item needs all items, also those that are still to be found."""
-    uses_gpu: ClassVar[bool] = False
-    """Whether workers use a GPU where there is one."""
+    accepts_failed_inputs: ClassVar[bool] = False
+    """Whether an item runs although some of its inputs failed."""
+    is_lenient: ClassVar[bool] = False
+    """Whether a single success is enough for the run to go on; then its jobs also start after failed ones."""
     concludes: ClassVar[bool] = False
-    """Whether it tells what became of the run, however it went."""
+    """Whether it runs even where a stage before it failed, to show what became of the run."""
     private: ClassVar[bool] = False
-    """Whether an error's text could hold names of patients or of their files, and must not be written."""
+    """Whether the text of an error may hold names of patients or of their files, and must not be written."""
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder, self.settings = folder, folder.settings
         self.markers = Markers(folder.root, self.name)
 
     def find_items(self, progress: Progress) -> str:
-        """Search for the items, and check what they need; return what was found, in words."""
+        """Search for the items, or check before a run what they need; return what was found, as a line for people.
+
+        Raises:
+            UserError: the run cannot work with these settings.
+        """
         return ""
 
     def is_searched(self) -> bool:
-        """Whether :meth:`items` needs no search any more."""
+        """Whether :meth:`items` answers without a search: :meth:`find_items` was called before, or nothing uses it."""
         return True
 
     @abstractmethod
     def items(self) -> list[str]:
-        """Names of the items, fit for file names."""
+        """List the names of the items, fit for file names."""
 
-    def in_turn(self, items: Sequence[str]) -> Sequence[str]:
-        """The items in the order in which they should be begun."""
+    def start_order(self, items: Sequence[str]) -> Sequence[str]:
+        """Return the items in the order in which they are to start."""
         return items
 
     @abstractmethod
     def run(self, item: str, world: World, progress: Progress) -> dict[str, Any]:
-        """Do one item; called in every rank of ``world``. Returns what its marker should hold."""
+        """Do one item, in each rank of ``world``; return what rank 0 writes into its marker.
+
+        Raises:
+            UserError: the data or settings are at fault; the item is refused.
+        """
 
     def reads(self, item: str) -> Mapping[str, Any]:
-        """Settings and other plain values that the item depends on."""
+        """Collect the settings and other plain values that the item depends on; a change of one runs it again."""
         return {}
 
     def inputs(self, item: str) -> list[Ref]:
-        """Items of earlier stages that the item depends on."""
+        """List the items of earlier stages that the item depends on; a newer one runs it again."""
         return []
 
     def outputs(self, item: str) -> list[Path]:
-        """Files or folders that exist when the item is complete."""
+        """List the files or folders that exist when the item is complete; without one of them it runs again."""
         return []
 
     def discard(self, item: str) -> None:  # noqa: B027 - most stages keep nothing of an unfinished item
-        """Drop what was begun of the item, because it now depends on other things."""
+        """Remove what an unfinished item left, because it started with other settings or inputs."""
 
     def ranks(self, item: str) -> int:
-        """Processes that do the item together."""
+        """Return the number of processes that do the item together."""
         return 1
 
     def workers(self) -> int:
-        """Processes that share the items."""
+        """Return the number of processes that share the items."""
         return 1
 
-    def place(self, item: str) -> str:
-        """Where the item's input lies, for the terminal alone: it may hold a patient's name."""
+    def location(self, item: str) -> str:
+        """Say where the item's input lies, for the terminal alone: it may hold a patient's name."""
         return f"{self.name}/{item}"
 
-    def tolerated(self) -> float:
-        """Share of items that may end without success before the run stops."""
-        return 0.0
+    def allowed_failures(self, count: int) -> int:
+        """Return how many of ``count`` items may end without success before the run stops."""
+        return max(0, count - 1) if self.is_lenient else 0

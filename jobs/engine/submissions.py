@@ -1,4 +1,4 @@
-"""What of a run was put in Slurm's queue: a line each in ``queue.jsonl``."""
+"""The jobs of a run that were put in Slurm's queue: a line for each submission in ``queue.jsonl``."""
 
 import json
 import os
@@ -7,12 +7,18 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from jobs.engine.graph import Graph
+
+ALL_ITEMS = "*"
+"""In place of a stage's items that are still to be found by a search."""
+
 
 @dataclass(frozen=True)
 class Submission:
-    """Jobs of a stage: one job with one item, or arrays whose tasks share the items among them.
+    """Jobs of a stage: one job with one item, or arrays whose tasks share the items.
 
-    ``jobs``: ids of jobs or arrays, each of so many ``tasks`` in all. ``at``: Unix time.
+    The line has these fields as keys. ``jobs``: ids of jobs or arrays, with ``tasks`` processes in all and ``gpus``
+    GPUs at a time; ``at``: Unix time.
     """
 
     stage: str
@@ -24,25 +30,33 @@ class Submission:
 
 
 class Submissions:
-    """Those of one run folder."""
+    """The submissions of one run folder."""
 
     def __init__(self, root: Path) -> None:
         self._file = root / "queue.jsonl"
 
     def add(self, stage: str, items: Sequence[str], jobs: Sequence[str], tasks: int, gpus: int) -> Submission:
-        """Note what was submitted."""
-        made = Submission(stage, tuple(items), tuple(jobs), tasks, gpus, time.time())
+        """Record a submission, at this time; return it."""
+        submission = Submission(stage, tuple(items), tuple(jobs), tasks, gpus, time.time())
         with self._file.open("a") as lines:
-            lines.write(json.dumps(asdict(made)) + "\n")
+            lines.write(json.dumps(asdict(submission)) + "\n")
             lines.flush()
             os.fsync(lines.fileno())
-        return made
+        return submission
 
-    def all(self) -> list[Submission]:
-        """In the order in which they were submitted; a line that was cut off by a crash is none."""
+    def read(self) -> list[Submission]:
+        """Read all submissions, the oldest first; a line that was cut off by a crash is left out."""
         try:
             lines = self._file.read_text().splitlines(keepends=True)
         except FileNotFoundError:
             return []
-        found = [json.loads(line) for line in lines if line.endswith("\n")]
-        return [Submission(**{**one, "items": tuple(one["items"]), "jobs": tuple(one["jobs"])}) for one in found]
+        records = [json.loads(line) for line in lines if line.endswith("\n")]
+        return [
+            Submission(**{**record, "items": tuple(record["items"]), "jobs": tuple(record["jobs"])})
+            for record in records
+        ]
+
+
+def items_of(graph: Graph, submission: Submission) -> Sequence[str]:
+    """List the items of a submission; where they were unknown at that time, all that the stage has now."""
+    return graph.stages[submission.stage].items() if ALL_ITEMS in submission.items else submission.items

@@ -1,4 +1,4 @@
-"""A worker process: it does items of one stage, alone or as one rank of several."""
+"""A worker process: it does items of one stage, each alone or as one rank of several."""
 
 import time
 import traceback
@@ -17,24 +17,26 @@ from jobs.engine.stage import Stage
 from pipeline.training.stopping import Stopped
 from pipeline.training.world import DistributionError, PeerLost, World
 
-_EVERY_SECONDS = 0.5
+PEER_LOST = "ended because it lost another rank"
+"""Stands in the log of each rank that failed only because another one did."""
+_REPORT_SECONDS = 0.5
 _GRACE_SECONDS = 2.0
 
 
-def work_alone(open_graph: OpenGraph, root: Path, stage: str, items: Sequence[str]) -> None:
-    """Do the items one after the other, but those that another worker does; one that ends badly is marked so."""
-    graph, began = open_graph(root), time.time()
+def work_alone(open_graph: OpenGraph, root: Path, stage_name: str, items: Sequence[str]) -> None:
+    """Do items one after the other, except those that another worker does or has done; a failure is only marked."""
+    graph, start = open_graph(root), time.time()
+    stage = graph.stages[stage_name]
     for item in items:
-        markers = graph.stages[stage].markers
-        marker = markers.read(item)
-        if not markers.running(item) and (marker is None or marker.finished < began):
-            with _discreet(graph.stages[stage]):
-                _run_marked(graph, graph.stages[stage], item, World())
+        marker = stage.markers.read(item)
+        if not stage.markers.is_running(item) and (marker is None or marker.finished < start):
+            with _discreet(stage):
+                _run_locked(graph, stage, item, World())
 
 
 @contextmanager
 def _discreet(stage: Stage) -> Iterator[None]:
-    """Keep the text of an error outside of an item's own work from whoever started this process, if it is private."""
+    """Hide the text of an error outside of an item's ``run`` from the parent process, if the stage is private."""
     try:
         yield
     except Stopped:
@@ -42,52 +44,55 @@ def _discreet(stage: Stage) -> Iterator[None]:
     except Exception as error:
         if not stage.private:
             raise
-        raise RuntimeError(_reason(error, stage.private)) from None
+        raise RuntimeError(_describe(error, private=True)) from None
 
 
-def work_together(open_graph: OpenGraph, root: Path, stage: str, item: str, world: World) -> None:
+def work_together(open_graph: OpenGraph, root: Path, stage_name: str, item: str, world: World) -> None:
     """Do one item as one rank of several.
 
     Raises:
         Exception: what went wrong in this rank, after marking it, so that the other ranks are ended.
     """
     graph = open_graph(root)
-    error = _run_marked(graph, graph.stages[stage], item, world)
+    error = _run_locked(graph, graph.stages[stage_name], item, world)
     if error:
         raise error
 
 
-def _run_marked(graph: Graph, stage: Stage, item: str, world: World) -> Exception | None:
+def _run_locked(graph: Graph, stage: Stage, item: str, world: World) -> Exception | None:
+    """Run the item, in rank 0 under its lock; return the error that its marker tells of."""
     if not world.leads:
-        return _run_rank(stage, item, world, graph.parts(stage, item))
+        return _run_marked(stage, item, world, graph.parts(stage, item))
     with locked(stage.markers.lock(item)):
-        if world.size == 1 and not graph.decide_one(stage, item).run:
+        if world.size == 1 and not graph.decide_item(stage, item).run:
             return None  # another run has done it meanwhile
         parts = graph.parts(stage, item)
-        _begin(stage, item, digest_json(parts))
-        return _run_rank(stage, item, world, parts)
+        _start(stage, item, digest_json(parts))
+        return _run_marked(stage, item, world, parts)
 
 
-def _begin(stage: Stage, item: str, digest: str) -> None:
-    """Drop what was begun on other terms, and only then note the new ones, as either may be cut off."""
-    if stage.markers.begun(item) not in (None, digest):
+def _start(stage: Stage, item: str, digest: str) -> None:
+    """Discard what was left of other parts, and only then record the new ones, as either may be cut off."""
+    if stage.markers.read_start(item) not in (None, digest):
         stage.discard(item)
-    stage.markers.begin(item, digest)
-    if not stage.own_job:  # else whoever starts the ranks did it: any of them may fail before rank 0 comes here
+    stage.markers.write_start(item, digest)
+    if not stage.uses_ranks:  # else the launcher of the ranks did it: any of them may fail before rank 0 comes here
         stage.markers.remove(item)
 
 
-def _run_rank(stage: Stage, item: str, world: World, parts: dict[str, Any]) -> Exception | None:
-    began = time.time()
+def _run_marked(stage: Stage, item: str, world: World, parts: dict[str, Any]) -> Exception | None:
+    start = time.time()
     print(f"{stage.name}/{item}: started as rank {world.rank} of {world.size}", flush=True)
 
     def fail(error: Exception) -> None:
-        _mark_failure(stage, item, error, _failure(stage, error, parts, began))
+        _print_error(stage, error)
+        marker = Marker(_state(error), parts, time.time(), time.time() - start, _reason(stage, error), {})
+        _mark_failure(stage, item, error, marker)
 
     try:
-        result = stage.run(item, replace(world, on_peer_lost=fail), _reporter(stage, item, world))
+        summary = stage.run(item, replace(world, on_peer_lost=fail), _reporter(stage, item, world))
     except Exception as error:
-        if isinstance(error, Stopped) and not stage.own_job:
+        if isinstance(error, Stopped) and not stage.uses_ranks:
             raise  # the worker was asked, not the item
         fail(error)
         return error
@@ -95,26 +100,37 @@ def _run_rank(stage: Stage, item: str, world: World, parts: dict[str, Any]) -> E
         if world.leads:
             stage.markers.clear_progress(item)
     if world.leads:
-        stage.markers.write(item, Marker("done", parts, time.time(), time.time() - began, "", result))
+        stage.markers.write(item, Marker("done", parts, time.time(), time.time() - start, "", summary))
     print(f"{stage.name}/{item}: done", flush=True)
     return None
 
 
-def _failure(stage: Stage, error: Exception, parts: dict[str, Any], began: float) -> Marker:
-    """Some errors are their own sentence; of others the trace is printed, without texts where they are private."""
-    state: State = "refused" if isinstance(error, UserError) else "failed"
-    plain = isinstance(error, UserError | MachineError | DistributionError | Stopped)
-    reason = str(error) if plain else _reason(error, stage.private)
-    if plain:
-        print(reason, flush=True)
+def _state(error: Exception) -> State:
+    return "refused" if isinstance(error, UserError) else "failed"
+
+
+def _reason(stage: Stage, error: Exception) -> str:
+    return str(error) if _is_plain(error) else _describe(error, private=stage.private)
+
+
+def _is_plain(error: Exception) -> bool:
+    """Whether the error's text is a sentence for people, without private words."""
+    return isinstance(error, UserError | MachineError | DistributionError | Stopped)
+
+
+def _print_error(stage: Stage, error: Exception) -> None:
+    """Print the sentence of a plain error; of others the trace, without its texts where the stage is private."""
+    if isinstance(error, PeerLost):
+        print(PEER_LOST, flush=True)
+    if _is_plain(error):
+        print(str(error), flush=True)
     elif stage.private:
-        print("".join(traceback.format_tb(error.__traceback__)) + reason, flush=True)
+        print("".join(traceback.format_tb(error.__traceback__)) + _describe(error, private=True), flush=True)
     else:
         traceback.print_exception(error)
-    return Marker(state, parts, time.time(), time.time() - began, reason, {})
 
 
-def _reason(error: Exception, private: bool) -> str:
+def _describe(error: Exception, *, private: bool) -> str:
     kind = type(error).__name__
     if not private:
         return f"{kind}: {error}"
@@ -124,24 +140,24 @@ def _reason(error: Exception, private: bool) -> str:
     return f"{kind} in {last.name}, line {last.lineno} of {Path(last.filename).name}"
 
 
-def _mark_failure(stage: Stage, item: str, error: Exception, ended: Marker) -> None:
-    """The rank that failed says why, at once; one that merely lost another waits whether somebody knows better."""
+def _mark_failure(stage: Stage, item: str, error: Exception, marker: Marker) -> None:
+    """Mark the item at once; a rank that only lost another waits first, as that one may know the reason."""
     if isinstance(error, PeerLost):
         time.sleep(_GRACE_SECONDS)
     if stage.markers.read(item) is None:
-        stage.markers.write(item, ended)
+        stage.markers.write(item, marker)
 
 
 def _reporter(stage: Stage, item: str, world: World) -> Progress:
-    """Reports of rank 0, at most two a second and the last one always."""
+    """Return a callback that writes the progress of rank 0: at most two lines a second, and always the last one."""
     last = 0.0
 
-    def tell(done: int, total: int, note: str) -> None:
+    def report(completed: int, total: int, note: str) -> None:
         nonlocal last
-        if world.leads and (done == total or time.monotonic() - last >= _EVERY_SECONDS):
+        if world.leads and (completed == total or time.monotonic() - last >= _REPORT_SECONDS):
             last = time.monotonic()
-            stage.markers.report_progress(item, done, total, note)
-            print(f"{stage.name}/{item}: {done}/{total} {note}", flush=True)
+            stage.markers.write_progress(item, completed, total, note)
+            print(f"{stage.name}/{item}: {completed}/{total} {note}", flush=True)
 
-    tell(0, 1, "starting")
-    return tell
+    report(0, 1, "starting")
+    return report

@@ -29,8 +29,8 @@ def accounting_table(folder: RunFolder, graph: Graph) -> pd.DataFrame:
     records, of each item's last start alone.
     """
     groups: dict[tuple[str, str], list[Submission]] = {}
-    for one in Submissions(folder.root).all():
-        alone = one.stage in graph.stages and graph.stages[one.stage].own_job and len(one.items) == 1
+    for one in Submissions(folder.root).read():
+        alone = one.stage in graph.stages and graph.stages[one.stage].uses_ranks and len(one.items) == 1
         groups.setdefault((one.stage, one.items[0] if alone else ""), []).append(one)
     jobs = [job for made in groups.values() for one in made for job in one.jobs]
     told, earlier = _told(jobs), folder.report / "accounting.csv"

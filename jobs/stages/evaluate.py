@@ -19,15 +19,12 @@ class Evaluate(Stage):
     name: ClassVar[str] = "evaluate"
     version: ClassVar[int] = 6
     uses_gpu: ClassVar[bool] = True
+    is_lenient: ClassVar[bool] = True
 
     def __init__(self, trained: list[CellStage]) -> None:
         super().__init__(trained[0].folder)
         cells = [(stage, cell) for stage in trained for cell in stage.cells.values()]
         self.cells = {cell.id: (stage, cell) for stage, cell in cells if cell.arm == "full"}
-
-    def tolerated(self) -> float:
-        """All but the baseline: a network whose training failed cannot be judged."""
-        return 0.99
 
     def workers(self) -> int:
         """As set."""

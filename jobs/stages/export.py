@@ -21,7 +21,7 @@ class Export(Stage):
     """One item: of the judged networks the one with the least error in validation, relative to the low-dose input."""
 
     name: ClassVar[str] = "export"
-    any_input: ClassVar[bool] = True
+    accepts_failed_inputs: ClassVar[bool] = True
 
     def __init__(self, evaluate: Evaluate) -> None:
         super().__init__(evaluate.folder)

@@ -60,7 +60,7 @@ class Prepare(Stage):
         low_dose = "measured" if series.low_files else data.low_dose.model_dump(mode="json")
         return {"low_dose": low_dose, "fit": data.fit, "source files": series.stamp}
 
-    def place(self, item: str) -> str:
+    def location(self, item: str) -> str:
         """The file or folder of the scan."""
         return str(self.series[item].location)
 
@@ -73,9 +73,9 @@ class Prepare(Stage):
         """As set."""
         return self.settings.data.workers
 
-    def tolerated(self) -> float:
+    def allowed_failures(self, count: int) -> int:
         """As set."""
-        return self.settings.data.max_failed
+        return int(self.settings.data.max_failed * count)
 
     def run(self, item: str, world: World, progress: Progress) -> dict[str, Any]:
         """Make the pair; one scan alone gets all the workers' cores."""
@@ -93,7 +93,7 @@ class MakeSplit(Stage):
 
     name: ClassVar[str] = "split"
     version: ClassVar[int] = 2
-    any_input: ClassVar[bool] = True
+    accepts_failed_inputs: ClassVar[bool] = True
     gathers: ClassVar[str] = Prepare.name
 
     def __init__(self, prepare: Prepare) -> None:

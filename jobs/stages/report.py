@@ -26,7 +26,7 @@ class MakeReport(Stage):
     """
 
     name: ClassVar[str] = "report"
-    any_input: ClassVar[bool] = True
+    accepts_failed_inputs: ClassVar[bool] = True
     concludes: ClassVar[bool] = True
 
     def __init__(self, trained: Sequence[CellStage], evaluate: Evaluate, stages: Sequence[Stage]) -> None:

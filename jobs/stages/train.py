@@ -27,7 +27,7 @@ class CellStage(Stage):
     """Items are cells: trainings in ``cells/<id>``."""
 
     version: ClassVar[int] = 2
-    own_job: ClassVar[bool] = True
+    uses_ranks: ClassVar[bool] = True
 
     def __init__(self, folder: RunFolder, cells: Iterable[CellSettings]) -> None:
         super().__init__(folder)
@@ -167,20 +167,17 @@ class Study(CellStage):
     """RED-CNN, if asked for, and the grid of 3D trainings; one failed cell does not stop the others."""
 
     name: ClassVar[str] = "study"
+    is_lenient: ClassVar[bool] = True
 
     def __init__(self, folder: RunFolder) -> None:
         super().__init__(folder, (cell for cell in cells_of(folder.settings) if cell.id != DDNET_2D))
-        self.in_one_job = folder.settings.study.allocation == "one"
+        self.shares_job = folder.settings.study.allocation == "one"
 
-    def in_turn(self, items: Sequence[str]) -> Sequence[str]:
+    def start_order(self, items: Sequence[str]) -> Sequence[str]:
         """Shuffled: what changes on a machine with time must not look like what is studied."""
         order = list(items)
         random.Random(self.settings.study.order_seed).shuffle(order)  # noqa: S311 - no secret
         return order
-
-    def tolerated(self) -> float:
-        """All but one."""
-        return 0.99
 
     def inputs(self, item: str) -> list[Ref]:
         """The split and the transferred weights."""

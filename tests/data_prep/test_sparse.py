@@ -112,7 +112,7 @@ def test_the_entries_unused_for_longest_make_room(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Room for two tables of 12 bytes a row: of three the second goes, as the first was used again."""
-    monkeypatch.setattr(sparse, "MOST_BYTES", int(2.5 * 12 * ROWS))
+    monkeypatch.setattr(sparse, "MAX_BYTES", int(2.5 * 12 * ROWS))
     log = tmp_path / "log"
     kept = [cached(double, log, ROWS + k) for k in range(2)]
     for age, entry in enumerate(sorted(entries(folder), key=lambda path: path.stat().st_mtime_ns)):

@@ -5,10 +5,13 @@ from typing import Any
 import pytest
 
 from data_prep.progress import Progress
-from jobs.engine.graph import Decision, Graph
+from jobs.engine.decision import Decision
+from jobs.engine.graph import Graph
 from jobs.engine.marker import Marker
+from jobs.engine.outcome import RunFailed, check_stage
 from jobs.engine.run_folder import RunFolder
 from jobs.engine.stage import Ref, Stage
+from jobs.stages.prepare import Prepare
 from pipeline.settings.run import RunSettings
 from pipeline.training.world import World
 
@@ -66,8 +69,8 @@ def finish_all(graph: Graph) -> None:
 def test_nothing_done_means_everything_runs(graph: Graph) -> None:
     found = decisions(graph)
     assert [found[item].run for item in "xyz"] == [True] * 3
-    assert found["x"].why == "never run"
-    assert found["z"].why == "toy/x runs first"
+    assert str(found["x"].reason) == "never run"
+    assert str(found["z"].reason) == "toy/x runs first"
 
 
 def test_complete_items_stay(graph: Graph) -> None:
@@ -86,7 +89,7 @@ def test_complete_items_stay(graph: Graph) -> None:
 def test_a_changed_setting_is_named(graph: Graph, monkeypatch: pytest.MonkeyPatch, options: Any, why: str) -> None:
     finish_all(graph)
     monkeypatch.setattr(Toy, "options", options)
-    assert decisions(graph)["x"].why == why
+    assert str(decisions(graph)["x"].reason) == why
 
 
 def test_a_changed_version_a_missing_output_and_a_remade_input_are_named(
@@ -94,11 +97,11 @@ def test_a_changed_version_a_missing_output_and_a_remade_input_are_named(
 ) -> None:
     finish_all(graph)
     finish(graph, "toy", "y", at=2.0)
-    assert decisions(graph)["z"].why == "toy/y was made again"
+    assert str(decisions(graph)["z"].reason) == "toy/y was made again"
     (graph.stages["toy"].folder.root / "x").unlink()
-    assert decisions(graph)["x"].why == "x is missing"
+    assert str(decisions(graph)["x"].reason) == "x is missing"
     monkeypatch.setattr(Toy, "version", 2)
-    assert decisions(graph)["x"].why == "version changed from 1 to 2"
+    assert str(decisions(graph)["x"].reason) == "version changed from 1 to 2"
 
 
 def test_failures_are_tried_again_and_refusals_only_when_something_changed(
@@ -107,11 +110,38 @@ def test_failures_are_tried_again_and_refusals_only_when_something_changed(
     finish(graph, "toy", "x", state="failed", reason="disk full")
     finish(graph, "toy", "y", state="refused", reason="tilted")
     found = decisions(graph)
-    assert (found["x"].run, found["x"].why) == (True, "failed before: disk full")
-    assert (found["y"].run, found["y"].why) == (False, "refused")
+    assert (found["x"].run, str(found["x"].reason)) == (True, "failed before: disk full")
+    assert (found["y"].run, str(found["y"].reason)) == (False, "refused")
     finish(graph, "toy", "x")
-    assert (decisions(graph)["z"].run, decisions(graph)["z"].why) == (False, "blocked: toy/y did not succeed")
-    monkeypatch.setattr(After, "any_input", True)
+    assert (decisions(graph)["z"].run, str(decisions(graph)["z"].reason)) == (False, "blocked: toy/y did not succeed")
+    monkeypatch.setattr(After, "accepts_failed_inputs", True)
     assert decisions(graph)["z"].run
     monkeypatch.setattr(Toy, "options", {"rate": 2})
     assert decisions(graph)["y"].run
+
+
+class Many(Toy):
+    name = "many"
+    is_lenient = True
+
+    def items(self) -> list[str]:
+        return [f"{number:03}" for number in range(150)]
+
+
+def test_a_single_success_among_many_items_is_enough(graph: Graph) -> None:
+    many = Many(graph.stages["toy"].folder)
+    for item in many.items():
+        many.markers.write(item, Marker("failed", {}, 1.0, 1.0, "", {}))
+    with pytest.raises(RunFailed, match="150 of 150 items of many did not succeed, which is too many to go on"):
+        check_stage(many)
+    many.markers.write("007", Marker("done", {}, 1.0, 1.0, "", {}))
+    check_stage(many)
+
+
+def test_a_stage_allows_so_many_failures_of_a_number_of_items(graph: Graph) -> None:
+    folder = graph.stages["toy"].folder
+    assert [Toy(folder).allowed_failures(count) for count in (0, 1, 150)] == [0, 0, 0]
+    assert [Many(folder).allowed_failures(count) for count in (0, 1, 150)] == [0, 0, 149]
+    data = folder.settings.data.model_copy(update={"max_failed": 0.07})
+    prepare = Prepare(RunFolder.of(folder.settings.model_copy(update={"data": data})))
+    assert [prepare.allowed_failures(count) for count in (1, 100, 150)] == [0, 7, 10]

@@ -15,7 +15,7 @@ import pytest
 from data_prep.group_writer import SHARD_SLICES
 from data_prep.settings_file import load_settings
 from data_prep.split import Split
-from jobs.engine.launch import LocalProcesses, submitted_rank
+from jobs.engine.launch import LocalProcesses, run_submitted_rank
 from jobs.engine.marker import Marker, Markers
 from jobs.engine.run_folder import RunFolder
 from jobs.stages.graph import open_graph
@@ -57,7 +57,7 @@ def test_a_killed_rank_is_named_and_those_that_hang_are_killed(tmp_path: Path) -
     launched = LocalProcesses([(_hang, (tmp_path,), 3)])
     wait_for(lambda: len(list(tmp_path.iterdir())) == 3)
     began = time.monotonic()
-    wait_for(launched.ended, 30)
+    wait_for(launched.have_ended, 30)
     assert time.monotonic() - began < 20
     assert launched.fault().startswith("rank 1: process ")
     assert launched.fault().endswith("died of SIGKILL")
@@ -125,7 +125,7 @@ def test_a_job_of_another_size_than_was_asked_for_trains_nothing(tmp_path: Path)
     Markers(folder.root, "split").write("split", Marker("done", {}, 1.0, 1.0, "", {}))
     meeting = f"file://{tmp_path}/meet"
     job = submit(
-        load_profile("local"), tmp_path / "logs", 1, submitted_rank, open_graph, folder.root, "train", "2d", meeting
+        load_profile("local"), tmp_path / "logs", 1, run_submitted_rank, open_graph, folder.root, "train", "2d", meeting
     )
     wait_for(job.done)
     marker = Markers(folder.root, "train").read("2d")

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from data_prep.errors import UserError
 from data_prep.progress import ignore_progress
-from jobs.engine.graph import Decision, Graph
+from jobs.engine.decision import Decision
+from jobs.engine.graph import Graph
 from jobs.engine.marker import Marker
 from jobs.engine.run_folder import RunFolder
 from jobs.stages.graph import graph_of
@@ -128,15 +129,15 @@ def finish(graph: Graph, stage: str, item: str) -> None:
 
 def test_the_transfer_waits_for_the_2d_training_or_for_nothing_but_its_file(tmp_path: Path, sample_path: Path) -> None:
     trained = graph_with(tmp_path / "trained", {"transfer": ["none", "repeat"]})
-    assert decision(trained, "transfer", "repeat").why == "train/2d runs first"
+    assert str(decision(trained, "transfer", "repeat").reason) == "train/2d runs first"
     donor = write_donor(tmp_path / "donor.pt", plain_weights())
     given = donating(tmp_path / "given", donor)
-    assert decision(given, "transfer", "zero").why == "never run"
+    assert str(decision(given, "transfer", "zero").reason) == "never run"
     finish(given, "transfer", "zero")
     assert not decision(given, "transfer", "zero").run
     assert decision(given, "train", "2d").run
     os.utime(donor, (1, 1))
-    assert decision(given, "transfer", "zero").why.startswith("donor changed from ['donor.pt', ")
+    assert str(decision(given, "transfer", "zero").reason).startswith("donor changed from ['donor.pt', ")
 
 
 def test_each_cell_starts_as_it_says(tmp_path: Path) -> None:
