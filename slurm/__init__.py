@@ -1,1 +1,1 @@
-"""How jobs reach an executor and what became of them; knows no stage."""
+"""Submit jobs to Slurm and follow them; knows no stage."""

@@ -1,4 +1,4 @@
-"""Why a job ended badly, as its log tells."""
+"""Causes of failures, recognised in the logs of jobs."""
 
 import re
 
@@ -7,7 +7,7 @@ _MEMORY = (
     r"|DefaultCPUAllocator: (?:can't allocate|not enough) memory"
 )
 _KILLED = r": task \S+: Killed$|: line \d+: +\d+ Killed |killed by signal: Killed|<Signals\.SIGKILL: 9>"
-# the first that is found: what says more stands before what follows from it
+# the first that matches counts: a cause stands before its consequences
 _CAUSES = tuple(
     (re.compile(pattern, re.MULTILINE), cause)
     for pattern, cause in (
@@ -15,7 +15,7 @@ _CAUSES = tuple(
         (_MEMORY, "out of memory"),
         (r"No space left on device", "no space left on device"),
         (r"Disk quota exceeded", "disk quota exceeded"),
-        (r"\*\*\* .+ CANCELLED AT \S+ DUE TO (?P<why>[A-Z][A-Z ]+[A-Z])", "cancelled: {why}"),
+        (r"\*\*\* .+ CANCELLED AT \S+ DUE TO (?P<reason>[A-Z][A-Z ]+[A-Z])", "cancelled: {reason}"),
         (r"\*\*\* .+ CANCELLED AT ", "cancelled"),
         (_KILLED, "killed (SIGKILL), often for want of memory"),
     )
@@ -23,10 +23,10 @@ _CAUSES = tuple(
 
 
 def find_cause(log_text: str) -> str | None:
-    """A short phrase, such as "out of memory" or "cancelled: time limit", or None if nothing known is found.
+    """Name why a job ended badly: "out of memory", "cancelled: time limit" ...; None if its log holds no known message.
 
     Args:
-        log_text: what one incarnation wrote to stdout and stderr; Slurm's own messages are in the latter.
+        log_text: stdout and stderr of one incarnation; Slurm writes its own messages to stderr.
     """
     for pattern, cause in _CAUSES:
         if match := pattern.search(log_text):

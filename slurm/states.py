@@ -1,4 +1,4 @@
-"""What became of submitted jobs, told by Slurm."""
+"""States of submitted jobs, as Slurm reports them."""
 
 import warnings
 from collections.abc import Sequence
@@ -18,18 +18,18 @@ ENDED_BADLY = frozenset(
         "RECONFIG_FAIL", "REVOKED", "TIMEOUT",
     }
 )  # fmt: skip
-# accounting's word on a job that may be in the queue: a requeued one has its former end there for some seconds
+# in accounting, states of a job that may still be in the queue: a requeued job keeps its former end there for seconds
 NOT_FINAL = WAITING | RUNNING | {"BOOT_FAIL", "NODE_FAIL", "PREEMPTED"}
 _FIELDS = ("JobArrayID", "State", "Reason", "NodeList", "RestartCnt", "exit_code", "SubmitTime", "StartTime", "EndTime")
 
 
 @dataclass(frozen=True)
 class JobState:
-    """A job's state: that of its newest incarnation, in Slurm's words; times in Unix seconds.
+    """State of a job's newest incarnation, in Slurm's words; times in Unix seconds.
 
-    ``state`` is a word of ``WAITING``, ``RUNNING``, ``ENDED_WELL`` or ``ENDED_BADLY``. ``final``: Slurm will not run it
-    again of its own accord; ``state`` alone does not say so: a job may be in the queue again after ``NODE_FAIL``, and
-    one that waits or runs by accounting but is in the queue no more was lost, say by a controller that was killed.
+    ``state`` is in one of ``WAITING``, ``RUNNING``, ``ENDED_WELL`` and ``ENDED_BADLY``. ``final``: Slurm will not run
+    the job again by itself. ``state`` alone does not say so. After ``NODE_FAIL`` a job may be in the queue again; a job
+    that waits or runs by accounting but is not in the queue was lost, for example when the controller was killed.
     """
 
     job: str  # as squeue shows it: "123", or "123_4" of an array
@@ -45,74 +45,74 @@ class JobState:
 
 
 def job_states(ids: Sequence[str]) -> dict[str, JobState]:
-    """The states of jobs, by the ids that squeue shows; jobs that Slurm knows no more are absent.
+    """Ask Slurm for the states of jobs; return them by the ids that squeue shows, without jobs that Slurm forgot.
 
-    The queue says what is in it (with the jobs that ended less than ``MinJobAge`` ago), accounting says the rest.
-    While the controller is silent accounting alone is asked, with a warning.
+    squeue knows the jobs in the queue and those that ended less than ``MinJobAge`` ago; accounting knows the rest.
+    While the controller does not answer, accounting alone is asked, with a warning.
 
     Args:
-        ids: of jobs ("123"), of whole arrays ("123", which gives all tasks) or of their tasks ("123_4").
+        ids: of jobs ("123"), of arrays ("123": all their tasks) or of array tasks ("123_4").
 
     Raises:
         SlurmError: neither answers, or there is accounting and it does not answer.
     """
     try:
-        queue = _queue(ids)  # first: who is absent from it has ended by the time that accounting is asked
+        queue = _queue(ids)  # before accounting: what is absent from the queue has ended by then
     except SlurmError as error:
         past = allocations(ids)
         if past is None:
             raise
         warnings.warn(f"{error}; accounting alone was asked", stacklevel=2)
-        return _states_of(past, gone=False)
-    return {**_states_of(allocations(ids) or [], gone=True), **queue}
+        return _states_of(past, left_queue=False)
+    return {**_states_of(allocations(ids) or [], left_queue=True), **queue}
 
 
 def cancel(ids: Sequence[str]) -> None:
-    """Cancel jobs, arrays or array tasks; those that ended already are left as they are.
+    """Cancel jobs, arrays or array tasks; do nothing to those that ended.
 
     Raises:
-        SlurmError: the controller does not answer, or a job is someone else's.
+        SlurmError: the controller does not answer, or a job belongs to someone else.
     """
     for batch in batches(sorted(set(ids))):
         output("scancel", "--quiet", *batch)
 
 
 def _queue(ids: Sequence[str]) -> dict[str, JobState]:
-    wanted = set(ids)
+    requested = set(ids)
     form = ",".join(f"{field}:|" for field in _FIELDS)
-    found: dict[str, JobState] = {}
+    queue: dict[str, JobState] = {}
     for batch in batches(sorted({array_of(job) for job in ids})):
         try:
             text = output(
                 "squeue", "--noheader", "--array", "--states=all", f"--Format={form}", f"--jobs={','.join(batch)}"
             )
         except SlurmError as error:
-            if "Invalid job id" not in str(error):  # its answer if asked for one job only
+            if "Invalid job id" not in str(error):  # squeue says so only if asked for a single job
                 raise
             continue
         states = (_read(line) for line in text.splitlines())
-        found |= {one.job: one for one in states if one.job in wanted or array_of(one.job) in wanted}
-    return found
+        queue |= {state.job: state for state in states if requested & {state.job, array_of(state.job)}}
+    return queue
 
 
 def _read(line: str) -> JobState:
-    job, state, reason, nodes, restarts, status, submitted, started, ended, _ = line.split("|")
-    over = state in ENDED_WELL | ENDED_BADLY
+    job, state, reason, nodes, restarts, status, submit_time, start_time, end_time, _ = line.split("|")
+    ended = state in ENDED_WELL | ENDED_BADLY
     return JobState(
-        job=job, state=state, final=over, reason="" if reason == "None" else reason, nodes=nodes,
-        restarts=int(restarts), exit=f"{int(status) >> 8}:{int(status) & 127}", submitted=unix_seconds(submitted),
-        started=unix_seconds(started) if nodes else None,  # without nodes a forecast, or when it was cancelled
-        ended=unix_seconds(ended) if over else None,  # till then its time limit
+        job=job, state=state, final=ended, reason="" if reason == "None" else reason, nodes=nodes,
+        restarts=int(restarts), exit=f"{int(status) >> 8}:{int(status) & 127}", submitted=unix_seconds(submit_time),
+        started=unix_seconds(start_time) if nodes else None,  # else its forecast, or when it was cancelled
+        ended=unix_seconds(end_time) if ended else None,  # while it runs: when its time limit ends
     )  # fmt: skip
 
 
-def _states_of(past: Sequence[Allocation], *, gone: bool) -> dict[str, JobState]:
-    """The newest incarnations as states; ``gone``: the queue has answered and does not hold them."""
+def _states_of(past: Sequence[Allocation], *, left_queue: bool) -> dict[str, JobState]:
+    """Make states of each job's newest incarnation; ``left_queue``: squeue answered and does not list the jobs."""
     return {
-        one.job: JobState(
-            job=one.job, state=one.state, final=gone or one.state not in NOT_FINAL,
-            reason="" if one.started else one.reason, nodes=one.nodes, restarts=one.incarnation, exit=one.exit,
-            submitted=one.submitted, started=one.started, ended=one.ended,
+        newest.job: JobState(
+            job=newest.job, state=newest.state, final=left_queue or newest.state not in NOT_FINAL,
+            reason="" if newest.started else newest.reason, nodes=newest.nodes, restarts=newest.incarnation,
+            exit=newest.exit, submitted=newest.submitted, started=newest.started, ended=newest.ended,
         )
-        for one in past
+        for newest in past
     }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The command line ``quarterdose denoise`` and ``quarterdose import-model``."""
+"""Commands that use or import one trained network: ``denoise`` and ``import-model``."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -10,7 +10,6 @@ from data_prep.errors import MachineError, ScanError, UserError
 from data_prep.files import digest_files, held
 from jobs.engine.display import looking
 from slurm.profile import Profile, load_profile
-from slurm.submit import JobRequest, enqueue
 
 if TYPE_CHECKING:
     from jobs.stages.denoise import Order
@@ -50,9 +49,9 @@ def denoise(
     with held(out / ".lock", f"another `quarterdose denoise` is at work in {out}"):
         for scan in scans:
             try:
-                with looking(console, f"denoising {scan.name}") as tell:
-                    told = denoise_scan(scan, network, order, device_of(World(), device), tell)
-                console.print(told, highlight=False, markup=False, soft_wrap=True)
+                with looking(console, f"denoising {scan.name}") as progress:
+                    outcome = denoise_scan(scan, network, order, device_of(World(), device), progress)
+                typer.echo(outcome)
             except (ScanError, MachineError) as error:
                 faults.append(f"{scan}: {error}")
     if faults:
@@ -62,8 +61,9 @@ def denoise(
 def _enqueue(
     scans: list[Path], model: Path, order: "Order", profile: Profile, device: Literal["auto", "cpu"], threads: int
 ) -> None:
-    """Put an array with a task a scan in Slurm's queue."""
+    """Put an array in Slurm's queue, with a task for each scan."""
     from jobs.stages.denoise import denoise_in_job
+    from slurm.submit import JobRequest, enqueue
 
     if profile.executor != "slurm":
         raise UserError("--on takes a profile whose executor is slurm; leave it out to denoise here")

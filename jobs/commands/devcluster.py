@@ -1,4 +1,4 @@
-"""The command line ``quarterdose devcluster``."""
+"""Commands of ``quarterdose devcluster``."""
 
 import os
 import shlex
@@ -13,7 +13,7 @@ from slurm.devcluster import PACKAGES, Cluster, DevClusterError, Shape, missing_
 app = typer.Typer(help="A real Slurm on this machine, for development and tests (Debian, root).", no_args_is_help=True)
 
 Folder = Annotated[Path, typer.Option(help="Where its settings, state and logs lie.")]
-_FOLDER = Path("/tmp/quarterdose-devcluster")  # noqa: S108 - short, for the sockets in it; its files are the user's own
+_FOLDER = Path("/tmp/quarterdose-devcluster")  # noqa: S108 - short, as paths of sockets must be; readable by its user
 Node = Annotated[str, typer.Argument(help="Name of a node, such as node1.")]
 
 
@@ -40,10 +40,10 @@ def down(folder: Folder = _FOLDER, wipe: Annotated[bool, typer.Option(help="Forg
 @app.command()
 def status(folder: Folder = _FOLDER) -> None:
     """Say which of its processes are up; exit code 1 if one is not."""
-    found = dict(Cluster(folder).daemons())
-    for name, pid in found.items():
+    daemons = dict(Cluster(folder).daemons())
+    for name, pid in daemons.items():
         typer.echo(f"{name:16} {f'up, process {pid}' if pid else 'down'}")
-    if not all(found.values()):
+    if not all(daemons.values()):
         raise typer.Exit(1)
     typer.echo(Cluster(folder).command("sinfo"))
 

@@ -1,4 +1,4 @@
-"""What a run's trainings need of memory and of time, before any of them is begun."""
+"""The table of ``quarterdose plan``: memory and hours of a run's trainings, before they start."""
 
 from collections.abc import Iterator, Sequence
 
@@ -17,29 +17,29 @@ _FIT = ("fits", "largest batch")
 _TIME = ("hours", "GPU-hours")
 
 
-def plan_table(run: RunSettings, gpu: str | None, ahead: Sequence[Forecast] | None) -> Table:
-    """A row a training: what it is, and what each of its ranks holds; of a GPU also which batch fits.
+def plan_table(run: RunSettings, gpu: str | None, forecasts: Sequence[Forecast] | None) -> Table:
+    """Make a table with a row per training: its settings and the memory of a rank; with ``gpu`` the batch that fits.
 
-    ``ahead``: of those that are not done yet, the hours that they will take, if that was asked for.
+    ``forecasts``: adds the hours of the trainings that are not done.
 
     Raises:
         UserError: the GPU is unknown.
     """
     usable = usable_bytes(gpu) if gpu else None
     table = Table(box=None, header_style="bold")
-    for name in (*_SETTINGS, *_BYTES, *(_FIT if gpu else ()), *(_TIME if ahead is not None else ())):
+    for name in (*_SETTINGS, *_BYTES, *(_FIT if gpu else ()), *(_TIME if forecasts is not None else ())):
         table.add_column(name, justify="left" if name in ("cell", "precision", "checkpointing") else "right")
-    hours = {one.cell: (f"{one.hours:.2f}", f"{one.gpu_hours:.2f}") for one in ahead or ()}
+    hours = {training.cell: (f"{training.hours:.2f}", f"{training.gpu_hours:.2f}") for training in forecasts or ()}
     for cell in cells_of(run):
-        table.add_row(*_row(cell, usable), *(hours.get(cell.id, ("done", "done")) if ahead is not None else ()))
+        table.add_row(*_row(cell, usable), *(hours.get(cell.id, ("done", "done")) if forecasts is not None else ()))
     return table
 
 
 def _row(cell: CellSettings, usable: int | None) -> Iterator[str]:
-    how, gpu = cell.training, usable is not None
-    yield from (cell.id, str(cell.ranks), str(cell.slices), str(how.crop or SIDE), str(how.batch))
-    yield "bfloat16" if how.lowers_precision(gpu=gpu) else "float32"
-    yield "yes" if how.activation_checkpointing else "no"
+    training, gpu = cell.training, usable is not None
+    yield from (cell.id, str(cell.ranks), str(cell.slices), str(training.crop or SIDE), str(training.batch))
+    yield "bfloat16" if training.lowers_precision(gpu=gpu) else "float32"
+    yield "yes" if training.activation_checkpointing else "no"
     memory = predict(cell, gpu=gpu)
     yield f"{memory.parameters:,}"
     yield from (f"{size / GIB:.2f}" for size in (memory.optimiser, memory.saved, memory.peak))
@@ -48,10 +48,10 @@ def _row(cell: CellSettings, usable: int | None) -> Iterator[str]:
         yield str(largest_batch(cell, usable))
 
 
-def plan_notes(run: RunSettings, gpu: str | None, ahead: Sequence[Forecast] | None) -> Iterator[str]:
-    """What the figures hold and leave out, and what to try where nothing fits."""
-    if ahead is not None:
-        cap, hours = run.budget.gpu_hours, sum(one.gpu_hours for one in ahead)
+def plan_notes(run: RunSettings, gpu: str | None, forecasts: Sequence[Forecast] | None) -> Iterator[str]:
+    """Yield sentences below the table: what its figures hold and leave out, and what to try where no batch fits."""
+    if forecasts is not None:
+        cap, hours = run.budget.gpu_hours, sum(training.gpu_hours for training in forecasts)
         bill = run.budget.bill(hours)
         yield (
             f"Trainings still to be run: {hours:.3g} GPU-hours{f', {bill},' if bill else ''} from first step to last; "

@@ -20,7 +20,7 @@ from jobs.engine.worker import work_alone, work_together
 from pipeline.training.stopping import SIGNALS, Stopped
 from pipeline.training.world import World
 from slurm.commands import SlurmError
-from slurm.job import await_end, forget_half_result, meeting_point, process, requeue, restarts, share
+from slurm.job import await_end, process, remove_partial_result, rendezvous_address, requeue, restarts, share
 from slurm.states import job_states
 
 _POLL_SECONDS = 0.5  # between looks for a marker
@@ -50,7 +50,7 @@ def run_share(open_graph: OpenGraph, root: Path, stage_name: str, max_restarts: 
 def run_rank(open_graph: OpenGraph, root: Path, stage_name: str, item: str, max_restarts: int) -> None:
     """Do one item, as one rank of the job."""
     rank, size, local_rank = process()
-    world = World(rank, size, local_rank, meeting_point() if size > 1 else "")
+    world = World(rank, size, local_rank, rendezvous_address() if size > 1 else "")
     with _stoppable(world, max_restarts):
         _join_item(open_graph, root, stage_name, item, world)
 
@@ -63,7 +63,7 @@ def run_items(open_graph: OpenGraph, root: Path, stage_name: str, items: Sequenc
         for number, item in enumerate(items):
             ranks = stage.ranks(item)
             if rank < ranks:
-                world = World(rank, ranks, local_rank, meeting_point(number) if ranks > 1 else "")
+                world = World(rank, ranks, local_rank, rendezvous_address(number) if ranks > 1 else "")
                 _run_in_process(_join_item, open_graph, root, stage_name, item, world)
             if rank == 0 and stage.markers.read(item) is None:
                 stage.markers.write_death(item, _describe_death(stage, item))
@@ -149,7 +149,7 @@ def _stoppable(world: World, max_restarts: int) -> Iterator[None]:
 
     SIGTERM comes from a user who cancels, or from a preemption after which Slurm itself puts the job back.
     """
-    forget_half_result()
+    remove_partial_result()
     for number in SIGNALS:
         signal.signal(number, _stop)
     try:

@@ -1,4 +1,4 @@
-"""Bringing the cluster up and down, and its nodes and controller with it or against it."""
+"""The cluster: bring it up and down, start and stop its nodes and its controller."""
 
 import json
 import os
@@ -11,16 +11,16 @@ from pathlib import Path
 
 from data_prep.files import held, write_json
 from slurm.devcluster.config import Shape, write_config
-from slurm.devcluster.daemons import Daemon, DevClusterError, child_of, waited
+from slurm.devcluster.daemons import Daemon, DevClusterError, child_of, wait_until
 
 PACKAGES = ("munge", "slurmctld", "slurmd", "slurm-client", "slurmdbd", "mariadb-server")
 _PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "slurmdbd", "mariadbd")
-_SUPER = "/usr/sbin:/sbin"  # where some of them lie, which not every user's PATH names
+_SYSTEM_PATH = "/usr/sbin:/sbin"  # holds some of the programs, and is not in every user's PATH
 _FOLDERS = ("etc", "run", "log", "spool", "state", "dev")
-_APART = (
+_UNSHARE = (
     "unshare", "--uts", "--mount", "--propagation=slave", "--pid", "--fork", "--kill-child=KILL", "--mount-proc",
 )  # fmt: skip
-# a node's first process: its name and its own /etc/hosts, then nothing; with it ends all that runs on the node
+# a node's first process: sets the host name and mounts /etc/hosts, then sleeps; when it ends, so does all on the node
 _NODE = 'hostname "$1" && mount --bind "$2" /etc/hosts && while :; do sleep 86400 & wait; done'
 _DATABASE = """
 CREATE DATABASE IF NOT EXISTS slurm_acct_db;
@@ -30,16 +30,16 @@ GRANT ALL ON slurm_acct_db.* TO 'slurm'@'127.0.0.1';
 
 
 def missing_packages() -> list[str]:
-    """Debian packages that are to be installed first."""
-    path = f"{os.environ.get('PATH', '')}:{_SUPER}"
+    """List the Debian packages that must be installed first."""
+    path = f"{os.environ.get('PATH', '')}:{_SYSTEM_PATH}"
     return [name for name, program in zip(PACKAGES, _PROGRAMS, strict=True) if not shutil.which(program, path=path)]
 
 
 class Cluster:
-    """The cluster whose settings, state, logs and processes lie below ``folder``.
+    """Slurm cluster on this machine; its settings, state, logs and process ids lie below ``folder``.
 
-    Every node has its own host name, ``/etc/hosts`` and processes (Linux namespaces), and no memory or file system
-    of its own; the machine's own files are not touched. All listens on the loopback alone. Needs root.
+    Every node has its own host name, ``/etc/hosts`` and processes (Linux namespaces); all share the machine's memory
+    and file systems. Files outside ``folder`` are not changed. All ports are on the loopback. Needs root.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -47,27 +47,27 @@ class Cluster:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What Slurm's commands need to find this cluster."""
+        """Variables by which Slurm's commands find this cluster."""
         return {"SLURM_CONF": str(self.folder / "etc" / "slurm.conf"), "GLOO_SOCKET_IFNAME": "lo",
-                "PATH": f"{os.environ.get('PATH', '')}:{_SUPER}"}  # fmt: skip
+                "PATH": f"{os.environ.get('PATH', '')}:{_SYSTEM_PATH}"}  # fmt: skip
 
     @property
     def shape(self) -> Shape | None:
-        """What runs, or last ran, here."""
+        """Shape of the cluster that runs or last ran; None before the first."""
         path = self.folder / "state" / "shape.json"
         return Shape(**json.loads(path.read_text())) if path.exists() else None
 
     def up(self, shape: Shape) -> None:
-        """Bring it up in this shape, if it is not; what was up in another shape is ended and forgotten.
+        """Bring it up in this shape; one of another shape is ended and its state removed first.
 
         Raises:
             DevClusterError: not root, packages are missing, or a daemon does not come up.
         """
-        self._check()
-        with self._alone():
+        self._check_machine()
+        with self._locked():
             if self.shape not in (None, shape):
-                self._end()
-                self._forget()
+                self._end_all()
+                self._remove_state()
             for name in _FOLDERS:
                 (self.folder / name).mkdir(parents=True, exist_ok=True, mode=0o755)
             if not self._daemon("slurmctld").pid:
@@ -76,68 +76,64 @@ class Cluster:
             self._start_all(shape)
 
     def down(self, *, wipe: bool = False) -> None:
-        """End all of its processes, and no others; with ``wipe`` forget its state too."""
+        """End all of its processes, and no others; with ``wipe`` remove its state too."""
         if not self.folder.exists():
             return
-        with self._alone():
-            self._end()
+        with self._locked():
+            self._end_all()
         if wipe:
-            self._forget()
+            self._remove_state()
             for name in (*_FOLDERS, ".lock"):
                 _remove(self.folder / name)
 
     def daemons(self) -> Iterator[tuple[str, int | None]]:
-        """Name and, if it lives, process id of each daemon."""
-        for daemon in self._all():
+        """Yield the name of each daemon and its process id, None if it does not live."""
+        for daemon in self._daemons():
             yield daemon.name, daemon.pid
 
     def start_node(self, name: str) -> None:
-        """Start a node, or only its slurmd where the node is up."""
+        """Start a node; where it is up, only its slurmd."""
         node, slurmd = self._node(name), self._daemon(f"slurmd.{name}")
         (self.folder / "spool" / name).mkdir(parents=True, exist_ok=True)
         if node.pid is None:
             hosts = str(self.folder / "etc" / "hosts")
-            node.start([*_APART, "bash", "-c", _NODE, "_", name, hosts], self.environment)
-            self._wait(10, node.name, lambda: child_of(node.pid or 0) and self._named(node, name))
+            node.start([*_UNSHARE, "bash", "-c", _NODE, "_", name, hosts], self.environment)
+            self._wait(10, node.name, lambda: child_of(node.pid or 0) and self._has_hosts(node, name))
         if slurmd.pid is None:
             enter = ["nsenter", "-t", str(child_of(node.pid or 0)), "--uts", "--mount", "--pid"]
             slurmd.start([*enter, "slurmd", "-D", "-N", name], self.environment)
-            outside = slurmd.pid or 0
-            self._wait(10, slurmd.name, lambda: child_of(outside))
-            slurmd.adopt(child_of(outside) or 0)
+            nsenter = slurmd.pid or 0
+            self._wait(10, slurmd.name, lambda: child_of(nsenter))
+            slurmd.adopt(child_of(nsenter) or 0)
 
     def stop_node(self, name: str, *, hard: bool) -> None:
-        """End a node's slurmd, whose jobs go on; or, ``hard``, the whole node at once, as a power cut does."""
+        """End a node's slurmd, while its jobs go on; with ``hard`` the whole node at once, as a power cut does."""
         node, slurmd = self._node(name), self._daemon(f"slurmd.{name}")
         if hard:
             node.kill()
         else:
             slurmd.stop(10)
 
-    def kill_controller(self) -> None:
-        """End slurmctld by SIGKILL."""
-        self._daemon("slurmctld").kill()
-
     def start_controller(self) -> None:
-        """Start slurmctld, with the state that it left."""
+        """Start slurmctld, which goes on from the state that it wrote."""
         self._start("slurmctld", ["slurmctld", "-D", "-i"], ["scontrol", "ping"])
 
     def command(self, *words: str) -> str:
-        """What one of Slurm's commands prints.
+        """Run one of Slurm's commands and return its stdout.
 
         Raises:
             subprocess.CalledProcessError: it failed.
         """
         return self._run(*words).stdout
 
-    def _check(self) -> None:
+    def _check_machine(self) -> None:
         if os.geteuid() != 0:
             raise DevClusterError("the dev cluster needs root: slurmd starts jobs, and nodes are namespaces")
         missing = missing_packages()
         if missing:
             raise DevClusterError(f"packages are missing, try: apt-get install --yes {' '.join(missing)}")
 
-    def _alone(self) -> AbstractContextManager[None]:
+    def _locked(self) -> AbstractContextManager[None]:
         self.folder.mkdir(parents=True, exist_ok=True)
         return held(self.folder / ".lock", f"another command is at work on the cluster in {self.folder}")
 
@@ -153,7 +149,7 @@ class Cluster:
         for name in shape.names:
             self.start_node(name)
         self._resume_nodes()
-        self._wait(60, f"{shape.nodes} nodes", lambda: self._ready() == shape.nodes)
+        self._wait(60, f"{shape.nodes} nodes", lambda: self._count_ready() == shape.nodes)
 
     def _start_database(self) -> None:
         data, settings = self.folder / "mysql", f"--defaults-file={self.folder / 'etc' / 'my.cnf'}"
@@ -172,36 +168,36 @@ class Cluster:
         daemon = self._daemon(name)
         if daemon.pid is None:
             daemon.start(command, self.environment)
-        self._wait(60, name, lambda: self._answers(probe))
+        self._wait(60, name, lambda: self._succeeds(probe))
 
-    def _answers(self, probe: list[str]) -> bool:
-        return subprocess.run(probe, env=self._whole_environment(), capture_output=True, check=False).returncode == 0
+    def _succeeds(self, probe: list[str]) -> bool:
+        return subprocess.run(probe, env=self._full_environment(), capture_output=True, check=False).returncode == 0
 
     def _resume_nodes(self) -> None:
-        """Nodes that kept a "down" from an earlier life of this folder."""
+        """Take nodes back that are "down" since an earlier start of this cluster."""
         for line in self.command("sinfo", "-hN", "-o", "%N %t").splitlines():
             name, state = line.split()
             if state.startswith(("down", "drain", "drng")):
-                self._answers(["scontrol", "update", f"nodename={name}", "state=resume"])
+                self._succeeds(["scontrol", "update", f"nodename={name}", "state=resume"])
 
-    def _ready(self) -> int:
+    def _count_ready(self) -> int:
         return len(set(self.command("sinfo", "-hN", "-t", "idle,alloc,mixed,comp", "-o", "%N").split()))
 
-    def _end(self) -> None:
-        """Jobs first, so that accounting sees their end; then from the nodes down."""
+    def _end_all(self) -> None:
+        """End the jobs first, so that accounting records their end; then the daemons, from the nodes to munged."""
         if self._daemon("slurmctld").pid:
-            self._answers(["scancel", "--quiet", f"--user={os.geteuid()}"])
-            waited(10, lambda: not self._answers(["squeue", "-h"]) or not self.command("squeue", "-h").strip())
-        for daemon in reversed(list(self._all())):
-            if daemon.name.startswith("node."):  # deaf to SIGTERM
+            self._succeeds(["scancel", "--quiet", f"--user={os.geteuid()}"])
+            wait_until(10, lambda: not self._succeeds(["squeue", "-h"]) or not self.command("squeue", "-h").strip())
+        for daemon in reversed(list(self._daemons())):
+            if daemon.name.startswith("node."):  # its shell ignores SIGTERM
                 daemon.kill()
             daemon.stop(20)
 
-    def _forget(self) -> None:
+    def _remove_state(self) -> None:
         for name in ("state", "spool", "mysql", "log"):
             _remove(self.folder / name)
 
-    def _all(self) -> Iterator[Daemon]:
+    def _daemons(self) -> Iterator[Daemon]:
         shape = self.shape or Shape()
         yield self._daemon("munged")
         if shape.accounting:
@@ -218,24 +214,24 @@ class Cluster:
             raise DevClusterError(f"there is no node {name!r}, but {', '.join(names)}")
         return self._daemon(f"node.{name}")
 
-    def _named(self, node: Daemon, name: str) -> bool:
+    def _has_hosts(self, node: Daemon, name: str) -> bool:
         init = child_of(node.pid or 0)
         enter = ["nsenter", "-t", str(init), "--uts", "--mount", "grep", "-qw", name, "/etc/hosts"]
-        return bool(init) and self._answers(enter)
+        return bool(init) and self._succeeds(enter)
 
     def _daemon(self, name: str) -> Daemon:
         return Daemon(self.folder, name)
 
-    def _wait(self, seconds: float, what: str, condition: Callable[[], object]) -> None:
-        if not waited(seconds, condition):
-            raise DevClusterError(f"{what} did not come up in {seconds:.0f} s; see {self.folder / 'log'}")
+    def _wait(self, seconds: float, subject: str, condition: Callable[[], object]) -> None:
+        if not wait_until(seconds, condition):
+            raise DevClusterError(f"{subject} did not come up in {seconds:.0f} s; see {self.folder / 'log'}")
 
     def _run(self, *words: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            words, env=self._whole_environment(), input=text, text=True, capture_output=True, check=True
+            words, env=self._full_environment(), input=text, text=True, capture_output=True, check=True
         )
 
-    def _whole_environment(self) -> dict[str, str]:
+    def _full_environment(self) -> dict[str, str]:
         return {**os.environ, **self.environment}
 
 

@@ -1,4 +1,4 @@
-"""The files that make the cluster: Slurm's and MariaDB's settings, from the templates beside this module."""
+"""Settings files of the cluster, for Slurm and MariaDB, from the templates beside this module."""
 
 import os
 import socket
@@ -15,10 +15,9 @@ _SECRET = 0o600
 
 @dataclass(frozen=True)
 class Shape:
-    """What is emulated.
+    """Size of the emulated cluster; ``cpus``, ``gpus`` and ``memory`` (MiB) are those of a node.
 
-    ``memory``: MiB of a node; ``port``: the first of ``20 + nodes`` ports of the loopback; ``array``: tasks of the
-    longest array.
+    ``port``: the first of ``20 + nodes`` ports on the loopback; ``array``: Slurm's ``MaxArraySize``.
     """
 
     nodes: int = 4
@@ -31,12 +30,12 @@ class Shape:
 
     @property
     def names(self) -> list[str]:
-        """Of the nodes."""
+        """Names of the nodes."""
         return [f"node{number}" for number in range(1, self.nodes + 1)]
 
 
 def write_config(folder: Path, shape: Shape) -> None:
-    """Write ``folder/etc``, and the stand-ins of GPU devices that Slurm counts."""
+    """Write the settings in ``folder/etc`` and the stand-ins for GPU devices in ``folder/dev``."""
     templates = Environment(
         loader=PackageLoader("slurm.devcluster"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         keep_trailing_newline=True, autoescape=False,  # noqa: S701 - no HTML
@@ -47,22 +46,22 @@ def write_config(folder: Path, shape: Shape) -> None:
         text = templates.get_template(name).render(values)
         write_atomic(folder / "etc" / name, text, _SECRET if name == "slurmdbd.conf" else 0o644)
     for number in range(shape.gpus):
-        _make_device(folder / "dev" / f"nvidia{number}")
+        _create_device(folder / "dev" / f"nvidia{number}")
     key = folder / "etc" / "munge.key"
     if not key.exists():
         write_atomic(key, os.urandom(128), _SECRET)
 
 
 def _first_job(folder: Path) -> int:
-    """Job ids go on after a wipe: begun anew, they would be those of older results in a folder that is used again."""
+    """Return the first job id, by the clock: after a wipe no id is used twice, as logs are named by job ids."""
     path = folder / "state" / "first_job_id"
     if not path.exists():
         write_atomic(path, str(int(time.time() / 60) % 60_000 * 1000 + 1))
     return int(path.read_text())
 
 
-def _make_device(path: Path) -> None:
-    """A device like ``/dev/null``."""
+def _create_device(path: Path) -> None:
+    """Create a device like ``/dev/null``."""
     path.parent.mkdir(exist_ok=True)
     if not path.exists():
         os.mknod(path, 0o666 | 0o020000, os.makedev(1, 3))

@@ -1,4 +1,4 @@
-"""Background processes that are known by files: who they are survives the process that started them."""
+"""Background processes that are found again by files, also after the process that started them has ended."""
 
 import json
 import os
@@ -18,9 +18,9 @@ class DevClusterError(UserError):
 
 
 class Daemon:
-    """A process that ``run/<name>.json`` names by its id and the time it was started, so that no other is taken for it.
+    """Process whose id and time of start are in ``run/<name>.json``; the time tells it from a later one of the same id.
 
-    What it prints goes to the end of ``log/<name>.out``.
+    Its output is appended to ``log/<name>.out``.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -28,15 +28,15 @@ class Daemon:
 
     @property
     def pid(self) -> int | None:
-        """Its id, while it lives."""
+        """Process id, None if it does not live."""
         try:
             pid, started = json.loads(self._file.read_text())
         except FileNotFoundError:
             return None
-        return pid if _started(pid) == started else None
+        return pid if _start_ticks(pid) == started else None
 
     def start(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Start it in a session of its own."""
+        """Start it in a new session."""
         with self.log.open("ab") as log:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
@@ -45,38 +45,38 @@ class Daemon:
         self.adopt(process.pid)
 
     def adopt(self, pid: int) -> None:
-        """Take a process that was started otherwise."""
-        self._file.write_text(json.dumps([pid, _started(pid)]))
+        """Be the process of this id, which was started elsewhere."""
+        self._file.write_text(json.dumps([pid, _start_ticks(pid)]))
 
     def stop(self, seconds: float) -> None:
-        """End it: by SIGTERM, and after ``seconds`` by SIGKILL."""
+        """End it by SIGTERM, after ``seconds`` by SIGKILL."""
         self._signal(signal.SIGTERM)
-        if not waited(seconds, lambda: self.pid is None):
+        if not wait_until(seconds, lambda: self.pid is None):
             self.kill()
         self._file.unlink(missing_ok=True)
 
     def kill(self) -> None:
-        """End it by SIGKILL, and wait until it is gone."""
+        """End it by SIGKILL and wait until it has ended."""
         self._signal(signal.SIGKILL)
-        waited(10, lambda: self.pid is None)
+        wait_until(10, lambda: self.pid is None)
 
     def _signal(self, number: signal.Signals) -> None:
         if self.pid is not None:
             os.kill(self.pid, number)
 
 
-def _started(pid: int) -> int | None:
-    """When a living process was started, in clock ticks since the machine was."""
+def _start_ticks(pid: int) -> int | None:
+    """Return when a living process was started, in clock ticks since the machine started; None if it does not live."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    ended = fields[0] in "ZX" and int(fields[17]) <= 1  # while other threads end, its sockets are open
+    ended = fields[0] in "ZX" and int(fields[17]) <= 1  # its sockets stay open until the last thread has ended
     return None if ended else int(fields[19])
 
 
 def child_of(pid: int) -> int | None:
-    """The first child of a process."""
+    """Return the id of a process's first child, or None."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except FileNotFoundError:
@@ -84,8 +84,8 @@ def child_of(pid: int) -> int | None:
     return int(children[0]) if children else None
 
 
-def waited(seconds: float, condition: Callable[[], object]) -> bool:
-    """Wait until the condition holds; whether it came to hold in time."""
+def wait_until(seconds: float, condition: Callable[[], object]) -> bool:
+    """Wait until the condition holds; return whether it did within ``seconds``."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from slurm.devcluster import Cluster, Shape, missing_packages
+from tests.toy_runs import wait_for
 
 PORT = 20000 + os.getpid() % 200 * 60  # two sessions, or two clusters of one, do not meet
 
@@ -33,3 +35,11 @@ def running(shape: Shape) -> Iterator[Cluster]:
     finally:
         cluster.down(wipe=True)
         shutil.rmtree(folder)
+
+
+def kill_controller(cluster: Cluster) -> None:
+    """End slurmctld by SIGKILL, and wait until it has ended."""
+    pid = dict(cluster.daemons())["slurmctld"]
+    assert pid
+    os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: dict(cluster.daemons())["slurmctld"] is None, 10)

@@ -24,5 +24,5 @@ def test_the_sets_of_states_are_apart() -> None:
 def test_accountings_word_is_final_if_the_queue_has_let_go(state: str, final: bool) -> None:
     told = Allocation("8", 1, state, "0:0", "", "node1", 1.0, 2.0, 3.0, None, 4.0, 2, 1)
     assert (told.waited, told.gpu_seconds) == (1.0, 8.0)
-    assert _states_of([told], gone=True)["8"].final
-    assert _states_of([told], gone=False)["8"].final == final
+    assert _states_of([told], left_queue=True)["8"].final
+    assert _states_of([told], left_queue=False)["8"].final == final

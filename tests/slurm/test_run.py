@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from slurm.devcluster import Cluster
+from tests.slurm.clusters import kill_controller
 from tests.slurm.queued import CELL, WHOLE, Queued, bytes_of, changed, log_of
 from tests.toy_runs import Toy, assert_alike, make_toy_scan, wait_for, whole_run
 
@@ -112,7 +113,7 @@ def kill_node(toy: Queued) -> None:
 
 
 def restart_controller(toy: Queued) -> None:
-    toy.cluster.kill_controller()
+    kill_controller(toy.cluster)
     time.sleep(1)
     toy.cluster.start_controller()
 

@@ -12,7 +12,7 @@ from slurm.causes import find_cause
 from slurm.commands import SlurmError
 from slurm.devcluster import Cluster, Shape
 from slurm.states import ENDED_BADLY, ENDED_WELL, NOT_FINAL, JobState, cancel, job_states
-from tests.slurm.clusters import PORT, running
+from tests.slurm.clusters import PORT, kill_controller, running
 
 pytestmark = pytest.mark.slurm
 
@@ -189,7 +189,7 @@ def test_while_the_controller_is_silent_accounting_tells(cluster: Cluster, monke
     accounted(done, all_ended)
     accounted(runs, lambda found: found != [] and found[0].state == "RUNNING")
     monkeypatch.setattr(commands, "TIMEOUT", 2.0)
-    cluster.kill_controller()
+    kill_controller(cluster)
     try:
         with pytest.warns(UserWarning, match="squeue did not answer in 2 s; accounting alone was asked"):
             found = job_states([done, runs])
@@ -208,7 +208,7 @@ def test_a_cluster_without_accounting(monkeypatch: pytest.MonkeyPatch) -> None:
         assert job_states([failed, waits, "1"]).keys() == {failed, *(f"{waits}_{task}" for task in range(3))}
         assert job_states(["1"]) == {}
         assert allocations([failed]) is None
-        plain.kill_controller()
+        kill_controller(plain)
         monkeypatch.setattr(commands, "TIMEOUT", 2.0)
         with pytest.raises(SlurmError, match="squeue did not answer in 2 s"):
             job_states([failed])
