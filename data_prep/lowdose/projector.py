@@ -79,11 +79,8 @@ def _joseph_view(geometry: FanGeometry, angle: float, tangents: Tensor) -> tuple
     second = first + torch.where(steps_x, side, 1)[:, None]
     length = geometry.pixel * torch.hypot(torch.ones_like(slope), slope)[:, None, None]
     weights = torch.stack([1 - share, share], -1) * length
-    return (
-        torch.stack([first, second], -1)[hits].reshape(-1).int(),
-        weights[hits].reshape(-1).float(),
-        2 * hits.sum(1),
-    )
+    indices = torch.stack([first, second], -1)[hits]
+    return indices.reshape(-1).int(), weights[hits].reshape(-1).float(), 2 * hits.sum(1)
 
 
 class Backprojector:

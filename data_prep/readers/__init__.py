@@ -1,1 +1,1 @@
-"""Files of one scan to a canonical volume."""
+"""Readers: the files of one scan become a canonical CT scan."""

@@ -1,4 +1,4 @@
-"""CT images in DICOM files (PS3.3 A.3 and A.38) to canonical scans."""
+"""Read CT images in DICOM files (PS3.3 A.3 and A.38) as canonical scans."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +13,8 @@ from pydicom.pixels.utils import pixel_array
 
 from data_prep.errors import MachineError, ScanError
 from data_prep.readers import jpeg
-from data_prep.readers.dicom_header import BROKEN, Frame, Header, Native, of_bytes, read_header
+from data_prep.readers.dicom_header import Frame, Header, Native, read_header
+from data_prep.readers.dicom_values import BROKEN, is_file_fault
 from data_prep.volume import AIR_HU, Acquisition, CTScan, Grid, Numbers
 
 _PLUGINS = {
@@ -23,7 +24,7 @@ _PLUGINS = {
     **dict.fromkeys(jpeg.DECODER_DEPENDENCIES, jpeg.NAME),
 }
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
-_ALIKE: dict[str, Callable[[Frame], Any]] = {
+_COMMON: dict[str, Callable[[Frame], Any]] = {
     "orientations": lambda frame: tuple(np.round(frame.orientation, 3)),
     "pixel spacings": lambda frame: tuple(np.round(frame.spacing, 4)),
     "image sizes": lambda frame: frame.shape,
@@ -32,11 +33,11 @@ _ALIKE: dict[str, Callable[[Frame], Any]] = {
 
 @dataclass(frozen=True)
 class Slice:
-    """A frame, the ``index``-th of its file, and where it lies."""
+    """A frame, the ``index``-th of its file. ``label``: stands for the file in messages, without its path."""
 
     path: Path
     index: int
-    place: str
+    label: str
     frame: Frame
     syntax: uid.UID
     native: Native | None
@@ -52,11 +53,11 @@ class DicomSeries:
     acquisition: Acquisition
 
     def scan(self) -> CTScan:
-        """The series in canonical order; air below -1024 and padding are -1024."""
-        kind = np.int16 if all(_whole(item.frame) for item in self.slices) else np.float32
+        """Return the series as a scan in canonical order; padding and what is below -1024 HU become -1024."""
+        number_type = np.int16 if all(_has_integer_hu(item.frame) for item in self.slices) else np.float32
 
         def planes(start: int, stop: int) -> Numbers:
-            hu = np.empty((stop - start, *self.slices[0].frame.shape), kind)
+            hu = np.empty((stop - start, *self.slices[0].frame.shape), number_type)
             for plane, item in zip(hu, self.slices[start:stop], strict=True):
                 _read_hu(item, plane)
             return self.grid.turned(hu.transpose(2, 1, 0))
@@ -65,7 +66,10 @@ class DicomSeries:
 
 
 def open_dicom(paths: Sequence[Path]) -> CTScan:
-    """Open the images of one CT series; raises as :func:`open_series`."""
+    """Open the images of one CT series as a scan; raises as :func:`open_series`.
+
+    The name of this function is recorded in the provenance of each pair.
+    """
     return open_series(paths).scan()
 
 
@@ -76,7 +80,7 @@ def open_series(paths: Sequence[Path]) -> DicomSeries:
         ScanError: no image, several series, a missing, doubled or broken slice, or no axial CT.
         OSError: a file cannot be opened.
     """
-    headers = [_checked(path, f"file {i} of {len(paths)}") for i, path in enumerate(paths, start=1)]
+    headers = [_read_slice_header(path, f"file {i} of {len(paths)}") for i, path in enumerate(paths, start=1)]
     slices = [
         Slice(path, index, f"file {i} of {len(paths)} (by name)", frame, header.syntax, header.native)
         for i, (path, header) in enumerate(zip(paths, headers, strict=True), start=1)
@@ -89,13 +93,13 @@ def open_series(paths: Sequence[Path]) -> DicomSeries:
     return DicomSeries(slices, affine, grid, _acquisition(headers))
 
 
-def _checked(path: Path, place: str) -> Header:
+def _read_slice_header(path: Path, label: str) -> Header:
     try:
         header = read_header(path)
     except ScanError as error:
-        raise ScanError(f"{place} (by name): {error}") from error
+        raise ScanError(f"{label} (by name): {error}") from error
     if header.exclusion:
-        raise ScanError(f"{place} (by name): {header.exclusion}")
+        raise ScanError(f"{label} (by name): {header.exclusion}")
     return header
 
 
@@ -105,14 +109,14 @@ def _check_one_series(headers: Sequence[Header], frames: Sequence[Frame]) -> Non
     series = {header.series for header in headers}
     if len(series) > 1:
         raise ScanError(f"holds {len(series)} series, wanted one")
-    for what, of in _ALIKE.items():
-        values = {of(frame) for frame in frames}
-        if len(values) > 1:
-            raise ScanError(f"holds {len(values)} {what}, wanted one series of alike slices")
+    for name, of in _COMMON.items():
+        variants = {of(frame) for frame in frames}
+        if len(variants) > 1:
+            raise ScanError(f"holds {len(variants)} {name}, wanted one series of alike slices")
 
 
 def _ordered(slices: list[Slice]) -> tuple[list[Slice], NDArray[np.float64]]:
-    """Slices from the feet to the head and their RAS+ affine (mm)."""
+    """Return the slices from the feet to the head, and their RAS+ affine (mm)."""
     frame = slices[0].frame
     row, column = np.asarray(frame.orientation).reshape(2, 3)
     normal = np.cross(row, column)
@@ -130,7 +134,7 @@ def _ordered(slices: list[Slice]) -> tuple[list[Slice], NDArray[np.float64]]:
 
 
 def _check_straight(slices: Sequence[Slice]) -> None:
-    """A table that moves upright past a tilted gantry shifts each slice in its plane."""
+    """Refuse slices that are shifted in their plane, as by a table that moves straight past a tilted gantry."""
     positions = np.array([item.frame.position for item in slices])
     frame = slices[0].frame
     shift = np.abs((positions - positions[0]) @ np.asarray(frame.orientation).reshape(2, 3).T).max()
@@ -139,7 +143,7 @@ def _check_straight(slices: Sequence[Slice]) -> None:
 
 
 def _slice_step(heights: NDArray[np.float64]) -> float:
-    """The common distance of sorted slice positions, mm."""
+    """Return the common distance (mm) of sorted slice positions."""
     gaps = np.diff(heights)
     step = float(np.median(gaps))
     if (gaps < 0.01).any():
@@ -156,8 +160,8 @@ def _slice_step(heights: NDArray[np.float64]) -> float:
     raise ScanError(f"slices are {gaps.min():.2f} to {gaps.max():.2f} mm apart, wanted one distance")
 
 
-def _whole(frame: Frame) -> bool:
-    """Whether HU are the stored whole numbers moved by the intercept."""
+def _has_integer_hu(frame: Frame) -> bool:
+    """Whether HU are the stored integers plus the intercept, so that they fit into int16."""
     return frame.slope == 1 and frame.intercept.is_integer() and -30000 < frame.intercept <= 0
 
 
@@ -175,7 +179,7 @@ def _read_hu(item: Slice, hu: Numbers) -> None:
 
 
 def read_original(item: Slice) -> tuple[Numbers, NDArray[np.bool_]]:
-    """The HU of one frame as stored, nothing clamped, and which voxels are padding; (rows, columns) both.
+    """Read the HU of one frame without clamping, and which voxels are padding; both (rows, columns).
 
     Raises:
         ScanError: the pixels are cut off or cannot be decoded.
@@ -190,36 +194,36 @@ def read_original(item: Slice) -> tuple[Numbers, NDArray[np.bool_]]:
 
 
 def _stored(item: Slice) -> Numbers:
-    return _plain(item, item.native) if item.native else _decoded(item)
+    return _read_native(item, item.native) if item.native else _decode(item)
 
 
-def _plain(item: Slice, native: Native) -> Numbers:
+def _read_native(item: Slice, native: Native) -> Numbers:
     rows, columns = item.frame.shape
-    kind, start = "<i2" if native.signed else "<u2", native.offset + item.index * rows * columns * 2
-    stored: Numbers = np.fromfile(item.path, kind, rows * columns, offset=start)
+    number_type, start = "<i2" if native.signed else "<u2", native.offset + item.index * rows * columns * 2
+    stored: Numbers = np.fromfile(item.path, number_type, rows * columns, offset=start)
     if stored.size != rows * columns:
-        raise ScanError(f"the pixels of {item.place} are cut off")
+        raise ScanError(f"the pixels of {item.label} are cut off")
     spare = 16 - native.bits  # bits that may hold an overlay
     used = ((stored << spare) >> spare).view(np.int16) if spare else stored
     return used.reshape(rows, columns)
 
 
-def _decoded(item: Slice) -> Numbers:
+def _decode(item: Slice) -> Numbers:
     plugin = _PLUGINS.get(item.syntax, "")
     if plugin and plugin not in get_decoder(item.syntax).available_plugins:
         raise MachineError(f"no decoder for {item.syntax.name} is installed: pip install {plugin}")
     try:
         stored: Numbers = pixel_array(item.path, index=item.index, raw=True, decoding_plugin=plugin)
     except (OSError, *BROKEN) as error:
-        if not of_bytes(error):
+        if not is_file_fault(error):
             raise
-        raise ScanError(f"the pixels of {item.place} cannot be decoded ({type(error).__name__})") from error
+        raise ScanError(f"the pixels of {item.label} cannot be decoded ({type(error).__name__})") from error
     if stored.shape != item.frame.shape:
-        raise ScanError(f"the pixels of {item.place} are {stored.shape}, wanted {item.frame.shape}")
+        raise ScanError(f"the pixels of {item.label} are {stored.shape}, wanted {item.frame.shape}")
     return stored
 
 
 def _acquisition(headers: Sequence[Header]) -> Acquisition:
-    """That of the first image, with the median charge of all."""
+    """Return the acquisition of the first image, with the median charge of all images."""
     charges = [header.acquisition.mas for header in headers if header.acquisition.mas is not None]
     return replace(headers[0].acquisition, mas=float(np.median(charges)) if charges else None)

@@ -1,6 +1,6 @@
-"""A pydicom plugin that decodes JPEG (lossless too) and JPEG-LS by ``imagecodecs`` (libjpeg-turbo, CharLS).
+"""A pydicom plugin that decodes JPEG, lossless JPEG and JPEG-LS with ``imagecodecs`` (libjpeg-turbo, CharLS).
 
-pydicom's own choices are a GPL library and GDCM, which aborts the process on broken bytes
+pydicom would choose a GPL library or GDCM, which aborts the process on broken bytes
 (docs/decisions/reading-scans.md).
 """
 
@@ -18,17 +18,17 @@ _JPEG_LS = (uid.JPEGLSLossless, uid.JPEGLSNearLossless)
 
 
 def is_available(syntax: str) -> bool:
-    """Whether the syntax can be decoded; asked by pydicom."""
+    """Whether the transfer syntax can be decoded; called by pydicom."""
     return syntax in DECODER_DEPENDENCIES
 
 
 def decode_frame(source: bytes, runner: DecodeRunner) -> bytearray:
-    """One frame's stored values, little endian; called by pydicom."""
+    """Return the stored values of one frame, little endian; called by pydicom."""
     decode = imagecodecs.jpegls_decode if runner.transfer_syntax in _JPEG_LS else imagecodecs.jpeg8_decode
-    values = np.ascontiguousarray(decode(source))
-    if values.shape != (runner.rows, runner.columns):
-        raise ValueError(f"the frame is {values.shape}, wanted {(runner.rows, runner.columns)}")
-    return bytearray(values.astype("<u2" if runner.bits_allocated == 16 else "u1").tobytes())
+    stored = np.ascontiguousarray(decode(source))
+    if stored.shape != (runner.rows, runner.columns):
+        raise ValueError(f"the frame is {stored.shape}, wanted {(runner.rows, runner.columns)}")
+    return bytearray(stored.astype("<u2" if runner.bits_allocated == 16 else "u1").tobytes())
 
 
 for _syntax in DECODER_DEPENDENCIES:

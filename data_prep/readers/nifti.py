@@ -1,4 +1,4 @@
-"""NIfTI files to canonical scans."""
+"""Read NIfTI files as canonical scans."""
 
 import gzip
 import mmap
@@ -22,7 +22,7 @@ _GZIP = b"\x1f\x8b"
 
 
 def open_nifti(path: Path, acquisition: Acquisition = Acquisition()) -> CTScan:  # noqa: B008 - it is frozen
-    """Open one 3D NIfTI file in HU; a compressed one is unpacked to an unnamed temporary file.
+    """Open one 3D NIfTI file in HU; a compressed file is unpacked to an unnamed temporary file.
 
     Raises:
         ScanError: corrupt, truncated, not three-dimensional or not an axial CT.
@@ -30,30 +30,30 @@ def open_nifti(path: Path, acquisition: Acquisition = Acquisition()) -> CTScan: 
     """
     image: Any = nifti_image(path)
     grid = Grid.of(np.asarray(image.affine, dtype=np.float64))
-    with _reasoned():
-        mapping = _mapped(path)
+    with _as_scan_error():
+        mapping = _map_file(path)
         view = grid.turned(_voxels(mapping, image.dataobj))
     slope, intercept = float(image.dataobj.slope), float(image.dataobj.inter)
 
     def planes(start: int, stop: int) -> Numbers:
-        values = view[start:stop].copy()
-        mapping.madvise(mmap.MADV_DONTNEED)  # pages that were read count as memory until they are let go
+        stored = view[start:stop].copy()
+        mapping.madvise(mmap.MADV_DONTNEED)  # pages that were read count as used memory until they are dropped
         if (slope, intercept) == (1, 0):
-            return values
-        scaled: Numbers = values.astype(np.float64) * slope + intercept
+            return stored
+        scaled: Numbers = stored.astype(np.float64) * slope + intercept
         return scaled
 
     return CTScan(view.shape[0], grid.spacing, planes, acquisition)
 
 
 def nifti_image(path: Path) -> nib.Nifti1Image:
-    """The header of a three-dimensional NIfTI file; no voxel is read.
+    """Read the header of a three-dimensional NIfTI file; no voxel is read.
 
     Raises:
         ScanError: it is no readable NIfTI file, or not three-dimensional.
         OSError: the file cannot be opened.
     """
-    with _reasoned():
+    with _as_scan_error():
         image = nib.nifti1.Nifti1Image.from_filename(path)
     if len(image.shape) != 3:
         raise ScanError(f"the NIfTI file has {len(image.shape)} dimensions, wanted 3")
@@ -63,14 +63,14 @@ def nifti_image(path: Path) -> nib.Nifti1Image:
 
 
 def _voxels(mapping: mmap.mmap, proxy: Any) -> Numbers:
-    """The voxels (i, j, k) as they are stored."""
+    """Return the voxels (i, j, k) as they are stored."""
     if proxy.dtype.kind not in "iuf":
         raise ScanError(f"the NIfTI file holds {proxy.dtype}, wanted whole or real numbers")
     return np.ndarray(proxy.shape, proxy.dtype, mapping, proxy.offset, order="F")
 
 
-def _mapped(path: Path) -> mmap.mmap:
-    """The file's bytes, unpacked to an unnamed temporary file if they are compressed."""
+def _map_file(path: Path) -> mmap.mmap:
+    """Map the bytes of a file into memory; compressed ones are unpacked to an unnamed temporary file."""
     with path.open("rb") as file:
         packed = file.read(2) == _GZIP
         if not packed:
@@ -82,19 +82,19 @@ def _mapped(path: Path) -> mmap.mmap:
 
 
 @contextmanager
-def _reasoned() -> Iterator[None]:
-    """Turn what a broken file brings about into its reason."""
+def _as_scan_error() -> Iterator[None]:
+    """Turn an error from a broken file into a ScanError that says so."""
     try:
         yield
     except ScanError:
         raise
     except OSError as error:
-        if error.errno is not None:  # the disk's fault or a permission's, not the file's
+        if error.errno is not None:  # the disk or a permission is at fault, not the file
             raise
-        raise ScanError(_broken(error)) from error
+        raise ScanError(_message(error)) from error
     except _BROKEN as error:
-        raise ScanError(_broken(error)) from error
+        raise ScanError(_message(error)) from error
 
 
-def _broken(error: Exception) -> str:
+def _message(error: Exception) -> str:
     return f"no readable NIfTI file ({type(error).__name__})"

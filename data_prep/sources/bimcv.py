@@ -15,7 +15,7 @@ from pydicom.datadict import keyword_for_tag
 from data_prep.errors import ScanError
 from data_prep.progress import Progress
 from data_prep.pseudonym import pseudonym
-from data_prep.readers.dicom_header import acquisition_of, no_ct
+from data_prep.readers.dicom_values import acquisition_of, exclusion_of
 from data_prep.readers.nifti import nifti_image, open_nifti
 from data_prep.settings import SourceSettings
 from data_prep.sources.folders import check_not_empty, existing_path, subject_rule
@@ -57,7 +57,7 @@ def _inspect(path: Path, suffix: str) -> tuple[int, str]:
         return 1, f"an X-ray ({suffix}), wanted ct"
     try:
         image = nifti_image(path)
-        reason = no_ct(_read_sidecar(_sidecar(path)))
+        reason = exclusion_of(_read_sidecar(_sidecar(path)))
     except ScanError as error:
         return 0, str(error)
     slices = int(image.shape[2])

@@ -1,1 +1,1 @@
-"""Canonical slices to files: one writer a format."""
+"""Writers: canonical slices become files, one module for each format."""

@@ -1,4 +1,4 @@
-"""Canonical slices to NIfTI."""
+"""Write canonical slices as NIfTI."""
 
 import gzip
 from collections.abc import Iterator
@@ -12,23 +12,23 @@ from numpy.typing import NDArray
 from data_prep.files import replacing
 
 _HEADER_BYTES = 352
-_FASTEST = 1  # HU hardly get smaller with more
+_GZIP_LEVEL = 1  # the fastest; higher levels hardly make HU smaller
 
 
 class NiftiWriter:
-    """Appends slices, HU, from the feet to the head to an open file."""
+    """Appends slices (HU), from the feet to the head, to an open file."""
 
     def __init__(self, file: gzip.GzipFile) -> None:
         self._file = file
 
     def write(self, hu: NDArray[np.int16]) -> None:
-        """The next slice, (rows, columns); x runs fastest in the file, as in memory."""
+        """Append the next slice, (rows, columns); x runs fastest in the file, as in memory."""
         self._file.write(np.ascontiguousarray(hu, "<i2").tobytes())
 
 
 @contextmanager
 def writing_nifti(path: Path, shape: tuple[int, int, int], affine: NDArray[np.float64]) -> Iterator[NiftiWriter]:
-    """Give a writer of ``path`` (.nii.gz), which is whole or absent.
+    """Give a writer of ``path`` (.nii.gz); the file appears when the block ends without an error.
 
     ``shape``: (slices, rows, columns); ``affine``: (x, y, z) indices to RAS+ mm.
     """
@@ -42,7 +42,7 @@ def writing_nifti(path: Path, shape: tuple[int, int, int], affine: NDArray[np.fl
     with (
         replacing(path) as temporary,
         temporary.open("wb") as plain,
-        gzip.GzipFile("", "wb", _FASTEST, plain, mtime=0) as file,
+        gzip.GzipFile("", "wb", _GZIP_LEVEL, plain, mtime=0) as file,
     ):
         file.write(header.binaryblock.ljust(_HEADER_BYTES, b"\0"))
         yield NiftiWriter(file)

@@ -22,7 +22,8 @@ from data_prep.readers.dicom import open_series
 from data_prep.sources.folders import hidden_id
 from data_prep.sources.stacks import find_stacks
 from data_prep.volume import Numbers, check_hu
-from data_prep.writers.dicom import Derivation, DicomWriter, FromGrid, FromSeries
+from data_prep.writers.dicom import DicomWriter, FromGrid, FromSeries
+from data_prep.writers.dicom_elements import Derivation
 from data_prep.writers.nifti import writing_nifti
 from pipeline.inference.corrector import Corrector
 from pipeline.inference.model_file import Model, load_model

@@ -16,7 +16,8 @@ from pydicom.dataset import FileDataset
 from data_prep.errors import ScanError
 from data_prep.originals import dicom_original
 from data_prep.readers.dicom import open_dicom, open_series
-from data_prep.writers.dicom import Derivation, DicomWriter, FromGrid, FromSeries
+from data_prep.writers.dicom import DicomWriter, FromGrid, FromSeries
+from data_prep.writers.dicom_elements import Derivation
 from data_prep.writers.nifti import writing_nifti
 from tests.beside import shared_file
 from tests.data_prep.dicom_series import change, edit, transcode, write_enhanced, write_series

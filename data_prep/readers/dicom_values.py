@@ -1,0 +1,103 @@
+"""Values of DICOM elements by keyword, and what they say of a scan: they come from a DICOM image, or from JSON."""
+
+import logging
+import math
+import re
+import struct
+import warnings
+import zlib
+from functools import lru_cache
+from typing import Any
+
+from pydicom import Dataset, config
+from pydicom.dataelem import RawDataElement, convert_raw_data_element
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.multival import MultiValue
+from pydicom.tag import BaseTag
+
+from data_prep.volume import Acquisition
+
+# pydicom's remarks quote values of the header, and would bring them into logs
+config.settings.reading_validation_mode = config.IGNORE
+logging.getLogger("pydicom").setLevel(logging.CRITICAL)
+warnings.filterwarnings("ignore", module=r"pydicom\.")
+
+BROKEN = (
+    InvalidDicomError, BytesLengthException, EOFError, ValueError, TypeError, AttributeError, KeyError, IndexError,
+    NotImplementedError, RuntimeError, OverflowError, MemoryError, struct.error, zlib.error,
+)  # fmt: skip
+"""What pydicom and its decoders raise on bytes that are no DICOM image."""
+_AMBIGUOUS = (0x00280120, 0x00280121)  # padding: another element says whether it is signed
+
+Values = dict[str, Any]
+
+
+def is_file_fault(error: Exception) -> bool:
+    """Whether the bytes of a file are at fault, not the disk or a permission."""
+    return not isinstance(error, OSError) or error.errno is None
+
+
+def values_of(image: Dataset) -> Values:
+    """Return the values of a data set by keyword."""
+    return dict(_keyword_and_value(image, tag) for tag in image.keys())  # noqa: SIM118 - a Dataset yields elements
+
+
+def _keyword_and_value(image: Dataset, tag: BaseTag) -> tuple[str, Any]:
+    """Convert one element; a series repeats most values, so the conversion is cached: it takes half of the time."""
+    raw = image.get_item(tag)
+    if not isinstance(raw, RawDataElement) or not isinstance(raw.value, bytes) or tag in _AMBIGUOUS:
+        return image[tag].keyword, image[tag].value
+    return _convert(tag, raw.VR, raw.value, raw.is_implicit_VR, raw.is_little_endian)
+
+
+@lru_cache(1024)
+def _convert(tag: BaseTag, vr: str | None, raw: bytes, implicit: bool, little: bool) -> tuple[str, Any]:
+    element = convert_raw_data_element(RawDataElement(tag, vr, len(raw), raw, 0, implicit, little))
+    return element.keyword, element.value
+
+
+def acquisition_of(values: Values) -> Acquisition:
+    """Return how the image was acquired, as far as its values say."""
+    kernel, thickness = _code_words(values.get("ConvolutionKernel")), _first_number(values.get("SliceThickness"))
+    return Acquisition(kernel, _first_number(values.get("KVP")), _charge(values), thickness)
+
+
+def _charge(values: Values) -> float | None:
+    """Tube current times exposure time, mAs; else what the scanner calls exposure."""
+    current, time = _first_number(values.get("XRayTubeCurrent")), _first_number(values.get("ExposureTime"))
+    return current * time / 1000 if current and time else _first_number(values.get("Exposure"))
+
+
+def exclusion_of(values: Values) -> str:
+    """Return why an image is no slice of a CT scan by its kind, or an empty text if it may be one."""
+    modality = _code_words(values.get("Modality")) or "CT"
+    kinds = {str(kind).upper() for kind in listed(values.get("ImageType"))}
+    if modality != "CT":
+        return f"modality is {modality}, wanted CT"
+    if "Secondary Capture" in getattr(values.get("SOPClassUID"), "name", "") or "SCREEN SAVE" in kinds:
+        return "a secondary capture, not a scanner's image"
+    if kinds & {"LOCALIZER", "SCOUT"}:
+        return "a localizer"
+    return ""
+
+
+def listed(element: Any) -> list[Any]:
+    """Return the values of an element as a list; empty for an empty element."""
+    if element is None or element == "":
+        return []
+    return list(element) if isinstance(element, MultiValue | list | tuple) else [element]
+
+
+def _first_number(element: Any) -> float | None:
+    """Return the first number of an element, or None if it is empty or no finite number."""
+    try:
+        number = float(listed(element)[0])
+    except (IndexError, ValueError, TypeError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _code_words(element: Any) -> str:
+    """Return code words such as a kernel's name, without spaces: they cannot hold a sentence."""
+    words = (re.sub(r"[^A-Za-z0-9_+.-]", "", str(part))[:16] for part in listed(element))
+    return "/".join(word for word in words if word)

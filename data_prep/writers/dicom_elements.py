@@ -1,0 +1,159 @@
+"""Elements of a derived CT image (PS3.3 A.3): what is copied of the source, and what says that it is derived."""
+
+import hashlib
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydicom import Dataset
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+
+from data_prep.pseudonym import pseudonym
+from data_prep.readers.dicom_header import Frame
+
+NOT_FOR_DIAGNOSIS = "Not for diagnosis"
+SERIES_ENDING = f"denoised, {NOT_FOR_DIAGNOSIS.lower()}"
+LO_CHARACTERS, _ST_CHARACTERS = 64, 1024  # that an element of VR LO or ST may hold (PS3.5, 6.2)
+_SERIES_NUMBER_STEP = 1000  # from the source's number to that of the derived series
+
+# must be present, but may be empty (type 2)
+_REQUIRED = (
+    "PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "AccessionNumber",
+    "ReferringPhysicianName", "StudyID", "SeriesNumber", "PositionReferenceIndicator", "Manufacturer", "KVP",
+    "AcquisitionNumber", "SliceThickness", "PatientPosition",
+)  # fmt: skip
+PERSON = (
+    "SpecificCharacterSet", "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex",
+    "PatientAge", "PatientSize", "PatientWeight", "StudyDate", "StudyTime", "AccessionNumber",
+    "ReferringPhysicianName", "StudyID", "StudyDescription", "InstitutionName", "AcquisitionDate", "AcquisitionTime",
+    "AcquisitionDateTime", "ContentDate", "ContentTime", "ProtocolName", "StationName", "SoftwareVersions",
+    "ContrastBolusAgent", "PatientIdentityRemoved", "DeidentificationMethod", "SeriesNumber", "AcquisitionNumber",
+    "WindowCenterWidthExplanation",
+)  # fmt: skip
+SCAN = (
+    "Manufacturer", "ManufacturerModelName", "BodyPartExamined", "PatientPosition", "PositionReferenceIndicator",
+    "ScanOptions", "KVP", "DataCollectionDiameter", "ReconstructionDiameter", "DistanceSourceToDetector",
+    "DistanceSourceToPatient", "GantryDetectorTilt", "TableHeight", "RotationDirection", "ExposureTime",
+    "XRayTubeCurrent", "Exposure", "FilterType", "GeneratorPower", "FocalSpots", "ConvolutionKernel",
+    "SliceThickness", "SpacingBetweenSlices", "SliceLocation", "ImagePositionPatient", "ImageOrientationPatient",
+    "PixelSpacing", "WindowCenter", "WindowWidth", "VOILUTFunction",
+    "BurnedInAnnotation", "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Derivation:
+    """How images are derived from their source.
+
+    ``description``: a sentence for the reader of an image. ``recipe``: other recipes give other UIDs.
+    ``deidentify``: leave the patient out.
+    """
+
+    description: str
+    recipe: str
+    deidentify: bool = False
+
+
+def mark_derived(image: Dataset, derivation: Derivation) -> None:
+    """Add the elements that every derived image has."""
+    for name in _REQUIRED:
+        if name not in image:
+            setattr(image, name, None)
+    if "BodyPartExamined" not in image:  # it could be one of a pair of organs
+        image.Laterality = None
+    image.SOPClassUID, image.Modality = CTImageStorage, "CT"
+    image.ImageType = ["DERIVED", "SECONDARY", "AXIAL"]
+    image.DerivationDescription = f"{derivation.description}. {NOT_FOR_DIAGNOSIS}."[:_ST_CHARACTERS]
+    image.ImageComments = NOT_FOR_DIAGNOSIS
+    image.ContributingEquipmentSequence = [_equipment(derivation)]
+
+
+def identify(image: Dataset, frame: Dataset, derivation: Derivation) -> None:
+    """Add UIDs, the series' description and number, and a pseudonym if the patient is to be left out."""
+    deidentify = derivation.deidentify
+    hide: Callable[[str], str] = (lambda uid: derive_uid(pseudonym(uid))) if deidentify else (lambda uid: uid)
+    series = str(frame.get("SeriesInstanceUID") or "")
+    image.StudyInstanceUID = hide(str(frame.get("StudyInstanceUID") or derive_uid("study", series)))
+    image.FrameOfReferenceUID = hide(str(frame.get("FrameOfReferenceUID") or derive_uid("frame of reference", series)))
+    image.SeriesInstanceUID = derive_uid(hide(series), derivation.recipe, str(deidentify))
+    description = "" if deidentify else str(frame.get("SeriesDescription") or "")
+    image.SeriesDescription = f"{description[: LO_CHARACTERS - len(SERIES_ENDING) - 1]} {SERIES_ENDING}".strip()
+    if deidentify:
+        image.PatientID = image.PatientName = f"p-{pseudonym(str(frame.get('PatientID') or series))}"
+        image.PatientIdentityRemoved = "YES"
+        image.DeidentificationMethod = "quarterdose: technical elements alone are kept, UIDs are new"
+    elif image.get("SeriesNumber") is not None:
+        image.SeriesNumber = int(image.SeriesNumber) + _SERIES_NUMBER_STEP
+
+
+def mark_padding(image: Dataset, frame: Frame) -> None:
+    """Add the HU that the source's padding values become."""
+    if frame.padding is None:
+        return
+    image.PixelRepresentation = 1  # tells pydicom that the padding is signed
+    hu = np.clip(np.rint(np.array(frame.padding) * frame.slope + frame.intercept), -32768, 32767).astype(int).tolist()
+    image.PixelPaddingValue = hu[0]
+    if hu[1] != hu[0]:
+        image.PixelPaddingRangeLimit = hu[1]
+
+
+def set_pixels(image: Dataset, hu: NDArray[np.int16]) -> None:
+    """Add the pixels, whose stored values are HU."""
+    image.Rows, image.Columns = hu.shape
+    image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
+    image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = 16, 16, 15, 1
+    image.RescaleSlope, image.RescaleIntercept, image.RescaleType = "1", "0", "HU"
+    image.PixelData = np.ascontiguousarray(hu, "<i2").tobytes()
+
+
+def file_meta(image: Dataset) -> FileMetaDataset:
+    """Return the file meta information of an image."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = image.SOPClassUID, image.SOPInstanceUID
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    return meta
+
+
+def source_reference(source: Dataset, frame_number: int | None) -> Dataset:
+    """Return a reference to the image, or to the frame of an image, from which another is derived."""
+    elements: dict[str, Any] = {
+        "ReferencedSOPClassUID": source.SOPClassUID, "ReferencedSOPInstanceUID": source.SOPInstanceUID,
+        "SpatialLocationsPreserved": "YES",
+        "PurposeOfReferenceCodeSequence": [_code("121322", "Source image for image processing operation")],
+    }  # fmt: skip
+    if frame_number is not None:
+        elements["ReferencedFrameNumber"] = frame_number
+    return _sequence_item(**elements)
+
+
+def derive_uid(*parts: str) -> str:
+    """Return a UID that is the same for the same parts: the same scan denoised again gives the same images.
+
+    It is a UUID in decimal (PS3.5, B.2).
+    """
+    number = uuid.UUID(bytes=hashlib.sha256("\0".join(parts).encode()).digest()[:16])
+    return f"2.25.{number.int}"
+
+
+def _equipment(derivation: Derivation) -> Dataset:
+    return _sequence_item(
+        Manufacturer="Quarterdose", ManufacturerModelName="quarterdose", SoftwareVersions=version("quarterdose"),
+        ContributionDescription=derivation.description[:_ST_CHARACTERS],
+        PurposeOfReferenceCodeSequence=[_code("109103", "Modifying Equipment")],
+    )  # fmt: skip
+
+
+def _code(number: str, meaning: str) -> Dataset:
+    return _sequence_item(CodeValue=number, CodingSchemeDesignator="DCM", CodeMeaning=meaning)
+
+
+def _sequence_item(**elements: Any) -> Dataset:
+    item = Dataset()
+    for name, element in elements.items():
+        setattr(item, name, element)
+    return item
