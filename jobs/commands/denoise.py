@@ -12,7 +12,7 @@ from jobs.engine.display import looking
 from slurm.profile import Profile, load_profile
 
 if TYPE_CHECKING:
-    from jobs.stages.denoise import Order
+    from jobs.stages.denoise import OutputOptions
 
 Scans = Annotated[list[Path], typer.Argument(help="DICOM folders, NIfTI files or Zarr pairs.", show_default=False)]
 ModelPath = Annotated[Path, typer.Option("--model", help="Model file, such as runs/demo/model.safetensors.")]
@@ -32,17 +32,17 @@ def denoise(
     """Denoise scans with a trained network; HU in, HU out. For research, not for diagnosis."""
     import torch
 
-    from jobs.stages.denoise import Order, denoise_scan, output_of
+    from jobs.stages.denoise import OutputOptions, denoise_scan, output_of
     from pipeline.inference.model_file import load_model
     from pipeline.training.distributed import device_of
     from pipeline.training.world import World
 
-    order, network, console = Order(out.absolute(), format, deidentify), load_model(model), Console()
-    targets = [output_of(scan, order) for scan in scans]
+    options, network, console = OutputOptions(out.absolute(), format, deidentify), load_model(model), Console()
+    targets = [output_of(scan, options) for scan in scans]
     if len(set(targets)) < len(targets):
         raise UserError("two of the scans have the same name, and their outputs would be one: denoise them apart")
     if on:
-        _enqueue(scans, model, order, load_profile(on), device, threads)
+        _enqueue(scans, model, options, load_profile(on), device, threads)
         return
     torch.set_num_threads(threads)
     faults = list[str]()
@@ -50,7 +50,7 @@ def denoise(
         for scan in scans:
             try:
                 with looking(console, f"denoising {scan.name}") as progress:
-                    outcome = denoise_scan(scan, network, order, device_of(World(), device), progress)
+                    outcome = denoise_scan(scan, network, options, device_of(World(), device), progress)
                 typer.echo(outcome)
             except (ScanError, MachineError) as error:
                 faults.append(f"{scan}: {error}")
@@ -59,7 +59,12 @@ def denoise(
 
 
 def _enqueue(
-    scans: list[Path], model: Path, order: "Order", profile: Profile, device: Literal["auto", "cpu"], threads: int
+    scans: list[Path],
+    model: Path,
+    options: "OutputOptions",
+    profile: Profile,
+    device: Literal["auto", "cpu"],
+    threads: int,
 ) -> None:
     """Put an array in Slurm's queue, with a task for each scan."""
     from jobs.stages.denoise import denoise_in_job
@@ -67,8 +72,8 @@ def _enqueue(
 
     if profile.executor != "slurm":
         raise UserError("--on takes a profile whose executor is slurm; leave it out to denoise here")
-    logs = order.out / "slurm"
-    calls = [(scan.absolute(), model.absolute(), order, device, threads) for scan in scans]
+    logs = options.out / "slurm"
+    calls = [(scan.absolute(), model.absolute(), options, device, threads) for scan in scans]
     jobs = enqueue(profile, logs, denoise_in_job, JobRequest("denoise", calls, uses_gpu=True))
     typer.echo(f"job {', '.join(jobs)}, {len(scans)} tasks; logs: {logs}")
 

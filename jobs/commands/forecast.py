@@ -9,7 +9,7 @@ from data_prep.errors import UserError
 from data_prep.split import Split
 from jobs.engine.graph import Graph
 from jobs.engine.run_folder import RunFolder
-from jobs.stages.accounting import gpu_hours_given
+from jobs.stages.accounting import allocated_gpu_hours
 from jobs.stages.train import CellStage
 from pipeline.settings.cells import CellSettings
 from pipeline.training.arithmetic import whole
@@ -99,7 +99,7 @@ def check_budget(folder: RunFolder, graph: Graph, profile: Profile) -> None:
     if limit is None or not profile.gpus_a_task:
         return
     ahead = sum(training.gpu_hours for training in forecast(folder, graph, profile))
-    allocated = gpu_hours_given(folder, graph)
+    allocated = allocated_gpu_hours(folder, graph)
     if ahead + allocated > limit:
         raise UserError(
             f"budget.gpu_hours is {limit:g}, but trainings still to be run take {ahead:.3g} GPU-hours by the "

@@ -48,7 +48,7 @@ def evaluate(config: Config, on: On = LOCAL, overrides: Overrides = None, dry_ru
         stage = graph.stages["evaluate"]
         assert isinstance(stage, Evaluate)
         target = folder.root / "quality"
-        typer.echo(quality_lines(write_quality(folder.root, stage.judged(), target)))
+        typer.echo(quality_lines(write_quality(folder.root, stage.judged_items(), target)))
         typer.echo(f"tables and figures: {target}")
 
 

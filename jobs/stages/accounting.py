@@ -1,6 +1,7 @@
-"""What a run's jobs were given, and what for: GPU-hours and core-hours of each stage and training."""
+"""GPU-hours and core-hours that were allocated to a run's jobs, and what the trainings used them for."""
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,35 +20,43 @@ COLUMNS = ("stage", "item", "gpus", "starts", "waited_hours", "gpu_hours", "core
 
 
 def accounting_table(folder: RunFolder, graph: Graph) -> pd.DataFrame:
-    """A row a training and a stage: what its jobs waited, what they were allocated, and what for.
+    """Tabulate what the jobs of a run waited and were allocated: a row for each training and each other stage.
 
-    ``gpu_hours`` are those of every start of the job; of them ``training``, ``validation``, ``checkpoint`` and
-    ``start`` (of the trainer) are in the record that was kept, and ``lost`` is the rest: the start of the processes
-    and their meeting, the end of the job, and work that was lost with a node; ``bill`` is in the currency of the
-    settings' ``budget``, where that has a price. Hours are Slurm's where ``source`` is
-    ``sacct``. Where it cannot be asked they stay those of the last report; else they are ``markers``: the run's own
-    records, of each item's last start alone.
+    ``gpu_hours`` counts every start of the jobs. Of a training that ended, its ``training``, ``validation``,
+    ``checkpoint`` and ``start`` hours are those of its record; ``lost`` is the rest: the start of the processes, their
+    rendezvous, the end of the job, and work that was lost with a node. ``bill`` is in the currency of the settings'
+    ``budget``, if that has a price.
+
+    ``source`` is ``sacct``, or ``markers`` where Slurm cannot be asked: the hours of each item's last start alone.
+    Where an earlier report has a table, that one is returned instead of the latter.
     """
-    groups: dict[tuple[str, str], list[Submission]] = {}
-    for one in Submissions(folder.root).read():
-        alone = one.stage in graph.stages and graph.stages[one.stage].uses_ranks and len(one.items) == 1
-        groups.setdefault((one.stage, one.items[0] if alone else ""), []).append(one)
-    jobs = [job for made in groups.values() for one in made for job in one.jobs]
-    told, earlier = _told(jobs), folder.report / "accounting.csv"
-    if told is None and earlier.exists():
+    groups = _group_submissions(folder, graph)
+    jobs = [job for submissions in groups.values() for submission in submissions for job in submission.jobs]
+    allocated, earlier = _ask_slurm(jobs), folder.report / "accounting.csv"
+    if allocated is None and earlier.exists():
         print(f"the hours are those of {earlier}", flush=True)
         return pd.read_csv(earlier).fillna({"item": ""})
-    rows = [_row(folder, graph, *name, made, told) for name, made in groups.items()]
+    rows = [_row(folder, graph, *group, submissions, allocated) for group, submissions in groups.items()]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def gpu_hours_given(folder: RunFolder, graph: Graph) -> float:
-    """GPU-hours that were allocated to the run so far."""
+def allocated_gpu_hours(folder: RunFolder, graph: Graph) -> float:
+    """Sum the GPU-hours that were allocated to the run so far."""
     return float(accounting_table(folder, graph)["gpu_hours"].sum())
 
 
-def _told(jobs: Sequence[str]) -> list[Allocation] | None:
-    """What Slurm counted, where it can be asked."""
+def _group_submissions(folder: RunFolder, graph: Graph) -> dict[tuple[str, str], list[Submission]]:
+    """Group the submissions by stage and, where the jobs are of one training alone, by item, else by ""."""
+    groups = defaultdict[tuple[str, str], list[Submission]](list)
+    for submission in Submissions(folder.root).read():
+        stage, items = submission.stage, submission.items
+        has_row = stage in graph.stages and graph.stages[stage].uses_ranks and len(items) == 1
+        groups[stage, items[0] if has_row else ""].append(submission)
+    return groups
+
+
+def _ask_slurm(jobs: Sequence[str]) -> list[Allocation] | None:
+    """Ask for the allocations of jobs; None where Slurm does not answer or does not count."""
     try:
         return allocations(jobs) if jobs else []
     except SlurmError as error:
@@ -56,42 +65,41 @@ def _told(jobs: Sequence[str]) -> list[Allocation] | None:
 
 
 def _row(
-    folder: RunFolder, graph: Graph, stage: str, item: str, made: Sequence[Submission],
-    told: Sequence[Allocation] | None,
+    folder: RunFolder, graph: Graph, stage: str, item: str, submissions: Sequence[Submission],
+    allocated: Sequence[Allocation] | None,
 ) -> dict[str, Any]:  # fmt: skip
-    gpus, jobs = made[-1].gpus, {job for one in made for job in one.jobs}
-    given: dict[str, Any] = (
-        {"gpu_hours": _own_seconds(graph, stage, item) * gpus / _HOUR, "source": "markers"}
-        if told is None
-        else _given([one for one in told if array_of(one.job) in jobs])
+    gpus, jobs = submissions[-1].gpus, {job for submission in submissions for job in submission.jobs}
+    hours: dict[str, Any] = (
+        {"gpu_hours": _marked_seconds(graph, stage, item) * gpus / _HOUR, "source": "markers"}
+        if allocated is None
+        else _sum_hours([allocation for allocation in allocated if array_of(allocation.job) in jobs])
     )
-    used = {f"{kind}_gpu_hours": seconds * gpus / _HOUR for kind, seconds in _kept_seconds(folder, item).items()}
-    rest = {"lost_gpu_hours": given["gpu_hours"] - sum(used.values())} if used else {}
-    bill = folder.settings.budget.cost(given["gpu_hours"])
-    return {"stage": stage, "item": item, "gpus": gpus, **given, **used, **rest, "bill": bill}
+    used = {f"{kind}_gpu_hours": seconds * gpus / _HOUR for kind, seconds in _recorded_seconds(folder, item).items()}
+    lost = {"lost_gpu_hours": hours["gpu_hours"] - sum(used.values())} if used else {}
+    bill = folder.settings.budget.cost(hours["gpu_hours"])
+    return {"stage": stage, "item": item, "gpus": gpus, **hours, **used, **lost, "bill": bill}
 
 
-def _given(told: Sequence[Allocation]) -> dict[str, Any]:
-    """What Slurm counted."""
+def _sum_hours(allocations: Sequence[Allocation]) -> dict[str, Any]:
     return {
-        "starts": sum(one.started is not None for one in told),
-        "waited_hours": sum(one.waited or 0.0 for one in told) / _HOUR,
-        "gpu_hours": sum(one.gpu_seconds for one in told) / _HOUR,
-        "core_hours": sum(one.seconds * one.cpus for one in told) / _HOUR,
+        "starts": sum(allocation.started is not None for allocation in allocations),
+        "waited_hours": sum(allocation.waited or 0.0 for allocation in allocations) / _HOUR,
+        "gpu_hours": sum(allocation.gpu_seconds for allocation in allocations) / _HOUR,
+        "core_hours": sum(allocation.seconds * allocation.cpus for allocation in allocations) / _HOUR,
         "source": "sacct",
     }
 
 
-def _own_seconds(graph: Graph, stage: str, item: str) -> float:
-    """Seconds of the items, by their markers."""
+def _marked_seconds(graph: Graph, stage: str, item: str) -> float:
+    """Sum the seconds in the markers of an item, or of all items of the stage."""
     if stage not in graph.stages:
         return 0.0
     items = [item] if item else graph.stages[stage].items()
-    return sum(marker.seconds for one in items if (marker := graph.marker((stage, one))))
+    return sum(marker.seconds for item in items if (marker := graph.marker((stage, item))))
 
 
-def _kept_seconds(folder: RunFolder, item: str) -> Mapping[str, float]:
-    """Seconds of a training by kind; nothing of what is none, or did not end."""
+def _recorded_seconds(folder: RunFolder, item: str) -> Mapping[str, float]:
+    """Read the seconds of a training by kind; empty for other items and for a training that did not end."""
     path = folder.cell(item) / "result.json"
     if not item or not path.exists():
         return {}

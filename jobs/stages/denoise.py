@@ -1,4 +1,4 @@
-"""One scan through a trained network, to files that other programs read; whole or absent, and not done twice."""
+"""Denoising of one scan into files that other programs read: written whole or not at all, and not twice."""
 
 import json
 from collections.abc import Iterator
@@ -38,8 +38,8 @@ _NIFTI = (".nii", ".nii.gz")
 
 
 @dataclass(frozen=True)
-class Order:
-    """What is wanted. ``deidentify``: nothing of the patient in the output, nor in its name."""
+class OutputOptions:
+    """Folder and format of denoised scans; ``deidentify``: nothing of the patient in the output, nor in its name."""
 
     out: Path
     format: Format
@@ -50,54 +50,56 @@ class _Writer(Protocol):
     def write(self, hu: NDArray[np.int16], /) -> None: ...
 
 
-def output_of(scan: Path, order: Order) -> Path:
-    """Where the denoised scan goes: under the scan's own name, or a pseudonym of it."""
+def output_of(scan: Path, options: OutputOptions) -> Path:
+    """Return the path of the denoised scan: named like the scan, or by a pseudonym of it."""
     name = scan.absolute().name
     for ending in (*_NIFTI[::-1], ".zarr"):
         name = name.removesuffix(ending)
-    return order.out / f"{pseudonym(name) if order.deidentify else name}{_ENDINGS[order.format]}"
+    return options.out / f"{pseudonym(name) if options.deidentify else name}{_ENDINGS[options.format]}"
 
 
-def denoise_scan(scan: Path, model: Model, order: Order, device: torch.device, progress: Progress) -> str:
-    """Denoise a DICOM folder, NIfTI file or Zarr pair; return what was done, in words.
+def denoise_scan(scan: Path, model: Model, options: OutputOptions, device: torch.device, progress: Progress) -> str:
+    """Denoise a DICOM folder, NIfTI file or Zarr pair; return a line that says what was done.
 
-    A scan that was denoised before, by the same model and with the same order, is left as it is.
+    A scan that was denoised before, by the same model and with the same options, is left as it is.
 
     Raises:
         UserError: the scan cannot be read, or is no CT.
         MachineError: this machine cannot read it.
     """
     original, files = open_original(scan)
-    target = output_of(scan, order)
+    target = output_of(scan, options)
     record = {
-        "source_sha256": digest_files(files), "model_sha256": model.digest, "format": order.format,
-        "deidentify": order.deidentify, "quarterdose": version("quarterdose"),
+        "source_sha256": digest_files(files), "model_sha256": model.digest, "format": options.format,
+        "deidentify": options.deidentify, "quarterdose": version("quarterdose"),
     }  # fmt: skip
-    account = target.with_name(f"{target.name}.json")
-    if target.exists() and _read(account) == record:
+    record_file = target.with_name(f"{target.name}.json")
+    if target.exists() and _read(record_file) == record:
         return f"{target}: done before, by the same model"
-    account.unlink(missing_ok=True)
+    record_file.unlink(missing_ok=True)
     remove_leftovers(target.parent, target.name)
     correct = Corrector(model.network, model.cell, device)
-    with _writing(target, original, model, order, record) as writer, _checking_hu(original) as checked:
+    with _writing(target, original, model, options, record) as writer, _checking_hu(original) as checked:
         for z, hu in enumerate(denoise_slices(checked, correct), start=1):
-            writer.write(hu if order.format != "zarr" else hu[None])
+            writer.write(hu if options.format != "zarr" else hu[None])
             progress(z, original.slices, "slices")
-    write_json(account, record)
+    write_json(record_file, record)
     return f"{target}: {original.slices} slices"
 
 
-def denoise_in_job(scan: Path, model: Path, order: Order, device: Literal["auto", "cpu"], threads: int) -> None:
-    """Denoise one scan as a task of an array."""
+def denoise_in_job(
+    scan: Path, model: Path, options: OutputOptions, device: Literal["auto", "cpu"], threads: int
+) -> None:
+    """Denoise one scan, as a task of an array of Slurm."""
     torch.set_num_threads(threads)
-    print(denoise_scan(scan, load_model(model), order, device_of(World(), device), ignore_progress), flush=True)
+    print(denoise_scan(scan, load_model(model), options, device_of(World(), device), ignore_progress), flush=True)
 
 
 def open_original(scan: Path) -> tuple[Original, list[Path]]:
-    """The scan of a path, and its files.
+    """Open the scan at a path; return it with its files.
 
     Raises:
-        UserError: there is none, several, or no CT.
+        UserError: there is no scan, or several, or it is no CT.
     """
     if not scan.exists():
         raise UserError(f"{scan} does not exist")
@@ -110,19 +112,19 @@ def open_original(scan: Path) -> tuple[Original, list[Path]]:
 
 
 def _images(scan: Path) -> list[Path]:
-    """The DICOM files of the one CT series at or below the path."""
+    """List the DICOM files of the single CT series at or below the path."""
     if scan.is_file():
         return [scan]
     stacks = find_stacks(scan, hidden_id, "denoise, ids hidden")
-    fit = [stack for stack in stacks if not stack.first.exclusion]
-    if len(fit) > 1:
-        raise ScanError(f"holds {len(fit)} CT series, wanted one: name one's folder")
-    if not fit:
+    series = [stack for stack in stacks if not stack.first.exclusion]
+    if len(series) > 1:
+        raise ScanError(f"holds {len(series)} CT series, wanted one: name one's folder")
+    if not series:
         reasons = sorted({stack.first.exclusion for stack in stacks})
         raise ScanError("holds no CT series" + (f": {', '.join(reasons)}" if reasons else ""))
-    if fit[0].fault:
-        raise fit[0].fault
-    return list(fit[0].paths)
+    if series[0].fault:
+        raise series[0].fault
+    return list(series[0].paths)
 
 
 @contextmanager
@@ -141,30 +143,32 @@ def _checking_hu(original: Original) -> Iterator[Original]:
 
 
 @contextmanager
-def _writing(target: Path, original: Original, model: Model, order: Order, record: dict[str, Any]) -> Iterator[_Writer]:
-    """A writer of the whole scan, slice by slice."""
+def _writing(
+    target: Path, original: Original, model: Model, options: OutputOptions, record: dict[str, Any]
+) -> Iterator[_Writer]:
+    """Yield a writer that takes the scan slice by slice, for the format of the options."""
     shape = (original.slices, *original.plane)
-    if order.format == "zarr":
+    if options.format == "zarr":
         with writing_group(target, [ARRAY], shape, original.spacing) as group:
             yield group
             group.close(record)
-    elif order.format == "nifti":
+    elif options.format == "nifti":
         with writing_nifti(target, shape, original.affine) as file:
             yield file
     else:
-        derivation, series = _derivation(model, order, record), original.series
+        derivation, series = _derivation(model, options, record), original.series
         with publishing(target) as folder:
             source = FromSeries(series, derivation) if series else FromGrid(target.name, original.affine, derivation)
             yield DicomWriter(folder, source)
 
 
-def _derivation(model: Model, order: Order, record: dict[str, Any]) -> Derivation:
-    described = f"Denoised by quarterdose {version('quarterdose')}, model {model.cell.id} (SHA-256 {model.digest})"
-    return Derivation(described, json.dumps(record, sort_keys=True), order.deidentify)
+def _derivation(model: Model, options: OutputOptions, record: dict[str, Any]) -> Derivation:
+    description = f"Denoised by quarterdose {version('quarterdose')}, model {model.cell.id} (SHA-256 {model.digest})"
+    return Derivation(description, json.dumps(record, sort_keys=True), options.deidentify)
 
 
-def _read(account: Path) -> Any:
+def _read(record_file: Path) -> Any:
     try:
-        return json.loads(account.read_text())
+        return json.loads(record_file.read_text())
     except (FileNotFoundError, ValueError):
         return None

@@ -1,82 +1,85 @@
-"""Judging: the low-dose input, a classical denoiser and every trained network on the held-out scans."""
+"""Judging on the held-out scans: the low-dose input, a classical denoiser and every trained network."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from data_prep.progress import Progress
+from data_prep.split import Segment
 from jobs.engine.stage import Ref, Stage
 from jobs.stages.prepare import read_split
 from jobs.stages.train import CellStage
 from pipeline.settings.names import LOW_DOSE_INPUT, TOTAL_VARIATION
 from pipeline.training.world import World
 
+if TYPE_CHECKING:
+    from pipeline.evaluate.denoisers import Denoiser
+
 
 class Evaluate(Stage):
-    """Items are ``low-dose``, the baseline; ``tv``; and the ids of cells that are no control arms."""
+    """Judge one denoiser an item: ``low-dose``, the baseline; ``tv``; and the cells that are no control arms."""
 
     name: ClassVar[str] = "evaluate"
     version: ClassVar[int] = 6
     uses_gpu: ClassVar[bool] = True
-    is_lenient: ClassVar[bool] = True
+    is_lenient: ClassVar[bool] = True  # a network whose training failed cannot be judged
 
-    def __init__(self, trained: list[CellStage]) -> None:
-        super().__init__(trained[0].folder)
-        cells = [(stage, cell) for stage in trained for cell in stage.cells.values()]
+    def __init__(self, trainings: Sequence[CellStage]) -> None:
+        super().__init__(trainings[0].folder)
+        cells = [(stage, cell) for stage in trainings for cell in stage.cells.values()]
         self.cells = {cell.id: (stage, cell) for stage, cell in cells if cell.arm == "full"}
 
     def workers(self) -> int:
-        """As set."""
         return self.settings.evaluate.workers
 
     def items(self) -> list[str]:
-        """The baseline first."""
         return [LOW_DOSE_INPUT, TOTAL_VARIATION, *self.cells]
 
     def reads(self, item: str) -> Mapping[str, Any]:
-        """How is judged."""
         return self.settings.evaluate.model_dump(mode="json", exclude={"workers"})
 
     def inputs(self, item: str) -> list[Ref]:
-        """The split, and the cell's training."""
         return [("split", "split"), *([(self.cells[item][0].name, item)] if item in self.cells else [])]
 
     def outputs(self, item: str) -> list[Path]:
-        """Rows by slice and by scan, and an example."""
-        endings = (".json", ".scans.json", ".npz")
+        endings = (".json", ".scans.json", ".npz")  # rows by slice, rows by scan, an example
         return [self.folder.evaluation(item).with_name(f"{item}{ending}") for ending in endings]
 
     def discard(self, item: str) -> None:
-        """Drop the scans that were judged on other terms."""
         shutil.rmtree(self.folder.evaluation(item), ignore_errors=True)
 
-    def judged(self) -> list[str]:
-        """Items that were judged as they are now: of networks, none of an earlier, other training."""
-        return [item for item in self.items() if self._judged(item)]
+    def judged_items(self) -> list[str]:
+        """List the items whose judgement is up to date; it is not where the network was trained again since."""
+        return [item for item in self.items() if self._is_judged(item)]
 
-    def _judged(self, item: str) -> bool:
-        marker = self.markers.read(item)
-        if marker is None or marker.state != "done":
+    def _is_judged(self, item: str) -> bool:
+        judgement = self.markers.read(item)
+        if judgement is None or judgement.state != "done":
             return False
         if item not in self.cells:
             return True
-        trained = self.cells[item][0].markers.read(item)
-        return trained is not None and trained.state == "done" and trained.finished < marker.finished
+        training = self.cells[item][0].markers.read(item)
+        return training is not None and training.state == "done" and training.finished < judgement.finished
 
     def run(self, item: str, world: World, progress: Progress) -> dict[str, Any]:
-        """Judge one denoiser."""
-        from pipeline.evaluate.denoisers import classical, input_itself, network
         from pipeline.evaluate.judgement import evaluate
 
-        settings, data = self.settings.evaluate, self.folder.data
-        found = read_split(self).parts
-        parts = {part: found[part] for part in settings.parts}
-        result: dict[str, Any] = {}
+        settings, split = self.settings.evaluate, read_split(self)
+        denoiser, tuning = self._denoiser(item, split.parts["validation"])
+        parts = {part: split.parts[part] for part in settings.parts}
+        return {
+            **tuning, **evaluate(denoiser, self.folder.data, parts, settings, self.folder.evaluation(item), progress)
+        }  # fmt: skip
+
+    def _denoiser(self, item: str, validation: Sequence[Segment]) -> tuple["Denoiser", dict[str, float]]:
+        """Return the denoiser of an item, and what was tuned for it on the validation part."""
+        from pipeline.evaluate.denoisers import classical, input_itself, network
+
+        settings = self.settings.evaluate
         if item == LOW_DOSE_INPUT:
-            denoiser = input_itself(settings)
-        elif item == TOTAL_VARIATION:
-            denoiser, result["strength_hu"] = classical(data, found["validation"], settings)
-        else:
-            denoiser = network(self.cells[item][1], self.folder.cell(item), settings)
-        return {**result, **evaluate(denoiser, data, parts, settings, self.folder.evaluation(item), progress)}
+            return input_itself(settings), {}
+        if item == TOTAL_VARIATION:
+            denoiser, strength = classical(self.folder.data, validation, settings)
+            return denoiser, {"strength_hu": strength}
+        return network(self.cells[item][1], self.folder.cell(item), settings), {}

@@ -1,4 +1,4 @@
-"""The run's best network as a model file, with its card."""
+"""Export of the run's best network as a model file, with its card."""
 
 import json
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ MODEL = "model"
 
 
 class Export(Stage):
-    """One item: of the judged networks the one with the least error in validation, relative to the low-dose input."""
+    """Write the model file: of the judged networks that of the least error in validation, relative to its input."""
 
     name: ClassVar[str] = "export"
     accepts_failed_inputs: ClassVar[bool] = True
@@ -28,59 +28,54 @@ class Export(Stage):
         self.evaluate = evaluate
 
     def items(self) -> list[str]:
-        """The model."""
         return [MODEL]
 
     def inputs(self, item: str) -> list[Ref]:
-        """All judgements."""
         return [(self.evaluate.name, judged) for judged in self.evaluate.items()]
 
     def outputs(self, item: str) -> list[Path]:
-        """The model file and its card."""
         return [self.folder.model, self.folder.model.with_name("model-card.md")]
 
     def run(self, item: str, world: World, progress: Progress) -> dict[str, Any]:
-        """Choose and write.
-
-        Raises:
-            UserError: no network was judged.
-        """
         from pipeline.inference.model_card import write_model
         from pipeline.training.trainer import load_trained
 
-        judged = self.evaluate.judged()
-        results = {
-            name: json.loads((self.folder.cell(name) / "result.json").read_text())
-            for name in judged if name in self.evaluate.cells
-        }  # fmt: skip
-        if not results or LOW_DOSE_INPUT not in judged:
+        judged = self.evaluate.judged_items()
+        trainings = {name: self._read_training(name) for name in judged if name in self.evaluate.cells}
+        if not trainings or LOW_DOSE_INPUT not in judged:
             raise UserError("no network was trained and judged, so there is no model to write")
-        best = min(results, key=lambda name: _relative_error(results[name]))
+        best = min(trainings, key=lambda name: _relative_error(trainings[name]))
         cell = self.evaluate.cells[best][1]
-        provenance = self._provenance(best, results[best], read_split(self))
+        provenance = self._provenance(best, trainings[best], read_split(self))
         network = load_trained(cell, self.folder.cell(best))
         return {"cell": best, "sha256": write_model(self.folder.model, network, cell, provenance)}
 
-    def _provenance(self, best: str, result: Mapping[str, Any], split: Split) -> dict[str, Any]:
-        """Ids of data sets alone, never of patients."""
+    def _read_training(self, cell: str) -> dict[str, Any]:
+        training: dict[str, Any] = json.loads((self.folder.cell(cell) / "result.json").read_text())
+        return training
+
+    def _provenance(self, best: str, training: Mapping[str, Any], split: Split) -> dict[str, Any]:
+        """Collect what the model file says of its origin; of its scans the ids of data sets, never of patients."""
         parts = {
-            name: f"{sum(map(len, segments))} slices of {len({one.scan for one in segments})} scans"
+            name: f"{sum(map(len, segments))} slices of {len({segment.scan for segment in segments})} scans"
             for name, segments in split.parts.items()
         }
+        datasets = {segment.dataset for segments in split.parts.values() for segment in segments}
+        keys = ("steps", "samples", "precision", "device", "torch", "version")
         return {
             "run": self.settings.name,
-            "data sets": sorted({one.dataset for segments in split.parts.values() for one in segments}),
+            "data sets": sorted(datasets),
             "low dose": self.settings.data.low_dose.model_dump(mode="json"),
-            "split": {"by": split.by, **parts, "digest": result["data"]},
-            "training": {key: result[key] for key in ("steps", "samples", "precision", "device", "torch", "version")},
-            "validation": {key: round(result["validation"][key], 3) for key in ("rmse_hu", "low_dose_rmse_hu")},
+            "split": {"by": split.by, **parts, "digest": training["data"]},
+            "training": {key: training[key] for key in keys},
+            "validation": {key: round(training["validation"][key], 3) for key in ("rmse_hu", "low_dose_rmse_hu")},
             "metrics": {name: _means(self.folder.evaluation(name)) for name in (LOW_DOSE_INPUT, best)},
         }
 
 
-def _relative_error(result: Mapping[str, Any]) -> float:
-    judged = result["validation"]
-    return float(judged["rmse_hu"] / judged["low_dose_rmse_hu"])
+def _relative_error(training: Mapping[str, Any]) -> float:
+    validation = training["validation"]
+    return float(validation["rmse_hu"] / validation["low_dose_rmse_hu"])
 
 
 def _means(judgement: Path) -> dict[str, float]:

@@ -6,17 +6,17 @@ from jobs.engine.graph import Graph
 from jobs.engine.run_folder import RunFolder
 from jobs.stages.evaluate import Evaluate
 from jobs.stages.export import Export
-from jobs.stages.prepare import MakeSplit, Prepare
-from jobs.stages.report import MakeReport
+from jobs.stages.prepare import Prepare, SplitScans
+from jobs.stages.report import WriteReport
 from jobs.stages.train import Study, Train2D, Transfer
 
 
 def graph_of(folder: RunFolder) -> Graph:
-    """prepare, split, train, transfer, study, evaluate, export, report."""
+    """Build the whole graph: prepare, split, train, transfer, study, evaluate, export, report."""
     prepare, train, study = Prepare(folder), Train2D(folder), Study(folder)
     evaluate = Evaluate([train, study])
-    stages = [prepare, MakeSplit(prepare), train, Transfer(train, study), study, evaluate, Export(evaluate)]
-    return Graph([*stages, MakeReport([train, study], evaluate, stages)])
+    stages = [prepare, SplitScans(prepare), train, Transfer(train, study), study, evaluate, Export(evaluate)]
+    return Graph([*stages, WriteReport([train, study], evaluate, stages)])
 
 
 def open_graph(root: Path) -> Graph:
@@ -29,12 +29,12 @@ def open_graph(root: Path) -> Graph:
 
 
 def evaluation_of(folder: RunFolder) -> Graph:
-    """All but the report."""
+    """Build the graph without the report."""
     stages = graph_of(folder).stages.values()
     return Graph(stage for stage in stages if not stage.concludes)
 
 
 def preparation_of(folder: RunFolder) -> Graph:
-    """Prepare and split alone."""
+    """Build the graph of prepare and split alone."""
     prepare = Prepare(folder)
-    return Graph([prepare, MakeSplit(prepare)])
+    return Graph([prepare, SplitScans(prepare)])

@@ -1,4 +1,4 @@
-"""Scans to pairs, their manifest and the split."""
+"""Preparation: scans become pairs, with their manifest and the split into parts."""
 
 import json
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from pipeline.training.world import World
 
 
 class Prepare(Stage):
-    """An item is a scan; its output a Zarr pair and a contact sheet."""
+    """Simulate or read the low dose of one scan an item; write both doses as a Zarr pair, with a contact sheet."""
 
     name: ClassVar[str] = "prepare"
     version: ClassVar[int] = 2
@@ -27,12 +27,10 @@ class Prepare(Stage):
     uses_search: ClassVar[bool] = True
 
     def find_items(self, progress: Progress) -> str:
-        """Look through the sources; workers then see what was found."""
         self._discovery = discover(self.settings.data.sources, progress)
         return f"{len(self._discovery.series)} scans found, {len(self._discovery.exclusions)} series set aside"
 
     def is_searched(self) -> bool:
-        """Whether the sources were looked through before."""
         return recall(self.settings.data.sources) is not None
 
     @cached_property
@@ -42,54 +40,47 @@ class Prepare(Stage):
 
     @cached_property
     def series(self) -> dict[str, Series]:
-        """The scans that the sources hold, by id."""
+        """The scans of the sources, by id."""
         return {series.scan: series for series in self._discovery.series}
 
     @property
     def exclusions(self) -> list[Exclusion]:
-        """What the sources hold besides."""
+        """What the sources hold and is not prepared, with reasons."""
         return self._discovery.exclusions
 
     def items(self) -> list[str]:
-        """Scan ids."""
         return list(self.series)
 
     def reads(self, item: str) -> Mapping[str, Any]:
-        """The low-dose settings, if they are used, and the source files' names, sizes and times."""
         data, series = self.settings.data, self.series[item]
         low_dose = "measured" if series.low_files else data.low_dose.model_dump(mode="json")
         return {"low_dose": low_dose, "fit": data.fit, "source files": series.stamp}
 
     def location(self, item: str) -> str:
-        """The file or folder of the scan."""
         return str(self.series[item].location)
 
     def outputs(self, item: str) -> list[Path]:
-        """The pair and its contact sheet."""
         dataset = self.series[item].dataset
         return [pair_path(self.folder.data, dataset, item), contact_path(self.folder.data, dataset, item)]
 
     def workers(self) -> int:
-        """As set."""
         return self.settings.data.workers
 
     def allowed_failures(self, count: int) -> int:
-        """As set."""
         return int(self.settings.data.max_failed * count)
 
     def run(self, item: str, world: World, progress: Progress) -> dict[str, Any]:
-        """Make the pair; one scan alone gets all the workers' cores."""
         import torch
 
         from data_prep.prepare import prepare
 
         torch.set_num_threads(1)
-        threads = max(1, self.workers() // len(self.series))
+        threads = max(1, self.workers() // len(self.series))  # a single scan gets the cores of all workers
         return prepare(self.series[item], self.settings.data, self.folder.data, threads=threads, progress=progress)
 
 
-class MakeSplit(Stage):
-    """The manifest of all scans, kept or turned away, and who is held out."""
+class SplitScans(Stage):
+    """Write the manifest of all scans, used or turned away, and the split of those that are used."""
 
     name: ClassVar[str] = "split"
     version: ClassVar[int] = 2
@@ -101,52 +92,49 @@ class MakeSplit(Stage):
         self.prepare = prepare
 
     def items(self) -> list[str]:
-        """One."""
         return ["split"]
 
     @property
-    def least(self) -> int:
-        """Slices that a scan must have: those of the study's thickest volume."""
+    def min_slices(self) -> int:
+        """Number of slices that a scan must have: those of the study's thickest volume."""
         return max(self.settings.study.slices)
 
     def reads(self, item: str) -> Mapping[str, Any]:
-        """The split settings, the slices of a volume, and what was set aside."""
-        aside = digest_json(sorted(map(astuple, self.prepare.exclusions)))
-        return {**self.settings.data.split.model_dump(mode="json"), "least": self.least, "set aside": aside}
+        exclusions = digest_json(sorted(map(astuple, self.prepare.exclusions)))
+        settings = self.settings.data.split.model_dump(mode="json")
+        return {**settings, "least": self.min_slices, "set aside": exclusions}
 
     def inputs(self, item: str) -> list[Ref]:
-        """Every scan."""
         return [(self.gathers, scan) for scan in self.prepare.items()]
 
     def outputs(self, item: str) -> list[Path]:
-        """``manifest.csv`` and ``split.json``."""
         return [self.folder.data / "manifest.csv", self.folder.data / "split.json"]
 
     def run(self, item: str, world: World, progress: Progress) -> dict[str, Any]:
-        """Write both files."""
         import pandas as pd
 
         from data_prep.overview import draw_pages
 
         rows = [self._row(scan) for scan in self.prepare.items()]
-        kept = [row for row in rows if row["state"] == "kept"]
+        used = [row for row in rows if row["state"] == "kept"]
+        for dataset in sorted({row["dataset"] for row in used}):
+            draw_pages(self.folder.data, [row for row in used if row["dataset"] == dataset])
+        excluded = [_turned_away(series, series.reason, series.images) for series in self.prepare.exclusions]
         manifest, split_file = self.outputs(item)
-        for dataset in sorted({row["dataset"] for row in kept}):
-            draw_pages(self.folder.data, [row for row in kept if row["dataset"] == dataset])
-        turned_away = [_turned_away(other, other.reason, other.images) for other in self.prepare.exclusions]
-        write_atomic(manifest, pd.DataFrame(rows + turned_away).to_csv(index=False))
-        made = split(kept, self.settings.data.split, self.least)
-        write_json(split_file, made.to_json())
-        return {"by": made.by, "slices": {part: sum(map(len, found)) for part, found in made.parts.items()}}
+        write_atomic(manifest, pd.DataFrame(rows + excluded).to_csv(index=False))
+        parts = split(used, self.settings.data.split, self.min_slices)
+        write_json(split_file, parts.to_json())
+        return {"by": parts.by, "slices": {part: sum(map(len, segments)) for part, segments in parts.parts.items()}}
 
     def _row(self, scan: str) -> dict[str, Any]:
         marker = self.prepare.markers.read(scan)
-        if marker and marker.state == "done":
-            short = marker.result["slices"] < self.least
-            reason = f"{marker.result['slices']} slices, a volume of the study takes {self.least}" if short else ""
-            return {**marker.result, "state": "turned away" if short else "kept", "reason": reason}
-        series = self.prepare.series[scan]
-        return _turned_away(series, marker.reason if marker else "not prepared", len(series.files))
+        if marker is None or marker.state != "done":
+            series = self.prepare.series[scan]
+            return _turned_away(series, marker.reason if marker else "not prepared", len(series.files))
+        slices = marker.result["slices"]
+        is_short = slices < self.min_slices
+        reason = f"{slices} slices, a volume of the study takes {self.min_slices}" if is_short else ""
+        return {**marker.result, "state": "turned away" if is_short else "kept", "reason": reason}
 
 
 def _turned_away(series: Series | Exclusion, reason: str, slices: int) -> dict[str, Any]:
@@ -155,12 +143,12 @@ def _turned_away(series: Series | Exclusion, reason: str, slices: int) -> dict[s
 
 
 def read_split(stage: Stage) -> Split:
-    """The split of the run."""
+    """Read the split of a stage's run."""
     return Split.from_json(json.loads((stage.folder.data / "split.json").read_text()))
 
 
 def count_states(data: Path) -> list[tuple[str, str, int]]:
-    """Data set, state and how many series, from the manifest."""
+    """Count the series in the manifest by data set and state."""
     import pandas as pd
 
     counts = pd.read_csv(data / "manifest.csv", dtype=str).groupby(["dataset", "state"]).size().reset_index()

@@ -1,4 +1,4 @@
-"""Volumes of a training on the node's own disk, where the cluster gives one."""
+"""Copies of a training's volumes on the disk of its node, if the cluster has one."""
 
 import fcntl
 import filecmp
@@ -17,14 +17,14 @@ _PARTS: tuple[Part, ...] = ("train", "validation")
 
 
 @contextmanager
-def staged(data: Path, split: Split, most_gib: float | None) -> Iterator[Path]:
-    """Copy the pairs that a training reads to ``$TMPDIR``, and give the folder to read them from.
+def staged(data: Path, split: Split, max_gib: float | None) -> Iterator[Path]:
+    """Copy the pairs that a training reads to ``$TMPDIR``, and yield the folder to read them from.
 
     All processes of a node share one copy, that only their user can read; the last to leave removes it. With
-    ``most_gib`` None nothing is copied. Where the pairs are larger, or the disk is full or not there, they are read
-    where they lie, and a line says why.
+    ``max_gib`` None nothing is copied. If the pairs are larger, or the disk is full or missing, ``data`` itself is
+    yielded, and a line says why.
     """
-    if most_gib is None:
+    if max_gib is None:
         yield data
         return
     temporary = os.environ.get("TMPDIR", "")
@@ -32,21 +32,21 @@ def staged(data: Path, split: Split, most_gib: float | None) -> Iterator[Path]:
         print(_fall_back("TMPDIR names no folder of this node"), flush=True)
         yield data
         return
-    place = Path(temporary) / f"quarterdose-{os.geteuid()}-{digest_json(str(data))[:12]}"
-    with _used(place):
-        reason = _why_not(data, split, place, most_gib)
-        print(_fall_back(reason) if reason else f"volumes are read from {place}", flush=True)
-        yield data if reason else place
+    copy = Path(temporary) / f"quarterdose-{os.geteuid()}-{digest_json(str(data))[:12]}"
+    with _shared(copy):
+        obstacle = _copy_pairs(data, split, copy, max_gib)
+        print(_fall_back(obstacle) if obstacle else f"volumes are read from {copy}", flush=True)
+        yield data if obstacle else copy
 
 
-def _fall_back(reason: str) -> str:
-    return f"volumes are read where they lie, not from this node's disk: {reason}"
+def _fall_back(obstacle: str) -> str:
+    return f"volumes are read where they lie, not from this node's disk: {obstacle}"
 
 
 @contextmanager
-def _used(place: Path) -> Iterator[None]:
-    """Keep others from removing the copy; remove it when nobody uses it any more."""
-    with place.with_suffix(".users").open("a") as users:
+def _shared(copy: Path) -> Iterator[None]:
+    """Keep other processes from removing the copy; remove it if this one is the last that used it."""
+    with copy.with_suffix(".users").open("a") as users:
         fcntl.flock(users, fcntl.LOCK_SH)
         try:
             yield
@@ -56,29 +56,30 @@ def _used(place: Path) -> Iterator[None]:
             except BlockingIOError:
                 pass  # another process of this node still reads
             else:
-                shutil.rmtree(place, ignore_errors=True)
+                shutil.rmtree(copy, ignore_errors=True)
 
 
-def _why_not(data: Path, split: Split, place: Path, most_gib: float) -> str:
-    """Make the copy whole; return why it cannot be, if so."""
-    pairs = sorted({pair_path(data, one.dataset, one.scan) for part in _PARTS for one in split.parts[part]})
+def _copy_pairs(data: Path, split: Split, copy: Path, max_gib: float) -> str:
+    """Copy all pairs that a training reads; return what prevents it, or nothing."""
+    segments = [segment for part in _PARTS for segment in split.parts[part]]
+    pairs = sorted({pair_path(data, segment.dataset, segment.scan) for segment in segments})
     size = sum(path.stat().st_size for pair in pairs for path in pair.rglob("*") if path.is_file())
-    if size > most_gib * GIB:
-        return f"they take {size / GIB:.1f} GiB, and local_disk_gib is {most_gib:g}"
+    if size > max_gib * GIB:
+        return f"they take {size / GIB:.1f} GiB, and local_disk_gib is {max_gib:g}"
     try:
-        place.mkdir(mode=0o700, exist_ok=True)
-        if place.stat().st_uid != os.geteuid():
-            return f"{place} is another user's"
-        with locked(place / ".copying"):
+        copy.mkdir(mode=0o700, exist_ok=True)
+        if copy.stat().st_uid != os.geteuid():
+            return f"{copy} is another user's"
+        with locked(copy / ".copying"):
             for pair in pairs:
-                _copy(pair, place / pair.relative_to(data))
+                _copy_pair(pair, copy / pair.relative_to(data))
     except OSError as error:
-        return f"{place}: {error.strerror}"
+        return f"{copy}: {error.strerror}"
     return ""
 
 
-def _copy(pair: Path, copy: Path) -> None:
-    """Unless it is there: a pair's own metadata hold the digests of its arrays."""
+def _copy_pair(pair: Path, copy: Path) -> None:
+    """Copy a pair unless it is there already: a pair's own metadata hold the digests of its arrays."""
     if copy.is_dir() and filecmp.cmp(pair / "zarr.json", copy / "zarr.json", shallow=False):
         return
     with publishing(copy) as folder:

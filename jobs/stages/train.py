@@ -1,4 +1,4 @@
-"""Training stages: the 2D-DDnet, its transfer to 3D, and the study's other cells."""
+"""Stages that train: the 2D-DDnet, the transfer of its weights to 3D, and the other cells of the study."""
 
 import random
 import shutil
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class CellStage(Stage):
-    """Items are cells: trainings in ``cells/<id>``."""
+    """Train one cell an item, in ``cells/<id>``."""
 
     version: ClassVar[int] = 2
     uses_ranks: ClassVar[bool] = True
@@ -34,36 +34,30 @@ class CellStage(Stage):
         self.cells = {cell.id: cell for cell in cells}
 
     def items(self) -> list[str]:
-        """Cell ids."""
         return list(self.cells)
 
     def reads(self, item: str) -> Mapping[str, Any]:
-        """The cell's settings, but those that change nothing of its result."""
         return self.cells[item].model_dump(mode="json", exclude={"training": set(WITHOUT_EFFECT)})
 
     def discard(self, item: str) -> None:
-        """Drop the checkpoints and metrics of a training that was begun on other terms."""
         shutil.rmtree(self.folder.cell(item), ignore_errors=True)
 
     def inputs(self, item: str) -> list[Ref]:
-        """The split."""
         return [("split", "split")]
 
     def outputs(self, item: str) -> list[Path]:
-        """The result and the newest checkpoints."""
         return [self.folder.cell(item) / "result.json", self.folder.cell(item) / "checkpoints"]
 
     def ranks(self, item: str) -> int:
-        """As the cell says."""
         return self.cells[item].ranks
 
-    def start(self, item: str) -> Path | None:
-        """Weights that the training begins with: transferred ones, if the cell wants them."""
+    def initial_weights(self, item: str) -> Path | None:
+        """Return the file of transferred weights with which the training starts, or None."""
         fill = self.cells[item].transfer
         return None if fill == "none" else self.folder.donor(fill)
 
     def run(self, item: str, world: World, progress: Progress) -> dict[str, Any]:
-        """Train, or go on training, the cell.
+        """Train the cell, from its newest checkpoint if there is one.
 
         Raises:
             DistributionError: the processes are not as many as the cell's ranks.
@@ -78,14 +72,14 @@ class CellStage(Stage):
             )
         split, disk = read_split(self), cell.training.local_disk_gib
         with joined(world, device_of(world, cell.training.device)), staged(self.folder.data, split, disk) as data:
-            result = train(cell, data, split, folder, world, self.start(item), progress)
+            summary = train(cell, data, split, folder, world, self.initial_weights(item), progress)
         if world.leads:
-            write_json(folder / "result.json", {**result, "data": digest_json(split.to_json())})
-        return result
+            write_json(folder / "result.json", {**summary, "data": digest_json(split.to_json())})
+        return summary
 
 
 class Train2D(CellStage):
-    """The 2D-DDnet, which the study is compared with and may begin from."""
+    """Train the 2D-DDnet, with which the study is compared and from which it may start."""
 
     name: ClassVar[str] = "train"
 
@@ -94,7 +88,7 @@ class Train2D(CellStage):
 
 
 class Transfer(Stage):
-    """An item is a fill: 2D weights, of the 2D training or of a donor file, inflated to 3D."""
+    """Inflate 2D weights, of the 2D training or of a donor file, to 3D, in one way (``fill``) an item."""
 
     name: ClassVar[str] = "transfer"
 
@@ -107,19 +101,16 @@ class Transfer(Stage):
         self.donor = self.settings.study.donor
 
     def find_items(self, progress: Progress) -> str:
-        """Refuse a donor that is not there, before anything is run."""
-        self._stamp()
+        self._donor_stamp()
         return ""
 
     def items(self) -> list[str]:
-        """The fills of the study."""
         return list(self.cells)
 
     def reads(self, item: str) -> Mapping[str, Any]:
-        """The fill, the seed of its noise, and the donor file's name, size and time."""
-        return {"fill": item, "seed": self.settings.study.training.seed, "donor": self._stamp()}
+        return {"fill": item, "seed": self.settings.study.training.seed, "donor": self._donor_stamp()}
 
-    def _stamp(self) -> tuple[str, int, int] | None:
+    def _donor_stamp(self) -> tuple[str, int, int] | None:
         if self.donor is None:
             return None
         if not self.donor.is_file():
@@ -127,33 +118,30 @@ class Transfer(Stage):
         return stamp_of_file(self.donor)
 
     def inputs(self, item: str) -> list[Ref]:
-        """The 2D training, unless there is a donor file."""
-        return [] if self.donor else [(self.train.name, flat) for flat in self.train.items()]
+        return [] if self.donor else [(self.train.name, cell) for cell in self.train.items()]
 
     def outputs(self, item: str) -> list[Path]:
-        """The weights."""
         return [self.folder.donor(item)]
 
     def run(self, item: str, world: World, progress: Progress) -> dict[str, Any]:
-        """Inflate and write the weights."""
         import torch
 
         from pipeline.models import DDnet, build_network, inflate
         from pipeline.training.trainer import load_trained
 
-        (trained,), cell = self.train.cells.values(), self.cells[item]
-        flat = self._donated() if self.donor else load_trained(trained, self.folder.cell(trained.id))
-        deep = build_network(cell)
-        assert isinstance(flat, DDnet)
-        assert isinstance(deep, DDnet)
+        (cell_2d,), cell = self.train.cells.values(), self.cells[item]
+        network_2d = self._donor_network() if self.donor else load_trained(cell_2d, self.folder.cell(cell_2d.id))
+        network_3d = build_network(cell)
+        assert isinstance(network_2d, DDnet)
+        assert isinstance(network_3d, DDnet)
         assert cell.transfer != "none"
-        inflate(flat, deep, cell.transfer, seed=self.settings.study.training.seed)
+        inflate(network_2d, network_3d, cell.transfer, seed=self.settings.study.training.seed)
         with replacing(self.folder.donor(item)) as temporary:
-            torch.save(deep.state_dict(), temporary)
+            torch.save(network_3d.state_dict(), temporary)
         return {"fill": item}
 
-    def _donated(self) -> "Module":
-        """The network of the donor file; what is wrong with it is told with the setting's name."""
+    def _donor_network(self) -> "Module":
+        """Load the network of the donor file; errors name the setting."""
         from pipeline.models import published_network
 
         assert self.donor is not None
@@ -164,7 +152,7 @@ class Transfer(Stage):
 
 
 class Study(CellStage):
-    """RED-CNN, if asked for, and the grid of 3D trainings; one failed cell does not stop the others."""
+    """Train the cells of the study: the grid of 3D networks and, if it is set, RED-CNN."""
 
     name: ClassVar[str] = "study"
     is_lenient: ClassVar[bool] = True
@@ -174,12 +162,10 @@ class Study(CellStage):
         self.shares_job = folder.settings.study.allocation == "one"
 
     def start_order(self, items: Sequence[str]) -> Sequence[str]:
-        """Shuffled: what changes on a machine with time must not look like what is studied."""
-        order = list(items)
+        order = list(items)  # shuffled: a drift of the machine must not look like an effect of what is studied
         random.Random(self.settings.study.order_seed).shuffle(order)  # noqa: S311 - no secret
         return order
 
     def inputs(self, item: str) -> list[Ref]:
-        """The split and the transferred weights."""
         fill = self.cells[item].transfer
         return [*super().inputs(item), *([] if fill == "none" else [("transfer", fill)])]

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from data_prep.progress import ignore_progress
-from jobs.stages.denoise import Order, denoise_scan
+from jobs.stages.denoise import OutputOptions, denoise_scan
 from pipeline.inference.model_file import Model
 from pipeline.inference.windows import plan_windows
 from pipeline.models import build_network
@@ -37,7 +37,7 @@ def denoise_throughput() -> tuple[float, float]:
 
         def ours() -> None:
             with tempfile.TemporaryDirectory() as out:
-                denoise_scan(source, model, Order(Path(out), "dicom"), device, ignore_progress)
+                denoise_scan(source, model, OutputOptions(Path(out), "dicom"), device, ignore_progress)
 
         return medians(ours, lambda: _bare(network, len(plan_windows(one, 28)), device), 3)
 

@@ -13,7 +13,7 @@ from data_prep.originals import dicom_original, nifti_original
 from data_prep.progress import ignore_progress
 from data_prep.readers.dicom import open_series
 from data_prep.store import Pair
-from jobs.stages.denoise import ARRAY, Format, Order, denoise_scan
+from jobs.stages.denoise import ARRAY, Format, OutputOptions, denoise_scan
 from pipeline.evaluate.denoisers import network
 from pipeline.inference.model_file import load_model, save_model
 from pipeline.models import build_network
@@ -56,7 +56,7 @@ def ship(pair: Path, kind: Format, settings: CellSettings, folder: Path) -> Hu:
     """Denoise the pair's low dose as a user does, and read the file again."""
     model = folder / "model.safetensors"
     save_model(model, load_trained(settings, folder / "cell"), settings, {})
-    denoise_scan(pair, load_model(model), Order(folder / kind, kind), DEVICE, ignore_progress)
+    denoise_scan(pair, load_model(model), OutputOptions(folder / kind, kind), DEVICE, ignore_progress)
     (target,) = (path for path in (folder / kind).iterdir() if path.suffix != ".json")
     if kind == "zarr":
         return np.asarray(zarr.open_array(target / ARRAY)[:])

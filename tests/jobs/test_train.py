@@ -157,5 +157,5 @@ def test_each_cell_starts_as_it_says(tmp_path: Path) -> None:
 
 
 def _start(stage: CellStage, item: str) -> tuple[str | None, list[str]]:
-    path = stage.start(item)
+    path = stage.initial_weights(item)
     return path.name if path else None, [fill for name, fill in stage.inputs(item) if name == "transfer"]
