@@ -1,1 +1,1 @@
-"""Scans on disk become verified low-dose/full-dose Zarr pairs."""
+"""From scans on disk to verified pairs of low and full dose in Zarr."""

@@ -1,19 +1,19 @@
-"""Errors that a user can mend."""
+"""Errors that a user can mend, and those of a scan or of this machine."""
 
 
 class UserError(ValueError):
-    """One sentence naming the file, key or value to mend and what is allowed."""
+    """An error that the user can mend: one sentence names the file, key or value, and what is allowed."""
 
 
 class ScanError(UserError):
     """A scan that cannot be read as an axial CT volume.
 
-    The message is the reason, without a path or a name: it goes into the manifest and the report.
+    The message is the reason without a path or a name, because it is written to the manifest and the report.
     """
 
 
 class MachineError(RuntimeError):
-    """This machine, not the scan, is in the way: a decoder or a permission is missing; worth another try.
+    """A fault of this machine, not of the scan: a decoder or a permission is missing. Trying again may help.
 
-    The message holds no path or name either.
+    The message holds no path and no name.
     """

@@ -1,4 +1,4 @@
-"""Files and folders that are whole or absent, never half written."""
+"""Write files and folders that are whole or absent, never half written; lock and digest files."""
 
 import fcntl
 import hashlib
@@ -15,25 +15,25 @@ from data_prep.errors import UserError
 
 
 def sibling(path: Path) -> Path:
-    """A hidden name beside ``path`` that no other writer uses."""
+    """Return a hidden path in the folder of ``path`` that no other writer uses."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
 
 
 def write_atomic(path: Path, content: bytes | str, mode: int = 0o666) -> None:
-    """Write a unique sibling, fsync it and rename it over ``path``; ``mode`` is narrowed by the umask."""
+    """Write ``path`` by way of a sibling that is renamed; ``mode`` is reduced by the umask."""
     with replacing(path) as temporary:
         temporary.touch(mode)
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented JSON, atomically."""
-    write_atomic(path, json.dumps(value, indent=1) + "\n")
+def write_json(path: Path, content: Any) -> None:
+    """Write ``content`` as indented JSON, atomically."""
+    write_atomic(path, json.dumps(content, indent=1) + "\n")
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a sibling file to write; on success it is fsynced and takes the place of ``path``."""
+    """Give a sibling file to write; without an error it is fsynced and replaces ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = sibling(path)
     try:
@@ -47,7 +47,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def publishing(folder: Path) -> Iterator[Path]:
-    """Give a sibling folder to fill; on success it is fsynced and takes the place of ``folder``."""
+    """Give a sibling folder to fill; without an error it is fsynced and replaces ``folder``."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = sibling(folder)
     temporary.mkdir()
@@ -79,7 +79,7 @@ def _fsync(path: Path) -> None:
 
 
 def remove_leftovers(folder: Path, name: str) -> None:
-    """Delete the siblings of ``folder / name`` that a killed writer left; the caller holds its lock."""
+    """Delete the siblings of ``folder / name`` that a killed writer left; no other writer may be at work."""
     for leftover in folder.glob(f".{name}.*.tmp"):
         if leftover.is_dir():
             shutil.rmtree(leftover)
@@ -89,7 +89,7 @@ def remove_leftovers(folder: Path, name: str) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on ``path``, waiting for it; the kernel frees it if the holder dies."""
+    """Wait for an exclusive lock on ``path`` and hold it; the kernel frees it if the holder dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
@@ -98,10 +98,10 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def held(path: Path, otherwise: str) -> Iterator[None]:
-    """Hold an exclusive lock on ``path``.
+    """Hold an exclusive lock on ``path``, or refuse at once.
 
     Raises:
-        UserError: someone else holds it; the message is ``otherwise``.
+        UserError: another process holds it; the message is ``otherwise``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as handle:
@@ -113,7 +113,7 @@ def held(path: Path, otherwise: str) -> Iterator[None]:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether someone holds the lock on ``path``."""
+    """Whether a process holds the lock on ``path``."""
     if not path.exists():
         return False
     with path.open() as handle:
@@ -125,7 +125,7 @@ def is_locked(path: Path) -> bool:
 
 
 def digest_files(paths: Iterable[Path]) -> str:
-    """SHA-256 over the bytes of the files, in the order given."""
+    """Return a SHA-256 of the digests of the files, in this order."""
     total = hashlib.sha256()
     for path in paths:
         with path.open("rb") as handle:
@@ -133,6 +133,6 @@ def digest_files(paths: Iterable[Path]) -> str:
     return total.hexdigest()
 
 
-def digest_json(value: Any) -> str:
-    """SHA-256 of ``value`` as canonical JSON: equal values give equal digests."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+def digest_json(content: Any) -> str:
+    """Return the SHA-256 of ``content`` as canonical JSON: equal contents give equal digests."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Scans as their files hold them: nothing clamped, no plane fitted to a size."""
+"""Scans as their files hold them, to be denoised: nothing is clamped, and each plane keeps its size."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ MIN_SLICES = 3
 class Original:
     """A scan whose slices are read on demand.
 
-    ``read(z)``: HU of a slice of any number type, (rows, columns) in canonical order, and which voxels the file
-    marks as padding. ``affine``: canonical (x, y, z) indices to RAS+ mm; ``spacing``: mm along (z, y, x).
-    ``series``: the images, if they are DICOM.
+    ``plane``: rows and columns. ``spacing``: mm along (z, y, x). ``affine``: canonical (x, y, z) indices to RAS+ mm.
+    ``read(z)``: HU of a slice of any number type, (rows, columns) in canonical order, and which of its voxels are
+    padding. ``series``: the images, if they are DICOM.
     """
 
     slices: int
@@ -38,7 +38,7 @@ class Original:
 
 
 def dicom_original(series: DicomSeries) -> Original:
-    """One CT series.
+    """Return the original of a CT series.
 
     Raises:
         ScanError: it has too few slices.
@@ -46,16 +46,16 @@ def dicom_original(series: DicomSeries) -> Original:
     rows, columns = series.slices[0].frame.shape
 
     def read(z: int) -> tuple[Numbers, NDArray[np.bool_]]:
-        hu, padding = (series.grid.turned(plane.T[..., None])[0] for plane in read_original(series.slices[z]))
+        hu, padding = (series.grid.to_canonical(plane.T[..., None])[0] for plane in read_original(series.slices[z]))
         return hu, padding
 
     affine = series.grid.canonical_affine(series.affine, (columns, rows, len(series.slices)))
-    plane = series.grid.turned(np.empty((columns, rows, 1), np.bool_)).shape[1:]
+    plane = series.grid.to_canonical(np.empty((columns, rows, 1), np.bool_)).shape[1:]
     return Original(len(series.slices), (plane[0], plane[1]), series.grid.spacing, affine, read, series)
 
 
 def nifti_original(path: Path) -> Original:
-    """One NIfTI file; raises as :func:`open_nifti`, and ScanError for too few slices."""
+    """Return the original in a NIfTI file; raises as :func:`open_nifti`, and ScanError for too few slices."""
     image, scan = nifti_image(path), open_nifti(path)
     affine = np.asarray(image.affine, dtype=np.float64)
 
@@ -71,10 +71,10 @@ def nifti_original(path: Path) -> Original:
 
 
 def pair_original(path: Path) -> Original:
-    """The low dose of a Zarr pair, whose place in the patient nobody recorded.
+    """Return the low dose of a Zarr pair as an original; its position in the patient was not recorded.
 
     Raises:
-        UserError: it is no pair, or is damaged.
+        UserError: it is no pair, or it is damaged.
     """
     pair = Pair(path)
     slices, *plane = pair.shape

@@ -1,6 +1,7 @@
-"""What a person looks at: a scan's noise, and contact sheets of scans and of whole data sets."""
+"""Contact sheets of scans and of whole data sets, and the noise of a scan, for a person to look at."""
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -20,78 +21,80 @@ _SHOWN = 8  # slices on a scan's sheet
 _MEASURED = 8  # neighbouring slices: noise changes along the body
 _TILE = 160  # pixels
 _HEAD, _MARGIN = 44, 96
-_PAGE = (4, 24)  # scans across and down
+_PAGE_SCANS = (4, 24)  # across and down
 _THUMB, _CAPTION = 112, 18
 _DARK, _LIGHT = (20, 20, 20), (235, 235, 235)
 
 
 class Overview:
-    """Sees a scan pass by in chunks, and keeps a few slices and two sections of it."""
+    """Collects from a scan's chunks what its overview shows: a few slices, two sections, and the sums of its noise."""
 
     def __init__(self, slices: int) -> None:
         self.seen = 0
         self._shown = {int(z) for z in np.linspace(0, slices - 1, _SHOWN + 2).round()[1:-1]}
         middle = slices // 2 - _MEASURED // 2
         self._measured = range(max(0, middle), min(slices, middle + _MEASURED))
-        self._kept: dict[int, tuple[Hu, Hu]] = {}
+        self._slices: dict[int, tuple[Hu, Hu]] = {}
         self._sections: list[tuple[Hu, Hu]] = []
         self._squares = 0.0
 
     def add(self, full: Hu, low: Hu) -> None:
-        """The next slices of both, (n, rows, columns)."""
+        """Take the next slices of full and low dose, both (n, rows, columns)."""
         for z in sorted({*self._shown, *self._measured} & set(range(self.seen, self.seen + len(full)))):
-            self._kept[z] = full[z - self.seen].copy(), low[z - self.seen].copy()
+            self._slices[z] = full[z - self.seen].copy(), low[z - self.seen].copy()
         middle = full.shape[1] // 2
         self._sections.append((full[:, middle].copy(), full[:, :, middle].copy()))
         self._squares += sum(float(((a.astype(np.float64) - b) ** 2).mean()) for a, b in zip(full, low, strict=True))
         self.seen += len(full)
 
     def rmse(self) -> float:
-        """Root mean squared difference of low and full dose, HU."""
+        """Return the root mean squared difference of low and full dose, HU."""
         return round(float(np.sqrt(self._squares / self.seen)), 4)
 
     def noise(self) -> tuple[float | None, float | None]:
-        """Noise SD of full and low dose in soft tissue of the middle slices, HU; None where there is none."""
-        full, low = (noise_level(np.stack([self._kept[z][dose] for z in self._measured])) for dose in (0, 1))
+        """Return the noise SD (HU) of full and low dose in soft tissue of the middle slices, or None without it."""
+        full, low = (noise_level(np.stack([self._slices[z][dose] for z in self._measured])) for dose in (0, 1))
         return _finite(full), _finite(low)
 
     def draw(self, path: Path, row: Mapping[str, Any]) -> None:
-        """Write the scan's contact sheet: slices from feet to head, two windows, both doses, two sections."""
+        """Write the contact sheet: slices from feet to head in two windows and both doses, and two sections."""
         sheet = Image.new("RGB", (_MARGIN + (_SHOWN + 2) * _TILE, _HEAD + 4 * _TILE), _DARK)
         canvas = ImageDraw.Draw(sheet)
         for line, text in enumerate(_titles(row)):
             canvas.text((8, 4 + 19 * line), text, _LIGHT, _font(15))
-        for place, (name, window) in enumerate(WINDOWS.items()):
-            for dose in (0, 1):
-                top = _HEAD + (2 * place + dose) * _TILE
-                canvas.text((6, top + 60), f"{name}\n{('full', 'low')[dose]} dose", _LIGHT, _font(13))
-                for column, z in enumerate(sorted(self._shown)):
-                    left = _MARGIN + column * _TILE
-                    sheet.paste(_tile(self._kept[z][dose], window), (left, top))
-                    canvas.text((left + 4, top + 3), f"{z}", _LIGHT, _font(12))
-        for place, section in enumerate(self._planes(float(row["spacing_z_mm"]) / float(row["spacing_xy_mm"]))):
-            sheet.paste(section, (_MARGIN + _SHOWN * _TILE, _HEAD + 2 * place * _TILE))
+        for number, (window, dose) in enumerate(product(WINDOWS, (0, 1))):
+            self._draw_slices(sheet, _HEAD + number * _TILE, window, dose)
+        for number, section in enumerate(self._planes(float(row["spacing_z_mm"]) / float(row["spacing_xy_mm"]))):
+            sheet.paste(section, (_MARGIN + _SHOWN * _TILE, _HEAD + 2 * number * _TILE))
         with replacing(path) as temporary:
             sheet.save(temporary, "PNG")
 
+    def _draw_slices(self, sheet: Image.Image, top: int, window: str, dose: int) -> None:
+        canvas = ImageDraw.Draw(sheet)
+        canvas.text((6, top + 60), f"{window}\n{('full', 'low')[dose]} dose", _LIGHT, _font(13))
+        for column, z in enumerate(sorted(self._shown)):
+            left = _MARGIN + column * _TILE
+            sheet.paste(_tile(self._slices[z][dose], WINDOWS[window]), (left, top))
+            canvas.text((left + 4, top + 3), f"{z}", _LIGHT, _font(12))
+
     def _planes(self, stretch: float) -> list[Image.Image]:
-        """Coronal and sagittal section of the full dose, head up, in the patient's proportions."""
+        """Return the coronal and the sagittal section of the full dose, head up, in the patient's proportions."""
         planes = (np.concatenate([pair[i] for pair in self._sections])[::-1] for i in (0, 1))
         return [_section(plane, stretch) for plane in planes]
 
 
-def _finite(value: float) -> float | None:
-    return round(float(value), 4) if np.isfinite(value) else None
+def _finite(noise: float) -> float | None:
+    return round(float(noise), 4) if np.isfinite(noise) else None
 
 
 def _titles(row: Mapping[str, Any]) -> tuple[str, str]:
-    def said(name: str, unit: str) -> str:
+    def number(name: str, unit: str) -> str:
         return f"{unit} unknown" if row[name] is None else f"{row[name]:.4g} {unit}"
 
-    noise = f"noise {said('noise_full_hu', 'HU')} full, {said('noise_low_hu', 'HU')} low dose ({row['low_dose']})"
+    noise = f"noise {number('noise_full_hu', 'HU')} full, {number('noise_low_hu', 'HU')} low dose ({row['low_dose']})"
     grid = f"{row['slices']} slices of {row['spacing_z_mm']:.3g} mm, pixels {row['spacing_xy_mm']:.3g} mm"
-    made = f"kernel {row['kernel'] or 'unknown'}, {said('kvp', 'kV')}, {said('mas', 'mAs')}"
-    return f"{row['dataset']}  {row['scan']}", f"{grid}   {made}   {noise}"
+    acquisition = f"kernel {row['kernel'] or 'unknown'}, {number('kvp', 'kV')}, {number('mas', 'mAs')}"
+    return f"{row['dataset']}  {row['scan']}", f"{grid}   {acquisition}   {noise}"
 
 
 def _grey(hu: Hu, window: tuple[float, float]) -> NDArray[np.uint8]:
@@ -105,7 +108,7 @@ def _tile(hu: Hu, window: tuple[float, float]) -> Image.Image:
 
 
 def _section(plane: Hu, stretch: float) -> Image.Image:
-    """Fitted into two tiles across and two down."""
+    """Return the grey section, fitted into two tiles across and two down."""
     height, width = plane.shape[0] * stretch, plane.shape[1]
     scale = 2 * _TILE / max(width, height)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -117,20 +120,20 @@ def _font(size: int) -> Any:
 
 
 def draw_pages(data: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Contact sheets of a data set from those of its scans: ``contact/<dataset>-1.png`` and so on.
+    """Write the contact sheets of a data set from those of its scans: ``contact/<dataset>-1.png`` and so on.
 
-    ``rows``: its scans as the manifest has them, all of one data set and all kept.
+    ``rows``: manifest rows of its kept scans.
     """
-    across, down = _PAGE
-    each = across * down
-    for number, start in enumerate(range(0, len(rows), each), start=1):
+    across, down = _PAGE_SCANS
+    page_scans = across * down
+    for number, start in enumerate(range(0, len(rows), page_scans), start=1):
         path = data / "contact" / f"{rows[0]['dataset']}-{number}.png"
         with replacing(path) as temporary:
-            _page(data, rows[start : start + each]).save(temporary, "PNG")
+            _page(data, rows[start : start + page_scans]).save(temporary, "PNG")
 
 
 def _page(data: Path, rows: Sequence[Mapping[str, Any]]) -> Image.Image:
-    across, height = _PAGE[0], _THUMB + _CAPTION
+    across, height = _PAGE_SCANS[0], _THUMB + _CAPTION
     page = Image.new("RGB", (across * (3 * _THUMB + 8), -(-len(rows) // across) * height), _DARK)
     canvas = ImageDraw.Draw(page)
     for number, row in enumerate(rows):
@@ -142,16 +145,16 @@ def _page(data: Path, rows: Sequence[Mapping[str, Any]]) -> Image.Image:
 
 
 def _thumbnails(path: Path) -> Image.Image:
-    """The middle slice at full and at low dose and the coronal section, cut from a scan's sheet."""
+    """Cut from a scan's sheet the middle slice at full and at low dose, and the coronal section."""
     strip = Image.new("RGB", (3 * _THUMB, _THUMB), _DARK)
     middle, section = _MARGIN + _SHOWN // 2 * _TILE, _MARGIN + _SHOWN * _TILE
     tops = (_HEAD + 2 * _TILE, _HEAD + 3 * _TILE)
     boxes = [(middle, top, middle + _TILE, top + _TILE) for top in tops]
     boxes.append((section, _HEAD, section + 2 * _TILE, _HEAD + 2 * _TILE))
     with Image.open(path) as sheet:
-        for place, box in enumerate(boxes):
+        for number, box in enumerate(boxes):
             part = sheet.crop(box)
             part = part.crop(ImageChops.difference(part, Image.new("RGB", part.size, _DARK)).getbbox())
             part.thumbnail((_THUMB, _THUMB), Image.Resampling.BOX)
-            strip.paste(part, (place * _THUMB, 0))
+            strip.paste(part, (number * _THUMB, 0))
     return strip

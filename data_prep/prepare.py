@@ -1,4 +1,4 @@
-"""One series on disk to one verified Zarr pair, its contact sheet and its manifest row."""
+"""Prepare a scan: from one series on disk to a verified Zarr pair, a contact sheet and a manifest row."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -28,9 +28,9 @@ Hu = NDArray[np.int16]
 def prepare(
     series: Series, settings: DataSettings, data: Path, *, threads: int = 1, progress: Progress = ignore_progress
 ) -> dict[str, Any]:
-    """Read, simulate or pair, write, read back and check one scan; return its manifest row.
+    """Read a scan, add its low dose, write the pair, read it back and check it; return its manifest row.
 
-    Slices pass through in chunks, so memory does not grow with the scan's length.
+    The slices are processed in chunks, so memory does not grow with the length of the scan.
 
     Raises:
         ScanError: the series cannot be read as an axial CT.
@@ -58,7 +58,7 @@ def prepare(
 
 @contextmanager
 def _partners(series: Series, scan: CTScan, settings: DataSettings, threads: int) -> Iterator[Iterator[tuple[Hu, Hu]]]:
-    """Chunks of full dose and low dose, measured or simulated."""
+    """Give an iterator of chunks of full and low dose, measured or simulated."""
     if series.low_files:
         yield zip(scan.chunks(), _measured(series, scan, settings).chunks(), strict=True)
         return
@@ -81,12 +81,12 @@ def _grid(scan: CTScan) -> str:
 def _simulation(
     settings: LowDoseSettings, scan: CTScan, name: str, pool: ThreadPoolExecutor, threads: int
 ) -> Callable[[Hu, int], Hu]:
-    """A chunk's low dose, its slices shared among the threads; the result does not depend on how."""
-    simulator, together = LowDoseSimulator(settings, SIDE, scan.spacing[2]), -(-CHUNK_SLICES // (2 * threads)) * 2
+    """Return the function that simulates a chunk's low dose; its result does not depend on the number of threads."""
+    simulator, part_slices = LowDoseSimulator(settings, SIDE, scan.spacing[2]), -(-CHUNK_SLICES // (2 * threads)) * 2
 
     def low_dose(full: Hu, first: int) -> Hu:
-        starts = range(0, len(full), together)
-        parts = pool.map(lambda s: simulator.low_dose(full[s : s + together], name, first + s), starts)
+        starts = range(0, len(full), part_slices)
+        parts = pool.map(lambda s: simulator.low_dose(full[s : s + part_slices], name, first + s), starts)
         return np.concatenate(list(parts))
 
     return low_dose
@@ -106,7 +106,7 @@ def _provenance(series: Series, settings: DataSettings, source: str) -> dict[str
 
 
 def _row(series: Series, scan: CTScan, overview: Overview) -> dict[str, Any]:
-    made, noise = scan.acquisition, overview.noise()
+    acquisition, noise = scan.acquisition, overview.noise()
     return {
         "dataset": series.dataset,
         "subject": series.subject,
@@ -114,10 +114,10 @@ def _row(series: Series, scan: CTScan, overview: Overview) -> dict[str, Any]:
         "slices": scan.slices,
         "spacing_z_mm": scan.spacing[0],
         "spacing_xy_mm": scan.spacing[2],
-        "thickness_mm": made.thickness,
-        "kernel": made.kernel,
-        "kvp": made.kvp,
-        "mas": made.mas,
+        "thickness_mm": acquisition.thickness,
+        "kernel": acquisition.kernel,
+        "kvp": acquisition.kvp,
+        "mas": acquisition.mas,
         "low_dose": "measured" if series.low_files else "simulated",
         "noise_full_hu": noise[0],
         "noise_low_hu": noise[1],

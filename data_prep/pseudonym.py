@@ -1,4 +1,4 @@
-"""Keyed pseudonyms, so that no patient's identifier leaves the reader."""
+"""Keyed pseudonyms: they stand for patients' identifiers, which must not leave the reader."""
 
 import hashlib
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 def pseudonym(identifier: str) -> str:
-    """Ten hex digits of a keyed BLAKE2 hash: the same for the same user, not reversible without the key."""
+    """Return ten hex digits of a keyed BLAKE2 hash: always the same for one user, not reversible without the key."""
     return hashlib.blake2b(identifier.encode(), key=_key(_key_path()), digest_size=5).hexdigest()
 
 
@@ -18,17 +18,17 @@ def _key_path() -> Path:
 
 @lru_cache
 def _key(path: Path) -> bytes:
-    """The user's own key, made at first need: ``~/.config/quarterdose/pseudonym.key``, mode 0600; read once."""
+    """Read the user's key, ``~/.config/quarterdose/pseudonym.key``; it is created at first use, with mode 0600."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    own = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     if not path.exists():
-        descriptor = os.open(own, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "wb") as handle:
             handle.write(secrets.token_bytes(32))
         try:
-            os.link(own, path)  # fails if another process was first: its key is taken
+            os.link(temporary, path)  # fails if another process was first: its key is used
         except FileExistsError:
             pass
         finally:
-            own.unlink()
+            temporary.unlink()
     return path.read_bytes()

@@ -1,4 +1,4 @@
-"""Settings of preparation: sources, low dose, split."""
+"""Settings of the preparation of scans: sources, low dose, split."""
 
 import math
 from pathlib import Path
@@ -10,13 +10,13 @@ from data_prep.sources.kinds import KINDS
 
 
 class Settings(BaseModel):
-    """A frozen node of the settings tree; unknown keys are refused."""
+    """Base of all groups of settings: frozen, and unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class SourceSettings(Settings):
-    """A place where scans lie."""
+    """A source of scans."""
 
     kind: str
     path: Path | None = Field(None, description="folder or file; the sample needs none")
@@ -41,7 +41,7 @@ class SourceSettings(Settings):
     @field_validator("path")
     @classmethod
     def _resolve(cls, path: Path | None) -> Path | None:
-        """A run folder must mean the same scans from wherever it is looked at."""
+        """Make the path absolute: a run folder must mean the same scans from every working folder."""
         return path and path.expanduser().absolute()
 
     @model_validator(mode="after")
@@ -56,7 +56,7 @@ class SourceSettings(Settings):
 
     @property
     def name(self) -> str:
-        """The data set's name."""
+        """Name of the data set."""
         return self.dataset or self.kind
 
     @property
@@ -82,7 +82,7 @@ class GeometrySettings(Settings):
 
     @model_validator(mode="after")
     def _check_fan(self) -> Self:
-        """Both reconstructions want rays that cross the isocentre's plane, and a source before its detector."""
+        """Refuse a fan too wide for the reconstructions, and a source behind its detector."""
         degrees = math.degrees(self.channels * self.channel_arc_mm / self.source_detector_mm)
         if degrees >= 150:
             raise ValueError(f"channels x channel_arc_mm make a fan of {degrees:.0f} degrees, wanted below 150")
@@ -92,7 +92,7 @@ class GeometrySettings(Settings):
 
 
 class LowDoseSettings(Settings):
-    """Simulated low dose: noise added to the full-dose image."""
+    """Settings of the simulated low dose: noise added to the full-dose image."""
 
     dose: float = Field(0.25, gt=0, lt=1, description="fraction of the full dose")
     photons: float = Field(
@@ -129,14 +129,14 @@ class SplitSettings(Settings):
     seed: int = 0
 
     @model_validator(mode="after")
-    def _leave_some_to_train(self) -> Self:
+    def _check_shares(self) -> Self:
         if self.validation + self.test >= 0.9:
             raise ValueError("validation + test must stay below 0.9, so that something is left to train on")
         return self
 
 
 class DataSettings(Settings):
-    """All that preparation reads."""
+    """All settings of preparation."""
 
     sources: tuple[SourceSettings, ...] = Field(min_length=1)
     low_dose: LowDoseSettings = LowDoseSettings()

@@ -1,4 +1,4 @@
-"""Whether a data folder holds what its manifest says."""
+"""Check that a data folder holds what its manifest says."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,17 +14,17 @@ from data_prep.store import ARRAYS, Pair
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong with a scan."""
+    """A fault of a scan's pair; ``message``: what is wrong with it."""
 
     scan: str
-    what: str
+    message: str
 
 
 def verify(data: Path, progress: Progress = ignore_progress) -> tuple[int, list[Fault]]:
-    """Read every pair of ``data`` and compare it with its own digests and with ``manifest.csv``.
+    """Read all pairs of ``data`` and compare each with its own digests and with ``manifest.csv``.
 
-    Returns the number of pairs in the manifest, and what is wrong: a pair that is missing, holds other
-    bytes than were written, or other bytes than the manifest says, or that the manifest does not know.
+    Returns the number of pairs in the manifest, and the faults: pairs that are missing, that hold other bytes than
+    were written or than the manifest says, or that are not in the manifest.
 
     Raises:
         UserError: there is no manifest.
@@ -36,15 +36,15 @@ def verify(data: Path, progress: Progress = ignore_progress) -> tuple[int, list[
     rows = [row for row in manifest.to_dict("records") if isinstance(row.get("sha256_full_dose"), str)]
     faults: list[Fault] = []
     for number, row in enumerate(rows, start=1):
-        what = _fault_of({str(key): value for key, value in row.items()}, data)
-        faults += [Fault(str(row["scan"]), what)] if what else []
+        message = _fault_message({str(key): value for key, value in row.items()}, data)
+        faults += [Fault(str(row["scan"]), message)] if message else []
         progress(number, len(rows), str(row["scan"]))
-    known = {pair_path(data, str(row["dataset"]), str(row["scan"])) for row in rows}
-    unknown = sorted(path for path in data.glob("*/*.zarr") if not path.name.startswith(".") and path not in known)
-    return len(rows), faults + [Fault(path.stem, f"{path} is not in the manifest") for path in unknown]
+    listed = {pair_path(data, str(row["dataset"]), str(row["scan"])) for row in rows}
+    unlisted = sorted(path for path in data.glob("*/*.zarr") if not path.name.startswith(".") and path not in listed)
+    return len(rows), faults + [Fault(path.stem, f"{path} is not in the manifest") for path in unlisted]
 
 
-def _fault_of(row: dict[str, Any], data: Path) -> str:
+def _fault_message(row: dict[str, Any], data: Path) -> str:
     path = pair_path(data, row["dataset"], row["scan"])
     if not path.exists():
         return f"{path} is missing"
@@ -54,5 +54,5 @@ def _fault_of(row: dict[str, Any], data: Path) -> str:
     except (UserError, OSError) as error:
         return str(error)
     recorded = pair.provenance["sha256"]
-    lies = [name for name in ARRAYS if recorded[name] != row[f"sha256_{name}"]]
-    return f"the manifest has another digest for {' and '.join(lies)} of {path}" if lies else ""
+    wrong = [name for name in ARRAYS if recorded[name] != row[f"sha256_{name}"]]
+    return f"the manifest has another digest for {' and '.join(wrong)} of {path}" if wrong else ""

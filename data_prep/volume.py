@@ -17,7 +17,7 @@ LUNG_WINDOW = (-600.0, 1500.0)  # centre, width, HU
 MAX_TILT_DEGREES = 1.0
 CHUNK_SLICES = 32
 Numbers = NDArray[Any]
-"""HU or stored values of any number type."""
+"""HU or stored values, of any number type."""
 Fit = Literal["crop", "resample"]
 
 
@@ -25,8 +25,8 @@ Fit = Literal["crop", "resample"]
 class CTVolume:
     """A CT scan in memory, in the canonical orientation.
 
-    ``hu``: int16, shape (slices, 512, 512), index order (z, y, x); z runs feet to head, y front to
-    back, x from the patient's right to the left (DICOM's LPS). ``spacing``: mm along (z, y, x).
+    ``hu``: int16, (slices, 512, 512), index order (z, y, x): z runs from feet to head, y from front to back, x from
+    the patient's right to the left (DICOM's LPS). ``spacing``: mm along (z, y, x).
     """
 
     hu: NDArray[np.int16]
@@ -35,7 +35,7 @@ class CTVolume:
 
 @dataclass(frozen=True)
 class Acquisition:
-    """How a scan was made, as far as its files say: tube voltage (kV), charge (mAs), slice thickness (mm)."""
+    """How a scan was acquired, as far as its files say: ``kvp`` in kV, ``mas`` in mAs, ``thickness`` in mm."""
 
     kernel: str = ""
     kvp: float | None = None
@@ -45,14 +45,14 @@ class Acquisition:
 
 @dataclass(frozen=True)
 class Grid:
-    """How stored voxels (i, j, k) lie in the patient. ``spacing``: mm along canonical (z, y, x)."""
+    """Orientation of stored voxels (i, j, k) in the patient; ``spacing``: mm along canonical (z, y, x)."""
 
     orientation: NDArray[np.float64]
     spacing: tuple[float, float, float]
 
     @classmethod
     def of(cls, affine: NDArray[np.float64]) -> "Grid":
-        """The grid of a RAS+ affine in mm.
+        """Return the grid of a RAS+ affine in mm.
 
         Raises:
             ScanError: the slices are tilted or sheared, or their pixels are not square.
@@ -67,23 +67,23 @@ class Grid:
             raise ScanError(f"in-plane spacing {y:.3f} x {x:.3f} mm is not square: no axial series")
         return cls(orientation, (z, y, x))
 
-    def turned(self, voxels: Numbers) -> Numbers:
-        """A view of (i, j, k) voxels in canonical order (z, y, x)."""
+    def to_canonical(self, voxels: Numbers) -> Numbers:
+        """Return a view of stored voxels (i, j, k) in canonical order (z, y, x)."""
         view: Numbers = nib.orientations.apply_orientation(voxels, self.orientation)
         return view.transpose(2, 1, 0)
 
-    def turned_back(self, voxels: Numbers) -> Numbers:
-        """A view of canonical (z, y, x) voxels as they are stored, (i, j, k)."""
-        back = np.empty_like(self.orientation)
+    def to_stored(self, voxels: Numbers) -> Numbers:
+        """Return a view of canonical voxels (z, y, x) in stored order (i, j, k)."""
+        inverse = np.empty_like(self.orientation)
         for axis, (canonical, flip) in enumerate(self.orientation):
-            back[int(canonical)] = axis, flip
-        view: Numbers = nib.orientations.apply_orientation(voxels.transpose(2, 1, 0), back)
+            inverse[int(canonical)] = axis, flip
+        view: Numbers = nib.orientations.apply_orientation(voxels.transpose(2, 1, 0), inverse)
         return view
 
     def canonical_affine(self, affine: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float64]:
-        """Canonical (x, y, z) indices to RAS+ mm, from the affine of (i, j, k) and their number along each axis."""
-        turned: NDArray[np.float64] = affine @ nib.orientations.inv_ornt_aff(self.orientation, shape)
-        return turned
+        """Return the affine of canonical (x, y, z) indices from that of stored ones, whose array has this shape."""
+        canonical: NDArray[np.float64] = affine @ nib.orientations.inv_ornt_aff(self.orientation, shape)
+        return canonical
 
 
 def _check_axis_aligned(affine: NDArray[np.float64]) -> None:
@@ -100,8 +100,8 @@ def _check_axis_aligned(affine: NDArray[np.float64]) -> None:
 class CTScan:
     """An axial CT whose slices are read on demand, so that memory does not grow with its length.
 
-    ``planes(start, stop)`` gives slices in canonical order, HU of any number type and any size in the
-    plane; ``spacing``: mm along (z, y, x).
+    ``planes(start, stop)`` returns slices in canonical order, HU of any number type, in planes of any size.
+    ``spacing``: mm along (z, y, x).
     """
 
     slices: int
@@ -110,39 +110,39 @@ class CTScan:
     acquisition: Acquisition = Acquisition()
 
     def chunks(self) -> Iterator[NDArray[np.int16]]:
-        """The slices, ``CHUNK_SLICES`` at a time: int16 HU, (n, 512, 512), nothing below -1024.
+        """Yield the slices, ``CHUNK_SLICES`` at a time: int16 HU, (n, 512, 512), nothing below -1024.
 
         Raises:
-            ScanError: after the last chunk, if the values are no HU; anywhere, if a slice is broken.
+            ScanError: a slice is broken; after the last chunk, the values are no HU.
         """
         lowest, highest = np.inf, -np.inf
         for start in range(0, self.slices, CHUNK_SLICES):
-            values = self.planes(start, min(start + CHUNK_SLICES, self.slices))
-            least, most = float(values.min()), float(values.max())
-            if not np.isfinite(least + most):
+            hu = self.planes(start, min(start + CHUNK_SLICES, self.slices))
+            minimum, maximum = float(hu.min()), float(hu.max())
+            if not np.isfinite(minimum + maximum):
                 raise ScanError("the voxels hold NaN or infinity")
-            lowest, highest = min(lowest, least), max(highest, most)
-            yield fit(_as_int16(values, least))
+            lowest, highest = min(lowest, minimum), max(highest, maximum)
+            yield fit(_as_int16(hu, minimum))
         check_hu(lowest, highest)
 
     def load(self) -> CTVolume:
-        """All slices at once."""
+        """Read all slices into memory."""
         hu = np.empty((self.slices, SIDE, SIDE), np.int16)
         for start, chunk in zip(range(0, self.slices, CHUNK_SLICES), self.chunks(), strict=True):
             hu[start : start + CHUNK_SLICES] = chunk
         return CTVolume(hu, self.spacing)
 
     def middle(self, slices: int) -> "CTScan":
-        """So many neighbouring slices of the middle, or all if there are no more."""
+        """Return a scan of that many neighbouring slices in the middle, or of all if there are fewer."""
         first = max(0, (self.slices - slices) // 2)
         return replace(
             self, slices=min(slices, self.slices), planes=lambda start, stop: self.planes(first + start, first + stop)
         )
 
-    def fitted(self, how: Fit) -> "CTScan":
-        """The scan on a grid of 512 x 512: as it is, to be padded or cropped, or its whole plane resampled."""
+    def fitted(self, method: Fit) -> "CTScan":
+        """Return the scan for 512 x 512 pixels: unchanged, to be padded or cropped later, or with resampled planes."""
         side = max(self.planes(0, 1).shape[1:])
-        if how == "crop" or side == SIDE:
+        if method == "crop" or side == SIDE:
             return self
         z, y, x = self.spacing
         spacing = (z, y * side / SIDE, x * side / SIDE)
@@ -150,7 +150,7 @@ class CTScan:
 
 
 def check_hu(lowest: float, highest: float) -> None:
-    """Whether the extremes of a whole scan can be HU.
+    """Check that the extremes of a whole scan can be HU.
 
     Raises:
         ScanError: there is no air, or no tissue.
@@ -159,15 +159,15 @@ def check_hu(lowest: float, highest: float) -> None:
         raise ScanError(f"values from {lowest:g} to {highest:g} are no HU: air or tissue is missing")
 
 
-def _as_int16(values: Numbers, least: float = -np.inf) -> NDArray[np.int16]:
-    """Rounded, air below -1024; ``least``: the lowest of the values, if it is known."""
-    if values.dtype != np.int16:
-        return np.ascontiguousarray(np.clip(np.rint(values), AIR_HU, 32767).astype(np.int16))
-    return np.ascontiguousarray(values if least >= AIR_HU else np.maximum(values, np.int16(AIR_HU)))
+def _as_int16(hu: Numbers, minimum: float = -np.inf) -> NDArray[np.int16]:
+    """Round to int16, nothing below -1024; ``minimum``: the lowest value, if the caller has it."""
+    if hu.dtype != np.int16:
+        return np.ascontiguousarray(np.clip(np.rint(hu), AIR_HU, 32767).astype(np.int16))
+    return np.ascontiguousarray(hu if minimum >= AIR_HU else np.maximum(hu, np.int16(AIR_HU)))
 
 
 def fit(hu: NDArray[np.int16], side: int = SIDE) -> NDArray[np.int16]:
-    """Pad with air or crop about the centre to ``side`` x ``side``; no resampling."""
+    """Pad with air or crop about the centre to ``side`` x ``side``, without resampling."""
     _, rows, columns = hu.shape
     if (rows, columns) == (side, side):
         return hu
@@ -177,8 +177,8 @@ def fit(hu: NDArray[np.int16], side: int = SIDE) -> NDArray[np.int16]:
     return np.ascontiguousarray(hu[:, top : top + side, left : left + side])
 
 
-def _resampled(values: Numbers, side: int) -> Numbers:
-    """The whole plane, padded to ``side`` x ``side``, averaged or interpolated linearly to 512 x 512."""
-    planes = fit(_as_int16(values), side).astype(np.float32)
+def _resampled(hu: Numbers, side: int) -> Numbers:
+    """Pad planes to ``side`` x ``side``, and average or interpolate them linearly to 512 x 512."""
+    planes = fit(_as_int16(hu), side).astype(np.float32)
     images = (Image.fromarray(plane).resize((SIDE, SIDE), Image.Resampling.BILINEAR) for plane in planes)
     return np.stack([np.asarray(image) for image in images])

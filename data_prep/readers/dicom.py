@@ -60,7 +60,7 @@ class DicomSeries:
             hu = np.empty((stop - start, *self.slices[0].frame.shape), number_type)
             for plane, item in zip(hu, self.slices[start:stop], strict=True):
                 _read_hu(item, plane)
-            return self.grid.turned(hu.transpose(2, 1, 0))
+            return self.grid.to_canonical(hu.transpose(2, 1, 0))
 
         return CTScan(len(self.slices), self.grid.spacing, planes, self.acquisition)
 

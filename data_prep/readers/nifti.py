@@ -32,7 +32,7 @@ def open_nifti(path: Path, acquisition: Acquisition = Acquisition()) -> CTScan: 
     grid = Grid.of(np.asarray(image.affine, dtype=np.float64))
     with _as_scan_error():
         mapping = _map_file(path)
-        view = grid.turned(_voxels(mapping, image.dataobj))
+        view = grid.to_canonical(_voxels(mapping, image.dataobj))
     slope, intercept = float(image.dataobj.slope), float(image.dataobj.inter)
 
     def planes(start: int, stop: int) -> Numbers:

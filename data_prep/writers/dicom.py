@@ -95,7 +95,7 @@ class FromSeries:
 
     def as_stored(self, hu: NDArray[np.int16]) -> NDArray[np.int16]:
         """Return a canonical slice in the order of the source's rows and columns."""
-        return self.series.grid.turned_back(hu[None])[..., 0].T
+        return self.series.grid.to_stored(hu[None])[..., 0].T
 
 
 class FromGrid:

@@ -25,7 +25,7 @@ def verify(data: Annotated[Path, typer.Argument(help="Data folder, such as runs/
     with looking(Console(), "verifying") as progress:
         count, faults = verify_pairs(data, progress)
     for fault in faults:
-        typer.echo(f"{fault.scan}: {fault.what}")
+        typer.echo(f"{fault.scan}: {fault.message}")
     typer.echo(f"{count} pairs in the manifest, {len(faults)} faults")
     if faults:
         raise typer.Exit(1)

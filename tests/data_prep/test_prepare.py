@@ -206,7 +206,7 @@ def test_a_worker_whose_source_is_gone_names_no_path(place: Place, capfd: pytest
     assert json.loads(marker.read_text())["reason"] == "FileNotFoundError: No such file or directory"
     assert "Doe" not in marker.read_text() + "".join(capfd.readouterr())
     shutil.rmtree(place.folder / "cache")
-    with pytest.raises(RuntimeError, match="UserError in existing, line") as caught:  # it must look for itself
+    with pytest.raises(RuntimeError, match="UserError in existing_path, line") as caught:  # it must look for itself
         work_alone(open_graph, place.folder / "runs" / "p", "prepare", [scan])
     assert "Doe" not in "".join(traceback.format_exception(caught.value))
 

@@ -23,50 +23,50 @@ def data(make_pair: Callable[..., Path]) -> Path:
     return folder
 
 
-def what(data: Path) -> dict[str, str]:
+def fault_messages(data: Path) -> dict[str, str]:
     count, faults = verify(data)
     assert count == 2
-    return {fault.scan: fault.what for fault in faults}
+    return {fault.scan: fault.message for fault in faults}
 
 
 def test_sound_data_has_no_fault(data: Path) -> None:
-    told: list[int] = []
-    assert verify(data, lambda done, total, note: told.append(done)) == (2, [])
-    assert told == [1, 2]
+    counts: list[int] = []
+    assert verify(data, lambda done, total, note: counts.append(done)) == (2, [])
+    assert counts == [1, 2]
 
 
-@pytest.mark.parametrize("place", ["full_dose/c/1/0/0", "low_dose/c/0/0/0"])
-def test_a_flipped_byte_and_a_missing_shard_are_found(data: Path, place: str) -> None:
-    shard = data / "toy" / "a.zarr" / place
+@pytest.mark.parametrize("chunk", ["full_dose/c/1/0/0", "low_dose/c/0/0/0"])
+def test_a_flipped_byte_and_a_missing_shard_are_found(data: Path, chunk: str) -> None:
+    shard = data / "toy" / "a.zarr" / chunk
     content = bytearray(shard.read_bytes())
     content[len(content) // 3] ^= 1
     shard.write_bytes(content)
-    assert "does not hold what was written" in what(data)["a"]
+    assert "does not hold what was written" in fault_messages(data)["a"]
     shard.unlink()
-    assert list(what(data)) == ["a"]
+    assert list(fault_messages(data)) == ["a"]
 
 
 def test_a_shard_that_the_disk_does_not_give_is_a_fault_of_its_scan_alone(data: Path) -> None:
     shard = data / "toy" / "a.zarr" / "low_dose" / "c" / "0" / "0" / "0"
     shard.unlink()
     shard.mkdir()
-    assert what(data) == {"a": f"[Errno 21] Is a directory: '{shard}'"}
+    assert fault_messages(data) == {"a": f"[Errno 21] Is a directory: '{shard}'"}
 
 
 def test_a_manifest_that_lies_is_found(data: Path) -> None:
     path = data / "manifest.csv"
     path.write_text(path.read_text().replace(Pair(data / "toy" / "b.zarr").provenance["sha256"]["low_dose"], "0" * 64))
-    assert "another digest for low_dose" in what(data)["b"]
+    assert "another digest for low_dose" in fault_messages(data)["b"]
 
 
 def test_missing_and_unlisted_pairs_are_found(data: Path) -> None:
     (data / "toy" / "a.zarr").rename(data / "toy" / "d.zarr")
-    found = what(data)
-    assert found["a"].endswith("a.zarr is missing")
-    assert found["d"].endswith("is not in the manifest")
+    messages = fault_messages(data)
+    assert messages["a"].endswith("a.zarr is missing")
+    assert messages["d"].endswith("is not in the manifest")
     shutil.rmtree(data / "toy" / "d.zarr" / "low_dose")
     (data / "toy" / "d.zarr").rename(data / "toy" / "a.zarr")
-    assert "a" in what(data)
+    assert "a" in fault_messages(data)
 
 
 def test_another_folder_is_refused(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from tests.data_prep.orientations import ORIENTATIONS
 def canonical(voxels: np.ndarray, matrix: np.ndarray) -> CTVolume:
     """Voxels (i, j, k) in memory as a scan."""
     grid = Grid.of(matrix)
-    view = grid.turned(voxels)
+    view = grid.to_canonical(voxels)
     return CTScan(len(view), grid.spacing, lambda start, stop: view[start:stop]).load()
 
 
