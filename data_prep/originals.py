@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.errors import ScanError
-from data_prep.readers.dicom import DicomSeries, read_original
+from data_prep.readers.dicom import DicomSeries
+from data_prep.readers.dicom_slice import read_original
 from data_prep.readers.nifti import nifti_image, open_nifti
 from data_prep.store import Pair
 from data_prep.volume import Grid, Numbers

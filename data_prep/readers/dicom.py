@@ -7,40 +7,19 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import uid
-from pydicom.pixels.decoders.base import get_decoder
-from pydicom.pixels.utils import pixel_array
 
-from data_prep.errors import MachineError, ScanError
-from data_prep.readers import jpeg
-from data_prep.readers.dicom_header import Frame, Header, Native, read_header
-from data_prep.readers.dicom_values import BROKEN, is_file_fault
-from data_prep.volume import AIR_HU, Acquisition, CTScan, Grid, Numbers
+from data_prep.errors import ScanError
+from data_prep.readers.dicom_header import Frame, Header, read_header
+from data_prep.readers.dicom_slice import Slice, has_integer_hu, read_hu
+from data_prep.volume import Acquisition, CTScan, Grid, Numbers
 
-_PLUGINS = {
-    uid.RLELossless: "pydicom",
-    uid.JPEG2000: "pylibjpeg",
-    uid.JPEG2000Lossless: "pylibjpeg",
-    **dict.fromkeys(jpeg.DECODER_DEPENDENCIES, jpeg.NAME),
-}
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 _COMMON: dict[str, Callable[[Frame], Any]] = {
     "orientations": lambda frame: tuple(np.round(frame.orientation, 3)),
     "pixel spacings": lambda frame: tuple(np.round(frame.spacing, 4)),
     "image sizes": lambda frame: frame.shape,
 }
-
-
-@dataclass(frozen=True)
-class Slice:
-    """A frame, the ``index``-th of its file. ``label``: stands for the file in messages, without its path."""
-
-    path: Path
-    index: int
-    label: str
-    frame: Frame
-    syntax: uid.UID
-    native: Native | None
+"""What all slices of a series must have in common, by its name in messages."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +33,12 @@ class DicomSeries:
 
     def scan(self) -> CTScan:
         """Return the series as a scan in canonical order; padding and what is below -1024 HU become -1024."""
-        number_type = np.int16 if all(_has_integer_hu(item.frame) for item in self.slices) else np.float32
+        number_type = np.int16 if all(has_integer_hu(ct_slice.frame) for ct_slice in self.slices) else np.float32
 
         def planes(start: int, stop: int) -> Numbers:
             hu = np.empty((stop - start, *self.slices[0].frame.shape), number_type)
-            for plane, item in zip(hu, self.slices[start:stop], strict=True):
-                _read_hu(item, plane)
+            for plane, ct_slice in zip(hu, self.slices[start:stop], strict=True):
+                read_hu(ct_slice, plane)
             return self.grid.to_canonical(hu.transpose(2, 1, 0))
 
         return CTScan(len(self.slices), self.grid.spacing, planes, self.acquisition)
@@ -86,7 +65,7 @@ def open_series(paths: Sequence[Path]) -> DicomSeries:
         for i, (path, header) in enumerate(zip(paths, headers, strict=True), start=1)
         for index, frame in enumerate(header.frames)
     ]
-    _check_one_series(headers, [item.frame for item in slices])
+    _check_one_series(headers, [ct_slice.frame for ct_slice in slices])
     slices, affine = _ordered(slices)
     grid = Grid.of(affine)
     _check_straight(slices)
@@ -123,8 +102,8 @@ def _ordered(slices: list[Slice]) -> tuple[list[Slice], NDArray[np.float64]]:
     if abs(normal[2]) < np.abs(normal[:2]).max():
         raise ScanError("slices are not axial: a reformat or a localizer")
     normal *= np.sign(normal[np.abs(normal).argmax()])
-    slices = sorted(slices, key=lambda item: float(np.asarray(item.frame.position) @ normal))
-    positions = np.array([item.frame.position for item in slices])
+    slices = sorted(slices, key=lambda ct_slice: float(np.asarray(ct_slice.frame.position) @ normal))
+    positions = np.array([ct_slice.frame.position for ct_slice in slices])
     step = _slice_step(positions @ normal)
     down, right = frame.spacing
     affine = np.eye(4)
@@ -135,7 +114,7 @@ def _ordered(slices: list[Slice]) -> tuple[list[Slice], NDArray[np.float64]]:
 
 def _check_straight(slices: Sequence[Slice]) -> None:
     """Refuse slices that are shifted in their plane, as by a table that moves straight past a tilted gantry."""
-    positions = np.array([item.frame.position for item in slices])
+    positions = np.array([ct_slice.frame.position for ct_slice in slices])
     frame = slices[0].frame
     shift = np.abs((positions - positions[0]) @ np.asarray(frame.orientation).reshape(2, 3).T).max()
     if shift > min(frame.spacing):
@@ -158,69 +137,6 @@ def _slice_step(heights: NDArray[np.float64]) -> float:
             f"{heights[i + 1]:.2f} mm, elsewhere {step:.2f} mm"
         )
     raise ScanError(f"slices are {gaps.min():.2f} to {gaps.max():.2f} mm apart, wanted one distance")
-
-
-def _has_integer_hu(frame: Frame) -> bool:
-    """Whether HU are the stored integers plus the intercept, so that they fit into int16."""
-    return frame.slope == 1 and frame.intercept.is_integer() and -30000 < frame.intercept <= 0
-
-
-def _read_hu(item: Slice, hu: Numbers) -> None:
-    """Read the HU of one frame into (rows, columns)."""
-    stored, frame = _stored(item), item.frame
-    slope, intercept = frame.slope, frame.intercept
-    if hu.dtype == np.int16 and stored.dtype == np.int16:
-        np.maximum(stored, np.int16(AIR_HU - int(intercept)), out=hu)
-        hu += np.int16(intercept)
-    else:
-        hu[:] = np.clip(stored * slope + intercept, AIR_HU, 32767)
-    if frame.padding and frame.padding[1] * slope + intercept > AIR_HU:  # else it is air already
-        hu[(stored >= frame.padding[0]) & (stored <= frame.padding[1])] = AIR_HU
-
-
-def read_original(item: Slice) -> tuple[Numbers, NDArray[np.bool_]]:
-    """Read the HU of one frame without clamping, and which voxels are padding; both (rows, columns).
-
-    Raises:
-        ScanError: the pixels are cut off or cannot be decoded.
-        MachineError: their decoder is missing.
-    """
-    stored, frame = _stored(item), item.frame
-    low, high = frame.padding or (1, 0)
-    padding = (stored >= low) & (stored <= high)
-    if frame.slope == 1 and frame.intercept.is_integer():
-        return stored + np.int32(frame.intercept), padding
-    return stored * frame.slope + frame.intercept, padding
-
-
-def _stored(item: Slice) -> Numbers:
-    return _read_native(item, item.native) if item.native else _decode(item)
-
-
-def _read_native(item: Slice, native: Native) -> Numbers:
-    rows, columns = item.frame.shape
-    number_type, start = "<i2" if native.signed else "<u2", native.offset + item.index * rows * columns * 2
-    stored: Numbers = np.fromfile(item.path, number_type, rows * columns, offset=start)
-    if stored.size != rows * columns:
-        raise ScanError(f"the pixels of {item.label} are cut off")
-    spare = 16 - native.bits  # bits that may hold an overlay
-    used = ((stored << spare) >> spare).view(np.int16) if spare else stored
-    return used.reshape(rows, columns)
-
-
-def _decode(item: Slice) -> Numbers:
-    plugin = _PLUGINS.get(item.syntax, "")
-    if plugin and plugin not in get_decoder(item.syntax).available_plugins:
-        raise MachineError(f"no decoder for {item.syntax.name} is installed: pip install {plugin}")
-    try:
-        stored: Numbers = pixel_array(item.path, index=item.index, raw=True, decoding_plugin=plugin)
-    except (OSError, *BROKEN) as error:
-        if not is_file_fault(error):
-            raise
-        raise ScanError(f"the pixels of {item.label} cannot be decoded ({type(error).__name__})") from error
-    if stored.shape != item.frame.shape:
-        raise ScanError(f"the pixels of {item.label} are {stored.shape}, wanted {item.frame.shape}")
-    return stored
 
 
 def _acquisition(headers: Sequence[Header]) -> Acquisition:

@@ -75,21 +75,21 @@ class FromSeries:
         Raises:
             ScanError: the patient is to be left out, but the source says that text is burnt into its images.
         """
-        item = self.series.slices[z]
-        source = self._header(item.path)
-        frame, image, deidentify = _frame_elements(source, item.index), Dataset(), self.derivation.deidentify
+        ct_slice = self.series.slices[z]
+        source = self._header(ct_slice.path)
+        frame, image, deidentify = _frame_elements(source, ct_slice.index), Dataset(), self.derivation.deidentify
         if deidentify and frame.get("BurnedInAnnotation") == "YES":
             raise ScanError("text is burnt into the images (BurnedInAnnotation is YES), and would stay in them")
         for name in (*SCAN, *(() if deidentify else PERSON)):
             if name in frame:
                 image[name] = frame[name]
         identify(image, frame, self.derivation)
-        frame_number = item.index + 1 if _is_multi_frame(source) else None
+        frame_number = ct_slice.index + 1 if _is_multi_frame(source) else None
         number = frame.get("InstanceNumber") if frame_number is None else frame_number
         image.InstanceNumber = z + 1 if number is None else number
         if not deidentify:
             image.SourceImageSequence = [source_reference(source, frame_number)]
-        mark_padding(image, item.frame)
+        mark_padding(image, ct_slice.frame)
         mark_derived(image, self.derivation)
         return image
 
