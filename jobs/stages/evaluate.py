@@ -28,7 +28,7 @@ class Evaluate(Stage):
     def __init__(self, trainings: Sequence[CellStage]) -> None:
         super().__init__(trainings[0].folder)
         cells = [(stage, cell) for stage in trainings for cell in stage.cells.values()]
-        self.cells = {cell.id: (stage, cell) for stage, cell in cells if cell.arm == "full"}
+        self.cells = {cell.id: (stage, cell) for stage, cell in cells if not cell.is_control}
 
     def workers(self) -> int:
         return self.settings.evaluate.workers

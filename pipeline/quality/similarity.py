@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.intensity import HU_HIGH, HU_LOW, scaling
-from pipeline.losses import ms_ssim, ssim
+from pipeline.quality.ssim import ms_ssim, ssim
 
 SLAB = 32  # slices
 METRICS = ("mse", "rmse_hu", "psnr", "ssim", "ms_ssim")

@@ -1,6 +1,7 @@
 """The cells of a run: every training that its settings ask for, fully resolved."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import product
 from typing import Literal
 
@@ -10,15 +11,32 @@ from pipeline.settings.names import DDNET_2D, RED_CNN, ModelName, Transfer
 from pipeline.settings.run import GridSettings, RunSettings, StudySettings, Train2DSettings
 from pipeline.settings.training import SIDE_MULTIPLE, TrainingSettings
 
-Arm = Literal["full", "synthetic", "silent", "alone"]
-"""What a training is for: itself; or as a control one that reads no data after its first batch, one whose ranks do
-not exchange gradients, or one of a single rank."""
+ArmName = Literal["full", "synthetic", "silent", "alone"]
 
-CONTROL_ARMS: tuple[Arm, ...] = ("synthetic", "silent", "alone")
+
+@dataclass(frozen=True)
+class Arm:
+    """Parts of an ordinary training that a training of this arm does; a control arm leaves at least one out.
+
+    ``reads_data``: else it takes its first batch again and again. ``exchanges_gradients``: else each rank trains by
+    itself. ``single_rank``: it has one rank, and so stands for all rank counts.
+    """
+
+    reads_data: bool = True
+    exchanges_gradients: bool = True
+    single_rank: bool = False
+
+
+ARMS: dict[ArmName, Arm] = {
+    "full": Arm(),
+    "synthetic": Arm(reads_data=False),
+    "silent": Arm(exchanges_gradients=False),
+    "alone": Arm(single_rank=True),
+}
 
 
 class CellSettings(Settings):
-    """One training, fully resolved. ``validated``: slices of the volumes that it is validated on."""
+    """One training, fully resolved. ``validated``: number of slices of the volumes that it is validated on."""
 
     id: str
     model: ModelName = "ddnet"
@@ -29,14 +47,19 @@ class CellSettings(Settings):
     validated: int
     validated_sampling: Sampling
     transfer: Transfer
-    arm: Arm = "full"
+    arm: ArmName = "full"
     training: TrainingSettings
+
+    @property
+    def is_control(self) -> bool:
+        """Whether it is trained for its times alone."""
+        return self.arm != "full"
 
 
 def cells_of(run: RunSettings) -> list[CellSettings]:
-    """The 2D trainings first, then the study's grids by transfer, slice count and rank count, and the control arms.
+    """List every training of a run: in 2D, then the study's grids in the order of their settings, then control arms.
 
-    Trainings that are alike have the same id, and are one.
+    Trainings with equal settings have the same id and are listed once.
     """
     flat = [_flat_cell(run, DDNET_2D, "ddnet", run.train_2d)]
     if run.red_cnn:
@@ -46,49 +69,50 @@ def cells_of(run: RunSettings) -> list[CellSettings]:
     return list({cell.id: cell for cell in (*flat, *deep, *arms)}.values())
 
 
-def _flat_cell(run: RunSettings, name: str, model: ModelName, one: Train2DSettings) -> CellSettings:
-    """A 2D training, validated on the slices of such volumes as the study's thinnest can be."""
+def _flat_cell(run: RunSettings, name: str, model: ModelName, settings: Train2DSettings) -> CellSettings:
+    """Build a 2D training, validated on the slices of volumes as thin as the study may have."""
     return CellSettings(
-        id=name, model=model, dims=2, ranks=one.ranks, slices=1, sampling="window",
-        validated=SIDE_MULTIPLE, validated_sampling=run.study.sampling[0], transfer="none", training=one.training,
+        id=name, model=model, dims=2, ranks=settings.ranks, slices=1, sampling="window", validated=SIDE_MULTIPLE,
+        validated_sampling=run.study.sampling[0], transfer="none", training=settings.training,
     )  # fmt: skip
 
 
 def _grid_cells(study: StudySettings, grid: GridSettings) -> Iterator[CellSettings]:
     seeds = grid.seeds or (study.training.seed,)
-    listed = (grid.transfer, grid.sampling, seeds, grid.slices, grid.ranks)
-    for transfer, sampling, seed, slices, ranks in product(*listed):
+    axes = (grid.transfer, grid.sampling, seeds, grid.slices, grid.ranks)
+    for transfer, sampling, seed, slices, ranks in product(*axes):
         changes = {"seed": seed, "epochs": grid.epochs or study.training.epochs}
-        yield _named(study, CellSettings(
+        yield _name(study, CellSettings(
             id="", dims=3, ranks=ranks, slices=slices, sampling=sampling, validated=slices,
             validated_sampling=sampling, transfer=transfer, training=study.training.model_copy(update=changes),
         ))  # fmt: skip
 
 
 def _control_arms(study: StudySettings, cell: CellSettings) -> Iterator[CellSettings]:
-    """Short trainings from nothing, for what the point's lost time went to; a rank alone is one for all rank counts."""
-    steps = study.control_steps
-    for arm in CONTROL_ARMS if steps else ():
-        ranks = 1 if arm == "alone" else cell.ranks
-        if steps is None or (ranks == 1 and arm == "silent"):
-            continue  # nobody to exchange with
-        samples = steps * cell.training.batch * cell.training.accumulation
-        changes = {"samples": samples, "work": "weak", "epochs": 1, "seed": study.training.seed,
-                   "validation_samples": 1}  # fmt: skip
-        yield _named(study, cell.model_copy(update={
-            "arm": arm, "ranks": ranks, "transfer": "none", "training": cell.training.model_copy(update=changes),
-        }))  # fmt: skip
+    """Yield short trainings from random weights, whose times show where the time of the cell's own steps goes."""
+    if study.control_steps is None:
+        return
+    samples = study.control_steps * cell.training.batch * cell.training.accumulation
+    changes = {"samples": samples, "work": "weak", "epochs": 1, "seed": study.training.seed, "validation_samples": 1}
+    training = cell.training.model_copy(update=changes)
+    for name, arm in ARMS.items():
+        ranks = 1 if arm.single_rank else cell.ranks
+        differs = arm != ARMS["full"] and (arm.exchanges_gradients or ranks > 1)  # a single rank exchanges nothing
+        if differs:
+            yield _name(study, cell.model_copy(update={
+                "arm": name, "ranks": ranks, "transfer": "none", "training": training,
+            }))  # fmt: skip
 
 
-def _named(study: StudySettings, cell: CellSettings) -> CellSettings:
-    """With an id that says what is not the rule."""
-    how = cell.training
+def _name(study: StudySettings, cell: CellSettings) -> CellSettings:
+    """Name the cell after the settings that differ from the study's defaults."""
+    epochs, seed = cell.training.epochs, cell.training.seed
     parts = [
         f"3d-s{cell.slices}-r{cell.ranks}",
         *([cell.sampling] if cell.sampling != study.sampling[0] else []),
-        *([cell.transfer] if cell.transfer != "zero" and cell.arm == "full" else []),
-        *([f"e{how.epochs}"] if how.epochs != study.training.epochs and cell.arm == "full" else []),
-        *([f"seed{how.seed}"] if how.seed != study.training.seed else []),
-        *([cell.arm] if cell.arm != "full" else []),
+        *([cell.transfer] if cell.transfer != "zero" and not cell.is_control else []),
+        *([f"e{epochs}"] if epochs != study.training.epochs and not cell.is_control else []),
+        *([f"seed{seed}"] if seed != study.training.seed else []),
+        *([cell.arm] if cell.is_control else []),
     ]
     return cell.model_copy(update={"id": "-".join(parts)})

@@ -15,6 +15,7 @@ RED_CNN_SIDE = 21
 
 Side = Annotated[int, Field(ge=SIDE_MULTIPLE, multiple_of=SIDE_MULTIPLE)]
 Norm = Literal["batch", "sync", "frozen", "group"]
+Similarity = Literal["wang", "authors"]
 
 RECIPES: dict[str, dict[str, Any]] = {
     "default": {
@@ -48,7 +49,7 @@ class TrainingSettings(Settings):
         description="group: of each sample, sixteen channels at a time; batch: of the rank's own samples; sync: of all "
         "ranks' samples; frozen: running statistics stay as they are",
     )
-    ms_ssim: Literal["wang", "authors"] = "wang"
+    ms_ssim: Similarity = "wang"
     ms_ssim_weight: float = Field(0.1, ge=0, description="loss = MSE + this * (1 - MS-SSIM)")
     learning_rate: float = Field(1e-3, gt=0, description="at its height, for one rank's batch")
     rate_rule: Literal["none", "linear", "sqrt"] = Field(

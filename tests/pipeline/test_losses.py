@@ -6,7 +6,8 @@ import pytorch_msssim
 import torch
 from skimage.metrics import structural_similarity
 
-from pipeline.losses import CompositeLoss, authors_ms_ssim, ms_ssim, ssim
+from pipeline.losses import CompositeLoss
+from pipeline.quality.ssim import authors_ms_ssim, ms_ssim, ssim
 from tests.beside import shared_file
 
 

@@ -6,8 +6,8 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from pipeline.intensity import scaling
-from pipeline.losses import ms_ssim
 from pipeline.quality.similarity import judge_slices, judge_volume, mean_of_slices
+from pipeline.quality.ssim import ms_ssim
 from tests.scans import chest
 
 
