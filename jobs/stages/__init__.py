@@ -1,1 +1,1 @@
-"""The stages of a run, and the graph that they make."""
+"""The stages of a run, and their graph."""
