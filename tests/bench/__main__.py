@@ -1,12 +1,16 @@
 """``make bench``: ours and a named baseline in turn, medians, one table and ``bench.csv``.
 
+A row is printed, and ``bench.csv`` written, when it is measured: what is stopped half-way keeps its rows.
+
 ``ratio`` is baseline / ours in seconds (``worker-memory``: in GiB): above 1, ours is the better. ``goal`` is what
 it should reach. A benchmark whose data is not there is named as missing.
 ``python -m tests.bench NAME...`` runs only these.
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -57,28 +61,46 @@ BENCHES = {
 }
 
 
-def rows(names: Sequence[str]) -> Iterator[dict[str, object]]:
-    """Run each benchmark."""
-    for name in names:
-        bench, baseline_name, goal = BENCHES[name]
-        try:
-            ours, baseline = bench()
-        except (FileNotFoundError, StopIteration, UserError):
-            yield {"name": name, "ours": "data missing", "baseline": "", "baseline_name": baseline_name, "ratio": "",
-                   "goal": goal}  # fmt: skip
-            continue
-        yield {"name": name, "ours": round(ours, 5), "baseline": round(baseline, 5),
-               "baseline_name": baseline_name, "ratio": round(baseline / ours, 3), "goal": goal}  # fmt: skip
+FILE = Path("bench.csv")
+
+
+def measure(name: str) -> dict[str, object]:
+    """Run one benchmark; return its row, which says so where its data is missing."""
+    bench, baseline_name, goal = BENCHES[name]
+    row = {
+        "name": name,
+        "ours": "data missing",
+        "baseline": "",
+        "baseline_name": baseline_name,
+        "ratio": "",
+        "goal": goal,
+    }
+    with suppress(FileNotFoundError, StopIteration, UserError):
+        ours, baseline = bench()
+        row |= {"ours": round(ours, 5), "baseline": round(baseline, 5), "ratio": round(baseline / ours, 3)}
+    return row
+
+
+def measure_all(names: Sequence[str], path: Path) -> list[dict[str, object]]:
+    """Run the benchmarks in turn; each row is printed and the file written as soon as it is measured."""
+    rows = list[dict[str, object]]()
+    for number, name in enumerate(names, 1):
+        print(f"{number}/{len(names)} {name} ...", end=" ", flush=True)
+        began = time.perf_counter()
+        row = measure(name)
+        rows.append(row)
+        write_atomic(path, pd.DataFrame(rows).to_csv(index=False))
+        seconds = time.perf_counter() - began
+        print(f"ours {row['ours']}, baseline {row['baseline']}, ratio {row['ratio']} ({seconds:.0f} s)", flush=True)
+    return rows
 
 
 def main() -> None:
-    """Print the table and write ``bench.csv``."""
-    found = list(rows(sys.argv[1:] or list(BENCHES)))
+    """Measure those named, or all; print the table at the end."""
     table = Table("name", "ours", "baseline", "baseline is", "ratio", "goal", box=None)
-    for row in found:
-        table.add_row(*(str(value) for value in row.values()))
+    for row in measure_all(sys.argv[1:] or list(BENCHES), FILE):
+        table.add_row(*(str(cell) for cell in row.values()))
     Console().print(table)
-    write_atomic(Path("bench.csv"), pd.DataFrame(found).to_csv(index=False))
 
 
 if __name__ == "__main__":
