@@ -1,4 +1,4 @@
-"""HU to network units and back, by named scalings."""
+"""Named scalings from HU to network units and back."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,25 +13,21 @@ DATA_RANGE: dict[ScalingName, float] = {"hu": 20.0, "unit": 1.0, "minmax": 1.0} 
 
 @dataclass(frozen=True)
 class Scaling:
-    """network = (HU - offset) / width."""
+    """The linear map network units = (HU - offset) / width."""
 
     offset: float
     width: float
 
     def to_network(self, hu: NDArray[np.generic]) -> NDArray[np.float32]:
-        """HU to network units."""
+        """Convert HU to network units."""
         return (np.asarray(hu, dtype=np.float32) - np.float32(self.offset)) / np.float32(self.width)
-
-    def to_hu(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Network units to HU."""
-        return values * np.float32(self.width) + np.float32(self.offset)
 
 
 def scaling(name: ScalingName, hu: NDArray[np.generic]) -> Scaling:
-    """The scaling of one volume.
+    """Return the scaling of a volume.
 
-    ``hu``: HU / 100. ``unit``: -1024 to 3072 HU onto [0, 1].
-    ``minmax``: the volume's own extremes onto [0, 1], as the 3D-DDnet authors do; it loses HU.
+    ``hu``: HU / 100. ``unit``: -1024 to 3072 HU become 0 to 1. ``minmax``: the volume's extremes become 0 and 1, as
+    the 3D-DDnet authors do; the network then cannot tell absolute HU.
     """
     if name == "hu":
         return Scaling(0.0, 100.0)

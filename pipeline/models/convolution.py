@@ -1,34 +1,32 @@
-"""Convolutions in two and three dimensions, and those of a normalised image."""
-
-from typing import Any
+"""Convolutions in two and three dimensions, alone and behind a normalisation."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.models.norms import BatchNorm, ChannelNorm, make_norm, normalised
+from pipeline.models.dimensions import CONVOLUTION
+from pipeline.models.norms import BatchNorm, ChannelNorm, build_norm, normalise
 from pipeline.models.pointwise import mix_channels, mix_normed_channels
 from pipeline.settings.training import Norm
 
 SLOPE = 0.01
 Convolution = nn.Conv2d | nn.Conv3d
-_CONV: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
 
 
-def convolution(dims: int, channels_in: int, channels_out: int, kernel: int) -> Convolution:
-    """One that keeps the sides; ``kernel`` is odd."""
-    layer: Convolution = _CONV[dims](channels_in, channels_out, kernel, padding=kernel // 2)
+def build_convolution(dims: int, channels_in: int, channels_out: int, kernel: int) -> Convolution:
+    """Build a convolution that keeps the sides; ``kernel`` is odd."""
+    layer: Convolution = CONVOLUTION[dims](channels_in, channels_out, kernel, padding=kernel // 2)
     return layer
 
 
 def convolve(layer: Convolution, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The layer with other weights."""
+    """Run the layer with ``weight`` and ``bias`` in place of its parameters."""
     y: Tensor = layer._conv_forward(x, weight, bias)
     return y
 
 
 class NormedConvolution(nn.Module):
-    """Normalisation, then convolution, then leaky ReLU (or none, if ``linear``)."""
+    """Normalisation, then convolution, then leaky ReLU (without the ReLU if ``linear``)."""
 
     norm: ChannelNorm
     conv: Convolution
@@ -37,22 +35,22 @@ class NormedConvolution(nn.Module):
         self, dims: int, channels_in: int, channels_out: int, kernel: int, norm: Norm, *, linear: bool = False
     ) -> None:
         super().__init__()
-        self.norm = make_norm(norm, channels_in)
-        self.conv = convolution(dims, channels_in, channels_out, kernel)
-        self.pointwise, self.slope = kernel == 1, 1.0 if linear else SLOPE
+        self.norm = build_norm(norm, channels_in)
+        self.conv = build_convolution(dims, channels_in, channels_out, kernel)
+        self.is_pointwise, self.slope = kernel == 1, 1.0 if linear else SLOPE
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, in, sides) to (batch, out, sides); without gradients ``x`` may be lost."""
-        if self.pointwise:
-            return self._mixed(x)
-        y: Tensor = self.conv(normalised(self.norm, x))
+        """Map (batch, in, sides) to (batch, out, sides); without gradients ``x`` may be overwritten."""
+        if self.is_pointwise:
+            return self._mix(x)
+        y: Tensor = self.conv(normalise(self.norm, x))
         return F.leaky_relu(y, self.slope, inplace=True)
 
-    def _mixed(self, x: Tensor) -> Tensor:
-        """Without a border to pad, a norm that is fixed is a part of the convolution's weights."""
+    def _mix(self, x: Tensor) -> Tensor:
+        """Run a convolution of one pixel. It pads nothing, so its weights can include a norm of fixed statistics."""
         weight, bias = self.conv.weight.flatten(1), self.conv.bias
         assert bias is not None
-        if not self.norm.fixed:
+        if not self.norm.is_fixed:
             return mix_normed_channels(x, self.norm, weight, bias, self.slope)
         assert isinstance(self.norm, BatchNorm)
         scale, shift = self.norm.scale_and_shift()

@@ -1,13 +1,12 @@
 """DDnet in two and three dimensions.
 
-Zhang et al. 2018 (doi:10.1109/TMI.2018.2823083) for the 2D network; the 3D-DDnet paper (ICCABS
-2023) for the 3D one. Stride-1 transposed convolutions are stored as the plain convolutions that
-they equal: kernel flipped, channel axes swapped.
+The 2D network: Zhang et al. 2018 (doi:10.1109/TMI.2018.2823083). The 3D network: the 3D-DDnet paper (ICCABS 2023).
+Their transposed convolutions of stride 1 are stored as the plain convolutions that compute the same: kernels flipped,
+channel axes swapped.
 """
 
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,10 +14,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from data_prep.errors import UserError
-from pipeline.models.convolution import SLOPE, Convolution, NormedConvolution, convolution, convolve
+from pipeline.models.convolution import SLOPE, Convolution, NormedConvolution, build_convolution, convolve
+from pipeline.models.dimensions import LINEAR, MAX_POOL
 from pipeline.models.memory_format import channels_last
-from pipeline.models.norms import ChannelNorm, make_norm, statistics_kept
-from pipeline.models.stripes import LINEAR, by_stripes, in_stripes
+from pipeline.models.norms import ChannelNorm, build_norm, held_statistics
+from pipeline.models.stripes import run_in_stripes, uses_stripes
 from pipeline.settings.training import SIDE_MULTIPLE, Norm
 
 FILTERS = 16
@@ -28,11 +28,9 @@ DENSE_LAYERS = 4
 LEVELS = 4
 assert 2**LEVELS == SIDE_MULTIPLE
 
-_POOL: dict[int, Any] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
-
 
 class DenseLayer(nn.Module):
-    """Bottleneck to 64 channels, 5^d convolution to 16, concatenated to the input."""
+    """Bottleneck of 64 channels, then a convolution of 5^d pixels to 16 channels, which join the input."""
 
     def __init__(self, dims: int, channels: int, norm: Norm) -> None:
         super().__init__()
@@ -40,32 +38,32 @@ class DenseLayer(nn.Module):
         self.grow = NormedConvolution(dims, BOTTLENECK, GROWTH, 5, norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, c, sides) to (batch, c + 16, sides)."""
+        """Map (batch, c, sides) to (batch, c + 16, sides)."""
         return torch.cat([x, self.grow(self.squeeze(x))], 1)
 
 
 class Down(nn.Module):
-    """Halve the sides, dense block, back to 16 channels."""
+    """Max pooling to half the sides, a dense block, then a convolution of one pixel back to 16 channels."""
 
     def __init__(self, dims: int, norm: Norm) -> None:
         super().__init__()
-        self.pool = _POOL[dims](3, stride=2, padding=1)
+        self.pool = MAX_POOL[dims](3, stride=2, padding=1)
         self.dense = nn.Sequential(*(DenseLayer(dims, FILTERS + GROWTH * j, norm) for j in range(DENSE_LAYERS)))
         self.transition = NormedConvolution(dims, FILTERS + GROWTH * DENSE_LAYERS, FILTERS, 1, norm)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, 16, sides) to (batch, 16, sides / 2)."""
+        """Map (batch, 16, sides) to (batch, 16, sides / 2)."""
         y: Tensor = self.transition(self.dense(self.pool(x)))
         return y
 
 
-def _laid_out(gradient: Tensor) -> Tensor:
-    """Out of the gradient of a concatenation, whose gaps make the interpolation's backward pass four times as slow."""
+def _compact(gradient: Tensor) -> Tensor:
+    """Copy a part of a concatenation's gradient: its gaps slow the interpolation's backward pass four times."""
     return gradient.contiguous(memory_format=channels_last(gradient.dim() - 2))
 
 
 class Up(nn.Module):
-    """Double the sides, join the skip connection, two convolutions."""
+    """Interpolation to twice the sides, the skip connection, then two convolutions."""
 
     def __init__(self, dims: int, channels_out: int, norm: Norm, *, linear: bool) -> None:
         super().__init__()
@@ -73,12 +71,12 @@ class Up(nn.Module):
         self.reduce = NormedConvolution(dims, 2 * FILTERS, channels_out, 1, norm, linear=linear)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        """(batch, 16, sides) and skip (batch, 16, 2 sides) to (batch, out, 2 sides)."""
-        if in_stripes(self.mix, self.reduce, skip):
-            return by_stripes(self.mix, self.reduce, x, skip)
+        """Map (batch, 16, sides) and the skip connection, (batch, 16, 2 sides), to (batch, out, 2 sides)."""
+        if uses_stripes(self.mix, self.reduce, skip):
+            return run_in_stripes(self.mix, self.reduce, x, skip)
         x = F.interpolate(x, scale_factor=2, mode=LINEAR[x.dim() - 2], align_corners=True)
         if x.requires_grad:
-            x.register_hook(_laid_out)
+            x.register_hook(_compact)
         y: Tensor = self.reduce(self.mix(torch.cat([x, skip], 1)))
         return y
 
@@ -88,11 +86,11 @@ class DDnet(nn.Module):
 
     Args:
         dims: 2 for slices (y, x), 3 for volumes (z, y, x).
-        residual: predict the correction, output = input + net(input); the last layer is then
+        residual: the network predicts the correction, output = input + network(input). Its last layer is then
             linear and starts at zero, so that the untrained network returns its input.
-        norm: how channels are normalised.
-        checkpointing: compute each dense and up block again in the backward pass instead of keeping
-            what lies inside it.
+        norm: normalisation of the channels.
+        checkpointing: each dense and up block is computed again in the backward pass, so that its inner features
+            need no memory until then.
     """
 
     norm: ChannelNorm
@@ -101,8 +99,8 @@ class DDnet(nn.Module):
     def __init__(self, dims: int, *, residual: bool = False, norm: Norm = "batch", checkpointing: bool = False) -> None:
         super().__init__()
         self.dims, self.residual, self.checkpointing = dims, residual, checkpointing
-        self.norm = make_norm(norm, 1)
-        self.stem = convolution(dims, 1, FILTERS, 7)
+        self.norm = build_norm(norm, 1)
+        self.stem = build_convolution(dims, 1, FILTERS, 7)
         self.down = nn.ModuleList(Down(dims, norm) for _ in range(LEVELS))
         last = LEVELS - 1
         self.up = nn.ModuleList(
@@ -120,40 +118,43 @@ class DDnet(nn.Module):
             UserError: a side is not a multiple of 16.
         """
         check_sides(x.shape[2:])
-        features = [F.leaky_relu(self._normed_stem(x), SLOPE, inplace=True)]
+        features = [F.leaky_relu(self._run_stem(x), SLOPE, inplace=True)]
         for down in self.down:
-            features.append(self._block(down, features[-1]))
+            features.append(self._run_block(down, features[-1]))
         y = features.pop()
         for up in self.up:
-            y = self._block(up, y, features.pop())
+            y = self._run_block(up, y, features.pop())
         return x + y if self.residual else y
 
-    def _normed_stem(self, x: Tensor) -> Tensor:
-        """The first norm and convolution.
+    def _run_stem(self, x: Tensor) -> Tensor:
+        """Run the first norm and convolution.
 
-        The norm's scale and shift are a part of the weights, the shift's by a second channel of ones, which
-        the padding treats alike; so the backward pass need not go through the convolution to reach them, which
-        with one input channel takes a tenth of a step on CPUs.
+        The norm's scale and shift become part of the convolution's weights. The shift acts on a second channel of
+        ones, which is padded with zeros like the image. So the backward pass reaches both without going through the
+        convolution to its input, which for one input channel takes a tenth of a training step on CPUs.
         """
-        plain = self.norm.standardise(x)
-        channels = torch.cat([plain, torch.ones_like(plain)], 1).contiguous(memory_format=channels_last(self.dims))
+        standard = self.norm.standardise(x)
+        channels = torch.cat([standard, torch.ones_like(standard)], 1).contiguous(
+            memory_format=channels_last(self.dims)
+        )
         weight = torch.cat([self.stem.weight * self.norm.weight, self.stem.weight * self.norm.bias], 1)
         return convolve(self.stem, channels, weight, self.stem.bias)
 
-    def _block(self, block: nn.Module, *inputs: Tensor) -> Tensor:
+    def _run_block(self, block: nn.Module, *inputs: Tensor) -> Tensor:
         if not (self.checkpointing and torch.is_grad_enabled()):
             y: Tensor = block(*inputs)
         else:
-            contexts = partial(_first_and_again, block)
+            contexts = partial(_checkpoint_contexts, block)
             y = checkpoint(block, *inputs, use_reentrant=False, context_fn=contexts, preserve_rng_state=False)
         return y
 
 
-def _first_and_again(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    return nullcontext(), statistics_kept(block)
+def _checkpoint_contexts(block: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Contexts of the block's forward pass and of its repetition in the backward pass."""
+    return nullcontext(), held_statistics(block)
 
 
 def check_sides(sides: tuple[int, ...]) -> None:
-    """Refuse sides that cannot be halved four times."""
+    """Raise UserError for sides that cannot be halved four times."""
     if any(side % SIDE_MULTIPLE for side in sides):
         raise UserError(f"sides {tuple(sides)} cannot go through DDnet: each must be a multiple of {SIDE_MULTIPLE}")

@@ -1,21 +1,21 @@
-"""The order in memory of images and kernels: channels last, which convolutions on CPUs and GPUs are fastest in."""
+"""The order of images and kernels in memory: channels last, in which convolutions on CPUs and GPUs are fastest."""
 
 import torch
 from torch import nn
 
 
 def channels_last(dims: int) -> torch.memory_format:
-    """The order of (batch, channels, sides)."""
+    """Return torch's name of the order for (batch, channels, sides) with ``dims`` sides."""
     return torch.channels_last if dims == 2 else torch.channels_last_3d
 
 
 def lay_out(network: nn.Module, dims: int) -> nn.Module:
-    """Put the network's kernels in that order, but those of one pixel, for which both orders are one.
+    """Store the network's kernels channels last, in place; return the network.
 
-    Those keep their plain strides, since so come their gradients.
+    Kernels of one pixel look the same in both orders. They keep their plain strides, since their gradients have them.
     """
     for parameter in network.parameters():
         if parameter.dim() == dims + 2 and parameter[0, 0].numel() > 1:
-            laid = torch.empty_like(parameter.data, memory_format=channels_last(dims))
-            parameter.data = laid.copy_(parameter.data)
+            kernel = torch.empty_like(parameter.data, memory_format=channels_last(dims))
+            parameter.data = kernel.copy_(parameter.data)
     return network

@@ -1,4 +1,4 @@
-"""Normalisation of channels: by the batch's statistics (of one rank or of all), by frozen ones, or by groups."""
+"""Normalisation of channels by a batch's statistics (of one rank or of all ranks), by fixed ones, or by groups."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,51 +17,51 @@ GROUP_CHANNELS = 16
 
 
 class Statistics(NamedTuple):
-    """Of sets of samples that are normalised apart.
+    """Mean and variance of sets of samples; each set is normalised by its statistics.
 
-    ``mean``, ``variance``: (sets, channels), alike in the neighbouring channels that are normalised ``together``.
+    ``mean``, ``variance``: (sets, channels), the same within each group of ``group_size`` neighbouring channels.
     """
 
     mean: Tensor
     variance: Tensor
-    together: int
+    group_size: int
 
 
 class GroupNorm(nn.GroupNorm):
-    """Each sample by itself, sixteen channels at a time (Wu and He 2018, arXiv:1803.08494)."""
+    """Normalisation of each sample by itself, sixteen channels at a time (Wu and He 2018, arXiv:1803.08494)."""
 
-    fixed = shared = False
+    is_fixed = is_shared = False
 
     def __init__(self, channels: int) -> None:
         super().__init__(max(1, channels // GROUP_CHANNELS), channels)
 
     def standardise(self, x: Tensor) -> Tensor:
-        """Zero mean and unit variance, without the layer's own scale and shift."""
+        """Bring x to zero mean and unit variance, without the layer's scale and shift."""
         return F.group_norm(x, self.num_groups, eps=self.eps)
 
     def statistics(self, x: Tensor) -> Statistics:
-        """What each sample of (batch, channels, sides) is normalised by."""
+        """Measure the statistics of each sample of (batch, channels, sides)."""
         moments = [torch.batch_norm_update_stats(sample, None, None, 0.0) for sample in x.split(1)]
         means, variances = (
-            torch.stack(ones).unflatten(1, (self.num_groups, -1)) for ones in zip(*moments, strict=True)
+            torch.stack(samples).unflatten(1, (self.num_groups, -1)) for samples in zip(*moments, strict=True)
         )
         mean = means.mean(2, keepdim=True).expand_as(means)
         variance = (variances + (means - mean).square()).mean(2, keepdim=True).expand_as(means)
         return Statistics(mean.flatten(1), variance.flatten(1), means.shape[2])
 
-    def scale_and_shift(self, found: Statistics) -> tuple[Tensor, Tensor]:
-        """What the layer does to samples of these statistics: scale * x + shift, each (samples, channels)."""
-        scale = self.weight * torch.rsqrt(found.variance + self.eps)
-        return scale, self.bias - found.mean * scale
+    def scale_and_shift(self, statistics: Statistics) -> tuple[Tensor, Tensor]:
+        """Return what the layer does to samples of these statistics: scale * x + shift, each (samples, channels)."""
+        scale = self.weight * torch.rsqrt(statistics.variance + self.eps)
+        return scale, self.bias - statistics.mean * scale
 
 
 class BatchNorm(_BatchNorm):
-    """Batch norm in any dimension.
+    """Batch norm of any number of dimensions.
 
     Args:
         channels: of the input.
-        frozen: the running statistics are used, and stay as they are, in training too.
-        sync: the statistics of a training step are those of all ranks' samples, on CPUs as on GPUs.
+        frozen: the layer uses its running statistics in training too, and does not change them.
+        sync: in training, the statistics are those of all ranks' samples, on CPUs as on GPUs.
     """
 
     def __init__(self, channels: int, *, frozen: bool = False, sync: bool = False) -> None:
@@ -70,59 +70,59 @@ class BatchNorm(_BatchNorm):
         self.training = not frozen
 
     @property
-    def fixed(self) -> bool:
-        """Whether the layer is now the same map for every input: :meth:`scale_and_shift`."""
+    def is_fixed(self) -> bool:
+        """Whether the layer does the same to every input now: :meth:`scale_and_shift`."""
         return not self.training
 
     def train(self, mode: bool = True) -> Self:
-        """As every module; a frozen one stays in eval mode."""
+        """Set training or eval mode; a frozen layer stays in eval mode."""
         return super().train(mode and not self.frozen)
 
     @property
-    def shared(self) -> bool:
-        """Whether the statistics are those of all ranks, through which gradients travel."""
+    def is_shared(self) -> bool:
+        """Whether the statistics are those of all ranks now; gradients then pass between ranks too."""
         return self.sync and self.training
 
     def statistics(self, x: Tensor) -> Statistics:
-        """What (batch, channels, sides) is normalised by in a training step; the running ones move."""
-        mean, variance = torch.batch_norm_update_stats(x, self.running_mean, self.running_var, self._share())
+        """Measure (batch, channels, sides) for a training step and update the running statistics."""
+        mean, variance = torch.batch_norm_update_stats(x, self.running_mean, self.running_var, self._update_share())
         return Statistics(mean[None], variance[None], 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (batch, channels, sides)."""
-        if self.shared:
-            return torch.addcmul(_beside(self.bias, x), self.standardise(x), _beside(self.weight, x))
-        return self._native(x, self.weight, self.bias)
+        if self.is_shared:
+            return torch.addcmul(_as_channels(self.bias, x), self.standardise(x), _as_channels(self.weight, x))
+        return self._normalise(x, self.weight, self.bias)
 
     def standardise(self, x: Tensor) -> Tensor:
-        """Zero mean and unit variance, without the layer's own scale and shift."""
-        if not self.shared:
-            return self._native(x, None, None)
-        mean, variance = self._statistics_of_all(x)
-        return (x - _beside(mean, x)) * _beside(torch.rsqrt(variance + self.eps), x)
+        """Bring x to zero mean and unit variance, without the layer's scale and shift."""
+        if not self.is_shared:
+            return self._normalise(x, None, None)
+        mean, variance = self._statistics_of_ranks(x)
+        return (x - _as_channels(mean, x)) * _as_channels(torch.rsqrt(variance + self.eps), x)
 
     def scale_and_shift(self) -> tuple[Tensor, Tensor]:
-        """What the layer does when it is fixed: scale * x + shift, each (channels,)."""
+        """Return what the layer does while it is fixed: scale * x + shift, each (channels,)."""
         assert self.running_var is not None
         assert self.running_mean is not None
         scale = self.weight * torch.rsqrt(self.running_var + self.eps)
         return scale, self.bias - scale * self.running_mean
 
-    def _native(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    def _normalise(self, x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         return F.batch_norm(
-            x, self.running_mean, self.running_var, weight, bias, self.training, self._share(), self.eps
+            x, self.running_mean, self.running_var, weight, bias, self.training, self._update_share(), self.eps
         )
 
-    def _share(self) -> float:
-        """Share of the batch in the new running statistics."""
+    def _update_share(self) -> float:
+        """Share of the new batch in the running statistics."""
         assert self.momentum is not None
         return self.momentum if self.updates else 0.0
 
-    def _statistics_of_all(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and variance over all ranks' samples, of which each rank has as many (Chan et al. 1979)."""
-        own = torch.stack(torch.var_mean(x, [0, *range(2, x.dim())], correction=0))
-        several = dist.is_initialized() and dist.get_world_size() > 1
-        variances, means = torch.stack(all_gather(own) if several else [own]).unbind(1)
+    def _statistics_of_ranks(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance over the samples of all ranks, which are equally many (Chan et al. 1979)."""
+        local = torch.stack(torch.var_mean(x, [0, *range(2, x.dim())], correction=0))
+        has_peers = dist.is_initialized() and dist.get_world_size() > 1
+        variances, means = torch.stack(all_gather(local) if has_peers else [local]).unbind(1)
         mean = means.mean(0)
         variance = variances.mean(0) + (means - mean).square().mean(0)
         self._update(mean.detach(), variance.detach(), x.numel() // x.shape[1] * len(means))
@@ -131,66 +131,69 @@ class BatchNorm(_BatchNorm):
     def _update(self, mean: Tensor, variance: Tensor, count: int) -> None:
         assert self.running_var is not None
         assert self.running_mean is not None
-        self.running_mean.lerp_(mean, self._share())
-        self.running_var.lerp_(variance * count / (count - 1), self._share())
-
-
-def pooled(parts: Sequence[tuple[int, Statistics]]) -> Statistics:
-    """Statistics of images that are joined from parts of these sizes (Chan et al. 1979)."""
-    sizes = torch.tensor([size for size, _ in parts], dtype=torch.float64, device=parts[0][1].mean.device)
-    share = (sizes / sizes.sum())[:, None, None]
-    means, variances = (torch.stack([getattr(part, name) for _, part in parts]) for name in ("mean", "variance"))
-    mean = (share * means).sum(0)
-    variance = (share * (variances + (means - mean).square())).sum(0)
-    return Statistics(mean.to(means.dtype), variance.to(means.dtype), parts[0][1].together)
-
-
-def normalised(norm: "ChannelNorm", x: Tensor) -> Tensor:
-    """The normalised image; in the memory of ``x``, which is then lost, where no gradient will want it."""
-    if not by_scale_and_shift(norm, x):
-        y: Tensor = norm(x)
-        return y
-    return scaled_and_shifted(x, *scale_and_shift(norm, [x]))
-
-
-def by_scale_and_shift(norm: "ChannelNorm", x: Tensor) -> bool:
-    """Whether each sample's own statistics, or fixed ones, are all to heed: no gradient, no lower precision."""
-    if torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type) or x.dtype != norm.weight.dtype:
-        return False
-    return isinstance(norm, GroupNorm) or norm.fixed
-
-
-def scale_and_shift(norm: "ChannelNorm", parts: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """What the norm does to the image of these parts, some rows each, where :func:`by_scale_and_shift` holds."""
-    if isinstance(norm, GroupNorm):
-        return norm.scale_and_shift(pooled([(part.shape[-2], norm.statistics(part)) for part in parts]))
-    return norm.scale_and_shift()
-
-
-def scaled_and_shifted(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """``scale * x + shift`` in the memory of ``x``; of each channel, or each sample's: (samples, channels)."""
-    shape = -1, x.shape[1], *[1] * (x.dim() - 2)
-    return torch.addcmul(shift.reshape(shape), x, scale.reshape(shape), out=x)
-
-
-def _beside(values: Tensor, x: Tensor) -> Tensor:
-    """(channels,) shaped to stand beside (batch, channels, sides)."""
-    return values.reshape(1, -1, *[1] * (x.dim() - 2))
+        self.running_mean.lerp_(mean, self._update_share())
+        self.running_var.lerp_(variance * count / (count - 1), self._update_share())
 
 
 ChannelNorm = BatchNorm | GroupNorm
 
 
-def make_norm(kind: Norm, channels: int) -> ChannelNorm:
-    """The normalisation layer of (batch, ``channels``, sides) of any dimension."""
+def build_norm(kind: Norm, channels: int) -> ChannelNorm:
+    """Build the normalisation of (batch, ``channels``, sides) with any number of sides."""
     if kind == "group":
         return GroupNorm(channels)
     return BatchNorm(channels, frozen=kind == "frozen", sync=kind == "sync")
 
 
+def pool_statistics(parts: Sequence[tuple[int, Statistics]]) -> Statistics:
+    """Compute the statistics of an image from the sizes and statistics of its parts (Chan et al. 1979)."""
+    sizes = torch.tensor([size for size, _ in parts], dtype=torch.float64, device=parts[0][1].mean.device)
+    share = (sizes / sizes.sum())[:, None, None]
+    means, variances = (torch.stack([getattr(part, name) for _, part in parts]) for name in ("mean", "variance"))
+    mean = (share * means).sum(0)
+    variance = (share * (variances + (means - mean).square())).sum(0)
+    return Statistics(mean.to(means.dtype), variance.to(means.dtype), parts[0][1].group_size)
+
+
+def normalise(norm: ChannelNorm, x: Tensor) -> Tensor:
+    """Normalise the image; where no gradient needs ``x``, its memory holds the output."""
+    if not is_scale_and_shift(norm, x):
+        y: Tensor = norm(x)
+        return y
+    return apply_scale_and_shift(x, *scale_and_shift_of(norm, [x]))
+
+
+def is_scale_and_shift(norm: ChannelNorm, x: Tensor) -> bool:
+    """Whether the norm can be computed as a scale and a shift of ``x`` in place.
+
+    That needs fixed statistics or those of each sample, no gradient, and the precision of the norm's weights.
+    """
+    if torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type) or x.dtype != norm.weight.dtype:
+        return False
+    return isinstance(norm, GroupNorm) or norm.is_fixed
+
+
+def scale_and_shift_of(norm: ChannelNorm, parts: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return what the norm does to an image, where :func:`is_scale_and_shift`; ``parts``: rows of the image each."""
+    if isinstance(norm, GroupNorm):
+        return norm.scale_and_shift(pool_statistics([(part.shape[-2], norm.statistics(part)) for part in parts]))
+    return norm.scale_and_shift()
+
+
+def apply_scale_and_shift(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Compute ``scale * x + shift`` in the memory of ``x``; scale and shift: (channels,) or (samples, channels)."""
+    shape = -1, x.shape[1], *[1] * (x.dim() - 2)
+    return torch.addcmul(shift.reshape(shape), x, scale.reshape(shape), out=x)
+
+
+def _as_channels(vector: Tensor, x: Tensor) -> Tensor:
+    """View (channels,) in the shape that broadcasts against (batch, channels, sides)."""
+    return vector.reshape(1, -1, *[1] * (x.dim() - 2))
+
+
 @contextmanager
-def statistics_kept(module: nn.Module) -> Iterator[None]:
-    """While a block is computed again, its running statistics do not move a second time."""
+def held_statistics(module: nn.Module) -> Iterator[None]:
+    """Hold the module's running statistics, so that a block that is computed again does not update them twice."""
     layers = [layer for layer in module.modules() if isinstance(layer, BatchNorm)]
     for layer in layers:
         layer.updates = False

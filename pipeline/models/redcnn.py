@@ -14,14 +14,14 @@ assert LAYERS * (KERNEL - 1) + 1 == RED_CNN_SIDE
 
 
 class REDCNN(nn.Module):
-    """Five convolutions without padding, five transposed ones back; (batch, 1, sides) to the same shape.
+    """Five convolutions without padding, then five transposed ones; (batch, 1, rows, columns) to the same shape.
 
-    The input and the features after convolutions 2 and 4 are added to their mirror images. Weights start as in the
-    paper: normal with a standard deviation of 0.01.
+    The input and the features after convolutions 2 and 4 are added to the transposed convolutions' outputs of their
+    size. Weights start as in the paper: normal, with a standard deviation of 0.01.
 
     Args:
-        residual: the last layer, to which the input is added, is linear and starts at zero, so that the untrained
-            network returns its input and values may be negative. Else a ReLU ends the network, as published.
+        residual: the last layer, to which the input is added, is linear and starts at zero: the untrained network
+            returns its input, and the output may be negative. Otherwise a ReLU ends the network, as published.
     """
 
     def __init__(self, *, residual: bool = False) -> None:
@@ -33,8 +33,8 @@ class REDCNN(nn.Module):
             nn.ConvTranspose2d(FILTERS, 1 if i == last else FILTERS, KERNEL) for i in range(LAYERS)
         )
         for name, parameter in self.named_parameters():
-            zero = name.endswith("bias") or (residual and name.startswith(f"decoder.{last}"))
-            nn.init.normal_(parameter, 0, 0 if zero else INITIAL_SD)
+            is_zero = name.endswith("bias") or (residual and name.startswith(f"decoder.{last}"))
+            nn.init.normal_(parameter, 0, 0 if is_zero else INITIAL_SD)
 
     def forward(self, x: Tensor) -> Tensor:
         """Denoise (batch, 1, rows, columns); each side must be at least 21.

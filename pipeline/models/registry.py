@@ -1,4 +1,4 @@
-"""Networks by name."""
+"""Networks by the names that settings give them."""
 
 from collections.abc import Callable
 
@@ -10,18 +10,20 @@ from pipeline.settings.cells import CellSettings
 from pipeline.settings.names import ModelName
 
 
-def _ddnet(cell: CellSettings) -> nn.Module:
-    how = cell.training
-    return DDnet(cell.dims, residual=how.residual, norm=how.norm, checkpointing=how.activation_checkpointing)
+def _build_ddnet(cell: CellSettings) -> nn.Module:
+    training = cell.training
+    return DDnet(
+        cell.dims, residual=training.residual, norm=training.norm, checkpointing=training.activation_checkpointing
+    )
 
 
-def _redcnn(cell: CellSettings) -> nn.Module:
+def _build_redcnn(cell: CellSettings) -> nn.Module:
     return REDCNN(residual=cell.training.residual)
 
 
-MODELS: dict[ModelName, Callable[[CellSettings], nn.Module]] = {"ddnet": _ddnet, "redcnn": _redcnn}
+MODELS: dict[ModelName, Callable[[CellSettings], nn.Module]] = {"ddnet": _build_ddnet, "redcnn": _build_redcnn}
 
 
 def build_network(cell: CellSettings) -> nn.Module:
-    """The cell's untrained network; (batch, 1, sides) to the same shape."""
+    """Build the cell's untrained network, which maps (batch, 1, sides) to the same shape."""
     return MODELS[cell.model](cell)

@@ -1,24 +1,24 @@
-"""A trained 2D network becomes the start of a 3D one."""
+"""Transfer of a trained 2D network's weights to a 3D one."""
 
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from data_prep.errors import UserError
 from pipeline.models.ddnet import DDnet
+from pipeline.settings.names import Fill
 
-Fill = Literal["zero", "repeat", "mean", "noise"]
 NOISE_SHARE = 0.01
 
 
 def inflate(model_2d: DDnet, model_3d: DDnet, fill: Fill = "zero", *, seed: int = 0) -> None:
-    """Copy 2D weights into a 3D network; biases and normalisation are taken as they are.
+    """Copy the 2D weights into the 3D network; biases and normalisation stay as they are.
 
-    ``zero``: the 2D kernel lies in the centre plane, zeros elsewhere: a volume that is constant in
-    z gives the 2D output. ``repeat``: the kernel in every plane. ``mean``: the same divided by the
-    number of planes, which keeps the 2D output away from the z borders. ``noise``: as ``zero``, with
-    normal noise of a hundredth of the kernel's standard deviation in the other planes.
+    ``zero``: the 2D kernel lies in the centre plane, zeros in the other planes: a volume that is constant in z gives
+    the 2D output. ``repeat``: the kernel lies in every plane. ``mean``: the same divided by the number of planes,
+    which keeps the 2D output away from the z borders. ``noise``: as ``zero``, with normal noise of a hundredth of
+    the kernel's standard deviation in the other planes.
 
     Raises:
         UserError: the dimensions are wrong, only one of the networks is residual, or the fill is unknown.
@@ -30,9 +30,8 @@ def inflate(model_2d: DDnet, model_3d: DDnet, fill: Fill = "zero", *, seed: int 
     if fill not in get_args(Fill):
         raise UserError(f"fill {fill!r} is unknown; valid: {', '.join(get_args(Fill))}")
     generator = torch.Generator().manual_seed(seed)
-    wanted = model_3d.state_dict()
-    flat = model_2d.state_dict()
-    model_3d.load_state_dict({name: _to_3d(flat[name], wanted[name].shape, fill, generator) for name in wanted})
+    flat, deep = model_2d.state_dict(), model_3d.state_dict()
+    model_3d.load_state_dict({name: _to_3d(flat[name], deep[name].shape, fill, generator) for name in deep})
 
 
 def _to_3d(weight: Tensor, shape: torch.Size, fill: Fill, generator: torch.Generator) -> Tensor:

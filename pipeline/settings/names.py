@@ -11,5 +11,8 @@ TOTAL_VARIATION = "tv"
 DDNET_2D, RED_CNN = "2d", "redcnn"
 """Ids of the 2D trainings."""
 
-Transfer = Literal["none", "zero", "repeat", "mean", "noise"]
+Fill = Literal["zero", "repeat", "mean", "noise"]
+"""How the planes of a 3D kernel are filled from a 2D one."""
+
+Transfer = Literal["none", Fill]
 ModelName = Literal["ddnet", "redcnn"]

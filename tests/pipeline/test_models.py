@@ -12,7 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from data_prep.errors import UserError
 from pipeline.models import DDnet, inflate, load_published
 from pipeline.models.memory_format import channels_last, lay_out
-from pipeline.models.transfer import Fill
+from pipeline.settings.names import Fill
 from pipeline.settings.training import Norm
 from pipeline.training.distributed import joined
 from pipeline.training.world import World

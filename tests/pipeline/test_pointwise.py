@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.models.norms import ChannelNorm, make_norm
+from pipeline.models.norms import ChannelNorm, build_norm
 from pipeline.models.pointwise import mix_normed_channels
 from pipeline.settings.training import Norm
 from tests.pipeline.networks import SIDES, lively
@@ -27,7 +27,7 @@ def in_turn(x: Tensor, norm: ChannelNorm, weight: Tensor, bias: Tensor, slope: f
 def test_equals_normalising_then_mixing_with_all_gradients(
     dims: int, kind: Norm, channels: int, slope: float, order: torch.memory_format | str
 ) -> None:
-    fused = make_norm(kind, channels).double()
+    fused = build_norm(kind, channels).double()
     lively(nn.ModuleDict({"norm": fused}))
     apart = copy.deepcopy(fused)
     last = torch.channels_last if dims == 2 else torch.channels_last_3d
@@ -50,7 +50,7 @@ def test_equals_normalising_then_mixing_with_all_gradients(
 
 
 def test_the_gradient_is_that_of_finite_differences() -> None:
-    norm = make_norm("group", 32).double()
+    norm = build_norm("group", 32).double()
     x = torch.randn(2, 32, 2, 1, 3, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(3, 32, dtype=torch.float64, requires_grad=True)
     bias = torch.randn(3, dtype=torch.float64, requires_grad=True)
@@ -58,7 +58,7 @@ def test_the_gradient_is_that_of_finite_differences() -> None:
 
 
 def test_keeps_no_normalised_image() -> None:
-    norm, kept = make_norm("batch", 32), list[Tensor]()
+    norm, kept = build_norm("batch", 32), list[Tensor]()
     x = torch.randn(1, 32, 8, 8, 8).contiguous(memory_format=torch.channels_last_3d).requires_grad_()
 
     def keep(tensor: Tensor) -> Tensor:

@@ -1,0 +1,12 @@
+"""What torch calls differently for slices and for volumes, by the number of dimensions: 2 or 3."""
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import nn
+
+CONVOLUTION: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
+CONVOLVE: dict[int, Any] = {2: F.conv2d, 3: F.conv3d}
+MAX_POOL: dict[int, Any] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
+LINEAR: dict[int, str] = {2: "bilinear", 3: "trilinear"}
+"""Mode of interpolation."""
