@@ -1,4 +1,4 @@
-"""Zarr pairs to training samples: which sample comes when is a function of seed and index alone."""
+"""Training samples from Zarr pairs: a sample depends on the seed and its index alone."""
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -22,12 +22,15 @@ CACHED_SLICES = 1024  # 1 GiB of decoded 512 x 512 pairs in each reading process
 
 
 class PairSamples(Dataset[tuple[Tensor, Tensor, Tensor]]):
-    """Sample i: low and full dose in network units, and offset and width of both, (2, 2), in HU.
+    """Samples of low and full dose in network units, with the offset and width (HU) of both scalings, (2, 2).
 
-    In 3D a sample is a volume, (1, slices, rows, columns); in 2D it is a slice, (1, rows, columns), or
-    to validate on all slices of a volume, (slices, rows, columns). Each epoch of ``per_epoch`` samples
-    visits the segments in a fresh random order; where and what is cropped is drawn from (seed, i), so
-    ranks, workers and resumption do not change it.
+    In 3D a sample is a volume, (1, slices, rows, columns). In 2D it is a slice, (1, rows, columns); when
+    ``validating``, all slices of a volume, (slices, rows, columns). An epoch of ``per_epoch`` samples visits the
+    segments in a fresh random order. The slices and the crop of sample i are drawn from (seed, i), so that ranks,
+    workers and resumption do not change them.
+
+    Raises:
+        UserError: there is no segment, or one has too few slices.
     """
 
     def __init__(
@@ -43,8 +46,8 @@ class PairSamples(Dataset[tuple[Tensor, Tensor, Tensor]]):
             check_enough(len(segment), self.slices)
         self.data, self.segments, self.cell = data, list(segments), cell
         self.seed, self.per_epoch = seed, per_epoch
-        self._decoded: dict[tuple[Path, int], NDArray[np.int16]] = {}  # by pair and slice; the last used stand last
-        self._memory: NDArray[np.int16] | None = None
+        self._decoded: dict[tuple[Path, int], NDArray[np.int16]] = {}  # by pair and slice; the last used comes last
+        self._buffer: NDArray[np.int16] | None = None
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         generator = np.random.default_rng((self.seed, index))
@@ -57,41 +60,41 @@ class PairSamples(Dataset[tuple[Tensor, Tensor, Tensor]]):
         return low, full, torch.tensor([[s.offset, s.width] for s in scales])
 
     def segment(self, index: int) -> Segment:
-        """The scan, or slab, that sample ``index`` is from."""
-        epoch, place = divmod(index, self.per_epoch)
+        """Return the scan, or slab, that sample ``index`` is from."""
+        epoch, number = divmod(index, self.per_epoch)
         order = np.random.default_rng((self.seed, epoch, len(self.segments))).permutation(len(self.segments))
-        return self.segments[int(order[place % len(self.segments)])]
+        return self.segments[int(order[number % len(self.segments)])]
 
     def _crop(self, pairs: NDArray[np.int16], generator: np.random.Generator) -> NDArray[np.int16]:
         side = self.cell.training.crop
         if side is None:
             return pairs
-        top, left = (int(generator.integers(full - side + 1)) for full in pairs.shape[-2:])
+        top, left = (int(generator.integers(length - side + 1)) for length in pairs.shape[-2:])
         return pairs[..., top : top + side, left : left + side]
 
-    def _tensor(self, values: NDArray[np.float32]) -> Tensor:
-        tensor = torch.from_numpy(values)
+    def _tensor(self, volume: NDArray[np.float32]) -> Tensor:
+        tensor = torch.from_numpy(volume)
         return tensor if self.cell.dims == 2 else tensor.unsqueeze(0)
 
     def _read(self, path: Path, chosen: list[int]) -> NDArray[np.int16]:
-        """Low and full dose of the chosen slices, (2, slices, rows, columns); decodes what is not remembered."""
+        """Read low and full dose of the chosen slices, (2, slices, rows, columns); decoded ones come from the cache."""
         slices = {z: self._decoded.pop((path, z)) for z in chosen if (path, z) in self._decoded}
         missing = [z for z in chosen if z not in slices]
         fresh = self._read_fresh(_open_pair(path), missing).swapaxes(0, 1)
-        slices |= {z: one.copy() for z, one in zip(missing, fresh, strict=True)}  # out of the memory that is used again
-        self._decoded |= {(path, z): one for z, one in slices.items()}
+        slices |= {z: doses.copy() for z, doses in zip(missing, fresh, strict=True)}  # out of the buffer
+        self._decoded |= {(path, z): doses for z, doses in slices.items()}
         for oldest in list(self._decoded)[:-CACHED_SLICES]:
             del self._decoded[oldest]
         return np.stack([slices[z][::-1] for z in chosen], axis=1)  # a pair reads its full dose first
 
     def _read_fresh(self, pair: Pair, chosen: list[int]) -> NDArray[np.int16]:
         shape = (2, len(chosen), *pair.shape[1:])
-        if self._memory is None or self._memory.shape != shape:
-            self._memory = np.empty(shape, np.int16)
-        return pair.read_slices(chosen, self._memory)
+        if self._buffer is None or self._buffer.shape != shape:
+            self._buffer = np.empty(shape, np.int16)
+        return pair.read_slices(chosen, self._buffer)
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_decoded": {}, "_memory": None}
+        return {**self.__dict__, "_decoded": {}, "_buffer": None}
 
 
 @lru_cache(256)
@@ -100,10 +103,10 @@ def _open_pair(path: Path) -> Pair:
 
 
 class RankBatches:
-    """Batches of one rank, number ``first`` to ``last``: each takes the samples after those of the one before.
+    """Sample indices of a rank's batches, from number ``first`` up to ``last`` (excluded).
 
-    Rank r of R takes the r-th of R neighbouring batches, so the global order of samples is the same
-    for every world size.
+    Batches follow one another in the order of samples, and rank r of R takes the r-th of every R. So all ranks
+    together see the samples in the same order, however many ranks there are.
     """
 
     def __init__(self, first: int, last: int, batch: int, rank: int, size: int) -> None:

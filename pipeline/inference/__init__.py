@@ -1,1 +1,1 @@
-"""One way through a trained network: what is judged and what is shipped come out of the same code."""
+"""The one way of a scan through a trained network: evaluation judges the voxels that users get."""

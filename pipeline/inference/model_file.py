@@ -1,8 +1,8 @@
-"""A trained network as one file of safetensors: weights, how to build it, and where it comes from.
+"""A trained network as one file of safetensors: its weights, its settings and its provenance.
 
-Nothing in it is executed. The header's key ``quarterdose`` holds the description as JSON: the format's
-number, the cell (architecture, intensity scaling, slices and how they are chosen), provenance, and a SHA-256
-over all of that and the weights.
+Nothing in the file is executed. The header's key ``quarterdose`` holds a description in JSON: the number of the
+format, the cell (architecture, intensity scaling, slices and their sampling), the provenance, and a SHA-256 of all of
+these and the weights.
 """
 
 import hashlib
@@ -29,7 +29,10 @@ _KEY = "quarterdose"
 
 @dataclass(frozen=True)
 class Model:
-    """A network in eval mode on the CPU; ``digest``: of the file's weights and description, hexadecimal."""
+    """A network in eval mode on the CPU, as a model file holds it.
+
+    ``digest``: SHA-256 of the weights and the description, hexadecimal.
+    """
 
     network: nn.Module
     cell: CellSettings
@@ -38,48 +41,52 @@ class Model:
 
     @property
     def name(self) -> str:
-        """The cell's id and enough of the digest to tell models apart."""
+        """The cell's id and the first digits of the digest, which tell models of the same cell apart."""
         return f"{self.cell.id} {self.digest[:12]}"
 
 
 def save_model(path: Path, network: nn.Module, cell: CellSettings, provenance: Mapping[str, Any]) -> str:
-    """Write the file, whole or not at all; return its digest. ``provenance``: plain values of JSON."""
-    state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    described = {
+    """Write the file, whole or not at all; return its digest. ``provenance``: must be JSON."""
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    description = {
         "format": FORMAT, "cell": cell.model_dump(mode="json"),
         "provenance": {**provenance, "quarterdose": version("quarterdose")},
     }  # fmt: skip
-    digest = _digest(state, described)
+    digest = _digest(state, description)
     with replacing(path) as temporary:
-        save_file(state, temporary, {_KEY: json.dumps({**described, "sha256": digest}, sort_keys=True)})
+        save_file(state, temporary, {_KEY: json.dumps({**description, "sha256": digest}, sort_keys=True)})
     return digest
 
 
 def load_model(path: Path) -> Model:
-    """Read a file of :func:`save_model`.
+    """Read a file that :func:`save_model` wrote.
 
     Raises:
-        UserError: it is none, is damaged, or is of a version that this one cannot read.
+        UserError: it is no model file, is damaged, or is of a version that this one cannot read.
     """
-    state, described = _read(path)
-    if described.get("format") != FORMAT:
+    state, description = _read(path)
+    if description.get("format") != FORMAT:
         raise UserError(
-            f"{path} is a model file of format {described.get('format')}, this quarterdose reads format {FORMAT}: "
-            f"take quarterdose {described.get('provenance', {}).get('quarterdose', 'that wrote it')}"
+            f"{path} is a model file of format {description.get('format')}, this quarterdose reads format {FORMAT}: "
+            f"take quarterdose {description.get('provenance', {}).get('quarterdose', 'that wrote it')}"
         )
-    digest = described.pop("sha256", "")
-    if digest != _digest(state, described):
+    digest = description.pop("sha256", "")
+    if digest != _digest(state, description):
         raise UserError(f"{path} does not hold what was written: its SHA-256 differs")
     try:
-        cell = CellSettings.model_validate(described["cell"])
-        network = build_network(cell)
-        network.load_state_dict(state)
+        return _build(state, description, digest)
     except (ValidationError, RuntimeError) as error:
-        wrote = described["provenance"]["quarterdose"]
+        writer = description["provenance"]["quarterdose"]
         raise UserError(
-            f"{path} holds a network of quarterdose {wrote} that this one, {version('quarterdose')}, cannot build"
+            f"{path} holds a network of quarterdose {writer} that this one, {version('quarterdose')}, cannot build"
         ) from error
-    return Model(network.eval(), cell, described["provenance"], digest)
+
+
+def _build(state: Mapping[str, Tensor], description: Mapping[str, Any], digest: str) -> Model:
+    cell = CellSettings.model_validate(description["cell"])
+    network = build_network(cell)
+    network.load_state_dict(state)
+    return Model(network.eval(), cell, description["provenance"], digest)
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -87,19 +94,19 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise UserError(f"{path} does not exist or is no file")
     try:
         with safe_open(path, "pt") as file:
-            described = json.loads((file.metadata() or {}).get(_KEY, "null"))
+            description = json.loads((file.metadata() or {}).get(_KEY, "null"))
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
     except (SafetensorError, ValueError) as error:
         raise UserError(f"{path} is no readable file of safetensors: {error}") from error
-    if not isinstance(described, dict):
+    if not isinstance(description, dict):
         raise UserError(f"{path} is no model file of quarterdose: its header lacks the key {_KEY}")
-    return state, described
+    return state, description
 
 
-def _digest(state: Mapping[str, Tensor], described: Mapping[str, Any]) -> str:
-    total = hashlib.sha256(digest_json(described).encode())
+def _digest(state: Mapping[str, Tensor], description: Mapping[str, Any]) -> str:
+    total = hashlib.sha256(digest_json(description).encode())
     for name in sorted(state):
-        value = state[name].numpy()
-        total.update(f"{name} {value.dtype.str} {value.shape}".encode())
-        total.update(value.tobytes())
+        weights = state[name].numpy()
+        total.update(f"{name} {weights.dtype.str} {weights.shape}".encode())
+        total.update(weights.tobytes())
     return total.hexdigest()
