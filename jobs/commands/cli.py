@@ -1,10 +1,13 @@
 """The command line ``quarterdose``: its commands, in the order of its help, and what errors end it with."""
 
+import logging
 import sys
+from typing import Annotated
 
 import typer
 
 from data_prep.errors import UserError
+from data_prep.log import logger
 from jobs.commands import devcluster, scans
 from jobs.commands.denoise import denoise, import_model
 from jobs.commands.plan import plan, show_config
@@ -38,6 +41,17 @@ app.command()(plan)
 app.command("config")(show_config)
 app.add_typer(scans.fetch, name="fetch")
 app.add_typer(devcluster.app, name="devcluster")
+
+
+@app.callback()
+def set_level(
+    verbose: Annotated[bool, typer.Option("--verbose", help="Say more, such as why an item is left as it is.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but results, warnings and errors.")] = False,
+) -> None:
+    """Set the level of the program's logger for the command line."""
+    if verbose and quiet:
+        raise UserError("--verbose and --quiet exclude each other")
+    logger.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)
 
 
 def main() -> None:

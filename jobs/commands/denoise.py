@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
 
 from data_prep.errors import MachineError, ScanError, UserError
 from data_prep.files import digest_files, held
@@ -37,7 +36,7 @@ def denoise(
     from pipeline.training.distributed import device_of
     from pipeline.training.world import World
 
-    options, network, console = OutputOptions(out.absolute(), format, deidentify), load_model(model), Console()
+    options, network = OutputOptions(out.absolute(), format, deidentify), load_model(model)
     targets = [output_of(scan, options) for scan in scans]
     if len(set(targets)) < len(targets):
         raise UserError("two of the scans have the same name, and their outputs would be one: denoise them apart")
@@ -49,7 +48,7 @@ def denoise(
     with held(out / ".lock", f"another `quarterdose denoise` is at work in {out}"):
         for scan in scans:
             try:
-                with looking(console, f"denoising {scan.name}") as progress:
+                with looking(f"denoising {scan.name}") as progress:
                     outcome = denoise_scan(scan, network, options, device_of(World(), device), progress)
                 typer.echo(outcome)
             except (ScanError, MachineError) as error:

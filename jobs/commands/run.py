@@ -3,9 +3,9 @@
 from contextlib import AbstractContextManager
 
 import typer
-from rich.console import Console
 
 from data_prep.files import held
+from data_prep.log import logger
 from data_prep.settings_file import load_settings
 from jobs.commands.options import LOCAL, Config, DryRun, On, Overrides, Run
 from jobs.engine.display import Display, looking
@@ -58,7 +58,7 @@ def report(folder: Run) -> None:
     from pipeline.training.world import World
 
     run_folder = RunFolder.opened(folder)
-    with _locked(run_folder), looking(Console(), "making the report") as progress:
+    with _locked(run_folder), looking("making the report") as progress:
         graph_of(run_folder).stages["report"].run("report", World(), progress)
     _print_summary(run_folder)
 
@@ -89,7 +89,7 @@ def _update(folder: RunFolder, graph: Graph, on: str, dry_run: bool) -> bool:
 
 
 def _find_items(graph: Graph) -> None:
-    with looking(Console(), "looking through the sources") as progress:
+    with looking("looking through the sources") as progress:
         for stage in graph.stages.values():
             stage.find_items(progress)
 
@@ -108,14 +108,23 @@ def _run_here(folder: RunFolder, graph: Graph, profile: Profile | None) -> None:
 
     launcher: Launcher = SubmittedLauncher(profile, open_graph) if profile else LocalLauncher(open_graph)
     count, failures = 0, list[str]()
-    with _locked(folder), Display(Console()) as display:
-        if any(decision.run for decision in graph.decide_all()):
+    with _locked(folder), Display() as display:
+        if _has_pending(graph):
             folder.record()
             count, failures = run_graph(graph, launcher, display)
     if not count:
-        typer.echo("nothing to do: every item is complete and unchanged")
+        logger.info("nothing to do: every item is complete and unchanged")
     if failures:
         raise RunFailed(f"{len(failures)} items failed, first {failures[0]}; run the same command to try them again")
+
+
+def _has_pending(graph: Graph) -> bool:
+    """Return whether any item is to be run; log why the others are not."""
+    decisions = graph.decide_all()
+    for decision in decisions:
+        if not decision.run:
+            logger.debug(f"{'/'.join(decision.ref)}: {decision.reason}")
+    return any(decision.run for decision in decisions)
 
 
 def _enqueue(folder: RunFolder, graph: Graph, profile: Profile) -> None:
@@ -132,8 +141,8 @@ def _enqueue(folder: RunFolder, graph: Graph, profile: Profile) -> None:
         items = f" ({submission.items[0]})" if len(submission.items) == 1 else ""
         typer.echo(f"{submission.stage}{items}: job {', '.join(submission.jobs)}, {submission.tasks} tasks")
     if not submissions:
-        typer.echo("nothing to submit: every item is complete and unchanged, or in the queue")
-    typer.echo(f"follow it with: quarterdose status {folder.root}")
+        logger.info("nothing to submit: every item is complete and unchanged, or in the queue")
+    logger.info(f"follow it with: quarterdose status {folder.root}")
 
 
 def _locked(folder: RunFolder) -> AbstractContextManager[None]:

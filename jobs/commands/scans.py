@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
 from data_prep.errors import UserError
 from data_prep.settings_file import load_settings
@@ -22,7 +21,7 @@ def verify(data: Annotated[Path, typer.Argument(help="Data folder, such as runs/
     """Read every pair and compare it with its digests and the manifest; exit code 1 if any is wrong."""
     from data_prep.verify import verify as verify_pairs
 
-    with looking(Console(), "verifying") as progress:
+    with looking("verifying") as progress:
         count, faults = verify_pairs(data, progress)
     for fault in faults:
         typer.echo(f"{fault.scan}: {fault.message}")

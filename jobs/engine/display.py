@@ -1,15 +1,17 @@
 """Progress of a run for people: bars on a terminal, plain lines elsewhere."""
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
+from rich import get_console
 from rich import progress as bars
-from rich.console import Console
 from rich.markup import escape
 
+from data_prep.log import logger
 from data_prep.progress import Progress
 from jobs.engine.stage import Stage
 
@@ -19,12 +21,11 @@ _LINE_SECONDS = 30  # between plain lines of one item, where there is no termina
 class Display:
     """Progress of the items that run at this moment."""
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
+    def __init__(self) -> None:
         self._bars = bars.Progress(
             bars.TextColumn("{task.description}"), bars.BarColumn(), bars.MofNCompleteColumn(),
             bars.TextColumn("{task.fields[note]}"), bars.TimeElapsedColumn(),
-            console=console, disable=not console.is_terminal,
+            disable=not _draws_bars(),
         )  # fmt: skip
         self._tasks: dict[str, bars.TaskID] = {}
         self._line_times: dict[str, float] = {}
@@ -38,10 +39,6 @@ class Display:
     ) -> None:
         self._bars.stop()
 
-    def say(self, line: str) -> None:
-        """Print one line above the bars."""
-        self.console.print(escape(line), highlight=False, soft_wrap=True)
-
     def update(self, stage: Stage, items: Sequence[str], since: float) -> None:
         """Show the progress of running items; what was written before ``since`` (Unix time) is of an earlier run."""
         for item in items:
@@ -53,19 +50,20 @@ class Display:
         completed, total, note = progress["done"], progress["total"], progress["note"]
         self._bars.update(self._task(name), completed=completed, total=total, note=escape(note))
         quiet_since = self._line_times.setdefault(name, time.monotonic())
-        if not self.console.is_terminal and time.monotonic() - quiet_since >= _LINE_SECONDS:
+        if self._bars.disable and time.monotonic() - quiet_since >= _LINE_SECONDS:
             self._line_times[name] = time.monotonic()
-            self.say(f"{name}: {completed}/{total} {note}")
+            logger.info(f"{name}: {completed}/{total} {note}")
 
     def finish(self, stage: Stage, items: Sequence[str]) -> None:
-        """Say how the items ended, and remove their bars."""
+        """Log how the items ended, and remove their bars."""
         for item in items:
             name, marker = f"{stage.name}/{item}", stage.markers.read(item)
             if name in self._tasks:
                 self._bars.remove_task(self._tasks.pop(name))
             if marker:
                 reason = f": {marker.reason}" if marker.reason else ""
-                self.say(f"{name}: {marker.state} after {marker.seconds:.0f} s{reason}")
+                level = logging.INFO if marker.state == "done" else logging.WARNING
+                logger.log(level, f"{name}: {marker.state} after {marker.seconds:.0f} s{reason}")
 
     def _task(self, name: str) -> bars.TaskID:
         if name not in self._tasks:
@@ -74,17 +72,21 @@ class Display:
 
 
 @contextmanager
-def looking(console: Console, title: str) -> Iterator[Progress]:
+def looking(title: str) -> Iterator[Progress]:
     """Give a callback that shows how far one long task is: a bar on a terminal, elsewhere a line now and then."""
     line_time = time.monotonic()
-    with bars.Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
+    with bars.Progress(disable=not _draws_bars(), transient=True) as bar:
         task = bar.add_task(title)
 
         def report(completed: int, total: int, note: str) -> None:
             nonlocal line_time
             bar.update(task, completed=completed, total=total)
-            if not console.is_terminal and time.monotonic() - line_time >= _LINE_SECONDS:
+            if bar.disable and time.monotonic() - line_time >= _LINE_SECONDS:
                 line_time = time.monotonic()
-                console.print(f"{title}: {completed}/{total} {note}", highlight=False, markup=False, soft_wrap=True)
+                logger.info(f"{title}: {completed}/{total} {note}")
 
         yield report
+
+
+def _draws_bars() -> bool:
+    return get_console().is_terminal and logger.isEnabledFor(logging.INFO)

@@ -9,6 +9,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from types import FrameType
 
+from data_prep.log import logger
 from data_prep.progress import ignore_progress
 from jobs.engine.decision import Cause
 from jobs.engine.graph import Graph, OpenGraph
@@ -31,7 +32,7 @@ def find_items(open_graph: OpenGraph, root: Path) -> None:
     """Search for the items of all stages that need it, for the jobs that come after."""
     for stage in open_graph(root).stages.values():
         if stage.uses_search:
-            print(stage.find_items(ignore_progress), flush=True)
+            logger.info(stage.find_items(ignore_progress))
 
 
 def run_share(open_graph: OpenGraph, root: Path, stage_name: str, max_restarts: int) -> None:
@@ -131,7 +132,7 @@ def _describe_death(stage: Stage, item: str) -> str:
         states = job_states([job for submission in submissions[-1:] for job in submission.jobs])
     except SlurmError as error:
         states = {}
-        print(error, flush=True)
+        logger.warning(error)
     ends = ", ".join(f"job {state.job} ended as {state.state}" for state in states.values()) or "its job ended"
     return f"{ends} before it was done; see the logs"
 
@@ -157,7 +158,7 @@ def _stoppable(world: World, max_restarts: int) -> Iterator[None]:
     except Stopped as stopped:
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)
-        print(f"{stopped}; this is restart {restarts()} of at most {max_restarts}", flush=True)
+        logger.info(f"{stopped}; this is restart {restarts()} of at most {max_restarts}")
         if stopped.number == signal.SIGTERM:
             await_end()
         if restarts() >= max_restarts:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from data_prep.log import logger
 from jobs.engine.decision import Cause, Decision
 from jobs.engine.display import Display
 from jobs.engine.graph import Graph
@@ -24,20 +25,20 @@ def run_graph(graph: Graph, launcher: Launcher, display: Display) -> tuple[int, 
     """
     count, failures = 0, list[str]()
     for stage in graph.stages.values():
-        pending = _decide_pending(graph, stage, display)
+        pending = _decide_pending(graph, stage)
         for decision in pending:
-            display.say(f"{'/'.join(decision.ref)}: {decision.reason}")
+            logger.info(f"{'/'.join(decision.ref)}: {decision.reason}")
         _run_stage(stage, [decision.ref[1] for decision in pending], launcher, display)
         count += len(pending)
         failures += list_failures(stage)
     return count, failures
 
 
-def _decide_pending(graph: Graph, stage: Stage, display: Display) -> list[Decision]:
+def _decide_pending(graph: Graph, stage: Stage) -> list[Decision]:
     """Decide which items run, those that failed before last; first wait for items that an earlier run still does."""
     for item in stage.items():
         if stage.markers.is_running(item):
-            display.say(f"{stage.name}/{item}: a process of an earlier run is at it, waiting for its end")
+            logger.info(f"{stage.name}/{item}: a process of an earlier run is at it, waiting for its end")
         while stage.markers.is_running(item):
             time.sleep(1)
     pending = [decision for decision in graph.decide(stage) if decision.run]

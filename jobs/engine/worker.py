@@ -10,6 +10,7 @@ from typing import Any
 
 from data_prep.errors import MachineError, UserError
 from data_prep.files import digest_json, locked
+from data_prep.log import logger
 from data_prep.progress import Progress
 from jobs.engine.graph import Graph, OpenGraph
 from jobs.engine.marker import Marker, State
@@ -82,10 +83,10 @@ def _start(stage: Stage, item: str, digest: str) -> None:
 
 def _run_marked(stage: Stage, item: str, world: World, parts: dict[str, Any]) -> Exception | None:
     start = time.time()
-    print(f"{stage.name}/{item}: started as rank {world.rank} of {world.size}", flush=True)
+    logger.info(f"{stage.name}/{item}: started as rank {world.rank} of {world.size}")
 
     def fail(error: Exception) -> None:
-        _print_error(stage, error)
+        _log_error(stage, error)
         marker = Marker(_state(error), parts, time.time(), time.time() - start, _reason(stage, error), {})
         _mark_failure(stage, item, error, marker)
 
@@ -101,7 +102,7 @@ def _run_marked(stage: Stage, item: str, world: World, parts: dict[str, Any]) ->
             stage.markers.clear_progress(item)
     if world.leads:
         stage.markers.write(item, Marker("done", parts, time.time(), time.time() - start, "", summary))
-    print(f"{stage.name}/{item}: done", flush=True)
+    logger.info(f"{stage.name}/{item}: done")
     return None
 
 
@@ -118,14 +119,14 @@ def _is_plain(error: Exception) -> bool:
     return isinstance(error, UserError | MachineError | DistributionError | Stopped)
 
 
-def _print_error(stage: Stage, error: Exception) -> None:
-    """Print the sentence of a plain error; of others the trace, without its texts where the stage is private."""
+def _log_error(stage: Stage, error: Exception) -> None:
+    """Log the sentence of a plain error; of others the trace, without its texts where the stage is private."""
     if isinstance(error, PeerLost):
-        print(PEER_LOST, flush=True)
+        logger.error(PEER_LOST)
     if _is_plain(error):
-        print(str(error), flush=True)
+        logger.error(error)
     elif stage.private:
-        print("".join(traceback.format_tb(error.__traceback__)) + _describe(error, private=True), flush=True)
+        logger.error("".join(traceback.format_tb(error.__traceback__)) + _describe(error, private=True))
     else:
         traceback.print_exception(error)
 
@@ -157,7 +158,7 @@ def _reporter(stage: Stage, item: str, world: World) -> Progress:
         if world.leads and (completed == total or time.monotonic() - last >= _REPORT_SECONDS):
             last = time.monotonic()
             stage.markers.write_progress(item, completed, total, note)
-            print(f"{stage.name}/{item}: {completed}/{total} {note}", flush=True)
+            logger.info(f"{stage.name}/{item}: {completed}/{total} {note}")
 
     report(0, 1, "starting")
     return report

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from data_prep.log import logger
 from jobs.engine.graph import Graph
 from jobs.engine.run_folder import RunFolder
 from jobs.engine.submissions import Submission, Submissions
@@ -34,7 +35,7 @@ def accounting_table(folder: RunFolder, graph: Graph) -> pd.DataFrame:
     jobs = [job for submissions in groups.values() for submission in submissions for job in submission.jobs]
     allocated, earlier = _ask_slurm(jobs), folder.report / "accounting.csv"
     if allocated is None and earlier.exists():
-        print(f"the hours are those of {earlier}", flush=True)
+        logger.info(f"the hours are those of {earlier}")
         return pd.read_csv(earlier).fillna({"item": ""})
     rows = [_row(folder, graph, *group, submissions, allocated) for group, submissions in groups.items()]
     return pd.DataFrame(rows, columns=list(COLUMNS))
@@ -60,7 +61,7 @@ def _ask_slurm(jobs: Sequence[str]) -> list[Allocation] | None:
     try:
         return allocations(jobs) if jobs else []
     except SlurmError as error:
-        print(error, flush=True)
+        logger.warning(error)
         return None
 
 

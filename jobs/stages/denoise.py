@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from data_prep.errors import ScanError, UserError
 from data_prep.files import digest_files, publishing, remove_leftovers, write_json
 from data_prep.group_writer import writing_group
+from data_prep.log import logger
 from data_prep.originals import Original, dicom_original, nifti_original, pair_original
 from data_prep.progress import Progress, ignore_progress
 from data_prep.pseudonym import pseudonym
@@ -92,7 +93,7 @@ def denoise_in_job(
 ) -> None:
     """Denoise one scan, as a task of an array of Slurm."""
     torch.set_num_threads(threads)
-    print(denoise_scan(scan, load_model(model), options, device_of(World(), device), ignore_progress), flush=True)
+    logger.info(denoise_scan(scan, load_model(model), options, device_of(World(), device), ignore_progress))
 
 
 def open_original(scan: Path) -> tuple[Original, list[Path]]:

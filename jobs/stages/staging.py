@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from data_prep.files import digest_json, locked, publishing
+from data_prep.log import logger
 from data_prep.paths import pair_path
 from data_prep.split import Part, Split
 from pipeline.training.gpus import GIB
@@ -29,13 +30,13 @@ def staged(data: Path, split: Split, max_gib: float | None) -> Iterator[Path]:
         return
     temporary = os.environ.get("TMPDIR", "")
     if not temporary or not Path(temporary).is_dir():
-        print(_fall_back("TMPDIR names no folder of this node"), flush=True)
+        logger.info(_fall_back("TMPDIR names no folder of this node"))
         yield data
         return
     copy = Path(temporary) / f"quarterdose-{os.geteuid()}-{digest_json(str(data))[:12]}"
     with _shared(copy):
         obstacle = _copy_pairs(data, split, copy, max_gib)
-        print(_fall_back(obstacle) if obstacle else f"volumes are read from {copy}", flush=True)
+        logger.info(_fall_back(obstacle) if obstacle else f"volumes are read from {copy}")
         yield data if obstacle else copy
 
 

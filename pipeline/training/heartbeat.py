@@ -1,13 +1,13 @@
 """Whether the other ranks still live: each beats in the store, and ends its process when another falls silent."""
 
 import os
-import sys
 import threading
 import time
 import traceback
 
 from torch.distributed import Store  # type: ignore[attr-defined]
 
+from data_prep.log import logger
 from pipeline.training.world import PeerLost, World
 
 BEAT_SECONDS = 1.0
@@ -118,7 +118,7 @@ class Watch:
 
     def _end(self, error: PeerLost) -> None:
         self._state = _BEREFT
-        print(f"rank {self._world.rank} ends: {error}", file=sys.stderr, flush=True)
+        logger.error(f"rank {self._world.rank} ends: {error}")
         try:
             self._world.on_peer_lost(error)
         except Exception:

@@ -1,10 +1,14 @@
 """Bad use of the command line: one clear line and exit code 2."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from data_prep.log import logger
+from jobs.commands.cli import app
 from tests.command_line import CONFIG, quarterdose
 from tests.data_prep.dicom_series import write_series
 from tests.scans import chest
@@ -78,6 +82,33 @@ def test_unknown_profile_and_run_folder(tmp_path: Path, make_nifti: Callable[...
 def test_missing_settings_file_and_unknown_command(tmp_path: Path) -> None:
     assert quarterdose(tmp_path, "config", "absent.yaml").returncode == 2
     assert quarterdose(tmp_path, "walk").returncode == 2
+
+
+@pytest.fixture
+def usual_level() -> Iterator[None]:
+    yield
+    logger.setLevel(logging.INFO)
+
+
+@pytest.mark.parametrize(
+    ("flags", "lines"),
+    [([], ["usual", "wrong"]), (["--quiet"], ["wrong"]), (["--verbose"], ["detail", "usual", "wrong"])],
+)
+@pytest.mark.usefixtures("usual_level")
+def test_flags_set_the_level_of_the_log(
+    flags: list[str], lines: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x.yaml").write_text(CONFIG.format(source="{kind: sample}"))
+    assert CliRunner().invoke(app, [*flags, "config", str(tmp_path / "x.yaml")]).exit_code == 0
+    logger.debug("detail")
+    logger.info("usual")
+    logger.warning("wrong")
+    assert capsys.readouterr().out.splitlines() == lines
+
+
+def test_verbose_and_quiet_exclude_each_other(tmp_path: Path) -> None:
+    done = quarterdose(tmp_path, "--quiet", "--verbose", "config", "x.yaml")
+    assert (done.returncode, done.stderr) == (2, "quarterdose: --verbose and --quiet exclude each other\n")
 
 
 def test_calibration_names_the_photons_for_a_wanted_noise(tmp_path: Path, sample_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from pipeline.inference.model_file import load_model
-from tests.command_line import QUARTERDOSE
+from tests.command_line import QUARTERDOSE, quarterdose
 from tests.plain_ddnet import PlainDDnet
 from tests.toy_runs import SETTINGS, Toy, assert_alike, make_toy_scan, wait_for, whole_run
 
@@ -75,6 +75,17 @@ def test_a_second_run_does_nothing_in_under_three_seconds(undisturbed: Toy) -> N
     assert again.returncode == 0
     assert "nothing to do" in again.stdout
     assert undisturbed.markers() == before
+
+
+def test_verbose_adds_what_is_left_as_it_is_and_quiet_leaves_the_results(undisturbed: Toy) -> None:
+    quiet, usual, verbose = (
+        quarterdose(undisturbed.folder, *flag, "run", "toy.yaml").stdout for flag in (["--quiet"], [], ["--verbose"])
+    )
+    assert quiet.rstrip().endswith(f"report: {undisturbed.run_folder / 'report' / 'index.html'}")
+    assert usual == f"nothing to do: every item is complete and unchanged\n{quiet}"
+    added = verbose.removesuffix(usual).splitlines()
+    assert [line for line in added if line.endswith(": done")] == added
+    assert len(added) == len(undisturbed.markers())
 
 
 def test_a_dry_run_says_why(undisturbed: Toy) -> None:

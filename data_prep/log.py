@@ -1,0 +1,20 @@
+"""The program's one logger: each message is one line on stdout, without time or level, flushed at once.
+
+Command line, worker processes and jobs of Slurm all log here. From ``INFO`` on everything is printed; ``--verbose``
+and ``--quiet`` change that for the command line alone.
+"""
+
+import logging
+
+
+class _PrintHandler(logging.Handler):
+    """Handler that prints to what ``sys.stdout`` is at that moment: a file, or the terminal above its bars."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), flush=True)
+
+
+logger = logging.getLogger("quarterdose")
+logger.addHandler(_PrintHandler())
+logger.setLevel(logging.INFO)
+logger.propagate = False  # libraries may give the root logger a handler, which would print everything twice
