@@ -22,9 +22,10 @@ CPU = torch.device("cpu")
 
 
 def original(hu: Hu, padding: Callable[[int], np.ndarray] | None = None) -> Original:
-    none = np.zeros(hu.shape[1:], np.bool_)
+    """A scan as its files hold it; ``padding``: a slice's mask."""
+    no_padding = np.zeros(hu.shape[1:], np.bool_)
     return Original(
-        len(hu), hu.shape[1:], (2.5, 0.7, 0.7), np.eye(4), lambda z: (hu[z], padding(z) if padding else none)
+        len(hu), hu.shape[1:], (2.5, 0.7, 0.7), np.eye(4), lambda z: (hu[z], padding(z) if padding else no_padding)
     )
 
 
@@ -33,7 +34,7 @@ def denoised(network: nn.Module, settings: CellSettings, scan: Scan, device: tor
 
 
 class Lowered(nn.Module):
-    """Takes 10 HU (of hu / 100) from all."""
+    """Network that subtracts 10 HU, in the units of HU / 100."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x - 0.1
@@ -80,17 +81,24 @@ def test_what_is_outside_of_the_window_or_padding_stays_and_the_rest_is_correcte
 
 
 def test_slices_come_before_the_scan_is_read_to_its_end() -> None:
-    hu, read = chest(200, 32), []
+    hu, indices = chest(200, 32), []
 
-    def noted(z: int) -> np.ndarray:
-        read.append(z)
+    def note(z: int) -> np.ndarray:
+        indices.append(z)
         return np.zeros((32, 32), np.bool_)
 
-    stream = denoise_slices(original(hu, noted), Corrector(Lowered(), cell(3), CPU))
-    next(stream)
-    assert max(read) < 48
-    assert len(list(stream)) == 199
-    assert len(read) <= 2 * 200
+    slices = denoise_slices(original(hu, note), Corrector(Lowered(), cell(3), CPU))
+    next(slices)
+    assert max(indices) < 48
+    assert len(list(slices)) == 199
+    assert len(indices) <= 2 * 200
+
+
+@pytest.mark.parametrize("slices", [1, 2])
+def test_a_slab_of_fewer_slices_than_a_file_may_hold_is_denoised(slices: int) -> None:
+    hu = chest(slices, 32)
+    lowered = denoised(Lowered(), cell(3), ArrayScan(hu))
+    np.testing.assert_array_equal(lowered, np.maximum(hu - 10, -1024))
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -100,10 +108,10 @@ def test_a_crop_is_the_centre_of_the_whole_output_scaled_as_the_whole_slices(dim
     hu[2, 0, :2] = 5000, -3024
     hu[2, 32, 32] = 5000
     settings = cell(dims, scaling="minmax", residual=True)
-    whole = denoised(Lowered(), settings, ArrayScan(hu))
+    full = denoised(Lowered(), settings, ArrayScan(hu))
     crop = np.stack(list(denoise_slices(ArrayScan(hu), Corrector(Lowered(), settings, CPU, crop=32))))
-    assert (whole[0] != hu[0]).any()
-    np.testing.assert_array_equal(crop, whole[:, 16:48, 16:48])
+    assert (full[0] != hu[0]).any()
+    np.testing.assert_array_equal(crop, full[:, 16:48, 16:48])
 
 
 @pytest.mark.gpu
@@ -114,22 +122,22 @@ def test_bfloat16_on_a_gpu_is_near_float32_on_the_cpu() -> None:
     torch.manual_seed(0)
     network = build_network(settings)
     nn.init.normal_(network.get_parameter("up.3.reduce.conv.weight"), std=0.02)
-    exact, near = (
+    float32, bfloat16 = (
         denoised(copy.deepcopy(network), settings, original(hu), device).astype(float)
         for device in (CPU, torch.device("cuda"))
     )
-    change = np.sqrt(np.mean((exact - hu) ** 2))
-    assert np.sqrt(np.mean((exact - near) ** 2)) < 0.05 * change
+    change = np.sqrt(np.mean((float32 - hu) ** 2))
+    assert np.sqrt(np.mean((float32 - bfloat16) ** 2)) < 0.05 * change
 
 
 def test_an_input_normalised_in_place_gives_the_same_output() -> None:
-    """With gradients the plain norm is taken, without them the one in place."""
+    """With gradients the plain norm runs, without them the norm in place."""
     for norm, dims in product(("group", "frozen"), (2, 3)):
         torch.manual_seed(0)
         network = build_network(cell(dims, norm=norm, residual=False)).eval().double()
         x = torch.randn(2, 1, *[64 // 2 ** (dims - 1)] * dims, dtype=torch.float64)
-        kept, plain = x.clone(), network(x).detach()
+        before, expected = x.clone(), network(x).detach()
         with torch.inference_mode():
-            lean = network(x)
-        assert torch.equal(x, kept)
-        torch.testing.assert_close(lean, plain, rtol=0, atol=1e-12)
+            in_place = network(x)
+        assert torch.equal(x, before)
+        torch.testing.assert_close(in_place, expected, rtol=0, atol=1e-12)
