@@ -74,12 +74,12 @@ class Evaluate(Stage):
 
     def _denoiser(self, item: str, validation: Sequence[Segment]) -> tuple["Denoiser", dict[str, float]]:
         """Return the denoiser of an item, and what was tuned for it on the validation part."""
-        from pipeline.evaluate.denoisers import classical, input_itself, network
+        from pipeline.evaluate.denoisers import identity, load_denoiser, tune_total_variation
 
         settings = self.settings.evaluate
         if item == LOW_DOSE_INPUT:
-            return input_itself(settings), {}
+            return identity(settings), {}
         if item == TOTAL_VARIATION:
-            denoiser, strength = classical(self.folder.data, validation, settings)
+            denoiser, strength = tune_total_variation(self.folder.data, validation, settings)
             return denoiser, {"strength_hu": strength}
-        return network(self.cells[item][1], self.folder.cell(item), settings), {}
+        return load_denoiser(self.cells[item][1], self.folder.cell(item), settings), {}

@@ -27,7 +27,7 @@ Denoiser = Callable[[NDArray[np.int16]], NDArray[Any]]
 TUNING_SLICES = 16
 
 
-def network(cell: CellSettings, cell_folder: Path, settings: EvaluateSettings) -> Denoiser:
+def load_denoiser(cell: CellSettings, cell_folder: Path, settings: EvaluateSettings) -> Denoiser:
     """Load the trained network of a cell; its output is what ``quarterdose denoise`` writes, int16."""
     torch.set_num_threads(settings.threads)
     device = device_of(World(), settings.device)
@@ -35,12 +35,14 @@ def network(cell: CellSettings, cell_folder: Path, settings: EvaluateSettings) -
     return lambda low: np.stack(list(denoise_slices(ArrayScan(low), correct)))
 
 
-def input_itself(settings: EvaluateSettings) -> Denoiser:
+def identity(settings: EvaluateSettings) -> Denoiser:
     """Return the denoiser that changes nothing: the baseline of every table."""
     return lambda low: crop_centre(low, settings.crop)
 
 
-def classical(data: Path, validation: Sequence[Segment], settings: EvaluateSettings) -> tuple[Denoiser, float]:
+def tune_total_variation(
+    data: Path, validation: Sequence[Segment], settings: EvaluateSettings
+) -> tuple[Denoiser, float]:
     """Tune total variation; return it and its strength (HU).
 
     The strength is the best on ``TUNING_SLICES`` slices that are spread over the validation part.

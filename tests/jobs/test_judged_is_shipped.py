@@ -14,7 +14,7 @@ from data_prep.progress import ignore_progress
 from data_prep.readers.dicom import open_series
 from data_prep.store import Pair
 from jobs.stages.denoise import ARRAY, Format, OutputOptions, denoise_scan
-from pipeline.evaluate.denoisers import network
+from pipeline.evaluate.denoisers import load_denoiser
 from pipeline.inference.model_file import load_model, save_model
 from pipeline.models import build_network
 from pipeline.settings.cells import CellSettings
@@ -37,7 +37,7 @@ def test_judged_is_shipped(
     write_training(settings, tmp_path / "cell")
     pair = make_pair(slices=20, side=50) / "toy" / "a.zarr"
     low = Pair(pair).read("low_dose")
-    judged = network(settings, tmp_path / "cell", EvaluateSettings(threads=1))(low)
+    judged = load_denoiser(settings, tmp_path / "cell", EvaluateSettings(threads=1))(low)
     assert judged.dtype == np.int16
     assert np.abs(judged.astype(int) - low).mean() > 1
     for kind in ("zarr", "nifti", "dicom"):

@@ -14,7 +14,7 @@ from skimage.restoration import denoise_tv_chambolle
 from data_prep.split import Part, Segment
 from data_prep.store import Pair
 from pipeline.evaluate import judgement
-from pipeline.evaluate.denoisers import Denoiser, classical, input_itself
+from pipeline.evaluate.denoisers import Denoiser, identity, tune_total_variation
 from pipeline.evaluate.judgement import evaluate
 from pipeline.quality.classical import STRENGTHS, choose_strength
 from pipeline.quality.noise_power import Noise, noise
@@ -58,7 +58,7 @@ def test_what_is_interrupted_goes_on_with_the_next_scan(data: Path, tmp_path: Pa
     evaluate(counting(0), data, PARTS, HOW, tmp_path / "m", ignore_progress)
     assert len(seen) == 3 + 2
     assert not (tmp_path / "m").exists()
-    result = evaluate(input_itself(HOW), data, PARTS, HOW, tmp_path / "whole", ignore_progress)
+    result = evaluate(identity(HOW), data, PARTS, HOW, tmp_path / "whole", ignore_progress)
     for ending in (".json", ".scans.json"):
         assert (tmp_path / f"m{ending}").read_text() == (tmp_path / f"whole{ending}").read_text()
     slices, scans = (json.loads((tmp_path / f"whole{ending}").read_text()) for ending in (".json", ".scans.json"))
@@ -73,7 +73,7 @@ def test_scans_are_judged_at_once_as_they_are_one_by_one(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """None of the four could go on if not beside another one."""
-    evaluate(input_itself(HOW), data, PARTS, HOW, tmp_path / "one", ignore_progress)
+    evaluate(identity(HOW), data, PARTS, HOW, tmp_path / "one", ignore_progress)
     meeting, told = threading.Barrier(2), list[tuple[int, int]]()
 
     def meet_and_measure(*scan: Any) -> Noise:
@@ -82,7 +82,7 @@ def test_scans_are_judged_at_once_as_they_are_one_by_one(
 
     monkeypatch.setattr(judgement, "noise", meet_and_measure)
     two = HOW.model_copy(update={"threads": 2})
-    evaluate(input_itself(two), data, PARTS, two, tmp_path / "two", lambda done, total, _: told.append((done, total)))
+    evaluate(identity(two), data, PARTS, two, tmp_path / "two", lambda done, total, _: told.append((done, total)))
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
     for ending in (".json", ".scans.json", ".npz"):
         assert (tmp_path / f"two{ending}").read_bytes() == (tmp_path / f"one{ending}").read_bytes()
@@ -119,7 +119,7 @@ def test_a_lung_that_the_crop_cuts_open_is_still_lung(make_pair: Callable[..., P
     how = EvaluateSettings(device="cpu", threads=1, crop=192)
     data = make_pair(slices=2, side=512)
     parts: dict[Part, list[Segment]] = {"test": [Segment("toy", "a", 0, 2)]}
-    evaluate(lambda low: input_itself(how)(low) + 7, data, parts, how, tmp_path / "m", ignore_progress)
+    evaluate(lambda low: identity(how)(low) + 7, data, parts, how, tmp_path / "m", ignore_progress)
     row = json.loads((tmp_path / "m.scans.json").read_text())[0]
     assert row["bias_lung"] == pytest.approx(7.5, abs=0.3)  # the toy's low dose is cut to whole HU towards 0
 
@@ -127,7 +127,7 @@ def test_a_lung_that_the_crop_cuts_open_is_still_lung(make_pair: Callable[..., P
 def test_a_scans_row_says_what_was_done_to_it(make_pair: Callable[..., Path], tmp_path: Path) -> None:
     """Noise of 40 HU, as it was put there."""
     data = make_pair(slices=3, side=512)
-    evaluate(input_itself(HOW), data, {"test": [Segment("toy", "a", 0, 3)]}, HOW, tmp_path / "m", ignore_progress)
+    evaluate(identity(HOW), data, {"test": [Segment("toy", "a", 0, 3)]}, HOW, tmp_path / "m", ignore_progress)
     row = json.loads((tmp_path / "m.scans.json").read_text())[0]
     assert row["noise_sd"] == pytest.approx(40, rel=0.03)
     assert row["sharpness"] == pytest.approx(1, abs=0.02)
@@ -138,7 +138,7 @@ def test_a_scans_row_says_what_was_done_to_it(make_pair: Callable[..., Path], tm
 
 
 def test_the_classical_strength_is_that_of_least_error_on_the_validation_part(data: Path, tmp_path: Path) -> None:
-    denoiser, strength = classical(data, PARTS["validation"], HOW)
+    denoiser, strength = tune_total_variation(data, PARTS["validation"], HOW)
     pair = Pair(data / "toy" / "v.zarr")
     low, full = (pair.read(name).astype(float) for name in ("low_dose", "full_dose"))
     errors = {weight: np.mean((denoise_tv_chambolle(low, weight=weight, channel_axis=0) - full) ** 2)
@@ -146,7 +146,7 @@ def test_the_classical_strength_is_that_of_least_error_on_the_validation_part(da
     assert strength == min(errors, key=lambda weight: errors[weight])
     assert STRENGTHS[0] < strength < STRENGTHS[-1]
     ours = evaluate(denoiser, data, PARTS, HOW, tmp_path / "tv", ignore_progress)
-    theirs = evaluate(input_itself(HOW), data, PARTS, HOW, tmp_path / "low", ignore_progress)
+    theirs = evaluate(identity(HOW), data, PARTS, HOW, tmp_path / "low", ignore_progress)
     assert ours["rmse_hu"] < 0.5 * theirs["rmse_hu"]
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from data_prep.errors import UserError
 from data_prep.progress import ignore_progress
 from data_prep.split import Part, Segment, Split
-from pipeline.evaluate.denoisers import input_itself, network
+from pipeline.evaluate.denoisers import identity, load_denoiser
 from pipeline.evaluate.judgement import evaluate
 from pipeline.models import REDCNN, DDnet, build_network
 from pipeline.settings.cells import CellSettings
@@ -106,7 +106,7 @@ def test_it_learns_in_the_trainer_and_is_judged_like_any_other(make_pair: Callab
     assert result["validation"]["rmse_hu"] < result["validation"]["low_dose_rmse_hu"]
     rmse, how = {}, EvaluateSettings(device="cpu")
     parts: dict[Part, list[Segment]] = {"test": split.parts["test"]}
-    for name, denoiser in (("redcnn", network(settings, tmp_path / "cell", how)), ("low-dose", input_itself(how))):
+    for name, denoiser in (("redcnn", load_denoiser(settings, tmp_path / "cell", how)), ("low-dose", identity(how))):
         evaluate(denoiser, data, parts, how, tmp_path / name, ignore_progress)
         rows = json.loads((tmp_path / f"{name}.json").read_text())
         rmse[name] = sum(row["rmse_hu"] for row in rows) / len(rows)
