@@ -12,6 +12,7 @@ from slurm.profile import Profile, load_profile
 
 if TYPE_CHECKING:
     from jobs.stages.denoise import OutputOptions
+    from pipeline.inference.model_file import Model
 
 Scans = Annotated[list[Path], typer.Argument(help="DICOM folders, NIfTI files or Zarr pairs.", show_default=False)]
 ModelPath = Annotated[Path, typer.Option("--model", help="Model file, such as runs/demo/model.safetensors.")]
@@ -29,12 +30,8 @@ def denoise(
     on: Annotated[str | None, typer.Option(help="Profile of a cluster: an array with a task a scan.")] = None,
 ) -> None:
     """Denoise scans with a trained network; HU in, HU out. For research, not for diagnosis."""
-    import torch
-
-    from jobs.stages.denoise import OutputOptions, denoise_scan, output_of
+    from jobs.stages.denoise import OutputOptions, output_of
     from pipeline.inference.model_file import load_model
-    from pipeline.training.distributed import device_of
-    from pipeline.training.world import World
 
     options, network = OutputOptions(out.absolute(), format, deidentify), load_model(model)
     targets = [output_of(scan, options) for scan in scans]
@@ -43,16 +40,33 @@ def denoise(
     if on:
         _enqueue(scans, model, options, load_profile(on), device, threads)
         return
+    with held(out / ".lock", f"another `quarterdose denoise` is at work in {out}"):
+        _denoise_here(scans, network, options, device, threads)
+
+
+def _denoise_here(
+    scans: list[Path], model: "Model", options: "OutputOptions", device: Literal["auto", "cpu"], threads: int
+) -> None:
+    """Denoise one scan after the other in this process.
+
+    Raises:
+        UserError: some scans were refused; the others are done.
+    """
+    import torch
+
+    from jobs.stages.denoise import denoise_scan
+    from pipeline.training.distributed import device_of
+    from pipeline.training.world import World
+
     torch.set_num_threads(threads)
     faults = list[str]()
-    with held(out / ".lock", f"another `quarterdose denoise` is at work in {out}"):
-        for scan in scans:
-            try:
-                with looking(f"denoising {scan.name}") as progress:
-                    outcome = denoise_scan(scan, network, options, device_of(World(), device), progress)
-                typer.echo(outcome)
-            except (ScanError, MachineError) as error:
-                faults.append(f"{scan}: {error}")
+    for scan in scans:
+        try:
+            with looking(f"denoising {scan.name}") as progress:
+                outcome = denoise_scan(scan, model, options, device_of(World(), device), progress)
+            typer.echo(outcome)
+        except (ScanError, MachineError) as error:
+            faults.append(f"{scan}: {error}")
     if faults:
         raise UserError(f"{len(faults)} of {len(scans)} scans were refused: {'; '.join(faults)}")
 

@@ -6,8 +6,6 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from data_prep.files import write_atomic
 
 _SECRET = 0o600
@@ -36,6 +34,8 @@ class Shape:
 
 def write_config(folder: Path, shape: Shape) -> None:
     """Write the settings in ``folder/etc`` and the stand-ins for GPU devices in ``folder/dev``."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
     templates = Environment(
         loader=PackageLoader("slurm.devcluster"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
         keep_trailing_newline=True, autoescape=False,  # noqa: S701 - no HTML
