@@ -12,7 +12,7 @@ from jobs.engine.run_folder import RunFolder
 from jobs.stages.accounting import allocated_gpu_hours
 from jobs.stages.train import CellStage
 from pipeline.settings.cells import CellSettings
-from pipeline.training.arithmetic import whole
+from pipeline.training.arithmetic import count_operations
 from slurm.profile import Profile
 
 _HOUR = 3600.0
@@ -73,7 +73,7 @@ def _operations(cell: CellSettings, volumes: int | None) -> float:
             f"the steps of cell {cell.id} are not known before the scans are split: run `quarterdose prepare` first, "
             "or set training.samples"
         )
-    return whole(cell, volumes or 0)
+    return count_operations(cell, volumes or 0)
 
 
 def _forecast(

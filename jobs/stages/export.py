@@ -38,7 +38,7 @@ class Export(Stage):
 
     def run(self, item: str, world: World, progress: Progress) -> dict[str, Any]:
         from pipeline.inference.model_card import write_model
-        from pipeline.training.trainer import load_trained
+        from pipeline.training.checkpoints import load_trained
 
         judged = self.evaluate.judged_items()
         trainings = {name: self._read_training(name) for name in judged if name in self.evaluate.cells}

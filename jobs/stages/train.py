@@ -63,7 +63,7 @@ class CellStage(Stage):
             DistributionError: the processes are not as many as the cell's ranks.
         """
         from pipeline.training.distributed import device_of, joined
-        from pipeline.training.trainer import train
+        from pipeline.training.train import train
 
         cell, folder = self.cells[item], self.folder.cell(item)
         if world.size != cell.ranks:
@@ -127,7 +127,7 @@ class Transfer(Stage):
         import torch
 
         from pipeline.models import DDnet, build_network, inflate
-        from pipeline.training.trainer import load_trained
+        from pipeline.training.checkpoints import load_trained
 
         (cell_2d,), cell = self.train.cells.values(), self.cells[item]
         network_2d = self._donor_network() if self.donor else load_trained(cell_2d, self.folder.cell(cell_2d.id))

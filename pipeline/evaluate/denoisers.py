@@ -17,8 +17,8 @@ from pipeline.quality.classical import SlicePair, choose_strength, total_variati
 from pipeline.sampling import crop_centre
 from pipeline.settings.cells import CellSettings
 from pipeline.settings.run import EvaluateSettings
+from pipeline.training.checkpoints import load_trained
 from pipeline.training.distributed import device_of
-from pipeline.training.trainer import load_trained
 from pipeline.training.world import World
 
 Denoiser = Callable[[NDArray[np.int16]], NDArray[Any]]

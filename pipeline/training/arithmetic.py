@@ -1,4 +1,4 @@
-"""The arithmetic of a training, counted on tensors that hold no data."""
+"""Operations of a training, counted on tensors that hold no data."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -8,39 +8,40 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipeline.models.memory_format import lay_out
 from pipeline.models.registry import build_network
 from pipeline.settings.cells import CellSettings
-from pipeline.training.memory import Dataless, TrainingStep, as_a_step
-from pipeline.training.schedule import effective_batch, samples_per_epoch
+from pipeline.training.memory import Dataless, blank_batches, blank_sample, build_step, normalise
+from pipeline.training.schedule import length_of
 
 
 @dataclass(frozen=True)
-class Arithmetic:
-    """Floating-point operations of one rank: of a batch forward and backward, and of judging one validation sample."""
+class Operations:
+    """Floating-point operations of one rank: ``batch``: one forward and backward; ``sample``: one validated."""
 
     batch: int
-    judged: int
+    sample: int
 
 
-def count(cell: CellSettings) -> Arithmetic:
-    """Those of a cell's convolutions, a multiplication and an addition being two."""
-    return _count(as_a_step(cell))
+def count_operations(cell: CellSettings, volumes: int) -> float:
+    """Count the floating-point operations of a whole training, of all its ranks, on so many training volumes."""
+    training, operations = cell.training, operations_of(cell)
+    batches = length_of(training, volumes, cell.ranks).steps * cell.ranks * training.accumulation
+    samples = (training.epochs + 1) * training.validation_samples
+    return float(batches * operations.batch + samples * operations.sample)
+
+
+def operations_of(cell: CellSettings) -> Operations:
+    """Count the operations of the cell's convolutions; a multiplication and an addition are two."""
+    return _count(normalise(cell))
 
 
 @cache
-def _count(cell: CellSettings) -> Arithmetic:
-    network = lay_out(build_network(cell), cell.dims)
+def _count(cell: CellSettings) -> Operations:
+    model = lay_out(build_network(cell), cell.dims)
     with Dataless():
-        network.to_empty(device="cpu")
-        step = TrainingStep(cell, network, low_precision=False, foreach=False)
+        model.to_empty(device="cpu")
+        step = build_step(cell, model, gpu=False)
         with FlopCounterMode(display=False) as batch:
-            step.accumulate(last=True)
-        with FlopCounterMode(display=False) as judged:
-            step.judge()
-    return Arithmetic(int(batch.get_total_flops()), int(judged.get_total_flops()))
-
-
-def whole(cell: CellSettings, volumes: int) -> float:
-    """Operations of a whole training, of all its ranks; ``volumes``: those of the training part."""
-    how, one = cell.training, count(cell)
-    steps = samples_per_epoch(how, volumes, cell.ranks) // effective_batch(how, cell.ranks) * how.epochs
-    validations = how.epochs + 1
-    return float(steps * cell.ranks * how.accumulation * one.batch + validations * how.validation_samples * one.judged)
+            step.accumulate(next(blank_batches(cell)), last=True)
+        model.eval()
+        with FlopCounterMode(display=False) as sample:
+            step.judge(*blank_sample(cell))
+    return Operations(int(batch.get_total_flops()), int(sample.get_total_flops()))

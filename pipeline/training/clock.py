@@ -1,4 +1,4 @@
-"""Where the time of a training step goes."""
+"""Times of the parts of training steps."""
 
 import time
 from typing import Literal
@@ -13,8 +13,9 @@ Moment = float | torch.cuda.Event
 class StepClock:
     """Splits the time between two readings into parts.
 
-    On a GPU the moments are events of its stream, so nothing waits for them until they are read: ``data``
-    is then what the GPU stood idle for, and ``exchange`` what the backward pass did not hide.
+    On a GPU the moments are events of its stream, so that the CPU waits for the GPU only when they are read. There
+    ``data`` is the time in which the GPU had nothing to do, and ``exchange`` the part of the exchange that did not
+    run at the same time as the backward pass.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -22,14 +23,14 @@ class StepClock:
         self.start()
 
     def start(self) -> None:
-        """Forget everything; the next part begins now."""
+        """Drop all readings; the first part starts at this moment."""
         self._marks: list[tuple[Part, Moment]] = []
-        self._ends: list[int] = []
+        self._step_ends: list[int] = []
         self._exchanges: list[tuple[Moment, Moment]] = []
-        self._began = self.now()
+        self._start = self.read()
 
-    def now(self) -> Moment:
-        """This moment, to be handed to :meth:`exchanged`."""
+    def read(self) -> Moment:
+        """Read the clock, for :meth:`add_exchange`."""
         if self._device.type != "cuda":
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
@@ -37,41 +38,42 @@ class StepClock:
         return event
 
     def mark(self, part: Part) -> None:
-        """What passed since the last mark was ``part``."""
-        self._marks.append((part, self.now()))
+        """Count the time since the last mark to ``part``."""
+        self._marks.append((part, self.read()))
 
     def end_step(self) -> None:
-        """The step ended with the last mark."""
-        self._ends.append(len(self._marks))
+        """End a step at the last mark."""
+        self._step_ends.append(len(self._marks))
 
-    def exchanged(self, began: Moment) -> None:
-        """Some gradients were on their way from ``began`` to now, beside whatever else was done."""
-        self._exchanges.append((began, self.now()))
+    def add_exchange(self, start: Moment) -> None:
+        """Count the time since ``start`` as one in which gradients were exchanged, whatever ran at the same time."""
+        self._exchanges.append((start, self.read()))
 
     def seconds(self) -> dict[str, float]:
-        """Seconds of each part, and of the gradients' way as ``exchange_whole``, hidden or not; waits for the GPU."""
+        """Sum the seconds of each part, and of all exchanges as ``exchange_whole``; waits for the GPU."""
         sums: dict[str, float] = dict.fromkeys(PARTS, 0.0)
         for part, seconds in self._parts():
             sums[part] += seconds
-        sums["exchange_whole"] = sum(_between(*one) for one in self._exchanges)
+        sums["exchange_whole"] = sum(_seconds_between(*moments) for moments in self._exchanges)
         return sums
 
     def steps(self) -> list[tuple[float, float]]:
-        """Seconds of each step that ended, and of them those outside of the exchange; waits for the GPU."""
-        parts, found = self._parts(), []
-        for first, last in zip([0, *self._ends], self._ends, strict=False):
-            step = parts[first:last]
-            found.append((sum(s for _, s in step), sum(s for part, s in step if part != "exchange")))
-        return found
+        """List the seconds of each step that ended, with and without its exchange; waits for the GPU."""
+        parts = self._parts()
+        steps = [parts[first:last] for first, last in zip([0, *self._step_ends], self._step_ends, strict=False)]
+        return [
+            (sum(seconds for _, seconds in step), sum(seconds for part, seconds in step if part != "exchange"))
+            for step in steps
+        ]
 
     def _parts(self) -> list[tuple[Part, float]]:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
-        moments = [self._began, *(moment for _, moment in self._marks)]
-        return [(part, _between(last, now)) for last, (part, now) in zip(moments, self._marks, strict=False)]
+        starts = [self._start, *(moment for _, moment in self._marks)]
+        return [(part, _seconds_between(start, end)) for start, (part, end) in zip(starts, self._marks, strict=False)]
 
 
-def _between(first: Moment, second: Moment) -> float:
+def _seconds_between(first: Moment, second: Moment) -> float:
     if isinstance(first, float) and isinstance(second, float):
         return second - first
     assert isinstance(first, torch.cuda.Event)

@@ -1,4 +1,4 @@
-"""How the gradients of the ranks become one: DDP, with an exchange that is measured."""
+"""The exchange of gradients between ranks: DDP, with times of the exchange."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -13,25 +13,19 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.settings.training import TrainingSettings
 from pipeline.training.clock import StepClock
-from pipeline.training.world import World
 
-Arriving = torch.futures.Future[torch.Tensor]
-BUCKET_MIB = 2  # the network's gradients are 10 MiB: of 25, DDP's own choice, there would be nothing to overlap
+Averaged = torch.futures.Future[torch.Tensor]
+BUCKET_MIB = 2  # all gradients are 10 MiB: DDP's default of 25 would be one bucket, sent after the backward pass
 
 
-def shared(
-    network: nn.Module, settings: TrainingSettings, world: World, device: torch.device, clock: StepClock
+def exchange_gradients(
+    network: nn.Module, settings: TrainingSettings, device: torch.device, clock: StepClock
 ) -> nn.Module:
-    """The network, with gradients that are averaged over the ranks during the backward pass.
+    """Wrap the network so that its gradients are averaged over all ranks during the backward pass.
 
-    A rank alone has nobody to exchange with, and needs no DDP.
-
-    Running statistics stay each rank's own, since a training step does not read them; who validates or
-    saves takes those of rank 0. The clock is told when the last gradients are ready, and how long each
-    bucket travels.
+    Running statistics are not exchanged, since no training step reads them; validation and checkpoints use those of
+    rank 0. The clock marks the end of the backward pass and the exchange of each bucket.
     """
-    if world.size == 1:
-        return network
     ddp = DistributedDataParallel(
         network,
         device_ids=[device.index] if device.type == "cuda" else None,
@@ -40,30 +34,31 @@ def shared(
         static_graph=settings.accumulation == 1,
         bucket_cap_mb=BUCKET_MIB,
     )
-    ddp.register_comm_hook(clock, _compressed if settings.gradients == "bfloat16" else _plain)
+    ddp.register_comm_hook(clock, _in_bfloat16 if settings.gradients == "bfloat16" else _in_full)
     return ddp
 
 
-def _plain(clock: StepClock, bucket: GradBucket) -> Arriving:
-    return _timed(clock, bucket, allreduce_hook)
+def _in_full(clock: StepClock, bucket: GradBucket) -> Averaged:
+    return _with_times(clock, bucket, allreduce_hook)
 
 
-def _compressed(clock: StepClock, bucket: GradBucket) -> Arriving:
-    return _timed(clock, bucket, bf16_compress_hook)
+def _in_bfloat16(clock: StepClock, bucket: GradBucket) -> Averaged:
+    return _with_times(clock, bucket, bf16_compress_hook)
 
 
-def _timed(clock: StepClock, bucket: GradBucket, hook: Callable[..., Arriving]) -> Arriving:
-    began = clock.now()
+def _with_times(clock: StepClock, bucket: GradBucket, hook: Callable[..., Averaged]) -> Averaged:
+    start = clock.read()
     if bucket.is_last():
         clock.mark("backward")
 
-    def arrived(future: Arriving) -> torch.Tensor:
-        clock.exchanged(began)
+    def finish(future: Averaged) -> torch.Tensor:
+        clock.add_exchange(start)
         return future.value()
 
-    return hook(dist.group.WORLD, bucket).then(arrived)
+    return hook(dist.group.WORLD, bucket).then(finish)
 
 
 def without_exchange(network: nn.Module) -> AbstractContextManager[Any]:
-    """While gradients are only accumulated, none travel."""
-    return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
+    """Return a context in which a backward pass adds to this rank's gradients and exchanges none."""
+    no_sync: Callable[[], AbstractContextManager[Any]] = getattr(network, "no_sync", nullcontext)
+    return no_sync()

@@ -1,4 +1,4 @@
-"""GPUs by name and the memory that a training step may take of them."""
+"""Memory of GPUs by their names, and the part of it that a training step may fill."""
 
 from data_prep.errors import UserError
 
@@ -21,14 +21,14 @@ TOTAL_GIB = {
 """What CUDA reports as a device's total memory, which is less than its name says."""
 
 CONTEXT_GIB = 1.0
-"""CUDA's context, the handles and kernels of cuDNN and cuBLAS, and NCCL's buffers, none of which PyTorch allocates."""
+"""Memory that PyTorch does not allocate: CUDA's context, handles and kernels of cuDNN and cuBLAS, NCCL's buffers."""
 
 WORKSPACE_SHARE = 0.1
-"""Kept free for the workspaces of convolutions and for gaps between blocks, which no trace sees."""
+"""Share left free for workspaces of convolutions and for gaps between blocks, which no trace counts."""
 
 
 def usable_bytes(name: str) -> int:
-    """Bytes of a GPU that tensors may fill.
+    """Return the bytes of a GPU that tensors may fill.
 
     Raises:
         UserError: the GPU is unknown.

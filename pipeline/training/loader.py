@@ -1,8 +1,10 @@
-"""Samples read ahead of the training."""
+"""Batches of samples, read before a training needs them."""
 
 import os
 import signal
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
+from contextlib import closing
+from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -19,11 +21,11 @@ Batch = tuple[Tensor, Tensor, Tensor]
 
 def read_ahead(
     samples: PairSamples, batches: RankBatches, settings: TrainingSettings, world: World, device: torch.device
-) -> Iterator[Batch]:
-    """Batches in their order, decoded before they are asked for; pinned for GPUs.
+) -> Generator[Batch]:
+    """Return batches in order, decoded before they are needed, in pinned memory for GPUs.
 
-    Worker processes read, or without any a thread. Workers are forked from this process: children of a fork
-    server would not see it die.
+    Worker processes read them, or a thread where the settings or the cores allow no workers. Workers are forked from
+    this process: children of a fork server would not see it die. Closing the generator ends them.
     """
     workers = settings.loader_workers
     if workers is None:
@@ -32,25 +34,36 @@ def read_ahead(
         samples, batch_sampler=batches, num_workers=workers, pin_memory=device.type == "cuda",
         multiprocessing_context="fork" if workers else None, worker_init_fn=_outlive_sigterm,
     )  # fmt: skip
-    return iter(loader) if workers else prefetch(_by_one_core(loader))
+    return _yield_from(iter(loader) if workers else prefetch(_read_on_one_core(loader)))
+
+
+def repeat_first(batches: Generator[Batch]) -> Generator[Batch]:
+    """Yield the first batch for ever, and end the reading of the others."""
+    with closing(batches):
+        first = next(batches)
+    yield from repeat(first)
+
+
+def _yield_from(batches: Iterable[Batch]) -> Generator[Batch]:
+    yield from batches
 
 
 def _outlive_sigterm(_worker: int) -> None:
-    """Slurm sends it to all processes of a job; the rank is to save itself at its next step, and reads until then."""
+    """Ignore SIGTERM, which Slurm sends to all processes of a job: the rank still reads until it has saved itself."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def _by_one_core(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Read by a thread of its own, which leaves the other cores to those who compute."""
+def _read_on_one_core(batches: Iterable[Batch]) -> Generator[Batch]:
+    """Read with one thread, so that the other cores are free for the training."""
     torch.set_num_threads(1)
     yield from batches
 
 
 def workers_for(cores: int, world: World, threads: int) -> int:
-    """As many as this rank's share of the cores leaves free beside its own threads, four at most.
+    """Return the number of reading processes: one for each core that the rank's threads leave free, four at most.
 
-    Where none is free a thread reads, which takes less of the rank's core than a process that hands it tensors.
-    Ranks that meet through a file share one machine's cores; others have cores of their own, bound by Slurm.
+    If it is 0 a thread reads: that costs the rank's core less than a process that sends it tensors. Ranks that meet
+    through a file share one machine's cores; others have their own, bound by Slurm.
     """
-    own = cores // (world.size if world.rendezvous.startswith("file:") else 1)
-    return min(MOST_WORKERS, max(0, own - threads))
+    cores_of_rank = cores // (world.size if world.rendezvous.startswith("file:") else 1)
+    return min(MOST_WORKERS, max(0, cores_of_rank - threads))

@@ -1,16 +1,16 @@
-"""The memory of a training step, found by taking the step with tensors that hold no data.
+"""Prediction of a training's memory: its steps are taken with tensors that hold no data.
 
-The network, the loss, the backward pass and the optimiser are those that train; only their tensors are fake, so that
-a step at any size takes a second and no memory. What is counted is what ``torch.cuda.max_memory_allocated`` counts:
-the bytes of all tensors alive at once. Workspaces inside of an operator and an allocator's gaps are not seen.
+Steps and validation are those of a training, of the same class; only the tensors are fake, so that a step of any size
+takes a second and no memory. Counted is what ``torch.cuda.max_memory_allocated`` counts: the bytes of all tensors
+alive at the same time. Workspaces inside of an operator and gaps in the allocator's blocks are not seen.
 """
 
 import math
 import weakref
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from types import MappingProxyType
 from typing import Any
 
@@ -23,21 +23,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from data_prep.volume import SIDE
-from pipeline.intensity import DATA_RANGE
-from pipeline.losses import CompositeLoss
-from pipeline.models.memory_format import channels_last, lay_out
+from pipeline.models.memory_format import lay_out
 from pipeline.models.registry import build_network
 from pipeline.settings.cells import CellSettings
+from pipeline.training.clock import StepClock
+from pipeline.training.loader import Batch
+from pipeline.training.step import TrainingStep
 
 
 @dataclass(frozen=True)
 class StepMemory:
-    """What a rank holds in a training step.
+    """Memory of one rank in a training: the number of ``parameters``; otherwise bytes.
 
-    Bytes but for ``parameters``, their number. ``weights``: parameters and running statistics; ``optimiser``: Adam's
-    two moments and, of several ranks, the buckets in which gradients travel; ``saved``: what the forward pass
-    keeps for the backward pass; ``step``: the peak of a step, with all of these; ``validation``: the peak of judging
-    one volume.
+    ``weights``: parameters and running statistics. ``optimiser``: Adam's two moments and, if there are several ranks,
+    the buckets in which gradients are exchanged. ``saved``: tensors of the forward pass for the backward pass.
+    ``step``: the peak of a step, with all of these. ``validation``: the peak of judging one volume.
     """
 
     parameters: int
@@ -49,16 +49,16 @@ class StepMemory:
 
     @property
     def peak(self) -> int:
-        """The most that a training needs."""
+        """Peak of the whole training."""
         return max(self.step, self.validation)
 
 
 class LiveBytes(TorchDispatchMode):
-    """Bytes of the storages made under it that are alive, ``now`` and at their ``peak``."""
+    """Counts the bytes alive of all storages that are allocated under it: the ``current`` sum and its ``peak``."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.now = self.peak = 0
+        self.current = self.peak = 0
         self._alive = set[int]()
 
     def __torch_dispatch__(
@@ -70,116 +70,41 @@ class LiveBytes(TorchDispatchMode):
         storage = tensor.untyped_storage()
         if storage._cdata not in self._alive:
             self._alive.add(storage._cdata)
-            self.now += storage.nbytes()
-            self.peak = max(self.peak, self.now)
+            self.current += storage.nbytes()
+            self.peak = max(self.peak, self.current)
             weakref.finalize(storage, self._forget, storage._cdata, storage.nbytes())
         return tensor
 
     def peak_of(self, call: Callable[[], object]) -> int:
-        """The most bytes alive during the call."""
-        self.peak = self.now
+        """Return the peak of the bytes alive during the call."""
+        self.peak = self.current
         call()
         return self.peak
 
     def _forget(self, key: int, size: int) -> None:
         self._alive.discard(key)
-        self.now -= size
+        self.current -= size
 
 
-class Kept:
+class SavedBytes:
     """Bytes that a network's last forward pass for training left alive, its output among them."""
 
     def __init__(self, network: nn.Module, live: LiveBytes) -> None:
-        self.bytes = self._before = 0
+        self.count = self._before = 0
         self._live = live
-        network.register_forward_pre_hook(self._begin)
+        network.register_forward_pre_hook(self._start)
         network.register_forward_hook(self._end)
 
-    def _begin(self, network: nn.Module, images: object) -> None:
-        self._before = self._live.now
+    def _start(self, network: nn.Module, images: object) -> None:
+        self._before = self._live.current
 
     def _end(self, network: nn.Module, images: object, output: object) -> None:
         if torch.is_grad_enabled():
-            self.bytes = self._live.now - self._before
-
-
-class TrainingStep:
-    """A cell's training step on the network's device, on images that hold nothing of interest.
-
-    Args:
-        cell: the settings.
-        network: the cell's network, laid out.
-        low_precision: bfloat16 for the network's arithmetic.
-        foreach: the optimiser goes through all parameters at once, as it does on GPUs.
-    """
-
-    def __init__(self, cell: CellSettings, network: nn.Module, *, low_precision: bool, foreach: bool) -> None:
-        how = cell.training
-        self.cell, self.network, self.low_precision, self.last = cell, network.train(), low_precision, True
-        self.device = next(network.parameters()).device
-        self.loss = CompositeLoss(how.ms_ssim_weight, how.ms_ssim, DATA_RANGE[how.scaling])
-        self.optimizer = torch.optim.Adam(network.parameters(), eps=1e-8, foreach=foreach)
-        self._fill_moments()
-        if cell.ranks > 1:
-            self._share_gradients()
-
-    def _fill_moments(self) -> None:
-        """As they are after a first step."""
-        for parameter in self.network.parameters():
-            moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
-            self.optimizer.state[parameter] = {"step": torch.zeros(()), **moments}
-
-    def _share_gradients(self) -> None:
-        """As DDP: gradients are moved into buckets that stay, once those of the last batch are ready."""
-        for parameter in self.network.parameters():
-            bucket = torch.zeros_like(parameter)
-
-            def move(parameter: Tensor, bucket: Tensor = bucket) -> None:
-                if self.last:
-                    parameter.grad = bucket
-
-            parameter.register_post_accumulate_grad_hook(move)
-
-    def images(self, batch: int) -> Tensor:
-        """(batch, 1, sides) as they come to the network."""
-        plane = [self.cell.training.crop or SIDE] * 2
-        sides = plane if self.cell.dims == 2 else [self.cell.slices, *plane]
-        ones = torch.ones(batch, 1, *sides, device=self.device)
-        return ones.contiguous(memory_format=channels_last(self.cell.dims))
-
-    def forward(self, low: Tensor) -> Tensor:
-        """The network's output."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.low_precision):
-            output: Tensor = self.network(low)
-        return output
-
-    def accumulate(self, *, last: bool) -> None:
-        """Add one batch's gradients."""
-        self.last = last
-        low, full = self.images(self.cell.training.batch), self.images(self.cell.training.batch)
-        output = self.forward(low)
-        self.loss(output.float(), full).backward()
-
-    def take(self) -> None:
-        """One step; of the batches that it accumulates two show all."""
-        self.optimizer.zero_grad(set_to_none=True)
-        if self.cell.training.accumulation > 1:
-            self.accumulate(last=False)
-        self.accumulate(last=True)
-        self.optimizer.step()
-
-    @torch.no_grad()
-    def judge(self) -> None:
-        """Validate one volume: in 2D all of its slices at once."""
-        batch = self.cell.validated if self.cell.dims == 2 else 1
-        self.network.eval()
-        low, full = self.images(batch), self.images(batch)
-        output = self.forward(low)
-        self.loss(output.float(), full)
+            self.count = self._live.current - self._before
 
 
 class Dataless(FakeTensorMode):
-    """Fake tensors that say 1 where a value is asked for: no tensor's size depends on it."""
+    """Mode of fake tensors that read as 1 where a program asks for their values: no size depends on them."""
 
     def __init__(self) -> None:
         super().__init__(allow_non_fake_inputs=True)
@@ -193,7 +118,7 @@ class Dataless(FakeTensorMode):
 
 
 class _Float32OnCuda(TorchFunctionMode):
-    """What autocast computes in float32 on GPUs, though not on CPUs, of all that the networks are made of."""
+    """Mode that computes group norm in float32, as autocast does on GPUs but not on CPUs."""
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -203,56 +128,103 @@ class _Float32OnCuda(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+class BucketedNetwork(nn.Module):
+    """Stand-in for DDP: the gradients of the last batch are moved into buckets, which stay allocated."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network, self._syncs = network, True
+        for parameter in network.parameters():
+            parameter.register_post_accumulate_grad_hook(partial(self._move, torch.zeros_like(parameter)))
+
+    def _move(self, bucket: Tensor, parameter: Tensor) -> None:
+        if self._syncs:
+            parameter.grad = bucket
+
+    def forward(self, images: Tensor) -> Any:
+        """Return the network's output."""
+        return self.network(images)
+
+    @contextmanager
+    def no_sync(self) -> Iterator[None]:
+        """Leave gradients where they are, as for all batches but the last."""
+        self._syncs = False
+        yield
+        self._syncs = True
+
+
+def build_step(cell: CellSettings, model: nn.Module, *, gpu: bool) -> TrainingStep:
+    """Build the cell's training step as it is after a first step, with the optimiser of a GPU or of CPUs."""
+    low_precision = cell.training.lowers_precision(gpu=gpu)
+    clock = StepClock(torch.device("cpu"))
+    network = BucketedNetwork(model) if cell.ranks > 1 else model
+    step = TrainingStep(cell, model, network, clock, low_precision=low_precision, foreach=gpu)
+    for parameter in model.parameters():
+        moments = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+        step.optimizer.state[parameter] = {"step": torch.zeros(()), **moments}
+    return step
+
+
+def blank_batches(cell: CellSettings) -> Iterator[Batch]:
+    """Yield batches of the size that the cell trains on, full of ones."""
+    while True:
+        yield _blank(cell, cell.training.batch, 1, *([cell.slices] if cell.dims == 3 else []))
+
+
+def blank_sample(cell: CellSettings) -> Batch:
+    """Return a validation sample of the cell's size, full of ones."""
+    return _blank(cell, cell.validated if cell.dims == 2 else 1, *([cell.slices] if cell.dims == 3 else []))
+
+
+def _blank(cell: CellSettings, *sides: int) -> Batch:
+    plane = [cell.training.crop or SIDE] * 2
+    return torch.ones(*sides, *plane), torch.ones(*sides, *plane), torch.ones(2, 2)
+
+
 def predict(cell: CellSettings, *, gpu: bool) -> StepMemory:
-    """The memory of a rank of the cell, on a GPU or on CPUs."""
-    return _predict(as_a_step(cell).model_copy(update={"ranks": min(cell.ranks, 2)}), gpu)
+    """Predict the memory of one rank of the cell, on a GPU or on CPUs."""
+    return _predict(normalise(cell).model_copy(update={"ranks": min(cell.ranks, 2)}), gpu)
 
 
-def as_a_step(cell: CellSettings) -> CellSettings:
-    """The same for cells of one rank that differ in nothing that a training step, or a validation, is made of."""
-    length = {"seed": 0, "epochs": 1, "samples": None, "work": "strong"}
-    how = cell.training.model_copy(update=length)
-    alike = {"id": "", "ranks": 1, "transfer": "none", "arm": "full", "sampling": "window", "training": how}
-    return cell.model_copy(update=alike)
+def normalise(cell: CellSettings) -> CellSettings:
+    """Drop all differences between cells that change nothing of a rank's step or validation; one rank is left.
+
+    Two accumulated batches are enough to reach the peak of memory: later ones add nothing.
+    """
+    accumulation = min(cell.training.accumulation, 2)
+    length = {"seed": 0, "epochs": 1, "samples": None, "work": "strong", "accumulation": accumulation}
+    training = cell.training.model_copy(update=length)
+    defaults = {"id": "", "ranks": 1, "transfer": "none", "arm": "full", "sampling": "window", "training": training}
+    return cell.model_copy(update=defaults)
 
 
 @cache
 def _predict(cell: CellSettings, gpu: bool) -> StepMemory:
-    network = lay_out(build_network(cell), cell.dims)
+    model = lay_out(build_network(cell), cell.dims)
     live = LiveBytes()
     with Dataless(), live, _Float32OnCuda() if gpu else nullcontext():
-        network.to_empty(device="cpu")
-        weights = live.now
-        step = TrainingStep(cell, network, low_precision=cell.training.lowers_precision(gpu=gpu), foreach=gpu)
-        optimiser, kept = live.now - weights, Kept(network, live)
-        peaks = [live.peak_of(part) for part in (step.take, step.judge)]
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    return StepMemory(parameters, weights, optimiser, kept.bytes, *peaks)
-
-
-def saved_bytes(network: nn.Module, shape: tuple[int, ...]) -> int:
-    """Bytes that a network keeps for the backward pass of float32 images of ``shape``, its output among them.
-
-    The network's tensors lose their values.
-    """
-    live = LiveBytes()
-    with Dataless(), live:
-        network.to_empty(device="cpu")
-        kept = Kept(network, live)
-        network(torch.empty(shape))
-    return kept.bytes
+        model.to_empty(device="cpu")
+        weights = live.current
+        step = build_step(cell, model, gpu=gpu)
+        optimiser, saved = live.current - weights, SavedBytes(model, live)
+        step_peak = live.peak_of(lambda: step.take(blank_batches(cell), cell.training.learning_rate))
+        model.eval()
+        validation_peak = live.peak_of(lambda: step.judge(*blank_sample(cell)))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return StepMemory(parameters, weights, optimiser, saved.count, step_peak, validation_peak)
 
 
 def largest_batch(cell: CellSettings, usable: int) -> int:
-    """The largest batch with which a rank of the cell fits ``usable`` bytes of a GPU, 0 if there is none.
+    """Return the largest batch with which a rank of the cell fits ``usable`` bytes of a GPU, 0 if there is none.
 
-    Memory grows by as much with every sample, which the cell's own batch and one near the limit tell.
+    Memory grows by the same bytes with every sample; the cell's own batch and one near the limit give the slope.
     """
-    first, own = cell.training.batch, predict(cell, gpu=True)
-    if own.validation > usable:
+    batch, memory = cell.training.batch, predict(cell, gpu=True)
+    if memory.validation > usable:
         return 0
-    state = own.weights + own.optimiser
-    near = max(first + 1, first * (usable - state) // (own.step - state))
-    training = cell.training.model_copy(update={"batch": near})
-    a_sample = (predict(cell.model_copy(update={"training": training}), gpu=True).step - own.step) / (near - first)
-    return max(0, first + math.floor((usable - own.step) / a_sample))
+    state = memory.weights + memory.optimiser
+    guess = max(batch + 1, batch * (usable - state) // (memory.step - state))
+    training = cell.training.model_copy(update={"batch": guess})
+    guessed_step = predict(cell.model_copy(update={"training": training}), gpu=True).step
+    bytes_a_sample = (guessed_step - memory.step) / (guess - batch)
+    return max(0, batch + math.floor((usable - memory.step) / bytes_a_sample))

@@ -1,4 +1,4 @@
-"""Being asked to stop: a signal sets a flag, and nothing more."""
+"""Signals that ask a process to stop: they only set a flag, so that the work can be saved first."""
 
 import signal
 import threading
@@ -9,7 +9,7 @@ SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 
 
 class Stopped(RuntimeError):
-    """Work that was asked to stop; a training saved itself first. ``number``: by which signal, if this process was."""
+    """Work that a signal asked to stop; a training was saved first. ``number``: the signal, None if another rank's."""
 
     def __init__(self, message: str, number: int | None) -> None:
         super().__init__(message)
@@ -17,9 +17,10 @@ class Stopped(RuntimeError):
 
 
 class StopFlag:
-    """While entered, ``asked`` turns true at SIGUSR2 or SIGTERM, and the process goes on.
+    """Flag that SIGUSR2 or SIGTERM raises while it is entered; the process goes on.
 
-    ``number``: the first of them. Outside of the main thread, where Python takes no signals, it stays None.
+    ``number``: the first signal, None if there was none. Outside of the main thread, where Python handles no signals,
+    it stays None.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""How near a network in training is to the full dose, beside the low-dose input itself."""
+"""Validation during a training: the errors of the network's output and of its input, against the full dose."""
 
 import math
 
@@ -12,12 +12,13 @@ SUMS = ("loss", "samples", "squares", "low_squares", "voxels")
 
 @torch.no_grad()
 def judge(network: nn.Module, loss: CompositeLoss, low: Tensor, full: Tensor, scales: Tensor) -> dict[str, float]:
-    """Sums over one sample, (n, 1, sides); ``scales``: offset and width of the low and of the full dose, (2, 2)."""
+    """Sum the errors over one sample, (n, 1, sides); ``scales``: offset and width of low and full dose, (2, 2)."""
     output = network(low).float()
+    loss_of_sample = float(loss(output, full))
     hu = [x.double() * width + offset for x, (offset, width) in zip((low, full), scales.tolist(), strict=True)]
     offset, width = scales[1].tolist()
     return {
-        "loss": float(loss(output, full)),
+        "loss": loss_of_sample,
         "samples": 1.0,
         "squares": float((output.double() * width + offset - hu[1]).square().sum()),
         "low_squares": float((hu[0] - hu[1]).square().sum()),
@@ -26,7 +27,7 @@ def judge(network: nn.Module, loss: CompositeLoss, low: Tensor, full: Tensor, sc
 
 
 def summed_up(sums: dict[str, float]) -> dict[str, float]:
-    """Mean loss, and RMSE of output and low-dose input (HU), from sums over all samples."""
+    """Return the mean loss and the RMSE of output and low-dose input (HU), from sums over all samples."""
     return {
         "loss": sums["loss"] / sums["samples"],
         "rmse_hu": math.sqrt(sums["squares"] / sums["voxels"]),

@@ -1,8 +1,8 @@
 """Benchmark of what a network keeps for its backward pass."""
 
 from pipeline.models import DDnet
-from pipeline.training.memory import saved_bytes as bytes_saved_by
 from tests.plain_ddnet import PlainDDnet
+from tests.saved_memory import saved_bytes as bytes_saved_by
 
 _SHAPE = (1, 1, 16, 512, 512)
 _GIB = 2**30

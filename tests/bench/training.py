@@ -22,7 +22,7 @@ from pipeline.models.memory_format import lay_out
 from pipeline.settings.cells import CellSettings
 from pipeline.training.clock import PARTS, StepClock
 from pipeline.training.distributed import joined
-from pipeline.training.trainer import train
+from pipeline.training.train import train
 from pipeline.training.world import World
 from tests.bench.loading import scratch, zarr_folder
 from tests.bench.timing import Timed, medians, seconds_of

@@ -19,8 +19,7 @@ from pipeline.inference.model_file import load_model, save_model
 from pipeline.models import build_network
 from pipeline.settings.cells import CellSettings
 from pipeline.settings.run import EvaluateSettings
-from pipeline.training import checkpoint
-from pipeline.training.trainer import load_trained
+from pipeline.training.checkpoints import Checkpoints, load_trained
 from tests.pipeline.cells import cell
 from tests.scans import Hu
 
@@ -49,7 +48,7 @@ def write_training(settings: CellSettings, folder: Path) -> None:
     torch.manual_seed(0)
     lively = build_network(settings)
     nn.init.normal_(lively.get_parameter("up.3.reduce.conv.weight"), std=0.1)
-    checkpoint.save(folder / "checkpoints", 1, {"model": lively.state_dict()}, 1)
+    Checkpoints(folder / "checkpoints").save(1, {"model": lively.state_dict()}, 1)
 
 
 def ship(pair: Path, kind: Format, settings: CellSettings, folder: Path) -> Hu:

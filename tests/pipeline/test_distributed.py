@@ -14,8 +14,9 @@ from torch.multiprocessing.spawn import ProcessContext, start_processes
 
 from data_prep.errors import UserError
 from pipeline.training import heartbeat, rendezvous
-from pipeline.training.distributed import joined, raised
+from pipeline.training.distributed import joined
 from pipeline.training.heartbeat import LOST_EXIT_CODE
+from pipeline.training.ranks import Ranks
 from pipeline.training.rendezvous import Card, check_gpus
 from pipeline.training.world import DistributionError, PeerLost, World
 
@@ -86,9 +87,9 @@ def of_size(size: int) -> list[tuple[int, int]]:
 
 
 def flags_and_goodbyes(world: World, folder: Path) -> None:
-    assert raised(world.rank == 1, world)
-    assert raised(True, world)
-    assert not raised(False, world)
+    assert Ranks(world, CPU).is_raised(world.rank == 1)
+    assert Ranks(world, CPU).is_raised(True)
+    assert not Ranks(world, CPU).is_raised(False)
     if world.rank == 1:
         deadline = time.monotonic() + SILENCE + 2
         while time.monotonic() < deadline:  # Python code that never rests, for longer than silence is borne
@@ -105,7 +106,7 @@ def test_busy_ranks_and_those_that_end_early_are_not_taken_for_dead(url: str, tm
 
 def reduce_for_ever(world: World, folder: Path) -> None:
     while True:
-        raised(False, world)
+        Ranks(world, CPU).is_raised(False)
 
 
 @pytest.mark.ranks
@@ -136,7 +137,7 @@ def test_the_others_end_and_name_the_rank_that_died_or_stopped(
 
 def fail_in_rank_1(world: World, folder: Path) -> None:
     for step in range(100):
-        raised(False, world)
+        Ranks(world, CPU).is_raised(False)
         if world.rank == 1 and step == 50:
             raise ValueError("my own words")
 
@@ -219,4 +220,4 @@ def test_two_ranks_on_one_gpu_are_refused() -> None:
 
 def test_a_world_of_one_raises_its_own_flags_and_needs_nobody() -> None:
     with joined(World(), CPU):
-        assert [raised(flag, World()) for flag in (True, False)] == [True, False]
+        assert [Ranks(World(), CPU).is_raised(flag) for flag in (True, False)] == [True, False]

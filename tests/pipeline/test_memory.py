@@ -14,15 +14,10 @@ from pipeline.models.ddnet import DDnet
 from pipeline.models.memory_format import lay_out
 from pipeline.models.registry import build_network
 from pipeline.settings.cells import CellSettings
-from pipeline.training.memory import (
-    LiveBytes,
-    TrainingStep,
-    largest_batch,
-    predict,
-    saved_bytes,
-)
+from pipeline.training.memory import LiveBytes, blank_batches, build_step, largest_batch, predict
 from tests.pipeline.cells import cell
 from tests.plain_ddnet import PlainDDnet
+from tests.saved_memory import saved_bytes
 
 GIB = 2**30
 TOLERANCE = 0.15
@@ -31,8 +26,7 @@ TOLERANCE = 0.15
 def take_step(settings: CellSettings, device: str) -> None:
     gpu = device == "cuda"
     network = lay_out(build_network(settings), settings.dims).to(device)
-    step = TrainingStep(settings, network, low_precision=settings.training.lowers_precision(gpu=gpu), foreach=gpu)
-    step.take()
+    build_step(settings, network, gpu=gpu).take(blank_batches(settings), rate=1e-3)
 
 
 def resident(which: str) -> int:
@@ -100,22 +94,21 @@ def test_fake_tensors_hold_to_the_byte_what_real_ones_do(how: dict[str, Any]) ->
     weights = {name: value.clone() for name, value in network.state_dict().items()}
     with LiveBytes() as live:
         network.to_empty(device="cpu").load_state_dict(weights)
-        step = TrainingStep(
-            settings, network, low_precision=settings.training.lowers_precision(gpu=False), foreach=False
-        )
-        assert live.peak_of(step.take) == predict(settings, gpu=False).step
+        step = build_step(settings, network, gpu=False)
+        peak = live.peak_of(lambda: step.take(blank_batches(settings), rate=1e-3))
+    assert peak == predict(settings, gpu=False).step
 
 
 def test_counts_storages_once_and_until_they_are_freed() -> None:
     with LiveBytes() as live:
         a = torch.ones(1000)
         view, b = a[10:].reshape(-1, 2), a + 1
-        assert live.now == 8000
+        assert live.current == 8000
         del a, b
-        assert live.now == 4000  # the view keeps it
+        assert live.current == 4000  # the view keeps it
         view.add_(1)
         del view
-    assert (live.now, live.peak) == (0, 8000)
+    assert (live.current, live.peak) == (0, 8000)
 
 
 def test_weights_moments_and_shared_gradients() -> None:

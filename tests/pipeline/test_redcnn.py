@@ -15,7 +15,7 @@ from pipeline.evaluate.judgement import evaluate
 from pipeline.models import REDCNN, DDnet, build_network
 from pipeline.settings.cells import CellSettings
 from pipeline.settings.run import EvaluateSettings
-from pipeline.training.trainer import train
+from pipeline.training.train import train
 from pipeline.training.world import World
 from tests.plain_redcnn import plain_red_cnn
 

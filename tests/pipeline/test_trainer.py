@@ -18,13 +18,14 @@ from data_prep.errors import MachineError
 from data_prep.split import Segment, Split
 from pipeline.models import DDnet, build_network
 from pipeline.settings.cells import CellSettings
-from pipeline.training import checkpoint
-from pipeline.training.checkpoint import CheckpointError
+from pipeline.training.checkpoints import CheckpointError, Checkpoints, load_state, load_trained
 from pipeline.training.clock import PARTS
-from pipeline.training.distributed import joined, reduced
+from pipeline.training.distributed import joined
+from pipeline.training.divergence import TrainingError
 from pipeline.training.metrics_file import MetricsFile, read_metrics
+from pipeline.training.ranks import Ranks
 from pipeline.training.stopping import Stopped
-from pipeline.training.trainer import TrainingError, load_trained, train
+from pipeline.training.train import train
 from pipeline.training.validation import judge
 from pipeline.training.world import World
 from tests.pipeline.cells import cell
@@ -107,7 +108,7 @@ def _rank(rank: int, settings: CellSettings, data: Path, folder: Path, size: int
     world = World(rank, size, rank, f"file://{folder}.meet")
     with joined(world, CPU):
         result = train(settings, data, SPLIT, folder, world, start, lambda done, total, note: None)
-        assert reduced({"a": 1.0, "b": float(rank)}, world, CPU) == {"a": size, "b": size * (size - 1) / 2}
+        assert Ranks(world, CPU).sum({"a": 1.0, "b": float(rank)}) == {"a": size, "b": size * (size - 1) / 2}
     (folder / f"rank{rank}.json").write_text(json.dumps(result))
 
 
@@ -157,7 +158,7 @@ def test_ranks_resume_together(make_pair: Callable[..., Path], tmp_path: Path) -
     data, short, long = make_pair(), cell(ranks=2, epochs=2), cell(ranks=2, epochs=2)
     run_ranks(long, data, tmp_path / "whole")
     run_ranks(short, data, tmp_path / "parts")
-    newest = checkpoint.newest(tmp_path / "parts" / "checkpoints")
+    newest = Checkpoints(tmp_path / "parts" / "checkpoints").newest()
     (tmp_path / "parts" / "checkpoints" / f"step-{newest:08d}.pt").unlink()
     run_ranks(long, data, tmp_path / "parts")
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
@@ -239,7 +240,7 @@ def test_a_signal_stops_at_the_next_step_and_the_losses_stay_the_same(
     with pytest.raises(Stopped, match=f"saved itself after step {stop_at + 1}"):
         train(settings, data, SPLIT, tmp_path / "parts", World(), None, ask)
     assert signal.getsignal(number) == before
-    assert checkpoint.newest(tmp_path / "parts" / "checkpoints") == stop_at + 1
+    assert Checkpoints(tmp_path / "parts" / "checkpoints").newest() == stop_at + 1
     run(settings, data, tmp_path / "parts")
     for kind in ("train", "validation"):
         assert losses(tmp_path / "parts", kind) == losses(tmp_path / "whole", kind)
@@ -260,7 +261,7 @@ def test_a_signal_in_a_validation_stops_too_and_it_is_made_again(
             os.kill(os.getpid(), signal.SIGTERM)
         return judge(*values)
 
-    monkeypatch.setattr("pipeline.training.trainer.judge", asked)
+    monkeypatch.setattr("pipeline.training.step.judge", asked)
     with pytest.raises(Stopped):
         run(settings, data, tmp_path / "parts")
     assert calls == at + 1
@@ -315,21 +316,21 @@ def test_a_broken_checkpoint_is_passed_over(make_pair: Callable[..., Path], tmp_
 
 def test_when_the_disk_is_full_the_old_checkpoint_survives(tmp_path: Path) -> None:
     """Not a byte more than 10 kB can be written to any file."""
-    checkpoint.save(tmp_path, 1, {"x": torch.zeros(10)}, kept=1)
+    Checkpoints(tmp_path).save(1, {"x": torch.zeros(10)}, keep=1)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
     try:
         with pytest.raises(MachineError, match=r"step 2 cannot be written \(File too large\); that of step 1 is kept"):
-            checkpoint.save(tmp_path, 2, {"x": torch.zeros(10_000)}, kept=1)
+            Checkpoints(tmp_path).save(2, {"x": torch.zeros(10_000)}, keep=1)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001.pt"]
-    assert checkpoint.newest(tmp_path) == 1
+    assert Checkpoints(tmp_path).newest() == 1
 
 
 def _save_for_ever(folder: Path) -> None:
     for step in itertools.count(1):
-        checkpoint.save(folder, step, {"x": torch.full((100_000,), step)}, kept=2)
+        Checkpoints(folder).save(step, {"x": torch.full((100_000,), step)}, keep=2)
 
 
 def test_whenever_saving_is_killed_a_whole_checkpoint_is_there(tmp_path: Path) -> None:
@@ -340,10 +341,10 @@ def test_whenever_saving_is_killed_a_whole_checkpoint_is_there(tmp_path: Path) -
         time.sleep(0.3 + 0.037 * turn)
         saver.kill()
         saver.join()
-        found = checkpoint.newest(tmp_path / str(turn))
+        found = Checkpoints(tmp_path / str(turn)).newest()
         last = max(last, found or 0)
         if found:
-            assert checkpoint.load(tmp_path / str(turn), found)["x"].unique().tolist() == [found]
+            assert Checkpoints(tmp_path / str(turn)).load(found)["x"].unique().tolist() == [found]
     assert last > 1
 
 
@@ -354,7 +355,7 @@ def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
 
     torch.save({"model": Evil()}, tmp_path / "evil.pt")
     with pytest.raises(CheckpointError, match="no readable checkpoint"):
-        checkpoint.load_state(tmp_path / "evil.pt")
+        load_state(tmp_path / "evil.pt")
     assert not (tmp_path / "ran").exists()
 
 
@@ -369,16 +370,16 @@ def test_weights_that_the_last_step_broke_are_not_kept(make_pair: Callable[..., 
     """The loss of a step is that of the weights before it."""
     with pytest.raises(TrainingError, match=r"(validation loss|sum of weights) of cell cell is"):
         run(cell(learning_rate=3e37, epochs=1, samples=1), make_pair(), tmp_path / "cell")
-    assert checkpoint.newest(tmp_path / "cell" / "checkpoints") is None
+    assert Checkpoints(tmp_path / "cell" / "checkpoints").newest() is None
 
 
 def test_only_the_newest_and_the_best_checkpoints_are_kept(tmp_path: Path) -> None:
     for step in (1, 2, 3, 10):
-        checkpoint.save(tmp_path, step, {"step": step}, kept=2, also=[1])
+        Checkpoints(tmp_path).save(step, {"step": step}, keep=2, also=[1])
     assert [int(path.stem[5:]) for path in sorted(tmp_path.iterdir())] == [1, 3, 10]
-    assert checkpoint.newest(tmp_path) == 10
-    assert checkpoint.load(tmp_path, 10) == {"step": 10}
-    assert checkpoint.newest(tmp_path / "absent") is None
+    assert Checkpoints(tmp_path).newest() == 10
+    assert Checkpoints(tmp_path).load(10) == {"step": 10}
+    assert Checkpoints(tmp_path / "absent").newest() is None
 
 
 def test_metrics_after_the_checkpoint_are_dropped_and_a_cut_line_is_passed_over(tmp_path: Path) -> None:

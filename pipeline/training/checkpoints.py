@@ -1,0 +1,114 @@
+"""Checkpoints on disk: written whole or not at all, the newest and the best kept, read without running any code."""
+
+import io
+import warnings
+import zipfile
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from data_prep.errors import MachineError
+from data_prep.files import remove_leftovers, write_atomic
+from pipeline.models import build_network
+from pipeline.settings.cells import CellSettings
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be read."""
+
+
+class Checkpoints:
+    """Checkpoints of one training, each in a file of ``folder`` named after the number of steps taken."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def save(self, step: int, state: dict[str, Any], keep: int, also: Collection[int] = ()) -> None:
+        """Write the state after ``step`` steps, then drop all but the newest ``keep`` and those of steps ``also``.
+
+        Raises:
+            MachineError: it cannot be written, as on a full disk; earlier checkpoints are untouched.
+        """
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        try:
+            write_atomic(self._path(step), buffer.getvalue())
+        except OSError as error:
+            raise MachineError(
+                f"the checkpoint of step {step} cannot be written ({error.strerror}); {self._describe_last()}"
+            ) from error
+        for old in self._steps()[:-keep]:
+            if old not in also:
+                self._path(old).unlink()
+
+    def _describe_last(self) -> str:
+        last = max(self._steps(), default=None)
+        return "there is no earlier one" if last is None else f"that of step {last} is kept"
+
+    def newest(self) -> int | None:
+        """Return the step of the newest readable checkpoint, None if there is none; warn of unreadable ones."""
+        for step in reversed(self._steps()):
+            try:
+                self.load(step)
+            except CheckpointError as error:
+                warnings.warn(f"passed over: {error}", stacklevel=2)
+            else:
+                return step
+        return None
+
+    def load(self, step: int) -> dict[str, Any]:
+        """Read the state after ``step`` steps onto the CPU.
+
+        Raises:
+            CheckpointError: it cannot be read.
+        """
+        return load_state(self._path(step))
+
+    def remove_leftovers(self) -> None:
+        """Delete files that a killed process left half written."""
+        remove_leftovers(self.folder, "step-*")
+
+    def _path(self, step: int) -> Path:
+        return self.folder / f"step-{step:08d}.pt"
+
+    def _steps(self) -> list[int]:
+        return sorted(int(path.stem.removeprefix("step-")) for path in self.folder.glob("step-*.pt"))
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read tensors and plain values from a file of ``torch.save``; code in it is not run.
+
+    Raises:
+        CheckpointError: the file is missing or of another kind, or its bytes have changed since it was written.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch does not check the checksums that it writes
+            broken = archive.testzip()
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # zipfile and torch raise many kinds for a broken file
+        raise CheckpointError(f"{path} is no readable checkpoint: {_first_line(error)}") from error
+    if broken:
+        raise CheckpointError(f"{path} is no readable checkpoint: the bytes of {broken} have changed")
+    assert isinstance(state, dict)
+    return state
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def load_trained(cell: CellSettings, folder: Path) -> nn.Module:
+    """Load the network of a finished training in ``folder``, in eval mode on the CPU.
+
+    Raises:
+        CheckpointError: no checkpoint can be read.
+    """
+    network, checkpoints = build_network(cell), Checkpoints(folder / "checkpoints")
+    step = checkpoints.newest()
+    if step is None:
+        raise CheckpointError(f"{checkpoints.folder} holds no readable checkpoint")
+    network.load_state_dict(checkpoints.load(step)["model"])
+    return network.eval()

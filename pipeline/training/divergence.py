@@ -1,0 +1,72 @@
+"""Checks that a training still works with finite numbers."""
+
+import math
+from collections.abc import Iterable
+
+from torch import Tensor
+
+from pipeline.dataset import PairSamples, RankBatches
+from pipeline.settings.cells import CellSettings
+from pipeline.training.ranks import Ranks
+
+
+class TrainingError(RuntimeError):
+    """A training that cannot go on, as its loss, gradients or weights are not finite."""
+
+
+def check_finite(name: str, number: float, cell: CellSettings, step: int) -> None:
+    """Stop the training after ``step`` steps if a number is not finite.
+
+    Raises:
+        TrainingError: it is NaN or infinite.
+    """
+    if not math.isfinite(number):
+        raise TrainingError(
+            f"the {name} of cell {cell.id} is {number} at step {step}; its last good checkpoint is kept"
+        )
+
+
+def check_steps(
+    losses_and_norms: Tensor, steps_taken: int, samples: PairSamples, cell: CellSettings, ranks: Ranks
+) -> None:
+    """Stop the training at the first of the last steps in which a loss or gradient of any rank is not finite.
+
+    Every rank must call it.
+
+    Args:
+        losses_and_norms: of this rank's last steps, (steps, 2).
+        steps_taken: the number of steps so far, these among them.
+        samples: the training's samples, which name their scans.
+        cell: the settings.
+        ranks: the ranks of the training.
+
+    Raises:
+        TrainingError: there is such a step; names the scans of the ranks in which it happened.
+    """
+    finite = [math.isfinite(x) for x in losses_and_norms.sum(1).tolist()]
+    firsts = _gather(finite.index(False) if False in finite else len(finite), ranks)
+    first = min(firsts)
+    if first == len(finite):
+        return
+    step = steps_taken - len(finite) + first
+    guilty = [rank for rank, number in enumerate(firsts) if number == first]
+    scans = _scans(step, guilty, samples, cell, ranks.world.size)
+    raise TrainingError(
+        f"loss or gradient of cell {cell.id} is not finite at step {step + 1}, where rank "
+        f"{', '.join(map(str, guilty))} saw {', '.join(scans)}; the last good checkpoint is kept"
+    )
+
+
+def _gather(number: int, ranks: Ranks) -> list[int]:
+    """List the numbers of all ranks."""
+    slots = {str(rank): float(number if rank == ranks.world.rank else 0) for rank in range(ranks.world.size)}
+    return [int(x) for x in ranks.sum(slots).values()]
+
+
+def _scans(step: int, guilty: Iterable[int], samples: PairSamples, cell: CellSettings, size: int) -> list[str]:
+    """Name the scans that these ranks saw in a step."""
+    training = cell.training
+    first, last = step * training.accumulation, (step + 1) * training.accumulation
+    batches = [batch for rank in guilty for batch in RankBatches(first, last, training.batch, rank, size)]
+    segments = [samples.segment(index) for batch in batches for index in batch]
+    return sorted({f"{segment.dataset}/{segment.scan}" for segment in segments})

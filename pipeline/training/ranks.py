@@ -1,0 +1,66 @@
+"""Collective operations of the ranks of one training: every rank must call each of them, in the same order."""
+
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from pipeline.training.world import World
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The ranks of one training, as one of them sees them. ``device``: that of this rank's network."""
+
+    world: World
+    device: torch.device
+
+    def sum(self, numbers: dict[str, float]) -> dict[str, float]:
+        """Sum the numbers over all ranks, in float64; every rank must use the same names in the same order."""
+        if self.world.size == 1:
+            return dict(numbers)
+        sums = torch.tensor(list(numbers.values()), dtype=torch.float64, device=self.device)
+        dist.all_reduce(sums)
+        return dict(zip(numbers, sums.tolist(), strict=True))
+
+    def compare(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean and the maximum over all ranks of each of these float64 numbers, which lie on the CPU."""
+        if self.world.size == 1:
+            return numbers, numbers
+        total, largest = numbers.clone(), numbers.clone()
+        dist.all_reduce(total)
+        dist.all_reduce(largest, dist.ReduceOp.MAX)
+        return total / self.world.size, largest
+
+    def is_raised(self, flag: bool) -> bool:
+        """Whether at least one rank raises its flag; does not wait for the GPU."""
+        if self.world.size == 1:
+            return flag
+        flags = torch.tensor([flag], dtype=torch.uint8)
+        dist.all_reduce(flags, dist.ReduceOp.MAX)
+        return bool(flags.item())
+
+    def copy_from_first(self, tensors: Iterator[Tensor]) -> None:
+        """Overwrite the tensors with rank 0's."""
+        if self.world.size > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
+
+    def number_of_first(self, number: int) -> int:
+        """Return rank 0's number on every rank."""
+        if self.world.size == 1:
+            return number
+        tensor = torch.tensor([number], dtype=torch.int64, device=self.device)
+        dist.broadcast(tensor, 0)
+        return int(tensor.item())
+
+    def hosts(self) -> list[str]:
+        """List the names of the ranks' nodes, each once."""
+        names: list[Any] = [socket.gethostname()] * self.world.size
+        if self.world.size > 1:
+            dist.all_gather_object(names, socket.gethostname())
+        return sorted(set(names))

@@ -1,0 +1,95 @@
+"""One training step, and the judging of one validation sample: taken by the trainer, counted by the memory model."""
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+
+from pipeline.losses import build_loss
+from pipeline.models.memory_format import channels_last
+from pipeline.settings.cells import CellSettings
+from pipeline.training.clock import StepClock
+from pipeline.training.exchange import without_exchange
+from pipeline.training.loader import Batch
+from pipeline.training.validation import judge
+
+
+class TrainingStep:
+    """Takes training steps with one rank's network, and judges validation samples by it.
+
+    Args:
+        cell: the settings.
+        model: the network, laid out and on its device.
+        network: the same network for training: with several ranks, one that exchanges gradients at the last batch.
+        clock: that measures the parts of a step.
+        low_precision: the network's arithmetic is in bfloat16.
+        foreach: the optimiser handles all parameters at once; None: where torch finds it faster.
+    """
+
+    def __init__(
+        self, cell: CellSettings, model: nn.Module, network: nn.Module, clock: StepClock, *,
+        low_precision: bool, foreach: bool | None = None,
+    ) -> None:  # fmt: skip
+        self.cell, self.model, self.network, self.clock = cell, model, network, clock
+        self.low_precision = low_precision
+        self.device = next(model.parameters()).device
+        self.loss = build_loss(cell.training)
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=cell.training.learning_rate, eps=1e-8, foreach=foreach)
+
+    @property
+    def exchanges(self) -> bool:
+        """Whether gradients are exchanged with other ranks."""
+        return self.network is not self.model
+
+    def take(self, batches: Iterator[Batch], rate: float) -> Tensor:
+        """Take one step at a learning rate with the next batches; return its loss and its gradients' norm, (2,)."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = torch.zeros((), device=self.device)
+        for number in range(1, self.cell.training.accumulation + 1):
+            loss += self.accumulate(next(batches), last=number == self.cell.training.accumulation)
+        self.optimizer.step()
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        loss_and_norm = torch.stack([loss, get_total_norm(gradients)])
+        self.clock.mark("optimiser")
+        self.clock.end_step()
+        return loss_and_norm
+
+    def accumulate(self, batch: Batch, *, last: bool) -> Tensor:
+        """Add the gradients of one batch, and exchange them after the last one; return its share of the loss."""
+        self.clock.mark("data")
+        with nullcontext() if last else without_exchange(self.network):
+            low, full = (self._place(images) for images in batch[:2])
+            with self._autocast():
+                output = self.network(low)
+            loss: Tensor = self.loss(output.float(), full) / self.cell.training.accumulation
+            self.clock.mark("forward")
+            loss.backward()
+        self.clock.mark("exchange" if last and self.exchanges else "backward")
+        return loss.detach()
+
+    def judge(self, low: Tensor, full: Tensor, scales: Tensor) -> dict[str, float]:
+        """Judge the network, in eval mode, by one sample of :class:`~pipeline.dataset.PairSamples`."""
+        axis = 1 if self.cell.dims == 2 else 0  # in 2D the slices of a volume are a batch
+        low, full = (self._place(images.unsqueeze(axis)) for images in (low, full))
+        with self._autocast():
+            return judge(self.model, self.loss, low, full, scales)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of network and optimiser, for a checkpoint."""
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore network and optimiser from the state of a checkpoint."""
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def _place(self, images: Tensor) -> Tensor:
+        return images.to(self.device, non_blocking=True).contiguous(memory_format=channels_last(self.cell.dims))
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.low_precision)

@@ -1,0 +1,127 @@
+"""Training of one cell: its parts are built, restored from the newest checkpoint and handed to the trainer."""
+
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from data_prep.progress import Progress
+from data_prep.split import Split
+from pipeline.dataset import PairSamples, RankBatches
+from pipeline.models import build_network
+from pipeline.models.memory_format import lay_out
+from pipeline.settings.cells import ARMS, CellSettings
+from pipeline.training.checkpoints import Checkpoints, load_state
+from pipeline.training.clock import StepClock
+from pipeline.training.distributed import device_of
+from pipeline.training.exchange import exchange_gradients
+from pipeline.training.loader import Batch, read_ahead, repeat_first
+from pipeline.training.measurements import Measurements
+from pipeline.training.metrics_file import MetricsFile
+from pipeline.training.ranks import Ranks
+from pipeline.training.record import TrainingRecord
+from pipeline.training.schedule import TrainingLength, length_of
+from pipeline.training.step import TrainingStep
+from pipeline.training.stopping import StopFlag
+from pipeline.training.trainer import Trainer
+from pipeline.training.world import World
+
+VALIDATION_SEED = 2023  # the same validation samples for every cell
+
+
+def train(
+    cell: CellSettings, data: Path, split: Split, folder: Path, world: World, start: Path | None, progress: Progress
+) -> dict[str, Any]:
+    """Train the cell's network in ``folder``, from its newest checkpoint if there is one; return the result.
+
+    Every rank of ``world`` calls it, after joining the process group. The result holds seconds by kind of work and by
+    part of a step, CPU seconds of all ranks, steps, the last and the best validation and rank 0's memory peak (bytes).
+
+    Args:
+        cell: the settings.
+        data: folder of the prepared pairs.
+        split: the scans to train and to validate on.
+        folder: for checkpoints and metrics.
+        world: this process among the ranks.
+        start: first weights, a file of ``torch.save``; random ones if None.
+        progress: called after each step.
+
+    Raises:
+        UserError: a scan has too few slices, or ``start`` does not fit the network.
+        TrainingError: a loss, gradient or weight is NaN or infinite.
+        MachineError: a checkpoint cannot be written.
+        Stopped: a signal asked for it (SIGUSR2, SIGTERM); a checkpoint was written.
+    """
+    with StopFlag() as stop:
+        return _build_trainer(cell, data, split, folder, world, start, stop).run(progress)
+
+
+def _build_trainer(
+    cell: CellSettings, data: Path, split: Split, folder: Path, world: World, start: Path | None, stop: StopFlag
+) -> Trainer:
+    start_time, settings = time.perf_counter(), cell.training
+    torch.manual_seed(settings.seed)
+    torch.set_num_threads(settings.threads)
+    ranks = Ranks(world, device_of(world, settings.device))
+    length = length_of(settings, len(split.parts["train"]), world.size)
+    samples = PairSamples(data, split.parts["train"], cell, settings.seed, length.epoch_samples)
+    validation_samples = PairSamples(
+        data, split.parts["validation"], cell, VALIDATION_SEED, settings.validation_samples, validating=True
+    )
+    step = _build_step(cell, start, ranks)
+    checkpoints = Checkpoints(folder / "checkpoints")
+    steps_taken, record = _restore(step, checkpoints, ranks)
+    record.seconds["start"] += time.perf_counter() - start_time
+    return Trainer(
+        cell, length, samples, validation_samples,
+        metrics=MetricsFile(folder, steps_taken, record.validated) if world.leads else None,
+        batches=_read_batches(cell, samples, steps_taken, length, ranks),
+        step=step, ranks=ranks, measurements=Measurements(record, step.clock, ranks), checkpoints=checkpoints,
+        stop=stop, record=record, steps_taken=steps_taken,
+    )  # fmt: skip
+
+
+def _build_step(cell: CellSettings, start: Path | None, ranks: Ranks) -> TrainingStep:
+    model, clock = _build_model(cell, start, ranks.device), StepClock(ranks.device)
+    network = model
+    if ranks.world.size > 1 and ARMS[cell.arm].exchanges_gradients:
+        network = exchange_gradients(model, cell.training, ranks.device, clock)
+    low_precision = cell.training.lowers_precision(gpu=ranks.device.type == "cuda")
+    return TrainingStep(cell, model, network, clock, low_precision=low_precision)
+
+
+def _build_model(cell: CellSettings, start: Path | None, device: torch.device) -> nn.Module:
+    model = build_network(cell)
+    if start is not None:
+        model.load_state_dict(load_state(start))
+    lay_out(model.to(device=device), cell.dims)
+    if cell.training.compile:
+        model.compile()
+    return model
+
+
+def _restore(step: TrainingStep, checkpoints: Checkpoints, ranks: Ranks) -> tuple[int, TrainingRecord]:
+    """Load rank 0's newest checkpoint on every rank; return its number of steps and its record."""
+    newest = None
+    if ranks.world.leads:
+        checkpoints.remove_leftovers()
+        newest = checkpoints.newest()
+    steps_taken = ranks.number_of_first(-1 if newest is None else newest)
+    if steps_taken < 0:
+        return 0, TrainingRecord()
+    state = checkpoints.load(steps_taken)
+    step.load_state_dict(state)
+    return steps_taken, TrainingRecord.from_state(state)
+
+
+def _read_batches(
+    cell: CellSettings, samples: PairSamples, steps_taken: int, length: TrainingLength, ranks: Ranks
+) -> Generator[Batch]:
+    """Read this rank's batches of the steps that remain; in an arm that reads no data the first one for ever."""
+    first, last = (steps * cell.training.accumulation for steps in (steps_taken, length.steps))
+    numbers = RankBatches(first, last, cell.training.batch, ranks.world.rank, ranks.world.size)
+    batches = read_ahead(samples, numbers, cell.training, ranks.world, ranks.device)
+    return batches if ARMS[cell.arm].reads_data else repeat_first(batches)
