@@ -366,6 +366,21 @@ def test_a_loss_that_is_no_number_stops_the_training(make_pair: Callable[..., Pa
     assert all(math.isfinite(loss) for kind in ("train", "validation") for loss in losses(tmp_path / "cell", kind))
 
 
+def _diverging_rank(_rank: int, data: Path, folder: Path) -> None:
+    run(cell(learning_rate=1e30, epochs=4, loader_workers=1), data, folder)
+
+
+@pytest.mark.ranks
+def test_a_process_whose_training_fails_ends_although_its_readers_ignore_sigterm(
+    make_pair: Callable[..., Path], tmp_path: Path
+) -> None:
+    arguments = (make_pair(), tmp_path / "cell")
+    (process,) = start_processes(_diverging_rank, arguments, 1, join=False, start_method="spawn").processes
+    process.join(60)
+    process.kill()
+    assert process.exitcode == 1
+
+
 def test_weights_that_the_last_step_broke_are_not_kept(make_pair: Callable[..., Path], tmp_path: Path) -> None:
     """The loss of a step is that of the weights before it."""
     with pytest.raises(TrainingError, match=r"(validation loss|sum of weights) of cell cell is"):
