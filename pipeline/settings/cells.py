@@ -1,4 +1,4 @@
-"""The cells of a run: every training that its settings ask for, fully resolved."""
+"""Cells: all trainings that the settings of a run ask for, each with its settings resolved."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ ARMS: dict[ArmName, Arm] = {
 
 
 class CellSettings(Settings):
-    """One training, fully resolved. ``validated``: number of slices of the volumes that it is validated on."""
+    """Settings of one training, resolved. ``validated``: number of slices of the volumes that it is validated on."""
 
     id: str
     model: ModelName = "ddnet"

@@ -1,4 +1,4 @@
-"""Names of what a run trains and judges, and of the choices that its settings offer."""
+"""Names of denoisers and trainings, and of choices in the settings that several modules use."""
 
 from typing import Literal
 

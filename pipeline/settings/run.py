@@ -13,14 +13,14 @@ from pipeline.settings.training import RED_CNN_SIDE, Side, TrainingSettings
 
 
 class Train2DSettings(Settings):
-    """A 2D network."""
+    """Settings of a 2D training."""
 
     ranks: int = Field(1, ge=1)
     training: TrainingSettings = TrainingSettings()
 
 
 class GridSettings(Settings):
-    """Trainings of 3D networks: all combinations of what is listed. One value is a list of one."""
+    """Grid of 3D trainings: all combinations of the listed values. A single value is a list of one."""
 
     ranks: tuple[PositiveInt, ...] = Field((1, 2), min_length=1)
     slices: tuple[Side, ...] = Field((16, 32), min_length=1)
@@ -36,7 +36,7 @@ class GridSettings(Settings):
 
 
 class StudySettings(GridSettings):
-    """The grid of 3D trainings, and further ones beside it that take from it what they do not set."""
+    """Grid of 3D trainings, and further grids, which inherit from it the values that they do not set."""
 
     also: tuple[GridSettings, ...] = Field((), description="further grids; trainings that are alike are done once")
     donor: Path | None = Field(
@@ -59,8 +59,9 @@ class StudySettings(GridSettings):
     def _inherit(cls, values: Any) -> Any:
         if not isinstance(values, dict) or not isinstance(values.get("also"), list | tuple):
             return values
-        own = {name: values[name] for name in GridSettings.model_fields if name in values}
-        return {**values, "also": [{**own, **one} if isinstance(one, dict) else one for one in values["also"]]}
+        inherited = {name: values[name] for name in GridSettings.model_fields if name in values}
+        also = [{**inherited, **grid} if isinstance(grid, dict) else grid for grid in values["also"]]
+        return {**values, "also": also}
 
     @field_validator("donor")
     @classmethod
@@ -69,17 +70,17 @@ class StudySettings(GridSettings):
 
     @property
     def grids(self) -> tuple[GridSettings, ...]:
-        """The study's own and those beside it."""
+        """The study's own grid and the further ones."""
         return (self, *self.also)
 
     @property
     def transfers(self) -> bool:
-        """Whether any training begins with transferred weights."""
+        """Whether a training starts from transferred weights."""
         return any(fill != "none" for grid in self.grids for fill in grid.transfer)
 
 
 class EvaluateSettings(Settings):
-    """The judging of trained networks on the held-out slices."""
+    """Settings of the judging of trained networks on the held-out slices."""
 
     crop: Side | None = Field(None, ge=192, description="side of the centre that is judged; null: the whole slice")
     also: tuple[Literal["train", "validation"], ...] = Field(
@@ -93,12 +94,12 @@ class EvaluateSettings(Settings):
 
     @property
     def parts(self) -> tuple[Part, ...]:
-        """What is judged of the split."""
+        """Parts of the split that are judged."""
         return ("test", *self.also)
 
 
 class BudgetSettings(Settings):
-    """What a run may take of a cluster."""
+    """Limits and prices of a cluster's GPU-hours."""
 
     gpu_hours: float | None = Field(
         None, gt=0, description="of all trainings: a forecast above it is not submitted; null: no limit"
@@ -107,11 +108,11 @@ class BudgetSettings(Settings):
     currency: str = Field("EUR", pattern=r"^[A-Z]{3}$", description="of the price, by its ISO 4217 code")
 
     def cost(self, gpu_hours: float) -> float | None:
-        """What GPU-hours cost, if they have a price."""
+        """Return the cost of GPU-hours, None if they have no price."""
         return None if self.gpu_hour_price is None else gpu_hours * self.gpu_hour_price
 
     def bill(self, gpu_hours: float) -> str | None:
-        """The same, to be read."""
+        """Return the cost of GPU-hours with its currency, for people; None if they have no price."""
         cost = self.cost(gpu_hours)
         return None if cost is None else f"{cost:,.2f} {self.currency}"
 
@@ -130,11 +131,11 @@ class RunSettings(Settings):
 
     @model_validator(mode="after")
     def _check_samples(self) -> Self:
-        for place, ranks, training in self._trainings():
+        for key, ranks, training in self._trainings():
             step = training.batch * training.accumulation * (ranks if training.work == "strong" else 1)
             if training.samples is not None and training.samples % step:
-                what = "ranks x batch x accumulation" if training.work == "strong" else "batch x accumulation"
-                raise ValueError(f"{place}.training.samples {training.samples} must be a multiple of {what} = {step}")
+                factors = "ranks x batch x accumulation" if training.work == "strong" else "batch x accumulation"
+                raise ValueError(f"{key}.training.samples {training.samples} must be a multiple of {factors} = {step}")
         return self
 
     @model_validator(mode="after")
@@ -181,6 +182,6 @@ class RunSettings(Settings):
 
     def _trainings(self) -> list[tuple[str, int, TrainingSettings]]:
         flat = {"train_2d": self.train_2d, "red_cnn": self.red_cnn}
-        most = {ranks for grid in self.study.grids for ranks in grid.ranks}
-        cells = [("study", ranks, self.study.training) for ranks in sorted(most)]
-        return [*((place, one.ranks, one.training) for place, one in flat.items() if one), *cells]
+        ranks_of_study = {ranks for grid in self.study.grids for ranks in grid.ranks}
+        cells = [("study", ranks, self.study.training) for ranks in sorted(ranks_of_study)]
+        return [*((key, settings.ranks, settings.training) for key, settings in flat.items() if settings), *cells]

@@ -1,4 +1,4 @@
-"""How one network is trained: its settings, and the recipes that set several of them by name."""
+"""Settings of one network's training, and recipes, which set several of them by one name."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -8,10 +8,10 @@ from data_prep.settings import Settings
 from pipeline.intensity import ScalingName
 
 SIDE_MULTIPLE = 16
-"""DDnet halves each side four times."""
+"""Sides must be a multiple of this: DDnet halves each side four times."""
 
 RED_CNN_SIDE = 21
-"""Ten layers of 5 x 5 without padding leave one pixel of it in the middle."""
+"""Smallest side for RED-CNN: ten layers of 5 x 5 without padding leave one pixel of it."""
 
 Side = Annotated[int, Field(ge=SIDE_MULTIPLE, multiple_of=SIDE_MULTIPLE)]
 Norm = Literal["batch", "sync", "frozen", "group"]
@@ -39,7 +39,7 @@ RECIPES: dict[str, dict[str, Any]] = {
 
 
 class TrainingSettings(Settings):
-    """How one network is trained. ``recipe`` sets what is not given."""
+    """Settings of one network's training; ``recipe`` chooses the defaults."""
 
     recipe: Literal["default", "paper"] = "default"
     scaling: ScalingName = "hu"
@@ -115,4 +115,4 @@ class TrainingSettings(Settings):
 WITHOUT_EFFECT = frozenset(
     {"log_steps", "checkpoint_minutes", "checkpoint_steps", "checkpoints_kept", "loader_workers", "local_disk_gib"}
 )
-"""Training settings that change nothing of the result."""
+"""Training settings that do not change the result."""

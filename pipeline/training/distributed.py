@@ -13,7 +13,7 @@ from torch.distributed import Store  # type: ignore[attr-defined]
 
 from data_prep.errors import UserError
 from pipeline.training.heartbeat import Watch
-from pipeline.training.rendezvous import call_roll, card_of, check_gpus, connected
+from pipeline.training.rendezvous import call_roll, card_of, check_gpus, connect
 from pipeline.training.world import World
 
 _TIMEOUT = timedelta(minutes=30)
@@ -51,8 +51,8 @@ def joined(world: World, device: torch.device) -> Iterator[None]:
     if world.size == 1:
         yield
         return
-    store = connected(world, serves=world.leads)
-    watch = Watch(world, connected(world, serves=False))
+    store = connect(world, serves=world.leads)
+    watch = Watch(world, connect(world, serves=False))
     try:
         check_gpus(call_roll(store, card_of(world, device)))
         watch.start()
@@ -60,8 +60,8 @@ def joined(world: World, device: torch.device) -> Iterator[None]:
         yield
     except BaseException as error:
         atexit.register(_close, watch)
-        if _is_of_a_connection(error):
-            raise watch.explained(error) from error
+        if _is_lost_connection(error):
+            raise watch.explain(error) from error
         raise
     watch.leave()
     dist.destroy_process_group()
@@ -87,6 +87,6 @@ def _close(watch: Watch) -> None:
         dist.destroy_process_group()
 
 
-def _is_of_a_connection(error: BaseException) -> TypeGuard[RuntimeError]:
+def _is_lost_connection(error: BaseException) -> TypeGuard[RuntimeError]:
     """Whether the error is a lost connection: gloo raises plain errors that name its source files."""
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "/gloo/" in str(error))

@@ -63,7 +63,7 @@ class TrainingStep:
         """Add the gradients of one batch, and exchange them after the last one; return its share of the loss."""
         self.clock.mark("data")
         with nullcontext() if last else without_exchange(self.network):
-            low, full = (self._place(images) for images in batch[:2])
+            low, full = (self._to_device(images) for images in batch[:2])
             with self._autocast():
                 output = self.network(low)
             loss: Tensor = self.loss(output.float(), full) / self.cell.training.accumulation
@@ -75,7 +75,7 @@ class TrainingStep:
     def judge(self, low: Tensor, full: Tensor, scales: Tensor) -> dict[str, float]:
         """Judge the network, in eval mode, by one sample of :class:`~pipeline.dataset.PairSamples`."""
         axis = 1 if self.cell.dims == 2 else 0  # in 2D the slices of a volume are a batch
-        low, full = (self._place(images.unsqueeze(axis)) for images in (low, full))
+        low, full = (self._to_device(images.unsqueeze(axis)) for images in (low, full))
         with self._autocast():
             return judge(self.model, self.loss, low, full, scales)
 
@@ -88,7 +88,7 @@ class TrainingStep:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
 
-    def _place(self, images: Tensor) -> Tensor:
+    def _to_device(self, images: Tensor) -> Tensor:
         return images.to(self.device, non_blocking=True).contiguous(memory_format=channels_last(self.cell.dims))
 
     def _autocast(self) -> torch.autocast:

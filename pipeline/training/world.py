@@ -1,36 +1,36 @@
-"""A process's place among those that train one network together, and what can go wrong between them."""
+"""Rank and size of the processes that train one network together, and the errors between them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 
 class DistributionError(RuntimeError):
-    """The processes of one job are not those that it needs, or cannot meet; the message is one sentence."""
+    """A job whose processes do not fit together, or cannot reach each other; the message is one sentence."""
 
 
 class PeerLost(DistributionError):
-    """Another rank died, stopped or hangs; why, is for itself to say, if it still can."""
+    """The loss of another rank, which died, stopped or hangs; the reason, if any, is in that rank's own log."""
 
 
-def _say_no_more(error: PeerLost) -> None:
-    """Leave it at what standard error was told."""
+def _do_nothing(error: PeerLost) -> None:
+    """Default handler: do nothing, the error is already on stderr."""
 
 
 @dataclass(frozen=True)
 class World:
-    """Rank and size of a job.
+    """This process among the ranks of a job, ``size`` in all; ``local_rank``: its number on its node.
 
-    ``rendezvous``: where the ranks meet: ``file:///...`` on one machine, ``tcp://host:port`` of rank 0 on several.
-    ``on_peer_lost``: called, in another thread, before this process is ended because another rank fell silent.
+    ``rendezvous``: address at which the ranks meet: ``file:///...`` on one machine, ``tcp://host:port`` of rank 0 on
+    several. ``on_peer_lost``: called in another thread before this process ends because another rank fell silent.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
     rendezvous: str = ""
-    on_peer_lost: Callable[[PeerLost], None] = _say_no_more
+    on_peer_lost: Callable[[PeerLost], None] = _do_nothing
 
     @property
     def leads(self) -> bool:
-        """Whether this is rank 0, which writes."""
+        """Whether this is rank 0, which writes files."""
         return self.rank == 0
