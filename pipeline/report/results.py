@@ -1,4 +1,4 @@
-"""What a report is made of."""
+"""Tables and images from which a report is drawn."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,17 +6,18 @@ from dataclasses import dataclass
 import pandas as pd
 
 from pipeline.report.volumes import Stacks
+from pipeline.scaling.points import finished_3d
 
 
 class NothingToDraw(Exception):
-    """What a figure would show is not there; the message says why, and stands in its place."""
+    """A figure cannot be drawn; the message says why and is printed instead of the figure."""
 
 
 @dataclass(frozen=True)
 class Results:
-    """Tables by the names of their CSV files, and what figures need besides.
+    """Tables by the names of their CSV files, and what figures need besides them.
 
-    ``curves``: a line of ``metrics.jsonl`` a row; ``judged``: a held-out slice and network a row; ``stacks``: images
+    ``curves``: a row a line of ``metrics.jsonl``; ``judged``: a row a network and held-out slice; ``stacks``: images
     of one held-out scan, if any was judged.
     """
 
@@ -26,10 +27,10 @@ class Results:
     stacks: Stacks | None
 
     def table(self, name: str, otherwise: str) -> pd.DataFrame:
-        """A table that has rows.
+        """Return a table that has rows.
 
         Raises:
-            NothingToDraw: it has none, or there is no such table; the message is ``otherwise``.
+            NothingToDraw: there is no such table, or it is empty; the message is ``otherwise``.
         """
         table = self.tables.get(name)
         if table is None or table.empty:
@@ -37,13 +38,12 @@ class Results:
         return table
 
     def trained(self) -> pd.DataFrame:
-        """The finished trainings of 3D networks, without control arms.
+        """Return the finished trainings of 3D networks from ``cells.csv``, without control arms.
 
         Raises:
-            NothingToDraw: there is none.
+            NothingToDraw: no such training is done.
         """
-        cells = self.tables["cells"]
-        done = cells[(cells["state"] == "done") & (cells["dims"] == 3) & (cells["arm"] == "full")]
-        if done.empty:
+        cells = finished_3d(self.tables["cells"])
+        if cells.empty:
             raise NothingToDraw("no training of a 3D network is done")
-        return done
+        return cells

@@ -10,6 +10,7 @@ import pandas as pd
 
 from data_prep.files import digest_json
 from pipeline.quality.similarity import METRICS
+from pipeline.scaling.points import CONDITIONS
 from pipeline.scaling.timing import step_quantiles
 from pipeline.settings.cells import CellSettings
 from pipeline.settings.names import DDNET_2D, LOW_DOSE_INPUT
@@ -17,10 +18,8 @@ from pipeline.settings.training import WITHOUT_EFFECT
 from pipeline.training.metrics_file import Lines
 from pipeline.training.schedule import effective_batch
 
-_RESULT = ("parameters", "steps", "samples", "effective_batch", "cpu_seconds", "peak_bytes", "precision", "device",
-           "torch", "version", "data")  # fmt: skip
+_RESULT = ("parameters", "steps", "samples", "effective_batch", "cpu_seconds", "peak_bytes", *CONDITIONS)
 _SECONDS = ("training", "validation", "start", "checkpoint")
-_COMPARED = ("precision", "device", "torch", "version", "data")
 
 
 def cells_table(
@@ -53,7 +52,7 @@ def _result(cell: CellSettings, result: dict[str, Any]) -> dict[str, Any]:
     alike = cell.model_dump(
         mode="json", exclude={"id": True, "ranks": True, "training": {*WITHOUT_EFFECT, "seed"}}
     )  # fmt: skip
-    besides = [result[name] for name in _COMPARED]
+    besides = [result[name] for name in CONDITIONS]
     return {
         **{name: result[name] for name in _RESULT},
         "nodes": len(result["nodes"]), "node_list": " ".join(result["nodes"]),

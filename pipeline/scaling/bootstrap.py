@@ -11,21 +11,21 @@ Numbers = NDArray[np.float64]
 
 
 def means(groups: Sequence[Numbers], generator: np.random.Generator, draws: int = DRAWS) -> Numbers:
-    """Means of ``draws`` samples: as many groups (seeds) as there are, with replacement, and of each its values.
+    """Draw as many groups (seeds) as there are, with replacement, then their values; return the mean of each draw.
 
-    With one group of one value all are that value, and say nothing of its uncertainty.
+    From one group of one value every draw is that value: nothing can be said of its uncertainty.
     """
     chosen = generator.integers(len(groups), size=(draws, len(groups)))
     drawn = np.empty(chosen.shape)
     for number, values in enumerate(groups):
-        places = chosen == number
-        drawn[places] = values[generator.integers(len(values), size=(int(places.sum()), len(values)))].mean(axis=1)
+        is_drawn = chosen == number
+        drawn[is_drawn] = values[generator.integers(len(values), size=(int(is_drawn.sum()), len(values)))].mean(axis=1)
     mean: Numbers = drawn.mean(axis=1)
     return mean
 
 
 def interval(draws: Numbers) -> tuple[float, float]:
-    """The central 95 % of the draws; NaN where they are all the same, as nothing was repeated."""
+    """Return the central 95 % of the draws; NaN where all draws are equal, since nothing was repeated."""
     if not np.isfinite(draws).all() or np.ptp(draws) == 0:
         return np.nan, np.nan
     low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])

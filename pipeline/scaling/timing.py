@@ -11,21 +11,20 @@ from pipeline.training.metrics_file import Lines
 from pipeline.training.schedule import effective_batch
 
 _PARTS = [f"{part}_seconds" for part in PARTS]
-STEP_COLUMNS = ["cell", "epoch", "step", "samples", "seconds", "own_seconds", "slowest_seconds", *_PARTS, "warm"]
+_TIMES = ["seconds", "own_seconds", "slowest_seconds"]
+STEP_COLUMNS = ["cell", "epoch", "step", "samples", *_TIMES, *_PARTS, "warm"]
 
 
 def steps_table(cells: Sequence[CellSettings], lines: Lines) -> pd.DataFrame:
-    """A row a step of each training, in seconds, from the lines of its ``metrics.jsonl``.
+    """List the steps of each training, a row each, from the lines of its ``metrics.jsonl``.
 
-    ``seconds`` and ``own_seconds``, those outside of the exchange, are means of the ranks; ``slowest_seconds`` are the
-    latter of the slowest rank; ``data_seconds`` … ``optimiser_seconds`` are means of the steps that one line of
-    metrics.jsonl covers; ``samples`` are those that the step took; ``warm`` is false for the first ten steps of a
-    process.
+    ``seconds`` of a step and ``own_seconds`` (without the exchange) are means over the ranks; ``slowest_seconds`` is
+    ``own_seconds`` of the slowest rank. ``data_seconds`` … ``optimiser_seconds`` are means over the steps of one line.
+    ``samples``: how many the step trained on, all ranks together. ``warm`` is false for a process's first ten steps.
     """
     rows = [row for cell in cells for line in lines[cell.id] for row in _steps(cell, line)]
-    found = pd.DataFrame(rows, columns=STEP_COLUMNS)
-    numbers = [column for column in STEP_COLUMNS if column.endswith("seconds")]
-    return found.astype({**dict.fromkeys(numbers, float), "warm": bool})  # without any row too
+    steps = pd.DataFrame(rows, columns=STEP_COLUMNS)
+    return steps.astype({**dict.fromkeys([*_TIMES, *_PARTS], float), "warm": bool})  # an empty table has no types
 
 
 def _steps(cell: CellSettings, line: dict[str, Any]) -> Iterator[tuple[Any, ...]]:
@@ -34,25 +33,24 @@ def _steps(cell: CellSettings, line: dict[str, Any]) -> Iterator[tuple[Any, ...]
     samples, parts = effective_batch(cell.training, cell.ranks), [line[part] for part in _PARTS]
     first = line["step"] - len(line["warm"]) + 1
     columns = (line["step_seconds"], line["own_seconds"], line["slowest_seconds"], line["warm"])
-    for step, (whole, own, slowest, warm) in enumerate(zip(*columns, strict=True), start=first):
-        yield (cell.id, line["epoch"], step, samples, whole, own, slowest, *parts, warm)
+    for step, (*times, warm) in enumerate(zip(*columns, strict=True), start=first):
+        yield (cell.id, line["epoch"], step, samples, *times, *parts, warm)
 
 
 def epochs_table(steps: pd.DataFrame) -> pd.DataFrame:
-    """A row an epoch of each training: ``cell, epoch, steps, seconds_a_sample``, of warm steps alone.
+    """Sum the warm steps of each training by epoch: ``cell, epoch, steps, seconds_a_sample``.
 
-    The seconds are those of the whole world, so that n ranks of full efficiency take a n-th of one's.
+    Seconds are those of all ranks together: n ranks at full efficiency take an n-th of a single rank's.
     """
     warm = steps[steps["warm"]]
     grouped = warm.groupby(["cell", "epoch"], sort=False)
-    found = grouped.agg(steps=("step", "size"), seconds=("seconds", "sum"), samples=("samples", "sum")).reset_index()
-    return found.assign(seconds_a_sample=found["seconds"] / found["samples"])[
-        ["cell", "epoch", "steps", "seconds_a_sample"]
-    ]
+    sums = grouped.agg(steps=("step", "size"), seconds=("seconds", "sum"), samples=("samples", "sum")).reset_index()
+    epochs = sums.assign(seconds_a_sample=sums["seconds"] / sums["samples"])
+    return epochs[["cell", "epoch", "steps", "seconds_a_sample"]]
 
 
 def step_quantiles(steps: pd.DataFrame) -> pd.DataFrame:
-    """Of each training's warm steps: ``timed_steps``, ``step_p50_seconds`` and ``step_p95_seconds``; index ``cell``."""
+    """Summarise each training's warm steps: ``timed_steps, step_p50_seconds, step_p95_seconds``; index ``cell``."""
     seconds = steps[steps["warm"]].groupby("cell", sort=False)["seconds"]
     quantiles = {f"step_p{round(100 * q)}_seconds": seconds.quantile(q) for q in (0.5, 0.95)}
     return pd.DataFrame({"timed_steps": seconds.size(), **quantiles})

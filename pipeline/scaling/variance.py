@@ -5,72 +5,75 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
-from pipeline.scaling.analysis import POINT
 from pipeline.scaling.bootstrap import Numbers
+from pipeline.scaling.points import COMPARABLE, GRID_SETTINGS, finished_3d
 
 METRICS = ("mse", "ms_ssim")
 SEED, PERMUTATIONS = 2025, 2000
-LEAST_UNITS = 5  # of fewer, no deviation says anything of a variance
+LEAST_UNITS = 5  # fewer deviations say too little of a variance
 _UNITS = {"scans": ["dataset", "scan"], "datasets": ["dataset"], "seeds": ["seed"]}
 
 
 def variance(cells: pd.DataFrame, quality: pd.DataFrame) -> pd.DataFrame:
-    """A row a point and metric: its mean, and its standard deviations over slices, scans, data sets and seeds.
+    """Compute mean and standard deviations over slices, scans, data sets and seeds: a row a point and metric.
 
     Args:
-        cells: ``cell, state, dims, arm, alike, seed, ranks`` and what :data:`~pipeline.scaling.analysis.POINT` names.
+        cells: ``cell, state, dims, arm, alike, seed, ranks`` and :data:`~pipeline.scaling.points.GRID_SETTINGS`.
         quality: a row a judged slice: ``model`` (a cell's id), ``dataset, scan, slice`` and the metrics.
 
     Returns:
-        ``slices … work, ranks, metric, mean, sd_slices, sd_scans, sd_datasets, sd_seeds, seeds, scans, datasets``. That
-        over slices is what the paper gives; those over scans and data sets are of their means, over all seeds; that
-        over seeds is of the seeds' means. A deviation of one value is empty.
+        ``slices … work, ranks, metric, mean, sd_slices, sd_scans, sd_datasets, sd_seeds, seeds, scans, datasets``.
+        ``sd_slices`` is the paper's deviation; ``sd_scans`` and ``sd_datasets`` are of the means of each scan and data
+        set over all seeds; ``sd_seeds`` is of the seeds' means. A deviation of one value is empty.
     """
     rows = [row for _, ranks, group in _points(cells, quality) for row in _deviations(ranks, group)]
     spread = ["sd_slices", "sd_scans", "sd_datasets", "sd_seeds", "seeds", "scans", "datasets"]
-    return pd.DataFrame(rows, columns=[*POINT, "ranks", "metric", "mean", *spread])
+    return pd.DataFrame(rows, columns=[*GRID_SETTINGS, "ranks", "metric", "mean", *spread])
 
 
 def _points(cells: pd.DataFrame, quality: pd.DataFrame) -> Iterator[tuple[object, int, pd.DataFrame]]:
-    done = cells[(cells["state"] == "done") & (cells["dims"] == 3) & (cells["arm"] == "full")]
-    judged = done.merge(quality, left_on="cell", right_on="model", suffixes=("", "_judged"))
-    for (_, alike, ranks), group in judged.groupby(["slices", "alike", "ranks"], sort=False):
-        yield alike, int(str(ranks)), group
+    """Yield a digest of the series, the rank count and the judged slices of each point."""
+    judged = finished_3d(cells).merge(quality, left_on="cell", right_on="model", suffixes=("", "_judged"))
+    for (_, digest, ranks), group in judged.groupby([*COMPARABLE, "ranks"], sort=False):
+        yield digest, int(str(ranks)), group
 
 
 def _deviations(ranks: int, group: pd.DataFrame) -> Iterator[dict[str, object]]:
-    what = {name: group[name].iloc[0] for name in POINT}
+    settings = {name: group[name].iloc[0] for name in GRID_SETTINGS}
     for metric in METRICS:
         means = {name: group.groupby(keys)[metric].mean() for name, keys in _UNITS.items()}
         yield {
-            **what, "ranks": ranks, "metric": metric, "mean": group[metric].mean(), "sd_slices": group[metric].std(),
-            **{f"sd_{name}": values.std() for name, values in means.items()},
+            **settings, "ranks": ranks, "metric": metric, "mean": group[metric].mean(),
+            "sd_slices": group[metric].std(), **{f"sd_{name}": values.std() for name, values in means.items()},
             **{name: len(values) for name, values in means.items()},
         }  # fmt: skip
 
 
 def falling_variance(cells: pd.DataFrame, quality: pd.DataFrame) -> pd.DataFrame:
-    """Whether the variance over scans, data sets or seeds falls with the number of ranks, as the paper says.
+    """Test whether the variance over scans, data sets or seeds falls with the number of ranks, as the paper says.
 
-    The statistic is the slope of log |deviation from the median| of the units' means on log2 of the ranks, as in the
-    test of Brown & Forsythe (1974); its one-sided p-value is the share of permutations of the rank counts, within
-    each unit or, of seeds, among all, with a slope as low. A row a series, metric and unit: ``slices … work,
-    metric, over, units, ranks, slope, p_value, reason``; too few units give no p-value but a reason.
+    A unit is a scan, a data set or a seed. The statistic is the slope of log |unit's mean - median of the units| on
+    log2 of the ranks, as in the test of Brown & Forsythe (1974). The one-sided p-value is the share of permutations of
+    the rank counts with a slope as low; scans and data sets are permuted within each unit, seeds among all.
+
+    Returns:
+        A row a series, metric and kind of unit: ``slices … work, metric, over, units, ranks, slope, p_value, reason``.
+        With too few units, ``reason`` stands instead of a p-value.
     """
     series: dict[object, list[tuple[int, pd.DataFrame]]] = {}
-    for alike, ranks, group in _points(cells, quality):
-        series.setdefault(alike, []).append((ranks, group))
+    for digest, ranks, group in _points(cells, quality):
+        series.setdefault(digest, []).append((ranks, group))
     rows = [_tested(points, metric, over) for points in series.values() for metric in METRICS for over in _UNITS]
-    columns = [*POINT, "metric", "over", "units", "ranks", "slope", "p_value", "reason"]
+    columns = [*GRID_SETTINGS, "metric", "over", "units", "ranks", "slope", "p_value", "reason"]
     return pd.DataFrame(rows, columns=columns)
 
 
 def _tested(points: Sequence[tuple[int, pd.DataFrame]], metric: str, over: str) -> dict[str, object]:
     means = [group.groupby(_UNITS[over])[metric].mean() for _, group in points]
-    common = sorted(set.intersection(*(set(one.index) for one in means)))
-    values = np.array([one.loc[common].to_numpy(float) for one in means])
-    ranks = np.array([count for count, _ in points])
-    row: dict[str, object] = {**{name: points[0][1][name].iloc[0] for name in POINT}, "metric": metric, "over": over,
+    common = sorted(set.intersection(*(set(mean.index) for mean in means)))
+    values = np.array([mean.loc[common].to_numpy(float) for mean in means])
+    ranks, first = np.array([count for count, _ in points]), points[0][1]
+    row: dict[str, object] = {**{name: first[name].iloc[0] for name in GRID_SETTINGS}, "metric": metric, "over": over,
                               "units": len(common), "ranks": " ".join(map(str, ranks))}  # fmt: skip
     if len(ranks) < 2:
         return {**row, "reason": "one rank count"}
@@ -81,17 +84,22 @@ def _tested(points: Sequence[tuple[int, pd.DataFrame]], metric: str, over: str) 
 
 
 def trend(values: Numbers, ranks: Numbers, *, paired: bool) -> tuple[float, float]:
-    """Slope and one-sided p-value for a variance that falls with the ranks; ``values``: (rank counts, units)."""
-    away = np.log(np.abs(values - np.median(values, axis=1, keepdims=True)) + np.finfo(float).tiny)
-    away = np.maximum(away, np.median(away) - 5)  # a unit that is the median itself must not weigh without end
+    """Compute slope and one-sided p-value of a variance that falls with the ranks, of values (rank counts, units).
+
+    ``paired``: each column is the same unit at all rank counts.
+    """
+    deviations = np.log(np.abs(values - np.median(values, axis=1, keepdims=True)) + np.finfo(float).tiny)
+    deviations = np.maximum(deviations, np.median(deviations) - 5)  # the median's own is log 0: it would outweigh all
     generator, x = np.random.default_rng(SEED), np.log2(ranks) - np.log2(ranks).mean()
-    slope = _slope(away, x)
+    slope = _slope(deviations, x)
+    shape = deviations.shape
     if paired:
-        drawn = [_slope(generator.permuted(away, axis=0), x) for _ in range(PERMUTATIONS)]
+        drawn = [_slope(generator.permuted(deviations, axis=0), x) for _ in range(PERMUTATIONS)]
     else:
-        drawn = [_slope(generator.permutation(away.ravel()).reshape(away.shape), x) for _ in range(PERMUTATIONS)]
+        flat = deviations.ravel()
+        drawn = [_slope(generator.permutation(flat).reshape(shape), x) for _ in range(PERMUTATIONS)]
     return slope, float((1 + np.sum(np.array(drawn) <= slope)) / (1 + PERMUTATIONS))
 
 
-def _slope(away: Numbers, x: Numbers) -> float:
-    return float((away.mean(axis=1) * x).sum() / (x**2).sum())
+def _slope(deviations: Numbers, x: Numbers) -> float:
+    return float((deviations.mean(axis=1) * x).sum() / (x**2).sum())

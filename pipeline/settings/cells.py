@@ -1,7 +1,7 @@
 """Cells: all trainings that the settings of a run ask for, each with its settings resolved."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal
 
@@ -25,6 +25,10 @@ class Arm:
     reads_data: bool = True
     exchanges_gradients: bool = True
     single_rank: bool = False
+
+    def on(self, ranks: int) -> "Arm":
+        """Return the arm that is the same on so many ranks: a single rank exchanges no gradients in any arm."""
+        return replace(self, exchanges_gradients=True) if ranks == 1 else self
 
 
 ARMS: dict[ArmName, Arm] = {
@@ -97,8 +101,7 @@ def _control_arms(study: StudySettings, cell: CellSettings) -> Iterator[CellSett
     training = cell.training.model_copy(update=changes)
     for name, arm in ARMS.items():
         ranks = 1 if arm.single_rank else cell.ranks
-        differs = arm != ARMS["full"] and (arm.exchanges_gradients or ranks > 1)  # a single rank exchanges nothing
-        if differs:
+        if name != "full" and arm.on(ranks) == arm:
             yield _name(study, cell.model_copy(update={
                 "arm": name, "ranks": ranks, "transfer": "none", "training": training,
             }))  # fmt: skip

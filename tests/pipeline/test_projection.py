@@ -12,17 +12,19 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.scaling.projection import ASSUMED, RANKS, Link, Point, StepModel, expected_largest, fit, projection
+from pipeline.scaling.projection import RANKS, projection
+from pipeline.scaling.step_model import ASSUMED, Link, MeasuredStep, StepModel, expected_largest, fit
 from tests.pipeline.study_cells import cells
 
 SIZE = 10.5e6  # bytes of the network's gradients
 TRUE = StepModel(0.8, 0.02, 0.01, Link(20e-6, 1 / 50e9), Link(2e-3, 1 / 1e9), 0.0, SIZE, 4)
 
 
-def point(model: StepModel, ranks: int) -> Point:
+def point(model: StepModel, ranks: int) -> MeasuredStep:
     parts = model.parts(ranks)
     exchange = sum(seconds for name, seconds in parts.items() if name.startswith("exchange"))
-    return Point(ranks, max(1, ranks // 4), parts["compute"] + parts["contention"], exchange, parts["stragglers"])
+    compute = parts["compute"] + parts["contention"]
+    return MeasuredStep(ranks, max(1, ranks // 4), compute, exchange, parts["stragglers"])
 
 
 def test_the_largest_of_some_normal_numbers() -> None:
@@ -75,7 +77,7 @@ def test_each_point_is_forecast_from_the_others(left_out: int) -> None:
     """With 1 % of noise in each of them."""
     generator = np.random.default_rng(left_out)
     noisy = [
-        Point(p.ranks, p.nodes, *(x * (1 + 0.01 * generator.standard_normal()) for x in p[2:]))
+        MeasuredStep(p.ranks, p.nodes, *(x * (1 + 0.01 * generator.standard_normal()) for x in p[2:]))
         for p in (_Tuple(point(TRUE, ranks)) for ranks in (1, 2, 4, 8, 16, 32))
         if p.ranks != left_out
     ]
@@ -85,7 +87,7 @@ def test_each_point_is_forecast_from_the_others(left_out: int) -> None:
 class _Tuple(tuple):  # type: ignore[type-arg]
     """A point's five values."""
 
-    def __new__(cls, one: Point) -> "_Tuple":
+    def __new__(cls, one: MeasuredStep) -> "_Tuple":
         return super().__new__(cls, (one.ranks, one.nodes, one.compute, one.exchange, one.stragglers))
 
     ranks = property(lambda self: self[0])
@@ -180,6 +182,6 @@ def test_gloo_over_a_slow_link_is_forecast_at_a_rank_count_that_the_fit_did_not_
         pytest.skip("this kernel has no token bucket filter (tc tbf)")
     assert done.returncode == 0, done.stderr
     taken = {n: json.loads((tmp_path / f"{n}.json").read_text())[str(int(SIZE))] for n in (2, 3, 4)}
-    model = fit([Point(n, 1, 1.0, taken[n], 0.0) for n in (2, 3)], SIZE)
+    model = fit([MeasuredStep(n, 1, 1.0, taken[n], 0.0) for n in (2, 3)], SIZE)
     assert model.within.ring(4, SIZE) == pytest.approx(taken[4], rel=0.1)
     assert taken[2] == pytest.approx(2 * SIZE * 8 / (MEGABITS * 1e6), rel=0.25)  # the link's own rate

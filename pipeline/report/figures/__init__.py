@@ -6,16 +6,11 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from pipeline.report.figures.fig4 import draw_accuracy, draw_time
 from pipeline.report.figures.losses import draw_by_slices, draw_by_transfer
 from pipeline.report.figures.pictures import draw_differences, draw_slices
 from pipeline.report.figures.quality import draw_bias, draw_noise_spectra, draw_sharpness
-from pipeline.report.figures.scaling import (
-    draw_accuracy,
-    draw_attribution,
-    draw_projection,
-    draw_speed_up,
-    draw_time,
-)
+from pipeline.report.figures.scaling import draw_attribution, draw_projection, draw_speed_up
 from pipeline.report.figures.style import new_figure, save, styled
 from pipeline.report.results import NothingToDraw, Results
 

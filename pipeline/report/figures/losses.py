@@ -1,4 +1,4 @@
-"""Figures of the course of trainings: Fig 6 and Fig 7 of the paper."""
+"""Figures of loss and error during training: Fig 6 and Fig 7 of the paper."""
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -8,29 +8,29 @@ from matplotlib.ticker import LogLocator
 from pipeline.report.figures.style import GREY, letter, lines, style
 from pipeline.report.results import NothingToDraw, Results
 
-_SMOOTHED = 50  # lines of a training in the window of its running mean, about
+_WINDOWS = 50  # of the running mean in a training
 
 
 def draw_by_slices(figure: Figure, results: Results) -> None:
-    """Fig 6: a line a slice count, of the transfer that has the most of them."""
-    done = results.trained()
-    transfer = done.groupby("transfer", sort=False)["slices"].nunique().idxmax()
-    _draw_courses(figure, results, done[done["transfer"] == transfer], f" (transfer {transfer})")
+    """Draw Fig 6: a line a slice count, for the transfer with the most slice counts."""
+    cells = results.trained()
+    transfer = cells.groupby("transfer", sort=False)["slices"].nunique().idxmax()
+    _draw_courses(figure, results, cells[cells["transfer"] == transfer], f" (transfer {transfer})")
 
 
 def draw_by_transfer(figure: Figure, results: Results) -> None:
-    """Fig 7: a line a transfer and none, of each slice count that has both."""
-    done = results.trained()
-    kinds = done.groupby("slices")["transfer"].transform("nunique")
+    """Draw Fig 7: a line a transfer, or none, for each slice count with several of them."""
+    cells = results.trained()
+    kinds = cells.groupby("slices")["transfer"].transform("nunique")
     if kinds.max() < 2:
         raise NothingToDraw("all trainings that are done have the same transfer")
-    _draw_courses(figure, results, done[kinds > 1])
+    _draw_courses(figure, results, cells[kinds > 1])
 
 
-def _draw_courses(figure: Figure, results: Results, cells: pd.DataFrame, told: str = "") -> None:
-    """Training loss, and validation error as a share of the input's, against samples: mean and range of the seeds.
+def _draw_courses(figure: Figure, results: Results, cells: pd.DataFrame, subtitle: str = "") -> None:
+    """Draw training loss, and validation error as a share of the input's, against samples: mean and range of seeds.
 
-    Of each line those trainings are shown that have the fewest ranks, since more ranks take larger steps.
+    A line shows the trainings on its fewest ranks, since more ranks take larger steps.
     """
     figure.set_size_inches(7, 3.2)
     left, right = figure.subplots(1, 2)
@@ -45,8 +45,8 @@ def _draw_courses(figure: Figure, results: Results, cells: pd.DataFrame, told: s
     left.yaxis.set_major_formatter("{x:g}")
     left.yaxis.set_minor_formatter("{x:g}")
     right.set(xlabel="samples trained on", ylabel="validation RMSE (% of the input's)")
-    letter(left, 0, f"training loss{told}")
-    letter(right, 1, f"validation error{told}")
+    letter(left, 0, f"training loss{subtitle}")
+    letter(right, 1, f"validation error{subtitle}")
     figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=3)
 
 
@@ -58,12 +58,12 @@ def _draw_course(ax: Axes, course: pd.DataFrame, number: int, label: str, mark: 
 
 
 def smoothed(trained: pd.DataFrame) -> pd.DataFrame:
-    """``cell, samples, value``: the running mean of the loss over a fiftieth of a training."""
-    parts = [part.assign(value=part["loss"].rolling(max(1, len(part) // _SMOOTHED), min_periods=1).mean())
+    """Return ``cell, samples, value``: the running mean of the loss over a fiftieth of each training."""
+    parts = [part.assign(value=part["loss"].rolling(max(1, len(part) // _WINDOWS), min_periods=1).mean())
              for _, part in trained.groupby("cell", sort=False)]  # fmt: skip
     return pd.concat(parts) if parts else trained.assign(value=pd.Series(dtype=float))
 
 
 def errors(validated: pd.DataFrame) -> pd.DataFrame:
-    """``cell, samples, value``: RMSE in validation as a percentage of the low-dose input's."""
+    """Return ``cell, samples, value``: RMSE in validation as a percentage of the low-dose input's."""
     return validated.assign(value=100 * validated["rmse_hu"] / validated["low_dose_rmse_hu"])

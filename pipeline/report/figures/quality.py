@@ -1,4 +1,4 @@
-"""Figures of how good denoisers are: noise spectra, sharpness against noise, bias by tissue."""
+"""Figures of the quality of denoisers: noise spectra, sharpness against noise, bias by tissue."""
 
 from collections.abc import Sequence
 
@@ -10,12 +10,12 @@ from pipeline.report.results import Results
 from pipeline.settings.names import LOW_DOSE_INPUT
 
 _LINE_INCHES = 0.16  # of the legend
-_ALWAYS, _MOST = 3, 24  # the input, the classical denoiser and the 2D network; models in a figure
+_BASELINES, _MODELS = 3, 24  # the input, the classical denoiser and the 2D network; all models in a figure
 _TISSUES = {"bias_lung": "lung", "bias_soft": "soft tissue", "bias_bone": "bone, contrast"}
 
 
 def draw_noise_spectra(figure: Figure, results: Results) -> None:
-    """Noise power spectra, a line a model."""
+    """Draw noise power spectra, a line a model."""
     nps = results.table("nps", "no scan that was judged has a uniform block of soft tissue")
     nps, ax = nps[nps["model"].isin(_judged(results)["model"])], figure.subplots()
     for model, curve in nps.groupby("model", sort=False):
@@ -26,7 +26,7 @@ def draw_noise_spectra(figure: Figure, results: Results) -> None:
 
 
 def draw_sharpness(figure: Figure, results: Results) -> None:
-    """Sharpness at edges against noise, a mark a model, and the full dose where it is by definition: at 0 and 1."""
+    """Draw sharpness at edges against noise, a mark a model; the full dose is at 0 HU and 1 by definition."""
     quality, ax = _judged(results), figure.subplots()
     ax.axhline(1, color=GREY, ls="--", zorder=0)
     ax.plot(0, 1, "*", color="0.2", ms=14, label="full dose", clip_on=False, zorder=3)
@@ -40,17 +40,17 @@ def draw_sharpness(figure: Figure, results: Results) -> None:
 
 
 def draw_bias(figure: Figure, results: Results) -> None:
-    """Mean deviation from the full dose, a panel a tissue and a line a model."""
+    """Draw the mean deviation from the full dose, a panel a tissue and a row a model."""
     quality = _judged(results)
     models = list(quality["model"])
     figure.set_size_inches(7, 1.0 + _LINE_INCHES * len(models))
     panels = figure.subplots(1, len(_TISSUES), sharey=True)
     for number, (ax, name) in enumerate(zip(panels, _TISSUES, strict=True)):
         ax.axvline(0, color=GREY, lw=0.8)
-        for place, (model, bias) in enumerate(zip(models, quality[name], strict=True)):
+        for row, (model, bias) in enumerate(zip(models, quality[name], strict=True)):
             colour, mark, _ = _look(model, models)
-            ax.plot([0, bias], [place, place], color=colour, lw=0.8)
-            ax.plot(bias, place, mark, color=colour)
+            ax.plot([0, bias], [row, row], color=colour, lw=0.8)
+            ax.plot(bias, row, mark, color=colour)
         ax.set_yticks(range(len(models)), models)
         letter(ax, number, _TISSUES[name])
     figure.axes[0].invert_yaxis()
@@ -58,22 +58,22 @@ def draw_bias(figure: Figure, results: Results) -> None:
 
 
 def _judged(results: Results) -> pd.DataFrame:
-    """What can be told apart: all models, or the first few and of the others those of the least error."""
+    """Return the quality of as many models as can be distinguished: the baselines, then those of the least error."""
     quality = results.table("quality", "nothing was judged on the held-out slices")
-    best = quality.iloc[_ALWAYS:].nsmallest(_MOST - _ALWAYS, "rmse_hu_mean").index
-    return quality[quality.index.isin([*quality.index[:_ALWAYS], *best])]
+    best = quality.iloc[_BASELINES:].nsmallest(_MODELS - _BASELINES, "rmse_hu_mean").index
+    return quality[quality.index.isin([*quality.index[:_BASELINES], *best])]
 
 
 def _legend(figure: Figure) -> None:
-    """To the right; the figure grows with its models."""
+    """Add a legend to the right; the figure is made as high as the legend."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.set_size_inches(7, max(3.0, 0.5 + _LINE_INCHES * len(labels)))
     figure.legend(handles, labels, loc="outside right center")
 
 
 def _look(model: str, models: Sequence[str]) -> tuple[str, str, str]:
-    """Colour, mark and line of a model, alike in all figures; the input is black and dashed."""
+    """Return colour, mark and line of a model, the same in all figures; the input is black and dashed."""
     if model == LOW_DOSE_INPUT:
         return BLACK, "X", "--"
-    others = [other for other in models if other != LOW_DOSE_INPUT]
-    return (*style(others.index(model)), "-")
+    networks = [name for name in models if name != LOW_DOSE_INPUT]
+    return (*style(networks.index(model)), "-")

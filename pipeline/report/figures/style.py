@@ -1,4 +1,4 @@
-"""How figures look, and how they are saved."""
+"""The look of figures, and their files."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,11 +11,12 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from data_prep.files import replacing
+from pipeline.scaling.points import GRID_SETTINGS
 
 mpl.use("agg")
-# Okabe and Ito's colours, told apart by colour-blind readers
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-BLACK = "#000000"  # theirs too; for what all else is measured by
+"""Okabe and Ito's palette, which colour-blind readers can distinguish."""
+BLACK = "#000000"  # of the same palette; for the baseline
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "0.45"
 DPI = 300
@@ -31,7 +32,7 @@ _STYLE: Any = {
     "legend.frameon": False,
     "svg.hashsalt": "quarterdose",  # the same figure is the same file
 }
-_SETTINGS = {
+_LABELS = {
     "slices": "{} slices",
     "sampling": "{}",
     "transfer": "transfer {}",
@@ -40,46 +41,44 @@ _SETTINGS = {
     "law": "{}",
     "dataset": "{}",
 }
-VARIANT = ("slices", "sampling", "transfer", "epochs", "work")
-"""The settings of a study's grid that make a line of their own."""
 
 
 def new_figure() -> Figure:
-    """A figure of a journal's width, 7 inches; whoever draws sets its size."""
+    """Return an empty figure of a journal's width, 7 inches; drawing functions may change its size."""
     figure = Figure(figsize=(7, 3))
     figure.set_layout_engine("constrained", w_pad=0.04, h_pad=0.04)
     return figure
 
 
 def styled() -> Any:
-    """The context in which figures are drawn and saved."""
+    """Return the context manager in which figures are drawn and saved."""
     return mpl.rc_context(_STYLE)
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write ``path`` with the endings .png (300 dots an inch) and .svg."""
+    """Write the figure to ``path`` with the endings .png (300 dots an inch) and .svg."""
     for ending, metadata in ((".png", {}), (".svg", {"Date": None})):
         with replacing(path.with_name(path.name + ending)) as temporary:
             figure.savefig(temporary, format=ending[1:], dpi=DPI, metadata=metadata)
 
 
 def style(number: int) -> tuple[str, str]:
-    """Colour and mark of a line, no two alike among the first 42."""
+    """Return colour and mark of the line with this number; the first 42 all differ."""
     turn, colour = divmod(number, len(COLOURS))
     return COLOURS[colour], MARKS[(colour + turn) % len(MARKS)]
 
 
-def lines(table: pd.DataFrame, columns: Sequence[str] = VARIANT) -> Iterator[tuple[str, pd.DataFrame]]:
-    """The rows of each line, in order, and its label: those of its settings that not all lines share."""
-    known = [name for name in columns if name in table]
-    told = [name for name in known if table[name].nunique() > 1] or known[:1]
-    for values, group in table.groupby(known, sort=False):
-        named = dict(zip(known, values, strict=True))
-        yield ", ".join(_SETTINGS[name].format(named[name]) for name in told), group
+def lines(table: pd.DataFrame, columns: Sequence[str] = GRID_SETTINGS) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield label and rows of each line: a line a combination of settings, labelled by those in which lines differ."""
+    settings = [name for name in columns if name in table]
+    differing = [name for name in settings if table[name].nunique() > 1] or settings[:1]
+    for values, group in table.groupby(settings, sort=False):
+        named = dict(zip(settings, values, strict=True))
+        yield ", ".join(_LABELS[name].format(named[name]) for name in differing), group
 
 
 def draw_line(ax: Axes, table: pd.DataFrame, y: str, number: int, label: str, scale: float = 1.0) -> None:
-    """``y`` against ranks, with the band between ``<y>_low`` and ``<y>_high`` where these are known."""
+    """Draw column ``y`` against ranks, with the band from ``<y>_low`` to ``<y>_high`` if the table has these."""
     colour, mark = style(number)
     table = table.sort_values("ranks")
     ranks, middle = table["ranks"], scale * table[y]
@@ -92,7 +91,7 @@ def draw_line(ax: Axes, table: pd.DataFrame, y: str, number: int, label: str, sc
 
 
 def rank_axis(ax: Axes, ranks: Sequence[int]) -> None:
-    """A doubling of ranks is a step to the right; ticks stand at the ranks there are."""
+    """Scale the x-axis by log2, with a tick at each of the rank counts."""
     ax.set_xscale("log", base=2)
     ticks = sorted({int(count) for count in ranks})
     ax.set_xticks(ticks, [str(count) for count in ticks])
@@ -102,5 +101,5 @@ def rank_axis(ax: Axes, ranks: Sequence[int]) -> None:
 
 
 def letter(ax: Axes, number: int, title: str) -> None:
-    """A panel's letter and title."""
+    """Set the title of the panel with this number, after its letter."""
     ax.set_title(f"({chr(ord('a') + number)}) {title}", loc="left")

@@ -1,0 +1,85 @@
+"""Figure 4 of the paper: training time and accuracy against ranks, a panel a slice count."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pipeline.report.figures.style import GREY, draw_line, letter, lines, rank_axis, style
+from pipeline.report.results import NothingToDraw, Results
+from pipeline.scaling.points import GRID_SETTINGS
+from pipeline.settings.names import LOW_DOSE_INPUT
+
+_UNITS = ((3600.0, "h"), (60.0, "min"), (1.0, "s"))
+_PANELS = 4  # of slice counts in a row
+_IN_PANEL = [name for name in GRID_SETTINGS if name != "slices"]
+
+
+def draw_time(figure: Figure, results: Results) -> None:
+    """Draw Fig 4 a, b: training time against ranks, a panel a slice count, the most slices first."""
+    cells = results.trained()
+    panels = _panels(figure, cells)
+    longest = cells["training_seconds"].max()
+    divisor, unit = next((unit for unit in _UNITS if longest >= 2 * unit[0]), _UNITS[-1])
+    for panel, (slices, ax) in enumerate(panels):
+        shown = cells[cells["slices"] == slices]
+        for number, (label, group) in enumerate(lines(shown, _IN_PANEL)):
+            _draw_times(ax, group, number, label, divisor)
+        rank_axis(ax, list(shown["ranks"]))
+        ax.set(ylim=(0, None), ylabel=f"training time ({unit})" if panel == 0 else "")
+        letter(ax, panel, f"{slices} slices")
+        ax.legend()
+
+
+def _draw_times(ax: Axes, group: pd.DataFrame, number: int, label: str, divisor: float) -> None:
+    """Draw each training as a dot, the means as a line, and dashed the ideal: n times shorter on n times the ranks."""
+    colour, mark = style(number)
+    times = group.groupby("ranks")["training_seconds"].mean() / divisor
+    ax.plot(times.index, times.iloc[0] * times.index[0] / times.index, color=GREY, ls="--", lw=0.8,
+            label="ideal" if number == 0 else None)  # fmt: skip
+    ax.plot(times.index, times, color=colour, marker=mark, label=label)
+    ax.plot(group["ranks"], group["training_seconds"] / divisor, color=colour, marker=".", ls="", alpha=0.7)
+
+
+def draw_accuracy(figure: Figure, results: Results) -> None:
+    """Draw Fig 4 c, d: MS-SSIM of the held-out slices of each data set against ranks, with the low-dose input's."""
+    cells, judged = results.trained(), results.judged
+    if judged[judged["model"].isin(cells["cell"])].empty:
+        raise NothingToDraw("no 3D network was judged on the held-out slices")
+    merged = cells[["cell", "slices", "ranks", *_IN_PANEL]].merge(judged, left_on="cell", right_on="model")
+    input_means = judged[judged["model"] == LOW_DOSE_INPUT].groupby("dataset")["ms_ssim"].mean()
+    offset = cells["slices"].nunique()  # letters go on after the panels of time
+    for panel, (slices, ax) in enumerate(_panels(figure, merged)):
+        shown = merged[merged["slices"] == slices]
+        for number, (label, group) in enumerate(lines(shown, ["dataset", *_IN_PANEL])):
+            draw_line(ax, _spread(group, "ms_ssim"), "ms_ssim", number, label)
+        _draw_input(ax, input_means)
+        rank_axis(ax, list(shown["ranks"]))
+        ax.set(ylabel="MS-SSIM" if panel == 0 else "")
+        letter(ax, offset + panel, f"{slices} slices")
+        ax.legend()
+
+
+def _draw_input(ax: Axes, means: "pd.Series[float]") -> None:
+    for dataset, mean in means.items():
+        ax.axhline(mean, color=GREY, ls=":", lw=0.9)
+        label = f"input, {dataset}" if len(means) > 1 else "low-dose input"
+        ax.annotate(label, (1, mean), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=6,
+                    color=GREY)  # fmt: skip
+
+
+def _spread(group: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Return the mean over slices at each rank count, and one SD below and above, as ``draw_line`` takes them."""
+    table = group.groupby("ranks")[metric].agg(["mean", "std"]).reset_index()
+    return pd.DataFrame({
+        "ranks": table["ranks"], metric: table["mean"],
+        f"{metric}_low": table["mean"] - table["std"], f"{metric}_high": table["mean"] + table["std"],
+    })  # fmt: skip
+
+
+def _panels(figure: Figure, table: pd.DataFrame) -> Sequence[tuple[int, Axes]]:
+    """Add a panel a slice count, side by side, the most slices first."""
+    counts = sorted(table["slices"].unique(), reverse=True)[:_PANELS]
+    figure.set_size_inches(max(3.5 * len(counts), 4.5), 3)
+    return list(zip(counts, figure.subplots(1, len(counts), sharey=True, squeeze=False)[0], strict=True))

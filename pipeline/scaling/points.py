@@ -1,0 +1,18 @@
+"""Finished trainings of a study, and the settings by which they are compared."""
+
+import pandas as pd
+
+GRID_SETTINGS = ["slices", "sampling", "transfer", "epochs", "work"]
+"""Columns of ``cells.csv`` that a study varies besides ranks and seed: a curve against ranks shares their values."""
+
+CONDITIONS = ["precision", "device", "torch", "version", "data"]
+"""Columns that say on what and with what a cell was trained: times are compared only where these are equal."""
+
+COMPARABLE = ["slices", "alike"]
+"""Columns that trainings share which differ in ranks and seed alone; ``alike`` is a digest of all other settings."""
+
+
+def finished_3d(cells: pd.DataFrame, *, with_controls: bool = False) -> pd.DataFrame:
+    """Select the finished trainings of 3D networks from ``cells.csv``; control arms, short and for times, if asked."""
+    finished = cells[(cells["state"] == "done") & (cells["dims"] == 3)]
+    return finished if with_controls else finished[finished["arm"] == "full"]

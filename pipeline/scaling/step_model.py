@@ -1,0 +1,195 @@
+"""A model of the seconds of a training step on any number of ranks, and its fit to measured steps.
+
+    step(n) = compute + contention + exchange(n) + stragglers(n), on N nodes of g ranks, n = N g
+    exchange(n) = ring(g, link within a node) + ring(N, link between nodes)
+    ring(n) = 2 (n - 1) latency + 2 (n - 1) / n * bytes / bandwidth       (Thakur, Rabenseifner & Gropp 2005)
+    stragglers(n) = sd * E[largest of n standard normals]
+
+    visible exchange = max(0, exchange - hidden), where the backward pass hides as much on any number of ranks
+
+``compute`` is that of the fewest ranks, ``contention`` what the ranks of a full node add to it. Both include the wait
+for data, which is assumed not to grow: the caller gives a file system's limit as ``data_rate``.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+import numpy as np
+from scipy.integrate import quad
+from scipy.optimize import minimize_scalar, nnls
+from scipy.stats import norm
+
+from pipeline.scaling.bootstrap import Numbers
+
+_GRID = 60  # values of the hidden seconds that are tried before the best is refined
+LinkName = Literal["within", "between"]
+Term = tuple[LinkName, Literal[0, 1]]
+"""A coefficient of a link: 0 its latency, 1 its seconds a byte."""
+
+
+@dataclass(frozen=True)
+class Link:
+    """Seconds of latency, and seconds a byte, of a link that a ring goes over."""
+
+    latency: float
+    a_byte: float
+
+    def ring(self, ranks: int, size: float) -> float:
+        """Return the seconds of an all-reduce of ``size`` bytes over a ring."""
+        return 2 * (ranks - 1) * self.latency + 2 * (ranks - 1) / ranks * size * self.a_byte
+
+
+ASSUMED = Link(5e-6, 1 / 25e9)
+"""Link where nothing was measured: 5 us and 200 Gbit/s, as of HDR InfiniBand."""
+
+
+@dataclass(frozen=True)
+class MeasuredStep:
+    """Mean seconds of a step at one number of ranks and nodes, by part; ``exchange`` is what is not hidden of it."""
+
+    ranks: int
+    nodes: int
+    compute: float
+    exchange: float
+    stragglers: float
+
+
+@dataclass(frozen=True)
+class StepModel:
+    """A fitted step.
+
+    ``size``: bytes of the gradients; ``a_node``: ranks of a full node; ``assumed``: what was not measured, in words;
+    ``data_rate``: samples a second that can be read by all ranks together, if limited.
+    """
+
+    compute: float
+    contention: float
+    straggler_sd: float
+    within: Link
+    between: Link
+    hidden: float
+    size: float
+    a_node: int
+    assumed: tuple[str, ...] = ()
+    data_rate: float = np.inf
+
+    def parts(self, ranks: int, samples: float = 1.0) -> dict[str, float]:
+        """Return the seconds of a step by part; ``samples``: how many a rank takes in a step."""
+        nodes = max(1, ranks // self.a_node)
+        latency = self.between.ring(nodes, 0.0)
+        exchange = {
+            "exchange within nodes": self.within.ring(min(ranks, self.a_node), self.size),
+            "exchange latency": latency,
+            "exchange bandwidth": self.between.ring(nodes, self.size) - latency,
+        }
+        total = sum(exchange.values())
+        visible = max(0.0, total - self.hidden) / total if total else 0.0
+        return {
+            "compute": self.compute,
+            "contention": self.contention if ranks >= self.a_node else 0.0,
+            **{name: seconds * visible for name, seconds in exchange.items()},
+            "stragglers": self.straggler_sd * expected_largest(ranks),
+            "data": max(0.0, ranks * samples / self.data_rate - self.compute),
+        }
+
+    def efficiency(self, ranks: int, samples: float = 1.0) -> float:
+        """Return the compute time of a single rank over the time of a step on so many ranks."""
+        return self.compute / sum(self.parts(ranks, samples).values())
+
+
+@cache
+def expected_largest(ranks: int) -> float:
+    """Return the expectation of the largest of so many standard normal numbers."""
+    return float(quad(lambda x: x * ranks * norm.pdf(x) * norm.cdf(x) ** (ranks - 1), -10, 10, limit=200)[0])
+
+
+def fit(steps: Sequence[MeasuredStep], size: float) -> StepModel:
+    """Fit the model to measured steps, by least squares with terms that are not negative.
+
+    What the steps do not determine is assumed, and listed in ``assumed``: the latency of a link over which rings of
+    only one size went, and a link that was not used, are those of :data:`ASSUMED`; no exchange is hidden where there
+    are too few steps to tell.
+    """
+    a_node = max(step.ranks // step.nodes for step in steps)
+    rings: dict[LinkName, list[int]] = {
+        "within": [step.ranks // step.nodes for step in steps], "between": [step.nodes for step in steps],
+    }  # fmt: skip
+    sizes = {link: len({ring for ring in used if ring > 1}) for link, used in rings.items()}
+    free = list(_free_terms(sizes))
+    hides = sum(step.ranks > 1 for step in steps) > len(free)
+    links, hidden = _fit_links(steps, rings, free, size, hides=hides)
+    fewest = min(steps, key=lambda step: step.ranks)
+    full = [step.compute for step in steps if step.ranks // step.nodes == a_node]
+    return StepModel(
+        fewest.compute, float(np.mean(full)) - fewest.compute, _straggler_sd(steps), links["within"], links["between"],
+        hidden, size, a_node, tuple(_assumptions(sizes, hides=hides)),
+    )  # fmt: skip
+
+
+def _free_terms(sizes: Mapping[LinkName, int]) -> Iterator[Term]:
+    """Yield what can be fitted: of a link with rings of several sizes both coefficients, of one size the bandwidth."""
+    for link, count in sizes.items():
+        if count > 1:
+            yield link, 0
+        if count > 0:
+            yield link, 1
+
+
+def _straggler_sd(steps: Sequence[MeasuredStep]) -> float:
+    largest = np.array([expected_largest(step.ranks) for step in steps])
+    late = np.array([step.stragglers for step in steps])
+    return float(late @ largest / (largest @ largest)) if largest.any() else 0.0
+
+
+def _assumptions(sizes: Mapping[LinkName, int], *, hides: bool) -> Iterator[str]:
+    wheres: dict[LinkName, str] = {"within": "within a node", "between": "between nodes"}
+    for link, count in sizes.items():
+        if count == 0:
+            yield f"link {wheres[link]}: {1e6 * ASSUMED.latency:g} us, {1e-9 / ASSUMED.a_byte:g} GB/s"
+        elif count == 1:
+            yield f"latency {wheres[link]}: {1e6 * ASSUMED.latency:g} us"
+    if not hides:
+        yield "no exchange is hidden"
+
+
+def _fit_links(
+    steps: Sequence[MeasuredStep], rings: Mapping[LinkName, Sequence[int]], free: Sequence[Term], size: float,
+    *, hides: bool,
+) -> tuple[dict[LinkName, Link], float]:  # fmt: skip
+    """Fit the links and the hidden seconds to the visible exchange, at the least squared error."""
+    visible = np.array([step.exchange for step in steps])
+    shapes = {link: np.array([_ring(ring, size) for ring in used]) for link, used in rings.items()}
+    fixed = sum(
+        shapes[link][:, term] * (ASSUMED.latency, ASSUMED.a_byte)[term]
+        for link in shapes for term in (0, 1) if (link, term) not in free
+    )  # fmt: skip
+    terms = np.stack([shapes[link][:, term] for link, term in free], axis=1) if free else np.zeros((len(steps), 0))
+    scale = np.where(terms.any(axis=0), np.abs(terms).max(axis=0), 1.0)
+
+    def solve(hidden: float) -> tuple[float, Numbers]:
+        used = visible > 0
+        target = visible[used] + hidden - np.broadcast_to(fixed, visible.shape)[used]
+        factors = nnls(terms[used] / scale, target)[0] / scale if free and used.any() else np.zeros(len(free))
+        error = np.maximum(0, terms @ factors + fixed - hidden * (terms.any(axis=1))) - visible
+        return float(error @ error), factors
+
+    longest = max(step.compute for step in steps)
+    hidden = _fit_hidden(lambda seconds: solve(seconds)[0], longest) if hides else 0.0
+    fitted = dict(zip(free, solve(hidden)[1], strict=True))
+    return {
+        link: Link(fitted.get((link, 0), ASSUMED.latency), fitted.get((link, 1), ASSUMED.a_byte)) for link in shapes
+    }, hidden
+
+
+def _ring(ranks: int, size: float) -> tuple[float, float]:
+    return 2 * (ranks - 1), 2 * (ranks - 1) / ranks * size
+
+
+def _fit_hidden(error: Callable[[float], float], longest: float) -> float:
+    """Minimise the error over hidden seconds up to the ``longest``: on a grid, then about its best value."""
+    best = min(np.linspace(0, longest, _GRID) ** 2 / longest, key=error)
+    step = longest / _GRID
+    refined = minimize_scalar(error, bounds=(max(0, best - step), best + step), method="bounded")
+    return float(refined.x) if refined.fun < error(best) else float(best)
