@@ -10,10 +10,11 @@ import pandas as pd
 from data_prep.files import write_atomic
 from pipeline.report.figures import draw_all
 from pipeline.report.html import write_page
-from pipeline.report.quality_tables import quality_tables
+from pipeline.report.quality_tables import judged_table, quality_tables
 from pipeline.report.results import Results
+from pipeline.report.summary import summary
 from pipeline.report.table2 import as_latex, as_markdown, table2
-from pipeline.report.tables import cells_table, curves_table, judged_table, summary, validation_table
+from pipeline.report.tables import cells_table, curves_table, validation_table
 from pipeline.report.volumes import read_stacks
 from pipeline.scaling.analysis import speed_up, steps_to_2d, unlike
 from pipeline.scaling.attribution import attribution
