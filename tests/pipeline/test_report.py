@@ -7,12 +7,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipeline.report import write_report
 from pipeline.report.figures import FIGURES, draw_all
+from pipeline.report.files import FILES
 from pipeline.report.paper import TABLE_2
 from pipeline.report.results import Results
 from pipeline.report.table2 import as_latex, as_markdown, table2
 from pipeline.report.volumes import read_stacks, viewer_data
+from pipeline.report.write import write_report
 from pipeline.settings.cells import cells_of
 from pipeline.settings.run import RunSettings
 from tests.pipeline.runs import Hu, fill, judge, settings_of
@@ -33,6 +34,7 @@ def test_a_partial_study_gives_a_partial_report(tmp_path: Path, settings: RunSet
     given = pd.DataFrame([{"stage": "study", "item": HOSTILE, "gpus": 2, "gpu_hours": 1.5, "source": "sacct"}])
     write_report(tmp_path, settings, cells, states, ["low-dose", "2d", "3d-s16-r1"], given)
     report = tmp_path / "report"
+    assert {path.name for path in report.iterdir()} == {*FILES, "figures"}
     trained = pd.read_csv(report / "cells.csv").set_index("cell")
     assert trained.loc["3d-s16-r2", "state"] == "failed"
     assert np.isnan(trained["training_seconds"]["3d-s16-r2"])
@@ -182,7 +184,7 @@ def test_table_2_in_markdown_and_latex() -> None:
 @pytest.fixture
 def results(tmp_path: Path) -> Results:
     """Of a study whose analysis has all that figures can show."""
-    from pipeline.report import collect
+    from pipeline.report.write import collect
 
     grid = {"slices": [16, 32], "ranks": [1, 2, 4], "transfer": ["none", "zero"], "seeds": [0, 1]}
     settings = settings_of(study={**grid, "control_steps": 30})
