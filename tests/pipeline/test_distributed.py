@@ -5,7 +5,6 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from multiprocessing import set_forkserver_preload
 from pathlib import Path
 
 import pytest
@@ -19,9 +18,10 @@ from pipeline.training.heartbeat import LOST_EXIT_CODE
 from pipeline.training.ranks import Ranks
 from pipeline.training.rendezvous import Card, check_gpus
 from pipeline.training.world import DistributionError, PeerLost, World
+from tests.ranks import start_ranks
 
 CPU = torch.device("cpu")
-BEAT, SILENCE, MEETING, GRACE = 0.2, 3.0, 4.0, 1.0
+BEAT, SILENCE, MEETING, GRACE = 0.3, 3.0, 4.0, 2.5  # beats seldom enough for a machine that is busy with other tests
 Work = Callable[[World, Path], None]
 
 
@@ -56,13 +56,8 @@ def _note(folder: Path, place: int, error: Exception) -> None:
     time.sleep(GRACE if isinstance(error, PeerLost) else 0)  # as a worker waits for those who know better
 
 
-def start(
-    worlds: list[tuple[int, int]], url: str, folder: Path, work: Work, method: str = "forkserver"
-) -> ProcessContext:
-    set_forkserver_preload([__name__])
-    arguments = (worlds, url, folder, work)
-    context: ProcessContext = start_processes(_main, arguments, len(worlds), join=False, start_method=method)
-    return context
+def start(worlds: list[tuple[int, int]], url: str, folder: Path, work: Work) -> ProcessContext:
+    return start_ranks(_main, (worlds, url, folder, work), len(worlds))
 
 
 def codes(context: ProcessContext, seconds: float = 60) -> list[int | None]:
@@ -145,7 +140,8 @@ def fail_in_rank_1(world: World, folder: Path) -> None:
 @pytest.mark.ranks
 def test_who_fails_says_so_before_the_others_lose_it(url: str, tmp_path: Path) -> None:
     """In whole interpreters, whose exit codes would be those of an abort if torch's threads were left to their end."""
-    assert codes(start(of_size(2), url, tmp_path, fail_in_rank_1, "spawn")) == [1, 1]
+    arguments = (of_size(2), url, tmp_path, fail_in_rank_1)
+    assert codes(start_processes(_main, arguments, 2, join=False, start_method="spawn")) == [1, 1]
     told = errors(tmp_path, 2)
     assert told[1] == "ValueError: my own words"
     assert told[0].startswith("PeerLost: rank 0 lost its connection to another rank, rank 1 of 2 fell silent")

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.multiprocessing.spawn import start_processes
 from torch.nn.parallel import DistributedDataParallel
 
 from data_prep.errors import UserError
@@ -19,6 +18,7 @@ from pipeline.training.world import World
 from tests.beside import shared_file
 from tests.pipeline.networks import SIDES, lively
 from tests.plain_ddnet import PlainDDnet
+from tests.ranks import run_ranks
 
 
 @pytest.mark.parametrize(("dims", "count"), [(2, 566_451), (3, 2_619_155)])
@@ -101,7 +101,7 @@ def _sync_rank(rank: int, folder: Path) -> None:
 
 @pytest.mark.ranks
 def test_sync_of_two_ranks_is_batch_norm_of_both_their_samples(tmp_path: Path) -> None:
-    start_processes(_sync_rank, (tmp_path,), 2, start_method="spawn")
+    run_ranks(_sync_rank, (tmp_path,), 2)
     torch.manual_seed(0)
     model = DDnet(2).double()
     x = torch.rand(2, 1, 32, 48, dtype=torch.float64)

@@ -136,6 +136,7 @@ MEGABITS = 200
 _GLOO = """
 import json, sys, time
 import torch, torch.distributed as dist
+from multiprocessing import set_forkserver_preload
 from torch.multiprocessing.spawn import start_processes
 
 def rank(number, ranks, sizes, folder):
@@ -156,9 +157,10 @@ def rank(number, ranks, sizes, folder):
     dist.destroy_process_group()  # else gloo's threads may outlive the interpreter, which aborts the process
 
 if __name__ == "__main__":
+    set_forkserver_preload(["torch.distributed"])
     folder, sizes = sys.argv[1], [int(size) for size in sys.argv[2:]]
     for ranks in (2, 3, 4):
-        start_processes(rank, (ranks, sizes, folder), ranks, start_method="spawn")
+        start_processes(rank, (ranks, sizes, folder), ranks, start_method="forkserver")
 """
 
 

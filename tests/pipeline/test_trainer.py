@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch.multiprocessing.spawn import start_processes
 
 from data_prep.errors import MachineError
 from data_prep.split import Segment, Split
@@ -29,6 +28,7 @@ from pipeline.training.train import train
 from pipeline.training.validation import judge
 from pipeline.training.world import World
 from tests.pipeline.cells import cell
+from tests.ranks import run_ranks, start_ranks
 
 CPU = torch.device("cpu")
 SPLIT = Split("slabs", {
@@ -112,8 +112,8 @@ def _rank(rank: int, settings: CellSettings, data: Path, folder: Path, size: int
     (folder / f"rank{rank}.json").write_text(json.dumps(result))
 
 
-def run_ranks(settings: CellSettings, data: Path, folder: Path, start: Path | None = None) -> list[dict[str, Any]]:
-    start_processes(_rank, (settings, data, folder, settings.ranks, start), settings.ranks, start_method="spawn")
+def train_ranks(settings: CellSettings, data: Path, folder: Path, start: Path | None = None) -> list[dict[str, Any]]:
+    run_ranks(_rank, (settings, data, folder, settings.ranks, start), settings.ranks)
     return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(settings.ranks)]
 
 
@@ -128,7 +128,7 @@ def test_an_effective_batch_is_the_same_training_however_it_is_made_up(
     common: dict[str, Any] = {"ms_ssim_weight": 0.0, "learning_rate": 1e-4, "validation_samples": 3, "samples": 4}
     one = run(cell(batch=4, **common), data, tmp_path / "one", start=start)
     steps = run(cell(batch=2, accumulation=2, **common), data, tmp_path / "steps", start=start)
-    ranks = run_ranks(cell(accumulation=2, ranks=2, **common), data, tmp_path / "ranks", start)
+    ranks = train_ranks(cell(accumulation=2, ranks=2, **common), data, tmp_path / "ranks", start)
     for name, result in (("steps", steps), ("ranks", ranks[0])):
         assert result["effective_batch"] == 4
         assert losses(tmp_path / name) == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
@@ -141,7 +141,7 @@ def test_an_effective_batch_is_the_same_training_however_it_is_made_up(
 def test_gradients_can_travel_as_bfloat16(make_pair: Callable[..., Path], tmp_path: Path) -> None:
     data, how = make_pair(), dict[str, Any](learning_rate=1e-4, ms_ssim_weight=0.0)
     for name in ("full", "bfloat16"):
-        run_ranks(cell(ranks=2, gradients=name, **how), data, tmp_path / name)
+        train_ranks(cell(ranks=2, gradients=name, **how), data, tmp_path / name)
     full, short = losses(tmp_path / "full"), losses(tmp_path / "bfloat16")
     assert short != full
     assert short == pytest.approx(full, rel=0.01)
@@ -149,18 +149,18 @@ def test_gradients_can_travel_as_bfloat16(make_pair: Callable[..., Path], tmp_pa
 
 @pytest.mark.ranks
 def test_weak_scaling_gives_each_rank_as_much(make_pair: Callable[..., Path], tmp_path: Path) -> None:
-    result = run_ranks(cell(ranks=2, work="weak", samples=3, epochs=1), make_pair(), tmp_path / "cell")[0]
+    result = train_ranks(cell(ranks=2, work="weak", samples=3, epochs=1), make_pair(), tmp_path / "cell")[0]
     assert (result["steps"], result["samples"]) == (3, 6)
 
 
 @pytest.mark.ranks
 def test_ranks_resume_together(make_pair: Callable[..., Path], tmp_path: Path) -> None:
     data, short, long = make_pair(), cell(ranks=2, epochs=2), cell(ranks=2, epochs=2)
-    run_ranks(long, data, tmp_path / "whole")
-    run_ranks(short, data, tmp_path / "parts")
+    train_ranks(long, data, tmp_path / "whole")
+    train_ranks(short, data, tmp_path / "parts")
     newest = Checkpoints(tmp_path / "parts" / "checkpoints").newest()
     (tmp_path / "parts" / "checkpoints" / f"step-{newest:08d}.pt").unlink()
-    run_ranks(long, data, tmp_path / "parts")
+    train_ranks(long, data, tmp_path / "parts")
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
 
 
@@ -178,7 +178,7 @@ def test_a_start_is_used_and_must_fit(make_pair: Callable[..., Path], tmp_path: 
 
 @pytest.mark.ranks
 def test_the_parts_of_a_step_are_the_whole_of_it(make_pair: Callable[..., Path], tmp_path: Path) -> None:
-    result = run_ranks(cell(ranks=2, epochs=1, samples=8, log_steps=2), make_pair(), tmp_path / "cell")[0]
+    result = train_ranks(cell(ranks=2, epochs=1, samples=8, log_steps=2), make_pair(), tmp_path / "cell")[0]
     for line in [*(x for x in read_metrics(tmp_path / "cell") if x["kind"] == "train")]:
         parts = [line[f"{part}_seconds"] for part in PARTS]
         assert all(part > 0 for part in parts)
@@ -192,7 +192,7 @@ def test_the_parts_of_a_step_are_the_whole_of_it(make_pair: Callable[..., Path],
 
 @pytest.mark.ranks
 def test_each_step_s_time_is_written_and_the_first_ten_are_cold(make_pair: Callable[..., Path], tmp_path: Path) -> None:
-    run_ranks(cell(ranks=2, epochs=1, samples=24, log_steps=5), make_pair(), tmp_path / "cell")
+    train_ranks(cell(ranks=2, epochs=1, samples=24, log_steps=5), make_pair(), tmp_path / "cell")
     lines = [line for line in read_metrics(tmp_path / "cell") if line["kind"] == "train"]
     assert [len(line["step_seconds"]) for line in lines] == [5, 5, 2]
     assert [warm for line in lines for warm in line["warm"]] == [False] * 10 + [True] * 2
@@ -206,7 +206,7 @@ def test_each_step_s_time_is_written_and_the_first_ten_are_cold(make_pair: Calla
 def test_ranks_that_do_not_exchange_go_their_own_ways(make_pair: Callable[..., Path], tmp_path: Path) -> None:
     data, full = make_pair(), cell(ranks=2, samples=8, epochs=1)
     for arm in ("full", "silent"):
-        run_ranks(full.model_copy(update={"arm": arm}), data, tmp_path / arm)
+        train_ranks(full.model_copy(update={"arm": arm}), data, tmp_path / arm)
     together, apart = losses(tmp_path / "full"), losses(tmp_path / "silent")
     assert apart[0] == together[0]  # from the same weights
     assert apart[1:] != together[1:]
@@ -286,9 +286,9 @@ def _asked_rank(rank: int, settings: CellSettings, data: Path, folder: Path) -> 
 def test_all_ranks_stop_when_one_is_asked_to(make_pair: Callable[..., Path], tmp_path: Path) -> None:
     """In the middle of a line of metrics, to which every rank has something to add."""
     data, settings = make_pair(), cell(ranks=2, samples=8, log_steps=4)
-    run_ranks(settings, data, tmp_path / "whole")
-    start_processes(_asked_rank, (settings, data, tmp_path / "parts"), 2, start_method="spawn")
-    run_ranks(settings, data, tmp_path / "parts")
+    train_ranks(settings, data, tmp_path / "whole")
+    run_ranks(_asked_rank, (settings, data, tmp_path / "parts"), 2)
+    train_ranks(settings, data, tmp_path / "parts")
     for kind in ("train", "validation"):
         assert losses(tmp_path / "parts", kind) == losses(tmp_path / "whole", kind)
 
@@ -375,7 +375,7 @@ def test_a_process_whose_training_fails_ends_although_its_readers_ignore_sigterm
     make_pair: Callable[..., Path], tmp_path: Path
 ) -> None:
     arguments = (make_pair(), tmp_path / "cell")
-    (process,) = start_processes(_diverging_rank, arguments, 1, join=False, start_method="spawn").processes
+    (process,) = start_ranks(_diverging_rank, arguments, 1).processes
     process.join(60)
     process.kill()
     assert process.exitcode == 1
