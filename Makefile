@@ -1,8 +1,9 @@
 # One virtual environment, .venv, made from requirements-cpu.txt and pyproject.toml.
 PYTHON ?= python3
 BIN := .venv/bin
+TESTS := $(BIN)/python -m pytest
 
-.PHONY: setup demo test lint bench
+.PHONY: setup demo check test lint bench
 
 setup: .venv/ready
 
@@ -20,7 +21,11 @@ test: setup
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then $(BIN)/quarterdose devcluster install; \
 	which chromium dciodvfy dcmftest > /dev/null || \
 	(apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium dicom3tools dcmtk > /dev/null); fi
-	$(BIN)/python -m pytest
+	$(TESTS) -n 3
+
+# after each change: all but what needs a server, a browser or trainings of whole graphs
+check: lint
+	$(TESTS) -n 2 -m "not slurm and not browser and not whole"
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,7 +1,9 @@
 """What every test has: one thread, a key and a cache of its own, the real sample, small synthetic scans."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +21,15 @@ from tests.scans import chest, write_nifti
 settings.register_profile("quarterdose", deadline=None)  # shared machines are slow at times
 settings.load_profile("quarterdose")
 SAMPLE_FOLDER = sample_path_of_user().parent
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a script's background jobs inherit it: all would be deaf
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(optionalhook=True)  # pytest without pytest-xdist does not know it
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
+    from tests.scheduling import GroupScheduling
+
+    return GroupScheduling(config, log)
 
 
 @pytest.fixture(autouse=True)

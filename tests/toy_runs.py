@@ -1,6 +1,7 @@
 """Whole runs of the graph on a toy scan, in real processes."""
 
 import json
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -25,7 +26,13 @@ SETTINGS: dict[str, Any] = {
         "ranks": [1, 2], "slices": [16], "sampling": "window",
         "training": {"epochs": 2, "samples": 2, "crop": 16, "validation_samples": 2, "log_steps": 1},
     },
-    "evaluate": {"crop": 192},
+    "evaluate": {"crop": 192, "threads": 1},  # threads wait for one another by spinning, where cores are busy
+}  # fmt: skip
+
+
+_OUTPUTS = {  # of an item of each stage, below the run folder
+    "prepare": "data/*/{item}.zarr", "train": "cells/{item}", "study": "cells/{item}",
+    "evaluate": "evaluation/{item}.*", "report": "report",
 }  # fmt: skip
 
 
@@ -62,6 +69,13 @@ class Toy:
             found[path.parent.name] = [line["loss"] for line in lines]
         return found
 
+    def forget(self, *refs: str) -> None:
+        """Remove the markers and files of each ``stage/item``, as if it had never run."""
+        for stage, item in (ref.split("/") for ref in refs):
+            outputs = _OUTPUTS[stage].format(item=item)
+            for path in (*self.run_folder.glob(f"markers/{stage}/{item}.*"), *self.run_folder.glob(outputs)):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
 
 def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
@@ -75,8 +89,12 @@ def make_toy_scan(folder: Path) -> None:
     write_nifti(folder / "scans" / "toy.nii.gz", chest(48))
 
 
-def whole_run(folder: Path, settings: dict[str, Any]) -> Toy:
-    make_toy_scan(folder)
+def whole_run(folder: Path, settings: dict[str, Any], start: Toy | None = None) -> Toy:
+    """Run the graph to its end; what ``start`` has done already, under the same settings, is copied."""
+    if start:
+        shutil.copytree(start.folder, folder, dirs_exist_ok=True)
+    else:
+        make_toy_scan(folder)
     toy = Toy(folder, settings)
     done = toy.run()
     assert done.returncode == 0, done.stdout + done.stderr

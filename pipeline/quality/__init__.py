@@ -1,1 +1,1 @@
-"""Measures of a denoised image against the full dose, and statistics that say how certain they are."""
+"""What an image is like beside the full dose: its noise, its edges, its HU; and how sure that is."""

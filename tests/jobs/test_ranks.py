@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -26,18 +27,17 @@ from pipeline.settings.run import RunSettings
 from pipeline.training.world import DistributionError, World
 from slurm.profile import load_profile
 from slurm.submit import submit
-from tests.command_line import QUARTERDOSE
-from tests.toy_runs import SETTINGS, Toy, make_toy_scan, wait_for
+from tests.toy_runs import SETTINGS, Toy, wait_for
 
 ALONE: dict[str, Any] = {**SETTINGS, "study": {**SETTINGS["study"], "ranks": [1]}}
 
 
 @pytest.fixture
-def toy(tmp_path: Path) -> Toy:
-    """A run whose scan is prepared."""
-    make_toy_scan(tmp_path)
+def toy(tmp_path: Path, undisturbed: Toy) -> Toy:
+    """A run whose scan is prepared: a whole one without its trainings."""
+    shutil.copytree(undisturbed.folder, tmp_path, dirs_exist_ok=True)
     toy = Toy(tmp_path, ALONE)
-    subprocess.run([str(QUARTERDOSE), "prepare", "toy.yaml"], cwd=tmp_path, check=True, capture_output=True)
+    toy.forget("train/2d", "study/3d-s16-r1", "study/3d-s16-r2")
     return toy
 
 

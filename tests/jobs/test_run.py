@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -22,19 +23,27 @@ pytestmark = pytest.mark.whole
 
 
 @pytest.fixture
-def toy(tmp_path: Path) -> Toy:
+def fresh(tmp_path: Path) -> Toy:
+    """A run that has not begun."""
     make_toy_scan(tmp_path)
     return Toy(tmp_path, SETTINGS)
 
 
+@pytest.fixture
+def toy(tmp_path: Path, undisturbed: Toy) -> Toy:
+    """A copy of the whole run, to go on with."""
+    shutil.copytree(undisturbed.folder, tmp_path, dirs_exist_ok=True)
+    return Toy(tmp_path, SETTINGS)
+
+
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Toy:
-    """One whole run, shared by the tests that only look."""
-    return whole_run(tmp_path_factory.mktemp("undisturbed"), SETTINGS)
+def finished(tmp_path_factory: pytest.TempPathFactory, undisturbed: Toy) -> Toy:
+    """A copy of the whole run, shared by the tests that only look."""
+    return whole_run(tmp_path_factory.mktemp("finished"), SETTINGS, undisturbed)
 
 
-def test_a_whole_run_leaves_its_report(undisturbed: Toy) -> None:
-    report = undisturbed.run_folder / "report"
+def test_a_whole_run_leaves_its_report(finished: Toy) -> None:
+    report = finished.run_folder / "report"
     quality = pd.read_csv(report / "quality.csv").set_index("model")
     assert list(quality.index) == ["low-dose", "tv", "2d", "3d-s16-r1", "3d-s16-r2"]
     assert quality.loc["low-dose", "rmse_change"] == 0
@@ -45,36 +54,36 @@ def test_a_whole_run_leaves_its_report(undisturbed: Toy) -> None:
     cells = pd.read_csv(report / "cells.csv")
     assert (cells["state"] == "done").all()
     assert cells["parameters"].tolist() == [566_451, 2_619_155, 2_619_155]
-    model = load_model(undisturbed.run_folder / "model.safetensors")
+    model = load_model(finished.run_folder / "model.safetensors")
     assert set(model.provenance["metrics"]) == {"low-dose", model.cell.id}
     validated = model.provenance["validation"]
     relative = {
         name: result["validation"]["rmse_hu"] / result["validation"]["low_dose_rmse_hu"]
         for name in ("2d", "3d-s16-r1", "3d-s16-r2")
-        for result in [json.loads((undisturbed.run_folder / "cells" / name / "result.json").read_text())]
+        for result in [json.loads((finished.run_folder / "cells" / name / "result.json").read_text())]
     }
     assert model.cell.id == min(relative, key=lambda name: relative[name])
     assert validated["rmse_hu"] / validated["low_dose_rmse_hu"] == pytest.approx(min(relative.values()), abs=1e-3)
-    card = (undisturbed.run_folder / "model-card.md").read_text()
+    card = (finished.run_folder / "model-card.md").read_text()
     assert f"| {model.cell.id} | {float(quality['rmse_hu_mean'][model.cell.id]):.2f} |" in card
     page = (report / "index.html").read_text()
-    with np.load(undisturbed.run_folder / "evaluation" / "2d.npz") as example:
+    with np.load(finished.run_folder / "evaluation" / "2d.npz") as example:
         assert example["image"].shape == example["full_dose"].shape == (16, *example["image"].shape[1:])
     figures = {path.name for path in (report / "figures").iterdir()}
     assert {"fig9-slices.png", "fig8-differences.svg", "fig4-time.svg", "efficiency.png"} <= figures
     assert page.count('src="data:image/') == len(figures) / 2
     assert "slabs of the same scan" in page
-    manifest = pd.read_csv(undisturbed.run_folder / "data" / "manifest.csv")
+    manifest = pd.read_csv(finished.run_folder / "data" / "manifest.csv")
     assert manifest["state"].tolist() == ["kept"]
 
 
-def test_a_second_run_does_nothing_in_under_three_seconds(undisturbed: Toy) -> None:
-    before, began = undisturbed.markers(), time.monotonic()
-    again = undisturbed.run()
+def test_a_second_run_does_nothing_in_under_three_seconds(finished: Toy) -> None:
+    before, began = finished.markers(), time.monotonic()
+    again = finished.run()
     assert time.monotonic() - began < 3
     assert again.returncode == 0
     assert "nothing to do" in again.stdout
-    assert undisturbed.markers() == before
+    assert finished.markers() == before
 
 
 def test_verbose_adds_what_is_left_as_it_is_and_quiet_leaves_the_results(undisturbed: Toy) -> None:
@@ -88,27 +97,27 @@ def test_verbose_adds_what_is_left_as_it_is_and_quiet_leaves_the_results(undistu
     assert len(added) == len(undisturbed.markers())
 
 
-def test_a_dry_run_says_why(undisturbed: Toy) -> None:
-    before = undisturbed.markers()
-    same = undisturbed.run("--dry-run").stdout
+def test_a_dry_run_says_why(finished: Toy) -> None:
+    before = finished.markers()
+    same = finished.run("--dry-run").stdout
     assert same.count("keep") == len(before) == 13
-    changed = undisturbed.run("--dry-run", "--set", "data.low_dose.dose=0.2").stdout
+    changed = finished.run("--dry-run", "--set", "data.low_dose.dose=0.2").stdout
     assert "run  prepare/toy: low_dose.dose changed from 0.1 to 0.2" in changed
     assert "run  split/split: prepare/toy runs first" in changed
     assert changed.count("keep") == 0
-    more = undisturbed.run("--dry-run", "--set", "study.ranks=[1,2,4]", "--set", "study.training.samples=4").stdout
+    more = finished.run("--dry-run", "--set", "study.ranks=[1,2,4]", "--set", "study.training.samples=4").stdout
     assert "study/3d-s16-r4: never run" in more
-    assert undisturbed.markers() == before
+    assert finished.markers() == before
 
 
-def test_evaluate_tells_the_quality_of_what_is_judged(undisturbed: Toy) -> None:
-    before = undisturbed.markers()
+def test_evaluate_tells_the_quality_of_what_is_judged(finished: Toy) -> None:
+    before = finished.markers()
     told = subprocess.run(
-        [str(QUARTERDOSE), "evaluate", "toy.yaml"], cwd=undisturbed.folder, capture_output=True, text=True, check=True
+        [str(QUARTERDOSE), "evaluate", "toy.yaml"], cwd=finished.folder, capture_output=True, text=True, check=True
     ).stdout
     assert "nothing to do" in told
-    assert undisturbed.markers() == before
-    target = undisturbed.run_folder / "quality"
+    assert finished.markers() == before
+    target = finished.run_folder / "quality"
     assert {path.name for path in target.iterdir()} == {
         "quality.csv", "quality_scans.csv", "quality_datasets.csv", "quality_tests.csv", "nps.csv",
         *(f"{name}{ending}" for name in ("sharpness", "bias") for ending in (".png", ".svg")),
@@ -122,19 +131,18 @@ def test_evaluate_tells_the_quality_of_what_is_judged(undisturbed: Toy) -> None:
     assert pd.read_csv(target / "quality_tests.csv")["verdict"].str.startswith("not testable").all()
 
 
-def test_the_same_graph_through_submitit_gives_the_same_losses(tmp_path: Path, undisturbed: Toy) -> None:
-    make_toy_scan(tmp_path)
-    toy = Toy(tmp_path, SETTINGS)
+def test_the_same_graph_through_submitit_gives_the_same_losses(toy: Toy, undisturbed: Toy) -> None:
+    toy.forget("prepare/toy", "train/2d", "study/3d-s16-r1", "study/3d-s16-r2")
+    assert toy.losses() == {}
     done = toy.run("--on", "local")
     assert done.returncode == 0, done.stdout + done.stderr
     assert list((toy.run_folder / "logs" / "submitit").glob("*_result.pkl"))
     assert toy.losses() == undisturbed.losses()
 
 
-def test_the_same_graph_with_the_debug_executor(tmp_path: Path, undisturbed: Toy) -> None:
-    make_toy_scan(tmp_path)
-    toy = Toy(tmp_path, SETTINGS)
+def test_the_same_graph_with_the_debug_executor(toy: Toy) -> None:
     alone = ("--set", "train_2d.ranks=1", "--set", "study.ranks=[1]")
+    toy.forget("prepare/toy", "train/2d")
     refused = toy.run("--on", "debug")
     assert refused.returncode == 2
     assert "2 ranks were asked for, but the debug executor has one process" in refused.stderr
@@ -143,14 +151,14 @@ def test_the_same_graph_with_the_debug_executor(tmp_path: Path, undisturbed: Toy
     assert pd.read_csv(toy.run_folder / "report" / "cells.csv")["ranks"].tolist() == [1, 1]
 
 
-def test_status_tells_from_disk_alone(undisturbed: Toy) -> None:
+def test_status_tells_from_disk_alone(finished: Toy) -> None:
     told = subprocess.run(
-        [str(QUARTERDOSE), "status", "runs/toy"], cwd=undisturbed.folder, capture_output=True, text=True, check=True
+        [str(QUARTERDOSE), "status", "runs/toy"], cwd=finished.folder, capture_output=True, text=True, check=True
     ).stdout
     assert told.count(" done ") == 13
 
 
-def test_a_run_killed_everywhere_ends_as_if_it_had_not_been(toy: Toy, undisturbed: Toy) -> None:
+def test_a_run_killed_everywhere_ends_as_if_it_had_not_been(fresh: Toy, undisturbed: Toy) -> None:
     """kill -9 of all its processes during preparation and training, Ctrl-C during evaluation."""
     for place, how in (
         ("markers/prepare/toy.progress", signal.SIGKILL),
@@ -158,16 +166,16 @@ def test_a_run_killed_everywhere_ends_as_if_it_had_not_been(toy: Toy, undisturbe
         ("cells/3d-s16-r2/checkpoints/*.pt", signal.SIGKILL),
         ("evaluation/*.json", signal.SIGINT),
     ):
-        before = toy.markers()
-        with toy.start() as process:
-            wait_for(lambda place=place: list(toy.run_folder.glob(place)))  # type: ignore[misc]
+        before = fresh.markers()
+        with fresh.start() as process:
+            wait_for(lambda place=place: list(fresh.run_folder.glob(place)))  # type: ignore[misc]
             os.killpg(process.pid, how)
             process.wait(60)
-        wait_for(lambda: not _processes(toy.folder), 30)
-        assert before.items() <= toy.markers().items()  # what was complete is not done again
-    finished = toy.run()
+        wait_for(lambda: not _processes(fresh.folder), 30)
+        assert before.items() <= fresh.markers().items()  # what was complete is not done again
+    finished = fresh.run()
     assert finished.returncode == 0, finished.stdout + finished.stderr
-    assert_alike(toy, undisturbed)
+    assert_alike(fresh, undisturbed)
 
 
 def test_a_donor_file_in_place_of_the_2d_training(toy: Toy) -> None:
@@ -182,23 +190,24 @@ def test_a_donor_file_in_place_of_the_2d_training(toy: Toy) -> None:
     transfer = pd.read_csv(toy.run_folder / "report" / "transfer.csv").set_index("cell")["transfer"]
     assert transfer.to_dict() == {"3d-s16-r1-none": "none", "3d-s16-r1": "zero"}
     torch.save(PlainDDnet(2).state_dict(), toy.folder / "donor.pt")
-    again = toy.run("--dry-run").stdout
-    assert "run  transfer/zero: donor changed from" in again
-    assert "run  study/3d-s16-r1: transfer/zero runs first" in again
+    redone = toy.run("--dry-run").stdout
+    assert "run  transfer/zero: donor changed from" in redone
+    assert "run  study/3d-s16-r1: transfer/zero runs first" in redone
     for kept in ("train/2d", "study/3d-s16-r1-none"):
-        assert f"keep {kept}: done" in again
+        assert f"keep {kept}: done" in redone
 
 
-def test_two_runs_at_once_are_refused(toy: Toy) -> None:
-    with toy.start() as process:
-        wait_for(lambda: list(toy.run_folder.glob("markers/prepare/*.progress")))
-        second = toy.run()
+def test_two_runs_at_once_are_refused(fresh: Toy) -> None:
+    with fresh.start() as process:
+        wait_for(lambda: list(fresh.run_folder.glob("markers/prepare/*.progress")))
+        second = fresh.run()
         os.killpg(process.pid, signal.SIGKILL)
     assert second.returncode == 2
     assert "another `quarterdose` is at work" in second.stderr
 
 
 def test_a_killed_worker_is_named_and_the_next_run_finishes(toy: Toy) -> None:
+    toy.forget("study/3d-s16-r2", "evaluate/3d-s16-r2")
     with toy.start() as process:
         wait_for(lambda: list(toy.run_folder.glob("markers/study/3d-s16-r2.progress")))
         wait_for(lambda: _workers(toy.folder))
@@ -218,6 +227,7 @@ def test_a_killed_worker_is_named_and_the_next_run_finishes(toy: Toy) -> None:
 
 def test_a_training_that_is_asked_to_stop_goes_on_with_the_next_run(toy: Toy) -> None:
     """One rank gets the signal that Slurm sends before a time limit."""
+    toy.forget("train/2d")
     train = {**SETTINGS["train_2d"], "training": {**SETTINGS["train_2d"]["training"], "epochs": 40, "log_steps": 1}}
     toy.write({**SETTINGS, "train_2d": train, "study": {**SETTINGS["study"], "ranks": [1]}})
     with toy.start() as process:
@@ -234,6 +244,7 @@ def test_a_training_that_is_asked_to_stop_goes_on_with_the_next_run(toy: Toy) ->
 
 
 def test_when_the_driver_is_killed_its_workers_end(toy: Toy) -> None:
+    toy.forget("train/2d")
     with toy.start() as process:
         wait_for(lambda: list(toy.run_folder.glob("markers/train/2d.progress")))
         process.kill()
@@ -256,22 +267,22 @@ def test_a_changed_training_starts_anew(toy: Toy) -> None:
     assert len(new["3d-s16-r1"]) == len(old["3d-s16-r1"])
 
 
-def test_a_broken_scan_among_others_is_turned_away_and_no_name_is_kept(toy: Toy) -> None:
-    scans = toy.folder / "scans"
+def test_a_broken_scan_among_others_is_turned_away_and_no_name_is_kept(fresh: Toy) -> None:
+    scans = fresh.folder / "scans"
     (scans / "toy.nii.gz").rename(scans / "Roe_Max.nii.gz")
     (scans / "Doe_Jane.nii.gz").write_bytes((scans / "Roe_Max.nii.gz").read_bytes()[:2000])
     data = {**SETTINGS["data"], "sources": [{"kind": "nifti", "path": "scans"}]}
-    toy.write({**SETTINGS, "data": data, "study": {**SETTINGS["study"], "ranks": [1]}})
-    few = toy.run()
+    fresh.write({**SETTINGS, "data": data, "study": {**SETTINGS["study"], "ranks": [1]}})
+    few = fresh.run()
     assert few.returncode == 2
     assert "scans/Doe_Jane.nii.gz: no readable NIfTI" in few.stderr  # on the terminal only
-    tolerant = toy.run("--set", "data.max_failed=0.5")
+    tolerant = fresh.run("--set", "data.max_failed=0.5")
     assert tolerant.returncode == 0, tolerant.stdout + tolerant.stderr
-    manifest = pd.read_csv(toy.run_folder / "data" / "manifest.csv")
+    manifest = pd.read_csv(fresh.run_folder / "data" / "manifest.csv")
     assert sorted(manifest["state"]) == ["kept", "turned away"]
-    assert "no readable NIfTI" in (toy.run_folder / "report" / "index.html").read_text()
-    (toy.run_folder / "config.yaml").unlink()  # which must say where the scans lie
-    for path in toy.run_folder.rglob("*"):
+    assert "no readable NIfTI" in (fresh.run_folder / "report" / "index.html").read_text()
+    (fresh.run_folder / "config.yaml").unlink()  # which must say where the scans lie
+    for path in fresh.run_folder.rglob("*"):
         content = path.read_bytes() if path.is_file() else b""
         assert not any(name in content or name.decode() in path.name for name in (b"Doe_Jane", b"Roe_Max")), path
 

@@ -73,6 +73,10 @@ def changed(**study: Any) -> dict[str, Any]:
     return settings
 
 
+SPREAD = {**changed(ranks=[1, 4], training={"samples": 4}), "budget": {"gpu_hour_price": 2}}
+LONG = changed(ranks=[2], training={"epochs": 3, "samples": 40, "checkpoint_steps": 4})
+
+
 def log_of(toy: Queued, stage: str) -> str:
     logs = sorted((toy.run_folder / "logs" / "slurm").glob(f"{toy.job(stage)}_*log.out"))
     return "".join(path.read_text() for path in logs)

@@ -4,7 +4,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +13,10 @@ import pytest
 
 from slurm.devcluster import Cluster
 from tests.slurm.clusters import kill_controller
-from tests.slurm.queued import CELL, WHOLE, Queued, bytes_of, changed, log_of
+from tests.slurm.queued import CELL, LONG, SPREAD, WHOLE, Queued, bytes_of, changed, log_of
 from tests.toy_runs import Toy, assert_alike, make_toy_scan, wait_for, whole_run
 
 pytestmark = [pytest.mark.slurm, pytest.mark.whole]
-
-SPREAD = {**changed(ranks=[1, 4], training={"samples": 4}), "budget": {"gpu_hour_price": 2}}
-LONG = changed(ranks=[2], training={"epochs": 3, "samples": 40, "checkpoint_steps": 4})
-
-
-@pytest.fixture(scope="module")
-def spread_locally(tmp_path_factory: pytest.TempPathFactory) -> Toy:
-    return whole_run(tmp_path_factory.mktemp("spread"), SPREAD)
 
 
 def test_the_whole_graph_on_two_nodes_is_as_that_of_one_machine(
@@ -77,20 +69,15 @@ def accounted(toy: Toy) -> pd.DataFrame:
     return table.set_index(table["stage"] + "/" + table["item"].fillna(""))
 
 
-@pytest.fixture(scope="module")
-def long_locally(tmp_path_factory: pytest.TempPathFactory) -> Toy:
-    """A run with one long training of two ranks."""
-    return whole_run(tmp_path_factory.mktemp("long"), LONG)
-
-
-def without_the_study(
-    toy: Toy, folder: Path, cluster: Cluster, settings: dict[str, Any] = LONG, **profile: Any
+def without(
+    cells: Sequence[str], toy: Toy, folder: Path, cluster: Cluster, settings: dict[str, Any] = LONG, **profile: Any
 ) -> Queued:
-    """A copy of a whole run from which the 3D training and all behind it are gone."""
+    """A copy of a whole run from which 3D trainings and all behind them are gone."""
     shutil.copytree(toy.folder, folder, dirs_exist_ok=True)
     copied = Queued(folder, settings, cluster, **profile)
-    for name in ("cells/" + CELL, "markers/study", "markers/evaluate", "markers/report", "evaluation", "report"):
-        shutil.rmtree(copied.run_folder / name)
+    for cell in cells:
+        copied.forget(f"study/{cell}", f"evaluate/{cell}")
+    copied.forget("report/report")
     assert "keep train/2d" in copied.run("--dry-run").stdout  # which remembers where the scans lie, too
     return copied
 
@@ -150,7 +137,7 @@ def kill_rank(toy: Queued) -> None:
 def test_a_disturbed_training_ends_as_an_undisturbed_one(
     tmp_path: Path, long_locally: Toy, cluster: Cluster, disturb: Callable[[Queued], None], restarts: bool
 ) -> None:
-    toy = without_the_study(long_locally, tmp_path, cluster)
+    toy = without([CELL], long_locally, tmp_path, cluster)
     toy.submit()
     wait_for(lambda: toy.steps() >= 6, WHOLE)
     began = time.monotonic()
@@ -167,9 +154,11 @@ def test_a_disturbed_training_ends_as_an_undisturbed_one(
 LIMITED = changed(ranks=[2], training={"epochs": 12, "samples": 40})
 
 
-def test_a_training_longer_than_its_time_limit_goes_on_in_the_queue(tmp_path: Path, cluster: Cluster) -> None:
-    locally = whole_run(tmp_path / "local", LIMITED)
-    toy = without_the_study(locally, tmp_path / "cluster", cluster, LIMITED, minutes=1, signal_seconds=25)
+def test_a_training_longer_than_its_time_limit_goes_on_in_the_queue(
+    tmp_path: Path, long_locally: Toy, cluster: Cluster
+) -> None:
+    locally = whole_run(tmp_path / "local", LIMITED, long_locally)
+    toy = without([CELL], locally, tmp_path / "cluster", cluster, LIMITED, minutes=1, signal_seconds=25)
     toy.submit()
     toy.await_end()
     assert "saved itself after step" in log_of(toy, "study")
@@ -179,12 +168,13 @@ def test_a_training_longer_than_its_time_limit_goes_on_in_the_queue(tmp_path: Pa
     assert_alike(toy, locally)
 
 
-def test_trainings_of_a_study_can_share_a_job_and_its_nodes(tmp_path: Path, cluster: Cluster) -> None:
+def test_trainings_of_a_study_can_share_a_job_and_its_nodes(
+    tmp_path: Path, spread_locally: Toy, cluster: Cluster
+) -> None:
     """The larger one begins with the ranks that the smaller one leaves idle."""
     nested = changed(ranks=[1, 4], training={"samples": 4}, allocation="one", control_steps=20)
-    locally = whole_run(tmp_path / "local", nested)
-    make_toy_scan(tmp_path / "cluster")
-    toy = Queued(tmp_path / "cluster", nested, cluster)
+    locally = whole_run(tmp_path / "local", nested, spread_locally)
+    toy = without(["3d-s16-r1", "3d-s16-r4"], spread_locally, tmp_path / "cluster", cluster, nested)
     toy.submit()
     toy.await_end()
     assert len([one for one in toy.submissions() if one["stage"] == "study"]) == 1
@@ -195,7 +185,7 @@ def test_trainings_of_a_study_can_share_a_job_and_its_nodes(tmp_path: Path, clus
 
 
 def test_a_preempted_training_saves_itself_and_goes_on(tmp_path: Path, long_locally: Toy, cluster: Cluster) -> None:
-    toy = without_the_study(long_locally, tmp_path, cluster, partition="scavenge")
+    toy = without([CELL], long_locally, tmp_path, cluster, partition="scavenge")
     toy.submit()
     wait_for(lambda: toy.steps() >= 6, WHOLE)
     began = time.monotonic()
@@ -247,7 +237,7 @@ def test_impossible_demands_are_refused_before_anything_is_submitted(
 
 
 def test_a_cancelled_training_saves_itself_and_says_so(tmp_path: Path, long_locally: Toy, cluster: Cluster) -> None:
-    toy = without_the_study(long_locally, tmp_path, cluster)
+    toy = without([CELL], long_locally, tmp_path, cluster)
     toy.submit()
     wait_for(lambda: toy.steps() >= 2, WHOLE)
     cluster.command("scancel", toy.job("study"))

@@ -8,13 +8,12 @@ import pytest
 
 from slurm.devcluster import Cluster
 from tests.command_line import QUARTERDOSE
-from tests.slurm.queued import Queued, changed
-from tests.toy_runs import Toy, assert_alike, make_toy_scan, whole_run
+from tests.slurm.queued import SPREAD, Queued
+from tests.toy_runs import Toy, assert_alike, make_toy_scan
 
 pytestmark = [pytest.mark.slurm, pytest.mark.whole]
 
 SCRIPTS = Path(__file__).parents[2] / "slurm" / "sbatch"
-SETTINGS = changed(ranks=[4], training={"samples": 4})
 
 
 @pytest.fixture
@@ -23,7 +22,7 @@ def toy(tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Qu
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
     folder = tmp_path / "cluster"
     make_toy_scan(folder)
-    return Queued(folder, SETTINGS, cluster)
+    return Queued(folder, SPREAD, cluster)
 
 
 def sbatch(toy: Toy, script: str, *words: str, **options: str) -> str:
@@ -34,8 +33,7 @@ def sbatch(toy: Toy, script: str, *words: str, **options: str) -> str:
     return subprocess.run(command, cwd=toy.folder, capture_output=True, text=True, check=True).stdout.strip()
 
 
-def test_scripts_do_what_a_run_does(tmp_path: Path, toy: Queued) -> None:
-    locally = whole_run(tmp_path / "local", SETTINGS)
+def test_scripts_do_what_a_run_does(toy: Queued, spread_locally: Toy) -> None:
     found = sbatch(toy, "workers", "find")
     prepared = sbatch(toy, "workers", "prepare", array="0-1", dependency=f"afterok:{found}")
     split = sbatch(toy, "workers", "split", dependency=f"afterany:{prepared}")
@@ -43,9 +41,10 @@ def test_scripts_do_what_a_run_does(tmp_path: Path, toy: Queued) -> None:
     inflated = sbatch(toy, "workers", "transfer", dependency=f"afterok:{flat}")
     shape = {"nodes": "2", "ntasks_per_node": "2", "gpus_per_node": "2"}
     deep = sbatch(toy, "cell", "study", "3d-s16-r4", dependency=f"afterok:{inflated}", **shape)
-    judged = sbatch(toy, "workers", "evaluate", dependency=f"afterany:{deep}")
+    alone = sbatch(toy, "cell", "study", "3d-s16-r1", ntasks="1", dependency=f"afterok:{inflated}")
+    judged = sbatch(toy, "workers", "evaluate", dependency=f"afterany:{deep}:{alone}")
     last = sbatch(toy, "workers", "report", dependency=f"afterany:{judged}")
     subprocess.run(["srun", f"--dependency=afterany:{last}", "true"], check=True, timeout=400)
     logs = "".join(path.read_text() for path in toy.folder.glob("quarterdose-*.out"))
     assert (toy.run_folder / "report" / "index.html").exists(), logs
-    assert_alike(toy, locally)
+    assert_alike(toy, spread_locally)

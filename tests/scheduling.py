@@ -1,0 +1,16 @@
+"""Which tests pytest-xdist keeps on one worker: those that share what is costly to set up."""
+
+from xdist.scheduler import LoadScopeScheduling
+
+_TOGETHER = {  # by the beginning of a test's id; the first that fits
+    "tests/slurm/test_run.py": "runs on a cluster",
+    "tests/slurm/test_": "a cluster",
+    "tests/pipeline/test_page.py": "a browser",
+}
+
+
+class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]
+    """Hand out those groups first, the largest of them at the very first, and then each other test by itself."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return next((group for start, group in _TOGETHER.items() if nodeid.startswith(start)), nodeid)
