@@ -1,7 +1,8 @@
 """Split scans into training, validation and test: by patient, or by slabs if there are too few patients."""
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -47,6 +48,8 @@ class Split:
 def split(scans: Sequence[dict[str, Any]], settings: SplitSettings, min_slices: int) -> Split:
     """Split manifest rows (``dataset, scan, subject, slices``), each of at least ``min_slices`` slices.
 
+    A row may have ``studies``: subjects who share one count as one patient, so that no study is parted.
+
     A seeded hash gives each patient a number from 0 to 1. The numbers below ``settings.test`` are the test part, the
     next ones, as many as ``settings.validation`` says, the validation part. So a patient stays in a part when others
     are added or removed. If a part would be empty, the patient with the nearest number moves to it. With fewer than
@@ -55,7 +58,7 @@ def split(scans: Sequence[dict[str, Any]], settings: SplitSettings, min_slices: 
     Raises:
         UserError: a scan has too few slices for slabs of ``min_slices`` slices.
     """
-    patients = _patients({row["subject"] for row in scans})
+    patients = patients_of(scans)
     numbered = sorted((_number(settings.seed, patient), patient) for patient in {*patients.values()})
     if len(numbered) < MIN_PATIENTS:
         return Split("slabs", _slabs(scans, settings, min_slices))
@@ -74,10 +77,23 @@ def split(scans: Sequence[dict[str, Any]], settings: SplitSettings, min_slices: 
     return Split("patients", parts)
 
 
-def _patients(subjects: Collection[str]) -> dict[str, str]:
-    """Return the patient of each subject: one data set may hide an id that another data set shows."""
+def patients_of(scans: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Return the patient of each subject of some rows.
+
+    One data set may hide an id that another data set shows, and a study has one patient, whatever ids its series have.
+    """
+    subjects = {row["subject"] for row in scans}
     hidden = {f"p-{pseudonym(subject)}": subject for subject in subjects}
-    return {subject: hidden.get(subject, subject) for subject in subjects}
+    patients = {subject: hidden.get(subject, subject) for subject in subjects}
+    by_study = defaultdict[str, set[str]](set)
+    for row in scans:
+        for study in row.get("studies", ()):
+            by_study[study].add(row["subject"])
+    for members in by_study.values():
+        joined = {patients[subject] for subject in members}
+        if len(joined) > 1:
+            patients = {subject: min(joined) if p in joined else p for subject, p in patients.items()}
+    return patients
 
 
 def _number(seed: int, patient: str) -> float:

@@ -1,9 +1,9 @@
 """Read CT images in DICOM files (PS3.3 A.3 and A.38) as canonical scans."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,15 +11,14 @@ from numpy.typing import NDArray
 from data_prep.errors import ScanError
 from data_prep.readers.dicom_header import Frame, Header, read_header
 from data_prep.readers.dicom_slice import Slice, has_integer_hu, read_hu
+from data_prep.readers.distinctions import different_elements, separate
+from data_prep.readers.slice_positions import SAME_POSITION_MM, slice_step
 from data_prep.volume import Acquisition, CTScan, Grid, Numbers
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
-_COMMON: dict[str, Callable[[Frame], Any]] = {
-    "orientations": lambda frame: tuple(np.round(frame.orientation, 3)),
-    "pixel spacings": lambda frame: tuple(np.round(frame.spacing, 4)),
-    "image sizes": lambda frame: frame.shape,
-}
-"""What all slices of a series must have in common, by its name in messages."""
+ORIENTATION_TOLERANCE = 1e-4
+"""Of direction cosines, between slices of one scan."""
+SPACING_TOLERANCE_MM = 1e-3
 
 
 @dataclass(frozen=True)
@@ -88,10 +87,18 @@ def _check_one_series(headers: Sequence[Header], frames: Sequence[Frame]) -> Non
     series = {header.series for header in headers}
     if len(series) > 1:
         raise ScanError(f"holds {len(series)} series, wanted one")
-    for name, of in _COMMON.items():
-        variants = {of(frame) for frame in frames}
-        if len(variants) > 1:
-            raise ScanError(f"holds {len(variants)} {name}, wanted one series of alike slices")
+    _check_alike("image sizes", [frame.shape for frame in frames], 0)
+    _check_alike("pixel spacings", [frame.spacing for frame in frames], SPACING_TOLERANCE_MM)
+    _check_alike("orientations", [frame.orientation for frame in frames], ORIENTATION_TOLERANCE)
+
+
+def _check_alike(name: str, variants: Sequence[Sequence[float]], tolerance: float) -> None:
+    """Refuse slices of which one differs from the median by more than the tolerance."""
+    distinct = np.array(sorted({*map(tuple, variants)}), dtype=np.float64)
+    if len(distinct) == 1:
+        return
+    if (np.abs(distinct - np.median(np.asarray(variants, dtype=np.float64), axis=0)) > tolerance * 1.001).any():
+        raise ScanError(f"holds {len(distinct)} {name}, wanted one series of alike slices")
 
 
 def _ordered(slices: list[Slice]) -> tuple[list[Slice], NDArray[np.float64]]:
@@ -104,12 +111,33 @@ def _ordered(slices: list[Slice]) -> tuple[list[Slice], NDArray[np.float64]]:
     normal *= np.sign(normal[np.abs(normal).argmax()])
     slices = sorted(slices, key=lambda ct_slice: float(np.asarray(ct_slice.frame.position) @ normal))
     positions = np.array([ct_slice.frame.position for ct_slice in slices])
-    step = _slice_step(positions @ normal)
+    heights = (positions @ normal).tolist()
+    _check_one_acquisition(slices, heights)
+    _check_positions(slices, heights)
+    step = slice_step(heights)
     down, right = frame.spacing
     affine = np.eye(4)
     affine[:3, :3] = _LPS_TO_RAS @ np.column_stack([row * right, column * down, normal * step])
     affine[:3, 3] = _LPS_TO_RAS @ positions[0]
     return slices, affine
+
+
+def _check_one_acquisition(slices: Sequence[Slice], heights: Sequence[float]) -> None:
+    """Refuse slices that are several stacks, such as the frames of two phases in one file."""
+    distinctions = [ct_slice.frame.distinctions for ct_slice in slices]
+    stacks = separate(heights, distinctions)
+    if len(stacks) > 1:
+        names = different_elements(*(distinctions[members[0]] for members, _ in stacks[:2]))
+        raise ScanError(f"holds {len(stacks)} stacks that differ in {', '.join(names)}, wanted one")
+    if stacks[0][1]:
+        raise ScanError(stacks[0][1])
+
+
+def _check_positions(slices: Sequence[Slice], heights: Sequence[float]) -> None:
+    """Refuse two slices at one position; both are named."""
+    for (lower, first), (upper, second) in pairwise(zip(heights, slices, strict=True)):
+        if upper - lower < SAME_POSITION_MM:
+            raise ScanError(f"two slices lie at {lower:.2f} mm: {first.label} and {second.label}")
 
 
 def _check_straight(slices: Sequence[Slice]) -> None:
@@ -119,24 +147,6 @@ def _check_straight(slices: Sequence[Slice]) -> None:
     shift = np.abs((positions - positions[0]) @ np.asarray(frame.orientation).reshape(2, 3).T).max()
     if shift > min(frame.spacing):
         raise ScanError(f"slices are shifted sideways by up to {shift:.1f} mm: a tilted gantry, or no one scan")
-
-
-def _slice_step(heights: NDArray[np.float64]) -> float:
-    """Return the common distance (mm) of sorted slice positions."""
-    gaps = np.diff(heights)
-    step = float(np.median(gaps))
-    if (gaps < 0.01).any():
-        raise ScanError(f"two slices lie at {heights[:-1][gaps < 0.01][0]:.2f} mm")
-    off = np.flatnonzero(np.abs(gaps - step) > 0.02 * step + 0.01)
-    if not off.size:
-        return step
-    i = int(off[0])
-    if np.abs(gaps / step - np.rint(gaps / step)).max() < 0.05:
-        raise ScanError(
-            f"a slice is missing: {gaps[i]:.2f} mm between positions {heights[i]:.2f} and "
-            f"{heights[i + 1]:.2f} mm, elsewhere {step:.2f} mm"
-        )
-    raise ScanError(f"slices are {gaps.min():.2f} to {gaps.max():.2f} mm apart, wanted one distance")
 
 
 def _acquisition(headers: Sequence[Header]) -> Acquisition:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +21,16 @@ from data_prep.readers.dicom_values import (
     listed,
     values_of,
 )
+from data_prep.readers.distinctions import KEYWORDS, distinctions_of
 from data_prep.volume import Acquisition
 
 _DEFERRED_BYTES = 4096  # longer values, which are pixels, are left in the file
 _TAGS = [
-    "SOPClassUID", "PatientID", "SeriesInstanceUID", "SeriesDescription", "Modality", "ImageType", "ConvolutionKernel",
-    "KVP", "Exposure", "ExposureTime", "XRayTubeCurrent", "SliceThickness", "ImagePositionPatient",
-    "ImageOrientationPatient", "PixelSpacing", "Rows", "Columns", "PixelRepresentation", "PixelPaddingValue",
-    "PixelPaddingRangeLimit", "RescaleSlope", "RescaleIntercept", "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence", "NumberOfFrames", "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit",
-    "PixelData",
+    "SOPClassUID", "SOPInstanceUID", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "Exposure",
+    "ExposureTime", "XRayTubeCurrent", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows",
+    "Columns", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleSlope",
+    "RescaleIntercept", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "NumberOfFrames",
+    "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit", "PixelData", *KEYWORDS,
 ]  # fmt: skip
 _GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 
@@ -39,7 +40,10 @@ Holder = Values | Dataset
 
 @dataclass(frozen=True)
 class Frame:
-    """One image plane. ``position`` and ``spacing`` (down, right) in mm; ``padding``: range of stored values."""
+    """One image plane. ``position`` and ``spacing`` (down, right) in mm; ``padding``: range of stored values.
+
+    ``distinctions``: texts that may tell images of one series apart.
+    """
 
     position: tuple[float, ...]
     orientation: tuple[float, ...]
@@ -48,6 +52,7 @@ class Frame:
     slope: float
     intercept: float
     padding: tuple[int, int] | None
+    distinctions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -64,12 +69,14 @@ class Header:
     """The header of a DICOM image.
 
     ``exclusion``: why it is no slice of a CT scan, which then has no frames; empty for a slice. ``patient``,
-    ``series`` and ``description`` are identifiers or free text: they must not leave the reader. ``native`` is None
-    if the pixels need a decoder.
+    ``study``, ``series``, ``instance`` and ``description`` are identifiers or free text: they must not leave the
+    reader. ``native`` is None if the pixels need a decoder.
     """
 
     patient: str
+    study: str
     series: str
+    instance: str
     description: str
     acquisition: Acquisition
     exclusion: str
@@ -102,8 +109,10 @@ def _header(values: Values, syntax: UID, pixels: Any) -> Header:
     exclusion = _exclusion(values) or ("holds no image" if pixels is None else "")
     frames = () if exclusion else tuple(_frames(values))
     return Header(
-        patient=str(values.get("PatientID") or ""),
-        series=str(values.get("SeriesInstanceUID") or ""),
+        patient=_identifier(values, "PatientID"),
+        study=_identifier(values, "StudyInstanceUID"),
+        series=_identifier(values, "SeriesInstanceUID"),
+        instance=_identifier(values, "SOPInstanceUID"),
         description=str(values.get("SeriesDescription") or ""),
         acquisition=acquisition_of(values),
         exclusion=exclusion,
@@ -111,6 +120,20 @@ def _header(values: Values, syntax: UID, pixels: Any) -> Header:
         syntax=syntax,
         native=_native(values, syntax, pixels, len(frames)) if frames else None,
     )
+
+
+def _identifier(values: Values, keyword: str) -> str:
+    """Return an identifier without the spaces and zeros that do not count (PS3.5 6.2)."""
+    return str(values.get(keyword) or "").strip(" \0")
+
+
+def read_series_uid(path: Path) -> str:
+    """Return the SeriesInstanceUID of a file that cannot be read as an image; an empty text if it is unknown."""
+    try:
+        header = dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"])
+        return _identifier({"SeriesInstanceUID": header.get("SeriesInstanceUID")}, "SeriesInstanceUID")
+    except (OSError, *BROKEN):
+        return ""
 
 
 def _exclusion(values: Values) -> str:
@@ -142,6 +165,7 @@ def _frames(values: Values) -> Iterator[Frame]:
             slope=_scale(holders, "RescaleSlope", 1.0),
             intercept=_scale(holders, "RescaleIntercept", 0.0),
             padding=_padding(values),
+            distinctions=distinctions_of(partial(_first, holders)),
         )
 
 

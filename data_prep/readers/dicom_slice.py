@@ -11,8 +11,9 @@ from pydicom.pixels.utils import pixel_array
 
 from data_prep.errors import MachineError, ScanError
 from data_prep.readers import jpeg
-from data_prep.readers.dicom_header import Frame, Native
+from data_prep.readers.dicom_header import Frame, Native, read_header
 from data_prep.readers.dicom_values import BROKEN, is_file_fault
+from data_prep.readers.slice_positions import SAME_POSITION_MM
 from data_prep.volume import AIR_HU, Numbers
 
 _PLUGINS = {
@@ -66,6 +67,24 @@ def read_original(ct_slice: Slice) -> tuple[Numbers, NDArray[np.bool_]]:
     if frame.slope == 1 and frame.intercept.is_integer():
         return stored + np.int32(frame.intercept), padding
     return stored * frame.slope + frame.intercept, padding
+
+
+def has_same_images(first: Path, second: Path) -> bool:
+    """Whether two files hold the same image planes at the same positions; raises as :func:`read_original`."""
+    slices = [_slices(path) for path in (first, second)]
+    return len(slices[0]) == len(slices[1]) and all(map(_is_same, *slices))
+
+
+def _slices(path: Path) -> list[Slice]:
+    header = read_header(path)
+    return [Slice(path, i, "a file", frame, header.syntax, header.native) for i, frame in enumerate(header.frames)]
+
+
+def _is_same(first: Slice, second: Slice) -> bool:
+    a, b = ((*f.position, *f.orientation, *f.spacing) for f in (first.frame, second.frame))
+    if first.frame.shape != second.frame.shape or not np.allclose(a, b, rtol=0, atol=SAME_POSITION_MM):
+        return False
+    return all(map(np.array_equal, read_original(first), read_original(second)))
 
 
 def _stored(ct_slice: Slice) -> Numbers:

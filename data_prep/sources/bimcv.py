@@ -38,7 +38,9 @@ def find_bimcv(settings: SourceSettings, progress: Progress) -> Discovery:
         scan = match[1] if subject == match[2] else f"p-{pseudonym(match[1])}"
         images, reason = _inspect(path, match[3])
         if reason:
-            discovery.exclusions.append(Exclusion(settings.name, subject, scan + f"_{match[3]}", images, reason))
+            discovery.exclusions.append(
+                Exclusion(settings.name, subject, scan + f"_{match[3]}", images, reason, (path,))
+            )
         else:
             discovery.series.append(_series(settings.name, subject, scan, path))
         progress(number, len(files), "headers")

@@ -1,10 +1,15 @@
 """Look through the sources of a run."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
 from pkgutil import resolve_name
 
 from data_prep.errors import UserError
 from data_prep.progress import Progress, ignore_progress
+from data_prep.pseudonym import pseudonym
 from data_prep.settings import SourceSettings
 from data_prep.sources.discovery_cache import remember
 from data_prep.sources.kinds import KINDS
@@ -17,21 +22,39 @@ def discover(sources: Sequence[SourceSettings], progress: Progress = ignore_prog
     The list is kept in the user's cache, where :func:`data_prep.sources.discovery_cache.recall` finds it.
 
     Raises:
-        UserError: a source's path does not exist or holds no scan, or two series share an id.
+        UserError: a source's path does not exist or holds no scan, or it is listed twice.
     """
     total = Discovery()
     for settings in sources:
         discovery: Discovery = resolve_name(KINDS[settings.kind].finder)(settings, progress)
         total.series.extend(discovery.series)
         total.exclusions.extend(discovery.exclusions)
-    _check_ids(total.series)
-    remember(sources, total)
-    return total
+    distinct = Discovery(_with_distinct_ids(total.series), total.exclusions)
+    remember(sources, distinct)
+    return distinct
 
 
-def _check_ids(all_series: Sequence[Series]) -> None:
-    by_id: dict[str, Series] = {}
+def _with_distinct_ids(all_series: Sequence[Series]) -> list[Series]:
+    """Add a pseudonym of the location to ids that several series have because they are named by their relative path.
+
+    Raises:
+        UserError: two series share an id otherwise, or share a file.
+    """
+    by_id = defaultdict[str, list[Series]](list)
     for series in all_series:
-        first = by_id.setdefault(series.scan, series)
-        if first is not series:
-            raise UserError(f"two series have the id {series.scan}: {first.location} and {series.location}")
+        by_id[series.scan].append(series)
+    for namesakes in by_id.values():
+        for first, second in combinations(namesakes, 2):
+            is_named_by_path = first.is_named_by_path and second.is_named_by_path
+            if not is_named_by_path or {*_real_files(first)} & {*_real_files(second)}:
+                raise UserError(f"two series have the id {first.scan}: {first.location} and {second.location}")
+    return [
+        replace(series, scan=f"{series.scan}-{pseudonym(str(series.location.absolute()))}")
+        if len(by_id[series.scan]) > 1
+        else series
+        for series in all_series
+    ]
+
+
+def _real_files(series: Series) -> Iterator[Path]:
+    return (path.resolve() for path in series.files)

@@ -3,19 +3,20 @@
 It holds the paths of files, which may name patients: nothing of it may be written elsewhere.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
 
-from data_prep.cache import cache_path, read_cache, write_cache
+from data_prep.cache import cache_folder, cache_path, read_cache, write_cache
 from data_prep.errors import MachineError, ScanError
+from data_prep.pseudonym import file_pseudonym
 from data_prep.settings import SourceSettings
 from data_prep.sources.kinds import OPENERS
 from data_prep.sources.series import Discovery, Exclusion, Open, Series
 
-_VERSION = 1
+_VERSION = 2
+_FOLDER = "found"
 _OPENER_NAMES = {path: name for name, path in OPENERS.items()}
 _FAULTS: Mapping[str, type[Exception]] = {"scan": ScanError, "machine": MachineError}
 _FAULT_NAMES = {fault: name for name, fault in _FAULTS.items()}
@@ -25,7 +26,8 @@ def remember(sources: Sequence[SourceSettings], discovery: Discovery) -> None:
     """Write the discovery in these sources to the cache, over an earlier one."""
     content = {
         "series": [_to_json(series) for series in discovery.series],
-        "aside": [asdict(exclusion) for exclusion in discovery.exclusions],
+        "aside": [{**vars(exclusion), "files": _texts(exclusion.files)} for exclusion in discovery.exclusions],
+        "roots": [str(settings.path.absolute()) for settings in sources if settings.path],
     }
     write_cache(_path(sources), _VERSION, content)
 
@@ -35,24 +37,55 @@ def recall(sources: Sequence[SourceSettings]) -> Discovery | None:
     content = read_cache(_path(sources), _VERSION)
     try:
         return Discovery(
-            [_from_json(values) for values in content["series"]], [Exclusion(**values) for values in content["aside"]]
+            [_from_json(values) for values in content["series"]],
+            [Exclusion(**{**values, "files": _paths(values["files"])}) for values in content["aside"]],
         )
     except (ValueError, TypeError, KeyError):
         return None
 
 
+def find_files(identifier: str) -> dict[str, tuple[Path, ...]]:
+    """Return the files that an id of a scan, a patient or a file stands for, by scan; from all of the user's caches."""
+    matches = dict[str, tuple[Path, ...]]()
+    for cache in sorted((cache_folder() / _FOLDER).glob("*.json")):
+        content = read_cache(cache, _VERSION) or {"series": [], "aside": [], "roots": []}
+        for entry in (*content["series"], *content["aside"]):
+            files = _paths([*entry["files"], *entry.get("low_files", ())])
+            if identifier in (entry["scan"], entry["subject"]):
+                matches[entry["scan"]] = files
+            elif identifier.startswith("x-"):
+                matches |= {name: (path,) for name, path in _file_names(files, content["roots"]) if name == identifier}
+    return matches
+
+
+def _file_names(files: Sequence[Path], roots: Sequence[str]) -> Iterator[tuple[str, Path]]:
+    """Yield the pseudonym of each file, below each root that holds it, and its path."""
+    for path in files:
+        for root in roots:
+            if path.absolute().is_relative_to(root):
+                yield file_pseudonym(str(path.absolute().relative_to(root))), path
+
+
 def _path(sources: Sequence[SourceSettings]) -> Path:
-    return cache_path("found", [settings.model_dump(mode="json") for settings in sources])
+    return cache_path(_FOLDER, [settings.model_dump(mode="json") for settings in sources])
 
 
 def _to_json(series: Series) -> dict[str, Any]:
     return {
         **vars(series),
-        "files": [str(path) for path in series.files],
-        "low_files": [str(path) for path in series.low_files],
+        "files": _texts(series.files),
+        "low_files": _texts(series.low_files),
         "open": _opener_name(series.open),
         "fault": [_FAULT_NAMES[type(series.fault)], str(series.fault)] if series.fault else None,
     }
+
+
+def _texts(files: Sequence[Path]) -> list[str]:
+    return [str(path) for path in files]
+
+
+def _paths(texts: Sequence[str]) -> tuple[Path, ...]:
+    return tuple(map(Path, texts))
 
 
 def _opener_name(opener: Open) -> str:
@@ -61,8 +94,9 @@ def _opener_name(opener: Open) -> str:
 
 def _from_json(values: Mapping[str, Any]) -> Series:
     converted = {
-        "files": tuple(map(Path, values["files"])),
-        "low_files": tuple(map(Path, values["low_files"])),
+        "files": _paths(values["files"]),
+        "low_files": _paths(values["low_files"]),
+        "studies": tuple(values["studies"]),
         "open": resolve_name(OPENERS[values["open"]]),
         "fault": _fault(*values["fault"]) if values["fault"] else None,
     }

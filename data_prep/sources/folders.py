@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from data_prep.errors import UserError
+from data_prep.log import logger
 from data_prep.progress import Progress
 from data_prep.pseudonym import pseudonym
 from data_prep.readers.dicom import open_dicom
@@ -13,13 +14,13 @@ from data_prep.readers.nifti import open_nifti
 from data_prep.settings import SourceSettings
 from data_prep.sources.images import SubjectRule
 from data_prep.sources.series import Discovery, Exclusion, Series, stamp_of, stamp_of_file
-from data_prep.sources.stacks import Stack, find_stacks
+from data_prep.sources.stacks import Stack, find_stacks, unknown_subject
 from data_prep.volume import CTScan
 
 
 def find_dicom(settings: SourceSettings, progress: Progress) -> Discovery:
     """List each CT series at or below ``settings.path``; what is no CT is set aside."""
-    stacks, exclusions = choose_stacks(settings, kept_id if settings.has_public_ids else hidden_id, progress)
+    stacks, exclusions = choose_stacks(settings, shown_id if settings.has_public_ids else hidden_id, progress)
     return Discovery([dicom_series(settings.name, stack) for stack in stacks], exclusions)
 
 
@@ -34,9 +35,26 @@ def choose_stacks(
     rule_name = f"{settings.kind}, ids {'kept' if settings.has_public_ids else 'hidden'}"
     stacks = find_stacks(existing_path(settings), subject_of, rule_name, progress)
     check_not_empty(stacks, settings, "DICOM images")
+    _warn_of_unknown_patients(settings, stacks)
     reasons = [(stack, _exclusion_reason(settings, stack)) for stack in stacks]
     exclusions = [exclude(settings.name, stack, reason) for stack, reason in reasons if reason]
+    exclusions += [_exclude_copies(settings.name, stack) for stack in stacks if stack.copies]
     return [stack for stack, reason in reasons if not reason], exclusions
+
+
+def _warn_of_unknown_patients(settings: SourceSettings, stacks: Sequence[Stack]) -> None:
+    unknown = unknown_subject(existing_path(settings))
+    count = sum(stack.subject == unknown and not stack.first.exclusion for stack in stacks)
+    if count:
+        logger.warning(
+            f"{settings.name}: {count} scans have neither PatientID nor StudyInstanceUID; they count as one patient, "
+            f"{unknown}"
+        )
+
+
+def _exclude_copies(dataset: str, stack: Stack) -> Exclusion:
+    reason, files = f"identical copies of images of {stack.scan}", tuple(stack.root / i.path for i in stack.copies)
+    return Exclusion(dataset, stack.subject, f"{stack.scan}-copies", len(files), reason, files)
 
 
 def _exclusion_reason(settings: SourceSettings, stack: Stack) -> str:
@@ -55,7 +73,7 @@ def _exclusion_reason(settings: SourceSettings, stack: Stack) -> str:
 
 def exclude(dataset: str, stack: Stack, reason: str) -> Exclusion:
     """Return the exclusion of a stack for this reason."""
-    return Exclusion(dataset, stack.subject, stack.scan, stack.slices, reason)
+    return Exclusion(dataset, stack.subject, stack.scan, stack.slices, reason, stack.paths)
 
 
 def dicom_series(dataset: str, stack: Stack, low: Stack | None = None) -> Series:
@@ -64,17 +82,20 @@ def dicom_series(dataset: str, stack: Stack, low: Stack | None = None) -> Series
     fault = stack.fault or (low.fault if low else None)
     stamp = stamp_of((image.path, image.size, image.time) for image in images)
     low_files = low.paths if low else ()
-    return Series(dataset, stack.subject, stack.scan, stack.paths, open_dicom, stamp, low_files, fault)
+    studies = tuple(sorted({*stack.studies, *(low.studies if low else ())}))
+    return Series(
+        dataset, stack.subject, stack.scan, stack.paths, open_dicom, stamp, low_files, fault, studies, stack.lacks_uid
+    )
 
 
 def hidden_id(patient: str, path: Path) -> str:
-    """Return a pseudonym of PatientID, or of the folder where there is none."""
-    return f"p-{pseudonym(patient or str(path.parent))}"
+    """Return a pseudonym of PatientID, or an empty text where there is none: a folder is no patient."""
+    return f"p-{pseudonym(patient)}" if patient else ""
 
 
-def kept_id(patient: str, path: Path) -> str:
-    """Return PatientID itself, or a pseudonym of the folder where there is none."""
-    return patient or hidden_id(patient, path)
+def shown_id(patient: str, path: Path) -> str:
+    """Return PatientID itself, or an empty text where there is none."""
+    return patient
 
 
 def public_id(pattern: str, patient: str, path: Path) -> str:
@@ -112,7 +133,8 @@ def _nifti_series(settings: SourceSettings, below: Path, path: Path) -> Series:
     subject = entity[1] if entity else stem if settings.has_public_ids else str(below)
     if not settings.has_public_ids:
         subject, stem = f"p-{pseudonym(subject)}", f"p-{pseudonym(str(below))}"
-    return Series(settings.name, subject, stem, (path,), open_first, stamp_of([stamp_of_file(path)]))
+    stamp = stamp_of([stamp_of_file(path)])
+    return Series(settings.name, subject, stem, (path,), open_first, stamp, is_named_by_path=True)
 
 
 def open_first(files: Sequence[Path]) -> CTScan:

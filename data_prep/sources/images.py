@@ -19,17 +19,21 @@ from data_prep.cache import cache_path, read_cache, write_cache
 from data_prep.errors import ScanError
 from data_prep.progress import Progress, ignore_progress
 from data_prep.pseudonym import pseudonym
-from data_prep.readers.dicom_header import Frame, read_header
+from data_prep.readers.dicom_header import Frame, read_header, read_series_uid
+from data_prep.readers.distinctions import DELIMITER
 
 CANNOT_OPEN = "cannot be opened"
 """Start of the fault of a file that may be readable at another time, or on another machine."""
 _NO_DICOM = "no DICOM file"
 _BATCH_FILES = 200  # that a process reads between two reports of progress
 _MIN_FILES_FOR_PROCESSES = 2000  # below, starting processes takes longer than reading
-_VERSION = 1  # of what is remembered of a file
+_VERSION = 2  # of what is remembered of a file
 
 SubjectRule = Callable[[str, Path], str]
-"""Gives the id under which a patient may be shown, from PatientID and the file's path below the root."""
+"""Gives the id under which a patient may be shown, from PatientID and the file's path below the root.
+
+The id is an empty text if they do not tell the patient.
+"""
 
 Files = Sequence[tuple[str, int, int]]
 """Path below the root, size (bytes) and time (ns) of files."""
@@ -39,9 +43,11 @@ class Image(NamedTuple):
     """What is remembered of a file: plain values, and no identifier. Texts are empty where they do not apply.
 
     ``path``: below the root. ``size``: bytes. ``time``: of the last change, ns. ``fault``: why the file could not
-    be read. ``exclusion``: why it is no slice of a CT scan. ``dose``: ``full`` or ``low``, if its description says
-    so. ``thickness``: mm, 0 if unknown. ``grid``: orientation, pixel spacing and size, equal for slices that can be
-    one scan. ``height``: mm along the normal of the slices. ``frames``: number of image planes.
+    be read. ``subject``: the patient, where PatientID or the path tells it. ``study``, ``series``, ``instance``: stand
+    for the UIDs; a series without one is its folder. ``exclusion``: why it is no slice of a CT scan. ``dose``: ``full``
+    or ``low``, if its description says so. ``thickness``: mm, 0 if unknown. ``grid``: orientation, pixel spacing and
+    size, as numbers. ``height``: mm along the normal of the slices. ``frames``: number of image planes.
+    ``distinctions``: texts that may tell images of one series apart, joined by ``DELIMITER``.
     """
 
     path: str
@@ -49,7 +55,9 @@ class Image(NamedTuple):
     time: int
     fault: str
     subject: str
+    study: str
     series: str
+    instance: str
     exclusion: str
     dose: str
     kernel: str
@@ -57,6 +65,7 @@ class Image(NamedTuple):
     grid: str
     height: float
     frames: int
+    distinctions: str
 
 
 def list_images(
@@ -123,23 +132,44 @@ def _read_batch(root: Path, subject_of: SubjectRule, files: Files) -> list[Image
 
 
 def _read_image(root: Path, subject_of: SubjectRule, path: str, size: int, time: int) -> Image:
-    unread = partial(Image, path, size, time, subject="", series="", exclusion="", dose="", kernel="", thickness=0.0,
-                     grid="", height=0.0, frames=0)  # fmt: skip
     try:
         if not _has_preamble(root / path):
-            return unread(fault=_NO_DICOM)
+            return unread_image(path, size, time, _NO_DICOM)
         header = read_header(root / path)
     except ScanError as error:
-        return unread(fault=str(error))
+        uid = read_series_uid(root / path)
+        return unread_image(path, size, time, str(error), pseudonym(uid) if uid else "")
     except OSError as error:
-        return unread(fault=f"{CANNOT_OPEN} ({error.strerror})")
-    series = pseudonym(header.series or str(Path(path).parent))
-    acquisition, frames = header.acquisition, header.frames
-    dose, thickness = dose_of(header.description), acquisition.thickness or 0.0
-    subject = subject_of(header.patient, Path(path))
-    image = Image(path, size, time, "", subject, series, header.exclusion, dose, acquisition.kernel, thickness, "", 0.0,
-                  max(1, len(frames)))  # fmt: skip
-    return image._replace(grid=_grid(frames[0]), height=_height(frames[0])) if frames else image
+        return unread_image(path, size, time, f"{CANNOT_OPEN} ({error.strerror})")
+    acquisition, frame = header.acquisition, next(iter(header.frames), None)
+    return Image(
+        path,
+        size,
+        time,
+        fault="",
+        subject=subject_of(header.patient, Path(path)),
+        study=pseudonym(header.study) if header.study else "",
+        series=pseudonym(header.series) if header.series else folder_series(path),
+        instance=pseudonym(header.instance) if header.instance else "",
+        exclusion=header.exclusion,
+        dose=dose_of(header.description),
+        kernel=acquisition.kernel,
+        thickness=acquisition.thickness or 0.0,
+        grid=_grid(frame) if frame else "",
+        height=_height(frame) if frame else 0.0,
+        frames=max(1, len(header.frames)),
+        distinctions=DELIMITER.join(frame.distinctions) if frame else "",
+    )
+
+
+def folder_series(path: str) -> str:
+    """Return what stands for the series of an image without SeriesInstanceUID, from the path below the root."""
+    return pseudonym(str(Path(path).parent))
+
+
+def unread_image(path: str, size: int, time: int, fault: str, series: str = "") -> Image:
+    """Return what is remembered of a file that cannot be read; ``series``: if that is known of it."""
+    return Image(path, size, time, fault, "", "", series, "", "", "", "", 0.0, "", 0.0, 0, "")
 
 
 def _has_preamble(path: Path) -> bool:
@@ -155,8 +185,8 @@ def dose_of(description: str) -> str:
 
 
 def _grid(frame: Frame) -> str:
-    orientation = [f"{cosine + 0.0:.2f}" for cosine in np.round(frame.orientation, 2)]
-    return " ".join([*orientation, *(f"{step:.3f}" for step in frame.spacing), *map(str, frame.shape)])
+    numbers = [f"{number + 0.0:.9g}" for number in (*frame.orientation, *frame.spacing)]
+    return " ".join([*numbers, *map(str, frame.shape)])
 
 
 def _height(frame: Frame) -> float:

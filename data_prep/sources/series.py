@@ -21,7 +21,8 @@ class Series:
 
     ``subject`` and ``scan``: public or pseudonymous ids, safe as file names. ``low_files``: the measured low-dose
     partner, slice by slice; empty where the low dose is simulated. ``stamp``: changes when a file changes.
-    ``fault``: why the scan cannot be read, if its source noticed.
+    ``fault``: why the scan cannot be read, if its source noticed. ``studies``: their pseudonyms.
+    ``is_named_by_path``: its id comes from its path below its source, not from a UID.
     """
 
     dataset: str
@@ -32,6 +33,8 @@ class Series:
     stamp: str
     low_files: tuple[Path, ...] = ()
     fault: Exception | None = None
+    studies: tuple[str, ...] = ()
+    is_named_by_path: bool = False
 
     def __post_init__(self) -> None:
         check_names(self.dataset, self.subject, self.scan)
@@ -44,16 +47,25 @@ class Series:
 
 @dataclass(frozen=True)
 class Exclusion:
-    """A series, or a single file, that a source sets aside. ``reason``: why it is no scan to prepare."""
+    """A series, or a single file, that a source sets aside. ``reason``: why it is no scan to prepare.
+
+    ``files``: for messages to the user alone.
+    """
 
     dataset: str
     subject: str
     scan: str
     images: int
     reason: str
+    files: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         check_names(self.dataset, self.subject, self.scan)
+
+    @property
+    def row(self) -> tuple[str, str, str, int, str]:
+        """What may leave the reader."""
+        return self.dataset, self.subject, self.scan, self.images, self.reason
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Stacks: DICOM images that can be the slices of one scan, grouped from a folder's images."""
+"""Stacks: DICOM images that can be the slices of one scan, grouped from the images below a folder."""
 
 import os
 from collections import defaultdict
@@ -8,15 +8,19 @@ from pathlib import Path
 
 from data_prep.errors import MachineError, ScanError
 from data_prep.progress import Progress, ignore_progress
-from data_prep.pseudonym import pseudonym
-from data_prep.sources.images import CANNOT_OPEN, Image, SubjectRule, list_images
+from data_prep.pseudonym import file_pseudonym, pseudonym
+from data_prep.sources.copies import FileLabel, resolve_positions, set_copies_aside
+from data_prep.sources.grouping import Group, group_images
+from data_prep.sources.images import CANNOT_OPEN, Image, SubjectRule, folder_series, list_images
+
+Unreadable = Mapping[str, Sequence[Image]]
 
 
 @dataclass(frozen=True)
 class Stack:
     """Images of one series, ordered along their normal, that can be one scan or that are all set aside.
 
-    ``fault``: why it may be incomplete: a file of its folder cannot be read.
+    ``fault``: why it can be no scan, or may be incomplete. ``copies``: further files with its images.
     """
 
     root: Path
@@ -24,6 +28,7 @@ class Stack:
     scan: str
     images: tuple[Image, ...]
     fault: Exception | None = None
+    copies: tuple[Image, ...] = ()
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -40,52 +45,103 @@ class Stack:
         """Number of image planes."""
         return sum(image.frames for image in self.images)
 
+    @property
+    def lacks_uid(self) -> bool:
+        """Whether its folder stands for its SeriesInstanceUID, which is empty."""
+        return self.first.series == folder_series(self.first.path)
+
+    @property
+    def studies(self) -> tuple[str, ...]:
+        """The pseudonyms of its studies."""
+        return tuple(sorted({image.study for image in self.images} - {""}))
+
 
 def find_stacks(
-    root: Path, subject_of: SubjectRule, rule_name: str, progress: Progress = ignore_progress
+    root: Path,
+    subject_of: SubjectRule,
+    rule_name: str,
+    progress: Progress = ignore_progress,
+    label: FileLabel = file_pseudonym,
 ) -> list[Stack]:
-    """Group the DICOM files at or below ``root`` to stacks; the arguments are those of :func:`list_images`.
+    """Group the DICOM files at or below ``root`` to stacks; the first arguments are those of :func:`list_images`.
 
-    An unreadable file makes its folder's stacks faulty. In a folder without any stack it is set aside by itself.
+    An unreadable file is set aside. It makes the stacks faulty to which it may belong: those of its series, or those
+    with files in its folder if its series is unknown. ``label``: names a file in messages.
     """
     images = list_images(root, subject_of, rule_name, progress)
-    unreadable = {os.path.dirname(image.path): image for image in images if image.fault}
+    unreadable = [image for image in images if image.fault]
     series = _by_series(image for image in images if not image.fault)
-    stacks = [stack for members in series for stack in _split_series(root, members, unreadable)]
-    folders = {os.path.dirname(image.path) for stack in stacks for image in stack.images}
-    return stacks + [_unreadable_stack(root, unreadable[folder]) for folder in sorted(unreadable.keys() - folders)]
+    suspects = _suspects(unreadable, series)
+    stacks = [stack for members in series.values() for stack in _split_series(root, members, suspects, label)]
+    return stacks + _unreadable_stacks(root, unreadable)
 
 
-def _by_series(images: Iterable[Image]) -> list[list[Image]]:
-    series = defaultdict(list)
+def _by_series(images: Iterable[Image]) -> dict[str, list[Image]]:
+    series = defaultdict[str, list[Image]](list)
     for image in images:
-        series[image.subject, image.series].append(image)
-    return [series[key] for key in sorted(series)]
+        series[image.series].append(image)
+    return dict(sorted(series.items()))
 
 
-def _split_series(root: Path, images: Sequence[Image], unreadable: Mapping[str, Image]) -> Iterator[Stack]:
-    """Yield the stacks of one series; ``unreadable``: an unreadable file by its folder."""
-    groups, scan = _by_grid(images), f"{images[0].subject}-{images[0].series}"
-    for number, group in enumerate(groups, start=1):
-        folders = {os.path.dirname(image.path) for image in group} & unreadable.keys()
-        fault = _fault(unreadable[min(folders)]) if folders and not group[0].exclusion else None
-        ordered = tuple(sorted(group, key=lambda image: (image.height, image.path)))
-        yield Stack(root, images[0].subject, scan + (f"-{number}" if len(groups) > 1 else ""), ordered, fault)
+def _suspects(unreadable: Iterable[Image], series: Mapping[str, object]) -> Unreadable:
+    """Return unreadable files by their series, or by their folder if their series is not one of these."""
+    suspects = defaultdict[str, list[Image]](list)
+    for image in unreadable:
+        suspects[image.series if image.series in series else _folder(image)].append(image)
+    return suspects
 
 
-def _by_grid(images: Sequence[Image]) -> list[list[Image]]:
-    """Group images of one series by kernel, orientation, spacing and size, or by why they are set aside."""
-    groups = defaultdict(list)
-    for image in images:
-        groups[(image.exclusion, "", "") if image.exclusion else ("", image.kernel, image.grid)].append(image)
-    return [groups[key] for key in sorted(groups)]
+def _folder(image: Image) -> str:
+    return os.path.dirname(image.path)
 
 
-def _fault(image: Image) -> Exception:
-    """The fault of a scan beside an unreadable file: the machine's if the file cannot be opened, else the file's."""
-    kind = MachineError if image.fault.startswith(CANNOT_OPEN) else ScanError
-    return kind(f"a file of its folder {image.fault}")
+def _split_series(root: Path, images: Sequence[Image], suspects: Unreadable, label: FileLabel) -> Iterator[Stack]:
+    """Yield the stacks of one series."""
+    images, copies = set_copies_aside(root, images)
+    groups = group_images(images, unknown_subject(root))
+    for subject in dict.fromkeys(group.subject for group in groups):
+        members = [group for group in groups if group.subject == subject]
+        for number, group in enumerate(members, start=1):
+            scan = f"{subject}-{images[0].series}" + (f"-{number}" if len(members) > 1 else "")
+            yield _stack(root, scan, group, copies, suspects, label)
 
 
-def _unreadable_stack(root: Path, image: Image) -> Stack:
-    return Stack(root, "unknown", f"x-{pseudonym(image.path)}", (image._replace(exclusion=f"file {image.fault}"),))
+def unknown_subject(root: Path) -> str:
+    """Return the patient of all images below a root that tell neither a patient nor a study."""
+    return f"p-{pseudonym(str(root.absolute()))}"
+
+
+def _stack(
+    root: Path, scan: str, group: Group, copies: Sequence[Image], suspects: Unreadable, label: FileLabel
+) -> Stack:
+    if group.images[0].exclusion:
+        return Stack(root, group.subject, scan, group.images)
+    images, further_copies, conflict = resolve_positions(root, group.images, label)
+    instances = {image.instance for image in images}
+    stack_copies = (*further_copies, *(copy for copy in copies if copy.instance in instances))
+    reason = group.fault or conflict
+    fault = ScanError(reason) if reason else _suspicion(images, suspects, label)
+    return Stack(root, group.subject, scan, images, fault, stack_copies)
+
+
+def _suspicion(images: Sequence[Image], suspects: Unreadable, label: FileLabel) -> Exception | None:
+    """Return the fault of a stack to which an unreadable file may belong.
+
+    It is the machine's if the file cannot be opened, else the file's.
+    """
+    if not suspects:
+        return None
+    keys = {images[0].series, *map(_folder, images)} & suspects.keys()
+    files = sorted((image for key in keys for image in suspects[key]), key=lambda image: image.path)
+    if not files:
+        return None
+    kind = MachineError if files[0].fault.startswith(CANNOT_OPEN) else ScanError
+    return kind(f"file {label(files[0].path)}, which may be a slice of it, {files[0].fault}")
+
+
+def _unreadable_stacks(root: Path, unreadable: Iterable[Image]) -> list[Stack]:
+    """Return the unreadable files as stacks that are set aside, by folder and reason."""
+    groups = defaultdict[tuple[str, str], list[Image]](list)
+    for image in unreadable:
+        groups[_folder(image), image.fault].append(image._replace(exclusion=f"file {image.fault}", frames=1))
+    return [Stack(root, "unknown", file_pseudonym(groups[key][0].path), tuple(groups[key])) for key in sorted(groups)]

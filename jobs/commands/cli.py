@@ -12,7 +12,7 @@ from jobs.commands import devcluster, scans
 from jobs.commands.denoise import denoise, import_model
 from jobs.commands.plan import plan, show_config
 from jobs.commands.run import evaluate, prepare, report, run
-from jobs.commands.scans import calibrate, verify
+from jobs.commands.scans import calibrate, verify, whose
 from jobs.commands.status import cancel, logs, status
 from jobs.commands.work import work
 from jobs.engine.outcome import RunFailed
@@ -37,6 +37,7 @@ app.command()(logs)
 app.command()(cancel)
 app.command()(verify)
 app.command()(calibrate)
+app.command()(whose)
 app.command()(plan)
 app.command("config")(show_config)
 app.add_typer(scans.fetch, name="fetch")

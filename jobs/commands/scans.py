@@ -83,3 +83,19 @@ def _fetch_idc(name: Literal["lidc", "mayo"], patients: int | None, folder: Path
     typer.echo(describe(name, chosen))
     fetched = fetch(chosen, folder)
     typer.echo(f"{folder}: {len(chosen)} series complete, {fetched} of them fetched now")
+
+
+def whose(
+    identifier: Annotated[str, typer.Argument(metavar="ID", help="Id in a manifest, such as p-1a2b3c4d5e.")],
+) -> None:
+    """Say which files an id of a patient, a scan or a file stands for; only the user who looked for them can ask."""
+    from data_prep.sources.discovery_cache import find_files
+
+    matches = find_files(identifier)
+    if not matches:
+        raise UserError(f"{identifier} is no id of a patient, a scan or a file that this user's runs have seen")
+    for scan, files in sorted(matches.items()):
+        for folder in sorted({path.parent for path in files}):
+            members = sorted(path for path in files if path.parent == folder)
+            rest = f" and {len(members) - 1} more there" if len(members) > 1 else ""
+            typer.echo(f"{scan}: {members[0]}{rest}")

@@ -116,7 +116,7 @@ def _images(scan: Path) -> list[Path]:
     """List the DICOM files of the single CT series at or below the path."""
     if scan.is_file():
         return [scan]
-    stacks = find_stacks(scan, hidden_id, "denoise, ids hidden")
+    stacks = find_stacks(scan, hidden_id, "denoise, ids hidden", label=str)
     series = [stack for stack in stacks if not stack.first.exclusion]
     if len(series) > 1:
         raise ScanError(f"holds {len(series)} CT series, wanted one: name one's folder")
@@ -125,6 +125,8 @@ def _images(scan: Path) -> list[Path]:
         raise ScanError("holds no CT series" + (f": {', '.join(reasons)}" if reasons else ""))
     if series[0].fault:
         raise series[0].fault
+    if series[0].copies:
+        logger.warning(f"{scan}: {len(series[0].copies)} identical copies of its images are left out")
     return list(series[0].paths)
 
 

@@ -1,8 +1,8 @@
 """Preparation: scans become pairs, with their manifest and the split into parts."""
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import astuple
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -100,9 +100,18 @@ class SplitScans(Stage):
         return max(self.settings.study.slices)
 
     def reads(self, item: str) -> Mapping[str, Any]:
-        exclusions = digest_json(sorted(map(astuple, self.prepare.exclusions)))
+        exclusions = digest_json(sorted(exclusion.row for exclusion in self.prepare.exclusions))
         settings = self.settings.data.split.model_dump(mode="json")
-        return {**settings, "least": self.min_slices, "set aside": exclusions}
+        joined = {"shared studies": self._shared_studies()} if self._shared_studies() else {}
+        return {**settings, "least": self.min_slices, "set aside": exclusions, **joined}
+
+    def _shared_studies(self) -> dict[str, list[str]]:
+        """Return the subjects of each study that has several; most runs have none."""
+        subjects = defaultdict[str, set[str]](set)
+        for series in self.prepare.series.values():
+            for study in series.studies:
+                subjects[study].add(series.subject)
+        return {study: sorted(members) for study, members in sorted(subjects.items()) if len(members) > 1}
 
     def inputs(self, item: str) -> list[Ref]:
         return [(self.gathers, scan) for scan in self.prepare.items()]
@@ -122,7 +131,8 @@ class SplitScans(Stage):
         excluded = [_turned_away(series, series.reason, series.images) for series in self.prepare.exclusions]
         manifest, split_file = self.outputs(item)
         write_atomic(manifest, pd.DataFrame(rows + excluded).to_csv(index=False))
-        parts = split(used, self.settings.data.split, self.min_slices)
+        studies = [{**row, "studies": self.prepare.series[row["scan"]].studies} for row in used]
+        parts = split(studies, self.settings.data.split, self.min_slices)
         write_json(split_file, parts.to_json())
         return {"by": parts.by, "slices": {part: sum(map(len, segments)) for part, segments in parts.parts.items()}}
 

@@ -51,7 +51,7 @@ def make_bimcv(root: Path) -> None:
 
 
 MADE: list[tuple[str, Callable[[Path], None], int, int]] = [  # kind, how it is made, its series, what it sets aside
-    ("dicom", make_dicom, 2, 1),
+    ("dicom", make_dicom, 2, 2),
     ("nifti", make_nifti, 1, 0),
     ("lidc", make_lidc, 1, 1),
     ("mayo", make_mayo, 1, 0),

@@ -17,6 +17,7 @@ import pytest
 from pydantic import ValidationError
 
 from data_prep.errors import MachineError, ScanError, UserError
+from data_prep.pseudonym import file_pseudonym
 from data_prep.settings import SourceSettings
 from data_prep.sources.discovery import discover
 from data_prep.sources.folders import hidden_id
@@ -160,7 +161,11 @@ def test_a_file_that_may_not_be_opened_fails_its_scan_and_no_other(
         found = find("dicom", tmp_path / "scans")
     faults = {series.location.name: series.fault for series in found.series}
     assert isinstance(faults["a"], MachineError)
-    assert str(faults["a"]) == "a file of its folder cannot be opened (Permission denied)"
+    name = file_pseudonym(str(files[-1].relative_to(tmp_path / "scans")))
+    assert str(faults["a"]) == f"file {name}, which may be a slice of it, cannot be opened (Permission denied)"
+    assert [(e.scan, e.images, e.reason) for e in found.exclusions if e.scan == name] == [
+        (name, 1, "file cannot be opened (Permission denied)")
+    ]
     assert faults["b"] is None
     assert isinstance(faults["c"], ScanError)
     files[-1].chmod(0o644)
