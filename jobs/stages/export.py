@@ -79,7 +79,7 @@ def _relative_error(training: Mapping[str, Any]) -> float:
 
 
 def _means(judgement: Path) -> dict[str, float]:
-    from pipeline.quality.similarity import METRICS
+    from pipeline.quality.measures import SLICE_MEASURES, names
 
     rows = json.loads(judgement.with_name(f"{judgement.name}.json").read_text())
-    return {metric: sum(row[metric] for row in rows) / len(rows) for metric in METRICS}
+    return {metric: sum(row[metric] for row in rows) / len(rows) for metric in names(SLICE_MEASURES)}

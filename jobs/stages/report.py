@@ -9,14 +9,9 @@ from jobs.engine.graph import Graph
 from jobs.engine.stage import Ref, Stage
 from jobs.stages.evaluate import Evaluate
 from jobs.stages.train import CellStage
+from pipeline.report.files import FILES
 from pipeline.settings.cells import cells_of
 from pipeline.training.world import World
-
-TABLES = ("cells", "epochs", "speedup", "laws", "attribution", "variance", "variance_tests", "projection", "unlike",
-          "quality", "quality_scans", "quality_datasets", "quality_tests", "nps", "transfer", "table2",
-          "accounting")  # fmt: skip
-FILES = (*(f"{name}.csv" for name in TABLES), "table2.md", "table2.tex", "summary.txt", "index.html")
-"""Files of every report; which figures it has depends on what was trained."""
 
 
 class WriteReport(Stage):
@@ -50,7 +45,7 @@ class WriteReport(Stage):
 
     def run(self, item: str, world: World, progress: Progress) -> dict[str, Any]:
         from jobs.stages.accounting import accounting_table
-        from pipeline.report import write_report
+        from pipeline.report.write import write_report
 
         states = {name: _state(stage, name) for name, (stage, _) in self.cells.items()}
         cells = [cell for _, cell in self.cells.values()]

@@ -1,4 +1,4 @@
-"""What a person should know of a model before using it: a page of Markdown beside the model file."""
+"""The model card: a page of Markdown beside the model file that a person reads before using the model."""
 
 import html
 from collections.abc import Mapping
@@ -9,10 +9,10 @@ from torch import nn
 
 from data_prep.files import write_atomic
 from pipeline.inference.model_file import save_model
+from pipeline.quality.measures import slice_measures
 from pipeline.settings.cells import CellSettings
 from pipeline.settings.names import LOW_DOSE_INPUT
 
-_METRICS = {"rmse_hu": ("RMSE (HU)", 2), "psnr": ("PSNR (dB)", 2), "ssim": ("SSIM", 4), "ms_ssim": ("MS-SSIM", 4)}
 _LIMITS = """\
 Research only: **not for diagnosis**. It was judged by errors against the full dose, not by what a reader finds in the
 images; a network that lowers the error can smooth small structures away or invent them. Scanners, kernels, slice
@@ -32,36 +32,41 @@ def write_model(path: Path, network: nn.Module, cell: CellSettings, provenance: 
 
 
 def _card(network: nn.Module, cell: CellSettings, provenance: Mapping[str, Any], digest: str) -> str:
-    how = cell.training
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    takes = "one slice" if cell.dims == 2 else f"{cell.slices} slices, {cell.sampling}"
     facts = {
-        "network": f"{cell.dims}D {cell.model}, {parameters:,} parameters, norm {how.norm}, "
-        + ("predicts the correction" if how.residual else "predicts the image"),
-        "takes": f"{takes}; intensities scaled by `{how.scaling}`",
+        **_architecture(network, cell),
         "SHA-256": f"`{digest}`",
         **{key: value for key, value in provenance.items() if key != "metrics"},
     }
     metrics = provenance.get("metrics")
-    parts = [f"# Model card: {cell.id}", *(f"* **{key}**: {_said(value)}" for key, value in facts.items())]
+    parts = [f"# Model card: {cell.id}", *(f"* **{key}**: {_text(value)}" for key, value in facts.items())]
     parts += ["", "## Held-out error", "", *(_table(metrics) if metrics else ["Not judged: weights of others."])]
     return "\n".join([*parts, "", "## Limits", "", _LIMITS, ""])
 
 
-def _said(value: Any) -> str:
+def _architecture(network: nn.Module, cell: CellSettings) -> dict[str, str]:
+    training, parameters = cell.training, sum(parameter.numel() for parameter in network.parameters())
+    predicts = "predicts the correction" if training.residual else "predicts the image"
+    takes = "one slice" if cell.dims == 2 else f"{cell.slices} slices, {cell.sampling}"
+    return {
+        "network": f"{cell.dims}D {cell.model}, {parameters:,} parameters, norm {training.norm}, {predicts}",
+        "takes": f"{takes}; intensities scaled by `{training.scaling}`",
+    }
+
+
+def _text(value: Any) -> str:
     if isinstance(value, Mapping):
-        return "; ".join(f"{key} {_said(one)}" for key, one in value.items())
+        return "; ".join(f"{key} {_text(item)}" for key, item in value.items())
     if isinstance(value, list):
-        return ", ".join(map(_said, value))
+        return ", ".join(map(_text, value))
     return html.escape(str(value), quote=False)
 
 
 def _table(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
     """The low-dose input first."""
-    rows = {LOW_DOSE_INPUT: metrics[LOW_DOSE_INPUT], **metrics}
-    head = [f"| {' | '.join(['model', *(title for title, _ in _METRICS.values())])} |",
-            f"| --- |{' ---: |' * len(_METRICS)}"]  # fmt: skip
+    measures, rows = slice_measures("card"), {LOW_DOSE_INPUT: metrics[LOW_DOSE_INPUT], **metrics}
+    head = [f"| {' | '.join(['model', *(measure.title for measure in measures)])} |",
+            f"| --- |{' ---: |' * len(measures)}"]  # fmt: skip
     return head + [
-        f"| {' | '.join([name, *(f'{row[key]:.{digits}f}' for key, (_, digits) in _METRICS.items())])} |"
+        f"| {' | '.join([name, *(f'{row[measure.name]:.{measure.digits}}' for measure in measures)])} |"
         for name, row in rows.items()
     ]

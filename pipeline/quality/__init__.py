@@ -1,1 +1,1 @@
-"""What an image is like beside the full dose: its noise, its edges, its HU; and how sure that is."""
+"""Measures of a denoised image against the full dose, and statistics that say how certain they are."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from skimage.restoration import denoise_tv_chambolle
 
 STRENGTHS = (10.0, 20.0, 30.0, 40.0, 60.0, 80.0, 120.0)
-"""HU: scikit-image's ``weight``. The noise of a tenth to a quarter of the dose wants the middle ones."""
+"""HU: scikit-image's ``weight``. Noise of a tenth to a quarter of the dose needs one from the middle."""
 
 SlicePair = tuple[NDArray[np.int16], NDArray[np.int16]]
 """Low and full dose of a slice, (rows, columns) in HU."""
@@ -19,11 +19,11 @@ SlicePair = tuple[NDArray[np.int16], NDArray[np.int16]]
 
 def total_variation(low: NDArray[np.int16], strength: float) -> NDArray[np.float32]:
     """Denoise each slice of (slices, rows, columns) in HU; ``strength``: HU."""
-    return np.stack([denoise_tv_chambolle(one.astype(np.float32), weight=strength) for one in low])
+    return np.stack([denoise_tv_chambolle(plane.astype(np.float32), weight=strength) for plane in low])
 
 
 def choose_strength(pairs: Iterable[SlicePair]) -> float:
-    """The strength of ``STRENGTHS`` with the least RMSE over slices, none of them tested on."""
+    """Choose the strength of ``STRENGTHS`` with the least RMSE over slices, which must not be test slices."""
     errors = dict.fromkeys(STRENGTHS, 0.0)
     for low, full in pairs:
         for strength in STRENGTHS:

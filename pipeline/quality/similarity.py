@@ -1,7 +1,11 @@
-"""How near an image is to the full dose: error in HU and in [0, 1], PSNR, SSIM, MS-SSIM."""
+"""Similarity of a denoised image to the full dose: squared error, PSNR, SSIM and MS-SSIM.
+
+All on -1024 to 3072 HU as [0, 1]. Arguments are (slices, rows, columns) in HU, sides at least 161 pixels for the five
+scales of MS-SSIM.
+"""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -10,50 +14,54 @@ from numpy.typing import NDArray
 from pipeline.intensity import HU_HIGH, HU_LOW, scaling
 from pipeline.quality.ssim import ms_ssim, ssim
 
-SLAB = 32  # slices
-METRICS = ("mse", "rmse_hu", "psnr", "ssim", "ms_ssim")
+Hu = NDArray[np.generic]
+Similarity = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
 
 
-def judge_slices(image: NDArray[np.generic], full: NDArray[np.generic]) -> list[dict[str, float]]:
-    """Per slice: ``mse``, ``psnr`` (dB), ``ssim``, ``ms_ssim`` on -1024..3072 HU as [0, 1], ``rmse_hu``.
-
-    Both (slices, rows, columns) in HU, sides at least 161 (five scales of MS-SSIM). Squares are
-    summed in float64.
-    """
-    x, y = (_unit(a).unsqueeze(1) for a in (image, full))
-    structure = zip(ssim(x, y, 1.0).tolist(), ms_ssim(x, y, 1.0).tolist(), strict=True)
+def squared_errors(image: Hu, full: Hu) -> list[float]:
+    """Compute the mean squared error of each slice; squares are summed in float64."""
     errors = [float(np.mean((a.astype(np.float64) - b) ** 2)) for a, b in zip(image, full, strict=True)]
-    return [_slice(error, *values) for error, values in zip(errors, structure, strict=True)]
+    return [error / (HU_HIGH - HU_LOW) ** 2 for error in errors]
 
 
-def mean_of_slices(judged: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The same of a whole scan: error and PSNR of all its voxels, mean similarity of its slices."""
-    means = {metric: float(np.mean([one[metric] for one in judged])) for metric in ("mse", "ssim", "ms_ssim")}
-    return _slice(means["mse"] * (HU_HIGH - HU_LOW) ** 2, means["ssim"], means["ms_ssim"])
+def rmse_hu(squared_error: float) -> float:
+    """Convert a mean squared error to its root in HU."""
+    return math.sqrt(squared_error * (HU_HIGH - HU_LOW) ** 2)
 
 
-def judge_volume(image: NDArray[np.generic], full: NDArray[np.generic]) -> dict[str, float]:
-    """``ssim_3d`` and ``ms_ssim_3d``, in the units of :func:`judge_slices`: with neighbours along z too.
-
-    Means over slabs of at most ``SLAB`` slices, as memory holds no whole scan's.
-    """
-    count = math.ceil(len(full) / SLAB)
-    slabs = list(zip(np.array_split(image, count), np.array_split(full, count), strict=True))
-    return {
-        name: _mean_of_slabs(similarity, slabs) for name, similarity in (("ssim_3d", ssim), ("ms_ssim_3d", ms_ssim))
-    }
+def psnr(squared_error: float) -> float:
+    """Convert a mean squared error to the peak signal-to-noise ratio in dB; infinite without any error."""
+    return -10 * math.log10(squared_error) if squared_error else math.inf
 
 
-def _mean_of_slabs(similarity: Callable[..., torch.Tensor], slabs: Sequence[tuple[NDArray[np.generic], ...]]) -> float:
-    found = [float(similarity(*(_unit(a)[None, None] for a in slab), 1.0)) for slab in slabs]
-    return float(np.average(found, weights=[len(full) for _, full in slabs]))
+def ssim_by_slice(image: Hu, full: Hu) -> list[float]:
+    """Compute SSIM of each slice."""
+    return _by_slice(ssim, image, full)
 
 
-def _unit(hu: NDArray[np.generic]) -> torch.Tensor:
+def ms_ssim_by_slice(image: Hu, full: Hu) -> list[float]:
+    """Compute MS-SSIM of each slice."""
+    return _by_slice(ms_ssim, image, full)
+
+
+def ssim_in_3d(image: Hu, full: Hu) -> float:
+    """Compute SSIM of a volume; its window holds neighbours along z too."""
+    return _in_3d(ssim, image, full)
+
+
+def ms_ssim_in_3d(image: Hu, full: Hu) -> float:
+    """Compute MS-SSIM of a volume; its window holds neighbours along z too."""
+    return _in_3d(ms_ssim, image, full)
+
+
+def _by_slice(similarity: Similarity, image: Hu, full: Hu) -> list[float]:
+    values: list[float] = similarity(_unit(image)[:, None], _unit(full)[:, None], 1.0).tolist()
+    return values
+
+
+def _in_3d(similarity: Similarity, image: Hu, full: Hu) -> float:
+    return float(similarity(_unit(image)[None, None], _unit(full)[None, None], 1.0))
+
+
+def _unit(hu: Hu) -> torch.Tensor:
     return torch.from_numpy(scaling("unit", hu).to_network(np.clip(hu, HU_LOW, HU_HIGH)))
-
-
-def _slice(squared_hu: float, ssim_value: float, ms_ssim_value: float) -> dict[str, float]:
-    mse = squared_hu / (HU_HIGH - HU_LOW) ** 2
-    psnr = -10 * math.log10(mse) if mse else math.inf
-    return {"mse": mse, "rmse_hu": math.sqrt(squared_hu), "psnr": psnr, "ssim": ssim_value, "ms_ssim": ms_ssim_value}

@@ -1,4 +1,4 @@
-"""What the page says of each training."""
+"""The part of the page about each training: its facts, settings and curves."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ _IN_HEAD = ("cell", "state", "reason")
 
 
 class Course(NamedTuple):
-    """A small curve: what it shows, the points of an SVG polyline, and the values at its ends and extremes."""
+    """A small curve: title, points of an SVG polyline, lowest, highest and last value, and the samples at its end."""
 
     title: str
     points: str
@@ -28,7 +28,7 @@ class Course(NamedTuple):
 
 
 class CellPage(NamedTuple):
-    """One training: its row of ``cells.csv`` without what is unknown, its settings, and its course."""
+    """A training: the values in its row of ``cells.csv`` by their headings, its settings, and its curves."""
 
     cell: str
     state: str
@@ -39,7 +39,7 @@ class CellPage(NamedTuple):
 
 
 def cell_pages(cells: Sequence[CellSettings], trained: pd.DataFrame, curves: pd.DataFrame) -> list[CellPage]:
-    """A page a training, in the order of the table."""
+    """Build the page of each training, in the order of ``cells``."""
     of_cell = dict(list(curves.groupby("cell")))
     rows = {row["cell"]: row for row in records(trained)}
     return [_page(cell, rows[cell.id], of_cell.get(cell.id, curves.iloc[:0])) for cell in cells]
@@ -56,7 +56,7 @@ def _page(cell: CellSettings, row: dict[str, Any], curves: pd.DataFrame) -> Cell
 
 
 def _course(title: str, course: pd.DataFrame, logarithmic: bool) -> Course | None:
-    """None with fewer than two points; on a logarithmic scale if all values allow it."""
+    """Return the curve of a training, or None with fewer than two points; logarithmic only if all values are > 0."""
     course = course.dropna(subset=["value"])
     if len(course) < 2:
         return None
@@ -65,8 +65,8 @@ def _course(title: str, course: pd.DataFrame, logarithmic: bool) -> Course | Non
     heights = [math.log(value) for value in values] if logarithmic and min(values) > 0 else values
     low, span = min(heights), max(heights) - min(heights) or 1.0
     first, wide = samples[0], samples[-1] - samples[0] or 1
-    places = ((WIDTH * (x - first) / wide, HEIGHT * (1 - (y - low) / span))
-              for x, y in zip(samples, heights, strict=True))  # fmt: skip
-    points = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+    positions = ((WIDTH * (x - first) / wide, HEIGHT * (1 - (y - low) / span))
+                 for x, y in zip(samples, heights, strict=True))  # fmt: skip
+    points = " ".join(f"{x:.1f},{y:.1f}" for x, y in positions)
     lowest, highest, last = (f"{value:.4g}" for value in (min(values), max(values), values[-1]))
     return Course(title, points, lowest, highest, last, samples[-1])

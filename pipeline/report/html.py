@@ -1,4 +1,4 @@
-"""The one page that holds the report."""
+"""The report as one page of HTML, with its figures, images and scripts inside."""
 
 import base64
 import hashlib
@@ -25,7 +25,6 @@ from pipeline.settings.run import RunSettings
 
 # folders and files may be named after patients
 _PATHS: Any = {"runs": True, "study": {"donor": True}, "data": {"sources": {"__all__": {"path"}}}}
-_PHOTOS = ("fig8-differences", "fig9-slices")  # all others are smaller, and sharper, as SVG
 _COLUMNS = {
     "cells": ["cell", "state", "model", "slices", "ranks", "nodes", "sampling", "transfer", "seed", "arm", "work",
               "epochs", "parameters", "steps", "samples", "effective_batch", "training_seconds", "validation_seconds",
@@ -40,14 +39,14 @@ def write_page(
 ) -> None:  # fmt: skip
     """Write ``target/index.html``; figures and images are inside, every text is escaped.
 
-    The page forbids itself, by a Content-Security-Policy, any script but its own two and any request.
+    A Content-Security-Policy in the page forbids all requests, and all scripts but the page's two.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pipeline.report", "."), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
     environment.filters["pretty"] = partial(json.dumps, indent=1, ensure_ascii=False)
-    scripts, style = [_own("tables.js"), _own("viewer.js")], _own("page.css")
+    scripts, style = [_asset("tables.js"), _asset("viewer.js")], _asset("page.css")
     split = read_json(root / "data" / "split.json")
     gpu_hours = _total(results.tables["accounting"], "gpu_hours")
     page = environment.get_template("page.html.j2").render(
@@ -62,7 +61,7 @@ def write_page(
         gpu_hours=gpu_hours,
         bill=None if gpu_hours is None else settings.budget.bill(gpu_hours),
         core_hours=_total(results.tables["accounting"], "core_hours"),
-        figures={drawn.path.name: (drawn, _data_url(drawn)) for drawn in figures},
+        figures=[(drawn, _data_url(drawn)) for drawn in figures],
         viewer=results.stacks and viewer_data(results.stacks),
         worse=list(results.tables["quality"].query("beats_input == 'no'")["model"]),
         pages=cell_pages(cells, results.tables["cells"], results.curves), course_size=(WIDTH, HEIGHT),
@@ -71,8 +70,8 @@ def write_page(
     write_atomic(target / "index.html", page)
 
 
-def _own(name: str) -> Markup:
-    """A file beside this module, which is ours and goes into the page as it is."""
+def _asset(name: str) -> Markup:
+    """Read a file of this package that goes into the page without being escaped."""
     return Markup(files("pipeline.report").joinpath(name).read_text())  # noqa: S704
 
 
@@ -82,9 +81,9 @@ def _policy(scripts: Sequence[str], style: str) -> str:
     return f"default-src 'none'; img-src data:; script-src {' '.join(hashes[:-1])}; style-src {hashes[-1]}"
 
 
-def _tables(tables: Mapping[str, pd.DataFrame], known: Collection[str]) -> dict[str, ShownTable]:
-    shown = {name: show(table, _COLUMNS.get(name), known) for name, table in tables.items()}
-    return {**shown, "quality": show_quality(tables["quality"], known), "table2": show_table2(tables["table2"])}
+def _tables(tables: Mapping[str, pd.DataFrame], cells: Collection[str]) -> dict[str, ShownTable]:
+    shown = {name: show(table, _COLUMNS.get(name), cells) for name, table in tables.items()}
+    return {**shown, "quality": show_quality(tables["quality"], cells), "table2": show_table2(tables["table2"])}
 
 
 def _manifest(path: Path) -> ShownTable:
@@ -92,14 +91,14 @@ def _manifest(path: Path) -> ShownTable:
 
 
 def _total(accounting: pd.DataFrame, column: str) -> float | None:
-    """None where nobody counted."""
+    """Sum a column; None where no hours were counted."""
     return float(accounting[column].sum()) if column in accounting and accounting[column].notna().any() else None
 
 
 def _data_url(drawn: Drawn) -> str:
-    """Empty for a figure that is missing."""
+    """Return the figure's file as a URL for ``src``; empty if the figure is missing."""
     if drawn.missing:
         return ""
-    kind, ending = ("png", ".png") if drawn.path.name in _PHOTOS else ("svg+xml", ".svg")
+    kind, ending = ("png", ".png") if drawn.figure.has_images else ("svg+xml", ".svg")
     content = drawn.path.with_name(drawn.path.name + ending).read_bytes()
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

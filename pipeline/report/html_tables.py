@@ -1,23 +1,23 @@
-"""Tables as a reader sees them: each cell its text, what it is sorted by, and where it leads."""
+"""Tables of the page: each cell has its text, the number that it is sorted by, and the training that it links to."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import pandas as pd
 
+from pipeline.quality.measures import MEASURES, SliceMeasure, names, shown_in, slice_measures
 from pipeline.report.table2 import HEADER, SORTED_BY, shown_rows
+from pipeline.report.tables import records
 
 _PERCENT = {"rmse_change", *(f"{name}{end}" for name in ("efficiency", "lost") for end in ("", "_low", "_high"))}
-_METRICS = {"rmse_hu": "2f", "mse": "2e", "psnr": "2f", "ssim": "4f", "ms_ssim": "4f"}
-_OF_SCANS = {"noise_sd": "noise SD (HU)", "sharpness": "sharpness", "bias_lung": "lung bias (HU)",
-             "bias_soft": "soft tissue bias (HU)", "bias_bone": "bone and contrast bias (HU)"}  # fmt: skip
-_TITLES = {**_OF_SCANS, "psnr": "PSNR (dB)", "mse": "MSE", "ssim": "SSIM", "ms_ssim": "MS-SSIM", "rmse_hu": "RMSE (HU)"}
+_TITLES = {measure.name: measure.title for measure in MEASURES}
 _UNITS = {"seconds": "(s)", "hu": "(HU)", "mm": "(mm)", "bytes": "(GiB)"}
 _IDS = ("cell", "baseline", "item")
 
 
 class Shown(NamedTuple):
-    """One cell: ``key`` is the number that it is sorted by, if it is one; ``leads_to`` the training it names."""
+    """Cell of a table: ``key`` is the number it is sorted by, None for text; ``leads_to`` the training it names."""
 
     text: str
     key: float | None = None
@@ -25,48 +25,49 @@ class Shown(NamedTuple):
 
 
 class ShownTable(NamedTuple):
-    """Header and rows."""
+    """Table with a header."""
 
     header: list[str]
     rows: list[list[Shown]]
 
     def numeric(self) -> list[bool]:
-        """Of each column, whether any of its cells is a number."""
+        """Tell of each column whether any of its cells is a number."""
         return [any(cell.key is not None for cell in column) for column in zip(*self.rows, strict=True)]
 
 
 def show(
-    table: pd.DataFrame, columns: Sequence[str] | None, known: Collection[str], ids: Collection[str] = _IDS
+    table: pd.DataFrame, columns: Sequence[str] | None, cells: Collection[str], ids: Collection[str] = _IDS
 ) -> ShownTable:
-    """The columns that there are of those named, or all; those of ``ids`` lead to the trainings that are ``known``."""
-    kept = [str(name) for name in table] if columns is None else [name for name in columns if name in table]
-    rows = [[_shown(name, value, known if name in ids else ()) for name, value in zip(kept, row, strict=True)]
-            for row in table[kept].itertuples(index=False)]  # fmt: skip
-    return ShownTable([heading(name) for name in kept], rows)
+    """Show a table's ``columns`` as far as it has them, or all; names of ``cells`` in the columns ``ids`` are links."""
+    columns = [str(name) for name in table] if columns is None else [name for name in columns if name in table]
+    rows = [[_shown(name, value, cells if name in ids else ()) for name, value in zip(columns, row, strict=True)]
+            for row in table[columns].itertuples(index=False)]  # fmt: skip
+    return ShownTable([heading(name) for name in columns], rows)
 
 
-def show_quality(quality: pd.DataFrame, known: Collection[str]) -> ShownTable:
-    """Mean and SD of each metric in one cell, sorted by the mean; then what is a mean over scans."""
-    before = show(quality, ["model", "scans", "slices", "rmse_change", "beats_input"], known, ("model",))
-    figures = zip(*([_with_sd(*pair, digits) for pair in _pairs(quality, metric)]
-                    for metric, digits in _METRICS.items()), strict=True)  # fmt: skip
-    after = show(quality, [*_OF_SCANS], ())
-    return ShownTable(
-        [*before.header, *(heading(metric) for metric in _METRICS), *after.header],
-        [[*row, *more, *rest] for row, more, rest in zip(before.rows, figures, after.rows, strict=True)],
-    )
+def show_quality(quality: pd.DataFrame, cells: Collection[str]) -> ShownTable:
+    """Show the table of models: measures of slices as mean and SD, sorted by the mean; then means over scans."""
+    of_slices = slice_measures("page")
+    of_scans = names(measure for measure in shown_in("page") if measure not in of_slices)
+    parts = [
+        show(quality, ["model", "scans", "slices", "rmse_change", "beats_input"], cells, ("model",)),
+        ShownTable(
+            [measure.title for measure in of_slices],
+            [[_with_sd(row, measure) for measure in of_slices] for row in records(quality)],
+        ),
+        show(quality, of_scans, ()),
+    ]
+    rows = zip(*(part.rows for part in parts), strict=True)
+    return ShownTable([*chain(*(part.header for part in parts))], [[*chain(*row)] for row in rows])
 
 
-def _pairs(quality: pd.DataFrame, metric: str) -> list[tuple[float, float]]:
-    return list(zip(quality[f"{metric}_mean"], quality[f"{metric}_sd"], strict=True))
-
-
-def _with_sd(mean: float, sd: float, digits: str) -> Shown:
-    return Shown(f"{mean:.{digits}} ± {sd:.{digits}}", mean)
+def _with_sd(row: Mapping[str, Any], measure: SliceMeasure) -> Shown:
+    mean, sd = row[f"{measure.name}_mean"], row[f"{measure.name}_sd"]
+    return Shown(f"{mean:.{measure.digits}} ± {sd:.{measure.digits}}", mean)
 
 
 def show_table2(table: pd.DataFrame) -> ShownTable:
-    """As in its Markdown, sorted by the figures behind the text."""
+    """Show Table 2 with the texts of its Markdown, sorted by the numbers behind them."""
     texts, keys = shown_rows(table, "±"), table[list(SORTED_BY)].itertuples(index=False)
     return ShownTable(list(HEADER), [
         [Shown(text, _key(key)) for text, key in zip(row, row_keys, strict=True)]
@@ -74,8 +75,8 @@ def show_table2(table: pd.DataFrame) -> ShownTable:
     ])  # fmt: skip
 
 
-def _shown(column: str, value: Any, known: Collection[str]) -> Shown:
-    return Shown(text_of(column, value), _key(value), value if value in known else "")
+def _shown(column: str, value: Any, cells: Collection[str]) -> Shown:
+    return Shown(text_of(column, value), _key(value), value if value in cells else "")
 
 
 def _key(value: Any) -> float | None:
@@ -83,13 +84,13 @@ def _key(value: Any) -> float | None:
 
 
 def heading(column: str) -> str:
-    """A column's name in words, with its unit."""
+    """Write a column's name in words, with its unit."""
     name, _, unit = column.rpartition("_")
     return _TITLES.get(column) or (f"{name} {_UNITS[unit]}" if unit in _UNITS else column).replace("_", " ")
 
 
 def text_of(column: str, value: Any) -> str:
-    """A value as its column's unit wants it; nothing for what is unknown."""
+    """Write a value in the format of its column's unit; a missing value is an empty text."""
     if pd.isna(value):
         return ""
     if column in _PERCENT:

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class PaperRow(NamedTuple):
-    """A training on A100-80GB, batch 1 a GPU; MSE and MS-SSIM on volumes scaled by their own range, mean and SD."""
+    """A training on A100-80GB, batch 1 a GPU; mean and SD of MSE and MS-SSIM, on volumes scaled by their own range."""
 
     architecture: str
     epochs: int
@@ -22,8 +22,8 @@ def _row(
     mse: float, mse_sd: float, ms_ssim: float, ms_ssim_sd: float,
 ) -> PaperRow:  # fmt: skip
     hours, minutes, seconds = map(int, time.split(":"))
-    whole = 3600 * hours + 60 * minutes + seconds
-    return PaperRow(architecture, epochs, slices, ranks, whole, mse, mse_sd, ms_ssim, ms_ssim_sd)
+    total = 3600 * hours + 60 * minutes + seconds
+    return PaperRow(architecture, epochs, slices, ranks, total, mse, mse_sd, ms_ssim, ms_ssim_sd)
 
 
 TABLE_2 = (

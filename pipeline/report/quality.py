@@ -1,4 +1,4 @@
-"""What is known of the quality of denoisers, as CSV files and figures."""
+"""The quality of denoisers as CSV files, figures and lines, without the rest of the report."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,14 +6,18 @@ from pathlib import Path
 import pandas as pd
 
 from data_prep.files import write_atomic
+from pipeline.quality.measures import RANKED_BY, Measure, SliceMeasure, shown_in
 from pipeline.report.figures import QUALITY, draw_all
-from pipeline.report.quality_tables import quality_tables
+from pipeline.report.quality_tables import judged_table, quality_tables
 from pipeline.report.results import Results
-from pipeline.report.tables import judged_table
 
 
 def write_quality(root: Path, judged: Sequence[str], target: Path) -> pd.DataFrame:
-    """Write tables and figures of the models ``judged`` in the run folder ``root`` to ``target``; return the first."""
+    """Write tables and figures of the models ``judged`` in the run folder ``root`` to ``target``.
+
+    Returns:
+        The table of models, which is ``quality.csv``.
+    """
     slices = judged_table(root, judged)
     tables = quality_tables(root, judged, slices)
     for name, table in tables.items():
@@ -23,10 +27,12 @@ def write_quality(root: Path, judged: Sequence[str], target: Path) -> pd.DataFra
 
 
 def quality_lines(quality: pd.DataFrame) -> str:
-    """A few columns for the terminal."""
-    columns = {
-        "rmse_hu_scans": "RMSE (HU)", "psnr_mean": "PSNR (dB)", "ms_ssim_mean": "MS-SSIM", "noise_sd": "noise SD (HU)",
-        "sharpness": "sharpness", "bias_lung": "lung bias (HU)", "bias_soft": "soft bias",
-        "bias_bone": "bone/contrast bias",
-    }  # fmt: skip
+    """Write a few columns of the table of models for the terminal."""
+    columns = {_column(measure): measure.short or measure.title for measure in shown_in("terminal")}
     return quality.set_index("model")[[*columns]].rename(columns=columns).to_string(float_format="{:.4g}".format)
+
+
+def _column(measure: Measure) -> str:
+    if measure.name == RANKED_BY:
+        return f"{RANKED_BY}_scans"
+    return f"{measure.name}_mean" if isinstance(measure, SliceMeasure) else measure.name

@@ -1,128 +1,130 @@
-"""Tables of how good denoisers are: by scan, by data set, against each other, and their noise spectra."""
+"""Tables of how good denoisers are: by slice, by scan, by data set, and their noise spectra."""
 
 import json
-from collections.abc import Mapping, Sequence
-from itertools import combinations
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from pipeline.quality.statistics import LEAST_PATIENTS, holm, interval, paired_test
-from pipeline.report.tables import quality_table
+from pipeline.quality.measures import MEASURES, RANKED_BY, SCAN_MEASURES, SLAB_MEASURES, SLICE_MEASURES, names
+from pipeline.quality.statistics import interval
+from pipeline.report.quality_tests import tests_table
+from pipeline.settings.names import LOW_DOSE_INPUT
 
-SCAN_METRICS = (
-    "rmse_hu", "mse", "psnr", "ssim", "ms_ssim", "ssim_3d", "ms_ssim_3d",
-    "noise_sd", "nps_mean_frequency", "sharpness", "bias_lung", "bias_soft", "bias_bone",
-)  # fmt: skip
-TESTED = ("rmse_hu", "ssim", "ms_ssim", "sharpness")
 ALL = "all"
-_SIGNIFICANT = 0.05
+Rows = Mapping[str, Sequence[Mapping[str, Any]]]
+"""Rows of the judged scans, by model."""
 
 
 def quality_tables(root: Path, judged: Sequence[str], slices: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """All of them, by the names of their CSV files, of the models ``judged`` in the run folder ``root``.
+    """Make the tables of the models ``judged`` in the run folder ``root``, by the names of their CSV files.
 
-    ``slices``: a row a judged slice. Without any model the first table is empty, and there is no other.
+    ``slices``: a row a judged slice. Without any model the table ``quality`` is empty, and there is no other.
     """
     quality = quality_table(slices)
     if not judged:
         return {"quality": quality}
-    found = {model: json.loads((root / "evaluation" / f"{model}.scans.json").read_text()) for model in judged}
-    scans = scans_table(found, pd.read_csv(root / "data" / "manifest.csv", dtype=str))
+    rows = {model: json.loads((root / "evaluation" / f"{model}.scans.json").read_text()) for model in judged}
+    scans = scans_table(rows, pd.read_csv(root / "data" / "manifest.csv", dtype=str))
     datasets = datasets_table(scans)
     return {
         "quality": with_scans(quality, datasets), "quality_scans": scans, "quality_datasets": datasets,
-        "quality_tests": tests_table(scans), "nps": nps_table(found),
+        "quality_tests": tests_table(scans), "nps": nps_table(rows),
     }  # fmt: skip
 
 
-def with_scans(quality: pd.DataFrame, datasets: pd.DataFrame) -> pd.DataFrame:
-    """The table of networks with what is known of the held-out scans.
+def judged_table(root: Path, judged: Sequence[str]) -> pd.DataFrame:
+    """Read a row for each model, the low-dose input among them, and held-out slice."""
+    rows = [{"model": model, **row} for model in judged
+            for row in json.loads((root / "evaluation" / f"{model}.json").read_text())]  # fmt: skip
+    return pd.DataFrame(rows, columns=["model", "dataset", "scan", "slice", *names(SLICE_MEASURES)])
 
-    ``patients``; ``rmse_hu_low`` and ``_high``, the 95 % interval of the scans' mean RMSE; and means over scans.
+
+def quality_table(judged: pd.DataFrame) -> pd.DataFrame:
+    """Summarise each model in a row, the low-dose input first: mean and SD of each measure over held-out slices.
+
+    ``rmse_change``: relative to the input, negative is better; ``beats_input``: yes, no, unknown, or - for the input.
+    """
+    rows = [_quality_row(str(model), slices) for model, slices in judged.groupby("model", sort=False)]
+    means = [f"{name}_{statistic}" for name in names(SLICE_MEASURES) for statistic in ("mean", "sd")]
+    table = pd.DataFrame(rows, columns=["model", "scans", "slices", *means])
+    of_input = table.loc[table["model"] == LOW_DOSE_INPUT, "rmse_hu_mean"].max()  # NaN while it is not judged
+    table["rmse_change"] = table["rmse_hu_mean"] / of_input - 1
+    beats = np.select([table["rmse_change"].isna(), table["rmse_change"] < 0], ["unknown", "yes"], "no")
+    table["beats_input"] = np.where(table["model"] == LOW_DOSE_INPUT, "-", beats)
+    return table
+
+
+def _quality_row(model: str, slices: pd.DataFrame) -> dict[str, Any]:
+    counts = {"model": model, "scans": slices["scan"].nunique(), "slices": len(slices)}
+    return {**counts, **_means(slices, names(SLICE_MEASURES))}
+
+
+def _means(rows: pd.DataFrame, columns: Iterable[str]) -> dict[str, float]:
+    statistics: dict[str, float] = {}
+    for name in columns:
+        statistics |= {f"{name}_mean": rows[name].mean(), f"{name}_sd": rows[name].std(ddof=1)}
+    return statistics
+
+
+def with_scans(quality: pd.DataFrame, datasets: pd.DataFrame) -> pd.DataFrame:
+    """Add to the table of models what was measured of whole held-out scans.
+
+    ``patients``; ``rmse_hu_scans``, the mean RMSE of the scans, with its SD and its 95 % interval ``rmse_hu_low`` and
+    ``_high``; and the means over scans of what slices alone cannot tell.
     """
     rows = datasets[(datasets["part"] == "test") & (datasets["dataset"] == ALL)].set_index("model")
-    columns = {"patients": "patients", "rmse_hu_scans": "rmse_hu_mean", "rmse_hu_scans_sd": "rmse_hu_sd",
-               "rmse_hu_low": "rmse_hu_low", "rmse_hu_high": "rmse_hu_high",
-               **{metric: f"{metric}_mean" for metric in SCAN_METRICS[5:]}}  # fmt: skip
+    ranked = {"_scans": "_mean", "_scans_sd": "_sd", "_low": "_low", "_high": "_high"}
+    columns = {"patients": "patients", **{f"{RANKED_BY}{new}": f"{RANKED_BY}{old}" for new, old in ranked.items()},
+               **{name: f"{name}_mean" for name in names([*SLAB_MEASURES, *SCAN_MEASURES])}}  # fmt: skip
     return quality.join(pd.DataFrame({new: rows[old] for new, old in columns.items()}), on="model")
 
 
-def scans_table(found: Mapping[str, Sequence[Mapping[str, Any]]], manifest: pd.DataFrame) -> pd.DataFrame:
-    """A row a model, part of the split and scan; ``patient`` by the manifest, and ``SCAN_METRICS``.
+def scans_table(rows: Rows, manifest: pd.DataFrame) -> pd.DataFrame:
+    """Make a row a model, part of the split and scan: every measure, and ``patient`` as the manifest names it.
 
     ``rmse_hu``, ``mse`` and ``psnr`` are over all the scan's voxels, ``ssim`` and ``ms_ssim`` means over slices.
     """
-    columns = ["model", "part", "dataset", "scan", "slices", "noise_blocks", *SCAN_METRICS]
-    rows = [{"model": model, **scan} for model, scans in found.items() for scan in scans]
-    table = pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(SCAN_METRICS, float))  # None: no such tissue
+    measured = names(MEASURES)
+    columns = ["model", "part", "dataset", "scan", "slices", "noise_blocks", *measured]
+    table = pd.DataFrame([{"model": model, **scan} for model, scans in rows.items() for scan in scans], columns=columns)
+    table = table.astype(dict.fromkeys(measured, float))  # None, where a scan has no such tissue, becomes NaN
     patients = manifest[manifest["state"] == "kept"][["dataset", "scan", "subject"]]
-    named = patients.rename(columns={"subject": "patient"})
-    return table.merge(named, on=["dataset", "scan"], how="left", validate="many_to_one")
+    patients = patients.rename(columns={"subject": "patient"})
+    return table.merge(patients, on=["dataset", "scan"], how="left", validate="many_to_one")
 
 
 def datasets_table(scans: pd.DataFrame) -> pd.DataFrame:
-    """A row a model, part and data set, and ``all`` of them: mean, SD and 95 % interval of each metric over scans."""
-    everything = pd.concat([scans.assign(dataset=ALL), scans])
-    groups = everything.groupby(["model", "part", "dataset"], sort=False)
+    """Make a row a model, part and data set, and ``all`` of these: means, SDs and 95 % intervals over scans."""
+    groups = pd.concat([scans.assign(dataset=ALL), scans]).groupby(["model", "part", "dataset"], sort=False)
     rows = [
-        {"model": model, "part": part, "dataset": dataset, **_summed_up(group)}
+        {"model": model, "part": part, "dataset": dataset, **_dataset_row(group)}
         for (model, part, dataset), group in groups
     ]
     return pd.DataFrame(rows)
 
 
-def _summed_up(group: pd.DataFrame) -> dict[str, float]:
-    row: dict[str, float] = {"scans": len(group), "patients": group["patient"].nunique()}
-    for metric in SCAN_METRICS:
-        low, high = interval(group[metric], group["patient"])
-        row |= {f"{metric}_mean": group[metric].mean(), f"{metric}_sd": group[metric].std(ddof=1),
-                f"{metric}_low": low, f"{metric}_high": high}  # fmt: skip
+def _dataset_row(scans: pd.DataFrame) -> dict[str, float]:
+    row: dict[str, float] = {"scans": len(scans), "patients": scans["patient"].nunique()}
+    for name in names(MEASURES):
+        low, high = interval(scans[name], scans["patient"])
+        row |= {**_means(scans, [name]), f"{name}_low": low, f"{name}_high": high}
     return row
 
 
-def tests_table(scans: pd.DataFrame) -> pd.DataFrame:
-    """A row a pair of models and metric, on the part ``test``, paired by patient and corrected after Holm by metric.
+def nps_table(rows: Rows) -> pd.DataFrame:
+    """Average the noise power spectra of the part ``test``: a row a model and frequency (cycles/mm).
 
-    ``difference``: mean over patients of the first minus the second.
+    ``nps`` in HU^2 mm^2: means over scans, weighted by their uniform blocks; ``blocks`` says how many there were.
     """
-    tested = scans[scans["part"] == "test"]
-    means = tested.groupby(["patient", "model"])[list(TESTED)].mean()
-    models = list(dict.fromkeys(tested["model"]))
-    tables = [_tests_of(means[metric].unstack("model"), metric, models) for metric in TESTED]
-    return pd.concat(tables, ignore_index=True)
-
-
-def _tests_of(values: pd.DataFrame, metric: str, models: Sequence[str]) -> pd.DataFrame:
-    rows: list[Mapping[str, Any]] = []
-    columns = values[[*models]].to_numpy(np.float64).T  # 200 networks are 19,900 pairs
-    for (first, ours), (second, theirs) in combinations(zip(models, columns, strict=True), 2):
-        both = ours - theirs
-        differences = both[np.isfinite(both)]
-        rows.append({
-            "metric": metric, "first": first, "second": second, "patients": len(differences),
-            "difference": differences.mean() if len(differences) else np.nan, "p": paired_test(differences),
-        })  # fmt: skip
-    table = pd.DataFrame(rows, columns=["metric", "first", "second", "patients", "difference", "p"])
-    table["p_holm"] = holm(table["p"].to_numpy(np.float64))
-    words = np.where(table["p_holm"] < _SIGNIFICANT, "differ", "no difference shown")
-    table["verdict"] = np.where(table["p"].isna(), f"not testable: fewer than {LEAST_PATIENTS} patients", words)
-    return table
-
-
-def nps_table(found: Mapping[str, Sequence[Mapping[str, Any]]]) -> pd.DataFrame:
-    """Noise power spectra of the part ``test``: a row a model and frequency (cycles/mm), ``nps`` in HU^2 mm^2.
-
-    Means over scans, weighted by their uniform blocks; ``blocks`` says how many there were.
-    """
-    rows = [
+    spectra = [
         {"model": model, "frequency": round(frequency, 6), "power": nps * scan["noise_blocks"],
          "blocks": scan["noise_blocks"]}
-        for model, scans in found.items() for scan in scans if scan["part"] == "test"
+        for model, scans in rows.items() for scan in scans if scan["part"] == "test"
         for frequency, nps in zip(*scan["nps"], strict=True)
     ]  # fmt: skip
-    table = pd.DataFrame(rows, columns=["model", "frequency", "power", "blocks"])
+    table = pd.DataFrame(spectra, columns=["model", "frequency", "power", "blocks"])
     sums = table.groupby(["model", "frequency"], sort=False)[["power", "blocks"]].sum().reset_index()
     return sums.assign(nps=sums["power"] / sums["blocks"])[["model", "frequency", "nps", "blocks"]]

@@ -3,10 +3,12 @@
 (() => {
   const root = document.getElementById("viewer");
   if (!root) return;
-  const {names, rows, columns, slices} = JSON.parse(document.getElementById("viewer-data").textContent);
+  const {
+    names, rows, columns, slices,
+    windows,  // centre and width in HU, by name
+    difference_hu: DIFFERENCE,  // at the ends of the colour scale
+  } = JSON.parse(document.getElementById("viewer-data").textContent);
   const LAST = names.length - 1;
-  const WINDOWS = {lung: [-600, 1500], mediastinum: [40, 400], bone: [400, 1800]};  // centre, width, HU
-  const DIFFERENCE = 100;  // HU at the ends of the colour scale
   const COLOURS = [[179, 88, 6], [253, 184, 99], [247, 247, 247], [178, 171, 210], [84, 39, 136]];
 
   const find = id => document.getElementById(`viewer-${id}`);
@@ -36,14 +38,14 @@
   }
 
   function grey(hu) {
-    const [centre, width] = WINDOWS[root.querySelector("input[name=window]:checked").value];
+    const [centre, width] = windows[root.querySelector("input[name=window]:checked").value];
     const value = 255 * (hu - centre + width / 2) / width;
     return [value, value, value];
   }
 
   function diverging(change) {
-    const place = Math.min(Math.max(2 + 2 * change / DIFFERENCE, 0), 4), first = Math.min(Math.floor(place), 3);
-    return COLOURS[first].map((low, i) => low + (place - first) * (COLOURS[first + 1][i] - low));
+    const position = Math.min(Math.max(2 + 2 * change / DIFFERENCE, 0), 4), first = Math.min(Math.floor(position), 3);
+    return COLOURS[first].map((low, i) => low + (position - first) * (COLOURS[first + 1][i] - low));
   }
 
   const stops = () => [0, Number(model.value), LAST];
@@ -94,8 +96,8 @@
     const y = Math.floor((event.clientY - box.top) / box.height * rows);
     if (x < 0 || y < 0 || x >= columns || y >= rows) return;
     const z = Number(slice.value), values = await Promise.all(stops().map(number => image(z, number)));
-    const told = stops().map((number, i) => `${names[number]} ${values[i][y * columns + x]} HU`);
-    find("told").textContent = `Row ${y}, column ${x}: ${told.join(", ")}`;
+    const readings = stops().map((number, i) => `${names[number]} ${values[i][y * columns + x]} HU`);
+    find("told").textContent = `Row ${y}, column ${x}: ${readings.join(", ")}`;
   }
 
   function drawScale() {

@@ -1,8 +1,8 @@
-"""Neighbouring slices of one held-out scan: as they were judged, and packed for the page's viewer."""
+"""Neighbouring slices of a held-out scan: those that were judged, and the same packed for the page's viewer."""
 
 import base64
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,30 +11,38 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from data_prep.overview import WINDOWS
+from pipeline.settings.cells import CellSettings
 from pipeline.settings.names import DDNET_2D, LOW_DOSE_INPUT, RED_CNN
 
 Hu = NDArray[np.int16]
 PACKED_BYTES = 10 * 2**20
-"""What the viewer's slices may take, before base64 makes them a third larger: the page stays below 25 MB."""
+"""Limit for all slices of the viewer, before base64 makes them a third larger: the page stays below 25 MB."""
+DIFFERENCE_HU = 100
+"""Differences from the full dose are shown from minus to plus this."""
+_WINDOWS = {**WINDOWS, "bone": (400.0, 1800.0)}
 
 
 @dataclass(frozen=True)
 class Stacks:
-    """HU of the same slices, (slices, rows, columns): the low dose, the 2D networks, the best 3D one; the full dose."""
+    """HU of the same slices, each (slices, rows, columns).
+
+    ``images``: low dose, 2D networks and the best 3D network, by what figures call them; ``full``: the full dose.
+    """
 
     images: Mapping[str, Hu]
     full: Hu
 
     @property
     def middle(self) -> int:
-        """The slice that figures show."""
+        """Index of the slice that figures show."""
         return len(self.full) // 2
 
 
-def read_stacks(root: Path, quality: pd.DataFrame, dose: float) -> Stacks | None:
-    """What judging left in ``root/evaluation`` of the networks in ``quality``; None where nothing was judged."""
-    models = list(quality.sort_values("rmse_hu_mean")["model"])
-    best = next((model for model in models if model.startswith("3d")), None)
+def read_stacks(root: Path, quality: pd.DataFrame, cells: Sequence[CellSettings], dose: float) -> Stacks | None:
+    """Read the example images of the networks in ``quality`` from ``root/evaluation``; None if nothing was judged."""
+    models, deep = list(quality.sort_values("rmse_hu_mean")["model"]), {cell.id for cell in cells if cell.dims == 3}
+    best = next((model for model in models if model in deep), None)
     names = {f"low dose ({100 * dose:g} %)": LOW_DOSE_INPUT, "2D-DDnet": DDNET_2D, "RED-CNN": RED_CNN,
              f"3D-DDnet ({best})": best}  # fmt: skip
     images, full = {}, None
@@ -46,17 +54,21 @@ def read_stacks(root: Path, quality: pd.DataFrame, dose: float) -> Stacks | None
 
 
 def viewer_data(stacks: Stacks) -> dict[str, Any]:
-    """The stacks as plain values for JSON: as many slices around the middle as fit into ``PACKED_BYTES``."""
+    """Return the stacks as plain values for JSON: as many slices around the middle as fit into ``PACKED_BYTES``.
+
+    With them go the viewer's windows (centre and width in HU) and the range of its colour scale.
+    """
     named = {**stacks.images, "full dose": stacks.full}
     count, rows, columns = stacks.full.shape
     packed = [[pack(stack[z]) for stack in named.values()] for z in range(count)]
     first, stop = _fitting([sum(map(len, slice_)) for slice_ in packed])
     texts = [[base64.b64encode(plane).decode() for plane in slice_] for slice_ in packed[first:stop]]
-    return {"names": list(named), "rows": rows, "columns": columns, "slices": texts}
+    return {"names": list(named), "rows": rows, "columns": columns, "slices": texts, "windows": _WINDOWS,
+            "difference_hu": DIFFERENCE_HU}  # fmt: skip
 
 
 def _fitting(sizes: list[int]) -> tuple[int, int]:
-    """First and last but one of the slices that are kept: ends are left out in turn, but one always stays."""
+    """Return start and stop of the slices that fit: the ends are left out in turn, but one slice always stays."""
     first, stop = 0, len(sizes)
     while stop - first > 1 and sum(sizes[first:stop]) > PACKED_BYTES:
         if (stop - first) % 2:
@@ -69,9 +81,9 @@ def _fitting(sizes: list[int]) -> tuple[int, int]:
 def pack(image: Hu) -> bytes:
     """Deflate one slice (rows, columns) without loss.
 
-    Each pixel less the mean of its left and upper neighbour, modulo 2^16; signs folded into the lowest bit; all low
-    bytes, then all high bytes. ``viewer.js`` has the inverse. A quarter smaller than as two channels of a PNG, and
-    no browser alters what does not pass through an image decoder and a canvas.
+    Deflated are the differences of each pixel from the mean of its left and upper neighbour, modulo 2^16, with signs
+    folded into the lowest bit; first all low bytes, then all high bytes. ``viewer.js`` has the inverse. This is a
+    quarter smaller than two channels of a PNG, and bytes that pass through no image decoder are not altered by one.
     """
     wide = image.astype(np.int32)
     left, above = np.roll(wide, 1, 1), np.roll(wide, 1, 0)

@@ -107,7 +107,7 @@ def _comparable(cells: pd.DataFrame) -> Iterator[tuple[Any, Any, int, pd.DataFra
 def _warm_steps(cells: pd.DataFrame, name: ArmName, ranks: int, warm: Mapping[str, pd.DataFrame]) -> list[pd.DataFrame]:
     """Look up the steps of an arm, or of the arm that is the same on so many ranks; an empty list without any."""
     arm = ARMS[name].on(ranks)
-    equal = next(other for other in ARMS if ARMS[other] == arm)
+    equal = next(candidate for candidate in ARMS if ARMS[candidate] == arm)
     trainings = cells[(cells["arm"] == equal) & (cells["ranks"] == (1 if arm.single_rank else ranks))]
     return [warm[cell] for cell in trainings["cell"] if cell in warm]
 

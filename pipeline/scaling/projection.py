@@ -50,12 +50,13 @@ def _rows(group: pd.DataFrame, warm: Mapping[str, pd.DataFrame], data_rate: floa
     first, generator = group.iloc[0], np.random.default_rng(_SEED)
     size, samples = float(first["parameters"]) * GRADIENT_BYTES, float(first["batch"] * first["accumulation"])
     model, *drawn = (
-        replace(_fit(measured, size, generator if draw else None), data_rate=data_rate) for draw in range(_DRAWS + 1)
+        replace(_fit(measured, size, generator if number else None), data_rate=data_rate)
+        for number in range(_DRAWS + 1)
     )
     common = {"law": "step model", **{name: first[name] for name in _SETTINGS}}
     sources = {"fitted": " ".join(str(ranks) for ranks, _ in measured), "assumed": "; ".join(model.assumed)}
     for ranks in RANKS:
-        bounds = interval(np.array([other.efficiency(ranks, samples) for other in drawn]))
+        bounds = interval(np.array([draw.efficiency(ranks, samples) for draw in drawn]))
         yield {**common, "ranks": ranks, **_forecast(model, ranks, samples, bounds), **sources}
 
 
@@ -90,7 +91,7 @@ def _fit(measured: Mapping[Nodes, pd.DataFrame], size: float, generator: np.rand
     return fit(points, size)
 
 
-def _step(ranks: int, nodes: int, seconds: Numbers, own: Numbers, slowest: Numbers) -> MeasuredStep:
+def _step(ranks: int, nodes: int, seconds: Numbers, busy: Numbers, slowest: Numbers) -> MeasuredStep:
     """Average the steps of one rank count; a rank that waits in the exchange waits first for the slowest rank."""
-    late = float((slowest - own).mean())
-    return MeasuredStep(ranks, nodes, float(own.mean()), max(0.0, float((seconds - own).mean()) - late), late)
+    late = float((slowest - busy).mean())
+    return MeasuredStep(ranks, nodes, float(busy.mean()), max(0.0, float((seconds - busy).mean()) - late), late)

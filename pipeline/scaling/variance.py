@@ -5,10 +5,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import pandas as pd
 
+from pipeline.quality.measures import names, slice_measures
 from pipeline.scaling.bootstrap import Numbers
 from pipeline.scaling.points import COMPARABLE, GRID_SETTINGS, finished_3d
 
-METRICS = ("mse", "ms_ssim")
+METRICS = names(slice_measures("paper"))
 SEED, PERMUTATIONS = 2025, 2000
 LEAST_UNITS = 5  # fewer deviations say too little of a variance
 _UNITS = {"scans": ["dataset", "scan"], "datasets": ["dataset"], "seeds": ["seed"]}

@@ -6,7 +6,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 
-from pipeline.report import write_report
+from pipeline.report.write import write_report
 from pipeline.settings.cells import cells_of
 from tests.bench.timing import seconds_of
 from tests.pipeline.runs import fill, judge, settings_of

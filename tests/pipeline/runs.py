@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from pipeline.quality.similarity import METRICS
-from pipeline.report.quality_tables import SCAN_METRICS
+from pipeline.quality.measures import MEASURES, SLICE_MEASURES, names
 from pipeline.settings.cells import CellSettings
 from pipeline.settings.run import RunSettings
 from pipeline.training.clock import PARTS
@@ -19,6 +18,7 @@ Hu = NDArray[np.int16]
 RMSE_HU = {"low-dose": 40.0, "2d": 50.0, "redcnn": 28.0, "3d-s16-r1": 20.0}
 OTHER_RMSE_HU = 30.0
 DATASETS = ("LIDC-IDRI", "Mayo")
+SLICE_VALUES, SCAN_VALUES = dict.fromkeys(names(SLICE_MEASURES), 0.5), dict.fromkeys(names(MEASURES), 0.5)
 
 
 def settings_of(**values: Any) -> RunSettings:
@@ -54,12 +54,12 @@ def fill(
 def judge(root: Path, model: str, full: Hu) -> None:
     """Two data sets of three slices; the example is off by noise of the model's error."""
     rmse = RMSE_HU.get(model, OTHER_RMSE_HU)
-    rows = [{"dataset": dataset, "scan": f"s-{dataset}", "slice": z, **dict.fromkeys(METRICS, 0.5), "mse": 1e-4 * rmse,
+    rows = [{"dataset": dataset, "scan": f"s-{dataset}", "slice": z, **SLICE_VALUES, "mse": 1e-4 * rmse,
              "ms_ssim": 1 - (rmse + 2 * z + 5 * n) / 1000, "rmse_hu": rmse + z}
             for n, dataset in enumerate(DATASETS) for z in range(3)]  # fmt: skip
     (root / "evaluation" / f"{model}.json").write_text(json.dumps(rows))
     scans = [{"part": "test", "dataset": dataset, "scan": f"s-{dataset}", "slices": 3, "noise_blocks": 9,
-              **dict.fromkeys(SCAN_METRICS, 0.5), "rmse_hu": rmse, "noise_sd": rmse, "sharpness": 1 - 0.01 * len(model),
+              **SCAN_VALUES, "rmse_hu": rmse, "noise_sd": rmse, "sharpness": 1 - 0.01 * len(model),
               "nps": [[0.1, 0.3, 0.5], [rmse, 2 * rmse, rmse]]}
              for dataset in DATASETS]  # fmt: skip
     (root / "evaluation" / f"{model}.scans.json").write_text(json.dumps(scans))

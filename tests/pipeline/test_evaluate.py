@@ -13,9 +13,9 @@ from skimage.restoration import denoise_tv_chambolle
 
 from data_prep.split import Part, Segment
 from data_prep.store import Pair
-from pipeline.evaluate import judgement
 from pipeline.evaluate.denoisers import Denoiser, identity, tune_total_variation
 from pipeline.evaluate.judgement import evaluate
+from pipeline.quality import scan as judged_scan
 from pipeline.quality.classical import STRENGTHS, choose_strength
 from pipeline.quality.noise_power import Noise, noise
 from pipeline.settings.run import EvaluateSettings
@@ -80,7 +80,7 @@ def test_scans_are_judged_at_once_as_they_are_one_by_one(
         meeting.wait(timeout=60)
         return noise(*scan)
 
-    monkeypatch.setattr(judgement, "noise", meet_and_measure)
+    monkeypatch.setattr(judged_scan, "noise", meet_and_measure)
     two = HOW.model_copy(update={"threads": 2})
     evaluate(identity(two), data, PARTS, two, tmp_path / "two", lambda done, total, _: told.append((done, total)))
     assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
@@ -109,7 +109,7 @@ def test_what_goes_wrong_in_judging_a_scan_is_told_and_the_others_are_kept(data:
         calls.append(len(low))
         return low[:, :9] if len(calls) == 2 else low
 
-    with pytest.raises(RuntimeError, match="must match the size"):
+    with pytest.raises(ValueError, match="must match the size"):
         evaluate(denoiser, data, PARTS, two, tmp_path / "m", ignore_progress)
     assert (tmp_path / "m" / "test" / "toy" / "a.json").exists()
     assert not (tmp_path / "m" / "test" / "toy" / "b.json").exists()

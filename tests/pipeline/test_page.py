@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
-from pipeline.report import write_report
+from pipeline.report.write import write_report
 from pipeline.settings.cells import cells_of
 from tests.pipeline.runs import Hu, fill, judge, settings_of
 from tests.scans import chest

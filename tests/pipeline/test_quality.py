@@ -9,7 +9,7 @@ from scipy.special import erf
 
 from data_prep.volume import CTVolume
 from pipeline.quality.edges import SMOOTHING, STRONG, sharpness
-from pipeline.quality.noise_power import BLOCK, noise, uniform_blocks
+from pipeline.quality.noise_power import BLOCK, RING, noise, uniform_blocks
 from pipeline.quality.tissue import TISSUES, body, smoothed, tissue_bias
 from tests.scans import chest
 
@@ -32,9 +32,11 @@ def test_white_noise_has_a_flat_spectrum() -> None:
     assert found.sd is not None
     assert found.sd == pytest.approx(30, rel=0.005)
     np.testing.assert_allclose(found.nps, 30**2 * 0.8 * 0.6, rtol=0.02)
-    assert np.dot(found.nps, found.area) == pytest.approx(found.sd**2)
     frequency = np.hypot(np.fft.fftfreq(BLOCK, 0.8)[:, None], np.fft.fftfreq(BLOCK, 0.6))
     assert found.mean_frequency == pytest.approx(frequency.ravel()[1:].mean(), rel=0.01)
+    counts = np.bincount((frequency.ravel()[1:] / RING).astype(int))
+    areas = counts[counts > 0] / (BLOCK**2 * 0.8 * 0.6)
+    assert np.dot(found.nps, areas) == pytest.approx(found.sd**2)  # Parseval
 
 
 def test_filtered_noise_has_the_filters_power() -> None:

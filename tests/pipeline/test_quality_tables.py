@@ -11,10 +11,10 @@ import pytest
 from matplotlib.figure import Figure
 from scipy.stats import bootstrap
 
-from pipeline.quality.similarity import METRICS
+from pipeline.quality.measures import MEASURES, SCAN_MEASURES, SLAB_MEASURES, SLICE_MEASURES, names
 from pipeline.quality.statistics import holm, interval, paired_test
 from pipeline.report.figures.quality import draw_bias, draw_noise_spectra, draw_sharpness
-from pipeline.report.quality_tables import SCAN_METRICS, quality_tables
+from pipeline.report.quality_tables import quality_tables
 from pipeline.report.results import Results
 
 MODELS = ("low-dose", "tv", "2d")
@@ -57,7 +57,8 @@ def test_holm_multiplies_the_smallest_most() -> None:
 
 
 SLICES = pd.DataFrame([
-    {"model": model, "dataset": "A", "scan": "s", "slice": 0, **dict.fromkeys(METRICS, 0.5)} for model in MODELS
+    {"model": model, "dataset": "A", "scan": "s", "slice": 0, **dict.fromkeys(names(SLICE_MEASURES), 0.5)}
+    for model in MODELS
 ])  # fmt: skip
 
 
@@ -74,7 +75,7 @@ def fill(root: Path, patients: int) -> None:
                            strict=True):  # fmt: skip
         rows: list[dict[str, Any]] = [
             {"part": part, "dataset": d, "scan": s, "slices": 9, "noise_blocks": 1 + (d == "B"),
-             **dict.fromkeys(SCAN_METRICS, 0.5), "rmse_hu": rmse, "bias_bone": None,
+             **dict.fromkeys(names(MEASURES), 0.5), "rmse_hu": rmse, "bias_bone": None,
              "nps": [[0.075, 0.125], [rmse, 3.0 if d == "A" else 6.0]]}
             for (_, s, d), rmse in zip(scans, base - gain, strict=True) for part in ("test", "validation")
         ]  # fmt: skip
@@ -109,7 +110,7 @@ def test_tables_say_what_is_better_and_how_sure_that_is(tmp_path: Path) -> None:
     assert curve["blocks"].tolist() == [24, 24]
     quality = tables["quality"].set_index("model")
     assert quality.loc["tv", "rmse_hu_scans"] == pytest.approx(values.mean())
-    assert {"patients", "rmse_hu_low", "rmse_hu_high", *SCAN_METRICS[5:]} <= set(quality)
+    assert {"patients", "rmse_hu_low", "rmse_hu_high", *names([*SLAB_MEASURES, *SCAN_MEASURES])} <= set(quality)
 
 
 def test_one_patient_is_no_sample(tmp_path: Path) -> None:

@@ -7,12 +7,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from pipeline.report import write_report
 from pipeline.report.figures import FIGURES, draw_all
+from pipeline.report.files import FILES
 from pipeline.report.paper import TABLE_2
 from pipeline.report.results import Results
 from pipeline.report.table2 import as_latex, as_markdown, table2
 from pipeline.report.volumes import read_stacks, viewer_data
+from pipeline.report.write import write_report
 from pipeline.settings.cells import cells_of
 from pipeline.settings.run import RunSettings
 from tests.pipeline.runs import Hu, fill, judge, settings_of
@@ -33,6 +34,7 @@ def test_a_partial_study_gives_a_partial_report(tmp_path: Path, settings: RunSet
     given = pd.DataFrame([{"stage": "study", "item": HOSTILE, "gpus": 2, "gpu_hours": 1.5, "source": "sacct"}])
     write_report(tmp_path, settings, cells, states, ["low-dose", "2d", "3d-s16-r1"], given)
     report = tmp_path / "report"
+    assert {path.name for path in report.iterdir()} == {*FILES, "figures"}
     trained = pd.read_csv(report / "cells.csv").set_index("cell")
     assert trained.loc["3d-s16-r2", "state"] == "failed"
     assert np.isnan(trained["training_seconds"]["3d-s16-r2"])
@@ -77,10 +79,12 @@ def test_a_report_without_scans_says_what_is_missing(tmp_path: Path, settings: R
     report = tmp_path / "report"
     assert pd.read_csv(report / "cells.csv")["state"].tolist() == ["missing"] * 3
     page = (report / "index.html").read_text()
-    for told in ("The scans were not split", "None: nothing was judged", "None: there is no manifest",
+    for text in ("The scans were not split", "None: nothing was judged", "None: there is no manifest",
                  "No images: nothing was judged on the held-out slices"):  # fmt: skip
-        assert told in page
+        assert text in page
     assert page.count("No figure:") == len(FIGURES)
+    for name in FIGURES:
+        assert page.count(f'id="{name}"') == 1
 
 
 def test_red_cnn_and_several_transfers_stand_side_by_side(tmp_path: Path) -> None:
@@ -180,7 +184,7 @@ def test_table_2_in_markdown_and_latex() -> None:
 @pytest.fixture
 def results(tmp_path: Path) -> Results:
     """Of a study whose analysis has all that figures can show."""
-    from pipeline.report import collect
+    from pipeline.report.write import collect
 
     grid = {"slices": [16, 32], "ranks": [1, 2, 4], "transfer": ["none", "zero"], "seeds": [0, 1]}
     settings = settings_of(study={**grid, "control_steps": 30})
@@ -193,7 +197,7 @@ def results(tmp_path: Path) -> Results:
 
 def test_every_figure_is_drawn_as_png_and_svg_and_again_the_same(tmp_path: Path, results: Results) -> None:
     drawn = list(draw_all(results, tmp_path / "figures"))
-    assert not [one for one in drawn if one.missing]
+    assert not [figure for figure in drawn if figure.missing]
     files = {path.name: path.read_bytes() for path in (tmp_path / "figures").iterdir()}
     assert set(files) == {f"{name}{ending}" for name in FIGURES for ending in (".png", ".svg")}
     list(draw_all(results, tmp_path / "figures"))
@@ -203,7 +207,8 @@ def test_every_figure_is_drawn_as_png_and_svg_and_again_the_same(tmp_path: Path,
 def test_a_figure_that_can_no_longer_be_drawn_goes(tmp_path: Path, results: Results) -> None:
     list(draw_all(results, tmp_path / "figures"))
     without = Results({**results.tables, "attribution": pd.DataFrame()}, results.curves, results.judged, None)
-    missing = {one.path.name: one.missing for one in draw_all(without, tmp_path / "figures") if one.missing}
+    drawn = draw_all(without, tmp_path / "figures")
+    missing = {figure.path.name: figure.missing for figure in drawn if figure.missing}
     assert set(missing) == {"attribution", "fig8-differences", "fig9-slices"}
     assert "no control arm was trained" in missing["attribution"]
     assert not list((tmp_path / "figures").glob("attribution.*"))
@@ -213,7 +218,7 @@ def test_the_viewer_takes_as_many_middle_slices_as_fit(tmp_path: Path, monkeypat
     full: Hu = chest(7, 64)
     (tmp_path / "evaluation").mkdir()
     judge(tmp_path, "low-dose", full)
-    stacks = read_stacks(tmp_path, pd.DataFrame({"model": ["low-dose"], "rmse_hu_mean": [40.0]}), 0.25)
+    stacks = read_stacks(tmp_path, pd.DataFrame({"model": ["low-dose"], "rmse_hu_mean": [40.0]}), [], 0.25)
     assert stacks
     whole = viewer_data(stacks)
     assert (whole["names"], len(whole["slices"])) == (["low dose (25 %)", "full dose"], 7)

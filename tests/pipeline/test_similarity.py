@@ -6,7 +6,8 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from pipeline.intensity import scaling
-from pipeline.quality.similarity import judge_slices, judge_volume, mean_of_slices
+from pipeline.quality.judge import mean_of_slabs, scan_row, slice_numbers, slice_rows
+from pipeline.quality.measures import SLAB_MEASURES
 from pipeline.quality.ssim import ms_ssim
 from tests.scans import chest
 
@@ -15,7 +16,7 @@ def test_known_errors_give_their_closed_form() -> None:
     full = chest(2, 192)
     image = full.astype(np.float32)
     image[0] += 20
-    first, second = judge_slices(image, full)
+    first, second = slice_rows(slice_numbers(image, full))
     assert first["rmse_hu"] == pytest.approx(20)
     assert first["mse"] == pytest.approx((20 / 4096) ** 2)
     assert first["psnr"] == pytest.approx(20 * math.log10(4096 / 20))
@@ -46,7 +47,7 @@ def test_scalings_map_what_they_say() -> None:
 def test_a_scan_has_the_error_of_all_its_voxels() -> None:
     full = chest(3, 192)
     image = full + np.array([10.0, 20, 20])[:, None, None]
-    scan = mean_of_slices(judge_slices(image, full))
+    scan = scan_row(slice_numbers(image, full))
     assert scan["rmse_hu"] == pytest.approx(math.sqrt(np.mean((image - full) ** 2)))
     assert scan["psnr"] == pytest.approx(peak_signal_noise_ratio(full.astype(float), image, data_range=4096))
 
@@ -58,11 +59,11 @@ def test_similarity_in_3d_knows_neighbours_along_z() -> None:
     scale = scaling("unit", full)
     x, y = (torch.from_numpy(scale.to_network(np.clip(a, -1024, 3072)))[None, None] for a in (image, full))
     slabs = [[a[:, :, z : z + 20] for a in (x, y)] for z in (0, 20)]
-    found = judge_volume(image, full)
-    assert found["ms_ssim_3d"] == pytest.approx(np.mean([float(ms_ssim(a, b, 1.0)) for a, b in slabs]))
-    theirs = [
+    similarity = {measure.name: mean_of_slabs(measure, image, full) for measure in SLAB_MEASURES}
+    assert similarity["ms_ssim_3d"] == pytest.approx(np.mean([float(ms_ssim(a, b, 1.0)) for a, b in slabs]))
+    expected = [
         structural_similarity(*(a[0, 0].double().numpy() for a in slab), data_range=1.0, gaussian_weights=True,
                               use_sample_covariance=False)
         for slab in slabs
     ]  # fmt: skip
-    assert found["ssim_3d"] == pytest.approx(np.mean(theirs), abs=1e-4)
+    assert similarity["ssim_3d"] == pytest.approx(np.mean(expected), abs=1e-4)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from matplotlib.figure import Figure
 
@@ -15,64 +16,92 @@ from pipeline.report.figures.style import new_figure, save, styled
 from pipeline.report.results import NothingToDraw, Results
 
 ENDINGS = (".png", ".svg")
+Section = Literal["slices", "quality", "speedup", "scaling", "courses"]
+"""Parts of the page with figures, in its order; ``page.html.j2`` shows all figures of each."""
+
+
+@dataclass(frozen=True)
+class ReportFigure:
+    """A figure of the report. ``has_images``: the page shows its PNG, which is smaller than the SVG of an image."""
+
+    draw: Callable[[Figure, Results], None]
+    section: Section
+    caption: str
+    has_images: bool = False
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure: ``path`` without ending, its caption, and why it is ``missing``, if it is."""
+    """A figure's file, ``path`` without ending; ``missing`` says why it could not be drawn, or is empty."""
 
+    figure: ReportFigure
     path: Path
-    caption: str
     missing: str = ""
 
 
-FIGURES: dict[str, tuple[Callable[[Figure, Results], None], str]] = {
-    "fig9-slices": (draw_slices, "One held-out slice at low dose, denoised, and at full dose, in the lung window."),
-    "fig8-differences": (draw_differences, "What differs from the full dose in the same slice."),
-    "fig4-time": (draw_time, "Time of training against ranks. Dots: each training; lines: mean of the seeds."),
-    "fig4-accuracy": (
-        draw_accuracy,
-        "MS-SSIM of the held-out slices of each data set against ranks. Line and band: mean and SD over slices.",
+FIGURES = {
+    "fig9-slices": ReportFigure(
+        draw_slices, "slices", "One held-out slice at low dose, denoised, and at full dose, in the lung window.",
+        has_images=True,
     ),
-    "efficiency": (draw_speed_up, "Speed-up and efficiency of training steps against the fewest ranks that are alike."),
-    "attribution": (draw_attribution, "What took the ranks' time that was not useful, by the control arms."),
-    "projection": (draw_projection, "Speed-up that the fitted laws expect of more ranks than were measured."),
-    "fig6-loss-slices": (
-        draw_by_slices,
-        "Course of training by slice count, on the fewest ranks. Line and band: mean and range of the seeds.",
+    "fig8-differences": ReportFigure(
+        draw_differences, "slices", "What differs from the full dose in the same slice.", has_images=True
     ),
-    "fig7-loss-transfer": (
-        draw_by_transfer,
-        "Course of training by transfer from 2D, on the fewest ranks. Line and band: mean and range of the seeds.",
-    ),
-    "sharpness": (
-        draw_sharpness,
+    "sharpness": ReportFigure(
+        draw_sharpness, "quality",
         "Edges kept against noise left; the full dose is at 0 HU and 1. A blur moves down and left. Of more than 24 "
         "models the best.",
     ),
-    "noise-spectra": (draw_noise_spectra, "Noise power spectra in uniform soft tissue of the held-out slices."),
-    "bias": (draw_bias, "Mean deviation from the full dose by tissue."),
+    "noise-spectra": ReportFigure(
+        draw_noise_spectra, "quality", "Noise power spectra in uniform soft tissue of the held-out slices."
+    ),
+    "bias": ReportFigure(draw_bias, "quality", "Mean deviation from the full dose by tissue."),
+    "efficiency": ReportFigure(
+        draw_speed_up, "speedup",
+        "Speed-up and efficiency of training steps against the fewest ranks that are alike.",
+    ),
+    "fig4-time": ReportFigure(
+        draw_time, "scaling", "Time of training against ranks. Dots: each training; lines: mean of the seeds."
+    ),
+    "fig4-accuracy": ReportFigure(
+        draw_accuracy, "scaling",
+        "MS-SSIM of the held-out slices of each data set against ranks. Line and band: mean and SD over slices.",
+    ),
+    "attribution": ReportFigure(
+        draw_attribution, "scaling", "What took the ranks' time that was not useful, by the control arms."
+    ),
+    "projection": ReportFigure(
+        draw_projection, "scaling", "Speed-up that the fitted laws expect of more ranks than were measured."
+    ),
+    "fig6-loss-slices": ReportFigure(
+        draw_by_slices, "courses",
+        "Course of training by slice count, on the fewest ranks. Line and band: mean and range of the seeds.",
+    ),
+    "fig7-loss-transfer": ReportFigure(
+        draw_by_transfer, "courses",
+        "Course of training by transfer from 2D, on the fewest ranks. Line and band: mean and range of the seeds.",
+    ),
 }  # fmt: skip
-"""How each is drawn, and its caption. The paper's numbers are in the names of those that it has too."""
+"""All figures by the names of their files, in the order of the page. The paper's figures have its numbers."""
 
-QUALITY = ("sharpness", "noise-spectra", "bias")
+QUALITY = [name for name, figure in FIGURES.items() if figure.section == "quality"]
+"""Figures that need no training: they are also drawn where denoisers are compared without a study."""
 
 
 def draw_all(results: Results, folder: Path, names: Iterable[str] = FIGURES) -> Iterator[Drawn]:
-    """Draw what can be drawn into ``folder``; what an earlier report drew and this one cannot is removed."""
+    """Draw the figures into ``folder`` and yield each; files of an earlier report that cannot be drawn are removed."""
     for name in names:
-        draw, caption = FIGURES[name]
-        yield _draw(draw, results, Drawn(folder / name, caption))
+        yield _draw(FIGURES[name], results, folder / name)
 
 
-def _draw(draw: Callable[[Figure, Results], None], results: Results, drawn: Drawn) -> Drawn:
+def _draw(figure: ReportFigure, results: Results, path: Path) -> Drawn:
     with styled():
-        figure = new_figure()
+        canvas = new_figure()
         try:
-            draw(figure, results)
-        except NothingToDraw as why:
+            figure.draw(canvas, results)
+        except NothingToDraw as error:
             for ending in ENDINGS:
-                drawn.path.with_name(drawn.path.name + ending).unlink(missing_ok=True)
-            return Drawn(drawn.path, drawn.caption, str(why))
-        save(figure, drawn.path)
-    return drawn
+                path.with_name(path.name + ending).unlink(missing_ok=True)
+            return Drawn(figure, path, str(error))
+        save(canvas, path)
+    return Drawn(figure, path)

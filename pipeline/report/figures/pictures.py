@@ -5,32 +5,30 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from data_prep.volume import LUNG_WINDOW
 from pipeline.report.results import NothingToDraw, Results
-from pipeline.report.volumes import Stacks
+from pipeline.report.volumes import DIFFERENCE_HU, Stacks
 
-LUNG = (-600.0, 1500.0)
-"""Centre and width of the lung window, HU."""
-DIFFERENCE_HU = 100
 _BAR: Any = {"orientation": "horizontal", "shrink": 0.5, "aspect": 40, "pad": 0.03}
 
 
 def draw_slices(figure: Figure, results: Results) -> None:
-    """Fig 9: low dose, 2D, 3D and full dose side by side, in the lung window."""
+    """Draw Fig 9: low dose, 2D, 3D and full dose side by side, in the lung window."""
     stacks = _stacks(results)
-    low, high = LUNG[0] - LUNG[1] / 2, LUNG[0] + LUNG[1] / 2
+    centre, width = LUNG_WINDOW
     named = {**stacks.images, "full dose": stacks.full}
     figure.set_layout_engine("compressed")
     figure.set_size_inches(1.75 * len(named), 2.6)
     axes = figure.subplots(1, len(named), squeeze=False)[0]
     for ax, (name, stack) in zip(axes, named.items(), strict=True):
-        drawn = ax.imshow(stack[stacks.middle], cmap="gray", vmin=low, vmax=high)
+        drawn = ax.imshow(stack[stacks.middle], cmap="gray", vmin=centre - width / 2, vmax=centre + width / 2)
         ax.set_title(_in_lines(name), fontsize=7)
         ax.set_axis_off()
     figure.colorbar(drawn, ax=list(axes), label="HU (lung window)", **_BAR)
 
 
 def draw_differences(figure: Figure, results: Results) -> None:
-    """Fig 8: what differs from the full dose in each image, with its RMSE."""
+    """Draw Fig 8: the difference of each image from the full dose, with its RMSE."""
     stacks = _stacks(results)
     full = stacks.full[stacks.middle].astype(np.float64)
     figure.set_layout_engine("compressed")
@@ -45,7 +43,7 @@ def draw_differences(figure: Figure, results: Results) -> None:
 
 
 def _in_lines(name: str) -> str:
-    """The name, and below it what stands in brackets."""
+    """Return the name with its part in brackets on a line below."""
     return name.replace(" (", "\n(")
 
 

@@ -1,0 +1,150 @@
+"""Table of the measures of image quality, which judging, the report and the model card read.
+
+To add a measure, write its function in a module of this folder and its record here: in ``SLICE_MEASURES``,
+``SLAB_MEASURES`` or ``SCAN_MEASURES``.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.quality.edges import sharpness
+from pipeline.quality.scan import JudgedScan
+from pipeline.quality.similarity import (
+    Hu,
+    ms_ssim_by_slice,
+    ms_ssim_in_3d,
+    psnr,
+    rmse_hu,
+    squared_errors,
+    ssim_by_slice,
+    ssim_in_3d,
+)
+
+ScanTable = Literal["page", "terminal", "tests"]
+"""Tables that show measures of slices and of scans: the page's table of models, the lines that ``quarterdose evaluate``
+prints, and the tests of models against each other. The CSV files of quality have all measures."""
+
+Table = ScanTable | Literal["card", "summary", "paper"]
+"""Tables that show measures of slices only, too: the model card, ``summary.txt``, and Table 2 of the paper with the
+variances."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure:
+    """Measure of quality. ``name``: its column in CSV and JSON; ``title``: its name for readers, with the unit.
+
+    ``best``: the number of the full dose itself, to which closer is better; None if there is no such number.
+    ``shown``: the tables that show it. ``short``: title for the terminal, if not ``title``.
+    """
+
+    name: str
+    title: str
+    best: float | None
+    shown: frozenset[Table]
+    short: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SliceMeasure(Measure):
+    """Measure of a slice: ``compute`` turns (image, full dose) in HU into a number a slice, which is converted.
+
+    The same measure of a scan converts the mean of these numbers: so RMSE is the root of the mean over all voxels.
+    ``digits``: precision and type of its format, as in ``4f``.
+    """
+
+    digits: str
+    compute: Callable[[Hu, Hu], list[float]]
+    convert: Callable[[float], float] = float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlabMeasure(Measure):
+    """Measure of a scan: the mean of ``compute`` over slabs of (image, full dose), which need less memory."""
+
+    shown: frozenset[ScanTable]
+    compute: Callable[[Hu, Hu], float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanMeasure(Measure):
+    """Measure of a scan; None where the scan lacks what it measures: edges, or a tissue."""
+
+    shown: frozenset[ScanTable]
+    compute: Callable[[JudgedScan], float | None]
+
+
+RANKED_BY = "rmse_hu"
+"""The measure of slices by which models are ranked; it comes first in tables of scans."""
+
+SLICE_MEASURES = (
+    SliceMeasure(
+        name="mse", title="MSE", best=0, digits="2e", compute=squared_errors, shown=frozenset({"page", "paper"}),
+    ),
+    SliceMeasure(
+        name="rmse_hu", title="RMSE (HU)", best=0, digits="2f", compute=squared_errors, convert=rmse_hu,
+        shown=frozenset({"page", "card", "summary", "terminal", "tests"}),
+    ),
+    SliceMeasure(
+        name="psnr", title="PSNR (dB)", best=float("inf"), digits="2f", compute=squared_errors, convert=psnr,
+        shown=frozenset({"page", "card", "summary", "terminal"}),
+    ),
+    SliceMeasure(
+        name="ssim", title="SSIM", best=1, digits="4f", compute=ssim_by_slice,
+        shown=frozenset({"page", "card", "summary", "tests"}),
+    ),
+    SliceMeasure(
+        name="ms_ssim", title="MS-SSIM", best=1, digits="4f", compute=ms_ssim_by_slice,
+        shown=frozenset({"page", "card", "summary", "terminal", "tests", "paper"}),
+    ),
+)  # fmt: skip
+SLAB_MEASURES = (
+    SlabMeasure(name="ssim_3d", title="3D SSIM", best=1, compute=ssim_in_3d, shown=frozenset()),
+    SlabMeasure(name="ms_ssim_3d", title="3D MS-SSIM", best=1, compute=ms_ssim_in_3d, shown=frozenset()),
+)
+SCAN_MEASURES = (
+    ScanMeasure(
+        name="noise_sd", title="noise SD (HU)", best=0, compute=lambda scan: scan.noise.sd,
+        shown=frozenset({"page", "terminal"}),
+    ),
+    ScanMeasure(
+        name="nps_mean_frequency", title="mean frequency of noise (cycles/mm)", best=None,
+        compute=lambda scan: scan.noise.mean_frequency, shown=frozenset(),
+    ),
+    ScanMeasure(
+        name="sharpness", title="sharpness", best=1, shown=frozenset({"page", "terminal", "tests"}),
+        compute=lambda scan: sharpness(scan.image, scan.full, scan.spacing),
+    ),
+    ScanMeasure(
+        name="bias_lung", title="lung bias (HU)", best=0, compute=lambda scan: scan.bias["lung"],
+        shown=frozenset({"page", "terminal"}),
+    ),
+    ScanMeasure(
+        name="bias_soft", title="soft tissue bias (HU)", best=0, compute=lambda scan: scan.bias["soft"],
+        shown=frozenset({"page", "terminal"}), short="soft bias",
+    ),
+    ScanMeasure(
+        name="bias_bone", title="bone and contrast bias (HU)", best=0, compute=lambda scan: scan.bias["bone"],
+        shown=frozenset({"page", "terminal"}), short="bone/contrast bias",
+    ),
+)  # fmt: skip
+
+MEASURES: tuple[Measure, ...] = tuple(
+    sorted((*SLICE_MEASURES, *SLAB_MEASURES, *SCAN_MEASURES), key=lambda measure: measure.name != RANKED_BY)
+)
+"""All measures; the first is the one by which models are ranked."""
+
+
+def names(measures: Iterable[Measure]) -> list[str]:
+    """List the names of measures."""
+    return [measure.name for measure in measures]
+
+
+def shown_in(table: Table) -> list[Measure]:
+    """List the measures that a table shows."""
+    return [measure for measure in MEASURES if table in measure.shown]
+
+
+def slice_measures(table: Table) -> list[SliceMeasure]:
+    """List the measures of slices that a table shows; they have a mean and an SD over slices."""
+    return [measure for measure in shown_in(table) if isinstance(measure, SliceMeasure)]

@@ -1,0 +1,64 @@
+"""The run in a few lines for the terminal."""
+
+from typing import Any
+
+import pandas as pd
+
+from pipeline.quality.measures import RANKED_BY, SliceMeasure, slice_measures
+from pipeline.report.tables import records
+from pipeline.settings.names import DDNET_2D
+
+_COLUMN = 9  # characters of a measure without a longer title
+
+
+def summary(quality: pd.DataFrame, speed: pd.DataFrame, transfer: pd.DataFrame, cells: pd.DataFrame) -> str:
+    """Write the report's tables of the same names as text, and why trainings are not done."""
+    width = max([12, *map(len, cells["cell"])]) + 2
+    lines = _quality_lines(quality, width)
+    lines += ["", f"{'cell':<{width}}{'ranks':>6}{'slices':>8}{'s/sample':>10}{'speed-up':>10}{'efficiency':>12}"]
+    lines += [_speed_line(row, width) for row in records(speed)]
+    lines += _transfer_lines(transfer, width)
+    lines += [f"{row['cell']}: {row['state']}: {row['reason']}" for row in records(cells[cells["state"] != "done"])]
+    return "\n".join(lines) + "\n"
+
+
+def _quality_lines(quality: pd.DataFrame, width: int) -> list[str]:
+    """Mean and SD of the measure by which networks are ranked, its change against the input, other measures' means."""
+    first, *means = slice_measures("summary")
+    assert first.name == RANKED_BY
+    header = f"{'model':<{width}}{first.title:>16}{'vs input':>10}"
+    lines = [header + "".join(f"{measure.title:>{_width(measure)}}" for measure in means)]
+    for row in records(quality):
+        error = f"{row[f'{first.name}_mean']:.{first.digits}} +/- {row[f'{first.name}_sd']:.{first.digits}}"
+        line = f"{row['model']:<{width}}{error:>16}{100 * row['rmse_change']:>+9.1f}%"
+        lines.append(line + "".join(f"{row[f'{m.name}_mean']:>{_width(m)}.{m.digits}}" for m in means))
+    return lines
+
+
+def _width(measure: SliceMeasure) -> int:
+    return max(_COLUMN, len(measure.title) + 2)
+
+
+def _speed_line(row: dict[str, Any], width: int) -> str:
+    return (
+        f"{row['cell']:<{width}}{row['ranks']:>6}{row['slices']:>8}{row['seconds_a_sample']:>10.3g}"
+        f"{row['speed_up']:>10.2f}{100 * row['efficiency']:>11.0f}%"
+    )
+
+
+def _transfer_lines(transfer: pd.DataFrame, width: int) -> list[str]:
+    """Nothing where no 2D network sets a goal to reach."""
+    table = transfer.dropna(subset="error_2d")
+    if table.empty:
+        return []
+    level = f"as good as {DDNET_2D} in validation ({100 * table['error_2d'].iloc[0]:.1f}% of the input's RMSE)"
+    lines = [
+        f"{row['cell']:<{width}}{row['transfer']:>10}{_count(row['steps_to_2d'], 'not reached'):>14}"
+        f"{_count(row['steps_saved'], ''):>8}"
+        for row in records(table)
+    ]
+    return ["", level, f"{'cell':<{width}}{'transfer':>10}{'after steps':>14}{'saved':>8}", *lines]
+
+
+def _count(value: Any, otherwise: str) -> str:
+    return otherwise if pd.isna(value) else f"{value}"

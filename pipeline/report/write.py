@@ -1,0 +1,95 @@
+"""Write the report of a run: tables, figures and the page."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from data_prep.files import write_atomic
+from pipeline.report.figures import draw_all
+from pipeline.report.html import write_page
+from pipeline.report.quality_tables import judged_table, quality_tables
+from pipeline.report.results import Results
+from pipeline.report.summary import summary
+from pipeline.report.table2 import as_latex, as_markdown, table2
+from pipeline.report.tables import cells_table, curves_table, validation_table
+from pipeline.report.volumes import read_stacks
+from pipeline.scaling.analysis import speed_up, steps_to_2d, unlike
+from pipeline.scaling.attribution import attribution
+from pipeline.scaling.laws import laws
+from pipeline.scaling.projection import projection
+from pipeline.scaling.timing import epochs_table, steps_table
+from pipeline.scaling.variance import falling_variance, variance
+from pipeline.settings.cells import CellSettings
+from pipeline.settings.run import RunSettings
+from pipeline.training.metrics_file import read_metrics
+
+
+def write_report(
+    root: Path,
+    settings: RunSettings,
+    cells: Sequence[CellSettings],
+    states: Mapping[str, tuple[str, str]],
+    judged: Sequence[str],
+    accounting: pd.DataFrame,
+) -> dict[str, Any]:
+    """Write ``root/report`` from the files in the run folder ``root``; files that are missing leave gaps in it.
+
+    Args:
+        root: the run folder.
+        settings: settings of the run.
+        cells: the cells of the study.
+        states: of each cell its state (``done``, ``failed`` …) and the reason.
+        judged: the networks, and the low-dose input, whose judgement is up to date.
+        accounting: a row a job with the resources that it had; no row if nothing ran in a queue.
+    """
+    target = root / "report"
+    results = collect(root, settings, cells, states, judged, accounting)
+    _write_tables(results.tables, target)
+    figures = list(draw_all(results, target / "figures"))
+    write_page(root, settings, cells, results, figures, target)
+    return {"cells": len(cells), "models": len(judged)}
+
+
+def collect(
+    root: Path,
+    settings: RunSettings,
+    cells: Sequence[CellSettings],
+    states: Mapping[str, tuple[str, str]],
+    judged: Sequence[str],
+    accounting: pd.DataFrame,
+) -> Results:
+    """Read the run folder and compute all that the report shows; arguments as those of :func:`write_report`."""
+    lines = {cell.id: read_metrics(root / "cells" / cell.id) for cell in cells}
+    curves, slices, steps = curves_table(cells, lines), judged_table(root, judged), steps_table(cells, lines)
+    trained, quality = cells_table(root, cells, states, steps), quality_tables(root, judged, slices)
+    tables = {
+        "cells": trained, **quality, **_scaling(trained, steps, slices, settings.study.data_rate),
+        "transfer": steps_to_2d(trained, validation_table(curves)), "table2": table2(trained, slices),
+        "accounting": accounting,
+    }  # fmt: skip
+    return Results(tables, curves, slices, read_stacks(root, quality["quality"], cells, settings.data.low_dose.dose))
+
+
+def _scaling(
+    cells: pd.DataFrame, steps: pd.DataFrame, judged: pd.DataFrame, data_rate: float | None
+) -> dict[str, pd.DataFrame]:
+    """Compute the tables of how training scales with ranks."""
+    epochs = epochs_table(steps)
+    return {
+        "epochs": epochs, "speedup": speed_up(cells, epochs), "laws": laws(cells, epochs),
+        "attribution": attribution(cells, steps), "variance": variance(cells, judged),
+        "variance_tests": falling_variance(cells, judged), "projection": projection(cells, steps, data_rate or np.inf),
+        "unlike": unlike(cells),
+    }  # fmt: skip
+
+
+def _write_tables(tables: Mapping[str, pd.DataFrame], target: Path) -> None:
+    for name, table in tables.items():
+        write_atomic(target / f"{name}.csv", table.to_csv(index=False))
+    write_atomic(target / "table2.md", as_markdown(tables["table2"]))
+    write_atomic(target / "table2.tex", as_latex(tables["table2"]))
+    lines = summary(tables["quality"], tables["speedup"], tables["transfer"], tables["cells"])
+    write_atomic(target / "summary.txt", lines)
