@@ -82,4 +82,5 @@ def _means(judgement: Path) -> dict[str, float]:
     from pipeline.quality.measures import SLICE_MEASURES, names
 
     rows = json.loads(judgement.with_name(f"{judgement.name}.json").read_text())
-    return {metric: sum(row[metric] for row in rows) / len(rows) for metric in names(SLICE_MEASURES)}
+    judged = [name for name in names(SLICE_MEASURES) if name in rows[0]]
+    return {name: sum(row[name] for row in rows) / len(rows) for name in judged}

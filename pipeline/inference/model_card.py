@@ -62,8 +62,9 @@ def _text(value: Any) -> str:
 
 
 def _table(metrics: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """The low-dose input first."""
-    measures, rows = slice_measures("card"), {LOW_DOSE_INPUT: metrics[LOW_DOSE_INPUT], **metrics}
+    """Show the low-dose input first, and no measure that is newer than the judgement."""
+    rows = {LOW_DOSE_INPUT: metrics[LOW_DOSE_INPUT], **metrics}
+    measures = [measure for measure in slice_measures("card") if measure.name in metrics[LOW_DOSE_INPUT]]
     head = [f"| {' | '.join(['model', *(measure.title for measure in measures)])} |",
             f"| --- |{' ---: |' * len(measures)}"]  # fmt: skip
     return head + [

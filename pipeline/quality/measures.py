@@ -1,7 +1,8 @@
 """Table of the measures of image quality, which judging, the report and the model card read.
 
 To add a measure, write its function in a module of this folder and its record here: in ``SLICE_MEASURES``,
-``SLAB_MEASURES`` or ``SCAN_MEASURES``.
+``SLAB_MEASURES`` or ``SCAN_MEASURES``. Runs that were judged before have no number of it; raise the ``version`` of the
+stage ``evaluate`` if they shall be judged again.
 """
 
 from collections.abc import Callable, Iterable
@@ -26,8 +27,8 @@ ScanTable = Literal["page", "terminal", "tests"]
 prints, and the tests of models against each other. The CSV files of quality have all measures."""
 
 Table = ScanTable | Literal["card", "summary", "paper"]
-"""Tables that show measures of slices only, too: the model card, ``summary.txt``, and Table 2 of the paper with the
-variances."""
+"""Also tables that show measures of slices only: the model card; ``summary.txt``; and ``paper``: Table 2 and the
+variances, for measures that the paper gives too."""
 
 
 @dataclass(frozen=True, kw_only=True)
