@@ -4,14 +4,18 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from data_prep.errors import UserError
+
+Declare = Callable[[Path], None]
+"""Called with a complete temporary file or folder, before it gets its final name."""
 
 
 def sibling(path: Path) -> Path:
@@ -31,14 +35,19 @@ def write_json(path: Path, content: Any) -> None:
     write_atomic(path, json.dumps(content, indent=1) + "\n")
 
 
+def declare_nothing(_temporary: Path) -> None:
+    """Do nothing: the file or folder has no record."""
+
+
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a sibling file to write; without an error it is fsynced and replaces ``path``."""
+def replacing(path: Path, declare: Declare = declare_nothing) -> Iterator[Path]:
+    """Give a sibling file to write; without an error it is fsynced, declared and replaces ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = sibling(path)
     try:
         yield temporary
         _fsync(temporary)
+        declare(temporary)
         os.replace(temporary, path)
         _fsync(path.parent)
     finally:
@@ -46,8 +55,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def publishing(folder: Path) -> Iterator[Path]:
-    """Give a sibling folder to fill; without an error it is fsynced and replaces ``folder``."""
+def publishing(folder: Path, declare: Declare = declare_nothing) -> Iterator[Path]:
+    """Give a sibling folder to fill; without an error it is fsynced, declared and replaces ``folder``."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = sibling(folder)
     temporary.mkdir()
@@ -56,6 +65,7 @@ def publishing(folder: Path) -> Iterator[Path]:
         for entry in sorted(temporary.rglob("*")):
             _fsync(entry)
         _fsync(temporary)
+        declare(temporary)
         _swap(temporary, folder)
         _fsync(folder.parent)
     finally:
@@ -78,10 +88,14 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def remove_leftovers(folder: Path, name: str) -> None:
-    """Delete the siblings of ``folder / name`` that a killed writer left; no other writer may be at work."""
-    for leftover in folder.glob(f".{name}.*.tmp"):
-        if leftover.is_dir():
+def remove_leftovers(folder: Path, pattern: str) -> None:
+    """Delete siblings that a killed writer left of the files and folders in ``folder`` whose whole name matches.
+
+    ``pattern``: a regular expression, :func:`re.escape` of a single name. No other writer of them may be at work.
+    """
+    leftovers = re.compile(rf"\.(?:{pattern})\.[0-9a-f]{{32}}\.tmp")
+    for leftover in [path for path in folder.glob(".*.tmp") if leftovers.fullmatch(path.name)]:
+        if leftover.is_dir() and not leftover.is_symlink():
             shutil.rmtree(leftover)
         else:
             leftover.unlink()
@@ -91,25 +105,54 @@ def remove_leftovers(folder: Path, name: str) -> None:
 def locked(path: Path) -> Iterator[None]:
     """Wait for an exclusive lock on ``path`` and hold it; the kernel frees it if the holder dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as handle:
+    with path.open("a") as handle:
         fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 
 @contextmanager
 def held(path: Path, otherwise: str) -> Iterator[None]:
-    """Hold an exclusive lock on ``path``, or refuse at once.
+    """Hold an exclusive lock on ``path``, or refuse at once; what the file holds stays.
 
     Raises:
-        UserError: another process holds it; the message is ``otherwise``.
+        UserError: another process holds it, and the message is ``otherwise``; or nothing can be written beside it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise UserError(otherwise) from error
+    with _open_lock(path) as handle:
+        _lock_at_once(handle, otherwise)
         yield
+
+
+@contextmanager
+def claimed(path: Path, otherwise: str) -> Iterator[None]:
+    """Hold a lock as :func:`held` does, on a file that exists only as long as it is held."""
+    with _open_lock(path) as handle:
+        _lock_at_once(handle, otherwise)
+        if not _is_open_at(handle, path):  # its last holder removed it after it was opened here
+            raise UserError(otherwise)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _open_lock(path: Path) -> TextIO:
+    """Open a lock file, which is created where it is missing."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("a")
+    except OSError as error:
+        raise UserError(f"{path.parent} cannot be written: {error.strerror}") from error
+
+
+def _lock_at_once(handle: TextIO, otherwise: str) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UserError(otherwise) from error
+
+
+def _is_open_at(handle: TextIO, path: Path) -> bool:
+    return path.exists() and os.path.samestat(os.fstat(handle.fileno()), path.stat())
 
 
 def is_locked(path: Path) -> bool:

@@ -5,6 +5,7 @@ writer. ``attributes["quarterdose"]`` holds provenance and the SHA-256 of each a
 """
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from data_prep.files import publishing, remove_leftovers
+from data_prep.files import Declare, declare_nothing, publishing, remove_leftovers
 from data_prep.volume import AIR_HU
 
 SHARD_SLICES = 32
@@ -25,15 +26,16 @@ _BLOSC = BloscCodec(cname="lz4", clevel=9, shuffle="bitshuffle", typesize=2, blo
 
 @contextmanager
 def writing_group(
-    path: Path, names: Sequence[str], shape: tuple[int, int, int], spacing: tuple[float, float, float]
-) -> Iterator["GroupWriter"]:
+    path: Path, names: Sequence[str], shape: tuple[int, int, int], spacing: tuple[float, float, float],
+    declare: Declare = declare_nothing,
+) -> Iterator["GroupWriter"]:  # fmt: skip
     """Give a writer of arrays of (slices, rows, columns), ``spacing`` mm along (z, y, x).
 
     The group appears under ``path`` when the block ends after :meth:`GroupWriter.close`; until then an older group
-    stays. The caller must be the only writer.
+    stays. ``declare`` is called with the complete group before. The caller must be the only writer.
     """
-    remove_leftovers(path.parent, path.name)
-    with publishing(path) as folder:
+    remove_leftovers(path.parent, re.escape(path.name))
+    with publishing(path, declare) as folder:
         writer = GroupWriter(folder, names, shape, spacing)
         yield writer
         assert writer.closed

@@ -9,7 +9,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.files import replacing
+from data_prep.files import Declare, declare_nothing, replacing
 
 _HEADER_BYTES = 352
 _GZIP_LEVEL = 1  # the fastest; higher levels hardly make HU smaller
@@ -27,10 +27,13 @@ class NiftiWriter:
 
 
 @contextmanager
-def writing_nifti(path: Path, shape: tuple[int, int, int], affine: NDArray[np.float64]) -> Iterator[NiftiWriter]:
+def writing_nifti(
+    path: Path, shape: tuple[int, int, int], affine: NDArray[np.float64], declare: Declare = declare_nothing
+) -> Iterator[NiftiWriter]:
     """Give a writer of ``path`` (.nii.gz); the file appears when the block ends without an error.
 
-    ``shape``: (slices, rows, columns); ``affine``: (x, y, z) indices to RAS+ mm.
+    ``declare`` is called with the complete file before. ``shape``: (slices, rows, columns); ``affine``: (x, y, z)
+    indices to RAS+ mm.
     """
     header = nib.nifti1.Nifti1Header(endianness="<")
     header.set_data_shape(shape[::-1])
@@ -40,7 +43,7 @@ def writing_nifti(path: Path, shape: tuple[int, int, int], affine: NDArray[np.fl
     header.set_qform(affine, "scanner")
     header["vox_offset"], header["magic"] = _HEADER_BYTES, b"n+1"
     with (
-        replacing(path) as temporary,
+        replacing(path, declare) as temporary,
         temporary.open("wb") as plain,
         gzip.GzipFile("", "wb", _GZIP_LEVEL, plain, mtime=0) as file,
     ):

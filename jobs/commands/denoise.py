@@ -1,5 +1,7 @@
 """Commands that use or import one trained network: ``denoise`` and ``import-model``."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,7 +13,7 @@ from jobs.engine.display import looking
 from slurm.profile import Profile, load_profile
 
 if TYPE_CHECKING:
-    from jobs.stages.denoise import OutputOptions
+    from jobs.stages.denoise_outputs import OutputOptions
     from pipeline.inference.model_file import Model
 
 Scans = Annotated[list[Path], typer.Argument(help="DICOM folders, NIfTI files or Zarr pairs.", show_default=False)]
@@ -25,27 +27,30 @@ def denoise(
     out: Out,
     format: Annotated[Literal["dicom", "nifti", "zarr"], typer.Option(help="Of the output.")] = "dicom",  # noqa: A002
     deidentify: Annotated[bool, typer.Option("--deidentify", help="Leave the patient out of the DICOM files.")] = False,
+    series: Annotated[str, typer.Option(help="Number or UID, where a folder holds several; or all.")] = "",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Denoise again what was done before.")] = False,
     device: Annotated[Literal["auto", "cpu"], typer.Option(help="auto: a GPU where there is one.")] = "auto",
     threads: Annotated[int, typer.Option(min=1, help="Of the CPU.")] = 2,
     on: Annotated[str | None, typer.Option(help="Profile of a cluster: an array with a task a scan.")] = None,
 ) -> None:
     """Denoise scans with a trained network; HU in, HU out. For research, not for diagnosis."""
-    from jobs.stages.denoise import OutputOptions, output_of
+    from jobs.stages.denoise_outputs import OutputOptions, check_outputs, share_names
     from pipeline.inference.model_file import load_model
 
-    options, network = OutputOptions(out.absolute(), format, deidentify), load_model(model)
-    targets = [output_of(scan, options) for scan in scans]
-    if len(set(targets)) < len(targets):
-        raise UserError("two of the scans have the same name, and their outputs would be one: denoise them apart")
+    options, network = OutputOptions(out.absolute(), format, deidentify, series, overwrite), load_model(model)
+    check_outputs(scans, [model], options)
+    requests = {
+        scan: replace(options, shares_name=shares_name) for scan, shares_name in share_names(scans, options).items()
+    }
     if on:
-        _enqueue(scans, model, options, load_profile(on), device, threads)
+        _enqueue(requests, model, out.absolute() / "slurm", load_profile(on), device, threads)
         return
     with held(out / ".lock", f"another `quarterdose denoise` is at work in {out}"):
-        _denoise_here(scans, network, options, device, threads)
+        _denoise_here(requests, network, device, threads)
 
 
 def _denoise_here(
-    scans: list[Path], model: "Model", options: "OutputOptions", device: Literal["auto", "cpu"], threads: int
+    requests: Mapping[Path, "OutputOptions"], model: "Model", device: Literal["auto", "cpu"], threads: int
 ) -> None:
     """Denoise one scan after the other in this process.
 
@@ -60,21 +65,23 @@ def _denoise_here(
 
     torch.set_num_threads(threads)
     faults = list[str]()
-    for scan in scans:
+    for scan, options in requests.items():
         try:
             with looking(f"denoising {scan.name}") as progress:
                 outcome = denoise_scan(scan, model, options, device_of(World(), device), progress)
             typer.echo(outcome)
         except (ScanError, MachineError) as error:
             faults.append(f"{scan}: {error}")
+        except UserError as error:
+            faults.append(str(error))
     if faults:
-        raise UserError(f"{len(faults)} of {len(scans)} scans were refused: {'; '.join(faults)}")
+        raise UserError(f"{len(faults)} of {len(requests)} scans were refused: {'; '.join(faults)}")
 
 
 def _enqueue(
-    scans: list[Path],
+    requests: Mapping[Path, "OutputOptions"],
     model: Path,
-    options: "OutputOptions",
+    logs: Path,
     profile: Profile,
     device: Literal["auto", "cpu"],
     threads: int,
@@ -85,10 +92,9 @@ def _enqueue(
 
     if profile.executor != "slurm":
         raise UserError("--on takes a profile whose executor is slurm; leave it out to denoise here")
-    logs = options.out / "slurm"
-    calls = [(scan.absolute(), model.absolute(), options, device, threads) for scan in scans]
+    calls = [(scan.absolute(), model.absolute(), options, device, threads) for scan, options in requests.items()]
     jobs = enqueue(profile, logs, denoise_in_job, JobRequest("denoise", calls, uses_gpu=True))
-    typer.echo(f"job {', '.join(jobs)}, {len(scans)} tasks; logs: {logs}")
+    typer.echo(f"job {', '.join(jobs)}, {len(calls)} tasks; logs: {logs}")
 
 
 def import_model(

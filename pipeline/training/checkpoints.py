@@ -69,7 +69,7 @@ class Checkpoints:
 
     def remove_leftovers(self) -> None:
         """Delete files that a killed process left half written."""
-        remove_leftovers(self.folder, "step-*")
+        remove_leftovers(self.folder, r"step-\d+\.pt")
 
     def _path(self, step: int) -> Path:
         return self.folder / f"step-{step:08d}.pt"

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from data_prep.progress import ignore_progress
-from jobs.stages.denoise import OutputOptions, denoise_scan
+from jobs.stages.denoise import denoise_scan
+from jobs.stages.denoise_outputs import OutputOptions
 from pipeline.inference.model_file import Model
 from pipeline.inference.windows import plan_windows
 from pipeline.models import build_network

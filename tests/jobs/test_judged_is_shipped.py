@@ -13,7 +13,8 @@ from data_prep.originals import dicom_original, nifti_original
 from data_prep.progress import ignore_progress
 from data_prep.readers.dicom import open_series
 from data_prep.store import Pair
-from jobs.stages.denoise import ARRAY, Format, OutputOptions, denoise_scan
+from jobs.stages.denoise import ARRAY, denoise_scan
+from jobs.stages.denoise_outputs import Format, OutputOptions
 from pipeline.evaluate.denoisers import load_denoiser
 from pipeline.inference.model_file import load_model, save_model
 from pipeline.models import build_network

@@ -1,0 +1,76 @@
+"""The CT series at or below a path, of which a user chooses one or all; single images beside them are no scan."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_prep.errors import ScanError, UserError
+from data_prep.pseudonym import file_pseudonym, pseudonym
+from data_prep.readers.dicom_header import read_header
+from data_prep.sources.copies import FileLabel
+from data_prep.sources.folders import hidden_id
+from data_prep.sources.stacks import Stack, find_stacks
+
+ALL = "all"
+"""Chooses every series."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The chosen stacks of a folder; ``images_aside``: how many images belong to no CT scan."""
+
+    stacks: list[Stack]
+    images_aside: int
+
+    @property
+    def copies(self) -> int:
+        """Number of further files with images of the stacks."""
+        return sum(len(stack.copies) for stack in self.stacks)
+
+
+def choose_series(folder: Path, choice: str, min_slices: int, *, shows_uids: bool = True) -> Choice:
+    """Choose of the CT series at or below ``folder``.
+
+    Args:
+        folder: where DICOM files lie.
+        choice: number of a series, its SeriesInstanceUID, :data:`ALL`, or an empty text for the only one.
+        min_slices: smaller series are no scans, unless nothing else is there.
+        shows_uids: whether messages may name files and SeriesInstanceUIDs.
+
+    Raises:
+        UserError: there is no series, no such one, or several of which none was chosen.
+    """
+    label: FileLabel = str if shows_uids else file_pseudonym
+    stacks = sorted(find_stacks(folder, hidden_id, "denoise, ids hidden", label=label), key=lambda s: min(s.paths))
+    series = [stack for stack in stacks if not stack.first.exclusion]
+    series = [stack for stack in series if stack.slices >= min_slices] or series
+    if not series:
+        reasons = sorted({stack.first.exclusion for stack in stacks})
+        raise ScanError("holds no CT series" + (f": {', '.join(reasons)}" if reasons else ""))
+    images = sum(len(stack.images) for stack in stacks) - sum(len(stack.images) for stack in series)
+    return Choice(_chosen(series, choice, shows_uids), images)
+
+
+def _chosen(series: Sequence[Stack], choice: str, shows_uids: bool) -> list[Stack]:
+    chosen = [stack for number, stack in enumerate(series, start=1) if _fits(stack, number, choice)]
+    if len(chosen) == 1 or (chosen and choice == ALL):
+        return chosen
+    listed = "; ".join(_describe(stack, number, shows_uids) for number, stack in enumerate(series, start=1))
+    if not choice:
+        raise ScanError(f"holds {len(series)} CT series, wanted one: choose by --series NUMBER, UID or all: {listed}")
+    if chosen:
+        raise UserError(f"--series {choice} fits {len(chosen)} of them, choose by number: {listed}")
+    raise UserError(f"--series {choice} is not there, but {listed}")
+
+
+def _fits(stack: Stack, number: int, choice: str) -> bool:
+    """Return whether a stack is chosen: its UID is kept as a pseudonym alone."""
+    return choice in ("", ALL, str(number)) or pseudonym(choice) == stack.first.series
+
+
+def _describe(stack: Stack, number: int, shows_uids: bool) -> str:
+    """Describe a series by its number and what cannot name a patient, and by its UID if that may be shown."""
+    thickness, kernel = stack.first.thickness, stack.first.kernel
+    texts = [f"{stack.slices} slices", f"{thickness:g} mm" if thickness else "", f"kernel {kernel}" if kernel else ""]
+    uid = read_header(stack.paths[0]).series if shows_uids else ""
+    return f"{number}: {', '.join(filter(None, [*texts, uid]))}"
