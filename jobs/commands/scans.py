@@ -97,5 +97,5 @@ def whose(
     for scan, files in sorted(matches.items()):
         for folder in sorted({path.parent for path in files}):
             members = sorted(path for path in files if path.parent == folder)
-            rest = f" and {len(members) - 1} more there" if len(members) > 1 else ""
-            typer.echo(f"{scan}: {members[0]}{rest}")
+            suffix = f" and {len(members) - 1} more there" if len(members) > 1 else ""
+            typer.echo(f"{scan}: {members[0]}{suffix}")

@@ -23,7 +23,7 @@ def write_series(
     series, order = generate_uid(), np.random.default_rng(1).permutation(len(hu))
     paths = []
     for z, plane in enumerate(hu):
-        image = _image(plane, spacing, z, series, patient)
+        image = slice_image(plane, spacing, z, series, patient)
         for tag, value in tags.items():
             setattr(image, tag, value)
         path = folder / f"{first}-{order[z]:03d}.dcm"
@@ -67,7 +67,7 @@ def transcode(path: Path, syntax: int) -> None:
 def write_enhanced(path: Path, hu: Hu, spacing: Spacing) -> None:
     """One multi-frame file; rescale, position and spacing in functional groups alone, frames shuffled."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    image = _image(hu[0], spacing, 0, generate_uid(), "Doe^Jane")
+    image = slice_image(hu[0], spacing, 0, generate_uid(), "Doe^Jane")
     image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = EnhancedCTImageStorage
     for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept"):
         delattr(image, name)
@@ -95,7 +95,7 @@ def _item(**values: Any) -> Dataset:
     return item
 
 
-def _image(plane: Hu, spacing: Spacing, z: int, series: str, patient: str) -> FileDataset:
+def slice_image(plane: Hu, spacing: Spacing, z: int, series: str, patient: str) -> FileDataset:
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, generate_uid()
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
