@@ -4,6 +4,7 @@ It holds the paths of files, which may name patients: nothing of it may be writt
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -48,13 +49,19 @@ def find_files(identifier: str) -> dict[str, tuple[Path, ...]]:
     """Return the files that an id of a scan, a patient or a file stands for, by scan; from all of the user's caches."""
     matches = dict[str, tuple[Path, ...]]()
     for cache in sorted((cache_folder() / _FOLDER).glob("*.json")):
-        content = read_cache(cache, _VERSION) or {"series": [], "aside": [], "roots": []}
-        for entry in (*content["series"], *content["aside"]):
-            files = _paths([*entry["files"], *entry.get("low_files", ())])
-            if identifier in (entry["scan"], entry["subject"]):
-                matches[entry["scan"]] = files
-            elif identifier.startswith("x-"):
-                matches |= {name: (path,) for name, path in _file_names(files, content["roots"]) if name == identifier}
+        with suppress(TypeError, KeyError):  # a cache of another form counts as none
+            matches |= _find_in_cache(read_cache(cache, _VERSION), identifier)
+    return matches
+
+
+def _find_in_cache(content: Mapping[str, Any], identifier: str) -> dict[str, tuple[Path, ...]]:
+    matches = dict[str, tuple[Path, ...]]()
+    for entry in (*content["series"], *content["aside"]):
+        files = _paths([*entry["files"], *entry.get("low_files", ())])
+        if identifier in (entry["scan"], entry["subject"]):
+            matches[entry["scan"]] = files
+        elif identifier.startswith("x-"):
+            matches |= {name: (path,) for name, path in _file_names(files, content["roots"]) if name == identifier}
     return matches
 
 

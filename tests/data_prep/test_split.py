@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from data_prep.errors import UserError
 from data_prep.pseudonym import pseudonym
 from data_prep.settings import SplitSettings
-from data_prep.split import Split, split
+from data_prep.split import Split, patients_of, split
 
 
 def rows(subjects: int, scans: int = 1, slices: int = 100) -> list[dict[str, object]]:
@@ -47,6 +47,36 @@ def test_a_patient_whose_id_is_hidden_in_another_data_set_is_not_split() -> None
     for segments in made.parts.values():
         by_dataset = [{s.scan for s in segments if s.dataset == name} for name in "de"]
         assert by_dataset[0] == by_dataset[1]
+
+
+@given(subjects=st.integers(6, 30), seed=st.integers(0, 5), data=st.data())
+def test_no_study_is_parted_whatever_the_ids(subjects: int, seed: int, data: st.DataObject) -> None:
+    studies = data.draw(st.lists(st.integers(0, subjects - 3), min_size=subjects, max_size=subjects))
+    scans = [{**row, "studies": (f"s{study}",)} for row, study in zip(rows(subjects), studies, strict=True)]
+    drawn = split(scans, SplitSettings(seed=seed), 1)
+    if drawn.by == "slabs":
+        assert len({*studies}) < 3
+        return
+    study_of = {row["scan"]: row["studies"] for row in scans}
+    parts = [{study_of[segment.scan] for segment in segments} for segments in drawn.parts.values()]
+    assert sum(map(len, parts)) == len({*studies})
+
+
+def test_studies_of_one_patient_join_others_of_each_study() -> None:
+    """A chain: a and b share a study, b and c share another one."""
+    scans = [
+        {"dataset": "d", "subject": "a", "scan": "1", "slices": 9, "studies": ("s",)},
+        {"dataset": "d", "subject": "b", "scan": "2", "slices": 9, "studies": ("s", "t")},
+        {"dataset": "d", "subject": "c", "scan": "3", "slices": 9, "studies": ("t",)},
+        {"dataset": "d", "subject": "d", "scan": "4", "slices": 9, "studies": ()},
+    ]
+    assert patients_of(scans) == {"a": "a", "b": "a", "c": "a", "d": "d"}
+
+
+def test_scans_without_shared_studies_are_split_as_without_studies() -> None:
+    plain = rows(30, 2)
+    scans = [{**row, "studies": (f"{row['scan']}-study",)} for row in plain]
+    assert split(scans, SplitSettings(), 1) == split(plain, SplitSettings(), 1)
 
 
 @given(slices=st.integers(10, 400), gap=st.integers(0, 3))
