@@ -30,10 +30,11 @@ def judge(scan: JudgedScan) -> tuple[dict[str, Any], list[dict[str, float]]]:
 def slice_numbers(image: Hu, full: Hu) -> dict[str, list[float]]:
     """Compute each measure of slices, not converted yet: by the measure's name, a number a slice."""
     slabs = [slice(z, z + SLAB) for z in range(0, len(full), SLAB)]
-    return {
-        measure.name: [number for slab in slabs for number in measure.compute(image[slab], full[slab])]
-        for measure in SLICE_MEASURES
+    functions = {measure.compute for measure in SLICE_MEASURES}  # several measures convert the same numbers
+    numbers = {
+        compute: [number for slab in slabs for number in compute(image[slab], full[slab])] for compute in functions
     }
+    return {measure.name: numbers[measure.compute] for measure in SLICE_MEASURES}
 
 
 def slice_rows(numbers: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
