@@ -9,6 +9,7 @@ from typing import Any
 
 from pydicom import Dataset, dcmread
 from pydicom.dataelem import RawDataElement
+from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from data_prep.errors import ScanError
@@ -25,13 +26,13 @@ from data_prep.readers.distinctions import KEYWORDS, distinctions_of
 from data_prep.volume import Acquisition
 
 _DEFERRED_BYTES = 4096  # longer values, which are pixels, are left in the file
-_TAGS = [
+_TAGS = [Tag(keyword) for keyword in (
     "SOPClassUID", "SOPInstanceUID", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "Exposure",
     "ExposureTime", "XRayTubeCurrent", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows",
     "Columns", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleSlope",
     "RescaleIntercept", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "NumberOfFrames",
     "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit", "PixelData", *KEYWORDS,
-]  # fmt: skip
+)]  # fmt: skip
 _GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 
 Holder = Values | Dataset
