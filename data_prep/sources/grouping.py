@@ -117,6 +117,12 @@ def _split_at_gaps(slices: Sequence[Image], index: int, tolerance: float) -> lis
     return groups
 
 
+def has_same_grid(first: Image, second: Image) -> bool:
+    """Whether two slices agree in orientation, pixel spacing and size, within the tolerances of one scan."""
+    numbers = ([float(text) for text in image.grid.split()] for image in (first, second))
+    return all(abs(a - b) <= t * 1.001 for a, b, t in zip(*numbers, _TOLERANCES, strict=True))
+
+
 def _complements(parts: Sequence[tuple[str, Sequence[Image]]]) -> list[str]:
     """Why each part, of one kernel, is no scan: with others it makes up an even stack, or their slices alternate."""
     heights = [[image.height for image in images] for _, images in parts]

@@ -16,6 +16,7 @@ from data_prep.errors import UserError
 from data_prep.progress import Progress
 from data_prep.settings import SourceSettings
 from data_prep.sources.folders import choose_stacks, dicom_series, exclude, existing_path, subject_rule
+from data_prep.sources.grouping import has_same_grid
 from data_prep.sources.images import dose_of
 from data_prep.sources.series import Discovery
 from data_prep.sources.stacks import Stack
@@ -53,8 +54,9 @@ def _best_match(full: Stack, low: Sequence[Stack]) -> tuple[Stack, Stack] | None
 def _is_candidate(full: Stack, low: Stack) -> bool:
     """Whether both are of one patient, kernel, grid and thickness."""
     first, candidate = full.first, low.first
-    same_series = (low.subject, candidate.kernel, candidate.grid) == (full.subject, first.kernel, first.grid)
-    return same_series and abs(candidate.thickness - first.thickness) < _TOLERANCE_MM
+    has_same_kernel = (low.subject, candidate.kernel) == (full.subject, first.kernel)
+    is_as_thick = abs(candidate.thickness - first.thickness) < _TOLERANCE_MM
+    return has_same_kernel and is_as_thick and has_same_grid(first, candidate)
 
 
 def _match(full: Stack, low: Stack) -> tuple[Stack, Stack]:

@@ -234,6 +234,17 @@ def test_mayo_pairs_are_matched_by_position(mayo: Mayo, tmp_path: Path) -> None:
     assert not found.exclusions
 
 
+def test_noise_of_headers_parts_no_mayo_pair(mayo: Mayo, tmp_path: Path) -> None:
+    _, low = mayo()
+    for path in low:
+        change(path, PixelSpacing=["0.7031251"] * 2, ImageOrientationPatient=[1, 1e-6, 0, -1e-6, 1, 0])
+    (series,) = find("mayo", tmp_path).series
+    assert (len(series.files), len(series.low_files)) == (8, 8)
+    for path in low:
+        change(path, PixelSpacing=[0.71, 0.71])
+    assert not find("mayo", tmp_path).series
+
+
 def test_mayo_without_description_is_told_apart_by_its_table(mayo: Mayo, tmp_path: Path) -> None:
     full, low = mayo(described=False)
     found = find("mayo", tmp_path)
