@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from data_prep.errors import UserError
 from data_prep.files import digest_json, write_atomic
 from data_prep.pseudonym import pseudonym
 
@@ -28,11 +29,17 @@ def read_cache(path: Path, version: int) -> Any:
     try:
         cached = json.loads(path.read_text())
         return cached["content"] if cached["version"] == version else None
-    except (FileNotFoundError, ValueError, TypeError, KeyError):
+    except (FileNotFoundError, IsADirectoryError, ValueError, TypeError, KeyError):
         return None
 
 
 def write_cache(path: Path, version: int, content: Any) -> None:
-    """Write plain values to a cache file."""
+    """Write plain values to a cache file.
+
+    Raises:
+        UserError: its name is taken by something that is no file.
+    """
+    if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
+        raise UserError(f"{path} is no cache file, and nothing of yours is replaced: move it")
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_atomic(path, json.dumps({"version": version, "content": content}), mode=0o600)

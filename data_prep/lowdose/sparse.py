@@ -1,6 +1,7 @@
 """Sparse matrices in torch, cached on the local disk of the node for all its processes."""
 
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -103,10 +104,15 @@ def _make_room(folder: Path) -> None:
     On a local disk a process can still use a table that is removed.
     """
     total = 0
-    for entry in sorted((path for path in folder.iterdir() if path.is_dir()), key=_last_use, reverse=True):
+    for entry in sorted((path for path in folder.iterdir() if _is_entry(path)), key=_last_use, reverse=True):
         total += sum(file.stat().st_size for file in entry.iterdir())
         if total > MAX_BYTES:
             shutil.rmtree(entry, ignore_errors=True)
+
+
+def _is_entry(path: Path) -> bool:
+    """Return whether a path is an entry, or a sibling that a killed writer left of one."""
+    return path.is_dir() and bool(re.fullmatch(r"\.?[0-9a-f]{32}(\.[0-9a-f]{32}\.tmp)?", path.name))
 
 
 def _last_use(entry: Path) -> float:

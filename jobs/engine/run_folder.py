@@ -1,7 +1,11 @@
 """The folder of a run, which holds everything that the run reads and writes but the scans."""
 
+import json
+import os
 import platform
 import sys
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -11,9 +15,13 @@ import yaml
 
 from data_prep.errors import UserError
 from data_prep.files import write_atomic, write_json
+from data_prep.ledger import Ledger
+from data_prep.outputs import check_apart
 from data_prep.settings_file import load_settings
 from pipeline.settings.run import RunSettings
 
+_SETTINGS_FILES = ("config.yaml", "provenance.json")
+_MODEL_FILES = ("model.safetensors", "model-card.md")
 _RECORDED = ("quarterdose", "torch", "zarr", "numcodecs", "numpy", "submitit")
 
 
@@ -42,11 +50,54 @@ class RunFolder:
 
     def record(self) -> None:
         """Write ``config.yaml`` (the resolved settings) and ``provenance.json``."""
-        self.root.mkdir(parents=True, exist_ok=True)
-        write_atomic(self.root / "config.yaml", resolved_yaml(self.settings))
         versions = {name: version(name) for name in _RECORDED}
         machine = {"python": sys.version.split()[0], "machine": platform.machine(), "system": platform.system()}
-        write_json(self.root / "provenance.json", {"versions": versions, **machine})
+        with self.recording_settings():
+            write_atomic(self.root / "config.yaml", resolved_yaml(self.settings))
+            write_json(self.root / "provenance.json", {"versions": versions, **machine})
+
+    def recording_settings(self) -> AbstractContextManager[None]:
+        """Record that the block writes settings and versions."""
+        return Ledger(self.root).recording(_SETTINGS_FILES)
+
+    def recording_model(self) -> AbstractContextManager[None]:
+        """Record that the block writes the run's network and its card."""
+        return Ledger(self.root).recording(_MODEL_FILES)
+
+    def check(self, written: Mapping[Path, Sequence[str]]) -> None:
+        """Check that this folder may be written: it is the run's, and apart from all sources.
+
+        ``written``: patterns of the files that are replaced in further folders of the run.
+
+        Raises:
+            UserError: it is not, or files that would be replaced were not written by the program.
+        """
+        check_apart(self.root, [source.path for source in self.settings.data.sources if source.path])
+        folders = {self.root: (*_SETTINGS_FILES, *_MODEL_FILES), **written}
+        if not Ledger(self.root).exists() and self._is_of_earlier_version():
+            for folder in filter(Path.is_dir, folders):
+                with Ledger(folder).recording(folders[folder]):
+                    pass
+        if not Ledger(self.root).exists() and self._strangers():
+            raise UserError(
+                f"{self.root} is no run folder, and holds {self._strangers()[0]}: move it, or choose another name"
+            )
+        for folder, patterns in folders.items():
+            Ledger(folder).check(patterns)
+
+    def _is_of_earlier_version(self) -> bool:
+        """Return whether a version that kept no ledger made this run folder."""
+        try:
+            provenance = json.loads((self.root / "provenance.json").read_bytes())
+            return "quarterdose" in provenance["versions"]
+        except (OSError, ValueError, TypeError, KeyError):
+            return False
+
+    def _strangers(self) -> list[str]:
+        """List what lies in a folder that the program has not yet written to, but for a lock."""
+        if os.path.lexists(self.root) and not self.root.is_dir():
+            return [f"{self.root.name}, a file"]
+        return sorted({path.name for path in self.root.glob("*")} - {".lock"})
 
     @property
     def data(self) -> Path:
@@ -57,6 +108,11 @@ class RunFolder:
     def report(self) -> Path:
         """Folder of the report: CSV files, figures and ``index.html``."""
         return self.root / "report"
+
+    @property
+    def quality(self) -> Path:
+        """Folder of the tables and figures of quality alone, which ``evaluate`` writes."""
+        return self.root / "quality"
 
     @property
     def model(self) -> Path:

@@ -48,7 +48,8 @@ class Export(Stage):
         cell = self.evaluate.cells[best][1]
         provenance = self._provenance(best, trainings[best], read_split(self))
         network = load_trained(cell, self.folder.cell(best))
-        return {"cell": best, "sha256": write_model(self.folder.model, network, cell, provenance)}
+        with self.folder.recording_model():
+            return {"cell": best, "sha256": write_model(self.folder.model, network, cell, provenance)}
 
     def _read_training(self, cell: str) -> dict[str, Any]:
         training: dict[str, Any] = json.loads((self.folder.cell(cell) / "result.json").read_text())

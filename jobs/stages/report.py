@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from data_prep.ledger import Ledger
 from data_prep.progress import Progress
 from jobs.engine.graph import Graph
 from jobs.engine.stage import Ref, Stage
 from jobs.stages.evaluate import Evaluate
 from jobs.stages.train import CellStage
-from pipeline.report.files import FILES
+from pipeline.report.files import FILES, REPORT_PATTERNS
 from pipeline.settings.cells import cells_of
 from pipeline.training.world import World
 
@@ -50,7 +51,10 @@ class WriteReport(Stage):
         states = {name: _state(stage, name) for name, (stage, _) in self.cells.items()}
         cells = [cell for _, cell in self.cells.values()]
         accounting = accounting_table(self.folder, self.graph)
-        return write_report(self.folder.root, self.settings, cells, states, self.evaluate.judged_items(), accounting)
+        with Ledger(self.folder.report).recording(REPORT_PATTERNS):
+            return write_report(
+                self.folder.root, self.settings, cells, states, self.evaluate.judged_items(), accounting
+            )
 
 
 def _state(stage: Stage, cell: str) -> tuple[str, str]:

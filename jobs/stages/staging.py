@@ -34,6 +34,10 @@ def staged(data: Path, split: Split, max_gib: float | None) -> Iterator[Path]:
         yield data
         return
     copy = Path(temporary) / f"quarterdose-{os.geteuid()}-{digest_json(str(data))[:12]}"
+    if copy.exists() and not _users(copy).exists():
+        logger.info(_fall_back(f"{copy} was not written by quarterdose"))
+        yield data
+        return
     with _shared(copy):
         obstacle = _copy_pairs(data, split, copy, max_gib)
         logger.info(_fall_back(obstacle) if obstacle else f"volumes are read from {copy}")
@@ -44,10 +48,15 @@ def _fall_back(obstacle: str) -> str:
     return f"volumes are read where they lie, not from this node's disk: {obstacle}"
 
 
+def _users(copy: Path) -> Path:
+    """Return the file that the processes lock which use the copy; it lies beside it before and after."""
+    return copy.with_suffix(".users")
+
+
 @contextmanager
 def _shared(copy: Path) -> Iterator[None]:
     """Keep other processes from removing the copy; remove it if this one is the last that used it."""
-    with copy.with_suffix(".users").open("a") as users:
+    with _users(copy).open("a") as users:
         fcntl.flock(users, fcntl.LOCK_SH)
         try:
             yield

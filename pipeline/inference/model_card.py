@@ -1,18 +1,22 @@
 """The model card: a page of Markdown beside the model file that a person reads before using the model."""
 
+import hashlib
 import html
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from data_prep.errors import UserError
 from data_prep.files import write_atomic
-from pipeline.inference.model_file import save_model
+from pipeline.inference.model_file import load_model, save_model
 from pipeline.quality.measures import slice_measures
 from pipeline.settings.cells import CellSettings
 from pipeline.settings.names import LOW_DOSE_INPUT
 
+_SEAL = "\n<!-- SHA-256 of the text above: "
 _LIMITS = """\
 Research only: **not for diagnosis**. It was judged by errors against the full dose, not by what a reader finds in the
 images; a network that lowers the error can smooth small structures away or invent them. Scanners, kernels, slice
@@ -27,8 +31,47 @@ def write_model(path: Path, network: nn.Module, cell: CellSettings, provenance: 
     low-dose input; all else is listed as it is.
     """
     digest = save_model(path, network, cell, provenance)
-    write_atomic(path.with_name(f"{path.stem}-card.md"), _card(network, cell, provenance, digest))
+    write_atomic(card_of(path), seal(_card(network, cell, provenance, digest)))
     return digest
+
+
+def card_of(path: Path) -> Path:
+    """Return the path of a model file's card."""
+    return path.with_name(f"{path.stem}-card.md")
+
+
+def seal(card: str) -> str:
+    """End a card with its own SHA-256, by which it is known that nobody changed it."""
+    return f"{card}{_SEAL}{hashlib.sha256(card.encode()).hexdigest()} -->\n"
+
+
+def check_model_replaceable(path: Path) -> None:
+    """Check that model file and card are absent, or as this program wrote them.
+
+    Raises:
+        UserError: they are not, or are of another kind.
+    """
+    if os.path.lexists(path):
+        _read_model(path)
+    card = card_of(path)
+    if not os.path.lexists(card):
+        return
+    content = card.read_bytes().decode(errors="replace") if card.is_file() and not card.is_symlink() else ""
+    if not content or seal(content.rpartition(_SEAL)[0]) != content:
+        raise _foreign(card)
+
+
+def _read_model(path: Path) -> None:
+    try:
+        load_model(path)
+    except UserError as error:
+        raise _foreign(path) from error
+    if path.is_symlink():
+        raise _foreign(path)
+
+
+def _foreign(path: Path) -> UserError:
+    return UserError(f"{path} was not written by quarterdose, or was changed later: move it, or choose another --to")
 
 
 def _card(network: nn.Module, cell: CellSettings, provenance: Mapping[str, Any], digest: str) -> str:

@@ -17,6 +17,7 @@ PACKAGES = ("munge", "slurmctld", "slurmd", "slurm-client", "slurmdbd", "mariadb
 _PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "slurmdbd", "mariadbd")
 _SYSTEM_PATH = "/usr/sbin:/sbin"  # holds some of the programs, and is not in every user's PATH
 _FOLDERS = ("etc", "run", "log", "spool", "state", "dev")
+_MARK = ".quarterdose-devcluster"  # file by which a folder is known to be a cluster's
 _UNSHARE = (
     "unshare", "--uts", "--mount", "--propagation=slave", "--pid", "--fork", "--kill-child=KILL", "--mount-proc",
 )  # fmt: skip
@@ -61,10 +62,12 @@ class Cluster:
         """Bring it up in this shape; one of another shape is ended and its state removed first.
 
         Raises:
-            DevClusterError: not root, packages are missing, or a daemon does not come up.
+            DevClusterError: not root, packages are missing, a daemon does not come up, or the folder is another's.
         """
+        self._check_folder()
         self._check_machine()
         with self._locked():
+            (self.folder / _MARK).touch()
             if self.shape not in (None, shape):
                 self._end_all()
                 self._remove_state()
@@ -79,11 +82,12 @@ class Cluster:
         """End all of its processes, and no others; with ``wipe`` remove its state too."""
         if not self.folder.exists():
             return
+        self._check_folder()
         with self._locked():
             self._end_all()
         if wipe:
             self._remove_state()
-            for name in (*_FOLDERS, ".lock"):
+            for name in (*_FOLDERS, _MARK, ".lock"):
                 _remove(self.folder / name)
 
     def daemons(self) -> Iterator[tuple[str, int | None]]:
@@ -93,6 +97,7 @@ class Cluster:
 
     def start_node(self, name: str) -> None:
         """Start a node; where it is up, only its slurmd."""
+        self._check_folder()
         node, slurmd = self._node(name), self._daemon(f"slurmd.{name}")
         (self.folder / "spool" / name).mkdir(parents=True, exist_ok=True)
         if node.pid is None:
@@ -108,6 +113,7 @@ class Cluster:
 
     def stop_node(self, name: str, *, hard: bool) -> None:
         """End a node's slurmd, while its jobs go on; with ``hard`` the whole node at once, as a power cut does."""
+        self._check_folder()
         node, slurmd = self._node(name), self._daemon(f"slurmd.{name}")
         if hard:
             node.kill()
@@ -125,6 +131,19 @@ class Cluster:
             subprocess.CalledProcessError: it failed.
         """
         return self._run(*words).stdout
+
+    def _check_folder(self) -> None:
+        """Check that the folder is a cluster's: all that is in it may be removed."""
+        is_free = not os.path.lexists(self.folder) or self.folder.is_dir()
+        entries = sorted({path.name for path in self.folder.glob("*")} - {".lock"}) if is_free else ["no folder"]
+        if entries and not (self.folder / _MARK).is_file() and not self._has_shape():
+            raise DevClusterError(f"{self.folder} is no dev cluster, but holds {entries[0]}: choose another --folder")
+
+    def _has_shape(self) -> bool:
+        try:
+            return self.shape is not None
+        except (OSError, ValueError, TypeError):
+            return False
 
     def _check_machine(self) -> None:
         if os.geteuid() != 0:

@@ -117,13 +117,14 @@ def test_ids_that_are_no_safe_folders_are_refused(name: str) -> None:
 def test_only_incomplete_series_are_fetched(tmp_path: Path) -> None:
     whole, short, truncated, absent = chosen = [series(f"1.{number}") for number in range(4)]
     write(whole, tmp_path)
-    (write(short, tmp_path) / "2.dcm").unlink()
-    os.truncate(write(truncated, tmp_path) / "0.dcm", 299)
+    unfinished = tmp_path / ".quarterdose-fetch"
+    (write(short, unfinished) / "2.dcm").unlink()
+    os.truncate(write(truncated, unfinished) / "0.dcm", 299)
     client = Stand(short, truncated, absent)
     assert fetch(chosen, tmp_path, client) == 3
     assert client.calls == [
         {
-            "downloadDir": str(tmp_path),
+            "downloadDir": str(unfinished),
             "seriesInstanceUID": ["1.1", "1.2", "1.3"],
             "dirTemplate": "%PatientID/%StudyInstanceUID/%SeriesInstanceUID",
             "use_s5cmd_sync": True,
@@ -132,6 +133,29 @@ def test_only_incomplete_series_are_fetched(tmp_path: Path) -> None:
     ]
     assert fetch(chosen, tmp_path, client) == 0
     assert len(client.calls) == 1
+    assert not unfinished.exists()
+
+
+def test_what_did_not_arrive_waits_apart_and_what_did_is_in_its_place(tmp_path: Path) -> None:
+    complete, short = chosen = [series("1.1"), series("1.2")]
+    (write(short, tmp_path / ".quarterdose-fetch") / "2.dcm").unlink()
+    with pytest.raises(UserError, match="1 of 2 series are incomplete"):
+        fetch(chosen, tmp_path, Stand(complete))
+    assert complete.is_complete(tmp_path)
+    assert not short.folder(tmp_path).exists()
+    assert len(list(short.folder(tmp_path / ".quarterdose-fetch").iterdir())) == 2
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "0.dcm"])
+def test_a_folder_with_other_files_is_not_written_to(name: str, tmp_path: Path) -> None:
+    folder = series("1.1").folder(tmp_path)
+    folder.mkdir(parents=True)
+    (folder / name).write_text("mine")
+    client = Stand(series("1.1"))
+    with pytest.raises(UserError, match=r"1\.1 holds something else than the whole series"):
+        fetch([series("1.1")], tmp_path, client)
+    assert client.calls == []
+    assert [path.read_text() for path in folder.iterdir()] == ["mine"]
 
 
 def test_the_library_takes_what_it_is_given(tmp_path: Path) -> None:

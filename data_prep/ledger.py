@@ -1,0 +1,80 @@
+"""What the program wrote in a folder where a user may also write: only that is replaced."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from data_prep.errors import UserError
+from data_prep.files import digest_files, write_json
+
+FILE = ".quarterdose.json"
+_FILES, _UNFINISHED = "files", "unfinished"
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The file ``.quarterdose.json`` of ``folder``: SHA-256 of the files there that the program wrote.
+
+    Files are named by patterns of :meth:`Path.glob`. Patterns of a writer that was interrupted are listed too: what
+    fits them may be half of its files.
+    """
+
+    folder: Path
+
+    def exists(self) -> bool:
+        """Return whether the program wrote in this folder."""
+        return os.path.lexists(self.folder / FILE)
+
+    def check(self, patterns: Iterable[str]) -> None:
+        """Check that the files of these patterns, which will be replaced, were written by the program.
+
+        Raises:
+            UserError: one was not, or was changed later.
+        """
+        content = self._read()
+        unfinished = set(self._matches(content[_UNFINISHED]))
+        for path in self._matches(patterns):
+            if path not in unfinished and content[_FILES].get(self._name(path)) != _digest(path):
+                raise UserError(
+                    f"{path} was not written by quarterdose, or was changed later, and nothing of yours is replaced: "
+                    "move it, and run the same command again"
+                )
+
+    @contextmanager
+    def recording(self, patterns: Sequence[str]) -> Iterator[None]:
+        """Record the files of these patterns that the block writes or leaves."""
+        content = self._read()
+        self._write(content[_FILES], sorted({*content[_UNFINISHED], *patterns}))
+        yield
+        replaced = {self._name(path) for path in self._matches(patterns)}
+        files = {name: digest for name, digest in content[_FILES].items() if name not in replaced}
+        files |= {self._name(path): _digest(path) for path in self._matches(patterns)}
+        self._write(files, [pattern for pattern in content[_UNFINISHED] if pattern not in patterns])
+
+    def _read(self) -> dict[str, Any]:
+        if not self.exists():
+            return {_FILES: {}, _UNFINISHED: []}
+        try:
+            content = json.loads((self.folder / FILE).read_bytes())
+        except (OSError, ValueError):
+            content = None
+        if not isinstance(content, dict) or content.keys() != {_FILES, _UNFINISHED}:
+            raise UserError(f"{self.folder / FILE} was not written by quarterdose: move it")
+        return content
+
+    def _write(self, files: dict[str, str], unfinished: list[str]) -> None:
+        write_json(self.folder / FILE, {_FILES: files, _UNFINISHED: unfinished})
+
+    def _matches(self, patterns: Iterable[str]) -> list[Path]:
+        return sorted({path for pattern in patterns for path in self.folder.glob(pattern)})
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.folder).as_posix()
+
+
+def _digest(path: Path) -> str:
+    return digest_files([path]) if path.is_file() and not path.is_symlink() else ""
