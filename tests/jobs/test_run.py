@@ -119,7 +119,7 @@ def test_evaluate_tells_the_quality_of_what_is_judged(finished: Toy) -> None:
     assert finished.markers() == before
     target = finished.run_folder / "quality"
     assert {path.name for path in target.iterdir()} == {
-        "quality.csv", "quality_scans.csv", "quality_datasets.csv", "quality_tests.csv", "nps.csv",
+        ".quarterdose.json", "quality.csv", "quality_scans.csv", "quality_datasets.csv", "quality_tests.csv", "nps.csv",
         *(f"{name}{ending}" for name in ("sharpness", "bias") for ending in (".png", ".svg")),
     }  # fmt: skip
     quality = pd.read_csv(target / "quality.csv").set_index("model")
