@@ -63,9 +63,12 @@ def create_private_folder(folder: Path) -> None:
     """Create a folder for pickles and logs that only its user can write: who writes a pickle runs code.
 
     Raises:
-        UserError: it exists, and someone else can write there.
+        UserError: it exists, and someone else can write there; or it cannot be created.
     """
-    folder.mkdir(parents=True, exist_ok=True, mode=_PRIVATE)
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=_PRIVATE)
+    except OSError as error:
+        raise UserError(f"{folder}, the folder for logs, cannot be created: {error.strerror}") from error
     status = folder.stat()
     if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise UserError(f"{folder} must belong to you and be writable by you alone: chmod 700 it, or remove it")

@@ -91,6 +91,7 @@ CASES: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "denoise into a file": (mine("out"), DENOISE),
     "denoise where a lock should be": (mine("out/.lock/notes.txt"), DENOISE),
     "denoise for Slurm": (mine("out/series/notes.txt"), (*DENOISE, "--on", "a100")),
+    "denoise for Slurm, logs": (mine("out/slurm"), (*DENOISE, "--on", "a100")),
     "run": (mine("runs/x/notes.txt"), ("run", "x.yaml")),
     "run, a hidden file": (mine("runs/x/.notes"), ("run", "x.yaml")),
     "run, a file": (mine("runs/x"), ("run", "x.yaml")),
