@@ -221,7 +221,7 @@ def test_what_cannot_be_opened_fails_is_tried_again_and_the_others_go_on(place: 
     closed.symlink_to("/proc/self/mem")
     done = place.run({"kind": "dicom", "path": "scans", "keep_ids": True})
     assert done.returncode == 1
-    assert "a file of its folder cannot be opened (Input/output error)" in done.stderr
+    assert "which may be a slice of it, cannot be opened (Input/output error)" in done.stderr
     manifest = place.manifest().set_index("subject")
     assert manifest["state"].to_dict() == {"a": "kept", "b": "kept", "c": "kept", "closed": "turned away"}
     closed.unlink()

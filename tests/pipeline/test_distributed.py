@@ -21,7 +21,8 @@ from pipeline.training.world import DistributionError, PeerLost, World
 from tests.ranks import start_ranks
 
 CPU = torch.device("cpu")
-BEAT, SILENCE, MEETING, GRACE = 0.3, 3.0, 4.0, 2.5  # beats seldom enough for a machine that is busy with other tests
+BEAT, SILENCE, MEETING, GRACE = 0.3, 5.0, 4.0, 2.5  # beats seldom enough for a machine that is busy with other tests
+assert 5.5 * BEAT + GRACE < SILENCE  # a rank explains a lost connection, and waits, before it counts as silence
 Work = Callable[[World, Path], None]
 
 
