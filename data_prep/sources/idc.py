@@ -183,7 +183,7 @@ def _check_free(missing: Sequence[IdcSeries], root: Path) -> None:
 
 def _move_complete(series: Sequence[IdcSeries], root: Path) -> None:
     """Move what is complete to its place, and remove the folders that this leaves empty."""
-    for complete in [each for each in series if each.is_complete(root / _UNFINISHED)]:
+    for complete in [s for s in series if s.is_complete(root / _UNFINISHED)]:
         unfinished, folder = complete.folder(root / _UNFINISHED), complete.folder(root)
         folder.parent.mkdir(parents=True, exist_ok=True)
         unfinished.rename(folder)
