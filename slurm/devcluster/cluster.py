@@ -64,8 +64,8 @@ class Cluster:
         Raises:
             DevClusterError: not root, packages are missing, a daemon does not come up, or the folder is another's.
         """
-        self._check_folder()
         self._check_machine()
+        self._check_folder()
         with self._locked():
             (self.folder / _MARK).touch()
             if self.shape not in (None, shape):

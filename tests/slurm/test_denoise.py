@@ -34,6 +34,6 @@ def test_an_array_denoises_a_scan_a_task_as_one_process_does(tmp_path: Path) -> 
     command = [*common, str(tmp_path / "there"), "--on", "cluster.yaml"]
     told = subprocess.run(command, check=True, cwd=tmp_path, capture_output=True, text=True).stdout
     assert "2 tasks" in told
-    wait_for(lambda: len(list((tmp_path / "there").glob("*/*.dcm"))) == 2 * 20, 180)
+    wait_for(lambda: len(list((tmp_path / "there").glob("scan*/*.dcm"))) == 2 * 20, 180)
     assert digests(tmp_path / "there") == digests(tmp_path / "here") != {}
     assert not list(tmp_path.rglob("hacked"))
