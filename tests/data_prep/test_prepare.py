@@ -223,7 +223,13 @@ def test_what_cannot_be_opened_fails_is_tried_again_and_the_others_go_on(place: 
     assert done.returncode == 1
     assert "which may be a slice of it, cannot be opened (Input/output error)" in done.stderr
     manifest = place.manifest().set_index("subject")
-    assert manifest["state"].to_dict() == {"a": "kept", "b": "kept", "c": "kept", "closed": "turned away", "unknown": "turned away"}
+    assert manifest["state"].to_dict() == {
+        "a": "kept",
+        "b": "kept",
+        "c": "kept",
+        "closed": "turned away",
+        "unknown": "turned away",
+    }
     closed.unlink()
     closed.write_bytes(content)
     again = place.run({"kind": "dicom", "path": "scans", "keep_ids": True})
