@@ -94,10 +94,14 @@ class RunFolder:
             return False
 
     def _strangers(self) -> list[str]:
-        """List what lies in a folder that the program has not yet written to, but for a lock."""
+        """List what lies in a folder that the program has not yet written to, but for a lock and empty folders.
+
+        An empty folder may be a disk that the user mounted for the data.
+        """
         if os.path.lexists(self.root) and not self.root.is_dir():
             return [f"{self.root.name}, a file"]
-        return sorted({path.name for path in self.root.glob("*")} - {".lock"})
+        empty = {path.name for path in self.root.glob("*") if path.is_dir() and not any(path.iterdir())}
+        return sorted({path.name for path in self.root.glob("*")} - {".lock"} - empty)
 
     @property
     def data(self) -> Path:
