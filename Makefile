@@ -21,7 +21,7 @@ test: setup
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then $(BIN)/quarterdose devcluster install; \
 	which chromium dciodvfy dcmftest > /dev/null || \
 	(apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium dicom3tools dcmtk > /dev/null); fi
-	$(TESTS) -n 3
+	$(TESTS) -n 2
 
 # after each change: all but what needs a server, a browser or trainings of whole graphs
 check: lint
