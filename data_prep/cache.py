@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import UserError
-from data_prep.files import digest_json, write_atomic
+from data_prep.files import digest_json, is_plain_file, write_atomic
 from data_prep.pseudonym import pseudonym
 
 
@@ -39,7 +39,7 @@ def write_cache(path: Path, version: int, content: Any) -> None:
     Raises:
         UserError: its name is taken by something that is no file.
     """
-    if os.path.lexists(path) and (path.is_symlink() or not path.is_file()):
+    if os.path.lexists(path) and not is_plain_file(path):
         raise UserError(f"{path} is no cache file, and nothing of yours is replaced: move it")
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     write_atomic(path, json.dumps({"version": version, "content": content}), mode=0o600)

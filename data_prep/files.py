@@ -176,6 +176,16 @@ def digest_files(paths: Iterable[Path]) -> str:
     return total.hexdigest()
 
 
+def is_plain_file(path: Path) -> bool:
+    """Whether a file itself lies at ``path``, and no link to one."""
+    return path.is_file() and not path.is_symlink()
+
+
+def digest_plain_file(path: Path) -> str:
+    """Return the digest of one file; empty for links, which the program does not write, and for what is no file."""
+    return digest_files([path]) if is_plain_file(path) else ""
+
+
 def digest_json(content: Any) -> str:
     """Return the SHA-256 of ``content`` as canonical JSON: equal contents give equal digests."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

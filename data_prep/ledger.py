@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import UserError
-from data_prep.files import digest_files, write_json
+from data_prep.files import digest_plain_file, write_json
 
 FILE = ".quarterdose.json"
 _FILES, _UNFINISHED = "files", "unfinished"
@@ -38,7 +38,7 @@ class Ledger:
         content = self._read()
         unfinished = set(self._matches(content[_UNFINISHED]))
         for path in self._matches(patterns):
-            if path not in unfinished and content[_FILES].get(self._name(path)) != _digest(path):
+            if path not in unfinished and content[_FILES].get(self._name(path)) != digest_plain_file(path):
                 raise UserError(
                     f"{path} was not written by quarterdose, or was changed later, and nothing of yours is replaced: "
                     "move it, and run the same command again"
@@ -52,7 +52,7 @@ class Ledger:
         yield
         replaced = {self._name(path) for path in self._matches(patterns)}
         files = {name: digest for name, digest in content[_FILES].items() if name not in replaced}
-        files |= {self._name(path): _digest(path) for path in self._matches(patterns)}
+        files |= {self._name(path): digest_plain_file(path) for path in self._matches(patterns)}
         self._write(files, [pattern for pattern in content[_UNFINISHED] if pattern not in patterns])
 
     def _read(self) -> dict[str, Any]:
@@ -74,7 +74,3 @@ class Ledger:
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self.folder).as_posix()
-
-
-def _digest(path: Path) -> str:
-    return digest_files([path]) if path.is_file() and not path.is_symlink() else ""

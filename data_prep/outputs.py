@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.errors import UserError
-from data_prep.files import Declare, digest_files, write_json
+from data_prep.files import Declare, digest_plain_file, write_json
 
 _FILES, _REPLACED = "files", "replaced_files"
 
@@ -140,14 +140,10 @@ def digests_below(path: Path) -> dict[str, str]:
     Links and empty folders, which the program does not write, have an empty digest.
     """
     if not path.is_dir():
-        return {"": _digest(path)}
+        return {"": digest_plain_file(path)}
     entries = sorted(path.rglob("*"))
     parents = {entry.parent for entry in entries}
-    return {entry.relative_to(path).as_posix(): _digest(entry) for entry in entries if entry not in parents}
-
-
-def _digest(path: Path) -> str:
-    return digest_files([path]) if path.is_file() and not path.is_symlink() else ""
+    return {entry.relative_to(path).as_posix(): digest_plain_file(entry) for entry in entries if entry not in parents}
 
 
 def _foreign(path: Path) -> UserError:

@@ -78,10 +78,8 @@ class RunFolder:
             for folder in filter(Path.is_dir, folders):
                 with Ledger(folder).recording(folders[folder]):
                     pass
-        if not Ledger(self.root).exists() and self._strangers():
-            raise UserError(
-                f"{self.root} is no run folder, and holds {self._strangers()[0]}: move it, or choose another name"
-            )
+        if not Ledger(self.root).exists() and (strangers := self._strangers()):
+            raise UserError(f"{self.root} is no run folder, and holds {strangers[0]}: move it, or choose another name")
         for folder, patterns in folders.items():
             Ledger(folder).check(patterns)
 
@@ -100,8 +98,8 @@ class RunFolder:
         """
         if os.path.lexists(self.root) and not self.root.is_dir():
             return [f"{self.root.name}, a file"]
-        empty = {path.name for path in self.root.glob("*") if path.is_dir() and not any(path.iterdir())}
-        return sorted({path.name for path in self.root.glob("*")} - {".lock"} - empty)
+        entries = [path for path in self.root.glob("*") if path.name != ".lock"]
+        return sorted(path.name for path in entries if not path.is_dir() or any(path.iterdir()))
 
     @property
     def data(self) -> Path:

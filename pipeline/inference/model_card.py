@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from data_prep.errors import UserError
-from data_prep.files import write_atomic
+from data_prep.files import is_plain_file, write_atomic
 from pipeline.inference.model_file import load_model, save_model
 from pipeline.quality.measures import slice_measures
 from pipeline.settings.cells import CellSettings
@@ -56,7 +56,7 @@ def check_model_replaceable(path: Path) -> None:
     card = card_of(path)
     if not os.path.lexists(card):
         return
-    content = card.read_bytes().decode(errors="replace") if card.is_file() and not card.is_symlink() else ""
+    content = card.read_bytes().decode(errors="replace") if is_plain_file(card) else ""
     if not content or seal(content.rpartition(_SEAL)[0]) != content:
         raise _foreign(card)
 
