@@ -5,7 +5,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import settings
@@ -15,7 +14,7 @@ from data_prep.readers.nifti import open_nifti
 from data_prep.sources.sample import fetch_sample
 from data_prep.sources.sample import sample_path as sample_path_of_user
 from data_prep.volume import CTVolume
-from tests.pairs import write_pair
+from tests.pairs import write_toy_pair
 from tests.scans import chest, write_nifti
 
 settings.register_profile("quarterdose", deadline=None)  # shared machines are slow at times
@@ -78,12 +77,6 @@ def make_pair(tmp_path: Path) -> Callable[..., Path]:
     """Write a toy pair ``data/toy/<scan>.zarr``: ``make_pair(scan, slices)``; returns ``data``."""
 
     def make(scan: str = "a", slices: int = 48, side: int = 64, seed: int = 0) -> Path:
-        full = chest(slices, side, seed)
-        noise = np.random.default_rng(seed).normal(0, 40, full.shape)
-        low = np.clip(full + noise, -1024, 3000).astype(np.int16)
-        write_pair(
-            tmp_path / "data" / "toy" / f"{scan}.zarr", {"full_dose": full, "low_dose": low}, (2.5, 0.7, 0.7), {}
-        )
-        return tmp_path / "data"
+        return write_toy_pair(tmp_path / "data", scan, slices, side, seed)
 
     return make

@@ -14,6 +14,7 @@ from data_prep.lowdose.noise import LowDoseSimulator
 from data_prep.settings import LowDoseSettings
 from data_prep.store import ARRAYS
 from data_prep.volume import CTVolume
+from tests.scans import chest
 
 _BATCH = 16  # slices that a thread simulates at a time
 
@@ -43,3 +44,12 @@ def write_pair(
 def digest_array(array: NDArray[np.int16]) -> str:
     """Return the SHA-256 of an array's little-endian bytes in C order."""
     return hashlib.sha256(np.ascontiguousarray(array, dtype="<i2").tobytes()).hexdigest()
+
+
+def write_toy_pair(data: Path, scan: str = "a", slices: int = 48, side: int = 64, seed: int = 0) -> Path:
+    """Write a toy chest and itself with noise as ``toy/<scan>.zarr`` below ``data``; return ``data``."""
+    full = chest(slices, side, seed)
+    noise = np.random.default_rng(seed).normal(0, 40, full.shape)
+    low = np.clip(full + noise, -1024, 3000).astype(np.int16)
+    write_pair(data / "toy" / f"{scan}.zarr", {"full_dose": full, "low_dose": low}, (2.5, 0.7, 0.7), {})
+    return data

@@ -1,0 +1,224 @@
+"""A training that is stopped, killed or damaged goes on from its checkpoints to the same losses."""
+
+import itertools
+import multiprocessing
+import os
+import resource
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from data_prep.errors import MachineError
+from pipeline.settings.cells import CellSettings
+from pipeline.training.checkpoints import CheckpointError, Checkpoints, load_state, load_trained
+from pipeline.training.distributed import joined
+from pipeline.training.metrics_file import MetricsFile, read_metrics
+from pipeline.training.stopping import Stopped
+from pipeline.training.train import train
+from pipeline.training.validation import judge
+from pipeline.training.world import World
+from tests.pairs import write_toy_pair
+from tests.pipeline.cells import cell
+from tests.pipeline.trainings import CPU, SPLIT, Halted, assert_same_losses, losses, run, train_ranks
+from tests.ranks import run_ranks
+
+Trained = Callable[[CellSettings], tuple[Path, dict[str, Any]]]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_toy_pair(tmp_path_factory.mktemp("pair"))
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Train a cell to its end, once for all tests: its folder, to be compared with and copied, and its result."""
+
+    @cache
+    def train_once(settings: CellSettings) -> tuple[Path, dict[str, Any]]:
+        folder = tmp_path_factory.mktemp("whole")
+        return folder, run(settings, data, folder)
+
+    return train_once
+
+
+@pytest.mark.parametrize("stop_at", [1, 3, 4, 5, 7])
+def test_a_stopped_training_goes_on_to_the_same_losses(
+    data: Path, trained: Trained, tmp_path: Path, stop_at: int
+) -> None:
+    settings = cell(checkpoint_minutes=1e-9)
+    folder, whole = trained(settings)
+    with pytest.raises(Halted):
+        run(settings, data, tmp_path / "parts", stop_at)
+    resumed = run(settings, data, tmp_path / "parts")
+    assert_same_losses(tmp_path / "parts", folder)
+    assert resumed["validation"] == whole["validation"]
+    first, second = (load_trained(settings, path).state_dict() for path in (folder, tmp_path / "parts"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert run(settings, data, tmp_path / "parts")["validation"] == whole["validation"]  # nothing left to do
+
+
+@pytest.mark.ranks
+def test_ranks_resume_together(make_pair: Callable[..., Path], tmp_path: Path) -> None:
+    data, short, long = make_pair(), cell(ranks=2, epochs=2), cell(ranks=2, epochs=2)
+    train_ranks(long, data, tmp_path / "whole")
+    train_ranks(short, data, tmp_path / "parts")
+    newest = Checkpoints(tmp_path / "parts" / "checkpoints").newest()
+    (tmp_path / "parts" / "checkpoints" / f"step-{newest:08d}.pt").unlink()
+    train_ranks(long, data, tmp_path / "parts")
+    assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(("number", "stop_at"), [(signal.SIGUSR2, 3), (signal.SIGTERM, 5)])
+def test_a_signal_stops_at_the_next_step_and_the_losses_stay_the_same(
+    data: Path, trained: Trained, tmp_path: Path, number: signal.Signals, stop_at: int
+) -> None:
+    settings = cell(log_steps=2)
+
+    def ask(done: int, total: int, note: str) -> None:
+        if done == stop_at:
+            os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    with pytest.raises(Stopped, match=f"saved itself after step {stop_at + 1}"):
+        train(settings, data, SPLIT, tmp_path / "parts", World(), None, ask)
+    assert signal.getsignal(number) == before
+    assert Checkpoints(tmp_path / "parts" / "checkpoints").newest() == stop_at + 1
+    run(settings, data, tmp_path / "parts")
+    assert_same_losses(tmp_path / "parts", trained(settings)[0])
+
+
+@pytest.mark.parametrize("at", [0, 1, 4])
+def test_a_signal_in_a_validation_stops_too_and_it_is_made_again(
+    data: Path, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """Before the first step there is nothing to save but the start; afterwards the trained step is safe."""
+    (whole, _), settings, calls = trained(cell()), cell(), 0
+
+    def asked(*values: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == at + 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return judge(*values)
+
+    monkeypatch.setattr("pipeline.training.step.judge", asked)
+    with pytest.raises(Stopped):
+        run(settings, data, tmp_path / "parts")
+    assert calls == at + 1
+    run(settings, data, tmp_path / "parts")
+    assert_same_losses(tmp_path / "parts", whole)
+
+
+def _asked_rank(rank: int, settings: CellSettings, data: Path, folder: Path) -> None:
+    """Only rank 1 gets the signal."""
+    torch.set_num_threads(1)
+
+    def ask(done: int, total: int, note: str) -> None:
+        if rank == 1 and done == 1:
+            os.kill(os.getpid(), signal.SIGUSR2)
+
+    with joined(World(rank, 2, rank, f"file://{folder}.meet"), CPU), pytest.raises(Stopped, match="after step 2"):
+        train(settings, data, SPLIT, folder, World(rank, 2, rank, "file://"), None, ask)
+
+
+@pytest.mark.ranks
+def test_all_ranks_stop_when_one_is_asked_to(make_pair: Callable[..., Path], tmp_path: Path) -> None:
+    """In the middle of a line of metrics, to which every rank has something to add."""
+    data, settings = make_pair(), cell(ranks=2, samples=8, log_steps=4)
+    train_ranks(settings, data, tmp_path / "whole")
+    run_ranks(_asked_rank, (settings, data, tmp_path / "parts"), 2)
+    train_ranks(settings, data, tmp_path / "parts")
+    assert_same_losses(tmp_path / "parts", tmp_path / "whole")
+
+
+def test_checkpoints_come_every_so_many_steps(make_pair: Callable[..., Path], tmp_path: Path) -> None:
+    settings = cell(samples=6, epochs=1, checkpoint_steps=2, checkpoints_kept=9, log_steps=5)
+    run(settings, make_pair(), tmp_path / "cell")
+    assert [int(path.stem[5:]) for path in sorted((tmp_path / "cell" / "checkpoints").iterdir())] == [2, 4, 6]
+
+
+@pytest.mark.parametrize("how", ["cut", "flipped", "empty"])
+def test_a_broken_checkpoint_is_passed_over(data: Path, trained: Trained, tmp_path: Path, how: str) -> None:
+    whole, _ = trained(cell())
+    shutil.copytree(whole, tmp_path / "parts")
+    newest = max((tmp_path / "parts" / "checkpoints").iterdir())
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes({"cut": bytes(content[:-100]), "flipped": bytes(content), "empty": b""}[how])
+    with pytest.warns(UserWarning, match=rf"passed over: .*{newest.name} is no readable checkpoint"):
+        run(cell(), data, tmp_path / "parts")
+    assert_same_losses(tmp_path / "parts", whole)
+
+
+def test_when_the_disk_is_full_the_old_checkpoint_survives(tmp_path: Path) -> None:
+    """Not a byte more than 10 kB can be written to any file."""
+    Checkpoints(tmp_path).save(1, {"x": torch.zeros(10)}, keep=1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(MachineError, match=r"step 2 cannot be written \(File too large\); that of step 1 is kept"):
+            Checkpoints(tmp_path).save(2, {"x": torch.zeros(10_000)}, keep=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001.pt"]
+    assert Checkpoints(tmp_path).newest() == 1
+
+
+def _save_for_ever(folder: Path) -> None:
+    for step in itertools.count(1):
+        Checkpoints(folder).save(step, {"x": torch.full((100_000,), step)}, keep=2)
+
+
+def test_whenever_saving_is_killed_a_whole_checkpoint_is_there(tmp_path: Path) -> None:
+    last = 0
+    for turn in range(8):
+        saver = multiprocessing.get_context("fork").Process(target=_save_for_ever, args=(tmp_path / str(turn),))
+        saver.start()
+        time.sleep(0.3 + 0.037 * turn)
+        saver.kill()
+        saver.join()
+        found = Checkpoints(tmp_path / str(turn)).newest()
+        last = max(last, found or 0)
+        if found:
+            assert Checkpoints(tmp_path / str(turn)).load(found)["x"].unique().tolist() == [found]
+    assert last > 1
+
+
+def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (Path.touch, (tmp_path / "ran",))
+
+    torch.save({"model": Evil()}, tmp_path / "evil.pt")
+    with pytest.raises(CheckpointError, match="no readable checkpoint"):
+        load_state(tmp_path / "evil.pt")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_only_the_newest_and_the_best_checkpoints_are_kept(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 10):
+        Checkpoints(tmp_path).save(step, {"step": step}, keep=2, also=[1])
+    assert [int(path.stem[5:]) for path in sorted(tmp_path.iterdir())] == [1, 3, 10]
+    assert Checkpoints(tmp_path).newest() == 10
+    assert Checkpoints(tmp_path).load(10) == {"step": 10}
+    assert Checkpoints(tmp_path / "absent").newest() is None
+
+
+def test_metrics_after_the_checkpoint_are_dropped_and_a_cut_line_is_passed_over(tmp_path: Path) -> None:
+    with MetricsFile(tmp_path, 0, 0) as metrics:
+        for step in (1, 2, 3):
+            metrics.write("train", step, 0, {"loss": float(step)})
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(path.read_text() + '{"kind": "train", "st')
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3]
+    with MetricsFile(tmp_path, 2, 2):
+        pass
+    assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2]

@@ -1,0 +1,60 @@
+"""Trainings of a toy pair, by one rank or several, and their losses."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data_prep.split import Segment, Split
+from pipeline.settings.cells import CellSettings
+from pipeline.training.distributed import joined
+from pipeline.training.metrics_file import read_metrics
+from pipeline.training.ranks import Ranks
+from pipeline.training.train import train
+from pipeline.training.world import World
+from tests.ranks import run_ranks
+
+CPU = torch.device("cpu")
+
+
+SPLIT = Split("slabs", {
+    "train": [Segment("toy", "a", 0, 24)],
+    "validation": [Segment("toy", "a", 24, 40)],
+    "test": [Segment("toy", "a", 40, 48)],
+})  # fmt: skip
+
+
+class Halted(Exception):
+    pass
+
+
+def run(settings: CellSettings, data: Path, folder: Path, stop_at: int | None = None, **options: Any) -> dict[str, Any]:
+    def progress(done: int, total: int, note: str) -> None:
+        if done == stop_at:
+            raise Halted
+
+    return train(settings, data, SPLIT, folder, options.get("world", World()), options.get("start"), progress)
+
+
+def losses(folder: Path, kind: str = "train") -> list[float]:
+    return [line["loss"] for line in read_metrics(folder) if line["kind"] == kind]
+
+
+def assert_same_losses(ours: Path, theirs: Path) -> None:
+    for kind in ("train", "validation"):
+        assert losses(ours, kind) == losses(theirs, kind)
+
+
+def _rank(rank: int, settings: CellSettings, data: Path, folder: Path, size: int, start: Path | None) -> None:
+    torch.set_num_threads(1)
+    world = World(rank, size, rank, f"file://{folder}.meet")
+    with joined(world, CPU):
+        result = train(settings, data, SPLIT, folder, world, start, lambda done, total, note: None)
+        assert Ranks(world, CPU).sum({"a": 1.0, "b": float(rank)}) == {"a": size, "b": size * (size - 1) / 2}
+    (folder / f"rank{rank}.json").write_text(json.dumps(result))
+
+
+def train_ranks(settings: CellSettings, data: Path, folder: Path, start: Path | None = None) -> list[dict[str, Any]]:
+    run_ranks(_rank, (settings, data, folder, settings.ranks, start), settings.ranks)
+    return [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(settings.ranks)]
