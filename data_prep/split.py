@@ -56,8 +56,10 @@ def split(scans: Sequence[dict[str, Any]], settings: SplitSettings, min_slices: 
     three patients each scan is cut into slabs, with ``settings.gap`` slices between them.
 
     Raises:
-        UserError: a scan has too few slices for slabs of ``min_slices`` slices.
+        UserError: there is no scan, or one has too few slices for slabs of ``min_slices`` slices.
     """
+    if not scans:
+        raise UserError(f"no scan has the {min_slices} slices that a volume of the study takes")
     patients = patients_of(scans)
     numbered = sorted((_number(settings.seed, patient), patient) for patient in {*patients.values()})
     if len(numbered) < MIN_PATIENTS:

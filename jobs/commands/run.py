@@ -27,7 +27,7 @@ def run(config: Config, on: On = LOCAL, overrides: Overrides = None, dry_run: Dr
 
 
 def prepare(config: Config, on: On = LOCAL, overrides: Overrides = None, dry_run: DryRun = False) -> None:
-    """Prepare the scans and split them, no more: pairs, manifest.csv and contact sheets."""
+    """Prepare the scans, and split them if they can be split; no more: pairs, manifest.csv and contact sheets."""
     from jobs.stages.graph import preparation_of
     from jobs.stages.prepare import count_states
 

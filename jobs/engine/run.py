@@ -5,12 +5,13 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
+from data_prep.errors import UserError
 from data_prep.log import logger
 from jobs.engine.decision import Cause, Decision
 from jobs.engine.display import Display
 from jobs.engine.graph import Graph
 from jobs.engine.launch import Launcher, Processes
-from jobs.engine.outcome import list_failures
+from jobs.engine.outcome import RunFailed, list_failures
 from jobs.engine.stage import Stage
 
 _END_SECONDS = 4.0
@@ -30,8 +31,19 @@ def run_graph(graph: Graph, launcher: Launcher, display: Display) -> tuple[int, 
             logger.info(f"{'/'.join(decision.ref)}: {decision.reason}")
         _run_stage(stage, [decision.ref[1] for decision in pending], launcher, display)
         count += len(pending)
-        failures += list_failures(stage)
+        try:
+            failures += list_failures(stage)
+        except (UserError, RunFailed):
+            _conclude(graph, stage, launcher, display)
+            raise
     return count, failures
+
+
+def _conclude(graph: Graph, failed: Stage, launcher: Launcher, display: Display) -> None:
+    """Run the stages that show what became of the items of a stage of which too many ended without success."""
+    for stage in graph.stages.values():
+        if stage.concludes and stage.gathers == failed.name:
+            _run_stage(stage, [decision.ref[1] for decision in _decide_pending(graph, stage)], launcher, display)
 
 
 def _decide_pending(graph: Graph, stage: Stage) -> list[Decision]:

@@ -14,6 +14,7 @@ from data_prep.log import logger
 from data_prep.progress import Progress
 from jobs.engine.graph import Graph, OpenGraph
 from jobs.engine.marker import Marker, State
+from jobs.engine.outcome import RunFailed
 from jobs.engine.stage import Stage
 from pipeline.training.stopping import Stopped
 from pipeline.training.world import DistributionError, PeerLost, World
@@ -116,7 +117,7 @@ def _reason(stage: Stage, error: Exception) -> str:
 
 def _is_plain(error: Exception) -> bool:
     """Whether the error's text is a sentence for people, without private words."""
-    return isinstance(error, UserError | MachineError | DistributionError | Stopped)
+    return isinstance(error, UserError | MachineError | RunFailed | DistributionError | Stopped)
 
 
 def _log_error(stage: Stage, error: Exception) -> None:

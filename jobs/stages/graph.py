@@ -35,6 +35,6 @@ def evaluation_of(folder: RunFolder) -> Graph:
 
 
 def preparation_of(folder: RunFolder) -> Graph:
-    """Build the graph of prepare and split alone."""
+    """Build the graph of prepare and split alone, for which scans that cannot be split are good enough."""
     prepare = Prepare(folder)
-    return Graph([prepare, SplitScans(prepare)])
+    return Graph([prepare, SplitScans(prepare, is_needed=False)])

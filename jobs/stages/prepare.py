@@ -14,6 +14,7 @@ from data_prep.sources.discovery import discover
 from data_prep.sources.discovery_cache import recall
 from data_prep.sources.series import Discovery, Exclusion, Series
 from data_prep.split import Split, split
+from jobs.engine.outcome import check_stage
 from jobs.engine.stage import Ref, Stage
 from pipeline.training.world import World
 
@@ -80,16 +81,21 @@ class Prepare(Stage):
 
 
 class SplitScans(Stage):
-    """Write the manifest of all scans, used or turned away, and the split of those that are used."""
+    """Write the manifest of all scans, used or turned away, and the split of those that are used.
+
+    The manifest is written in any case: if too many scans were turned away, or if those that are used cannot be
+    split, it says why. ``is_needed``: whether the run ends then; preparation alone goes without a split.
+    """
 
     name: ClassVar[str] = "split"
     version: ClassVar[int] = 2
     accepts_failed_inputs: ClassVar[bool] = True
     gathers: ClassVar[str] = Prepare.name
+    concludes: ClassVar[bool] = True
 
-    def __init__(self, prepare: Prepare) -> None:
+    def __init__(self, prepare: Prepare, *, is_needed: bool = True) -> None:
         super().__init__(prepare.folder)
-        self.prepare = prepare
+        self.prepare, self.is_needed = prepare, is_needed
 
     def items(self) -> list[str]:
         return ["split"]
@@ -119,7 +125,26 @@ class SplitScans(Stage):
     def outputs(self, item: str) -> list[Path]:
         return [self.folder.data / "manifest.csv", self.folder.data / "split.json"]
 
+    def allowed_failures(self, count: int) -> int:
+        return 0 if self.is_needed else count
+
     def run(self, item: str, world: World, progress: Progress) -> dict[str, Any]:
+        """Write the manifest, then the split.
+
+        Raises:
+            RunFailed: too many scans were turned away.
+            UserError: the others cannot be split.
+        """
+        manifest, split_file = self.outputs(item)
+        used = self._write_manifest(manifest)
+        check_stage(self.prepare)
+        studies = [{**row, "studies": self.prepare.series[row["scan"]].studies} for row in used]
+        parts = split(studies, self.settings.data.split, self.min_slices)
+        write_json(split_file, parts.to_json())
+        return {"by": parts.by, "slices": {part: sum(map(len, segments)) for part, segments in parts.parts.items()}}
+
+    def _write_manifest(self, manifest: Path) -> list[dict[str, Any]]:
+        """Write the manifest and the contact sheets of data sets; return the rows of the scans that are used."""
         import pandas as pd
 
         from data_prep.overview import draw_pages
@@ -129,12 +154,8 @@ class SplitScans(Stage):
         for dataset in sorted({row["dataset"] for row in used}):
             draw_pages(self.folder.data, [row for row in used if row["dataset"] == dataset])
         excluded = [_turned_away(series, series.reason, series.images) for series in self.prepare.exclusions]
-        manifest, split_file = self.outputs(item)
         write_atomic(manifest, pd.DataFrame(rows + excluded).to_csv(index=False))
-        studies = [{**row, "studies": self.prepare.series[row["scan"]].studies} for row in used]
-        parts = split(studies, self.settings.data.split, self.min_slices)
-        write_json(split_file, parts.to_json())
-        return {"by": parts.by, "slices": {part: sum(map(len, segments)) for part, segments in parts.parts.items()}}
+        return used
 
     def _row(self, scan: str) -> dict[str, Any]:
         marker = self.prepare.markers.read(scan)

@@ -1,6 +1,7 @@
 """What a run found in its sources is what its workers and ``quarterdose status`` see."""
 
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -8,9 +9,12 @@ import pytest
 
 from data_prep.errors import UserError
 from data_prep.progress import ignore_progress
+from jobs.engine.display import Display
+from jobs.engine.marker import Markers
+from jobs.engine.run import run_graph
 from jobs.engine.run_folder import RunFolder
 from jobs.engine.worker import work_alone
-from jobs.stages.graph import open_graph
+from jobs.stages.graph import graph_of, open_graph, preparation_of
 from jobs.stages.prepare import Prepare
 from pipeline.settings.run import RunSettings
 from tests.command_line import QUARTERDOSE
@@ -64,3 +68,61 @@ def test_where_nothing_is_remembered_the_sources_are_looked_through(
     write_nifti(tmp_path / "scans" / "b.nii", chest(20))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert Prepare(RunFolder.opened(root)).items() == ["a", "b"]
+
+
+class _Here:
+    """Launcher of work in this process, which has ended when it was started."""
+
+    def start_workers(self, root: Path, stage: str, items: Sequence[str], workers: int) -> "_Here":
+        work_alone(open_graph, root, stage, items)
+        return self
+
+    def start_ranks(self, root: Path, stage: str, item: str, ranks: int) -> "_Here":
+        raise AssertionError(stage)
+
+    def have_ended(self) -> bool:
+        return True
+
+    def fault(self) -> str:
+        return ""
+
+    def stop(self) -> None:
+        """Nothing is left to stop."""
+
+
+def prepare(root: Path) -> tuple[int, list[str]]:
+    graph = preparation_of(RunFolder.opened(root))
+    graph.stages["prepare"].find_items(ignore_progress)
+    return run_graph(graph, _Here(), Display())
+
+
+def test_where_too_many_scans_are_refused_the_manifest_says_why(root: Path, tmp_path: Path) -> None:
+    (tmp_path / "scans" / "b.nii").write_bytes(b"no scan")
+    with pytest.raises(UserError, match=r"b\.nii: no readable NIfTI file"):
+        prepare(root)
+    manifest = pd.read_csv(root / "data" / "manifest.csv").set_index("scan")
+    assert manifest["state"].to_dict() == {"a": "kept", "b": "turned away"}
+    assert "no readable NIfTI file" in str(manifest["reason"]["b"])
+    assert not (root / "data" / "split.json").exists()
+    assert Markers(root, "split").read("split").state == "failed"  # type: ignore[union-attr]
+    (tmp_path / "scans" / "b.nii").unlink()
+    for name in "cd":
+        write_nifti(tmp_path / "scans" / f"{name}.nii", chest(20))
+    assert prepare(root) == (3, [])
+    assert (root / "data" / "split.json").is_file()
+
+
+def test_pairs_that_cannot_be_split_are_prepared_and_a_run_says_why_it_ends(root: Path) -> None:
+    assert prepare(root) == (2, [])
+    assert pd.read_csv(root / "data" / "manifest.csv")["state"].tolist() == ["kept"]
+    graph = graph_of(RunFolder.opened(root))
+    with pytest.raises(UserError, match=r"scan a has 20 slices; data.split leaves"):
+        run_graph(graph, _Here(), Display())
+
+
+def test_a_run_without_a_scan_of_enough_slices_says_so(root: Path, tmp_path: Path) -> None:
+    write_nifti(tmp_path / "scans" / "a.nii", chest(8))
+    assert prepare(root) == (2, [])
+    graph = graph_of(RunFolder.opened(root))
+    with pytest.raises(UserError, match="no scan has the 16 slices that a volume of the study takes"):
+        run_graph(graph, _Here(), Display())
