@@ -3,23 +3,26 @@
 Of a DICOM source only listed elements are copied; private elements, overlays and all others are left out.
 """
 
-from functools import lru_cache, partial
+import re
+from collections.abc import Sequence
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
-from pydicom.valuerep import DSfloat
 
 from data_prep.errors import ScanError
+from data_prep.pseudonym import pseudonym
 from data_prep.readers.dicom import DicomSeries
+from data_prep.writers.dicom_copy import copy_deidentification, copy_elements, copy_geometry
 from data_prep.writers.dicom_elements import (
-    LO_CHARACTERS,
     PERSON,
     SCAN,
     SERIES_ENDING,
     Derivation,
+    declare_characters,
     derive_uid,
     file_meta,
     identify,
@@ -28,6 +31,10 @@ from data_prep.writers.dicom_elements import (
     set_pixels,
     source_reference,
 )
+from data_prep.writers.dicom_source import SourceFrame
+from data_prep.writers.dicom_text import format_number, person_name, unique_text, valid_texts
+
+_ID_DIGITS = 8  # of a digest
 
 
 class Source(Protocol):
@@ -56,6 +63,7 @@ class DicomWriter:
         """
         image = self.source.image(self.written)
         image.SOPInstanceUID = derive_uid(image.SeriesInstanceUID, str(self.written))
+        declare_characters(image)
         set_pixels(image, self.source.as_stored(hu))
         image.file_meta = file_meta(image)
         self.written += 1
@@ -67,7 +75,7 @@ class FromSeries:
 
     def __init__(self, series: DicomSeries, derivation: Derivation) -> None:
         self.series, self.derivation = series, derivation
-        self._header = lru_cache(1)(partial(dcmread, stop_before_pixels=True))  # many frames may share one
+        self._read = lru_cache(1)(partial(dcmread, stop_before_pixels=True))  # many frames may share one
 
     def image(self, z: int) -> Dataset:
         """Return the elements that are copied, and those that mark the image as derived.
@@ -75,27 +83,43 @@ class FromSeries:
         Raises:
             ScanError: the patient is to be left out, but the source says that text is burnt into its images.
         """
-        ct_slice = self.series.slices[z]
-        source = self._header(ct_slice.path)
-        frame, image, deidentify = _frame_elements(source, ct_slice.index), Dataset(), self.derivation.deidentify
-        if deidentify and frame.get("BurnedInAnnotation") == "YES":
+        ct_slice, deidentify, image = self.series.slices[z], self.derivation.deidentify, Dataset()
+        source = SourceFrame(self._read(ct_slice.path), ct_slice.index)
+        if deidentify and source.text("BurnedInAnnotation").upper() == "YES":
             raise ScanError("text is burnt into the images (BurnedInAnnotation is YES), and would stay in them")
-        for name in (*SCAN, *(() if deidentify else PERSON)):
-            if name in frame:
-                image[name] = frame[name]
-        identify(image, frame, self.derivation)
-        frame_number = ct_slice.index + 1 if _is_multi_frame(source) else None
-        number = frame.get("InstanceNumber") if frame_number is None else frame_number
-        image.InstanceNumber = z + 1 if number is None else number
+        copy_elements(image, source, (*SCAN, *(() if deidentify else PERSON)))
+        copy_geometry(image, ct_slice.frame)
         if not deidentify:
-            image.SourceImageSequence = [source_reference(source, frame_number)]
+            copy_deidentification(image, source)
+        identify(image, source, self.derivation)
+        image.InstanceNumber = self._numbers[z]
+        references = source_reference(source, ct_slice.index + 1 if source.is_multi_frame else None)
+        if references and not deidentify:
+            image.SourceImageSequence = references
         mark_padding(image, ct_slice.frame)
         mark_derived(image, self.derivation)
         return image
 
+    @cached_property
+    def _numbers(self) -> Sequence[int]:
+        """The numbers of the images or frames, if all have one and no two the same; else from 1 on."""
+        slices = self.series.slices
+        texts = [_number_of(ct_slice.path, ct_slice.index) for ct_slice in slices]
+        numbers = [int(text) for text in texts if text]
+        return numbers if len({*numbers}) == len(slices) else range(1, len(slices) + 1)
+
     def as_stored(self, hu: NDArray[np.int16]) -> NDArray[np.int16]:
         """Return a canonical slice in the order of the source's rows and columns."""
         return self.series.grid.to_stored(hu[None])[..., 0].T
+
+
+def _number_of(path: Path, index: int) -> str:
+    """Return the number of a frame in its file, or of an image that is alone in its file; empty if it has none."""
+    header = dcmread(path, stop_before_pixels=True, specific_tags=["InstanceNumber", "NumberOfFrames"])
+    image = SourceFrame(header, 0)
+    if "".join(valid_texts("NumberOfFrames", image.texts("NumberOfFrames"))) not in ("", "0", "1"):
+        return str(index + 1)
+    return "".join(valid_texts("InstanceNumber", image.texts("InstanceNumber")))
 
 
 class FromGrid:
@@ -112,7 +136,8 @@ class FromGrid:
         """Return identity, geometry and the elements that mark the image as derived."""
         image, steps = Dataset(), np.linalg.norm(self._lps[:3, :3], axis=0)
         directions = self._lps[:3, :3] / steps
-        image.PatientName = image.PatientID = self.name[:LO_CHARACTERS]
+        image.PatientName = person_name(re.sub(r"[\^=]", " ", self.name))
+        image.PatientID = self._patient_id()
         image.StudyInstanceUID, image.SeriesInstanceUID, image.FrameOfReferenceUID = (
             derive_uid(kind, self.name, self.derivation.recipe) for kind in ("study", "series", "frame of reference")
         )
@@ -123,30 +148,16 @@ class FromGrid:
         mark_derived(image, self.derivation)
         return image
 
+    def _patient_id(self) -> str:
+        """Return the name and the first digits of the source's digest: many folders hold a file of the same name."""
+        derivation = self.derivation
+        digest = (pseudonym(derivation.source) if derivation.deidentify else derivation.source)[:_ID_DIGITS]
+        return unique_text("PatientID", self.name if digest in self.name else f"{self.name}-{digest}")
+
     def as_stored(self, hu: NDArray[np.int16]) -> NDArray[np.int16]:
         """Return the slice as it is."""
         return hu
 
 
-def _decimals(numbers: NDArray[np.float64]) -> list[DSfloat]:
-    """Return decimal strings of at most 16 characters, as the standard allows."""
-    return [DSfloat(float(number), auto_format=True) for number in numbers]
-
-
-def _frame_elements(source: Dataset, index: int) -> Dataset:
-    """Return the elements of a frame: those of its functional groups, and the file's own."""
-    if not _is_multi_frame(source):
-        return source
-    groups = [source.PerFrameFunctionalGroupsSequence[index], *source.get("SharedFunctionalGroupsSequence", [])]
-    frame = Dataset()
-    for group in groups:
-        for element in group:
-            for inner in element.value[0] if element.VR == "SQ" and element.value else ():
-                frame.setdefault(inner.tag, inner)
-    for element in source:
-        frame.setdefault(element.tag, element)
-    return frame
-
-
-def _is_multi_frame(source: Dataset) -> bool:
-    return "PerFrameFunctionalGroupsSequence" in source
+def _decimals(numbers: NDArray[np.float64]) -> list[str]:
+    return [format_number(number) for number in numbers]

@@ -15,11 +15,16 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from data_prep.pseudonym import pseudonym
 from data_prep.readers.dicom_header import Frame
+from data_prep.writers.dicom_source import SourceFrame
+from data_prep.writers.dicom_text import LO_BYTES, ST_BYTES, cut_text, is_uid, valid_texts
 
 NOT_FOR_DIAGNOSIS = "Not for diagnosis"
 SERIES_ENDING = f"denoised, {NOT_FOR_DIAGNOSIS.lower()}"
-LO_CHARACTERS, _ST_CHARACTERS = 64, 1024  # that an element of VR LO or ST may hold (PS3.5, 6.2)
 _SERIES_NUMBER_STEP = 1000  # from the source's number to that of the derived series
+_MAX_SERIES_NUMBER = 2**31 - 1 - _SERIES_NUMBER_STEP
+_TEXT_VRS = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})
+_UNPAIRED = frozenset({"ABDOMEN", "ABDOMENPELVIS", "CHEST", "CHESTABDOMEN", "CHESTABDPELVIS", "HEAD", "HEADNECK",
+                       "HEART", "LIVER", "NECK", "NECKCHEST", "PELVIS", "WHOLEBODY"})  # fmt: skip
 
 # must be present, but may be empty (type 2)
 _REQUIRED = (
@@ -28,15 +33,15 @@ _REQUIRED = (
     "AcquisitionNumber", "SliceThickness", "PatientPosition",
 )  # fmt: skip
 PERSON = (
-    "SpecificCharacterSet", "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex",
+    "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex",
     "PatientAge", "PatientSize", "PatientWeight", "StudyDate", "StudyTime", "AccessionNumber",
     "ReferringPhysicianName", "StudyID", "StudyDescription", "InstitutionName", "AcquisitionDate", "AcquisitionTime",
     "AcquisitionDateTime", "ContentDate", "ContentTime", "ProtocolName", "StationName", "SoftwareVersions",
-    "ContrastBolusAgent", "PatientIdentityRemoved", "DeidentificationMethod", "SeriesNumber", "AcquisitionNumber",
-    "WindowCenterWidthExplanation",
+    "ContrastBolusAgent", "SeriesNumber", "AcquisitionNumber", "WindowCenterWidthExplanation",
 )  # fmt: skip
 SCAN = (
-    "Manufacturer", "ManufacturerModelName", "BodyPartExamined", "PatientPosition", "PositionReferenceIndicator",
+    "Manufacturer", "ManufacturerModelName", "BodyPartExamined", "Laterality", "PatientPosition",
+    "PositionReferenceIndicator",
     "ScanOptions", "KVP", "DataCollectionDiameter", "ReconstructionDiameter", "DistanceSourceToDetector",
     "DistanceSourceToPatient", "GantryDetectorTilt", "TableHeight", "RotationDirection", "ExposureTime",
     "XRayTubeCurrent", "Exposure", "FilterType", "GeneratorPower", "FocalSpots", "ConvolutionKernel",
@@ -50,12 +55,13 @@ SCAN = (
 class Derivation:
     """How images are derived from their source.
 
-    ``description``: a sentence for the reader of an image. ``recipe``: other recipes give other UIDs.
-    ``deidentify``: leave the patient out.
+    ``description``: a sentence for the reader of an image. ``recipe``: other recipes give other UIDs. ``source``: of
+    the source alone, for ids that it lacks. ``deidentify``: leave the patient out.
     """
 
     description: str
     recipe: str
+    source: str
     deidentify: bool = False
 
 
@@ -64,31 +70,48 @@ def mark_derived(image: Dataset, derivation: Derivation) -> None:
     for name in _REQUIRED:
         if name not in image:
             setattr(image, name, None)
-    if "BodyPartExamined" not in image:  # it could be one of a pair of organs
-        image.Laterality = None
+    is_unpaired = image.get("BodyPartExamined") in _UNPAIRED
+    image.Laterality = None if is_unpaired else image.get("Laterality")  # it could be of one of a pair of organs
+    if is_unpaired:
+        del image.Laterality
     image.SOPClassUID, image.Modality = CTImageStorage, "CT"
     image.ImageType = ["DERIVED", "SECONDARY", "AXIAL"]
-    image.DerivationDescription = f"{derivation.description}. {NOT_FOR_DIAGNOSIS}."[:_ST_CHARACTERS]
+    image.DerivationDescription = cut_text(f"{derivation.description}. {NOT_FOR_DIAGNOSIS}.", ST_BYTES)
     image.ImageComments = NOT_FOR_DIAGNOSIS
     image.ContributingEquipmentSequence = [_equipment(derivation)]
 
 
-def identify(image: Dataset, frame: Dataset, derivation: Derivation) -> None:
+def identify(image: Dataset, frame: SourceFrame, derivation: Derivation) -> None:
     """Add UIDs, the series' description and number, and a pseudonym if the patient is to be left out."""
     deidentify = derivation.deidentify
-    hide: Callable[[str], str] = (lambda uid: derive_uid(pseudonym(uid))) if deidentify else (lambda uid: uid)
-    series = str(frame.get("SeriesInstanceUID") or "")
-    image.StudyInstanceUID = hide(str(frame.get("StudyInstanceUID") or derive_uid("study", series)))
-    image.FrameOfReferenceUID = hide(str(frame.get("FrameOfReferenceUID") or derive_uid("frame of reference", series)))
+    hide: Callable[[str], str] = (lambda uid: derive_uid(pseudonym(uid))) if deidentify else _valid_uid
+    series = frame.text("SeriesInstanceUID")
+    image.StudyInstanceUID, image.FrameOfReferenceUID = (
+        hide(frame.text(keyword) or derive_uid(name, series or derivation.source))
+        for keyword, name in (("StudyInstanceUID", "study"), ("FrameOfReferenceUID", "frame of reference"))
+    )
     image.SeriesInstanceUID = derive_uid(hide(series), derivation.recipe, str(deidentify))
-    description = "" if deidentify else str(frame.get("SeriesDescription") or "")
-    image.SeriesDescription = f"{description[: LO_CHARACTERS - len(SERIES_ENDING) - 1]} {SERIES_ENDING}".strip()
+    description = "" if deidentify else "".join(valid_texts("SeriesDescription", frame.texts("SeriesDescription")))
+    image.SeriesDescription = f"{cut_text(description, LO_BYTES - len(SERIES_ENDING) - 1)} {SERIES_ENDING}".strip()
     if deidentify:
-        image.PatientID = image.PatientName = f"p-{pseudonym(str(frame.get('PatientID') or series))}"
+        image.PatientID = image.PatientName = f"p-{pseudonym(frame.text('PatientID') or series or derivation.source)}"
         image.PatientIdentityRemoved = "YES"
         image.DeidentificationMethod = "quarterdose: technical elements alone are kept, UIDs are new"
     elif image.get("SeriesNumber") is not None:
-        image.SeriesNumber = int(image.SeriesNumber) + _SERIES_NUMBER_STEP
+        number = int(image.SeriesNumber)
+        image.SeriesNumber = number + (_SERIES_NUMBER_STEP if number <= _MAX_SERIES_NUMBER else 0)
+
+
+def _valid_uid(uid: str) -> str:
+    """Return the UID itself if it is a valid one or none; else one that stands for it."""
+    return uid if is_uid(uid) or not uid else derive_uid("invalid", uid)
+
+
+def declare_characters(image: Dataset) -> None:
+    """Declare UTF-8 if a text of the image, at any depth, holds more than ASCII."""
+    texts = (str(element.value) for element in image.iterall() if element.VR in _TEXT_VRS)
+    if not all(map(str.isascii, texts)):
+        image.SpecificCharacterSet = "ISO_IR 192"
 
 
 def mark_padding(image: Dataset, frame: Frame) -> None:
@@ -119,16 +142,18 @@ def file_meta(image: Dataset) -> FileMetaDataset:
     return meta
 
 
-def source_reference(source: Dataset, frame_number: int | None) -> Dataset:
-    """Return a reference to the image, or to the frame of an image, from which another is derived."""
+def source_reference(source: SourceFrame, frame_number: int | None) -> list[Dataset]:
+    """Return a reference to the image, or frame of an image, from which another is derived; none if it has no UID."""
+    uids = [source.text(keyword) for keyword in ("SOPClassUID", "SOPInstanceUID")]
+    if not all(map(is_uid, uids)):
+        return []
     elements: dict[str, Any] = {
-        "ReferencedSOPClassUID": source.SOPClassUID, "ReferencedSOPInstanceUID": source.SOPInstanceUID,
-        "SpatialLocationsPreserved": "YES",
+        "ReferencedSOPClassUID": uids[0], "ReferencedSOPInstanceUID": uids[1], "SpatialLocationsPreserved": "YES",
         "PurposeOfReferenceCodeSequence": [_code("121322", "Source image for image processing operation")],
     }  # fmt: skip
     if frame_number is not None:
         elements["ReferencedFrameNumber"] = frame_number
-    return _sequence_item(**elements)
+    return [_sequence_item(**elements)]
 
 
 def derive_uid(*parts: str) -> str:
@@ -136,14 +161,14 @@ def derive_uid(*parts: str) -> str:
 
     It is a UUID in decimal (PS3.5, B.2).
     """
-    number = uuid.UUID(bytes=hashlib.sha256("\0".join(parts).encode()).digest()[:16])
+    number = uuid.UUID(bytes=hashlib.sha256("\0".join(parts).encode(errors="surrogatepass")).digest()[:16])
     return f"2.25.{number.int}"
 
 
 def _equipment(derivation: Derivation) -> Dataset:
     return _sequence_item(
         Manufacturer="Quarterdose", ManufacturerModelName="quarterdose", SoftwareVersions=version("quarterdose"),
-        ContributionDescription=derivation.description[:_ST_CHARACTERS],
+        ContributionDescription=cut_text(derivation.description, ST_BYTES),
         PurposeOfReferenceCodeSequence=[_code("109103", "Modifying Equipment")],
     )  # fmt: skip
 

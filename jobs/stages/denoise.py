@@ -179,4 +179,4 @@ def _writing(
 
 def _derivation(model: Model, options: OutputOptions, recipe: dict[str, Any]) -> Derivation:
     description = f"Denoised by quarterdose {version('quarterdose')}, model {model.cell.id} (SHA-256 {model.digest})"
-    return Derivation(description, json.dumps(recipe, sort_keys=True), options.deidentify)
+    return Derivation(description, json.dumps(recipe, sort_keys=True), recipe["source_sha256"], options.deidentify)

@@ -24,7 +24,7 @@ from tests.data_prep.dicom_series import change, edit, transcode, write_enhanced
 from tests.scans import Hu, chest
 
 SPACING = (2.5, 0.703125, 0.703125)
-DERIVATION = Derivation("Denoised by a test", "recipe")
+DERIVATION = Derivation("Denoised by a test", "recipe", "source")
 
 
 def files(folder: Path) -> list[Path]:
@@ -148,7 +148,7 @@ def test_real_dicom_is_written_as_a_new_valid_series(tmp_path: Path) -> None:
     for path in chosen:
         shutil.copy(path, some)
     write_back(some, tmp_path / "target")
-    write_back(some, tmp_path / "bare", Derivation("Denoised by a test", "recipe", deidentify=True))
+    write_back(some, tmp_path / "bare", Derivation("Denoised by a test", "recipe", "source", deidentify=True))
     olds = {str(old.SOPInstanceUID): old for old in map(pydicom.dcmread, files(some))}
     news = [pydicom.dcmread(path) for path in files(tmp_path / "target")]
     assert len({new.SOPInstanceUID for new in news} | set(olds)) == 12
@@ -180,7 +180,7 @@ def test_burnt_in_text_cannot_be_left_out(tmp_path: Path) -> None:
         image.save_as(path)
     write_back(tmp_path / "source", tmp_path / "target")
     with pytest.raises(ScanError, match="text is burnt into the images"):
-        write_back(tmp_path / "source", tmp_path / "bare", Derivation("d", "r", deidentify=True))
+        write_back(tmp_path / "source", tmp_path / "bare", Derivation("d", "r", "s", deidentify=True))
 
 
 @pytest.mark.parametrize("deidentify", [False, True])
@@ -191,7 +191,9 @@ def test_the_validator_finds_no_error(case: str, deidentify: bool, tmp_path: Pat
     else:
         source = next(path.parent for path in sorted(shared_file(f"ct/{case}").rglob("*.dcm")))
         shutil.copytree(source, tmp_path / "source")
-    write_back(tmp_path / "source", tmp_path / "target", Derivation("Denoised by a test", "recipe", deidentify))
+    write_back(
+        tmp_path / "source", tmp_path / "target", Derivation("Denoised by a test", "recipe", "source", deidentify)
+    )
     assert errors_in(files(tmp_path / "target")[0]) == []
 
 
@@ -211,7 +213,7 @@ def test_the_same_recipe_gives_the_same_uids_and_another_gives_others(tmp_path: 
     CASES["plain"](tmp_path / "source")
     recipes = {"a": "one", "b": "one", "c": "two"}
     for name, recipe in recipes.items():
-        write_back(tmp_path / "source", tmp_path / name, Derivation("Denoised", recipe))
+        write_back(tmp_path / "source", tmp_path / name, Derivation("Denoised", recipe, "source"))
     a, b, c = ([path.read_bytes() for path in files(tmp_path / name)] for name in recipes)
     assert a == b
     assert (

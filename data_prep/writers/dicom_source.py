@@ -1,0 +1,89 @@
+"""Elements of a source image as texts, however its file stores them: of a frame, its functional groups first."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pydicom import Dataset
+from pydicom.charset import convert_encodings, decode_bytes, default_encoding
+from pydicom.dataelem import RawDataElement
+from pydicom.valuerep import PN_DELIMS, TEXT_VR_DELIMS
+
+from data_prep.readers.dicom_values import BROKEN, listed
+
+_STRINGS = frozenset({"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UI", "UN", None})
+"""Representations whose bytes are text; of UN and where none is stored, the dictionary knows."""
+
+
+class SourceFrame:
+    """Frame ``index`` of an image, or a whole image of one frame."""
+
+    def __init__(self, image: Dataset, index: int) -> None:
+        self.image, self.is_multi_frame = image, "PerFrameFunctionalGroupsSequence" in image
+        self._holders = [image]
+        if self.is_multi_frame:
+            groups = [image.PerFrameFunctionalGroupsSequence[index], *image.get("SharedFunctionalGroupsSequence", [])]
+            self._holders = [*(macro for group in groups for macro in _macros(group)), image]
+        self._encodings = _encodings(image)
+
+    def texts(self, keyword: str) -> list[str]:
+        """Return the values of an element, without padding; empty if it is absent, empty or unreadable."""
+        holder = next((holder for holder in self._holders if keyword in holder), None)
+        if holder is None:
+            return []
+        try:
+            texts = _texts(holder, keyword, self._encodings)
+        except BROKEN:
+            return []
+        return texts if any(texts) else []
+
+    def text(self, keyword: str) -> str:
+        """Return an element of one value; several are joined by the backslash that stands between them."""
+        return "\\".join(self.texts(keyword))
+
+    def stored(self, keyword: str) -> bytes:
+        """Return the bytes of an element of the image, without padding, if it is a text; else none."""
+        element = self.image.get_item(keyword) if keyword in self.image else None
+        stored = element.value if isinstance(element, RawDataElement) else b""
+        return stored.strip(b" \0") if isinstance(stored, bytes) else b""
+
+    def sequence(self, keyword: str) -> list["SourceFrame"]:
+        """Return the items of a sequence of the image; none if it is absent or unreadable."""
+        try:
+            return [SourceFrame(item, 0) for item in self.image.get(keyword) or ()]
+        except BROKEN:
+            return []
+
+
+def _macros(group: Dataset) -> list[Dataset]:
+    return [element.value[0] for element in group if element.VR == "SQ" and element.value]
+
+
+def _texts(holder: Dataset, keyword: str, encodings: Sequence[str]) -> list[str]:
+    element: Any = holder.get_item(keyword)
+    if isinstance(element, RawDataElement) and isinstance(element.value, bytes) and element.VR in _STRINGS:
+        texts = _decode(element.value, encodings, is_name=keyword == "PatientName").split("\\")
+    else:
+        texts = [str(value) for value in listed(holder[keyword].value)]
+    return [text.strip(" \0") for text in texts]
+
+
+def _encodings(image: Dataset) -> list[str]:
+    """Return Python's names of the character sets that an image declares; none where it declares none, or no known."""
+    try:
+        terms = listed(image.get("SpecificCharacterSet"))
+        encodings = convert_encodings(terms) if any(terms) else []
+    except (LookupError, *BROKEN):
+        return []
+    return [] if encodings == [default_encoding] else list(encodings)
+
+
+def _decode(stored: bytes, encodings: Sequence[str], *, is_name: bool) -> str:
+    """Decode a text; without a declared set that fits, bytes beyond ASCII are UTF-8 if they can be, else Latin-1."""
+    if encodings:
+        text = str(decode_bytes(stored, list(encodings), PN_DELIMS if is_name else TEXT_VR_DELIMS))
+        if "\ufffd" not in text:  # else they are not of the declared set
+            return text
+    try:
+        return stored.decode()
+    except UnicodeDecodeError:
+        return stored.decode("latin-1")
