@@ -20,6 +20,8 @@ from data_prep.files import Declare, declare_nothing, publishing, remove_leftove
 from data_prep.volume import AIR_HU
 
 SHARD_SLICES = 32
+AFFINE = "affine_ras_mm"
+"""Key of the affine in a group's provenance: (x, y, z) indices to RAS+ mm, four rows."""
 # chosen for the time of reading: zstd takes twice as long, blosc's own block size, a whole slice, a sixth longer
 _BLOSC = BloscCodec(cname="lz4", clevel=9, shuffle="bitshuffle", typesize=2, blocksize=32768)
 
@@ -27,16 +29,17 @@ _BLOSC = BloscCodec(cname="lz4", clevel=9, shuffle="bitshuffle", typesize=2, blo
 @contextmanager
 def writing_group(
     path: Path, names: Sequence[str], shape: tuple[int, int, int], spacing: tuple[float, float, float],
-    declare: Declare = declare_nothing,
+    affine: NDArray[np.float64] | None = None, declare: Declare = declare_nothing,
 ) -> Iterator["GroupWriter"]:  # fmt: skip
     """Give a writer of arrays of (slices, rows, columns), ``spacing`` mm along (z, y, x).
 
-    The group appears under ``path`` when the block ends after :meth:`GroupWriter.close`; until then an older group
-    stays. ``declare`` is called with the complete group before. The caller must be the only writer.
+    ``affine``: (x, y, z) indices to RAS+ mm, if the position in the patient is known. The group appears under ``path``
+    when the block ends after :meth:`GroupWriter.close`; until then an older group stays. ``declare`` is called with
+    the complete group before. The caller must be the only writer.
     """
     remove_leftovers(path.parent, re.escape(path.name))
     with publishing(path, declare) as folder:
-        writer = GroupWriter(folder, names, shape, spacing)
+        writer = GroupWriter(folder, names, shape, spacing, affine)
         yield writer
         assert writer.closed
 
@@ -45,10 +48,11 @@ class GroupWriter:
     """Writes arrays slice by slice; it holds one shard of each array in memory."""
 
     def __init__(
-        self, folder: Path, names: Sequence[str], shape: tuple[int, int, int], spacing: tuple[float, float, float]
-    ) -> None:
+        self, folder: Path, names: Sequence[str], shape: tuple[int, int, int], spacing: tuple[float, float, float],
+        affine: NDArray[np.float64] | None = None,
+    ) -> None:  # fmt: skip
         self.closed = False
-        self._spacing = spacing
+        self._spacing, self._affine = spacing, affine
         self._group = zarr.open_group(folder, mode="w", zarr_format=3)
         self._writers = {name: _ArrayWriter(self._group, name, shape) for name in names}
 
@@ -62,9 +66,12 @@ class GroupWriter:
         """Record ``provenance`` after the last slice; return the digest of each array by name."""
         assert all(writer.written == writer.array.shape[0] for writer in self._writers.values())
         digests = {name: writer.digest.hexdigest() for name, writer in self._writers.items()}
-        multiscales = [_multiscale(name, self._spacing) for name in self._writers]
+        multiscales = [_multiscale(name, self._spacing, self._affine) for name in self._writers]
         self._group.attrs["ome"] = {"version": "0.5", "multiscales": multiscales}
-        self._group.attrs["quarterdose"] = {**provenance, "spacing_mm": list(self._spacing), "sha256": digests}
+        position = {} if self._affine is None else {AFFINE: self._affine.tolist()}
+        self._group.attrs["quarterdose"] = {
+            **provenance, "spacing_mm": list(self._spacing), **position, "sha256": digests,
+        }  # fmt: skip
         self.closed = True
         return digests
 
@@ -103,10 +110,14 @@ class _ArrayWriter:
         self.array[self.written - filled : self.written] = self._shard[:filled]
 
 
-def _multiscale(name: str, spacing: tuple[float, float, float]) -> dict[str, Any]:
-    scale = {"type": "scale", "scale": list(spacing)}
+def _multiscale(name: str, spacing: tuple[float, float, float], affine: NDArray[np.float64] | None) -> dict[str, Any]:
+    """Describe an array for OME-Zarr; the translation is the first voxel's place, in mm along DICOM's axes (LPS)."""
+    transformations: list[dict[str, Any]] = [{"type": "scale", "scale": list(spacing)}]
+    if affine is not None:
+        x, y, z = (affine[:3, 3] * [-1, -1, 1]).tolist()
+        transformations.append({"type": "translation", "translation": [z, y, x]})
     axes = [{"name": axis, "type": "space", "unit": "millimeter"} for axis in "zyx"]
-    return {"name": name, "axes": axes, "datasets": [{"path": name, "coordinateTransformations": [scale]}]}
+    return {"name": name, "axes": axes, "datasets": [{"path": name, "coordinateTransformations": transformations}]}
 
 
 def array_bytes(array: NDArray[np.int16]) -> memoryview:

@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.errors import ScanError
+from data_prep.log import logger
 from data_prep.readers.dicom import DicomSeries
 from data_prep.readers.dicom_slice import read_original
-from data_prep.readers.nifti import nifti_image, open_nifti
+from data_prep.readers.nifti import open_nifti
 from data_prep.store import Pair
-from data_prep.volume import Grid, Numbers
+from data_prep.volume import Numbers
 
 MIN_SLICES = 3
 
@@ -50,15 +51,16 @@ def dicom_original(series: DicomSeries) -> Original:
         hu, padding = (series.grid.to_canonical(plane.T[..., None])[0] for plane in read_original(series.slices[z]))
         return hu, padding
 
-    affine = series.grid.canonical_affine(series.affine, (columns, rows, len(series.slices)))
     plane = series.grid.to_canonical(np.empty((columns, rows, 1), np.bool_)).shape[1:]
-    return Original(len(series.slices), (plane[0], plane[1]), series.grid.spacing, affine, read, series)
+    return Original(
+        len(series.slices), (plane[0], plane[1]), series.grid.spacing, series.canonical_affine, read, series
+    )
 
 
 def nifti_original(path: Path) -> Original:
     """Return the original in a NIfTI file; raises as :func:`open_nifti`, and ScanError for too few slices."""
-    image, scan = nifti_image(path), open_nifti(path)
-    affine = np.asarray(image.affine, dtype=np.float64)
+    scan = open_nifti(path)
+    assert scan.affine is not None
 
     def read(z: int) -> tuple[Numbers, NDArray[np.bool_]]:
         (hu,) = scan.planes(z, z + 1)
@@ -66,13 +68,12 @@ def nifti_original(path: Path) -> Original:
             raise ScanError("the voxels hold NaN or infinity")
         return hu, np.zeros(hu.shape, np.bool_)
 
-    canonical = Grid.of(affine).canonical_affine(affine, image.shape)
     rows, columns = scan.planes(0, 1).shape[1:]
-    return Original(scan.slices, (rows, columns), scan.spacing, canonical, read)
+    return Original(scan.slices, (rows, columns), scan.spacing, scan.affine, read)
 
 
 def pair_original(path: Path) -> Original:
-    """Return the low dose of a Zarr pair as an original; its position in the patient was not recorded.
+    """Return the low dose of a Zarr pair as an original, with a warning if its position was not recorded.
 
     Raises:
         UserError: it is no pair, or it is damaged.
@@ -85,4 +86,10 @@ def pair_original(path: Path) -> Original:
         (hu,) = pair.read("low_dose", index, index + 1)
         return hu, np.zeros(hu.shape, np.bool_)
 
-    return Original(slices, (plane[0], plane[1]), (z, y, x), np.diag([-x, -y, z, 1.0]), read)
+    if pair.affine is None:
+        logger.warning(
+            f"{path} was prepared by a version that did not record its position in the patient: its first voxel is "
+            "taken as the origin; prepare the scan again to have it"
+        )
+    affine = np.diag([-x, -y, z, 1.0]) if pair.affine is None else pair.affine
+    return Original(slices, (plane[0], plane[1]), (z, y, x), affine, read)

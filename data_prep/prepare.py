@@ -42,7 +42,7 @@ def prepare(
     scan, path = series.open(series.files).fitted(settings.fit), pair_path(data, series.dataset, series.scan)
     overview = Overview(scan.slices)
     with (
-        writing_group(path, ARRAYS, (scan.slices, SIDE, SIDE), scan.spacing) as writer,
+        writing_group(path, ARRAYS, (scan.slices, SIDE, SIDE), scan.spacing, scan.affine_of(SIDE)) as writer,
         _partners(series, scan, settings, threads) as partners,
     ):
         for full, low in partners:

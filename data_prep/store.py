@@ -17,7 +17,7 @@ from numcodecs import blosc
 from numpy.typing import NDArray
 
 from data_prep.errors import UserError
-from data_prep.group_writer import SHARD_SLICES, array_bytes
+from data_prep.group_writer import AFFINE, SHARD_SLICES, array_bytes
 
 ARRAYS = ("full_dose", "low_dose")
 blosc.use_threads = False  # two threads read a volume, and blosc's own threads would compete with them
@@ -57,6 +57,12 @@ class Pair:
         recorded = self._group.attrs["quarterdose"]
         assert isinstance(recorded, dict)
         return recorded
+
+    @property
+    def affine(self) -> NDArray[np.float64] | None:
+        """Affine of (x, y, z) indices to RAS+ mm; None where it was not recorded."""
+        recorded = self.provenance.get(AFFINE)
+        return None if recorded is None else np.array(recorded, np.float64)
 
     @property
     def shape(self) -> tuple[int, int, int]:

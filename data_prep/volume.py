@@ -101,13 +101,14 @@ class CTScan:
     """An axial CT whose slices are read on demand, so that memory does not grow with its length.
 
     ``planes(start, stop)`` returns slices in canonical order, HU of any number type, in planes of any size.
-    ``spacing``: mm along (z, y, x).
+    ``spacing``: mm along (z, y, x). ``affine``: (x, y, z) indices to RAS+ mm; None where its position is not known.
     """
 
     slices: int
     spacing: tuple[float, float, float]
     planes: Callable[[int, int], Numbers]
     acquisition: Acquisition = Acquisition()
+    affine: NDArray[np.float64] | None = None
 
     def chunks(self) -> Iterator[NDArray[np.int16]]:
         """Yield the slices, ``CHUNK_SLICES`` at a time: int16 HU, (n, 512, 512), nothing below -1024.
@@ -136,7 +137,10 @@ class CTScan:
         """Return a scan of that many neighbouring slices in the middle, or of all if there are fewer."""
         first = max(0, (self.slices - slices) // 2)
         return replace(
-            self, slices=min(slices, self.slices), planes=lambda start, stop: self.planes(first + start, first + stop)
+            self,
+            slices=min(slices, self.slices),
+            planes=lambda start, stop: self.planes(first + start, first + stop),
+            affine=None,
         )
 
     def fitted(self, method: Fit) -> "CTScan":
@@ -145,8 +149,25 @@ class CTScan:
         if method == "crop" or side == SIDE:
             return self
         z, y, x = self.spacing
-        spacing = (z, y * side / SIDE, x * side / SIDE)
-        return replace(self, spacing=spacing, planes=lambda start, stop: _resampled(self.planes(start, stop), side))
+        scale = side / SIDE
+        zoom = np.array([[scale, 0, 0, (scale - 1) / 2], [0, scale, 0, (scale - 1) / 2], [0, 0, 1, 0], [0, 0, 0, 1]])
+        padded = self.affine_of(side)
+        return replace(
+            self,
+            spacing=(z, y * scale, x * scale),
+            planes=lambda start, stop: _resampled(self.planes(start, stop), side),
+            affine=None if padded is None else padded @ zoom,
+        )
+
+    def affine_of(self, side: int = SIDE) -> NDArray[np.float64] | None:
+        """Return the affine of planes that are padded or cropped to ``side``, such as those of :meth:`chunks`."""
+        if self.affine is None:
+            return None
+        rows, columns = self.planes(0, 1).shape[1:]
+        shift = np.eye(4)
+        shift[:2, 3] = [-_padding(columns, side), -_padding(rows, side)]
+        affine: NDArray[np.float64] = self.affine @ shift
+        return affine
 
 
 def check_hu(lowest: float, highest: float) -> None:
@@ -175,6 +196,11 @@ def fit(hu: NDArray[np.int16], side: int = SIDE) -> NDArray[np.int16]:
     hu = np.pad(hu, padding, constant_values=AIR_HU)
     top, left = ((n - side) // 2 for n in hu.shape[1:])
     return np.ascontiguousarray(hu[:, top : top + side, left : left + side])
+
+
+def _padding(count: int, side: int) -> int:
+    """Return how many pixels :func:`fit` puts before ``count`` of them; negative where it cuts some off."""
+    return (side - count + 1) // 2 if count < side else -((count - side) // 2)
 
 
 def _resampled(hu: Numbers, side: int) -> Numbers:

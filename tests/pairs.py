@@ -33,10 +33,11 @@ def write_pair(
     arrays: Mapping[str, NDArray[np.int16]],
     spacing: tuple[float, float, float],
     provenance: Mapping[str, Any],
+    affine: NDArray[np.float64] | None = None,
 ) -> dict[str, str]:
     """Write ``full_dose`` and ``low_dose`` as :func:`writing_group` does; return their digests."""
     slices, rows, columns = arrays["full_dose"].shape
-    with writing_group(path, ARRAYS, (slices, rows, columns), spacing) as writer:
+    with writing_group(path, ARRAYS, (slices, rows, columns), spacing, affine) as writer:
         writer.write(*(arrays[name] for name in ARRAYS))
         return writer.close(provenance)
 

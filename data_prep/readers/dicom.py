@@ -40,7 +40,13 @@ class DicomSeries:
                 read_hu(ct_slice, plane)
             return self.grid.to_canonical(hu.transpose(2, 1, 0))
 
-        return CTScan(len(self.slices), self.grid.spacing, planes, self.acquisition)
+        return CTScan(len(self.slices), self.grid.spacing, planes, self.acquisition, self.canonical_affine)
+
+    @property
+    def canonical_affine(self) -> NDArray[np.float64]:
+        """Affine of canonical (x, y, z) indices to RAS+ mm."""
+        rows, columns = self.slices[0].frame.shape
+        return self.grid.canonical_affine(self.affine, (columns, rows, len(self.slices)))
 
 
 def open_dicom(paths: Sequence[Path]) -> CTScan:

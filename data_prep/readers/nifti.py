@@ -29,7 +29,8 @@ def open_nifti(path: Path, acquisition: Acquisition = Acquisition()) -> CTScan: 
         OSError: the file cannot be opened.
     """
     image: Any = nifti_image(path)
-    grid = Grid.of(np.asarray(image.affine, dtype=np.float64))
+    affine = np.asarray(image.affine, dtype=np.float64)
+    grid = Grid.of(affine)
     with _as_scan_error():
         mapping = _map_file(path)
         view = grid.to_canonical(_voxels(mapping, image.dataobj))
@@ -43,7 +44,7 @@ def open_nifti(path: Path, acquisition: Acquisition = Acquisition()) -> CTScan: 
         scaled: Numbers = stored.astype(np.float64) * slope + intercept
         return scaled
 
-    return CTScan(view.shape[0], grid.spacing, planes, acquisition)
+    return CTScan(view.shape[0], grid.spacing, planes, acquisition, grid.canonical_affine(affine, image.shape))
 
 
 def nifti_image(path: Path) -> nib.Nifti1Image:

@@ -48,12 +48,13 @@ def _with_distinct_ids(all_series: Sequence[Series]) -> list[Series]:
             is_named_by_path = first.is_named_by_path and second.is_named_by_path
             if not is_named_by_path or {*_real_files(first)} & {*_real_files(second)}:
                 raise UserError(f"two series have the id {first.scan}: {first.location} and {second.location}")
-    return [
-        replace(series, scan=f"{series.scan}-{pseudonym(str(series.location.absolute()))}")
-        if len(by_id[series.scan]) > 1
-        else series
-        for series in all_series
-    ]
+    return [_distinct(series) if len(by_id[series.scan]) > 1 else series for series in all_series]
+
+
+def _distinct(series: Series) -> Series:
+    """Add the pseudonym to the scan's id, and to the patient's where that is the same name of a file."""
+    scan = f"{series.scan}-{pseudonym(str(series.location.absolute()))}"
+    return replace(series, scan=scan, subject=scan if series.subject == series.scan else series.subject)
 
 
 def _real_files(series: Series) -> Iterator[Path]:

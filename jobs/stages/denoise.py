@@ -164,7 +164,7 @@ def _writing(
     """
     shape = (original.slices, *original.plane)
     if options.format == "zarr":
-        with writing_group(target, [ARRAY], shape, original.spacing, declare) as group:
+        with writing_group(target, [ARRAY], shape, original.spacing, original.affine, declare) as group:
             yield group
             group.close(recipe)
     elif options.format == "nifti":

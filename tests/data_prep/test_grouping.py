@@ -273,6 +273,7 @@ def test_the_same_names_in_two_sources_are_two_scans_but_the_same_files_are_refu
         write_nifti(tmp_path / name / "scan.nii", chest(3))
     found = find(tmp_path / "one", tmp_path / "two", kind="nifti")
     assert len({series.scan for series in found.series}) == 2
+    assert len({series.subject for series in found.series}) == 2
     with pytest.raises(UserError, match="two series have the id"):
         find(tmp_path / "one", tmp_path / "one", kind="nifti")
     uid = generate_uid()

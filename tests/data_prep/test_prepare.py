@@ -50,6 +50,9 @@ def test_a_measured_pair_holds_what_was_measured(tmp_path: Path) -> None:
     pair = Pair(tmp_path / "data" / "mayo" / f"{series.scan}.zarr")
     np.testing.assert_array_equal(pair.read("full_dose")[:, 224:288, 224:288], full)
     np.testing.assert_array_equal(pair.read("low_dose")[:, 224:288, 224:288], low)
+    assert pair.affine is not None
+    first_image = pair.affine @ [224, 224, 0, 1]  # the images' own first voxel, which lies at -180, -180 in LPS
+    np.testing.assert_allclose(first_image[:3], [180, 180, 0], atol=1e-9)
     assert pair.provenance["low_dose"] == "measured"
     assert (row["low_dose"], row["kernel"], row["kvp"], row["mas"]) == ("measured", "B30f", 100, 40)
     expected = np.sqrt(((low.astype(float) - full) ** 2).sum() / (40 * 512 * 512))

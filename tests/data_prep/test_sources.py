@@ -193,6 +193,26 @@ def test_lidc_takes_one_ct_series_a_patient_in_both_folder_styles(tmp_path: Path
     assert not any("LIDC" in series.subject for series in hidden.series)
 
 
+def test_lidc_series_that_tell_no_patient_are_all_taken(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_series(tmp_path / name, chest(4), SPACING, patient="")
+    found = find("lidc", tmp_path)
+    assert sorted(series.location.name for series in found.series) == ["a", "b"]
+    assert len({series.subject for series in found.series}) == 1
+    assert found.exclusions == []
+
+
+def test_nifti_files_of_one_name_are_two_patients_unless_the_name_tells_a_patient(tmp_path: Path) -> None:
+    for folder, name in (("a", "ct"), ("b", "ct"), ("a", "sub-01_ct"), ("b", "sub-01_ct")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        write_nifti(tmp_path / folder / f"{name}.nii", chest(3))
+    for keep_ids in (True, False):
+        found = find("nifti", tmp_path, keep_ids=keep_ids)
+        assert len({series.scan for series in found.series}) == 4
+        patients = {(series.location.name, series.subject) for series in found.series}
+        assert sorted(name for name, _ in patients) == ["ct.nii", "ct.nii", "sub-01_ct.nii"]
+
+
 def test_the_real_lidc_patient_is_found() -> None:
     found = find("lidc", shared_file("ct/LIDC-IDRI-0003"))
     assert [(series.subject, len(series.files)) for series in found.series] == [("LIDC-IDRI-0003", 140)]

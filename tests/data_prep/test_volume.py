@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.errors import ScanError
-from data_prep.volume import CTScan, CTVolume, Grid, fit
+from data_prep.volume import CTScan, CTVolume, Fit, Grid, fit
 from tests.data_prep.orientations import ORIENTATIONS
 
 
@@ -81,3 +81,26 @@ def test_fit_keeps_the_centre(side: int) -> None:
         hu[:, source : source + common, source : source + common],
     )
     assert (fitted == -1024).sum() >= 512**2 - common**2
+
+
+@pytest.mark.parametrize("method", ["crop", "resample"])
+@pytest.mark.parametrize("plane", [(37, 37), (64, 41), (520, 515), (616, 616)])
+def test_a_bright_spot_stays_where_it_was_in_the_patient(plane: tuple[int, int], method: Fit) -> None:
+    rows, columns = plane
+    hu = np.full((2, rows, columns), -1024, np.int16)
+    spot = np.s_[rows // 2 + 3 : rows // 2 + 11, columns // 2 - 9 : columns // 2 + 3]
+    hu[1, *spot] = 976
+    position = np.array([[-0.7, 0, 0, 31.5], [0, -0.7, 0, -200.25], [0, 0, 2.5, 77], [0, 0, 0, 1]])
+    scan = CTScan(2, (2.5, 0.7, 0.7), lambda start, stop: hu[start:stop], affine=position)
+    fitted = scan.fitted(method)
+    found = fitted.affine_of()
+    assert found is not None
+    np.testing.assert_allclose(_centre(fitted.load().hu, found), _centre(hu, position), atol=0.02)
+    np.testing.assert_allclose(np.linalg.norm(found[:3, :3], axis=0), fitted.spacing[::-1], rtol=1e-9)
+
+
+def _centre(hu: np.ndarray, position: np.ndarray) -> np.ndarray:
+    """Where the centre of mass above air lies, mm."""
+    weights = (hu.astype(float) + 1024).ravel()
+    z, y, x = (axis.ravel() @ weights / weights.sum() for axis in np.indices(hu.shape))
+    return np.asarray((position @ [x, y, z, 1])[:3])

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK
@@ -20,6 +21,7 @@ from pipeline.inference.model_file import load_model, save_model
 from pipeline.models import build_network
 from tests.beside import shared_file
 from tests.data_prep.dicom_series import change, write_enhanced, write_series
+from tests.pairs import write_pair
 from tests.pipeline.cells import cell
 from tests.scans import Hu, chest
 from tests.toy_models import SPACING, toy_model
@@ -59,6 +61,54 @@ def test_all_formats_hold_the_same_hu(series: Path, model_path: Path, tmp_path: 
     assert np.abs(hu.astype(int) - source).max() > 1
     provenance: Any = zarr.open_group(out / "series.zarr").attrs["quarterdose"]
     assert provenance["model_sha256"] == load_model(model_path).digest
+
+
+def placed_nifti(folder: Path) -> Path:
+    """A NIfTI file with axes R, A, S and an origin of its own."""
+    position = np.array([[0.7, 0, 0, -31.5], [0, 0.7, 0, 12.25], [0, 0, 2.5, -300], [0, 0, 0, 1]])
+    nib.save(nib.nifti1.Nifti1Image(chest(5, 37).transpose(2, 1, 0), position), folder / "placed.nii.gz")
+    return folder / "placed.nii.gz"
+
+
+def placed_pair(folder: Path) -> Path:
+    """A pair of the same voxels, in canonical order, that records the same position."""
+    placed_nifti(folder)
+    hu, position = chest(5, 37)[:, ::-1, ::-1], np.diag([-0.7, -0.7, 2.5, 1.0])
+    position[:3, 3] = -31.5 + 36 * 0.7, 12.25 + 36 * 0.7, -300
+    arrays = dict.fromkeys(("full_dose", "low_dose"), np.ascontiguousarray(hu))
+    write_pair(folder / "placed.zarr", arrays, (2.5, 0.7, 0.7), {}, position)
+    return folder / "placed.zarr"
+
+
+@pytest.mark.parametrize("source", [placed_nifti, placed_pair])
+def test_all_formats_lie_where_the_source_lies(
+    source: Callable[[Path], Path], model_path: Path, tmp_path: Path
+) -> None:
+    scan, out = source(tmp_path), tmp_path / "out"
+    for kind in ("dicom", "nifti", "zarr"):
+        denoise(scan, "--model", model_path, "--out", out, "--format", kind)
+    original = SimpleITK.DICOMOrient(SimpleITK.ReadImage(str(tmp_path / "placed.nii.gz")), "LPS")
+    series = SimpleITK.ReadImage(SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(out / "placed")))
+    nifti = SimpleITK.ReadImage(str(out / "placed.nii.gz"))
+    origin = original.GetOrigin()
+    for image in (series, nifti):
+        np.testing.assert_allclose(image.GetOrigin(), origin, atol=1e-4)
+        np.testing.assert_allclose(image.GetSpacing(), original.GetSpacing(), atol=1e-6)
+        np.testing.assert_allclose(image.GetDirection(), original.GetDirection(), atol=1e-6)
+    attributes: Any = zarr.open_group(out / "placed.zarr").attrs
+    scale, translation = attributes["ome"]["multiscales"][0]["datasets"][0]["coordinateTransformations"]
+    np.testing.assert_allclose(scale["scale"], original.GetSpacing()[::-1], atol=1e-6)
+    np.testing.assert_allclose(translation["translation"], origin[::-1], atol=1e-4)
+    affine = np.array(attributes["quarterdose"]["affine_ras_mm"])
+    np.testing.assert_allclose(affine[:3, 3], [-origin[0], -origin[1], origin[2]], atol=1e-4)
+
+
+def test_a_pair_whose_position_was_not_recorded_says_so(
+    model_path: Path, make_pair: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pair = make_pair("a", 4, 32) / "toy" / "a.zarr"
+    said = denoise(pair, "--model", model_path, "--out", tmp_path / "out", "--format", "nifti")
+    assert "did not record its position in the patient" in said + capsys.readouterr().out
 
 
 def test_a_list_of_scans_of_any_kind(
