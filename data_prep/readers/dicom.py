@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from data_prep.errors import ScanError
 from data_prep.readers.dicom_header import Frame, Header, read_header
-from data_prep.readers.dicom_slice import Slice, has_integer_hu, read_hu
+from data_prep.readers.dicom_slice import Slice, has_integer_hu, read_hu, slices_of
 from data_prep.readers.distinctions import different_elements, separate
 from data_prep.readers.slice_positions import SAME_POSITION_MM, slice_step
 from data_prep.volume import Acquisition, CTScan, Grid, Numbers
@@ -66,9 +66,9 @@ def open_series(paths: Sequence[Path]) -> DicomSeries:
     """
     headers = [_read_slice_header(path, f"file {i} of {len(paths)}") for i, path in enumerate(paths, start=1)]
     slices = [
-        Slice(path, index, f"file {i} of {len(paths)} (by name)", frame, header.syntax, header.native)
+        ct_slice
         for i, (path, header) in enumerate(zip(paths, headers, strict=True), start=1)
-        for index, frame in enumerate(header.frames)
+        for ct_slice in slices_of(path, f"file {i} of {len(paths)} (by name)", header)
     ]
     _check_one_series(headers, [ct_slice.frame for ct_slice in slices])
     slices, affine = _ordered(slices)

@@ -2,17 +2,18 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from data_prep.errors import ScanError
+from data_prep.readers.dicom_file import is_deflated, read_elements, syntax_of
 from data_prep.readers.dicom_values import (
     BROKEN,
     Values,
@@ -23,9 +24,9 @@ from data_prep.readers.dicom_values import (
     values_of,
 )
 from data_prep.readers.distinctions import KEYWORDS, distinctions_of
+from data_prep.readers.suspects import Plane, suspect_plane
 from data_prep.volume import Acquisition
 
-_DEFERRED_BYTES = 4096  # longer values, which are pixels, are left in the file
 _TAGS = [Tag(keyword) for keyword in (
     "SOPClassUID", "SOPInstanceUID", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "Exposure",
     "ExposureTime", "XRayTubeCurrent", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows",
@@ -71,7 +72,9 @@ class Header:
 
     ``exclusion``: why it is no slice of a CT scan, which then has no frames; empty for a slice. ``patient``,
     ``study``, ``series``, ``instance`` and ``description`` are identifiers or free text: they must not leave the
-    reader. ``native`` is None if the pixels need a decoder.
+    reader. ``native`` is None if the pixels need a decoder. ``is_standard``: a decoder can find them in the file, which
+    is not deflated and names its transfer syntax. ``suspect``: the plane of an excluded image that may be a slice none
+    the less.
     """
 
     patient: str
@@ -84,20 +87,23 @@ class Header:
     frames: tuple[Frame, ...]
     syntax: UID
     native: Native | None
+    is_standard: bool = True
+    suspect: Plane | None = None
 
 
 def read_header(path: Path) -> Header:
-    """Read the header of a DICOM Part 10 file.
+    """Read the header of a DICOM file.
 
     Raises:
         ScanError: no readable DICOM file.
         OSError: the file cannot be opened.
     """
     try:
-        image = dcmread(path, defer_size=_DEFERRED_BYTES, specific_tags=_TAGS)
+        image = read_elements(path, _TAGS)
         pixels = image.get_item("PixelData", keep_deferred=True) if "PixelData" in image else None
         image.pop("PixelData", None)
-        return _header(values_of(image), image.file_meta.TransferSyntaxUID, pixels)
+        is_standard = "TransferSyntaxUID" in image.file_meta and not is_deflated(image)
+        return replace(_header(values_of(image), syntax_of(image), pixels), is_standard=is_standard)
     except ScanError:
         raise
     except (OSError, *BROKEN) as error:
@@ -120,6 +126,7 @@ def _header(values: Values, syntax: UID, pixels: Any) -> Header:
         frames=frames,
         syntax=syntax,
         native=_native(values, syntax, pixels, len(frames)) if frames else None,
+        suspect=suspect_plane(values) if exclusion else None,
     )
 
 
@@ -131,8 +138,7 @@ def _identifier(values: Values, keyword: str) -> str:
 def read_series_uid(path: Path) -> str:
     """Return the SeriesInstanceUID of a file that cannot be read as an image; an empty text if it is unknown."""
     try:
-        header = dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"])
-        return _identifier({"SeriesInstanceUID": header.get("SeriesInstanceUID")}, "SeriesInstanceUID")
+        return _identifier(values_of(read_elements(path, [Tag("SeriesInstanceUID")])), "SeriesInstanceUID")
     except (OSError, *BROKEN):
         return ""
 
@@ -208,12 +214,13 @@ def _signed(stored: int, signed: bool) -> int:
 def _native(values: Values, syntax: str, pixels: Any, frames: int) -> Native | None:
     """Return where plain 16-bit numbers lie, or None if the pixels are compressed or stored in another way."""
     plain = syntax in (ImplicitVRLittleEndian, ExplicitVRLittleEndian)
-    if not plain or not isinstance(pixels, RawDataElement) or pixels.value is not None:
+    if not plain or not isinstance(pixels, RawDataElement):
         return None
     bits, rows, columns = (int(values[name]) for name in ("BitsStored", "Rows", "Columns"))
     layout = values.get("SamplesPerPixel", 1), values["BitsAllocated"], values.get("HighBit", bits - 1)
     if layout != (1, 16, bits - 1):
         return None
-    if pixels.length != frames * rows * columns * 2:
+    plane_bytes = rows * columns * 2
+    if not 0 <= pixels.length - frames * plane_bytes < plane_bytes:  # some are filled up to a whole block
         raise ScanError(f"holds {pixels.length} bytes of pixels, wanted {frames} x {rows} x {columns} x 2")
-    return Native(pixels.value_tell, bits, bool(values.get("PixelRepresentation")))
+    return Native(pixels.value_tell, bits, bool(values.get("PixelRepresentation"))) if pixels.value is None else None

@@ -11,7 +11,8 @@ from pydicom.pixels.utils import pixel_array
 
 from data_prep.errors import MachineError, ScanError
 from data_prep.readers import jpeg
-from data_prep.readers.dicom_header import Frame, Native, read_header
+from data_prep.readers.dicom_file import read_whole
+from data_prep.readers.dicom_header import Frame, Header, Native, read_header
 from data_prep.readers.dicom_values import BROKEN, is_file_fault
 from data_prep.readers.slice_positions import SAME_POSITION_MM
 from data_prep.volume import AIR_HU, Numbers
@@ -26,7 +27,10 @@ _PLUGINS = {
 
 @dataclass(frozen=True)
 class Slice:
-    """A frame, the ``index``-th of its file. ``label``: stands for the file in messages, without its path."""
+    """A frame, the ``index``-th of its file.
+
+    ``label``: stands for the file in messages, without its path. ``is_standard``: as that of a header.
+    """
 
     path: Path
     index: int
@@ -34,6 +38,7 @@ class Slice:
     frame: Frame
     syntax: uid.UID
     native: Native | None
+    is_standard: bool = True
 
 
 def has_integer_hu(frame: Frame) -> bool:
@@ -77,7 +82,15 @@ def has_same_images(first: Path, second: Path) -> bool:
 
 def _slices(path: Path) -> list[Slice]:
     header = read_header(path)
-    return [Slice(path, i, "a file", frame, header.syntax, header.native) for i, frame in enumerate(header.frames)]
+    return slices_of(path, "a file", header)
+
+
+def slices_of(path: Path, label: str, header: Header) -> list[Slice]:
+    """Return the slices of a file with this header."""
+    return [
+        Slice(path, index, label, frame, header.syntax, header.native, header.is_standard)
+        for index, frame in enumerate(header.frames)
+    ]
 
 
 def _is_same(first: Slice, second: Slice) -> bool:
@@ -107,7 +120,8 @@ def _decode(ct_slice: Slice) -> Numbers:
     if plugin and plugin not in get_decoder(ct_slice.syntax).available_plugins:
         raise MachineError(f"no decoder for {ct_slice.syntax.name} is installed: pip install {plugin}")
     try:
-        stored: Numbers = pixel_array(ct_slice.path, index=ct_slice.index, raw=True, decoding_plugin=plugin)
+        source = ct_slice.path if ct_slice.is_standard else read_whole(ct_slice.path)
+        stored: Numbers = pixel_array(source, index=ct_slice.index, raw=True, decoding_plugin=plugin)
     except (OSError, *BROKEN) as error:
         if not is_file_fault(error):
             raise

@@ -15,6 +15,7 @@ from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.multival import MultiValue
 from pydicom.tag import BaseTag
 
+from data_prep.errors import ScanError
 from data_prep.volume import Acquisition
 
 # pydicom's remarks quote values of the header, and would bring them into logs
@@ -28,6 +29,8 @@ BROKEN = (
 )  # fmt: skip
 """What pydicom and its decoders raise on bytes that are no DICOM image."""
 _AMBIGUOUS = (0x00280120, 0x00280121)  # padding: another element says whether it is signed
+
+_UNDEFINED = 0xFFFFFFFF  # length of a value that ends with a mark
 
 Values = dict[str, Any]
 
@@ -45,7 +48,11 @@ def values_of(image: Dataset) -> Values:
 def _keyword_and_value(image: Dataset, tag: BaseTag) -> tuple[str, Any]:
     """Convert one element; a series repeats most values, so the conversion is cached: it takes half of the time."""
     raw = image.get_item(tag)
-    if not isinstance(raw, RawDataElement) or not isinstance(raw.value, bytes) or tag in _AMBIGUOUS:
+    if not isinstance(raw, RawDataElement) or not isinstance(raw.value, bytes):
+        return image[tag].keyword, image[tag].value
+    if len(raw.value) < raw.length != _UNDEFINED:
+        raise ScanError("is cut off inside its header")
+    if tag in _AMBIGUOUS:
         return image[tag].keyword, image[tag].value
     return _convert(tag, raw.VR, raw.value, raw.is_implicit_VR, raw.is_little_endian)
 
@@ -70,7 +77,7 @@ def _charge(values: Values) -> float | None:
 
 def exclusion_of(values: Values) -> str:
     """Return why an image is no slice of a CT scan by its kind, or an empty text if it may be one."""
-    modality = _code_words(values.get("Modality")) or "CT"
+    modality = _code_words(values.get("Modality")).upper() or "CT"
     kinds = {str(kind).upper() for kind in listed(values.get("ImageType"))}
     if modality != "CT":
         return f"modality is {modality}, wanted CT"

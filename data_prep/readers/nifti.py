@@ -7,6 +7,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -48,19 +49,37 @@ def open_nifti(path: Path, acquisition: Acquisition = Acquisition()) -> CTScan: 
 
 
 def nifti_image(path: Path) -> nib.Nifti1Image:
-    """Read the header of a three-dimensional NIfTI file; no voxel is read.
+    """Read the header of a NIfTI file, whatever its ending; no voxel is read. A single volume of a series counts as 3D.
 
     Raises:
         ScanError: it is no readable NIfTI file, or not three-dimensional.
         OSError: the file cannot be opened.
     """
-    with _as_scan_error():
-        image = nib.nifti1.Nifti1Image.from_filename(path)
+    with _as_scan_error(), path.open("rb") as file, _unpacked(file) as content:
+        image = _image_class(content).from_stream(content)
+        if len(image.shape) > 3 and {*image.shape[3:]} == {1}:
+            voxels: Any = image.dataobj
+            image = type(image)(voxels.reshape(image.shape[:3]), image.affine, image.header)
     if len(image.shape) != 3:
         raise ScanError(f"the NIfTI file has {len(image.shape)} dimensions, wanted 3")
     if min(image.shape) < 2:
         raise ScanError(f"the NIfTI file holds {' x '.join(map(str, image.shape))} voxels, wanted at least 2 each way")
     return image
+
+
+def _unpacked(file: BufferedReader) -> BufferedReader | gzip.GzipFile:
+    """Return the content of a file, which is unpacked if it is compressed."""
+    is_packed = file.read(len(_GZIP)) == _GZIP
+    file.seek(0)
+    return gzip.GzipFile(fileobj=file) if is_packed else file
+
+
+def _image_class(content: BufferedReader | gzip.GzipFile) -> type[nib.Nifti1Image]:
+    """Return the class of a NIfTI image by the size of its header, which is its first number."""
+    size = content.read(4)
+    content.seek(0)
+    is_second_version = 540 in (int.from_bytes(size, "little"), int.from_bytes(size, "big"))
+    return nib.Nifti2Image if is_second_version else nib.Nifti1Image
 
 
 def _voxels(mapping: mmap.mmap, proxy: Any) -> Numbers:
@@ -72,14 +91,13 @@ def _voxels(mapping: mmap.mmap, proxy: Any) -> Numbers:
 
 def _map_file(path: Path) -> mmap.mmap:
     """Map the bytes of a file into memory; compressed ones are unpacked to an unnamed temporary file."""
-    with path.open("rb") as file:
-        packed = file.read(2) == _GZIP
-        if not packed:
+    with path.open("rb") as file, _unpacked(file) as content:
+        if content is file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    with tempfile.TemporaryFile() as unpacked, gzip.open(path) as content:
-        shutil.copyfileobj(content, unpacked, 1 << 20)
-        unpacked.flush()
-        return mmap.mmap(unpacked.fileno(), 0, access=mmap.ACCESS_READ)
+        with tempfile.TemporaryFile() as unpacked:
+            shutil.copyfileobj(content, unpacked, 1 << 20)
+            unpacked.flush()
+            return mmap.mmap(unpacked.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 @contextmanager

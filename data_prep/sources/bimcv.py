@@ -19,24 +19,33 @@ from data_prep.readers.dicom_values import acquisition_of, exclusion_of
 from data_prep.readers.nifti import nifti_image, open_nifti
 from data_prep.settings import SourceSettings
 from data_prep.sources.folders import check_not_empty, existing_path, subject_rule
+from data_prep.sources.nifti_files import exclude_files, nifti_stem
 from data_prep.sources.series import Discovery, Exclusion, Series, stamp_of, stamp_of_file
+from data_prep.sources.tree import Entry, list_files
 from data_prep.volume import CTScan
 
 PUBLIC_ID = r"sub-S\d+"
-_FILE = re.compile(r"((sub-[A-Za-z0-9]+)(?:_[A-Za-z]+-[A-Za-z0-9]+)*)_(ct|cr|dx)\.(nii|nii\.gz|png)")
+_FILE = re.compile(r"((sub-[A-Za-z0-9]+)(?:_[A-Za-z]+-[A-Za-z0-9]+)*)_(ct|cr|dx)\.(nii|nii\.gz|png)", re.IGNORECASE)
 _SCOUT_SLICES = 8
 
 
 def find_bimcv(settings: SourceSettings, progress: Progress) -> Discovery:
     """List each axial CT volume as one series; every other image is set aside with its reason."""
     root = existing_path(settings)
-    files = [(path, match) for path in sorted(root.rglob("*.*")) if (match := _FILE.fullmatch(path.name))]
+    entries = list_files(root)
+    paths = sorted(root / entry.path for entry in entries if not entry.fault)
+    files = [(path, match) for path in paths if (match := _FILE.fullmatch(path.name))]
     check_not_empty(files, settings, "files named sub-..._ct.nii.gz")
     discovery, subject_of = Discovery(), subject_rule(settings, PUBLIC_ID)
+    discovery.exclusions.extend(
+        exclude_files(settings.name, root, [entry.path], reason)
+        for entry in entries
+        if (reason := _entry_reason(entry))
+    )
     for number, (path, match) in enumerate(files, start=1):
         subject = subject_of(match[2], path.relative_to(root))
         scan = match[1] if subject == match[2] else f"p-{pseudonym(match[1])}"
-        images, reason = _inspect(path, match[3])
+        images, reason = _inspect(path, match[3].lower())
         if reason:
             discovery.exclusions.append(
                 Exclusion(settings.name, subject, scan + f"_{match[3]}", images, reason, (path,))
@@ -45,6 +54,14 @@ def find_bimcv(settings: SourceSettings, progress: Progress) -> Discovery:
             discovery.series.append(_series(settings.name, subject, scan, path))
         progress(number, len(files), "headers")
     return discovery
+
+
+def _entry_reason(entry: Entry) -> str:
+    """Why a file is no image of the data set by its name; an empty text for its images and what is no image."""
+    if entry.fault:
+        return f"file {entry.fault}"
+    path = Path(entry.path)
+    return "a NIfTI file that is not named sub-..._ct" if nifti_stem(path) and not _FILE.fullmatch(path.name) else ""
 
 
 def _series(dataset: str, subject: str, scan: str, path: Path) -> Series:
@@ -76,7 +93,7 @@ def open_with_sidecar(files: Sequence[Path]) -> CTScan:
 
 
 def _sidecar(path: Path) -> Path:
-    return path.with_name(re.sub(r"\.nii(\.gz)?$", ".json", path.name))
+    return path.with_name(re.sub(r"\.nii(\.gz)?$", ".json", path.name, flags=re.IGNORECASE))
 
 
 def _read_sidecar(path: Path) -> dict[str, Any]:

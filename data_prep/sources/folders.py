@@ -1,4 +1,4 @@
-"""A folder of DICOM series or of NIfTI files, whatever its layout."""
+"""A folder of DICOM series, whatever its layout."""
 
 import re
 from collections.abc import Sequence
@@ -10,12 +10,10 @@ from data_prep.log import logger
 from data_prep.progress import Progress
 from data_prep.pseudonym import pseudonym
 from data_prep.readers.dicom import open_dicom
-from data_prep.readers.nifti import open_nifti
 from data_prep.settings import SourceSettings
 from data_prep.sources.images import SubjectRule
-from data_prep.sources.series import Discovery, Exclusion, Series, stamp_of, stamp_of_file
+from data_prep.sources.series import Discovery, Exclusion, Series, stamp_of
 from data_prep.sources.stacks import Stack, find_stacks, unknown_subject
-from data_prep.volume import CTScan
 
 
 def find_dicom(settings: SourceSettings, progress: Progress) -> Discovery:
@@ -107,39 +105,6 @@ def public_id(pattern: str, patient: str, path: Path) -> str:
 def subject_rule(settings: SourceSettings, pattern: str) -> SubjectRule:
     """Return the rule that shows ids which match ``pattern``, or that hides all if the settings say so."""
     return partial(public_id, pattern) if settings.has_public_ids else hidden_id
-
-
-def find_nifti(settings: SourceSettings, progress: Progress) -> Discovery:
-    """List each ``*.nii`` or ``*.nii.gz`` file at or below ``settings.path`` as one scan.
-
-    Its subject is the BIDS entity ``sub-...`` of its name; without one it is its own subject.
-    """
-    root = existing_path(settings)
-    files = [root] if root.is_file() else sorted(p for p in root.rglob("*.nii*") if nifti_stem(p))
-    series = [_nifti_series(settings, path if path == root else path.relative_to(root), path) for path in files]
-    check_not_empty(series, settings, "*.nii or *.nii.gz files")
-    return Discovery(series)
-
-
-def nifti_stem(path: Path) -> str:
-    """Return a file's name without ``.nii`` or ``.nii.gz``, or an empty text if it has no such ending."""
-    match = re.fullmatch(r"([^.].*?)\.nii(\.gz)?", path.name)
-    return match[1] if match else ""
-
-
-def _nifti_series(settings: SourceSettings, below: Path, path: Path) -> Series:
-    """The series of one file; ``below``: its path below the source's root."""
-    stem, entity = nifti_stem(path), re.match(r"(sub-[A-Za-z0-9]+)(?=[_.])", path.name)
-    subject = entity[1] if entity else stem if settings.has_public_ids else str(below)
-    if not settings.has_public_ids:
-        subject, stem = f"p-{pseudonym(subject)}", f"p-{pseudonym(str(below))}"
-    stamp = stamp_of([stamp_of_file(path)])
-    return Series(settings.name, subject, stem, (path,), open_first, stamp, is_named_by_path=True)
-
-
-def open_first(files: Sequence[Path]) -> CTScan:
-    """Open a series that is one NIfTI file; its name is recorded in each pair's provenance."""
-    return open_nifti(files[0])
 
 
 def existing_path(settings: SourceSettings) -> Path:

@@ -123,6 +123,12 @@ def has_same_grid(first: Image, second: Image) -> bool:
     return all(abs(a - b) <= t * 1.001 for a, b, t in zip(*numbers, _TOLERANCES, strict=True))
 
 
+def agrees_with_grid(suspect: Image, image: Image) -> bool:
+    """Whether what is known of an image's grid is that of another one, within the tolerances of one scan."""
+    numbers = ([float(text) for text in x.grid.split()] for x in (suspect, image))
+    return not any(abs(a - b) > t * 1.001 for a, b, t in zip(*numbers, _TOLERANCES, strict=True))
+
+
 def _complements(parts: Sequence[tuple[str, Sequence[Image]]]) -> list[str]:
     """Why each part, of one kernel, is no scan: with others it makes up an even stack, or their slices alternate."""
     heights = [[image.height for image in images] for _, images in parts]

@@ -4,6 +4,7 @@ What was read of a file is kept in the user's cache (mode 0600) with the file's 
 100,000 files then lists the folders and opens no file. Identifiers are kept as pseudonyms.
 """
 
+import math
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -17,24 +18,24 @@ from data_prep.cache import cache_path, read_cache, write_cache
 from data_prep.errors import ScanError
 from data_prep.progress import Progress, ignore_progress
 from data_prep.pseudonym import pseudonym
-from data_prep.readers.dicom_header import Frame, read_header, read_series_uid
+from data_prep.readers.dicom_file import is_dicom
+from data_prep.readers.dicom_header import Frame, Header, read_header, read_series_uid
 from data_prep.readers.distinctions import DELIMITER
+from data_prep.readers.suspects import Plane
+from data_prep.sources.file_names import named_as_images
+from data_prep.sources.tree import CANNOT_OPEN, Entry, fault_of, list_files
 
-CANNOT_OPEN = "cannot be opened"
-"""Start of the fault of a file that may be readable at another time, or on another machine."""
-_NO_DICOM = "no DICOM file"
+_EMPTY, _NO_DICOM = "is empty", "is no DICOM file"
 _BATCH_FILES = 200  # that a process reads between two reports of progress
 _MIN_FILES_FOR_PROCESSES = 2000  # below, starting processes takes longer than reading
-_VERSION = 2  # of what is remembered of a file
+_VERSION = 3  # of what is remembered of a file
 
+Entries = Sequence[Entry]
 SubjectRule = Callable[[str, Path], str]
 """Gives the id under which a patient may be shown, from PatientID and the file's path below the root.
 
 The id is an empty text if they do not tell the patient.
 """
-
-Files = Sequence[tuple[str, int, int]]
-"""Path below the root, size (bytes) and time (ns) of files."""
 
 
 class Image(NamedTuple):
@@ -42,9 +43,11 @@ class Image(NamedTuple):
 
     ``path``: below the root. ``size``: bytes. ``time``: of the last change, ns. ``fault``: why the file could not
     be read. ``subject``: the patient, where PatientID or the path tells it. ``study``, ``series``, ``instance``: stand
-    for the UIDs; a series without one is its folder. ``exclusion``: why it is no slice of a CT scan. ``dose``: ``full``
+    for the UIDs; a series without one is its folder. ``exclusion``: why it is no slice of a CT scan, even with a fault.
+    ``dose``: ``full``
     or ``low``, if its description says so. ``thickness``: mm, 0 if unknown. ``grid``: orientation, pixel spacing and
-    size, as numbers. ``height``: mm along the normal of the slices. ``frames``: number of image planes.
+    size, as numbers; with an exclusion it is what is known of an image that may be a slice none the less. ``height``:
+    mm along the normal of the slices, infinite if unknown. ``frames``: number of image planes.
     ``distinctions``: texts that may tell images of one series apart, joined by ``DELIMITER``.
     """
 
@@ -69,19 +72,40 @@ class Image(NamedTuple):
 def list_images(
     root: Path, subject_of: SubjectRule, rule_name: str, progress: Progress = ignore_progress
 ) -> list[Image]:
-    """List the DICOM files at or below ``root``, sorted by path; other files are passed over.
+    """List the DICOM files at or below ``root``, and those named as if they were; sorted by path.
 
-    ``rule_name`` stands for ``subject_of`` in the cache: what one rule gave is not used for another.
+    Other files are passed over. ``rule_name`` stands for ``subject_of`` in the cache: what one rule gave is not used
+    for another.
+
+    Raises:
+        UserError: ``root`` is no folder, or cannot be looked at.
     """
     cache = cache_path("headers", str(root.absolute()), rule_name)
     cached = {image.path: image for image in _read_cached(cache)}
-    files = list(_walk(root))
-    unchanged = [cached[path] for path, size, time in files if _is_unchanged(cached.get(path), size, time)]
-    changed = [(path, size, time) for path, size, time in files if not _is_unchanged(cached.get(path), size, time)]
+    entries = [entry for entry in list_files(root) if os.path.basename(entry.path) != "DICOMDIR"]
+    unchanged = [cached[entry.path] for entry in entries if _is_unchanged(cached.get(entry.path), entry)]
+    changed = [entry for entry in entries if not _is_unchanged(cached.get(entry.path), entry)]
     images = unchanged + _read_images(root, changed, subject_of, len(unchanged), progress)
-    if changed or len(cached) != len(files):
+    if changed or len(cached) != len(entries):
         write_cache(cache, _VERSION, images)
-    return sorted(image for image in images if image.fault != _NO_DICOM)
+    return sorted(_images_among(images))
+
+
+def _images_among(files: Sequence[Image]) -> list[Image]:
+    """Return the files that are DICOM, or are named as if they were, and what cannot be looked at."""
+    images = [file for file in files if not _is_stranger(file)]
+    strangers = [file for file in files if _is_stranger(file)]
+    names = named_as_images([file.path for file in strangers], (image.path for image in images))
+    missed = [file for file in strangers if file.size < 0 and file.path not in names]
+    return [
+        *images,
+        *(file for file in strangers if file.path in names),
+        *(file._replace(exclusion=f"file {file.fault}") for file in missed),
+    ]
+
+
+def _is_stranger(file: Image) -> bool:
+    return file.size < 0 or file.fault in (_EMPTY, _NO_DICOM)
 
 
 def _read_cached(cache: Path) -> list[Image]:
@@ -91,24 +115,14 @@ def _read_cached(cache: Path) -> list[Image]:
         return []
 
 
-def _is_unchanged(image: Image | None, size: int, time: int) -> bool:
-    return image is not None and (image.size, image.time) == (size, time) and not image.fault.startswith(CANNOT_OPEN)
+def _is_unchanged(image: Image | None, entry: Entry) -> bool:
+    is_same = image is not None and (image.size, image.time) == (entry.size, entry.time)
+    return is_same and not entry.fault and image is not None and not image.fault.startswith(CANNOT_OPEN)
 
 
-def _walk(root: Path) -> Iterator[tuple[str, int, int]]:
-    """Yield path below ``root``, size and time of each file; links to folders are not followed."""
-    pending, start = [str(root)], len(os.path.join(root, ""))
-    while pending:
-        with os.scandir(pending.pop()) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    pending.append(entry.path)
-                elif entry.is_file() and entry.name != "DICOMDIR":
-                    stat = entry.stat()
-                    yield entry.path[start:], stat.st_size, stat.st_mtime_ns
-
-
-def _read_images(root: Path, files: Files, subject_of: SubjectRule, unchanged: int, progress: Progress) -> list[Image]:
+def _read_images(
+    root: Path, files: Entries, subject_of: SubjectRule, unchanged: int, progress: Progress
+) -> list[Image]:
     """Read the files; ``unchanged``: number of files that need no reading, for the progress."""
     batches = [files[start : start + _BATCH_FILES] for start in range(0, len(files), _BATCH_FILES)]
     read = partial(_read_batch, root, subject_of)
@@ -119,42 +133,48 @@ def _read_images(root: Path, files: Files, subject_of: SubjectRule, unchanged: i
     return images
 
 
-def _map_in_processes(read: Callable[[Files], list[Image]], batches: Sequence[Files]) -> Iterator[list[Image]]:
+def _map_in_processes(read: Callable[[Entries], list[Image]], batches: Sequence[Entries]) -> Iterator[list[Image]]:
     cores = len(os.sched_getaffinity(0))
     with ProcessPoolExecutor(cores, mp_context=get_context("forkserver")) as pool:
         yield from pool.map(read, batches)
 
 
-def _read_batch(root: Path, subject_of: SubjectRule, files: Files) -> list[Image]:
-    return [_read_image(root, subject_of, *file) for file in files]
+def _read_batch(root: Path, subject_of: SubjectRule, files: Entries) -> list[Image]:
+    return [_read_image(root, subject_of, file) for file in files]
 
 
-def _read_image(root: Path, subject_of: SubjectRule, path: str, size: int, time: int) -> Image:
+def _read_image(root: Path, subject_of: SubjectRule, file: Entry) -> Image:
+    if file.fault:
+        return unread_image(file, file.fault)
     try:
-        if not _has_preamble(root / path):
-            return unread_image(path, size, time, _NO_DICOM)
-        header = read_header(root / path)
+        if not is_dicom(root / file.path):
+            return unread_image(file, _NO_DICOM if file.size else _EMPTY)
+        return _image(file, read_header(root / file.path), subject_of)
     except ScanError as error:
-        uid = read_series_uid(root / path)
-        return unread_image(path, size, time, str(error), pseudonym(uid) if uid else "")
+        uid = read_series_uid(root / file.path)
+        return unread_image(file, str(error), pseudonym(uid) if uid else "")
     except OSError as error:
-        return unread_image(path, size, time, f"{CANNOT_OPEN} ({error.strerror})")
+        return unread_image(file, fault_of(error))
+
+
+def _image(file: Entry, header: Header, subject_of: SubjectRule) -> Image:
     acquisition, frame = header.acquisition, next(iter(header.frames), None)
+    plane = frame or header.suspect
     return Image(
-        path,
-        size,
-        time,
+        file.path,
+        file.size,
+        file.time,
         fault="",
-        subject=subject_of(header.patient, Path(path)),
+        subject=subject_of(header.patient, Path(file.path)),
         study=pseudonym(header.study) if header.study else "",
-        series=pseudonym(header.series) if header.series else folder_series(path),
+        series=pseudonym(header.series) if header.series else folder_series(file.path),
         instance=pseudonym(header.instance) if header.instance else "",
         exclusion=header.exclusion,
         dose=dose_of(header.description),
         kernel=acquisition.kernel,
         thickness=acquisition.thickness or 0.0,
-        grid=_grid(frame) if frame else "",
-        height=_height(frame) if frame else 0.0,
+        grid=_grid(plane) if plane else "",
+        height=_height(plane) if plane else 0.0,
         frames=max(1, len(header.frames)),
         distinctions=DELIMITER.join(frame.distinctions) if frame else "",
     )
@@ -165,14 +185,9 @@ def folder_series(path: str) -> str:
     return pseudonym(str(Path(path).parent))
 
 
-def unread_image(path: str, size: int, time: int, fault: str, series: str = "") -> Image:
+def unread_image(file: Entry, fault: str, series: str = "") -> Image:
     """Return what is remembered of a file that cannot be read; ``series``: if that is known of it."""
-    return Image(path, size, time, fault, "", "", series, "", "", "", "", 0.0, "", 0.0, 0, "")
-
-
-def _has_preamble(path: Path) -> bool:
-    with path.open("rb") as handle:
-        return handle.read(132)[128:] == b"DICM"
+    return Image(file.path, file.size, file.time, fault, "", "", series, "", "", "", "", 0.0, "", 0.0, 0, "")
 
 
 def dose_of(description: str) -> str:
@@ -182,12 +197,13 @@ def dose_of(description: str) -> str:
     return "full" if re.search(r"full[ _-]?(dose|\d+mm)|_FD_", description, re.IGNORECASE) else ""
 
 
-def _grid(frame: Frame) -> str:
-    numbers = [f"{number + 0.0:.9g}" for number in (*frame.orientation, *frame.spacing)]
-    return " ".join([*numbers, *map(str, frame.shape)])
+def _grid(plane: Frame | Plane) -> str:
+    numbers = [f"{number + 0.0:.9g}" for number in (*plane.orientation, *plane.spacing)]
+    return " ".join([*numbers, *(str(size or math.nan) for size in plane.shape)])
 
 
-def _height(frame: Frame) -> float:
-    a, b, c, d, e, f = frame.orientation  # not through numpy, which takes ten times as long for six numbers
-    x, y, z = frame.position
-    return (b * f - c * e) * x + (c * d - a * f) * y + (a * e - b * d) * z
+def _height(plane: Frame | Plane) -> float:
+    a, b, c, d, e, f = plane.orientation  # not through numpy, which takes ten times as long for six numbers
+    x, y, z = plane.position
+    height = (b * f - c * e) * x + (c * d - a * f) * y + (a * e - b * d) * z
+    return math.inf if math.isnan(height) else height

@@ -26,7 +26,7 @@ class Kind:
 KINDS = {
     "sample": Kind("data_prep.sources.sample:find_sample", has_public_ids=True),
     "dicom": Kind("data_prep.sources.folders:find_dicom", has_dicom_series=True),
-    "nifti": Kind("data_prep.sources.folders:find_nifti"),
+    "nifti": Kind("data_prep.sources.nifti_files:find_nifti"),
     "lidc": Kind("data_prep.sources.lidc:find_lidc", has_public_ids=True, has_dicom_series=True),
     "mayo": Kind(
         "data_prep.sources.mayo:find_mayo", has_public_ids=True, has_dicom_series=True, has_measured_low_dose=True
@@ -36,7 +36,7 @@ KINDS = {
 
 OPENERS = {
     "dicom": "data_prep.readers.dicom:open_dicom",
-    "first": "data_prep.sources.folders:open_first",
+    "first": "data_prep.sources.nifti_files:open_first",
     "with sidecar": "data_prep.sources.bimcv:open_with_sidecar",
 }
 """Functions that open the files of a series, by the names that stand for them in the discovery cache."""

@@ -16,7 +16,7 @@ from data_prep.errors import UserError
 from data_prep.files import write_atomic
 from data_prep.progress import Progress
 from data_prep.settings import SourceSettings
-from data_prep.sources.folders import open_first
+from data_prep.sources.nifti_files import open_first
 from data_prep.sources.series import Discovery, Series, stamp_of, stamp_of_file
 
 PATIENT = "LIDC-IDRI-0001"

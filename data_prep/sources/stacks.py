@@ -2,18 +2,17 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_prep.errors import MachineError, ScanError
+from data_prep.errors import ScanError
 from data_prep.progress import Progress, ignore_progress
 from data_prep.pseudonym import file_pseudonym, pseudonym
 from data_prep.sources.copies import FileLabel, resolve_positions, set_copies_aside
 from data_prep.sources.grouping import Group, group_images
-from data_prep.sources.images import CANNOT_OPEN, Image, SubjectRule, folder_series, list_images
-
-Unreadable = Mapping[str, Sequence[Image]]
+from data_prep.sources.images import Image, SubjectRule, folder_series, list_images
+from data_prep.sources.suspicion import Suspects, suspects_among, suspicion
 
 
 @dataclass(frozen=True)
@@ -65,13 +64,13 @@ def find_stacks(
 ) -> list[Stack]:
     """Group the DICOM files at or below ``root`` to stacks; the first arguments are those of :func:`list_images`.
 
-    An unreadable file is set aside. It makes the stacks faulty to which it may belong: those of its series, or those
-    with files in its folder if its series is unknown. ``label``: names a file in messages.
+    An unreadable file is set aside. It makes the stacks faulty to which it may belong, as does an image that is set
+    aside and may be a slice. ``label``: names a file in messages.
     """
     images = list_images(root, subject_of, rule_name, progress)
     unreadable = [image for image in images if image.fault]
     series = _by_series(image for image in images if not image.fault)
-    suspects = _suspects(unreadable, series)
+    suspects = suspects_among(images)
     stacks = [stack for members in series.values() for stack in _split_series(root, members, suspects, label)]
     return stacks + _unreadable_stacks(root, unreadable)
 
@@ -83,19 +82,7 @@ def _by_series(images: Iterable[Image]) -> dict[str, list[Image]]:
     return dict(sorted(series.items()))
 
 
-def _suspects(unreadable: Iterable[Image], series: Mapping[str, object]) -> Unreadable:
-    """Return unreadable files by their series, or by their folder if their series is not one of these."""
-    suspects = defaultdict[str, list[Image]](list)
-    for image in unreadable:
-        suspects[image.series if image.series in series else _folder(image)].append(image)
-    return suspects
-
-
-def _folder(image: Image) -> str:
-    return os.path.dirname(image.path)
-
-
-def _split_series(root: Path, images: Sequence[Image], suspects: Unreadable, label: FileLabel) -> Iterator[Stack]:
+def _split_series(root: Path, images: Sequence[Image], suspects: Suspects, label: FileLabel) -> Iterator[Stack]:
     """Yield the stacks of one series."""
     images, copies = set_copies_aside(root, images)
     groups = group_images(images, unknown_subject(root))
@@ -111,37 +98,22 @@ def unknown_subject(root: Path) -> str:
     return f"p-{pseudonym(str(root.absolute()))}"
 
 
-def _stack(
-    root: Path, scan: str, group: Group, copies: Sequence[Image], suspects: Unreadable, label: FileLabel
-) -> Stack:
+def _stack(root: Path, scan: str, group: Group, copies: Sequence[Image], suspects: Suspects, label: FileLabel) -> Stack:
     if group.images[0].exclusion:
         return Stack(root, group.subject, scan, group.images)
     images, further_copies, conflict = resolve_positions(root, group.images, label)
     instances = {image.instance for image in images}
     stack_copies = (*further_copies, *(copy for copy in copies if copy.instance in instances))
     reason = group.fault or conflict
-    fault = ScanError(reason) if reason else _suspicion(images, suspects, label)
+    fault = ScanError(reason) if reason else suspicion(images, suspects, label)
     return Stack(root, group.subject, scan, images, fault, stack_copies)
-
-
-def _suspicion(images: Sequence[Image], suspects: Unreadable, label: FileLabel) -> Exception | None:
-    """Return the fault of a stack to which an unreadable file may belong.
-
-    It is the machine's if the file cannot be opened, else the file's.
-    """
-    if not suspects:
-        return None
-    keys = {images[0].series, *map(_folder, images)} & suspects.keys()
-    files = sorted((image for key in keys for image in suspects[key]), key=lambda image: image.path)
-    if not files:
-        return None
-    kind = MachineError if files[0].fault.startswith(CANNOT_OPEN) else ScanError
-    return kind(f"file {label(files[0].path)}, which may be a slice of it, {files[0].fault}")
 
 
 def _unreadable_stacks(root: Path, unreadable: Iterable[Image]) -> list[Stack]:
     """Return the unreadable files as stacks that are set aside, by folder and reason."""
     groups = defaultdict[tuple[str, str], list[Image]](list)
     for image in unreadable:
-        groups[_folder(image), image.fault].append(image._replace(exclusion=f"file {image.fault}", frames=1))
+        groups[os.path.dirname(image.path), image.fault].append(
+            image._replace(exclusion=f"file {image.fault}", frames=1)
+        )
     return [Stack(root, "unknown", file_pseudonym(groups[key][0].path), tuple(groups[key])) for key in sorted(groups)]

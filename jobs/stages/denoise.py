@@ -128,7 +128,7 @@ def find_sources(scan: Path, options: OutputOptions) -> list[Source]:
 def _open_file(scan: Path) -> tuple[Original, list[Path]]:
     if scan.is_dir():
         return pair_original(scan), sorted(path for path in scan.rglob("*") if path.is_file())
-    if scan.name.endswith(NIFTI_ENDINGS):
+    if scan.name.lower().endswith(NIFTI_ENDINGS):
         return nifti_original(scan), [scan]
     return dicom_original(open_series([scan])), [scan]
 

@@ -38,7 +38,7 @@ def output_of(scan: Path, options: OutputOptions, tag: str = "") -> Output:
     """Return the output of a scan: named like the scan or by a pseudonym of it, and by a tag if it has one."""
     name = os.path.basename(os.path.abspath(scan))
     for ending in (*reversed(NIFTI_ENDINGS), ".zarr"):
-        name = name.removesuffix(ending)
+        name = name[: -len(ending)] if name.lower().endswith(ending) else name
     name = pseudonym(name) if options.deidentify else _shorten(name) or "scan"
     return Output(options.out / f"{name}{f'-{tag}' if tag else ''}{_ENDINGS[options.format]}")
 

@@ -10,7 +10,7 @@ from data_prep.pseudonym import pseudonym
 from data_prep.settings import SourceSettings
 from data_prep.sources import sample
 from data_prep.sources.discovery import discover
-from data_prep.sources.folders import open_first
+from data_prep.sources.nifti_files import open_first
 from data_prep.sources.series import Exclusion, Series
 
 

@@ -1,0 +1,82 @@
+"""A folder of NIfTI files, whatever its layout."""
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_prep.progress import Progress
+from data_prep.pseudonym import file_pseudonym, pseudonym
+from data_prep.readers.nifti import open_nifti
+from data_prep.settings import SourceSettings
+from data_prep.sources.file_names import RESOURCE_FORK
+from data_prep.sources.folders import check_not_empty, existing_path
+from data_prep.sources.series import Discovery, Exclusion, Series, stamp_of, stamp_of_file
+from data_prep.sources.tree import Entry, list_files
+from data_prep.volume import CTScan
+
+_OTHER_FORMAT = re.compile(
+    r".*(\.(?:nii\.\w+|hdr|img|img\.gz|nrrd|nhdr|mha|mhd|mgz|mgh|nia|dcm|dicom|ima))", re.IGNORECASE
+)
+
+
+def find_nifti(settings: SourceSettings, progress: Progress) -> Discovery:
+    """List each ``*.nii`` or ``*.nii.gz`` file at or below ``settings.path`` as one scan.
+
+    Its subject is the BIDS entity ``sub-...`` of its name; without one it is its own subject. Images of other formats,
+    and what cannot be looked at, are set aside.
+    """
+    root = existing_path(settings)
+    if root.is_file():
+        return Discovery([_nifti_series(settings, root, root)])
+    entries = list_files(root)
+    files = sorted(root / entry.path for entry in entries if not entry.fault and nifti_stem(Path(entry.path)))
+    series = [_nifti_series(settings, path.relative_to(root), path) for path in files]
+    check_not_empty(series, settings, "*.nii or *.nii.gz files")
+    return Discovery(series, _exclude_entries(settings, root, entries))
+
+
+def nifti_stem(path: Path) -> str:
+    """Return a file's name without ``.nii`` or ``.nii.gz``, or an empty text if it has no such ending."""
+    match = re.fullmatch(r"([^.].*?)\.nii(\.gz)?", path.name, re.IGNORECASE)
+    return match[1] if match else ""
+
+
+def _nifti_series(settings: SourceSettings, below: Path, path: Path) -> Series:
+    """The series of one file; ``below``: its path below the source's root."""
+    stem, entity = nifti_stem(path), re.match(r"(sub-[A-Za-z0-9]+)(?=[_.])", path.name)
+    subject = entity[1] if entity else stem if settings.has_public_ids else str(below)
+    if not settings.has_public_ids:
+        subject, stem = f"p-{pseudonym(subject)}", f"p-{pseudonym(str(below))}"
+    stamp = stamp_of([stamp_of_file(path)])
+    return Series(settings.name, subject, stem, (path,), open_first, stamp, is_named_by_path=True)
+
+
+def open_first(files: Sequence[Path]) -> CTScan:
+    """Open a series that is one NIfTI file; its name is recorded in each pair's provenance."""
+    return open_nifti(files[0])
+
+
+def _exclude_entries(settings: SourceSettings, root: Path, entries: Sequence[Entry]) -> list[Exclusion]:
+    groups = defaultdict[tuple[str, str], list[str]](list)
+    for entry in entries:
+        reason = f"file {entry.fault}" if entry.fault else _exclusion_reason(os.path.basename(entry.path))
+        if reason:
+            groups[os.path.dirname(entry.path), reason].append(entry.path)
+    return [exclude_files(settings.name, root, sorted(paths), reason) for (_, reason), paths in sorted(groups.items())]
+
+
+def exclude_files(dataset: str, root: Path, paths: Sequence[str], reason: str) -> Exclusion:
+    """Return the exclusion of files, by their paths below the root, for this reason."""
+    return Exclusion(dataset, "unknown", file_pseudonym(paths[0]), len(paths), reason, tuple(root / p for p in paths))
+
+
+def _exclusion_reason(name: str) -> str:
+    """Why an image is not read, by its name; an empty text for a NIfTI file and for what is no image."""
+    if name.startswith(RESOURCE_FORK) or nifti_stem(Path(name)):
+        return ""
+    if name.startswith(".") and nifti_stem(Path(name[1:])):
+        return "a hidden file"
+    match = _OTHER_FORMAT.fullmatch(name)
+    return f"an image of another format ({match[1].lower()}), wanted .nii or .nii.gz" if match else ""
