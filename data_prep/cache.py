@@ -5,17 +5,20 @@ A cache file that is absent, broken or of another version counts as empty.
 
 import json
 import os
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from data_prep.errors import UserError
 from data_prep.files import digest_json, is_plain_file, write_atomic
+from data_prep.home import home_folder
+from data_prep.log import logger
 from data_prep.pseudonym import pseudonym
 
 
 def cache_folder() -> Path:
     """Return ``~/.cache/quarterdose``, or the folder that ``XDG_CACHE_HOME`` asks for."""
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "quarterdose"
+    return home_folder("XDG_CACHE_HOME", ".cache") / "quarterdose"
 
 
 def cache_path(folder: str, *subject: Any) -> Path:
@@ -29,17 +32,28 @@ def read_cache(path: Path, version: int) -> Any:
     try:
         cached = json.loads(path.read_text())
         return cached["content"] if cached["version"] == version else None
-    except (FileNotFoundError, IsADirectoryError, ValueError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError):
         return None
 
 
 def write_cache(path: Path, version: int, content: Any) -> None:
-    """Write plain values to a cache file.
+    """Write plain values to a cache file; where that is not possible, a warning says so: it will be read as empty.
 
     Raises:
         UserError: its name is taken by something that is no file.
     """
-    if os.path.lexists(path) and not is_plain_file(path):
-        raise UserError(f"{path} is no cache file, and nothing of yours is replaced: move it")
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    write_atomic(path, json.dumps({"version": version, "content": content}), mode=0o600)
+    try:
+        if os.path.lexists(path) and not is_plain_file(path):
+            raise UserError(f"{path} is no cache file, and nothing of yours is replaced: move it")
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write_atomic(path, json.dumps({"version": version, "content": content}), mode=0o600)
+    except OSError as error:
+        _warn(path.parent, error.strerror or "")
+
+
+@lru_cache  # once a folder
+def _warn(folder: Path, reason: str) -> None:
+    logger.warning(
+        f"{folder} cannot be written ({reason}), so that sources are looked through each time: let XDG_CACHE_HOME name "
+        "a folder that you can write"
+    )

@@ -17,3 +17,9 @@ class MachineError(RuntimeError):
 
     The message holds no path and no name.
     """
+
+
+def describe_os_error(error: OSError, *, names_file: bool = True) -> str:
+    """Say what the system refused, and of which file, unless its name may tell a patient."""
+    reason = error.strerror or " ".join(map(str, error.args)) or "the system refused"
+    return f"{error.filename}: {reason}" if names_file and error.filename is not None else reason

@@ -5,13 +5,15 @@ and ``--quiet`` change that for the command line alone.
 """
 
 import logging
+import sys
 
 
 class _PrintHandler(logging.Handler):
     """Handler that prints to what ``sys.stdout`` is at that moment: a file, or the terminal above its bars."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), flush=True)
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        print(self.format(record).encode(encoding, "backslashreplace").decode(encoding), flush=True)
 
 
 logger = logging.getLogger("quarterdose")

@@ -30,11 +30,15 @@ def load_settings(path: Path, model: type[T], overrides: Sequence[str] | None = 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise UserError(f"settings file {path} does not exist") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"settings file {path} cannot be read: {error}") from error
+    except OSError as error:
+        raise UserError(f"settings file {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"settings file {path} is no text in UTF-8: byte {error.start} is none of a character"
+        ) from error
     except yaml.YAMLError as error:
         raise UserError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):

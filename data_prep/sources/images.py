@@ -17,7 +17,7 @@ from typing import NamedTuple
 from data_prep.cache import cache_path, read_cache, write_cache
 from data_prep.errors import ScanError
 from data_prep.progress import Progress, ignore_progress
-from data_prep.pseudonym import pseudonym
+from data_prep.pseudonym import pseudonym, temporary_key, use_temporary_key
 from data_prep.readers.dicom_file import is_dicom
 from data_prep.readers.dicom_header import Frame, Header, read_header, read_series_uid
 from data_prep.readers.distinctions import DELIMITER
@@ -80,13 +80,13 @@ def list_images(
     Raises:
         UserError: ``root`` is no folder, or cannot be looked at.
     """
-    cache = cache_path("headers", str(root.absolute()), rule_name)
-    cached = {image.path: image for image in _read_cached(cache)}
+    cache = None if temporary_key() else cache_path("headers", str(root.absolute()), rule_name)
+    cached = {image.path: image for image in _read_cached(cache)} if cache else {}
     entries = [entry for entry in list_files(root) if os.path.basename(entry.path) != "DICOMDIR"]
     unchanged = [cached[entry.path] for entry in entries if _is_unchanged(cached.get(entry.path), entry)]
     changed = [entry for entry in entries if not _is_unchanged(cached.get(entry.path), entry)]
     images = unchanged + _read_images(root, changed, subject_of, len(unchanged), progress)
-    if changed or len(cached) != len(entries):
+    if cache and (changed or len(cached) != len(entries)):
         write_cache(cache, _VERSION, images)
     return sorted(_images_among(images))
 
@@ -135,7 +135,8 @@ def _read_images(
 
 def _map_in_processes(read: Callable[[Entries], list[Image]], batches: Sequence[Entries]) -> Iterator[list[Image]]:
     cores = len(os.sched_getaffinity(0))
-    with ProcessPoolExecutor(cores, mp_context=get_context("forkserver")) as pool:
+    context, key = get_context("forkserver"), temporary_key()
+    with ProcessPoolExecutor(cores, context, use_temporary_key, (key,)) as pool:
         yield from pool.map(read, batches)
 
 

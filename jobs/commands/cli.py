@@ -1,12 +1,13 @@
 """The command line ``quarterdose``: its commands, in the order of its help, and what errors end it with."""
 
+import io
 import logging
 import sys
 from typing import Annotated
 
 import typer
 
-from data_prep.errors import UserError
+from data_prep.errors import UserError, describe_os_error
 from data_prep.log import logger
 from jobs.commands import devcluster, scans
 from jobs.commands.denoise import denoise, import_model
@@ -57,14 +58,26 @@ def set_level(
 
 def main() -> None:
     """Run the command line; errors that have one sentence end it with that sentence and an exit code."""
+    _print_all_characters()
     try:
         app()
     except UserError as error:
-        sys.exit(_print_error(error, _USER_ERROR))
+        sys.exit(_print_error(str(error), _USER_ERROR))
+    except OSError as error:
+        sys.exit(_print_error(describe_os_error(error), _USER_ERROR))
+    except MemoryError:
+        sys.exit(_print_error("this machine has too little memory for it", _USER_ERROR))
     except (RunFailed, SlurmError) as error:
-        sys.exit(_print_error(error, _RUN_ERROR))
+        sys.exit(_print_error(str(error), _RUN_ERROR))
 
 
-def _print_error(error: Exception, exit_code: int) -> int:
-    typer.echo(f"quarterdose: {' '.join(str(error).split())}", err=True)
+def _print_all_characters() -> None:
+    """Let output show characters that the terminal does not have, and bytes of paths that are none, as escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _print_error(sentence: str, exit_code: int) -> int:
+    typer.echo(f"quarterdose: {' '.join(sentence.split())}", err=True)
     return exit_code

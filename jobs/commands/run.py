@@ -68,7 +68,7 @@ def report(folder: Run) -> None:
 
 
 def _print_summary(folder: RunFolder) -> None:
-    typer.echo((folder.report / "summary.txt").read_text())
+    typer.echo((folder.report / "summary.txt").read_text("utf-8"))
     typer.echo(f"report: {folder.report / 'index.html'}")
 
 

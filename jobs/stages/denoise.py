@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -20,6 +20,7 @@ from data_prep.group_writer import writing_group
 from data_prep.log import logger
 from data_prep.originals import MIN_SLICES, Original, dicom_original, nifti_original, pair_original
 from data_prep.progress import Progress, ignore_progress
+from data_prep.pseudonym import passing_pseudonyms
 from data_prep.readers.dicom import open_series
 from data_prep.sources.choice import choose_series
 from data_prep.sources.stacks import Stack
@@ -53,7 +54,12 @@ def denoise_scan(scan: Path, model: Model, options: OutputOptions, device: torch
         MachineError: this machine cannot read it.
     """
     check_outputs([scan], [], options)
-    correct, sources = Corrector(model.network, model.cell, device), find_sources(scan, options)
+    with nullcontext() if options.deidentify else passing_pseudonyms():  # else none is written
+        return _denoise_sources(scan, model, options, Corrector(model.network, model.cell, device), progress)
+
+
+def _denoise_sources(scan: Path, model: Model, options: OutputOptions, correct: Corrector, progress: Progress) -> str:
+    sources = find_sources(scan, options)
     options = replace(options, shares_name=options.shares_name or len(sources) > 1)
     if len(sources) == 1:
         return _denoise_source(scan, sources[0], model, options, correct, progress)

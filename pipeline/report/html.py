@@ -72,7 +72,7 @@ def write_page(
 
 def _asset(name: str) -> Markup:
     """Read a file of this package that goes into the page without being escaped."""
-    return Markup(files("pipeline.report").joinpath(name).read_text())  # noqa: S704
+    return Markup(files("pipeline.report").joinpath(name).read_text("utf-8"))  # noqa: S704
 
 
 def _policy(scripts: Sequence[str], style: str) -> str:
