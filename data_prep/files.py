@@ -106,7 +106,7 @@ def locked(path: Path) -> Iterator[None]:
     """Wait for an exclusive lock on ``path`` and hold it; the kernel frees it if the holder dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        _lock(handle, fcntl.LOCK_EX)
         yield
 
 
@@ -146,9 +146,26 @@ def _open_lock(path: Path) -> TextIO:
 
 def _lock_at_once(handle: TextIO, otherwise: str) -> None:
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise UserError(otherwise) from error
+
+
+def _lock(handle: TextIO, operation: int) -> None:
+    """Lock an open file.
+
+    Raises:
+        BlockingIOError: another process holds it, and ``operation`` is not to wait.
+        UserError: its file system has no locks.
+    """
+    try:
+        fcntl.flock(handle, operation)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        raise UserError(
+            f"{handle.name} cannot be locked ({error.strerror}): its file system must be mounted with flock"
+        ) from error
 
 
 def _is_open_at(handle: TextIO, path: Path) -> bool:
@@ -161,7 +178,7 @@ def is_locked(path: Path) -> bool:
         return False
     with path.open() as handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            _lock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
         return False

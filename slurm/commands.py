@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 TIMEOUT = 60.0  # seconds; squeue itself gives up on a silent controller after 20 to 40
 _BATCH = 1000  # ids in one command: an argument may have 128 KiB
+_OPTIONS = ("SACCT_", "SCANCEL_", "SINFO_", "SQUEUE_")
 _READABLE = {"SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0"}  # Unix seconds; lists of array tasks in full
 
 
@@ -21,7 +22,7 @@ def output(*command: str) -> str:
     """
     try:
         process = subprocess.run(
-            command, env={**os.environ, **_READABLE}, capture_output=True, text=True, timeout=TIMEOUT, check=False
+            command, env=_environment(), capture_output=True, text=True, timeout=TIMEOUT, check=False
         )
     except FileNotFoundError as error:
         raise SlurmError(f"{command[0]} is not installed here") from error
@@ -31,6 +32,11 @@ def output(*command: str) -> str:
         message = " ".join(process.stderr.split()) or f"nothing, and ended with exit code {process.returncode}"
         raise SlurmError(f"{command[0]} said: {message}")
     return process.stdout
+
+
+def _environment() -> dict[str, str]:
+    """Return this process's environment without the user's own options of Slurm's commands, such as filters."""
+    return {**{name: text for name, text in os.environ.items() if not name.startswith(_OPTIONS)}, **_READABLE}
 
 
 def batches(ids: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -1,6 +1,7 @@
 """Submit jobs as a profile says, by submitit: to this machine's processes or to Slurm's queue."""
 
 import os
+import re
 import shlex
 import stat
 from collections.abc import Callable, Sequence
@@ -9,13 +10,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import submitit
+from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from data_prep.errors import UserError
-from slurm.commands import array_of, output
+from slurm.commands import SlurmError, array_of, output
+from slurm.environment import environment_of_submission, heeding_interrupts
 from slurm.profile import Profile, nodes_of
 
 _PRIVATE = 0o700
 _DEFAULT_MAX_ARRAY = 1001
+_UNREACHABLE = re.compile(r"contact slurm|communication|connection|timed out|try again", re.IGNORECASE)
 # a job of which a process was killed goes back to the queue; one that failed by itself does not
 _TEARDOWN = (
     "code=$?",
@@ -43,7 +47,8 @@ def submit(profile: Profile, folder: Path, tasks: int, call: Callable[..., None]
     """Submit ``call(*arguments)`` to be run in each of ``tasks`` processes of this machine; logs go to ``folder``.
 
     Raises:
-        UserError: the debug executor is asked for more than one process, or ``folder`` is not the user's own.
+        UserError: the debug executor is asked for more than one process, or ``folder`` is not the user's own or has a
+            name that is no text.
     """
     create_private_folder(folder)
     if profile.executor == "debug":
@@ -52,11 +57,13 @@ def submit(profile: Profile, folder: Path, tasks: int, call: Callable[..., None]
                 f"{tasks} ranks were asked for, but the debug executor has one process: take another profile"
             )
         return submitit.DebugExecutor(folder).submit(call, *arguments)
+    _check_encodable(folder)
     executor = submitit.LocalExecutor(folder)
     executor.update_parameters(
         timeout_min=profile.minutes, tasks_per_node=tasks, gpus_per_node=profile.gpus_a_task * tasks
     )
-    return executor.submit(call, *arguments)
+    with environment_of_submission(profile), heeding_interrupts():
+        return executor.submit(call, *arguments)
 
 
 def create_private_folder(folder: Path) -> None:
@@ -96,9 +103,22 @@ def enqueue(profile: Profile, folder: Path, call: Callable[..., None], request: 
     An array that is longer than Slurm takes becomes several.
 
     Raises:
-        UserError: the processes do not fill whole nodes, or ``folder`` is not the user's own.
+        UserError: the processes do not fill whole nodes, ``folder`` is not the user's own or has a name that is no
+            text, or Slurm refuses the job.
+        SlurmError: Slurm is not installed, or does not answer.
     """
     create_private_folder(folder)
+    _check_encodable(folder)
+    with environment_of_submission(profile):
+        try:
+            return _submit_array(profile, folder, call, request)
+        except (FailedJobError, FailedSubmissionError) as error:
+            raise _refusal(str(error)) from error
+        except FileNotFoundError as error:
+            raise SlurmError("sbatch is not installed here") from error
+
+
+def _submit_array(profile: Profile, folder: Path, call: Callable[..., None], request: JobRequest) -> list[str]:
     executor = submitit.SlurmExecutor(folder)
     executor.update_parameters(**_parameters(profile, request))
     if len(request.calls) == 1:
@@ -106,6 +126,22 @@ def enqueue(profile: Profile, folder: Path, call: Callable[..., None], request: 
     size = _max_array()
     parts = [request.calls[first : first + size] for first in range(0, len(request.calls), size)]
     return [array_of(executor.map_array(call, *zip(*part, strict=True))[0].job_id) for part in parts]
+
+
+def _refusal(message: str) -> Exception:
+    """Return the error for what sbatch said: the user's, unless Slurm itself is out of reach."""
+    sentence = f"Slurm took no job of this profile: {' '.join(message.split())}"
+    return SlurmError(sentence) if _UNREACHABLE.search(message) else UserError(sentence)
+
+
+def _check_encodable(folder: Path) -> None:
+    """Refuse a folder that cannot be named in a script: its path holds bytes that are no UTF-8."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"{folder} has bytes in its name that are no UTF-8, and no job can be told it: rename it"
+        ) from error
 
 
 def _parameters(profile: Profile, request: JobRequest) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from data_prep.errors import MachineError, ScanError, UserError
+from data_prep.errors import MachineError, ScanError, UserError, describe_os_error
 from data_prep.files import digest_files, held
 from data_prep.outputs import check_apart
 from jobs.engine.display import looking
@@ -70,11 +70,14 @@ def _denoise_here(
         try:
             with looking(f"denoising {scan.name}") as progress:
                 outcome = denoise_scan(scan, model, options, device_of(World(), device), progress)
-            typer.echo(outcome)
         except (ScanError, MachineError) as error:
             faults.append(f"{scan}: {error}")
         except UserError as error:
             faults.append(str(error))
+        except OSError as error:
+            faults.append(f"{scan}: {describe_os_error(error)}")
+        else:
+            typer.echo(outcome)
     if faults:
         raise UserError(f"{len(faults)} of {len(requests)} scans were refused: {'; '.join(faults)}")
 
@@ -89,10 +92,12 @@ def _enqueue(
 ) -> None:
     """Put an array in Slurm's queue, with a task for each scan."""
     from jobs.stages.denoise import denoise_in_job
+    from slurm.partitions import check_partitions
     from slurm.submit import JobRequest, enqueue
 
     if profile.executor != "slurm":
         raise UserError("--on takes a profile whose executor is slurm; leave it out to denoise here")
+    check_partitions(profile, 1)
     calls = [(scan.absolute(), model.absolute(), options, device, threads) for scan, options in requests.items()]
     jobs = enqueue(profile, logs, denoise_in_job, JobRequest("denoise", calls, uses_gpu=True))
     typer.echo(f"job {', '.join(jobs)}, {len(calls)} tasks; logs: {logs}")

@@ -76,7 +76,7 @@ def looking(title: str) -> Iterator[Progress]:
     """Give a callback that shows how far one long task is: a bar on a terminal, elsewhere a line now and then."""
     line_time = time.monotonic()
     with bars.Progress(disable=not _draws_bars(), transient=True) as bar:
-        task = bar.add_task(title)
+        task = bar.add_task(escape(title))
 
         def report(completed: int, total: int, note: str) -> None:
             nonlocal line_time

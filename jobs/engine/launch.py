@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import tempfile
 import time
 import uuid
@@ -104,7 +105,7 @@ class LocalProcesses:
             rank = f"rank {error.error_index}: " if len(group.processes) > 1 else ""
             self._faults.append(f"{rank}process {error.error_pid} died of {cause}")
         except ProcessRaisedException as error:
-            self._faults.append(str(error).strip().splitlines()[-1])
+            self._faults.append(_last_words(error))
         return True
 
     def fault(self) -> str:
@@ -148,11 +149,16 @@ class SubmittedJobs:
 
     def fault(self) -> str:
         errors = [job.exception() for job in self._jobs]
-        return next((str(error).strip().splitlines()[-1] for error in errors if error), "")
+        return next((_last_words(error) for error in errors if error), "")
 
     def stop(self) -> None:
         for job in self._jobs:
             job.cancel()
+
+
+def _last_words(error: BaseException) -> str:
+    """Return the last line of an error that quotes the trace of another process, without the kind of the error."""
+    return re.sub(r"^(\w+\.)*[A-Z]\w*: ", "", (str(error).strip().splitlines() or ["it said nothing"])[-1])
 
 
 def share_items(items: Sequence[str], workers: int) -> list[list[str]]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from data_prep.errors import MachineError, UserError
+from data_prep.errors import MachineError, UserError, describe_os_error
 from data_prep.files import digest_json, locked
 from data_prep.log import logger
 from data_prep.progress import Progress
@@ -27,11 +27,11 @@ _GRACE_SECONDS = 2.0
 
 def work_alone(open_graph: OpenGraph, root: Path, stage_name: str, items: Sequence[str]) -> None:
     """Do items one after the other, except those that another worker does or has done; a failure is only marked."""
-    graph, start = open_graph(root), time.time()
+    graph = open_graph(root)
     stage = graph.stages[stage_name]
+    before = {item: stage.markers.read(item) for item in items}
     for item in items:
-        marker = stage.markers.read(item)
-        if not stage.markers.is_running(item) and (marker is None or marker.finished < start):
+        if not stage.markers.is_running(item) and stage.markers.read(item) in (None, before[item]):
             with _discreet(stage):
                 _run_locked(graph, stage, item, World())
 
@@ -133,13 +133,14 @@ def _log_error(stage: Stage, error: Exception) -> None:
 
 
 def _describe(error: Exception, *, private: bool) -> str:
-    kind = type(error).__name__
-    if not private:
-        return f"{kind}: {error}"
-    if isinstance(error, OSError) and error.strerror:
-        return f"{kind}: {error.strerror}"
+    """Say what went wrong in words for people; without the error's own words where they may hold names."""
+    if isinstance(error, OSError):
+        return describe_os_error(error, names_file=not private)
+    if isinstance(error, MemoryError):
+        return "this machine has too little memory for it"
     last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{kind} in {last.name}, line {last.lineno} of {Path(last.filename).name}"
+    place = f"a fault of quarterdose in {last.name}, line {last.lineno} of {Path(last.filename).name}"
+    return place if private else f"{place}: {' '.join(str(error).split())}"
 
 
 def _mark_failure(stage: Stage, item: str, error: Exception, marker: Marker) -> None:

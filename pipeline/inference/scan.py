@@ -2,6 +2,7 @@
 
 import math
 import mmap
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -95,6 +96,6 @@ def _clip_volume(read: Callable[[int], Slice], slices: Indices) -> NDArray[np.fl
 def _zeros_on_disk(shape: tuple[int, ...]) -> Iterator[tuple[NDArray[np.float32], Callable[[], None]]]:
     """Yield zeros in a temporary file, and a function that drops their pages from memory."""
     with tempfile.TemporaryFile() as file:
-        file.truncate(4 * math.prod(shape))
+        os.posix_fallocate(file.fileno(), 0, 4 * math.prod(shape))  # a full disk must not show only in a mapped page
         mapping = mmap.mmap(file.fileno(), 0)
         yield np.ndarray(shape, np.float32, mapping), partial(mapping.madvise, mmap.MADV_DONTNEED)
