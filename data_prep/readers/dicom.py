@@ -1,7 +1,7 @@
 """Read CT images in DICOM files (PS3.3 A.3 and A.38) as canonical scans."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from data_prep.errors import ScanError
 from data_prep.readers.dicom_header import Frame, Header, read_header
 from data_prep.readers.dicom_slice import Slice, has_integer_hu, read_hu, slices_of
 from data_prep.readers.distinctions import different_elements, separate
-from data_prep.readers.slice_positions import SAME_POSITION_MM, slice_step
+from data_prep.readers.slice_positions import SAME_POSITION_MM, count_passes, slice_step
 from data_prep.volume import Acquisition, CTScan, Grid, Numbers
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
@@ -137,6 +137,9 @@ def _check_one_acquisition(slices: Sequence[Slice], heights: Sequence[float]) ->
         raise ScanError(f"holds {len(stacks)} stacks that differ in {', '.join(names)}, wanted one")
     if stacks[0][1]:
         raise ScanError(stacks[0][1])
+    passes = count_passes(heights, [ct_slice.index for ct_slice in slices])
+    if passes > 1:
+        raise ScanError(f"its frames run through the slices {passes} times, as if they were {passes} scans")
 
 
 def _check_positions(slices: Sequence[Slice], heights: Sequence[float]) -> None:
@@ -156,6 +159,12 @@ def _check_straight(slices: Sequence[Slice]) -> None:
 
 
 def _acquisition(headers: Sequence[Header]) -> Acquisition:
-    """Return the acquisition of the first image, with the median charge of all images."""
-    charges = [header.acquisition.mas for header in headers if header.acquisition.mas is not None]
-    return replace(headers[0].acquisition, mas=float(np.median(charges)) if charges else None)
+    """Return the acquisition of the first image that tells each part of it, with the median charge of all images."""
+    images = [header.acquisition for header in headers]
+    charges = [image.mas for image in images if image.mas is not None]
+    return Acquisition(
+        kernel=next((image.kernel for image in images if image.kernel), ""),
+        kvp=next((image.kvp for image in images if image.kvp is not None), None),
+        mas=float(np.median(charges)) if charges else None,
+        thickness=next((image.thickness for image in images if image.thickness is not None), None),
+    )

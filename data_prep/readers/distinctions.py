@@ -1,24 +1,33 @@
 """Elements that may tell images of one series apart, and whether they do: the positions of the slices decide.
 
 Two phases in one series differ in AcquisitionNumber, and the slices of one lie between or upon those of the other. A
-scanner that counts its rotations has other numbers at other positions, which divides nothing.
+scanner that counts its rotations has other numbers at other positions, which divides nothing. Phases that differ in no
+such element still show where InstanceNumber or the time runs through the slices twice.
 """
 
+import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 from data_prep.pseudonym import pseudonym
 from data_prep.readers.dicom_values import listed
-from data_prep.readers.slice_positions import are_consecutive, is_even
+from data_prep.readers.slice_positions import (
+    MIN_EVEN_SLICES,
+    are_consecutive,
+    count_namesakes,
+    count_passes,
+    has_twins,
+    is_even,
+)
 
 DELIMITER = "|"
 """Never part of a text."""
-_MIN_EVEN_SLICES = 3  # two slices always have one distance
 _NUMBER_TOLERANCE = 0.05  # kV, mm
 _IMAGE_TYPES = 4
+_COUNT = re.compile(r"-?\d+(\.\d+)?")  # a number or a time, perhaps with its zone
 
 
 @dataclass(frozen=True)
@@ -26,7 +35,8 @@ class _Element:
     """An element by its ``keywords`` in a frame and in an image.
 
     ``is_decisive``: slices of several of its values are never one scan where they lie in disorder.
-    ``is_hidden``: it may hold an identifier. ``index``: of the value, where the element has several.
+    ``is_hidden``: it may hold an identifier. ``index``: of the value, where the element has several. ``counts``: its
+    numbers follow the order in which slices were acquired or made. ``divides``: slices may share a value.
     """
 
     keywords: tuple[str, ...]
@@ -34,6 +44,8 @@ class _Element:
     is_hidden: bool = False
     is_number: bool = False
     index: int | None = None
+    counts: bool = False
+    divides: bool = True
 
 
 _ELEMENTS = {
@@ -47,11 +59,17 @@ _ELEMENTS = {
     "StudyInstanceUID": _Element(("StudyInstanceUID",), is_hidden=True),
     "SeriesNumber": _Element(("SeriesNumber",)),
     "SeriesDescription": _Element(("SeriesDescription",), is_hidden=True),
+    "ProtocolName": _Element(("ProtocolName",), is_hidden=True),
+    "ContrastBolusAgent": _Element(("ContrastBolusAgent",), is_hidden=True),
     "FilterType": _Element(("FilterType",)),
-    "AcquisitionTime": _Element(("AcquisitionTime",)),
+    "TriggerTime": _Element(("NominalCardiacTriggerDelayTime", "TriggerTime"), is_number=True),
+    "AcquisitionDateTime": _Element(("FrameAcquisitionDateTime", "AcquisitionDateTime"), counts=True),
+    "AcquisitionTime": _Element(("AcquisitionTime",), counts=True),
     "KVP": _Element(("KVP",), is_number=True),
     "SliceThickness": _Element(("SliceThickness",), is_number=True),
     **{f"ImageType (value {n + 1})": _Element(("FrameType", "ImageType"), index=n) for n in range(_IMAGE_TYPES)},
+    "InstanceNumber": _Element(("InstanceNumber",), counts=True, divides=False),
+    "ContentTime": _Element(("ContentTime",), counts=True, divides=False),
 }
 """Elements by their names in messages, in the order in which they are tried."""
 
@@ -77,7 +95,8 @@ def _text(element: _Element, first: Callable[[str], Any]) -> str:
 
 def different_elements(first: Sequence[str], second: Sequence[str]) -> list[str]:
     """Return the names of the elements in which two images differ."""
-    return [name for name, a, b in zip(_ELEMENTS, first, second, strict=True) if a != b and a and b]
+    texts = zip(_ELEMENTS.items(), first, second, strict=True)
+    return [name for (name, element), a, b in texts if a != b and a and b and element.divides]
 
 
 def separate(heights: Sequence[float], distinctions: Sequence[Sequence[str]]) -> list[tuple[list[int], str]]:
@@ -93,8 +112,11 @@ def _separate(
     heights: Sequence[float], distinctions: Sequence[Sequence[str]], members: Sequence[int]
 ) -> list[tuple[list[int], str]]:
     reason = ""
-    columns = zip(*(distinctions[i] for i in members), strict=True)
-    for (name, element), column in zip(_ELEMENTS.items(), columns, strict=True):
+    columns = dict(zip(_ELEMENTS, zip(*(distinctions[i] for i in members), strict=True), strict=True))
+    for name, element in _ELEMENTS.items():
+        if not element.divides:
+            continue
+        column = columns[name]
         groups, unknown = _group(element, column, members)
         if not 1 < len(groups) < len(members) - unknown or _are_consecutive(heights, groups):
             continue
@@ -103,7 +125,34 @@ def _separate(
         if element.is_decisive and not reason:
             empty = f" and is empty in {unknown}" if unknown else ""
             reason = f"{name} has {len(groups)} values{empty}, and the slices of one lie among those of the other"
-    return [(list(members), reason)]
+    return [(list(members), reason or _recurrence([heights[i] for i in members], columns))]
+
+
+def _recurrence(heights: Sequence[float], columns: Mapping[str, Sequence[str]]) -> str:
+    """Why slices are several stacks by the order in which they were counted; an empty text if that tells nothing.
+
+    Images at one position are copies, or refused as such.
+    """
+    if has_twins(heights):
+        return ""
+    for name, element in _ELEMENTS.items():
+        numbers = _counts(columns[name]) if element.counts else []
+        if not numbers or (name == "ContentTime" and _counts(columns["InstanceNumber"])):
+            continue
+        stacks = count_passes(heights, numbers)
+        if name == "InstanceNumber":  # a number is one image's alone
+            stacks = max(stacks, count_namesakes(heights, numbers))
+        if stacks > 1:
+            return f"{name} runs through the slices {stacks} times, as if they were {stacks} scans"
+    return ""
+
+
+def _counts(column: Sequence[str]) -> list[float]:
+    """Return the numbers of slices; none if one is unknown, or if all are equal."""
+    if len({*column}) == 1:
+        return []
+    matches = [_COUNT.match(text) for text in column]
+    return [float(match[0]) for match in matches if match] if all(matches) else []
 
 
 def _group(element: _Element, column: Sequence[str], members: Sequence[int]) -> tuple[list[list[int]], int]:
@@ -142,5 +191,5 @@ def _are_consecutive(heights: Sequence[float], groups: Sequence[Sequence[int]]) 
 
 def _explains(heights: Sequence[float], members: Sequence[int], groups: Sequence[Sequence[int]]) -> bool:
     """Whether the groups are stacks by themselves: all if the slices could be one stack, else at least one of them."""
-    evenness = [len(group) >= _MIN_EVEN_SLICES and is_even([heights[i] for i in group]) for group in groups]
+    evenness = [len(group) >= MIN_EVEN_SLICES and is_even([heights[i] for i in group]) for group in groups]
     return all(evenness) if is_even([heights[i] for i in members]) else any(evenness)

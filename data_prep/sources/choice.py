@@ -70,7 +70,7 @@ def _fits(stack: Stack, number: int, choice: str) -> bool:
 
 def _describe(stack: Stack, number: int, shows_uids: bool) -> str:
     """Describe a series by its number and what cannot name a patient, and by its UID if that may be shown."""
-    thickness, kernel = stack.first.thickness, stack.first.kernel
+    thickness, kernel = stack.thickness, stack.kernel
     texts = [f"{stack.slices} slices", f"{thickness:g} mm" if thickness else "", f"kernel {kernel}" if kernel else ""]
     uid = read_header(stack.paths[0]).series if shows_uids else ""
     return f"{number}: {', '.join(filter(None, [*texts, uid]))}"

@@ -57,15 +57,15 @@ def _exclude_copies(dataset: str, stack: Stack) -> Exclusion:
 
 def _exclusion_reason(settings: SourceSettings, stack: Stack) -> str:
     """Why the settings do not ask for a stack, or an empty text if they do."""
-    first, kernel, thickness = stack.first, settings.kernel, settings.thickness_mm
-    if first.exclusion:
-        return first.exclusion
+    kernel, thickness = settings.kernel, settings.thickness_mm
+    if stack.first.exclusion:
+        return stack.first.exclusion
     if stack.slices < 2:
         return "a single slice"
-    if kernel and first.kernel != kernel:
-        return f"kernel {first.kernel or 'unknown'}, wanted {kernel}"
-    if thickness and abs(first.thickness - thickness) > 0.01:
-        return f"{first.thickness:g} mm thick slices, wanted {thickness:g} mm"
+    if kernel and stack.kernel != kernel:
+        return f"kernel {stack.kernel or 'unknown'}, wanted {kernel}"
+    if thickness and abs(stack.thickness - thickness) > 0.01:
+        return f"{stack.thickness:g} mm thick slices, wanted {thickness:g} mm"
     return ""
 
 

@@ -11,7 +11,7 @@ from itertools import combinations, pairwise
 
 from data_prep.readers.dicom import ORIENTATION_TOLERANCE, SPACING_TOLERANCE_MM
 from data_prep.readers.distinctions import DELIMITER, separate
-from data_prep.readers.slice_positions import do_alternate, is_even
+from data_prep.readers.slice_positions import are_consecutive, do_alternate, is_even
 from data_prep.sources.images import Image
 
 _COSINES = 6
@@ -53,8 +53,9 @@ def _subjects(images: Sequence[Image], unknown_subject: str) -> dict[str, str]:
 
 
 def _group_slices(slices: Sequence[Image], subjects: dict[str, str]) -> Iterator[Group]:
-    fault = _contradiction(slices)
-    for kernel_slices in _by_kernel(slices):
+    kernels = _by_kernel(slices)
+    fault = _contradiction(slices) or _continuation(kernels)
+    for kernel_slices in kernels:
         parts = [
             (subject, grid_slices)
             for subject, subject_slices in _by_subject(kernel_slices, subjects)
@@ -76,6 +77,15 @@ def _contradiction(slices: Sequence[Image]) -> str:
         if count > 1 and "" in texts:
             return f"{name} is empty in {texts.count('')} images of a series that has {count} values of it"
     return ""
+
+
+def _continuation(kernels: Sequence[Sequence[Image]]) -> str:
+    """Why slices of several kernels are no scans each: they follow each other as if they were one."""
+    if len(kernels) < 2 or not are_one_stack(kernels):
+        return ""
+    return (
+        f"its slices are one stack in which ConvolutionKernel changes from {' to '.join(i[0].kernel for i in kernels)}"
+    )
 
 
 def _by_kernel(slices: Sequence[Image]) -> list[list[Image]]:
@@ -131,7 +141,7 @@ def agrees_with_grid(suspect: Image, image: Image) -> bool:
 
 def _complements(parts: Sequence[tuple[str, Sequence[Image]]]) -> list[str]:
     """Why each part, of one kernel, is no scan: with others it makes up an even stack, or their slices alternate."""
-    heights = [[image.height for image in images] for _, images in parts]
+    heights = [_oriented_heights(images) for _, images in parts]
     if len(parts) > 1 and is_even([height for part in heights for height in part]):
         return [_complement_reason(parts)] * len(parts)
     reasons = [""] * len(parts)
@@ -139,6 +149,20 @@ def _complements(parts: Sequence[tuple[str, Sequence[Image]]]) -> list[str]:
         if do_alternate(heights[i], heights[j]):
             reasons[i] = reasons[j] = _complement_reason([parts[i], parts[j]])
     return reasons
+
+
+def are_one_stack(parts: Sequence[Sequence[Image]]) -> bool:
+    """Whether parts follow each other along their normal, evenly spaced as one."""
+    heights = [_oriented_heights(images) for images in parts]
+    return are_consecutive(heights) and is_even([height for part in heights for height in part])
+
+
+def _oriented_heights(images: Sequence[Image]) -> list[float]:
+    """Return the heights of images of one orientation along their axis, whichever way their normal points."""
+    a, b, c, d, e, f = (float(text) for text in images[0].grid.split()[:_COSINES])
+    normal = (b * f - c * e, c * d - a * f, a * e - b * d)
+    sign = 1 if max(normal, key=abs) > 0 else -1
+    return [sign * image.height for image in images]
 
 
 def _complement_reason(parts: Sequence[tuple[str, Sequence[Image]]]) -> str:

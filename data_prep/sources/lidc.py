@@ -27,4 +27,4 @@ def find_lidc(settings: SourceSettings, progress: Progress) -> Discovery:
 
 
 def _order(stack: Stack) -> tuple[int, float, str]:
-    return -stack.slices, stack.first.thickness, stack.scan
+    return -stack.slices, stack.thickness, stack.scan

@@ -53,10 +53,9 @@ def _best_match(full: Stack, low: Sequence[Stack]) -> tuple[Stack, Stack] | None
 
 def _is_candidate(full: Stack, low: Stack) -> bool:
     """Whether both are of one patient, kernel, grid and thickness."""
-    first, candidate = full.first, low.first
-    has_same_kernel = (low.subject, candidate.kernel) == (full.subject, first.kernel)
-    is_as_thick = abs(candidate.thickness - first.thickness) < _TOLERANCE_MM
-    return has_same_kernel and is_as_thick and has_same_grid(first, candidate)
+    has_same_kernel = (low.subject, low.kernel) == (full.subject, full.kernel)
+    is_as_thick = abs(low.thickness - full.thickness) < _TOLERANCE_MM
+    return has_same_kernel and is_as_thick and has_same_grid(full.first, low.first)
 
 
 def _match(full: Stack, low: Stack) -> tuple[Stack, Stack]:

@@ -3,16 +3,18 @@
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data_prep.errors import ScanError
 from data_prep.progress import Progress, ignore_progress
 from data_prep.pseudonym import file_pseudonym, pseudonym
 from data_prep.sources.copies import FileLabel, resolve_positions, set_copies_aside
-from data_prep.sources.grouping import Group, group_images
+from data_prep.sources.grouping import Group, are_one_stack, group_images, has_same_grid
 from data_prep.sources.images import Image, SubjectRule, folder_series, list_images
 from data_prep.sources.suspicion import Suspects, suspects_among, suspicion
+
+_MAX_SCRAP_SLICES = 2
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,16 @@ class Stack:
     def first(self) -> Image:
         """Its first image, which stands for what all its images have in common."""
         return self.images[0]
+
+    @property
+    def kernel(self) -> str:
+        """The kernel of its images; some of them may not tell it."""
+        return next((image.kernel for image in self.images if image.kernel), "")
+
+    @property
+    def thickness(self) -> float:
+        """The thickness of its slices in mm, 0 if unknown; some images may not tell it."""
+        return next((image.thickness for image in self.images if image.thickness), 0.0)
 
     @property
     def slices(self) -> int:
@@ -72,7 +84,36 @@ def find_stacks(
     series = _by_series(image for image in images if not image.fault)
     suspects = suspects_among(images)
     stacks = [stack for members in series.values() for stack in _split_series(root, members, suspects, label)]
-    return stacks + _unreadable_stacks(root, unreadable)
+    return _doubt_continued(stacks, label) + _unreadable_stacks(root, unreadable)
+
+
+def _doubt_continued(stacks: Sequence[Stack], label: FileLabel) -> list[Stack]:
+    """Return the stacks; one that a slice of another series continues has a fault, as it may lack that slice."""
+    scraps = defaultdict[tuple[str, ...], list[Stack]](list)
+    for stack in stacks:
+        if stack.slices <= _MAX_SCRAP_SLICES and not stack.first.exclusion:
+            scraps[_study_key(stack)].append(stack)
+    return [_doubt(stack, scraps.get(_study_key(stack), ()), label) for stack in stacks] if scraps else [*stacks]
+
+
+def _study_key(stack: Stack) -> tuple[str, ...]:
+    return stack.subject, *(stack.studies or (os.path.dirname(stack.first.path),))
+
+
+def _doubt(stack: Stack, scraps: Sequence[Stack], label: FileLabel) -> Stack:
+    if stack.fault or stack.first.exclusion or stack.slices <= _MAX_SCRAP_SLICES:
+        return stack
+    scrap = next((scrap for scrap in scraps if _continues(scrap, stack)), None)
+    if scrap is None:
+        return stack
+    reason = f"file {label(scrap.first.path)}, which is no scan of its own, continues it in another series"
+    return replace(stack, fault=ScanError(reason))
+
+
+def _continues(scrap: Stack, stack: Stack) -> bool:
+    """Whether a few slices of the same study lie where the next ones of a stack would."""
+    is_alike = len({scrap.kernel, stack.kernel} - {""}) < 2 and has_same_grid(scrap.first, stack.first)
+    return is_alike and are_one_stack([scrap.images, stack.images])
 
 
 def _by_series(images: Iterable[Image]) -> dict[str, list[Image]]:

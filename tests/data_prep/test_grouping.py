@@ -78,6 +78,10 @@ def set_position(image: FileDataset, height: float) -> None:
     image.ImagePositionPatient = [-180, -180, round(height, 4)]
 
 
+def set_counts(image: FileDataset, number: int, time: str) -> None:
+    image.InstanceNumber, image.ContentTime = number, time
+
+
 NOISE: dict[str, Edit] = {
     "orientation alternates": lambda image, z: rotated(image, 0.005 + (1e-6 if z % 2 else -1e-6)),
     "orientation in halves": lambda image, z: rotated(image, 0.005 + (1e-6 if z < 5 else -1e-6)),
@@ -98,6 +102,13 @@ NOISE: dict[str, Edit] = {
     "voltage": lambda image, z: setattr(image, "KVP", "120" if z % 2 else "120.0"),
     "patient is empty": lambda image, z: setattr(image, "PatientID", "" if z % 2 else "Doe"),
     "patient with spaces": lambda image, z: setattr(image, "PatientID", "Doe " if z % 2 else " Doe"),
+    "number of each slice": lambda image, z: setattr(image, "InstanceNumber", 100 - z),
+    "numbers at random": lambda image, z: setattr(image, "InstanceNumber", [4, 7, 1, 9, 3, 2, 8, 5, 10, 6][z]),
+    "numbers of each half": lambda image, z: setattr(image, "InstanceNumber", z % 5 + 1),
+    "numbers down and up": lambda image, z: setattr(image, "InstanceNumber", z if z < 5 else 20 - z),
+    "one number": lambda image, z: setattr(image, "InstanceNumber", 1),
+    "times of rotations": lambda image, z: setattr(image, "AcquisitionDateTime", f"2020010110101{z // 2}.25+0100"),
+    "creation times of two processes": lambda image, z: set_counts(image, z, f"1010{10 + z % 2 * 20 + z // 2}"),
     "a derived slice": lambda image, z: setattr(
         image, "ImageType", ["DERIVED" if z == 4 else "ORIGINAL", "PRIMARY", "AXIAL"]
     ),
@@ -123,6 +134,10 @@ TELLING: dict[str, tuple[Any, Any]] = {
     "SeriesNumber": (3, 4),
     "SeriesDescription": ("native", "contrast"),
     "FilterType": ("A", "B"),
+    "ProtocolName": ("Thorax native", "Thorax KM"),
+    "ContrastBolusAgent": ("none", "Ultravist"),
+    "TriggerTime": (300, 700),
+    "AcquisitionDateTime": ("20200101101010.5", "20200101101510.5"),
     "AcquisitionTime": ("101010", "101510"),
     "KVP": (80, 140),
     "SliceThickness": (1.25, 5),
@@ -198,6 +213,54 @@ DISORDER: dict[str, tuple[Edit, str]] = {
         lambda image, z: setattr(image, "PatientID", "AB"[z % 2]),
         "its series is 2 stacks that complement each other and differ in PatientID",
     ),
+    "an opposite normal": (
+        lambda image, z: setattr(image, "ImageOrientationPatient", [1, 0, 0, 0, (-1) ** z, 0]),
+        "its series is 2 stacks that complement each other and differ in orientation",
+    ),
+    "an opposite normal in halves": (
+        lambda image, z: setattr(image, "ImageOrientationPatient", [1, 0, 0, 0, 1 if z < 5 else -1, 0]),
+        "its series is 2 stacks that complement each other and differ in orientation",
+    ),
+    "another kernel in halves": (
+        lambda image, z: setattr(image, "ConvolutionKernel", "B30f" if z < 5 else "B31f"),
+        "its slices are one stack in which ConvolutionKernel changes from B30f to B31f",
+    ),
+    "another kernel at the end": (
+        lambda image, z: setattr(image, "ConvolutionKernel", "B30f" if z < 9 else "B31f"),
+        "its slices are one stack in which ConvolutionKernel changes from B30f to B31f",
+    ),
+    "another series at the end": (
+        lambda image, z: setattr(image, "SeriesInstanceUID", image.SeriesInstanceUID + ("" if z < 9 else ".1")),
+        "which is no scan of its own, continues it in another series",
+    ),
+    "no series at the end": (
+        lambda image, z: setattr(image, "SeriesInstanceUID", image.SeriesInstanceUID if z < 9 else ""),
+        "which is no scan of its own, continues it in another series",
+    ),
+    "InstanceNumber runs twice": (
+        lambda image, z: setattr(image, "InstanceNumber", z % 2 * 5 + z // 2),
+        "InstanceNumber runs through the slices 2 times",
+    ),
+    "InstanceNumber runs up and down": (
+        lambda image, z: setattr(image, "InstanceNumber", z // 2 if z % 2 else 20 - z // 2),
+        "InstanceNumber runs through the slices 2 times",
+    ),
+    "InstanceNumber counts twice": (
+        lambda image, z: setattr(image, "InstanceNumber", z // 2),
+        "InstanceNumber runs through the slices 2 times",
+    ),
+    "AcquisitionTime runs twice": (
+        lambda image, z: setattr(image, "AcquisitionTime", f"1010{10 + z % 2 * 20 + z // 2}.5"),
+        "AcquisitionTime runs through the slices 2 times",
+    ),
+    "AcquisitionDateTime runs twice": (
+        lambda image, z: setattr(image, "AcquisitionDateTime", f"202001011010{10 + z % 2 * 20 + z // 2}.5+0100"),
+        "AcquisitionDateTime runs through the slices 2 times",
+    ),
+    "ContentTime runs twice": (
+        lambda image, z: setattr(image, "ContentTime", f"1010{10 + z % 2 * 20 + z // 2}.5"),
+        "ContentTime runs through the slices 2 times",
+    ),
     "a slowly turning plane": (
         lambda image, z: rotated(image, 9e-5 * z),
         "holds 10 orientations, wanted one series of alike slices",
@@ -211,6 +274,57 @@ def test_stacks_that_nothing_tells_apart_are_refused(edit_slice: Edit, text: str
     found = find(tmp_path)
     assert found.series
     assert all(text in reason(series) for series in found.series)
+    assert any(len(series.files) > 3 for series in found.series)
+
+
+def test_three_interleaved_phases_that_numbers_alone_tell_are_refused(tmp_path: Path) -> None:
+    write(tmp_path, 15, lambda image, z: setattr(image, "InstanceNumber", z % 3 * 5 + z // 3))
+    (series,) = find(tmp_path).series
+    assert reason(series) == "InstanceNumber runs through the slices 3 times, as if they were 3 scans"
+
+
+def test_copies_with_numbers_of_their_own_are_still_copies(tmp_path: Path) -> None:
+    files = write(tmp_path, 5, lambda image, z: setattr(image, "InstanceNumber", z))
+    for n, path in enumerate(files):
+        copy = path.with_name(f"copy-{path.name}")
+        copy.write_bytes(path.read_bytes())
+        change(copy, SOPInstanceUID=generate_uid(), InstanceNumber=10 + n)
+    found = find(tmp_path)
+    check_scan(found.series[0], files)
+    assert [exclusion.images for exclusion in found.exclusions] == [5]
+
+
+def test_frames_that_run_twice_through_the_slices_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.dcm"
+    write_enhanced(path, chest(8, 16), SPACING)
+
+    def order_frames(image: FileDataset) -> None:
+        groups = sorted(
+            image.PerFrameFunctionalGroupsSequence, key=lambda g: g.PlanePositionSequence[0].ImagePositionPatient[2]
+        )
+        image.PerFrameFunctionalGroupsSequence = groups[::2] + groups[1::2]
+
+    edit(path, order_frames)
+    (series,) = find(tmp_path).series
+    assert reason(series) == "its frames run through the slices 2 times, as if they were 2 scans"
+
+
+def test_a_kernel_that_the_first_slice_lacks_is_still_the_scans(tmp_path: Path) -> None:
+    files = write(tmp_path, 5, ConvolutionKernel="B30f", SliceThickness=2.5, KVP=120)
+    change(files[0], ConvolutionKernel="", SliceThickness=None, KVP=None)
+    (series,) = find(tmp_path, kernel="B30f", thickness_mm=2.5).series
+    check_scan(series, files)
+    acquisition = open_series(series.files).acquisition
+    assert (acquisition.kernel, acquisition.thickness, acquisition.kvp) == ("B30f", 2.5, 120)
+
+
+def test_an_unreadable_file_of_another_series_condemns_none(tmp_path: Path) -> None:
+    files = write(tmp_path, 5, first="1")
+    (broken,) = write(tmp_path, 1, first="2")
+    broken.write_bytes(broken.read_bytes().replace(b"-1024", b"-1o24"))
+    found = find(tmp_path)
+    check_scan(found.series[0], files)
+    assert [exclusion.files for exclusion in found.exclusions] == [(broken,)]
 
 
 def test_two_fields_of_view_of_one_series_stay_two_scans(tmp_path: Path) -> None:

@@ -1,14 +1,18 @@
 """What a run found in its sources is what its workers and ``quarterdose status`` see."""
 
+import json
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from data_prep.errors import UserError
 from data_prep.progress import ignore_progress
+from data_prep.settings import SplitSettings
+from data_prep.split import Split, split
 from jobs.engine.display import Display
 from jobs.engine.marker import Markers
 from jobs.engine.run import run_graph
@@ -18,6 +22,7 @@ from jobs.stages.graph import graph_of, open_graph, preparation_of
 from jobs.stages.prepare import Prepare
 from pipeline.settings.run import RunSettings
 from tests.command_line import QUARTERDOSE
+from tests.data_prep.dicom_series import write_series
 from tests.scans import chest, write_nifti
 
 
@@ -126,3 +131,38 @@ def test_a_run_without_a_scan_of_enough_slices_says_so(root: Path, tmp_path: Pat
     graph = graph_of(RunFolder.opened(root))
     with pytest.raises(UserError, match="no scan has the 16 slices that a volume of the study takes"):
         run_graph(graph, _Here(), Display())
+
+
+def test_a_study_of_several_patient_ids_stays_in_one_part_of_the_split(tmp_path: Path) -> None:
+    """Two measured pairs of one study, whose headers name two patients, beside two other patients."""
+    studies = {"C001": "1.2.1", "C002": "1.2.1", "C003": "1.2.3", "C004": "1.2.4"}
+    for number, (patient, study) in enumerate(studies.items()):
+        for dose in ("Full Dose Images", "Low Dose Images"):
+            write_series(
+                tmp_path / "scans" / f"{number} {dose}", chest(16, 32), (2.5, 0.7, 0.7), patient=patient,
+                StudyInstanceUID=study, SeriesDescription=dose,
+            )  # fmt: skip
+    data = {"sources": [{"kind": "mayo", "path": tmp_path / "scans"}]}
+    settings = {"name": "t", "runs": tmp_path, "data": data, "study": {"slices": [16]}}
+    folder = RunFolder.of(RunSettings.model_validate(settings))
+    folder.record()
+    Prepare(folder).find_items(ignore_progress)
+    work_alone(open_graph, folder.root, "prepare", Prepare(folder).items())
+    rows = [marker.result for marker in map(Prepare(folder).markers.read, Prepare(folder).items()) if marker]
+    for seed in range(40):
+        split_settings = SplitSettings(seed=seed)
+        parted = split(rows, split_settings, 16)
+        if parts_of(parted, rows)["C001"] != parts_of(parted, rows)["C002"]:
+            break
+    seeded = {**settings, "data": {**data, "split": {"seed": seed}}}
+    RunFolder.of(RunSettings.model_validate(seeded)).record()
+    work_alone(open_graph, folder.root, "split", ["split"])
+    parts = parts_of(Split.from_json(json.loads((folder.data / "split.json").read_text())), rows)
+    assert parts["C001"] == parts["C002"]
+    assert set(parts.values()) == {"train", "validation", "test"}
+
+
+def parts_of(drawn: Split, rows: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Return the part of each patient."""
+    subjects = {row["scan"]: row["subject"] for row in rows}
+    return {subjects[segment.scan]: part for part, segments in drawn.parts.items() for segment in segments}
