@@ -1,10 +1,12 @@
 """Submit jobs as a profile says, by submitit: to this machine's processes or to Slurm's queue."""
 
+import io
 import os
 import re
 import shlex
 import stat
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -111,7 +113,8 @@ def enqueue(profile: Profile, folder: Path, call: Callable[..., None], request: 
     _check_encodable(folder)
     with environment_of_submission(profile):
         try:
-            return _submit_array(profile, folder, call, request)
+            with redirect_stderr(io.StringIO()):  # submitit prints what sbatch says, and raises it
+                return _submit_array(profile, folder, call, request)
         except (FailedJobError, FailedSubmissionError) as error:
             raise _refusal(str(error)) from error
         except FileNotFoundError as error:
