@@ -1,5 +1,6 @@
 """Write files and folders that are whole or absent, never half written; lock and digest files."""
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -45,13 +46,25 @@ def replacing(path: Path, declare: Declare = declare_nothing) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = sibling(path)
     try:
-        yield temporary
-        _fsync(temporary)
+        with naming_full_disk(path):
+            yield temporary
+            _fsync(temporary)
         declare(temporary)
         os.replace(temporary, path)
         _fsync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming_full_disk(path: Path) -> Iterator[None]:
+    """Let an error of the block that comes from a full disk name the file or folder that was being written."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            error.filename = str(path)
+        raise
 
 
 @contextmanager
@@ -61,10 +74,11 @@ def publishing(folder: Path, declare: Declare = declare_nothing) -> Iterator[Pat
     temporary = sibling(folder)
     temporary.mkdir()
     try:
-        yield temporary
-        for entry in sorted(temporary.rglob("*")):
-            _fsync(entry)
-        _fsync(temporary)
+        with naming_full_disk(folder):
+            yield temporary
+            for entry in sorted(temporary.rglob("*")):
+                _fsync(entry)
+            _fsync(temporary)
         declare(temporary)
         _swap(temporary, folder)
         _fsync(folder.parent)

@@ -46,10 +46,15 @@ class Ledger:
 
     @contextmanager
     def recording(self, patterns: Sequence[str]) -> Iterator[None]:
-        """Record the files of these patterns that the block writes or leaves."""
+        """Record the files of these patterns that the block writes or leaves; also where it raises an exception."""
         content = self._read()
         self._write(content[_FILES], sorted({*content[_UNFINISHED], *patterns}))
-        yield
+        try:
+            yield
+        finally:
+            self._record(content, patterns)
+
+    def _record(self, content: dict[str, Any], patterns: Sequence[str]) -> None:
         replaced = {self._name(path) for path in self._matches(patterns)}
         files = {name: digest for name, digest in content[_FILES].items() if name not in replaced}
         files |= {self._name(path): digest_plain_file(path) for path in self._matches(patterns)}

@@ -31,7 +31,7 @@ SETTINGS: dict[str, Any] = {
 
 
 _OUTPUTS = {  # of an item of each stage, below the run folder
-    "prepare": "data/*/{item}.zarr", "train": "cells/{item}", "study": "cells/{item}",
+    "prepare": "data/**/{item}.*", "train": "cells/{item}", "study": "cells/{item}",
     "evaluate": "evaluation/{item}.*", "report": "report",
 }  # fmt: skip
 

@@ -51,6 +51,7 @@ def set_level(
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but results, warnings and errors.")] = False,
 ) -> None:
     """Set the level of the program's logger for the command line."""
+    _print_all_characters()
     if verbose and quiet:
         raise UserError("--verbose and --quiet exclude each other")
     logger.setLevel(logging.DEBUG if verbose else logging.WARNING if quiet else logging.INFO)

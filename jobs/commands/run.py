@@ -4,14 +4,17 @@ from contextlib import AbstractContextManager
 
 import typer
 
-from data_prep.files import held
+from data_prep.errors import UserError
+from data_prep.files import held, is_locked
 from data_prep.ledger import Ledger
 from data_prep.log import logger
 from data_prep.settings_file import load_settings
 from jobs.commands.options import LOCAL, Config, DryRun, On, Overrides, Run
+from jobs.engine.decision import Decision
 from jobs.engine.display import Display, looking
 from jobs.engine.graph import Graph
-from jobs.engine.run_folder import RunFolder
+from jobs.engine.run_folder import LOCK, RunFolder
+from jobs.engine.targets import check_targets
 from pipeline.report.files import QUALITY_PATTERNS, REPORT_PATTERNS
 from pipeline.settings.run import RunSettings
 from slurm.profile import Profile, load_profile
@@ -61,6 +64,7 @@ def report(folder: Run) -> None:
     from pipeline.training.world import World
 
     run_folder = RunFolder.opened(folder)
+    _check_free(run_folder)
     _check(run_folder)
     with _locked(run_folder), looking("making the report") as progress:
         graph_of(run_folder).stages["report"].run("report", World(), progress)
@@ -80,7 +84,9 @@ def _update(folder: RunFolder, graph: Graph, on: str, dry_run: bool) -> bool:
     Raises:
         RunFailed: some items failed, though not too many.
     """
-    _check(folder)
+    if not dry_run:
+        _check_free(folder)
+    _check(folder, adopts=not dry_run)
     profile = None if on == LOCAL else load_profile(on)
     if profile and profile.executor == "slurm" and not dry_run:
         _enqueue(folder, graph, profile)
@@ -114,7 +120,9 @@ def _run_here(folder: RunFolder, graph: Graph, profile: Profile | None) -> None:
     launcher: Launcher = SubmittedLauncher(profile, open_graph) if profile else LocalLauncher(open_graph)
     count, failures = 0, list[str]()
     with _locked(folder), Display() as display:
-        if _has_pending(graph):
+        decisions = _decide(graph)
+        if any(decision.run for decision in decisions):
+            check_targets(graph, decisions)
             folder.record()
             count, failures = run_graph(graph, launcher, display)
     if not count:
@@ -123,13 +131,13 @@ def _run_here(folder: RunFolder, graph: Graph, profile: Profile | None) -> None:
         raise RunFailed(f"{len(failures)} items failed, first {failures[0]}; run the same command to try them again")
 
 
-def _has_pending(graph: Graph) -> bool:
-    """Return whether any item is to be run; log why the others are not."""
+def _decide(graph: Graph) -> list[Decision]:
+    """Decide for all items; log why those that are not run are left."""
     decisions = graph.decide_all()
     for decision in decisions:
         if not decision.run:
             logger.debug(f"{'/'.join(decision.ref)}: {decision.reason}")
-    return any(decision.run for decision in decisions)
+    return decisions
 
 
 def _enqueue(folder: RunFolder, graph: Graph, profile: Profile) -> None:
@@ -140,6 +148,8 @@ def _enqueue(folder: RunFolder, graph: Graph, profile: Profile) -> None:
 
     with _locked(folder):
         check_budget(folder, graph, profile)
+        if all(stage.is_searched() for stage in graph.stages.values()):  # else each job checks what it replaces
+            check_targets(graph, graph.decide_all())
         folder.record()
         submissions = submit_graph(graph, folder, profile, live_submissions(folder), open_graph)
     for submission in submissions:
@@ -150,10 +160,20 @@ def _enqueue(folder: RunFolder, graph: Graph, profile: Profile) -> None:
     logger.info(f"follow it with: quarterdose status {folder.root}")
 
 
-def _check(folder: RunFolder) -> None:
+def _check(folder: RunFolder, *, adopts: bool = True) -> None:
     """Check before anything is written that nothing is replaced but what the program wrote."""
-    folder.check({folder.report: REPORT_PATTERNS, folder.quality: QUALITY_PATTERNS})
+    folder.check({folder.report: REPORT_PATTERNS, folder.quality: QUALITY_PATTERNS}, adopts=adopts)
+
+
+def _check_free(folder: RunFolder) -> None:
+    """Check that no process is at work in the folder, whose files would change while they are looked at."""
+    if is_locked(folder.root / LOCK):
+        raise UserError(_at_work(folder))
+
+
+def _at_work(folder: RunFolder) -> str:
+    return f"another `quarterdose` is at work in {folder.root}"
 
 
 def _locked(folder: RunFolder) -> AbstractContextManager[None]:
-    return held(folder.root / ".lock", f"another `quarterdose` is at work in {folder.root}")
+    return held(folder.root / LOCK, _at_work(folder))

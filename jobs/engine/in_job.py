@@ -17,6 +17,7 @@ from jobs.engine.launch import share_items
 from jobs.engine.outcome import check_stage
 from jobs.engine.stage import Stage
 from jobs.engine.submissions import Submissions
+from jobs.engine.targets import check_targets
 from jobs.engine.worker import work_alone, work_together
 from pipeline.training.stopping import SIGNALS, Stopped
 from pipeline.training.world import World
@@ -42,7 +43,9 @@ def run_share(open_graph: OpenGraph, root: Path, stage_name: str, max_restarts: 
         graph = open_graph(root)
         stage = graph.stages[stage_name]
         _await_inputs(graph, stage, stage.items())
-        pending = [decision.ref[1] for decision in graph.decide(stage) if decision.run]
+        decisions = graph.decide(stage)
+        check_targets(graph, decisions)
+        pending = [decision.ref[1] for decision in decisions if decision.run]
         if pending:
             work_alone(open_graph, root, stage_name, share_items(pending, workers)[worker])
         _exit_unless_done(stage, pending)

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -15,11 +16,16 @@ import yaml
 
 from data_prep.errors import UserError
 from data_prep.files import write_atomic, write_json
+from data_prep.ledger import FILE as LEDGER
 from data_prep.ledger import Ledger
 from data_prep.outputs import check_apart
 from data_prep.settings_file import load_settings
 from pipeline.settings.run import RunSettings
 
+LOCK = ".lock"
+"""Name of the file that the process which works in a run folder holds locked."""
+_OF_A_START = re.compile(rf"{re.escape(LOCK)}|\.{re.escape(LEDGER)}\.[0-9a-f]{{32}}\.tmp")
+"""Files that another process, which is just starting here, may have written so far."""
 _SETTINGS_FILES = ("config.yaml", "provenance.json")
 _MODEL_FILES = ("model.safetensors", "model-card.md")
 _RECORDED = ("quarterdose", "torch", "zarr", "numcodecs", "numpy", "submitit")
@@ -64,10 +70,11 @@ class RunFolder:
         """Record that the block writes the run's network and its card."""
         return Ledger(self.root).recording(_MODEL_FILES)
 
-    def check(self, written: Mapping[Path, Sequence[str]]) -> None:
+    def check(self, written: Mapping[Path, Sequence[str]], *, adopts: bool = True) -> None:
         """Check that this folder may be written: it is the run's, and apart from all sources.
 
-        ``written``: patterns of the files that are replaced in further folders of the run.
+        ``written``: patterns of the files that are replaced in further folders of the run. ``adopts``: whether the
+        files of a version that kept no ledger are recorded as the program's; else they are only taken as such.
 
         Raises:
             UserError: it is not, or files that would be replaced were not written by the program.
@@ -75,6 +82,8 @@ class RunFolder:
         check_apart(self.root, [source.path for source in self.settings.data.sources if source.path])
         folders = {self.root: (*_SETTINGS_FILES, *_MODEL_FILES), **written}
         if not Ledger(self.root).exists() and self._is_of_earlier_version():
+            if not adopts:
+                return
             for folder in filter(Path.is_dir, folders):
                 with Ledger(folder).recording(folders[folder]):
                     pass
@@ -98,7 +107,7 @@ class RunFolder:
         """
         if os.path.lexists(self.root) and not self.root.is_dir():
             return [f"{self.root.name}, a file"]
-        entries = [path for path in self.root.glob("*") if path.name != ".lock"]
+        entries = [path for path in self.root.glob("*") if not _OF_A_START.fullmatch(path.name)]
         return sorted(path.name for path in entries if not path.is_dir() or any(path.iterdir()))
 
     @property

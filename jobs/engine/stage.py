@@ -34,6 +34,8 @@ class Stage(ABC):
     """Whether an item runs although some of its inputs failed."""
     is_lenient: ClassVar[bool] = False
     """Whether a single success is enough for the run to go on; then its jobs also start after failed ones."""
+    resumes: ClassVar[bool] = False
+    """Whether an unfinished item goes on with the files that it left."""
     concludes: ClassVar[bool] = False
     """Whether it runs even where a stage before it failed, to show what became of the run."""
     private: ClassVar[bool] = False
@@ -82,6 +84,20 @@ class Stage(ABC):
     def outputs(self, item: str) -> list[Path]:
         """List the files or folders that exist when the item is complete; without one of them it runs again."""
         return []
+
+    def folders(self, item: str) -> Mapping[Path, str]:
+        """Return the folders that the item replaces as a whole.
+
+        With each comes a regular expression for the paths below it that the stage writes.
+        """
+        return {}
+
+    def check_replaceable(self, item: str) -> None:  # noqa: B027 - most outputs are known by the item's marker
+        """Check that the outputs of an item that runs again were not changed since.
+
+        Raises:
+            UserError: one was.
+        """
 
     def discard(self, item: str) -> None:  # noqa: B027 - most stages keep nothing of an unfinished item
         """Remove what an unfinished item left, because it started with other settings or inputs."""

@@ -23,6 +23,7 @@ class Evaluate(Stage):
     name: ClassVar[str] = "evaluate"
     version: ClassVar[int] = 6
     uses_gpu: ClassVar[bool] = True
+    resumes: ClassVar[bool] = True
     is_lenient: ClassVar[bool] = True  # a network whose training failed cannot be judged
 
     def __init__(self, trainings: Sequence[CellStage]) -> None:
@@ -45,6 +46,9 @@ class Evaluate(Stage):
     def outputs(self, item: str) -> list[Path]:
         endings = (".json", ".scans.json", ".npz")  # rows by slice, rows by scan, an example
         return [self.folder.evaluation(item).with_name(f"{item}{ending}") for ending in endings]
+
+    def folders(self, item: str) -> Mapping[Path, str]:
+        return {self.folder.evaluation(item): r"[^/]+\.(json|npz)"}
 
     def discard(self, item: str) -> None:
         shutil.rmtree(self.folder.evaluation(item), ignore_errors=True)

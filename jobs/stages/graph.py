@@ -31,7 +31,7 @@ def open_graph(root: Path) -> Graph:
 def evaluation_of(folder: RunFolder) -> Graph:
     """Build the graph without the report."""
     stages = graph_of(folder).stages.values()
-    return Graph(stage for stage in stages if not stage.concludes)
+    return Graph(stage for stage in stages if not isinstance(stage, WriteReport))
 
 
 def preparation_of(folder: RunFolder) -> Graph:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from data_prep.files import digest_json, write_atomic, write_json
+from data_prep.ledger import Ledger
 from data_prep.paths import contact_path, pair_path
 from data_prep.progress import Progress
 from data_prep.sources.discovery import discover
@@ -17,6 +18,8 @@ from data_prep.split import Split, split
 from jobs.engine.outcome import check_stage
 from jobs.engine.stage import Ref, Stage
 from pipeline.training.world import World
+
+_PAIR_FILES = r"zarr\.json|(full_dose|low_dose)/(zarr\.json|c/\d+/0/0)"
 
 
 class Prepare(Stage):
@@ -63,6 +66,9 @@ class Prepare(Stage):
     def outputs(self, item: str) -> list[Path]:
         dataset = self.series[item].dataset
         return [pair_path(self.folder.data, dataset, item), contact_path(self.folder.data, dataset, item)]
+
+    def folders(self, item: str) -> Mapping[Path, str]:
+        return {pair_path(self.folder.data, self.series[item].dataset, item): _PAIR_FILES}
 
     def workers(self) -> int:
         return self.settings.data.workers
@@ -125,6 +131,11 @@ class SplitScans(Stage):
     def outputs(self, item: str) -> list[Path]:
         return [self.folder.data / "manifest.csv", self.folder.data / "split.json"]
 
+    def check_replaceable(self, item: str) -> None:
+        ledger = Ledger(self.folder.data)
+        if ledger.exists():  # versions before kept none here
+            ledger.check([path.name for path in self.outputs(item)])
+
     def allowed_failures(self, count: int) -> int:
         return 0 if self.is_needed else count
 
@@ -135,7 +146,10 @@ class SplitScans(Stage):
             RunFailed: too many scans were turned away.
             UserError: the others cannot be split.
         """
-        manifest, split_file = self.outputs(item)
+        with Ledger(self.folder.data).recording([path.name for path in self.outputs(item)]):
+            return self._write(*self.outputs(item))
+
+    def _write(self, manifest: Path, split_file: Path) -> dict[str, Any]:
         used = self._write_manifest(manifest)
         check_stage(self.prepare)
         studies = [{**row, "studies": self.prepare.series[row["scan"]].studies} for row in used]

@@ -23,11 +23,15 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
 
+_CELL_FILES = r"metrics\.jsonl|result\.json|checkpoints/step-\d+\.pt|tensorboard/events\..*"
+
+
 class CellStage(Stage):
     """Train one cell an item, in ``cells/<id>``."""
 
     version: ClassVar[int] = 2
     uses_ranks: ClassVar[bool] = True
+    resumes: ClassVar[bool] = True
 
     def __init__(self, folder: RunFolder, cells: Iterable[CellSettings]) -> None:
         super().__init__(folder)
@@ -47,6 +51,9 @@ class CellStage(Stage):
 
     def outputs(self, item: str) -> list[Path]:
         return [self.folder.cell(item) / "result.json", self.folder.cell(item) / "checkpoints"]
+
+    def folders(self, item: str) -> Mapping[Path, str]:
+        return {self.folder.cell(item): _CELL_FILES}
 
     def ranks(self, item: str) -> int:
         return self.cells[item].ranks

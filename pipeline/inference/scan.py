@@ -9,11 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import pairwise
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.files import naming_full_disk
 from data_prep.volume import AIR_HU, Numbers
 from pipeline.inference.corrector import Corrector, add_change
 from pipeline.inference.windows import count_complete, plan_windows
@@ -96,6 +98,7 @@ def _clip_volume(read: Callable[[int], Slice], slices: Indices) -> NDArray[np.fl
 def _zeros_on_disk(shape: tuple[int, ...]) -> Iterator[tuple[NDArray[np.float32], Callable[[], None]]]:
     """Yield zeros in a temporary file, and a function that drops their pages from memory."""
     with tempfile.TemporaryFile() as file:
-        os.posix_fallocate(file.fileno(), 0, 4 * math.prod(shape))  # a full disk must not show only in a mapped page
+        with naming_full_disk(Path(tempfile.gettempdir())):  # which must not show only in a mapped page, by a signal
+            os.posix_fallocate(file.fileno(), 0, 4 * math.prod(shape))
         mapping = mmap.mmap(file.fileno(), 0)
         yield np.ndarray(shape, np.float32, mapping), partial(mapping.madvise, mmap.MADV_DONTNEED)

@@ -1,6 +1,7 @@
 """What a run found in its sources is what its workers and ``quarterdose status`` see."""
 
 import json
+import re
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from jobs.engine.display import Display
 from jobs.engine.marker import Markers
 from jobs.engine.run import run_graph
 from jobs.engine.run_folder import RunFolder
+from jobs.engine.targets import check_targets
 from jobs.engine.worker import work_alone
 from jobs.stages.graph import graph_of, open_graph, preparation_of
 from jobs.stages.prepare import Prepare
@@ -166,3 +168,65 @@ def parts_of(drawn: Split, rows: Sequence[dict[str, Any]]) -> dict[str, str]:
     """Return the part of each patient."""
     subjects = {row["scan"]: row["subject"] for row in rows}
     return {subjects[segment.scan]: part for part, segments in drawn.parts.items() for segment in segments}
+
+
+def check(root: Path) -> None:
+    """Check the targets of a run, as it does before it starts."""
+    graph = graph_of(RunFolder.opened(root))
+    graph.stages["prepare"].find_items(ignore_progress)
+    check_targets(graph, graph.decide_all())
+
+
+def put(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("mine")
+    return path
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["data/nifti/a.zarr", "data/contact/nifti/a.png", "data/split.json",
+     "cells/2d/result.json", "cells/2d/notes.txt", "cells/2d/checkpoints", "evaluation/low-dose.json",
+     "evaluation/low-dose/notes.txt", "transfer/mirror.pt"],
+)  # fmt: skip
+def test_a_file_of_the_users_where_an_output_belongs_is_refused(name: str, root: Path) -> None:
+    name = name.replace("mirror", next(iter(graph_of(RunFolder.opened(root)).stages["transfer"].items()), "none"))
+    path = put(root / name)
+    with pytest.raises(UserError, match=rf"{re.escape(name)} was not written by quarterdose"):
+        check(root)
+    assert path.read_text() == "mine"
+
+
+def test_what_a_user_adds_to_outputs_is_not_replaced_with_them(root: Path, tmp_path: Path) -> None:
+    for name in "cd":
+        write_nifti(tmp_path / "scans" / f"{name}.nii", chest(20))
+    assert prepare(root) == (4, [])
+    notes = put(root / "data" / "nifti" / "a.zarr" / "notes.txt")
+    check(root)  # as the pair stays
+    write_nifti(tmp_path / "scans" / "a.nii", chest(21))
+    with pytest.raises(UserError, match=r"notes\.txt was not written by quarterdose"):
+        check(root)
+    notes.unlink()
+    check(root)
+    split = root / "data" / "split.json"
+    split.write_text(split.read_text().replace("train", "mine"))
+    with pytest.raises(UserError, match=r"split\.json was not written by quarterdose, or was changed later"):
+        check(root)
+
+
+def test_another_process_that_is_just_starting_is_no_stranger(tmp_path: Path) -> None:
+    data = {"sources": [{"kind": "nifti", "path": tmp_path / "scans"}]}
+    folder = RunFolder.of(RunSettings.model_validate({"name": "t", "runs": tmp_path / "runs", "data": data}))
+    for name in (".lock", f"..quarterdose.json.{'0' * 32}.tmp"):
+        put(folder.root / name)
+    folder.check({})
+    put(folder.root / ".quarterdose.txt.tmp")
+    with pytest.raises(UserError, match="is no run folder"):
+        folder.check({})
+
+
+def test_a_look_at_a_run_of_an_earlier_version_writes_nothing(root: Path) -> None:
+    (root / ".quarterdose.json").unlink()
+    before = sorted(root.rglob("*"))
+    RunFolder.opened(root).check({}, adopts=False)
+    assert sorted(root.rglob("*")) == before

@@ -1,0 +1,162 @@
+"""What is around the program fails: it works all the same, or says in one sentence what is wrong."""
+
+import os
+import resource
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from data_prep.cache import cache_folder
+from data_prep.errors import UserError, describe_os_error
+from data_prep.files import write_atomic
+from data_prep.log import logger
+from data_prep.pseudonym import pseudonym
+from data_prep.settings import SourceSettings
+from data_prep.sources.discovery import discover
+from data_prep.sources.discovery_cache import recall
+from jobs.commands.cli import app
+from jobs.engine.marker import Markers
+from jobs.engine.run_folder import RunFolder
+from jobs.engine.worker import work_alone
+from jobs.stages.graph import open_graph
+from pipeline.settings.run import RunSettings
+from tests.command_line import CONFIG, QUARTERDOSE
+from tests.data_prep.dicom_series import write_series
+from tests.scans import chest, write_nifti
+from tests.toy_models import SPACING, toy_model
+
+NO_UTF_8 = os.fsdecode(b"bad\xff")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with a scan and a model."""
+    write_series(tmp_path / "series", chest(4, 32), SPACING)
+    toy_model(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(params=["missing", "a file", "none"])
+def no_home(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A home that does not exist and cannot be made, that is a file, or none at all for this user."""
+    for name in ("XDG_CONFIG_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name)
+    (tmp_path / "file").write_text("")
+    home = {"missing": "/proc/nohome", "a file": str(tmp_path / "file"), "none": "~"}[request.param]
+    monkeypatch.setenv("HOME", home)
+
+
+def denoise(*words: str) -> str:
+    command = ["denoise", "--model", "model.safetensors", "--threads", "1", "--out", "out", *words]
+    return CliRunner().invoke(app, command, catch_exceptions=False).output
+
+
+@pytest.mark.usefixtures("no_home")
+def test_denoising_needs_no_home_but_pseudonyms_do(folder: Path) -> None:
+    assert "out/series: 4 slices" in denoise("series")
+    assert len(list((folder / "out" / "series").iterdir())) == 4
+    with pytest.raises(UserError, match="XDG_CONFIG_HOME name a folder that you can write"):
+        denoise("series", "--deidentify")
+    with pytest.raises(UserError, match="XDG_CONFIG_HOME name a folder that you can write"):
+        discover([SourceSettings(kind="dicom", path=folder / "series")])
+    assert not (folder / "~").exists()
+
+
+def test_sources_are_looked_through_each_time_where_there_is_no_cache(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nocache")
+    sources = [SourceSettings(kind="dicom", path=folder / "series")]
+    assert len(discover(sources).series) == 1
+    assert recall(sources) is None
+    assert "let XDG_CACHE_HOME name a folder that you can write" in capsys.readouterr().out
+
+
+def test_a_relative_folder_in_the_environment_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("", "cache"):
+        monkeypatch.setenv("XDG_CACHE_HOME", name)
+        assert cache_folder() == tmp_path / ".cache" / "quarterdose"
+
+
+def test_a_key_of_another_length_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty key would make pseudonyms that anybody can compute."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    (tmp_path / "quarterdose").mkdir()
+    (tmp_path / "quarterdose" / "pseudonym.key").write_bytes(b"")
+    with pytest.raises(UserError, match="holds no key of 32 bytes"):
+        pseudonym("Doe^Jane")
+
+
+@contextmanager
+def small_files(size: int) -> Iterator[None]:
+    """Let no file grow beyond ``size`` bytes, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_one_sentence_that_names_what_was_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", "/tmp")
+    with small_files(1000), pytest.raises(UserError, match="series: /tmp: File too large"):
+        denoise("series", "--format", "nifti")
+    assert not list((folder / "out").glob("*series*"))
+    with small_files(1000), pytest.raises(OSError, match="File too large") as caught:
+        write_atomic(folder / "new", b"0" * 2000)
+    assert describe_os_error(caught.value) == f"{folder / 'new'}: File too large"
+
+
+def test_bytes_of_paths_that_are_no_text_are_shown_and_written(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "series").rename(folder / NO_UTF_8)
+    for kind in ("dicom", "nifti", "zarr"):
+        denoise(NO_UTF_8, "--format", kind)
+    assert {path.name for path in (folder / "out").glob("*")} > {NO_UTF_8, f"{NO_UTF_8}.nii.gz", f"{NO_UTF_8}.zarr"}
+    logger.info(NO_UTF_8)
+    assert "bad\\udcff" in capsys.readouterr().out
+
+
+def test_a_terminal_of_few_characters_shows_all_others_as_escapes(tmp_path: Path) -> None:
+    (tmp_path / f"Müller{NO_UTF_8}.yaml").write_text(CONFIG.format(source="{kind: nifti, path: Müller}"), "utf-8")
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    command = [str(QUARTERDOSE), "run", f"Müller{NO_UTF_8}.yaml"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stderr.count(b"\n")) == (2, 1), done.stderr
+    assert b"of the nifti source does not exist" in done.stderr
+
+
+def test_where_output_cannot_be_written_one_line_says_so(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text(CONFIG.format(source="{kind: sample}"))
+    with Path("/dev/full").open("w") as full:
+        command = [str(QUARTERDOSE), "config", "x.yaml"]
+        done = subprocess.run(command, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (2, "quarterdose: No space left on device\n")
+
+
+def test_a_marker_from_the_future_keeps_nothing_from_being_done_again(tmp_path: Path) -> None:
+    """As after a clock was set back, or by another node's clock."""
+    data = {"sources": [{"kind": "nifti", "path": tmp_path / "scans", "keep_ids": True}]}
+    low_dose = {"geometry": {"views": 32, "channels": 64}}
+    settings = {"name": "t", "runs": tmp_path / "runs", "data": {**data, "low_dose": low_dose}}
+    folder = RunFolder.of(RunSettings.model_validate(settings))
+    markers = Markers(folder.root, "prepare")
+    for slices in (4, 5):
+        write_nifti(tmp_path / "scans" / "a.nii", chest(slices, 32))
+        discover(folder.settings.data.sources)
+        folder.record()
+        work_alone(open_graph, folder.root, "prepare", ["a"])
+        marker = markers.read("a")
+        assert marker is not None
+        assert marker.result["slices"] == slices
+        markers.write("a", replace(marker, finished=time.time() + 3600))
