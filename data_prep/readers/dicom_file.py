@@ -39,8 +39,8 @@ def _is_dicom_head(head: bytes) -> bool:
     return implicit is not None and int.from_bytes(implicit[1], "little") <= _MAX_FIRST_BYTES
 
 
-def read_elements(path: Path, tags: Sequence[BaseTag]) -> FileDataset:
-    """Read elements up to the pixels; long values stay in the file, unless it is deflated.
+def read_elements(path: Path, tags: Sequence[BaseTag] | None) -> FileDataset:
+    """Read elements up to the pixels, or all if ``tags`` is None; long values stay in the file, unless it is deflated.
 
     Raises:
         ScanError: it is no DICOM file.

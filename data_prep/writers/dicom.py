@@ -11,11 +11,13 @@ from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom import Dataset, dcmread
+from pydicom import Dataset
+from pydicom.tag import Tag
 
 from data_prep.errors import ScanError
 from data_prep.pseudonym import pseudonym
 from data_prep.readers.dicom import DicomSeries
+from data_prep.readers.dicom_file import read_elements
 from data_prep.writers.dicom_copy import copy_deidentification, copy_elements, copy_geometry
 from data_prep.writers.dicom_elements import (
     PERSON,
@@ -75,7 +77,7 @@ class FromSeries:
 
     def __init__(self, series: DicomSeries, derivation: Derivation) -> None:
         self.series, self.derivation = series, derivation
-        self._read = lru_cache(1)(partial(dcmread, stop_before_pixels=True))  # many frames may share one
+        self._read = lru_cache(1)(partial(read_elements, tags=None))  # many frames may share one
 
     def image(self, z: int) -> Dataset:
         """Return the elements that are copied, and those that mark the image as derived.
@@ -115,8 +117,7 @@ class FromSeries:
 
 def _number_of(path: Path, index: int) -> str:
     """Return the number of a frame in its file, or of an image that is alone in its file; empty if it has none."""
-    header = dcmread(path, stop_before_pixels=True, specific_tags=["InstanceNumber", "NumberOfFrames"])
-    image = SourceFrame(header, 0)
+    image = SourceFrame(read_elements(path, [Tag("InstanceNumber"), Tag("NumberOfFrames")]), 0)
     if "".join(valid_texts("NumberOfFrames", image.texts("NumberOfFrames"))) not in ("", "0", "1"):
         return str(index + 1)
     return "".join(valid_texts("InstanceNumber", image.texts("InstanceNumber")))
