@@ -21,10 +21,18 @@ def check_apart(target: Path, inputs: Iterable[Path]) -> None:
         UserError: the target is an input, lies inside one, or holds one.
     """
     above = _identities(target)
-    for path in filter(Path.exists, inputs):
+    for path in filter(_can_be_looked_at, inputs):
         relation = _relation(target, path, above)
         if relation:
             raise UserError(f"nothing is written: the output {target} {relation} the input {path}")
+
+
+def _can_be_looked_at(path: Path) -> bool:
+    """Whether a path exists, in a folder that may be searched: else nothing can be written there either."""
+    try:
+        return path.exists()
+    except PermissionError:
+        return False
 
 
 def _relation(target: Path, path: Path, above: Iterable[tuple[int, int]]) -> str:

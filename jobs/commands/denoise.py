@@ -17,8 +17,13 @@ if TYPE_CHECKING:
     from jobs.stages.denoise_outputs import OutputOptions
     from pipeline.inference.model_file import Model
 
-Scans = Annotated[list[Path], typer.Argument(help="DICOM folders, NIfTI files or Zarr pairs.", show_default=False)]
-ModelPath = Annotated[Path, typer.Option("--model", help="Model file, such as runs/demo/model.safetensors.")]
+# readable=False: what cannot be read is refused where it is read, in one line, and other scans are done
+Scans = Annotated[
+    list[Path], typer.Argument(readable=False, help="DICOM folders, NIfTI files or Zarr pairs.", show_default=False)
+]
+ModelPath = Annotated[
+    Path, typer.Option("--model", readable=False, help="Model file, such as runs/demo/model.safetensors.")
+]
 Out = Annotated[Path, typer.Option(help="Folder for the denoised scans, one entry each.", show_default=False)]
 
 
@@ -104,7 +109,9 @@ def _enqueue(
 
 
 def import_model(
-    weights: Annotated[Path, typer.Argument(help="2D-DDnet weights in the authors' names (.npz, .pt, .tar).")],
+    weights: Annotated[
+        Path, typer.Argument(readable=False, help="2D-DDnet weights in the authors' names (.npz, .pt, .tar).")
+    ],
     to: Annotated[Path, typer.Option(help="Model file to write (.safetensors).", show_default=False)],
     scaling: Annotated[Literal["minmax", "unit"], typer.Option(help="Their training's intensities.")] = "minmax",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another model file of this program.")] = False,

@@ -17,7 +17,7 @@ _LISTED_SCANS = 5  # in an error message
 fetch = typer.Typer(help="Download scans.", no_args_is_help=True)
 
 
-def verify(data: Annotated[Path, typer.Argument(help="Data folder, such as runs/demo/data.")]) -> None:
+def verify(data: Annotated[Path, typer.Argument(readable=False, help="Data folder, such as runs/demo/data.")]) -> None:
     """Read every pair and compare it with its digests and the manifest; exit code 1 if any is wrong."""
     from data_prep.verify import verify as verify_pairs
 

@@ -92,6 +92,7 @@ def _build(state: Mapping[str, Tensor], description: Mapping[str, Any], digest: 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not path.is_file():
         raise UserError(f"{path} does not exist or is no file")
+    path.open("rb").close()  # safetensors says of each file that it may not read that it does not exist
     try:
         with safe_open(path, "pt") as file:
             description = json.loads((file.metadata() or {}).get(_KEY, "null"))

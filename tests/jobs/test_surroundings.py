@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -160,3 +161,26 @@ def test_a_marker_from_the_future_keeps_nothing_from_being_done_again(tmp_path: 
         assert marker is not None
         assert marker.result["slices"] == slices
         markers.write("a", replace(marker, finished=time.time() + 3600))
+
+
+def test_a_scan_that_may_not_be_read_stops_itself_alone(folder: Path) -> None:
+    """As another user than root, who may read everything."""
+    if os.geteuid() != 0 or not shutil.which("setpriv"):
+        pytest.skip("needs root, to become another user")
+    for name in ("closed", "inside"):
+        shutil.copytree(folder / "series", folder / name)
+    (folder / "closed").chmod(0)
+    shutil.move(folder / "inside", folder / "shut" / "inside")
+    (folder / "shut").chmod(0)
+    for path in (folder, *folder.parents):  # pytest's own folders are root's alone
+        if path.stat().st_uid == 0 and path.is_relative_to("/tmp") and path != Path("/tmp"):
+            path.chmod(0o755)
+    (folder / "model.safetensors").chmod(0o644)
+    (folder / "out").mkdir()
+    (folder / "out").chmod(0o777)
+    command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", str(QUARTERDOSE), "denoise", "closed",
+               "shut/inside", "series", "--model", "model.safetensors", "--out", "out", "--threads", "1"]  # fmt: skip
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "2 of 3 scans were refused: closed: " in done.stderr
+    assert len(list((folder / "out" / "series").iterdir())) == 4
