@@ -54,7 +54,7 @@ def _identity(path: Path) -> tuple[int, int]:
 
 def input_folders(scan: Path) -> list[Path]:
     """List a path and the linked folders below it: writing into one of them writes into the input."""
-    walk = os.walk(scan) if scan.is_dir() else ()
+    walk = os.walk(scan) if os.path.isdir(scan) else ()  # Path.is_dir raises where the folder above is closed
     folders = (Path(parent, name) for parent, names, _ in walk for name in names)
     return [scan, *(folder for folder in folders if folder.is_symlink())]
 
