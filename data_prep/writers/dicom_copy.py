@@ -11,6 +11,7 @@ from data_prep.writers.dicom_text import format_number, unique_text, valid_texts
 
 _IDENTIFIERS = frozenset({"PatientID", "AccessionNumber", "StudyID"})
 _CODE_KEYWORDS = ("CodeValue", "CodingSchemeDesignator", "CodingSchemeVersion", "CodeMeaning")
+_MAX_WIDTH = 1e6  # HU
 _WINDOW = ("WindowCenter", "WindowWidth")
 _WINDOW_WORDS = ("WindowCenterWidthExplanation", "VOILUTFunction")
 _LOSS = ("LossyImageCompressionRatio", "LossyImageCompressionMethod")
@@ -63,9 +64,9 @@ def _code(item: SourceFrame) -> Dataset | None:
 
 
 def _check_window(image: Dataset) -> None:
-    """Leave out a window of which a part is missing, or whose width is none, and words for another number of them."""
+    """Leave out a window of which a part is missing, or of no width, and words for another number of them."""
     counts = [_count(image, keyword) for keyword in _WINDOW]
-    if len({*counts}) > 1 or not all(float(width) >= 1 for width in _values(image, "WindowWidth")):
+    if len({*counts}) > 1 or not all(1 <= float(width) < _MAX_WIDTH for width in _values(image, "WindowWidth")):
         _remove(image, (*_WINDOW, *_WINDOW_WORDS))
     if not _count(image, "WindowCenter"):
         _remove(image, _WINDOW_WORDS)

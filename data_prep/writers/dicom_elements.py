@@ -85,11 +85,12 @@ def identify(image: Dataset, frame: SourceFrame, derivation: Derivation) -> None
     """Add UIDs, the series' description and number, and a pseudonym if the patient is to be left out."""
     deidentify = derivation.deidentify
     hide: Callable[[str], str] = (lambda uid: derive_uid(pseudonym(uid))) if deidentify else _valid_uid
-    series = frame.text("SeriesInstanceUID")
-    image.StudyInstanceUID, image.FrameOfReferenceUID = (
-        hide(frame.text(keyword) or derive_uid(name, series or derivation.source))
-        for keyword, name in (("StudyInstanceUID", "study"), ("FrameOfReferenceUID", "frame of reference"))
-    )
+    series, study = frame.text("SeriesInstanceUID"), frame.text("StudyInstanceUID")
+    reference = frame.text("FrameOfReferenceUID")
+    if reference in (study, series):  # as some anonymisers write it
+        reference = ""
+    image.StudyInstanceUID = hide(study or derive_uid("study", series or derivation.source))
+    image.FrameOfReferenceUID = hide(reference or derive_uid("frame of reference", series or derivation.source))
     image.SeriesInstanceUID = derive_uid(hide(series), derivation.recipe, str(deidentify))
     description = "" if deidentify else "".join(valid_texts("SeriesDescription", frame.texts("SeriesDescription")))
     image.SeriesDescription = f"{cut_text(description, LO_BYTES - len(SERIES_ENDING) - 1)} {SERIES_ENDING}".strip()

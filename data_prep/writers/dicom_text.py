@@ -18,11 +18,11 @@ _TAG_DIGITS = 8  # of a digest that tells cut texts apart
 
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _DATE = re.compile(r"(\d{4})(\.?)(\d\d)\2(\d\d)", re.ASCII)  # with points: ACR-NEMA, which PS3.5 6.2 lets readers take
-_TIME = re.compile(r"([01]\d|2[0-3])(?:(:?)([0-5]\d)(?:\2([0-5]\d|60)(\.\d{1,6})?)?)?", re.ASCII)
+_TIME = re.compile(r"([01]\d|2[0-3])(?:(:?)([0-5]\d)(?:\2([0-5]\d)(\.\d{1,6})?)?)?", re.ASCII)
 _MOMENT = re.compile(r"(\d{8})(?:(\d{2}(?:\d{2}(?:\d{2}(?:\.\d{1,6})?)?)?))?([+-]\d{4})?", re.ASCII)
 _AGE = re.compile(r"\d{3}[DWMY]", re.ASCII)
 _CODE = re.compile(r"[A-Z0-9_ ]+", re.ASCII)
-_UID = re.compile(r"[0-2](\.(0|[1-9]\d*))+", re.ASCII)
+_UID = re.compile(r"([01]\.(\d|[123]\d)|2\.(0|[1-9]\d*))(\.(0|[1-9]\d*))*", re.ASCII)
 
 _ENUMERATED: Mapping[str, frozenset[str]] = {
     "PatientSex": frozenset({"M", "F", "O"}),
@@ -33,7 +33,8 @@ _ENUMERATED: Mapping[str, frozenset[str]] = {
     "RotationDirection": frozenset({"CW", "CC"}),
     "VOILUTFunction": frozenset({"LINEAR", "LINEAR_EXACT", "SIGMOID"}),
 }
-_NON_NEGATIVE = frozenset({"SliceThickness", "SpacingBetweenSlices", "KVP", "PatientSize", "PatientWeight"})
+_LEAST = {"SpacingBetweenSlices": 0.0, "KVP": 0.0, "PatientSize": 0.0, "PatientWeight": 0.0, "SliceThickness": 1e-6}
+_LARGEST = 1e6  # mm, kV, m, kg: more is no measurement
 
 
 def valid_texts(keyword: str, texts: Sequence[str]) -> list[str]:
@@ -49,7 +50,7 @@ def valid_texts(keyword: str, texts: Sequence[str]) -> list[str]:
     allowed = _ENUMERATED.get(keyword)
     if not all(valid) or not _has_multiplicity(len(valid), multiplicity) or (allowed and not allowed.issuperset(valid)):
         return []
-    return [] if keyword in _NON_NEGATIVE and float(valid[0]) < 0 else valid
+    return valid if keyword not in _LEAST or _LEAST[keyword] <= float(valid[0]) < _LARGEST else []
 
 
 def unique_text(keyword: str, text: str, source: bytes = b"") -> str:

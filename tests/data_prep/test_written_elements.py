@@ -80,6 +80,10 @@ CASES: dict[str, tuple[Mapping[str, bytes], Mapping[str, Any]]] = {
         {"KVP": None, "Exposure": None, "ExposureTime": 500, "XRayTubeCurrent": None, "SliceThickness": 2.5,
          "TableHeight": None, "GantryDetectorTilt": None, "SpacingBetweenSlices": None, "SeriesNumber": 2147483647},
     ),
+    "numbers that measure nothing": (
+        {"SliceThickness": b"0", "SpacingBetweenSlices": b"1e20", "KVP": b"-120"},
+        {"SliceThickness": None, "SpacingBetweenSlices": None, "KVP": None},
+    ),
     "several numbers for one": ({"KVP": b"120\\140", "SliceThickness": b"1\\2"}, {"KVP": None}),
     "orientation in many digits": (
         {"ImageOrientationPatient": b"1.00000000000000000\\0\\0\\0\\1.00000000000000000\\0"},
@@ -116,6 +120,14 @@ CASES: dict[str, tuple[Mapping[str, bytes], Mapping[str, Any]]] = {
         {"PatientIdentityRemoved": "YES", "DeidentificationMethod": ["by hand", "twice"]},
     ),
     "references without UIDs": ({"SOPInstanceUID": b"", "SOPClassUID": b""}, {"SourceImageSequence": None}),
+    "one broken UID for all": (
+        {"StudyInstanceUID": b"1.2.x", "FrameOfReferenceUID": b"1.2.x", "SOPInstanceUID": b"0.99.1"},
+        {"SourceImageSequence": None},
+    ),
+    "the study's UID as frame of reference": (
+        {"StudyInstanceUID": b"1.2.3", "FrameOfReferenceUID": b"1.2.3"},
+        {"StudyInstanceUID": "1.2.3"},
+    ),
     "a reference of a broken UID": ({"SOPInstanceUID": b"1.2.x"}, {"SourceImageSequence": None}),
     "numbers of images, two the same": ({"InstanceNumber": b"7"}, {"InstanceNumber": 1}),
     "numbers of images that are none": ({"InstanceNumber": b"first"}, {"InstanceNumber": 1}),
