@@ -43,7 +43,7 @@ def _relation(target: Path, path: Path, above: Iterable[tuple[int, int]]) -> str
 
 def _identities(path: Path) -> set[tuple[int, int]]:
     """Return device and inode of a path and of the folders above it, as far as they exist."""
-    real = path.resolve()
+    real = Path(os.path.realpath(path))  # Path.resolve raises where links lead in a circle
     return {_identity(folder) for folder in (real, *real.parents) if folder.exists()}
 
 

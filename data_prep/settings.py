@@ -15,6 +15,18 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def expand_home(path: Path) -> Path:
+    """Replace a ``~`` or ``~user`` at the start of a path by that home.
+
+    Raises:
+        ValueError: there is no such user, or the user has no home.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path.parts[0]} is no home on this machine: write the whole path") from error
+
+
 class SourceSettings(Settings):
     """A source of scans."""
 
@@ -42,7 +54,7 @@ class SourceSettings(Settings):
     @classmethod
     def _resolve(cls, path: Path | None) -> Path | None:
         """Make the path absolute: a run folder must mean the same scans from every working folder."""
-        return path and path.expanduser().absolute()
+        return path and expand_home(path).absolute()
 
     @model_validator(mode="after")
     def _refuse_settings_without_effect(self) -> Self:

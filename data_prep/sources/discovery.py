@@ -1,5 +1,6 @@
 """Look through the sources of a run."""
 
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -58,4 +59,4 @@ def _distinct(series: Series) -> Series:
 
 
 def _real_files(series: Series) -> Iterator[Path]:
-    return (path.resolve() for path in series.files)
+    return (Path(os.path.realpath(path)) for path in series.files)

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 import sys
 from typing import Annotated
 
@@ -61,6 +62,7 @@ def main() -> None:
     """Run the command line; errors that have one sentence end it with that sentence and an exit code."""
     _print_all_characters()
     try:
+        _check_working_folder()
         app()
     except UserError as error:
         sys.exit(_print_error(str(error), _USER_ERROR))
@@ -70,6 +72,14 @@ def main() -> None:
         sys.exit(_print_error("this machine has too little memory for it", _USER_ERROR))
     except (RunFailed, SlurmError) as error:
         sys.exit(_print_error(str(error), _RUN_ERROR))
+
+
+def _check_working_folder() -> None:
+    """Check that the working folder exists: libraries end the process without it."""
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise UserError("the working folder was removed: change to another one") from error
 
 
 def _print_all_characters() -> None:

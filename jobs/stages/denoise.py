@@ -134,6 +134,8 @@ def find_sources(scan: Path, options: OutputOptions) -> list[Source]:
 def _open_file(scan: Path) -> tuple[Original, list[Path]]:
     if scan.is_dir():
         return pair_original(scan), sorted(path for path in scan.rglob("*") if path.is_file())
+    if not scan.is_file():
+        raise ScanError("is neither a folder nor a file")  # a pipe would be waited for
     if scan.name.lower().endswith(NIFTI_ENDINGS):
         return nifti_original(scan), [scan]
     return dicom_original(open_series([scan])), [scan]

@@ -50,7 +50,7 @@ def _shorten(name: str) -> str:
 
 def share_names(scans: Sequence[Path], options: OutputOptions) -> dict[Path, bool]:
     """Return each scan once, and whether others have a different path and the same name for their output."""
-    scans = list({scan.resolve(): scan for scan in scans}.values())
+    scans = list({os.path.realpath(scan): scan for scan in scans}.values())
     counts = Counter(output_of(scan, options) for scan in scans)
     return {scan: counts[output_of(scan, options)] > 1 for scan in scans}
 

@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from data_prep.settings import DataSettings, Settings
+from data_prep.settings import DataSettings, Settings, expand_home
 from data_prep.split import Part
 from pipeline.sampling import Sampling
 from pipeline.settings.names import Transfer
@@ -66,7 +66,7 @@ class StudySettings(GridSettings):
     @field_validator("donor")
     @classmethod
     def _resolve(cls, donor: Path | None) -> Path | None:
-        return donor and donor.expanduser().absolute()
+        return donor and expand_home(donor).absolute()
 
     @property
     def grids(self) -> tuple[GridSettings, ...]:
@@ -128,6 +128,11 @@ class RunSettings(Settings):
     study: StudySettings = StudySettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     budget: BudgetSettings = BudgetSettings()
+
+    @field_validator("runs")
+    @classmethod
+    def _expand(cls, runs: Path) -> Path:
+        return expand_home(runs)
 
     @model_validator(mode="after")
     def _check_samples(self) -> Self:

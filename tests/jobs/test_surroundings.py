@@ -19,6 +19,7 @@ from data_prep.files import write_atomic
 from data_prep.log import logger
 from data_prep.pseudonym import pseudonym
 from data_prep.settings import SourceSettings
+from data_prep.settings_file import load_settings
 from data_prep.sources.discovery import discover
 from data_prep.sources.discovery_cache import recall
 from jobs.commands.cli import app
@@ -184,3 +185,16 @@ def test_a_scan_that_may_not_be_read_stops_itself_alone(folder: Path) -> None:
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     assert "2 of 3 scans were refused: closed: " in done.stderr
     assert len(list((folder / "out" / "series").iterdir())) == 4
+
+
+def test_pipes_circles_of_links_and_homes_of_nobody_are_one_sentence(folder: Path) -> None:
+    os.mkfifo(folder / "pipe")
+    (folder / "circle").symlink_to("circle")
+    with pytest.raises(UserError, match="pipe: is neither a folder nor a file"):
+        denoise("pipe")
+    with pytest.raises(UserError, match="circle does not exist"):
+        denoise("circle")
+    for key in ("data: {sources: [{kind: dicom, path: ~nobody-here/x}]}", "runs: ~nobody-here"):
+        (folder / "x.yaml").write_text(f"name: x\n{key}\n")
+        with pytest.raises(UserError, match="~nobody-here is no home on this machine: write the whole path"):
+            load_settings(folder / "x.yaml", RunSettings)
