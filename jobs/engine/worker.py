@@ -139,8 +139,8 @@ def _describe(error: Exception, *, private: bool) -> str:
     if isinstance(error, MemoryError):
         return "this machine has too little memory for it"
     last = traceback.extract_tb(error.__traceback__)[-1]
-    place = f"a fault of quarterdose in {last.name}, line {last.lineno} of {Path(last.filename).name}"
-    return place if private else f"{place}: {' '.join(str(error).split())}"
+    origin = f"a fault of quarterdose in {last.name}, line {last.lineno} of {Path(last.filename).name}"
+    return origin if private else f"{origin}: {' '.join(str(error).split())}"
 
 
 def _mark_failure(stage: Stage, item: str, error: Exception, marker: Marker) -> None:
