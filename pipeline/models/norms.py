@@ -91,15 +91,17 @@ class BatchNorm(_BatchNorm):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (batch, channels, sides)."""
         if self.is_shared:
-            return torch.addcmul(_as_channels(self.bias, x), self.standardise(x), _as_channels(self.weight, x))
+            shift, scale = _as_channels(self.bias, x), _as_channels(self.weight, x)
+            return torch.addcmul(shift, self.standardise(x), scale).to(x.dtype)
         return self._normalise(x, self.weight, self.bias)
 
     def standardise(self, x: Tensor) -> Tensor:
         """Bring x to zero mean and unit variance, without the layer's scale and shift."""
         if not self.is_shared:
             return self._normalise(x, None, None)
-        mean, variance = self._statistics_of_ranks(x)
-        return (x - _as_channels(mean, x)) * _as_channels(torch.rsqrt(variance + self.eps), x)
+        precise = x.to(self.weight.dtype)  # of bfloat16 no statistics are taken
+        mean, variance = self._statistics_of_ranks(precise)
+        return ((precise - _as_channels(mean, x)) * _as_channels(torch.rsqrt(variance + self.eps), x)).to(x.dtype)
 
     def scale_and_shift(self) -> tuple[Tensor, Tensor]:
         """Return what the layer does while it is fixed: scale * x + shift, each (channels,)."""

@@ -104,16 +104,22 @@ class SavedBytes:
 
 
 class Dataless(FakeTensorMode):
-    """Mode of fake tensors that read as 1 where a program asks for their values: no size depends on them."""
+    """Mode of fake tensors that read as 1 where a program asks for their values: no size depends on them.
+
+    No operator falls back to real tensors, which may be as large as a GPU's memory.
+    """
 
     def __init__(self) -> None:
-        super().__init__(allow_non_fake_inputs=True)
+        super().__init__(allow_non_fake_inputs=True, allow_fallback_kernels=False)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] = MappingProxyType({})
     ) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default:
             return 1.0
+        if func is torch.ops.aten.batch_norm_update_stats.default:  # torch has no shapes for it
+            with self:
+                return args[0].new_empty(args[0].shape[1]), args[0].new_empty(args[0].shape[1])
         return super().__torch_dispatch__(func, types, args, kwargs)
 
 

@@ -1,4 +1,5 @@
 import copy
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from data_prep.errors import UserError
 from pipeline.models import DDnet, inflate, load_published
 from pipeline.models.memory_format import channels_last, lay_out
+from pipeline.models.norms import BatchNorm
 from pipeline.settings.names import Fill
 from pipeline.settings.training import Norm
 from pipeline.training.distributed import joined
@@ -27,13 +29,22 @@ def test_parameter_counts_are_the_papers(dims: int, count: int, residual: bool) 
     assert sum(p.numel() for p in DDnet(dims, residual=residual).parameters()) == count
 
 
-def twins(dims: int, *, training: bool, residual: bool = False, **how: Any) -> tuple[nn.Module, DDnet, Tensor]:
-    """The network written plainly, ours with the same weights, both in float64, and an input."""
+@cache
+def plain_run(dims: int, *, training: bool) -> tuple[dict[str, Tensor], Tensor, Tensor, dict[str, Tensor]]:
+    """The network written plainly, in float64: weights, an input, its output, the gradients of its error."""
     torch.manual_seed(0)
-    plain, model = lively(PlainDDnet(dims, residual=residual)), DDnet(dims, residual=residual, **how)
-    load_published(model, {name: value.numpy() for name, value in plain.state_dict().items()})
+    plain = lively(PlainDDnet(dims)).double().train(training)
+    weights = {name: value.clone() for name, value in plain.state_dict().items()}
     x = torch.rand(2, 1, *SIDES[dims], dtype=torch.float64)
-    return plain.double().train(training), model.double().train(training), x
+    output = plain(x)
+    (output - x).square().mean().backward()
+    return weights, x, output.detach(), gradients(plain)
+
+
+def twin(dims: int, weights: dict[str, Tensor], **how: Any) -> DDnet:
+    model = DDnet(dims, **how).double()
+    load_published(model, {name: value.numpy() for name, value in weights.items()})
+    return model
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -41,8 +52,9 @@ def twins(dims: int, *, training: bool, residual: bool = False, **how: Any) -> t
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_equals_the_network_written_plainly(dims: int, training: bool, bound: float, checkpointing: bool) -> None:
     """Batch statistics of a few values make rounding errors large: 1e-10 is that, of outputs around 1."""
-    plain, model, x = twins(dims, training=training, checkpointing=checkpointing)
-    torch.testing.assert_close(model(x), plain(x), rtol=1e-10 if not training else 0, atol=bound)
+    weights, x, output, _ = plain_run(dims, training=training)
+    model = twin(dims, weights, checkpointing=checkpointing).train(training)
+    torch.testing.assert_close(model(x), output, rtol=1e-10 if not training else 0, atol=bound)
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -50,12 +62,11 @@ def test_equals_the_network_written_plainly(dims: int, training: bool, bound: fl
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_gradients_and_statistics_equal_those_of_the_plain_network(dims: int, norm: Norm, checkpointing: bool) -> None:
     """Of the folded norms too, and after blocks were computed twice."""
-    plain, model, x = twins(dims, training=norm != "frozen", norm=norm, checkpointing=checkpointing)
-    model.train()
-    for network in (plain, model):
-        (network(x) - x).square().mean().backward()
+    weights, x, _, of_plain = plain_run(dims, training=norm != "frozen")
+    model = twin(dims, weights, norm=norm, checkpointing=checkpointing).train()
+    (model(x) - x).square().mean().backward()
     found, wanted = DDnet(dims).double(), DDnet(dims).double()
-    for target, source in ((found, gradients(model)), (wanted, own_names(gradients(plain), dims))):
+    for target, source in ((found, gradients(model)), (wanted, own_names(of_plain, dims))):
         target.load_state_dict(source)
     for name, theirs in wanted.state_dict().items():
         assert near(found.state_dict()[name], theirs), name
@@ -79,7 +90,7 @@ def own_names(published: dict[str, Tensor], dims: int) -> dict[str, Tensor]:
 
 
 def test_frozen_statistics_stay_and_group_norm_does_not_look_at_other_samples() -> None:
-    x = torch.rand(2, 1, 16, 32, 16, dtype=torch.float64)
+    x = torch.rand(2, 1, 16, 16, 16, dtype=torch.float64)
     frozen, group = DDnet(3, norm="frozen").double().train(), DDnet(3, norm="group").double().train()
     before = copy.deepcopy(frozen.state_dict())
     frozen(x)
@@ -236,3 +247,14 @@ def test_gradients_come_in_the_order_of_their_kernels(dims: int) -> None:
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.stride() == parameter.stride(), name
+
+
+def test_statistics_of_all_ranks_are_those_of_float32_for_samples_in_bfloat16() -> None:
+    """Of values far from zero, whose variance bfloat16 cannot hold."""
+    torch.manual_seed(0)
+    x = (torch.randn(2, 3, 8, 8) + 50).bfloat16()
+    shared, plain = BatchNorm(3, sync=True).train(), BatchNorm(3).train()
+    found, wanted = shared(x), plain(x.float())
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), wanted, rtol=0, atol=0.02)
+    torch.testing.assert_close(shared.running_var, plain.running_var)
