@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from data_prep.log import logger
 from jobs.commands.cli import app
-from tests.command_line import CONFIG, quarterdose
+from tests.command_line import CONFIG, quarterdose, quarterdose_within
 from tests.data_prep.dicom_series import write_series
 from tests.scans import chest
 

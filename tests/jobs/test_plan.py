@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.command_line import CONFIG, quarterdose
+from tests.command_line import CONFIG, quarterdose_within
 
 SOURCE = "{kind: nifti, path: absent}"
 
 
 def plan(folder: Path, *words: str) -> list[list[str]]:
     (folder / "x.yaml").write_text(CONFIG.format(source=SOURCE))
-    done = quarterdose(folder, "plan", "x.yaml", "--set", "study.ranks=[1]", *words)
+    done = quarterdose_within(folder, "plan", "x.yaml", "--set", "study.ranks=[1]", *words)
     assert done.returncode == 0, done.stderr
     return [line.split() for line in done.stdout.splitlines()]
 
@@ -41,7 +41,7 @@ def test_gpu_says_what_fits_and_what_to_try(tmp_path: Path) -> None:
 
 def test_unknown_gpu_is_told_the_known(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text(CONFIG.format(source=SOURCE))
-    done = quarterdose(tmp_path, "plan", "x.yaml", "--gpu", "A100")
+    done = quarterdose_within(tmp_path, "plan", "x.yaml", "--gpu", "A100")
     assert done.returncode == 2
     assert done.stderr.startswith("quarterdose: --gpu A100 is unknown; known: ")
     assert "A100-80GB" in done.stderr
@@ -87,7 +87,7 @@ def test_a_budget_that_is_too_small_or_cannot_be_kept_is_refused(
     common = ("x.yaml", "--on", "p.yaml", "--set", "study.ranks=[1]", *STEPS, *words)
     for command in ("plan", "run"):
         if command == "plan" or "budget" in words[1]:
-            done = quarterdose(tmp_path, command, *common)
+            done = quarterdose_within(tmp_path, command, *common)
             assert done.returncode == 2
             assert message in done.stderr
     assert not (tmp_path / "runs" / "x" / "queue.jsonl").exists()

@@ -8,7 +8,7 @@ import pytest
 from data_prep.pseudonym import file_pseudonym
 from data_prep.settings import SourceSettings
 from data_prep.sources.discovery import discover
-from tests.command_line import quarterdose
+from tests.command_line import quarterdose_within
 from tests.data_prep.dicom_series import write_series
 from tests.scans import chest, write_nifti
 
@@ -29,7 +29,7 @@ def scans(tmp_path: Path) -> Path:
 
 
 def ask(folder: Path, identifier: str) -> list[str]:
-    answer = quarterdose(folder, "whose", identifier)
+    answer = quarterdose_within(folder, "whose", identifier)
     assert answer.returncode == 0, answer.stderr
     return answer.stdout.splitlines()
 
@@ -59,7 +59,7 @@ def test_a_nifti_file_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("identifier", ["p-0000000000", "x-0000000000", "", "../../etc", "p-1a2b…"])
 def test_an_unknown_id_gets_one_sentence(identifier: str, scans: Path, tmp_path: Path) -> None:
-    answer = quarterdose(tmp_path, "whose", identifier)
+    answer = quarterdose_within(tmp_path, "whose", identifier)
     assert answer.returncode == 2
     assert answer.stderr.count("\n") == 1
     assert "is no id of a patient, a scan or a file" in answer.stderr
@@ -70,4 +70,4 @@ def test_a_damaged_cache_is_no_answer_and_no_fault(scans: Path, tmp_path: Path) 
     assert cache.stat().st_mode & 0o777 == 0o600
     for content in ("[[1", "{}", '{"version": 2, "content": {"series": [3]}}'):
         cache.write_text(content)
-        assert quarterdose(tmp_path, "whose", "p-0000000000").returncode == 2
+        assert quarterdose_within(tmp_path, "whose", "p-0000000000").returncode == 2

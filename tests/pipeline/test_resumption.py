@@ -49,11 +49,11 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return train_once
 
 
-@pytest.mark.parametrize("stop_at", [1, 3, 4, 5, 7])
+@pytest.mark.parametrize(("dims", "stop_at"), [(2, 1), (2, 3), (3, 4), (2, 5), (2, 7)])
 def test_a_stopped_training_goes_on_to_the_same_losses(
-    data: Path, trained: Trained, tmp_path: Path, stop_at: int
+    data: Path, trained: Trained, tmp_path: Path, dims: int, stop_at: int
 ) -> None:
-    settings = cell(checkpoint_minutes=1e-9)
+    settings = cell(dims, checkpoint_minutes=1e-9)
     folder, whole = trained(settings)
     with pytest.raises(Halted):
         run(settings, data, tmp_path / "parts", stop_at)
@@ -67,7 +67,7 @@ def test_a_stopped_training_goes_on_to_the_same_losses(
 
 @pytest.mark.ranks
 def test_ranks_resume_together(make_pair: Callable[..., Path], tmp_path: Path) -> None:
-    data, short, long = make_pair(), cell(ranks=2, epochs=2), cell(ranks=2, epochs=2)
+    data, short, long = make_pair(), cell(2, ranks=2, epochs=2), cell(2, ranks=2, epochs=2)
     train_ranks(long, data, tmp_path / "whole")
     train_ranks(short, data, tmp_path / "parts")
     newest = Checkpoints(tmp_path / "parts" / "checkpoints").newest()
@@ -80,7 +80,7 @@ def test_ranks_resume_together(make_pair: Callable[..., Path], tmp_path: Path) -
 def test_a_signal_stops_at_the_next_step_and_the_losses_stay_the_same(
     data: Path, trained: Trained, tmp_path: Path, number: signal.Signals, stop_at: int
 ) -> None:
-    settings = cell(log_steps=2)
+    settings = cell(2, log_steps=2)
 
     def ask(done: int, total: int, note: str) -> None:
         if done == stop_at:
@@ -100,7 +100,7 @@ def test_a_signal_in_a_validation_stops_too_and_it_is_made_again(
     data: Path, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
     """Before the first step there is nothing to save but the start; afterwards the trained step is safe."""
-    (whole, _), settings, calls = trained(cell()), cell(), 0
+    (whole, _), settings, calls = trained(cell(2)), cell(2), 0
 
     def asked(*values: Any) -> Any:
         nonlocal calls
@@ -132,7 +132,7 @@ def _asked_rank(rank: int, settings: CellSettings, data: Path, folder: Path) -> 
 @pytest.mark.ranks
 def test_all_ranks_stop_when_one_is_asked_to(make_pair: Callable[..., Path], tmp_path: Path) -> None:
     """In the middle of a line of metrics, to which every rank has something to add."""
-    data, settings = make_pair(), cell(ranks=2, samples=8, log_steps=4)
+    data, settings = make_pair(), cell(2, ranks=2, samples=8, log_steps=4)
     train_ranks(settings, data, tmp_path / "whole")
     run_ranks(_asked_rank, (settings, data, tmp_path / "parts"), 2)
     train_ranks(settings, data, tmp_path / "parts")
@@ -140,21 +140,21 @@ def test_all_ranks_stop_when_one_is_asked_to(make_pair: Callable[..., Path], tmp
 
 
 def test_checkpoints_come_every_so_many_steps(make_pair: Callable[..., Path], tmp_path: Path) -> None:
-    settings = cell(samples=6, epochs=1, checkpoint_steps=2, checkpoints_kept=9, log_steps=5)
+    settings = cell(2, samples=6, epochs=1, checkpoint_steps=2, checkpoints_kept=9, log_steps=5)
     run(settings, make_pair(), tmp_path / "cell")
     assert [int(path.stem[5:]) for path in sorted((tmp_path / "cell" / "checkpoints").iterdir())] == [2, 4, 6]
 
 
 @pytest.mark.parametrize("how", ["cut", "flipped", "empty"])
 def test_a_broken_checkpoint_is_passed_over(data: Path, trained: Trained, tmp_path: Path, how: str) -> None:
-    whole, _ = trained(cell())
+    whole, _ = trained(cell(2))
     shutil.copytree(whole, tmp_path / "parts")
     newest = max((tmp_path / "parts" / "checkpoints").iterdir())
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
     newest.write_bytes({"cut": bytes(content[:-100]), "flipped": bytes(content), "empty": b""}[how])
     with pytest.warns(UserWarning, match=rf"passed over: .*{newest.name} is no readable checkpoint"):
-        run(cell(), data, tmp_path / "parts")
+        run(cell(2), data, tmp_path / "parts")
     assert_same_losses(tmp_path / "parts", whole)
 
 

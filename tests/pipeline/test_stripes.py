@@ -1,6 +1,8 @@
+from functools import cache
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.models import DDnet
 from pipeline.models.ddnet import LEVELS
@@ -11,22 +13,30 @@ from pipeline.training.memory import Dataless, LiveBytes
 from tests.pipeline.networks import lively
 
 
+HEIGHT = 48
+
+
+@cache
+def whole_run(norm: Norm, dims: int, residual: bool) -> tuple[DDnet, Tensor, Tensor]:
+    """A network, two samples, whose statistics are apart, and its output, of which nothing was done in stripes."""
+    torch.manual_seed(0)
+    model = lively(DDnet(dims, residual=residual, norm=norm)).double().eval()
+    for parameter in model.get_submodule(f"up.{LEVELS - 1}.reduce.conv").parameters():
+        nn.init.normal_(parameter)  # residual networks have zeros there
+    sides = (HEIGHT, 32) if dims == 2 else (16, HEIGHT, 16)
+    x = torch.rand(2, 1, *sides, dtype=torch.float64) + torch.linspace(0, 3, HEIGHT, dtype=torch.float64)[:, None]
+    return model, x, model(x).detach()
+
+
 @pytest.mark.parametrize("norm", ["group", "batch"])
 @pytest.mark.parametrize(("dims", "residual"), [(2, True), (2, False), (3, True), (3, False)])
 @pytest.mark.parametrize("rows", [16, 20])
 def test_stripes_are_the_whole_up_to_rounding_everywhere(
     norm: Norm, dims: int, residual: bool, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At the seams and at the image's borders too; of two samples, whose statistics are apart."""
+    """At the seams and at the image's borders too."""
+    model, x, whole = whole_run(norm, dims, residual)
     monkeypatch.setattr("pipeline.models.stripes.ROWS", rows)
-    torch.manual_seed(0)
-    height = 48
-    model = lively(DDnet(dims, residual=residual, norm=norm)).double().eval()
-    for parameter in model.get_submodule(f"up.{LEVELS - 1}.reduce.conv").parameters():
-        nn.init.normal_(parameter)  # residual networks have zeros there
-    sides = (height, 32) if dims == 2 else (16, height, 16)
-    x = torch.rand(2, 1, *sides, dtype=torch.float64) + torch.linspace(0, 3, height, dtype=torch.float64)[:, None]
-    whole = model(x).detach()
     with torch.no_grad():
         striped = model(x)
     assert not torch.equal(striped, whole)  # else nothing was done in stripes

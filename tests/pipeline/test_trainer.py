@@ -48,7 +48,7 @@ def test_training_gets_better_and_says_what_it_did(
 def test_the_same_seed_gives_the_same_losses_to_the_bit(make_pair: Callable[..., Path], tmp_path: Path) -> None:
     data = make_pair()
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        run(cell(seed=seed), data, tmp_path / name)
+        run(cell(2, seed=seed), data, tmp_path / name)
     assert losses(tmp_path / "a") == losses(tmp_path / "b") != losses(tmp_path / "c")
 
 
@@ -59,11 +59,11 @@ def test_an_effective_batch_is_the_same_training_however_it_is_made_up(
     """Of ranks, of batches, of accumulation: with frozen statistics only the mean of the gradients joins samples."""
     data, start = make_pair(), tmp_path / "start.pt"
     torch.manual_seed(5)
-    torch.save(DDnet(3, residual=True).state_dict(), start)
+    torch.save(DDnet(2, residual=True).state_dict(), start)
     common: dict[str, Any] = {"ms_ssim_weight": 0.0, "learning_rate": 1e-4, "validation_samples": 3, "samples": 4}
-    one = run(cell(batch=4, **common), data, tmp_path / "one", start=start)
-    steps = run(cell(batch=2, accumulation=2, **common), data, tmp_path / "steps", start=start)
-    ranks = train_ranks(cell(accumulation=2, ranks=2, **common), data, tmp_path / "ranks", start)
+    one = run(cell(2, batch=4, **common), data, tmp_path / "one", start=start)
+    steps = run(cell(2, batch=2, accumulation=2, **common), data, tmp_path / "steps", start=start)
+    ranks = train_ranks(cell(2, accumulation=2, ranks=2, **common), data, tmp_path / "ranks", start)
     for name, result in (("steps", steps), ("ranks", ranks[0])):
         assert result["effective_batch"] == 4
         assert losses(tmp_path / name) == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
@@ -76,7 +76,7 @@ def test_an_effective_batch_is_the_same_training_however_it_is_made_up(
 def test_gradients_can_travel_as_bfloat16(make_pair: Callable[..., Path], tmp_path: Path) -> None:
     data, how = make_pair(), dict[str, Any](learning_rate=1e-4, ms_ssim_weight=0.0)
     for name in ("full", "bfloat16"):
-        train_ranks(cell(ranks=2, gradients=name, **how), data, tmp_path / name)
+        train_ranks(cell(2, ranks=2, gradients=name, **how), data, tmp_path / name)
     full, short = losses(tmp_path / "full"), losses(tmp_path / "bfloat16")
     assert short != full
     assert short == pytest.approx(full, rel=0.01)
@@ -84,25 +84,25 @@ def test_gradients_can_travel_as_bfloat16(make_pair: Callable[..., Path], tmp_pa
 
 @pytest.mark.ranks
 def test_weak_scaling_gives_each_rank_as_much(make_pair: Callable[..., Path], tmp_path: Path) -> None:
-    result = train_ranks(cell(ranks=2, work="weak", samples=3, epochs=1), make_pair(), tmp_path / "cell")[0]
+    result = train_ranks(cell(2, ranks=2, work="weak", samples=3, epochs=1), make_pair(), tmp_path / "cell")[0]
     assert (result["steps"], result["samples"]) == (3, 6)
 
 
 def test_a_start_is_used_and_must_fit(make_pair: Callable[..., Path], tmp_path: Path) -> None:
     start = tmp_path / "start.pt"
-    model = build_network(cell())
+    model = build_network(cell(2))
     torch.save(model.state_dict(), start)
-    run(cell(learning_rate=1e-12, norm="frozen"), make_pair(), tmp_path / "cell", start=start)
-    found = load_trained(cell(), tmp_path / "cell").state_dict()
+    run(cell(2, learning_rate=1e-12, norm="frozen"), make_pair(), tmp_path / "cell", start=start)
+    found = load_trained(cell(2), tmp_path / "cell").state_dict()
     torch.testing.assert_close(found["stem.weight"], model.state_dict()["stem.weight"], atol=1e-9, rtol=0)
     start.write_bytes(b"nonsense")
     with pytest.raises(CheckpointError, match=r"start\.pt is no readable checkpoint"):
-        run(cell(), tmp_path / "data", tmp_path / "other", start=start)
+        run(cell(2), tmp_path / "data", tmp_path / "other", start=start)
 
 
 @pytest.mark.ranks
 def test_the_parts_of_a_step_are_the_whole_of_it(make_pair: Callable[..., Path], tmp_path: Path) -> None:
-    result = train_ranks(cell(ranks=2, epochs=1, samples=8, log_steps=2), make_pair(), tmp_path / "cell")[0]
+    result = train_ranks(cell(2, ranks=2, epochs=1, samples=8, log_steps=2), make_pair(), tmp_path / "cell")[0]
     for line in [*(x for x in read_metrics(tmp_path / "cell") if x["kind"] == "train")]:
         parts = [line[f"{part}_seconds"] for part in PARTS]
         assert all(part > 0 for part in parts)
@@ -116,7 +116,7 @@ def test_the_parts_of_a_step_are_the_whole_of_it(make_pair: Callable[..., Path],
 
 @pytest.mark.ranks
 def test_each_step_s_time_is_written_and_the_first_ten_are_cold(make_pair: Callable[..., Path], tmp_path: Path) -> None:
-    train_ranks(cell(ranks=2, epochs=1, samples=24, log_steps=5), make_pair(), tmp_path / "cell")
+    train_ranks(cell(2, ranks=2, epochs=1, samples=24, log_steps=5), make_pair(), tmp_path / "cell")
     lines = [line for line in read_metrics(tmp_path / "cell") if line["kind"] == "train"]
     assert [len(line["step_seconds"]) for line in lines] == [5, 5, 2]
     assert [warm for line in lines for warm in line["warm"]] == [False] * 10 + [True] * 2
@@ -128,7 +128,7 @@ def test_each_step_s_time_is_written_and_the_first_ten_are_cold(make_pair: Calla
 
 @pytest.mark.ranks
 def test_ranks_that_do_not_exchange_go_their_own_ways(make_pair: Callable[..., Path], tmp_path: Path) -> None:
-    data, full = make_pair(), cell(ranks=2, samples=8, epochs=1)
+    data, full = make_pair(), cell(2, ranks=2, samples=8, epochs=1)
     for arm in ("full", "silent"):
         train_ranks(full.model_copy(update={"arm": arm}), data, tmp_path / arm)
     together, apart = losses(tmp_path / "full"), losses(tmp_path / "silent")
@@ -141,7 +141,7 @@ def test_ranks_that_do_not_exchange_go_their_own_ways(make_pair: Callable[..., P
 
 
 def test_made_up_data_are_the_first_batch_again_and_again(make_pair: Callable[..., Path], tmp_path: Path) -> None:
-    data, still = make_pair(), cell(samples=4, epochs=1, learning_rate=1e-12)
+    data, still = make_pair(), cell(2, samples=4, epochs=1, learning_rate=1e-12)
     for arm in ("full", "synthetic"):
         run(still.model_copy(update={"arm": arm}), data, tmp_path / arm)
     full, synthetic = losses(tmp_path / "full"), losses(tmp_path / "synthetic")
@@ -152,12 +152,12 @@ def test_made_up_data_are_the_first_batch_again_and_again(make_pair: Callable[..
 def test_a_loss_that_is_no_number_stops_the_training(make_pair: Callable[..., Path], tmp_path: Path) -> None:
     said = r"loss or gradient of cell cell is not finite at step [2-9], where rank 0 saw toy/a; the last good"
     with pytest.raises(TrainingError, match=said):
-        run(cell(learning_rate=1e30, epochs=4), make_pair(), tmp_path / "cell")
+        run(cell(2, learning_rate=1e30, epochs=4), make_pair(), tmp_path / "cell")
     assert all(math.isfinite(loss) for kind in ("train", "validation") for loss in losses(tmp_path / "cell", kind))
 
 
 def _diverging_rank(_rank: int, data: Path, folder: Path) -> None:
-    run(cell(learning_rate=1e30, epochs=4, loader_workers=1), data, folder)
+    run(cell(2, learning_rate=1e30, epochs=4, loader_workers=1), data, folder)
 
 
 @pytest.mark.ranks
@@ -174,7 +174,7 @@ def test_a_process_whose_training_fails_ends_although_its_readers_ignore_sigterm
 def test_weights_that_the_last_step_broke_are_not_kept(make_pair: Callable[..., Path], tmp_path: Path) -> None:
     """The loss of a step is that of the weights before it."""
     with pytest.raises(TrainingError, match=r"(validation loss|sum of weights) of cell cell is"):
-        run(cell(learning_rate=3e37, epochs=1, samples=1), make_pair(), tmp_path / "cell")
+        run(cell(2, learning_rate=3e37, epochs=1, samples=1), make_pair(), tmp_path / "cell")
     assert Checkpoints(tmp_path / "cell" / "checkpoints").newest() is None
 
 
