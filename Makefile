@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 TESTS := $(BIN)/python -m pytest
 
-.PHONY: setup demo check test lint bench
+.PHONY: setup demo check quick test lint bench
 
 setup: .venv/ready
 
@@ -23,9 +23,13 @@ test: setup
 	(apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium dicom3tools dcmtk > /dev/null); fi
 	$(TESTS) -n 2
 
-# after each change: all but what needs a server, a browser or trainings of whole graphs
-check: lint
-	$(TESTS) -n 2 -m "not slurm and not browser and not whole"
+# after each change: all but what needs a server, a browser, a compiler or trainings of whole graphs; three tests
+# at a time, as many of them wait for other processes; lint and types beside them
+check: setup
+	$(MAKE) --no-print-directory --output-sync=recurse -j 2 lint quick
+
+quick: setup
+	$(TESTS) -n 3 -m "not slurm and not browser and not whole and not compiler"
 
 lint: setup
 	$(BIN)/ruff check .

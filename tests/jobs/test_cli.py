@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import pytest
 from typer.testing import CliRunner
@@ -14,9 +15,11 @@ from tests.data_prep.dicom_series import write_series
 from tests.scans import chest
 
 
-def refused(folder: Path, source: str, *words: str) -> str:
+def refused(
+    folder: Path, source: str, *words: str, command: Callable[..., CompletedProcess[str]] = quarterdose_within
+) -> str:
     (folder / "x.yaml").write_text(CONFIG.format(source=source))
-    done = quarterdose(folder, "run", "x.yaml", *words)
+    done = command(folder, "run", "x.yaml", *words)
     assert done.returncode == 2, done.stdout + done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     return done.stderr
@@ -51,21 +54,22 @@ def test_missing_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_corrupt_nifti(tmp_path: Path, make_nifti: Callable[..., Path]) -> None:
     path = make_nifti()
     path.write_bytes(path.read_bytes()[:3000])
-    for _ in range(2):  # the second time from the marker
-        assert "scans/toy.nii.gz: no readable NIfTI file" in refused(tmp_path, "{kind: nifti, path: scans}")
+    for command in (quarterdose, quarterdose_within):  # the second time from the marker, without a worker
+        said = refused(tmp_path, "{kind: nifti, path: scans}", command=command)
+        assert "scans/toy.nii.gz: no readable NIfTI file" in said
 
 
 def test_dicom_folder_with_one_slice_missing(tmp_path: Path) -> None:
     write_series(tmp_path / "series", chest(8), (2.5, 0.7, 0.7))[4].unlink()
-    assert "a slice is missing: 5.00 mm between positions 7.50 and 12.50 mm" in refused(
-        tmp_path, "{kind: dicom, path: series}"
-    )
+    said = refused(tmp_path, "{kind: dicom, path: series}", command=quarterdose)
+    assert "a slice is missing: 5.00 mm between positions 7.50 and 12.50 mm" in said
 
 
 def test_too_few_slices_for_the_volumes(tmp_path: Path, make_nifti: Callable[..., Path]) -> None:
     make_nifti(slices=60)
     geometry = ["data.low_dose.geometry.views=32", "data.low_dose.geometry.channels=64"]
-    said = refused(tmp_path, "{kind: nifti, path: scans}", *(word for s in geometry for word in ("--set", s)))
+    words = [word for setting in geometry for word in ("--set", setting)]
+    said = refused(tmp_path, "{kind: nifti, path: scans}", *words, command=quarterdose)
     assert "60 slices; data.split leaves 8 to validation and 8 to test, but a volume takes 32" in said
 
 
@@ -116,14 +120,14 @@ def test_calibration_names_the_photons_for_a_wanted_noise(tmp_path: Path, sample
     (tmp_path / "x.yaml").write_text(CONFIG.format(source="{kind: sample}"))
     small = [f"data.low_dose.geometry.{key}" for key in ("views=288", "channels=368", "channel_arc_mm=2.5716")]
     overrides = [word for setting in small for word in ("--set", setting)]
-    said = quarterdose(tmp_path, "calibrate", "x.yaml", "--sd", "28.4", *overrides).stdout
+    said = quarterdose_within(tmp_path, "calibrate", "x.yaml", "--sd", "28.4", *overrides).stdout
     photons = float(said.split()[1])
-    again = quarterdose(
+    again = quarterdose_within(
         tmp_path, "calibrate", "x.yaml", "--sd", "28.4", *overrides, "--set", f"data.low_dose.photons={photons}"
     )
     assert said == again.stdout
     assert said.endswith("# 28.4 HU at dose 0.25 in the middle of LIDC-IDRI-0001\n")
-    refused = quarterdose(tmp_path, "calibrate", "x.yaml", "--sd", "5", *overrides)
+    refused = quarterdose_within(tmp_path, "calibrate", "x.yaml", "--sd", "5", *overrides)
     assert (refused.returncode, "only between 14" in refused.stderr) == (2, True)
-    refused = quarterdose(tmp_path, "calibrate", "x.yaml", "--sd", "28.4", "--scan", "absent")
+    refused = quarterdose_within(tmp_path, "calibrate", "x.yaml", "--sd", "28.4", "--scan", "absent")
     assert "hold no scan 'absent', but LIDC-IDRI-0001" in refused.stderr

@@ -132,7 +132,7 @@ def test_what_no_measurement_tells_is_named() -> None:
     assert projection(*study((4,))).empty
 
 
-MEGABITS = 200
+MEGABITS, BUFFER = 200, SIZE / 4
 _GLOO = """
 import json, sys, time
 import torch, torch.distributed as dist
@@ -176,14 +176,14 @@ def test_gloo_over_a_slow_link_is_forecast_at_a_rank_count_that_the_fit_did_not_
     shape = f"ip link set lo up && tc qdisc add dev lo root tbf rate {MEGABITS}mbit burst 256kb latency 400ms"
     script = tmp_path / "gloo.py"
     script.write_text(_GLOO)
-    command = f"{shape} && exec {sys.executable} {script} {tmp_path} {int(SIZE)}"
+    command = f"{shape} && exec {sys.executable} {script} {tmp_path} {int(BUFFER)}"
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(["unshare", "-n", "bash", "-c", command], env=environment, capture_output=True, text=True,
                           check=False, timeout=240)  # fmt: skip
     if "qdisc kind is unknown" in done.stderr:
         pytest.skip("this kernel has no token bucket filter (tc tbf)")
     assert done.returncode == 0, done.stderr
-    taken = {n: json.loads((tmp_path / f"{n}.json").read_text())[str(int(SIZE))] for n in (2, 3, 4)}
-    model = fit([MeasuredStep(n, 1, 1.0, taken[n], 0.0) for n in (2, 3)], SIZE)
-    assert model.within.ring(4, SIZE) == pytest.approx(taken[4], rel=0.1)
-    assert taken[2] == pytest.approx(2 * SIZE * 8 / (MEGABITS * 1e6), rel=0.25)  # the link's own rate
+    taken = {n: json.loads((tmp_path / f"{n}.json").read_text())[str(int(BUFFER))] for n in (2, 3, 4)}
+    model = fit([MeasuredStep(n, 1, 1.0, taken[n], 0.0) for n in (2, 3)], BUFFER)
+    assert model.within.ring(4, BUFFER) == pytest.approx(taken[4], rel=0.1)
+    assert taken[2] == pytest.approx(2 * BUFFER * 8 / (MEGABITS * 1e6), rel=0.25)  # the link's own rate

@@ -183,6 +183,7 @@ def test_a_world_that_is_not_whole_fails(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.compiler
 def test_a_compiled_network_trains_to_the_same_losses(make_pair: Callable[..., Path], tmp_path: Path) -> None:
     data = make_pair()
     for name, compiled in (("plain", False), ("compiled", True)):
