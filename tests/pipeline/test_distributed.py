@@ -19,6 +19,7 @@ from pipeline.training.ranks import Ranks
 from pipeline.training.rendezvous import Card, check_gpus
 from pipeline.training.world import DistributionError, PeerLost, World
 from tests.ranks import start_ranks
+from tests.toy_runs import wait_for
 
 CPU = torch.device("cpu")
 BEAT, SILENCE, MEETING, GRACE = 0.3, 5.0, 4.0, 2.5  # beats seldom enough for a machine that is busy with other tests
@@ -32,9 +33,13 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
+def url_of(kind: str, folder: Path) -> str:
+    return f"file://{folder}/meet" if kind == "file" else f"tcp://127.0.0.1:{free_port()}"
+
+
 @pytest.fixture(params=["file", "tcp"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return f"file://{tmp_path}/meet" if request.param == "file" else f"tcp://127.0.0.1:{free_port()}"
+    return url_of(request.param, tmp_path)
 
 
 def _main(place: int, worlds: list[tuple[int, int]], url: str, folder: Path, work: Work) -> None:
@@ -103,32 +108,45 @@ def test_busy_ranks_and_those_that_end_early_are_not_taken_for_dead(url: str, tm
 def reduce_for_ever(world: World, folder: Path) -> None:
     while True:
         Ranks(world, CPU).is_raised(False)
+        time.sleep(0.01)  # other worlds want the cores too
+
+
+class Victim:
+    """A rank of a world of three, which is killed or stopped when all have joined."""
+
+    def __init__(self, rank: int, number: signal.Signals, kind: str, folder: Path) -> None:
+        folder.mkdir()
+        self.rank, self.number, self.folder = rank, number, folder
+        self.world = start(of_size(3), url_of(kind, folder), folder, reduce_for_ever)
+        self.others = [other for other in range(3) if other != rank]
+
+    def strike(self) -> None:
+        wait_for(lambda: len(list(self.folder.glob("*.joined"))) == 3, 60)
+        os.kill(self.world.processes[self.rank].pid, self.number)
+
+    def ended(self) -> list[int | None]:
+        for rank in self.others:
+            self.world.processes[rank].join(30)
+        return codes(self.world, 0)
 
 
 @pytest.mark.ranks
-@pytest.mark.parametrize("victim", [0, 1])
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
-def test_the_others_end_and_name_the_rank_that_died_or_stopped(
-    url: str, tmp_path: Path, victim: int, how: signal.Signals
-) -> None:
-    ranks = start(of_size(3), url, tmp_path, reduce_for_ever)
-    others = [rank for rank in range(3) if rank != victim]
-    deadline = time.monotonic() + 60
-    while len(list(tmp_path.glob("*.joined"))) < 3:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    os.kill(ranks.processes[victim].pid, how)
-    for rank in others:
-        ranks.processes[rank].join(30)
-    ended = codes(ranks, 0)
-    assert ended[victim] == (-signal.SIGKILL if how == signal.SIGKILL else None)
-    assert {ended[rank] for rank in others} <= {1, LOST_EXIT_CODE}  # by an error of gloo, or as it hangs
-    assert how == signal.SIGKILL or LOST_EXIT_CODE in ended
-    told = errors(tmp_path, 3)
-    assert not told[victim]
-    for rank in others:
-        assert told[rank].startswith("PeerLost: ")
-        assert f"rank {victim} " in told[rank]
+@pytest.mark.parametrize("kind", ["file", "tcp"])
+def test_the_others_end_and_name_the_rank_that_died_or_stopped(kind: str, tmp_path: Path) -> None:
+    """In four worlds at the same time, since all of them wait for silence."""
+    cases = [(rank, number) for rank in (0, 1) for number in (signal.SIGKILL, signal.SIGSTOP)]
+    victims = [Victim(rank, number, kind, tmp_path / f"{rank}-{number.name}") for rank, number in cases]
+    for victim in victims:
+        victim.strike()
+    for victim in victims:
+        ended, told = victim.ended(), errors(victim.folder, 3)
+        assert ended[victim.rank] == (-signal.SIGKILL if victim.number == signal.SIGKILL else None)
+        assert {ended[rank] for rank in victim.others} <= {1, LOST_EXIT_CODE}  # by an error of gloo, or as it hangs
+        assert victim.number == signal.SIGKILL or LOST_EXIT_CODE in ended
+        assert not told[victim.rank]
+        for rank in victim.others:
+            assert told[rank].startswith("PeerLost: ")
+            assert f"rank {victim.rank} " in told[rank]
 
 
 def fail_in_rank_1(world: World, folder: Path) -> None:

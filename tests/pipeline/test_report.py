@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -181,31 +182,39 @@ def test_table_2_in_markdown_and_latex() -> None:
     assert r"2.00e-04 $\pm$ 1.00e-04" in "".join(latex)
 
 
-@pytest.fixture
-def results(tmp_path: Path) -> Results:
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """Of a study whose analysis has all that figures can show."""
     from pipeline.report.write import collect
 
     grid = {"slices": [16, 32], "ranks": [1, 2, 4], "transfer": ["none", "zero"], "seeds": [0, 1]}
     settings = settings_of(study={**grid, "control_steps": 30})
-    cells = cells_of(settings)
+    cells, folder = cells_of(settings), tmp_path_factory.mktemp("run")
     ids = [cell.id for cell in cells]
-    fill(tmp_path, cells, ids, lines=40)
+    fill(folder, cells, ids, lines=40)
     states = dict.fromkeys(ids, ("done", ""))
-    return collect(tmp_path, settings, cells, states, ["low-dose", *ids], pd.DataFrame())
+    return collect(folder, settings, cells, states, ["low-dose", *ids], pd.DataFrame())
 
 
-def test_every_figure_is_drawn_as_png_and_svg_and_again_the_same(tmp_path: Path, results: Results) -> None:
-    drawn = list(draw_all(results, tmp_path / "figures"))
-    assert not [figure for figure in drawn if figure.missing]
-    files = {path.name: path.read_bytes() for path in (tmp_path / "figures").iterdir()}
+@pytest.fixture(scope="module")
+def figures(tmp_path_factory: pytest.TempPathFactory, results: Results) -> Path:
+    folder = tmp_path_factory.mktemp("drawn") / "figures"
+    assert not [figure for figure in draw_all(results, folder) if figure.missing]
+    return folder
+
+
+def test_every_figure_is_drawn_as_png_and_svg_and_again_the_same(
+    tmp_path: Path, results: Results, figures: Path
+) -> None:
+    files = {path.name: path.read_bytes() for path in figures.iterdir()}
     assert set(files) == {f"{name}{ending}" for name in FIGURES for ending in (".png", ".svg")}
+    shutil.copytree(figures, tmp_path / "figures")
     list(draw_all(results, tmp_path / "figures"))
     assert {path.name: path.read_bytes() for path in (tmp_path / "figures").iterdir()} == files
 
 
-def test_a_figure_that_can_no_longer_be_drawn_goes(tmp_path: Path, results: Results) -> None:
-    list(draw_all(results, tmp_path / "figures"))
+def test_a_figure_that_can_no_longer_be_drawn_goes(tmp_path: Path, results: Results, figures: Path) -> None:
+    shutil.copytree(figures, tmp_path / "figures")
     without = Results({**results.tables, "attribution": pd.DataFrame()}, results.curves, results.judged, None)
     drawn = draw_all(without, tmp_path / "figures")
     missing = {figure.path.name: figure.missing for figure in drawn if figure.missing}
