@@ -24,7 +24,12 @@ def quarterdose(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def quarterdose_within(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Take a command that starts no worker: their server would keep the environment of an earlier test."""
     out, error = io.StringIO(), io.StringIO()
-    with chdir(folder), redirect_stdout(out), redirect_stderr(error), patch.object(sys, "argv", ["quarterdose", *words]):
+    with (
+        chdir(folder),
+        redirect_stdout(out),
+        redirect_stderr(error),
+        patch.object(sys, "argv", ["quarterdose", *words]),
+    ):
         try:
             main()
             code: object = 0

@@ -12,12 +12,11 @@ from pipeline.settings.training import Norm
 from pipeline.training.memory import Dataless, LiveBytes
 from tests.pipeline.networks import lively
 
-
 HEIGHT = 48
 
 
 @cache
-def whole_run(norm: Norm, dims: int, residual: bool) -> tuple[DDnet, Tensor, Tensor]:
+def whole_run(norm: Norm, dims: int, residual: bool) -> tuple[nn.Module, Tensor, Tensor]:
     """A network, two samples, whose statistics are apart, and its output, of which nothing was done in stripes."""
     torch.manual_seed(0)
     model = lively(DDnet(dims, residual=residual, norm=norm)).double().eval()
