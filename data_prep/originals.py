@@ -1,6 +1,6 @@
 """Scans as their files hold them, to be denoised: nothing is clamped, and each plane keeps its size."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from data_prep.readers.dicom import DicomSeries
 from data_prep.readers.dicom_slice import read_original
 from data_prep.readers.nifti import open_nifti
 from data_prep.store import Pair
-from data_prep.volume import Numbers
+from data_prep.volume import Numbers, name_slice
 
 MIN_SLICES = 3
 
@@ -24,7 +24,7 @@ class Original:
 
     ``plane``: rows and columns. ``spacing``: mm along (z, y, x). ``affine``: canonical (x, y, z) indices to RAS+ mm.
     ``read(z)``: HU of a slice of any number type, (rows, columns) in canonical order, and which of its voxels are
-    padding. ``series``: the images, if they are DICOM.
+    padding. ``series``: the images, if they are DICOM. ``labels``: stand for the slices in messages, without a path.
     """
 
     slices: int
@@ -33,10 +33,15 @@ class Original:
     affine: NDArray[np.float64]
     read: Callable[[int], tuple[Numbers, NDArray[np.bool_]]]
     series: DicomSeries | None = None
+    labels: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.slices < MIN_SLICES:
             raise ScanError(f"the scan has {self.slices} slices, wanted at least {MIN_SLICES}")
+
+    def name_slice(self, z: int) -> str:
+        """Return what stands for a slice in messages."""
+        return name_slice(z, self.slices, self.labels)
 
 
 def dicom_original(series: DicomSeries) -> Original:
@@ -52,8 +57,9 @@ def dicom_original(series: DicomSeries) -> Original:
         return hu, padding
 
     plane = series.grid.to_canonical(np.empty((columns, rows, 1), np.bool_)).shape[1:]
+    labels = [ct_slice.label for ct_slice in series.slices]
     return Original(
-        len(series.slices), (plane[0], plane[1]), series.grid.spacing, series.canonical_affine, read, series
+        len(series.slices), (plane[0], plane[1]), series.grid.spacing, series.canonical_affine, read, series, labels
     )
 
 
@@ -64,8 +70,6 @@ def nifti_original(path: Path) -> Original:
 
     def read(z: int) -> tuple[Numbers, NDArray[np.bool_]]:
         (hu,) = scan.planes(z, z + 1)
-        if not np.isfinite(hu).all():
-            raise ScanError("the voxels hold NaN or infinity")
         return hu, np.zeros(hu.shape, np.bool_)
 
     rows, columns = scan.planes(0, 1).shape[1:]

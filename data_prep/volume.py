@@ -1,6 +1,6 @@
 """The canonical CT scan: int16 HU, axial, feet to head, 512 x 512."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from data_prep.errors import ScanError
+from data_prep.plausibility import HuCheck
 
 SIDE = 512
 AIR_HU = -1024
@@ -101,7 +102,9 @@ class CTScan:
     """An axial CT whose slices are read on demand, so that memory does not grow with its length.
 
     ``planes(start, stop)`` returns slices in canonical order, HU of any number type, in planes of any size.
-    ``spacing``: mm along (z, y, x). ``affine``: (x, y, z) indices to RAS+ mm; None where its position is not known.
+    ``spacing``: mm along (z, y, x) of what :meth:`chunks` yields. ``affine``: (x, y, z) indices to RAS+ mm; None where
+    its position is not known. ``labels``: stand for the slices in messages, without a path. ``resampled_side``: of
+    planes that are resampled to 512 x 512; 0 for those that are padded or cropped.
     """
 
     slices: int
@@ -109,22 +112,27 @@ class CTScan:
     planes: Callable[[int, int], Numbers]
     acquisition: Acquisition = Acquisition()
     affine: NDArray[np.float64] | None = None
+    labels: Sequence[str] = ()
+    resampled_side: int = 0
+
+    def name_slice(self, z: int) -> str:
+        """Return what stands for a slice in messages."""
+        return name_slice(z, self.slices, self.labels)
 
     def chunks(self) -> Iterator[NDArray[np.int16]]:
         """Yield the slices, ``CHUNK_SLICES`` at a time: int16 HU, (n, 512, 512), nothing below -1024.
 
         Raises:
-            ScanError: a slice is broken; after the last chunk, the values are no HU.
+            ScanError: a slice is broken or holds no HU; after the last chunk, the scan does not.
         """
-        lowest, highest = np.inf, -np.inf
+        check = HuCheck(self.name_slice)
         for start in range(0, self.slices, CHUNK_SLICES):
             hu = self.planes(start, min(start + CHUNK_SLICES, self.slices))
-            minimum, maximum = float(hu.min()), float(hu.max())
-            if not np.isfinite(minimum + maximum):
-                raise ScanError("the voxels hold NaN or infinity")
-            lowest, highest = min(lowest, minimum), max(highest, maximum)
-            yield fit(_as_int16(hu, minimum))
-        check_hu(lowest, highest)
+            for z, plane in enumerate(hu, start=start):
+                check.add(z, plane)
+            planes = _as_int16(hu)
+            yield _resample(planes, self.resampled_side) if self.resampled_side else fit(planes)
+        check.finish()
 
     def load(self) -> CTVolume:
         """Read all slices into memory."""
@@ -141,50 +149,40 @@ class CTScan:
             slices=min(slices, self.slices),
             planes=lambda start, stop: self.planes(first + start, first + stop),
             affine=None,
+            labels=self.labels[first : first + slices],
         )
 
     def fitted(self, method: Fit) -> "CTScan":
-        """Return the scan for 512 x 512 pixels: unchanged, to be padded or cropped later, or with resampled planes."""
+        """Return the scan for 512 x 512 pixels: unchanged, to be padded or cropped later, or to be resampled."""
         side = max(self.planes(0, 1).shape[1:])
         if method == "crop" or side == SIDE:
             return self
         z, y, x = self.spacing
         scale = side / SIDE
-        zoom = np.array([[scale, 0, 0, (scale - 1) / 2], [0, scale, 0, (scale - 1) / 2], [0, 0, 1, 0], [0, 0, 0, 1]])
-        padded = self.affine_of(side)
-        return replace(
-            self,
-            spacing=(z, y * scale, x * scale),
-            planes=lambda start, stop: _resampled(self.planes(start, stop), side),
-            affine=None if padded is None else padded @ zoom,
-        )
+        return replace(self, spacing=(z, y * scale, x * scale), resampled_side=side)
 
     def affine_of(self, side: int = SIDE) -> NDArray[np.float64] | None:
-        """Return the affine of planes that are padded or cropped to ``side``, such as those of :meth:`chunks`."""
+        """Return the affine of what :meth:`chunks` yields, which is padded or cropped to ``side``, or resampled."""
         if self.affine is None:
             return None
         rows, columns = self.planes(0, 1).shape[1:]
-        shift = np.eye(4)
-        shift[:2, 3] = [-_padding(columns, side), -_padding(rows, side)]
-        affine: NDArray[np.float64] = self.affine @ shift
+        padded, shift, zoom = self.resampled_side or side, np.eye(4), np.eye(4)
+        shift[:2, 3] = [-_padding(columns, padded), -_padding(rows, padded)]
+        zoom[[0, 1], [0, 1]], zoom[:2, 3] = padded / side, (padded / side - 1) / 2
+        affine: NDArray[np.float64] = self.affine @ shift @ zoom
         return affine
 
 
-def check_hu(lowest: float, highest: float) -> None:
-    """Check that the extremes of a whole scan can be HU.
-
-    Raises:
-        ScanError: there is no air, or no tissue.
-    """
-    if lowest > -200 or highest < 0:
-        raise ScanError(f"values from {lowest:g} to {highest:g} are no HU: air or tissue is missing")
+def name_slice(z: int, slices: int, labels: Sequence[str]) -> str:
+    """Return the label of a slice, or its number where the slices have no labels."""
+    return labels[z] if labels else f"slice {z + 1} of {slices} (from the feet)"
 
 
-def _as_int16(hu: Numbers, minimum: float = -np.inf) -> NDArray[np.int16]:
-    """Round to int16, nothing below -1024; ``minimum``: the lowest value, if the caller has it."""
+def _as_int16(hu: Numbers) -> NDArray[np.int16]:
+    """Round to int16, nothing below -1024."""
     if hu.dtype != np.int16:
         return np.ascontiguousarray(np.clip(np.rint(hu), AIR_HU, 32767).astype(np.int16))
-    return np.ascontiguousarray(hu if minimum >= AIR_HU else np.maximum(hu, np.int16(AIR_HU)))
+    return np.ascontiguousarray(hu if hu.min() >= AIR_HU else np.maximum(hu, np.int16(AIR_HU)))
 
 
 def fit(hu: NDArray[np.int16], side: int = SIDE) -> NDArray[np.int16]:
@@ -203,8 +201,8 @@ def _padding(count: int, side: int) -> int:
     return (side - count + 1) // 2 if count < side else -((count - side) // 2)
 
 
-def _resampled(hu: Numbers, side: int) -> Numbers:
+def _resample(hu: NDArray[np.int16], side: int) -> NDArray[np.int16]:
     """Pad planes to ``side`` x ``side``, and average or interpolate them linearly to 512 x 512."""
-    planes = fit(_as_int16(hu), side).astype(np.float32)
+    planes = fit(hu, side).astype(np.float32)
     images = (Image.fromarray(plane).resize((SIDE, SIDE), Image.Resampling.BILINEAR) for plane in planes)
-    return np.stack([np.asarray(image) for image in images])
+    return _as_int16(np.stack([np.asarray(image) for image in images]))

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.errors import ScanError
-from data_prep.readers.dicom_header import Frame, Header, read_header
-from data_prep.readers.dicom_slice import Slice, has_integer_hu, read_hu, slices_of
+from data_prep.plausibility import check_extent, check_slice_distance
+from data_prep.readers.dicom_header import Header, read_header
+from data_prep.readers.dicom_slice import Slice, read_hu, slices_of
 from data_prep.readers.distinctions import different_elements, separate
 from data_prep.readers.slice_positions import SAME_POSITION_MM, count_passes, slice_step
 from data_prep.volume import Acquisition, CTScan, Grid, Numbers
@@ -32,7 +33,7 @@ class DicomSeries:
 
     def scan(self) -> CTScan:
         """Return the series as a scan in canonical order; padding and what is below -1024 HU become -1024."""
-        number_type = np.int16 if all(has_integer_hu(ct_slice.frame) for ct_slice in self.slices) else np.float32
+        number_type = np.int16 if all(ct_slice.frame.rescale.is_integer() for ct_slice in self.slices) else np.float32
 
         def planes(start: int, stop: int) -> Numbers:
             hu = np.empty((stop - start, *self.slices[0].frame.shape), number_type)
@@ -40,7 +41,8 @@ class DicomSeries:
                 read_hu(ct_slice, plane)
             return self.grid.to_canonical(hu.transpose(2, 1, 0))
 
-        return CTScan(len(self.slices), self.grid.spacing, planes, self.acquisition, self.canonical_affine)
+        labels = [ct_slice.label for ct_slice in self.slices]
+        return CTScan(len(labels), self.grid.spacing, planes, self.acquisition, self.canonical_affine, labels)
 
     @property
     def canonical_affine(self) -> NDArray[np.float64]:
@@ -64,30 +66,38 @@ def open_series(paths: Sequence[Path]) -> DicomSeries:
         ScanError: no image, several series, a missing, doubled or broken slice, or no axial CT.
         OSError: a file cannot be opened.
     """
-    headers = [_read_slice_header(path, f"file {i} of {len(paths)}") for i, path in enumerate(paths, start=1)]
+    labels = _labels(paths)
+    headers = [_read_slice_header(path, labels[path]) for path in paths]
     slices = [
         ct_slice
-        for i, (path, header) in enumerate(zip(paths, headers, strict=True), start=1)
-        for ct_slice in slices_of(path, f"file {i} of {len(paths)} (by name)", header)
+        for path, header in zip(paths, headers, strict=True)
+        for ct_slice in slices_of(path, labels[path], header)
     ]
-    _check_one_series(headers, [ct_slice.frame for ct_slice in slices])
+    _check_one_series(headers, slices)
     slices, affine = _ordered(slices)
     grid = Grid.of(affine)
     _check_straight(slices)
+    check_extent(grid.spacing, (len(slices), *slices[0].frame.shape))
     return DicomSeries(slices, affine, grid, _acquisition(headers))
+
+
+def _labels(paths: Sequence[Path]) -> dict[Path, str]:
+    """Return what stands for each file in messages: its number by name, which tells no identifier."""
+    return {path: f"file {i} of {len(paths)} (by name)" for i, path in enumerate(sorted(paths), start=1)}
 
 
 def _read_slice_header(path: Path, label: str) -> Header:
     try:
         header = read_header(path)
     except ScanError as error:
-        raise ScanError(f"{label} (by name): {error}") from error
+        raise ScanError(f"{label}: {error}") from error
     if header.exclusion:
-        raise ScanError(f"{label} (by name): {header.exclusion}")
+        raise ScanError(f"{label}: {header.exclusion}")
     return header
 
 
-def _check_one_series(headers: Sequence[Header], frames: Sequence[Frame]) -> None:
+def _check_one_series(headers: Sequence[Header], slices: Sequence[Slice]) -> None:
+    frames = [ct_slice.frame for ct_slice in slices]
     if len(frames) < 2:
         raise ScanError(f"{len(frames)} CT images, wanted at least 2 slices")
     series = {header.series for header in headers}
@@ -96,6 +106,7 @@ def _check_one_series(headers: Sequence[Header], frames: Sequence[Frame]) -> Non
     _check_alike("image sizes", [frame.shape for frame in frames], 0)
     _check_alike("pixel spacings", [frame.spacing for frame in frames], SPACING_TOLERANCE_MM)
     _check_alike("orientations", [frame.orientation for frame in frames], ORIENTATION_TOLERANCE)
+    _check_rescale(slices)
 
 
 def _check_alike(name: str, variants: Sequence[Sequence[float]], tolerance: float) -> None:
@@ -105,6 +116,15 @@ def _check_alike(name: str, variants: Sequence[Sequence[float]], tolerance: floa
         return
     if (np.abs(distinct - np.median(np.asarray(variants, dtype=np.float64), axis=0)) > tolerance * 1.001).any():
         raise ScanError(f"holds {len(distinct)} {name}, wanted one series of alike slices")
+
+
+def _check_rescale(slices: Sequence[Slice]) -> None:
+    """Refuse a series in which some slices lack an element that the others have."""
+    lacking = [ct_slice for ct_slice in slices if ct_slice.frame.rescale.missing]
+    names = {ct_slice.frame.rescale.missing for ct_slice in slices}
+    if len(names) > 1:
+        missing = " and ".join(lacking[0].frame.rescale.missing)
+        raise ScanError(f"{lacking[0].label} lacks {missing}, which other slices of its series have")
 
 
 def _ordered(slices: list[Slice]) -> tuple[list[Slice], NDArray[np.float64]]:
@@ -121,6 +141,7 @@ def _ordered(slices: list[Slice]) -> tuple[list[Slice], NDArray[np.float64]]:
     _check_one_acquisition(slices, heights)
     _check_positions(slices, heights)
     step = slice_step(heights)
+    check_slice_distance("the distance of slices by ImagePositionPatient", step)
     down, right = frame.spacing
     affine = np.eye(4)
     affine[:3, :3] = _LPS_TO_RAS @ np.column_stack([row * right, column * down, normal * step])

@@ -1,7 +1,7 @@
 """The header of a DICOM image as plain values; pixels are not read."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,14 +13,25 @@ from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from data_prep.errors import ScanError
+from data_prep.plausibility import check_pixel_size, check_slice_distance
 from data_prep.readers.dicom_file import is_deflated, read_elements, syntax_of
+from data_prep.readers.dicom_numbers import numbers_of, whole_number_of
+from data_prep.readers.dicom_pixels import (
+    Bits,
+    Rescale,
+    bits_of,
+    check_padding,
+    kind_exclusion_of,
+    padding_of,
+    rescale_of,
+)
 from data_prep.readers.dicom_values import (
     BROKEN,
     Values,
     acquisition_of,
+    broken_as_scan_error,
+    describe,
     exclusion_of,
-    is_file_fault,
-    listed,
     values_of,
 )
 from data_prep.readers.distinctions import KEYWORDS, distinctions_of
@@ -32,8 +43,10 @@ _TAGS = [Tag(keyword) for keyword in (
     "ExposureTime", "XRayTubeCurrent", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows",
     "Columns", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleSlope",
     "RescaleIntercept", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "NumberOfFrames",
-    "SamplesPerPixel", "BitsAllocated", "BitsStored", "HighBit", "PixelData", *KEYWORDS,
+    "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", "RescaleType",
+    "ModalityLUTSequence", "PixelAspectRatio", "PixelData", *KEYWORDS,
 )]  # fmt: skip
+_LENGTH_TOLERANCE, _ANGLE_TOLERANCE = 1e-3, 1e-2  # of direction cosines
 _GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
 
 Holder = Values | Dataset
@@ -44,6 +57,7 @@ Holder = Values | Dataset
 class Frame:
     """One image plane. ``position`` and ``spacing`` (down, right) in mm; ``padding``: range of stored values.
 
+    ``rescale``: from stored values to HU.
     ``distinctions``: texts that may tell images of one series apart.
     """
 
@@ -51,19 +65,17 @@ class Frame:
     orientation: tuple[float, ...]
     spacing: tuple[float, ...]
     shape: tuple[int, int]
-    slope: float
-    intercept: float
+    bits: Bits
+    rescale: Rescale
     padding: tuple[int, int] | None
     distinctions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Native:
-    """Frames stored as plain 16-bit numbers from ``offset`` (bytes) in the file; ``bits`` of each number are used."""
+    """Frames stored as plain 16-bit numbers from ``offset`` (bytes) in the file."""
 
     offset: int
-    bits: int
-    signed: bool
 
 
 @dataclass(frozen=True)
@@ -98,34 +110,32 @@ def read_header(path: Path) -> Header:
         ScanError: no readable DICOM file.
         OSError: the file cannot be opened.
     """
-    try:
+    with broken_as_scan_error("is no readable DICOM file: its header is damaged or cut off"):
         image = read_elements(path, _TAGS)
         pixels = image.get_item("PixelData", keep_deferred=True) if "PixelData" in image else None
         image.pop("PixelData", None)
         is_standard = "TransferSyntaxUID" in image.file_meta and not is_deflated(image)
         return replace(_header(values_of(image), syntax_of(image), pixels), is_standard=is_standard)
-    except ScanError:
-        raise
-    except (OSError, *BROKEN) as error:
-        if not is_file_fault(error):
-            raise
-        raise ScanError(f"no readable DICOM image ({type(error).__name__})") from error
 
 
 def _header(values: Values, syntax: UID, pixels: Any) -> Header:
     exclusion = _exclusion(values) or ("holds no image" if pixels is None else "")
-    frames = () if exclusion else tuple(_frames(values))
+    bits = None if exclusion else bits_of(values)
+    frames = tuple(_frames(values, bits)) if bits else ()
+    acquisition = acquisition_of(values)
+    if frames and acquisition.thickness:
+        check_slice_distance("SliceThickness", acquisition.thickness)
     return Header(
         patient=_identifier(values, "PatientID"),
         study=_identifier(values, "StudyInstanceUID"),
         series=_identifier(values, "SeriesInstanceUID"),
         instance=_identifier(values, "SOPInstanceUID"),
         description=str(values.get("SeriesDescription") or ""),
-        acquisition=acquisition_of(values),
+        acquisition=acquisition,
         exclusion=exclusion,
         frames=frames,
         syntax=syntax,
-        native=_native(values, syntax, pixels, len(frames)) if frames else None,
+        native=_native(frames, syntax, pixels) if frames else None,
         suspect=suspect_plane(values) if exclusion else None,
     )
 
@@ -150,30 +160,65 @@ def _exclusion(values: Values) -> str:
         return reason
     if not values.get("Rows") or not values.get("Columns"):
         return "holds no image"
-    if "PerFrameFunctionalGroupsSequence" in values:
-        return ""
+    reason = kind_exclusion_of(values.get)
+    if reason or "PerFrameFunctionalGroupsSequence" in values:
+        return reason
     missing = [name for name in _GEOMETRY if not values.get(name)]
     if missing:
         return f"lacks {', '.join(missing)}"
-    return "several frames without a position each" if int(values.get("NumberOfFrames") or 1) > 1 else ""
+    return "several frames without a position each" if _frame_count(values) > 1 else ""
 
 
-def _frames(values: Values) -> Iterator[Frame]:
+def _frame_count(values: Values) -> int:
+    return whole_number_of("NumberOfFrames", values.get("NumberOfFrames") or 1)
+
+
+def _frames(values: Values, bits: Bits) -> Iterator[Frame]:
     """Yield the image of a classic file, or the frames of an enhanced one (PS3.3 C.7.6.16)."""
     shared = list(values.get("SharedFunctionalGroupsSequence") or [])[:1]
     groups = values.get("PerFrameFunctionalGroupsSequence") or [Dataset()]
+    if len(groups) != _frame_count(values):
+        raise ScanError(f"NumberOfFrames is {_frame_count(values)}, and {len(groups)} frames are described")
+    rows, columns = (whole_number_of(name, values[name]) for name in ("Rows", "Columns"))
+    padding = padding_of(values, bits)
     for group in groups:
-        holders = [*_macros([group]), *_macros(shared), values]
+        first = partial(_first, [*_macros([group]), *_macros(shared), values])
+        rescale = rescale_of(first)
+        check_padding(padding, rescale)
+        reason = kind_exclusion_of(first) if group else ""
+        if reason:
+            raise ScanError(reason)
         yield Frame(
-            position=_numbers(holders, "ImagePositionPatient", 3),
-            orientation=_numbers(holders, "ImageOrientationPatient", 6),
-            spacing=_numbers(holders, "PixelSpacing", 2),
-            shape=(int(values["Rows"]), int(values["Columns"])),
-            slope=_scale(holders, "RescaleSlope", 1.0),
-            intercept=_scale(holders, "RescaleIntercept", 0.0),
-            padding=_padding(values),
-            distinctions=distinctions_of(partial(_first, holders)),
+            position=numbers_of("ImagePositionPatient", first("ImagePositionPatient"), 3),
+            orientation=_orientation(first),
+            spacing=_spacing(first),
+            shape=(rows, columns),
+            bits=bits,
+            rescale=rescale,
+            padding=padding,
+            distinctions=distinctions_of(first),
         )
+
+
+def _orientation(first: Callable[[str], Any]) -> tuple[float, ...]:
+    cosines = numbers_of("ImageOrientationPatient", first("ImageOrientationPatient"), 6)
+    a, b, c, d, e, f = cosines
+    lengths, product = (math.hypot(a, b, c), math.hypot(d, e, f)), a * d + b * e + c * f
+    if max(abs(length - 1) for length in lengths) > _LENGTH_TOLERANCE or abs(product) > _ANGLE_TOLERANCE:
+        raise ScanError(
+            f"ImageOrientationPatient is {describe(list(cosines))}, wanted two vectors of length 1 at right angles"
+        )
+    return cosines
+
+
+def _spacing(first: Callable[[str], Any]) -> tuple[float, float]:
+    down, right = numbers_of("PixelSpacing", first("PixelSpacing"), 2)
+    for mm in (down, right):
+        check_pixel_size("PixelSpacing", mm)
+    ratio = first("PixelAspectRatio")
+    if ratio and len({*numbers_of("PixelAspectRatio", ratio, 2)}) > 1:
+        raise ScanError(f"PixelAspectRatio is {describe(ratio)}, which contradicts PixelSpacing")
+    return down, right
 
 
 def _macros(groups: list[Dataset]) -> list[Holder]:
@@ -185,42 +230,15 @@ def _first(holders: list[Holder], name: str) -> Any:
     return next((element for holder in holders if (element := holder.get(name)) is not None), None)
 
 
-def _numbers(holders: list[Holder], name: str, count: int) -> tuple[float, ...]:
-    numbers = tuple(float(number) for number in listed(_first(holders, name)))
-    if len(numbers) != count or not all(map(math.isfinite, numbers)):
-        raise ScanError(f"{name} holds {len(numbers)} numbers, wanted {count}")
-    return numbers
-
-
-def _scale(holders: list[Holder], name: str, default: float) -> float:
-    numbers = [float(number) for number in listed(_first(holders, name))]
-    if not all(map(math.isfinite, numbers)):
-        raise ScanError(f"{name} is not finite")
-    return numbers[0] if numbers else default
-
-
-def _padding(values: Values) -> tuple[int, int] | None:
-    """Return the range of stored values outside the field of view; some files write signed ones as unsigned."""
-    ends = [values.get("PixelPaddingValue"), values.get("PixelPaddingRangeLimit")]
-    signed = bool(values.get("PixelRepresentation"))
-    limits = sorted(_signed(int(end), signed) for end in ends if end is not None)
-    return (limits[0], limits[-1]) if ends[0] is not None else None
-
-
-def _signed(stored: int, signed: bool) -> int:
-    return stored - 65536 if signed and stored > 32767 else stored
-
-
-def _native(values: Values, syntax: str, pixels: Any, frames: int) -> Native | None:
+def _native(frames: Sequence[Frame], syntax: str, pixels: Any) -> Native | None:
     """Return where plain 16-bit numbers lie, or None if the pixels are compressed or stored in another way."""
     plain = syntax in (ImplicitVRLittleEndian, ExplicitVRLittleEndian)
     if not plain or not isinstance(pixels, RawDataElement):
         return None
-    bits, rows, columns = (int(values[name]) for name in ("BitsStored", "Rows", "Columns"))
-    layout = values.get("SamplesPerPixel", 1), values["BitsAllocated"], values.get("HighBit", bits - 1)
-    if layout != (1, 16, bits - 1):
-        return None
-    plane_bytes = rows * columns * 2
-    if not 0 <= pixels.length - frames * plane_bytes < plane_bytes:  # some are filled up to a whole block
-        raise ScanError(f"holds {pixels.length} bytes of pixels, wanted {frames} x {rows} x {columns} x 2")
-    return Native(pixels.value_tell, bits, bool(values.get("PixelRepresentation"))) if pixels.value is None else None
+    bits, (rows, columns) = frames[0].bits, frames[0].shape
+    plane_bytes = rows * columns * bits.allocated // 8
+    if not 0 <= pixels.length - len(frames) * plane_bytes < plane_bytes:  # some are filled up to a whole block
+        raise ScanError(
+            f"PixelData holds {pixels.length} bytes, wanted {len(frames)} x {rows} x {columns} x {bits.allocated // 8}"
+        )
+    return Native(pixels.value_tell) if pixels.value is None and bits.allocated == 16 else None

@@ -10,10 +10,12 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import pixel_array
 
 from data_prep.errors import MachineError, ScanError
+from data_prep.plausibility import MAX_HU
 from data_prep.readers import jpeg
 from data_prep.readers.dicom_file import read_whole
 from data_prep.readers.dicom_header import Frame, Header, Native, read_header
-from data_prep.readers.dicom_values import BROKEN, is_file_fault
+from data_prep.readers.dicom_pixels import as_signed_words, misplaced_padding
+from data_prep.readers.dicom_values import broken_as_scan_error
 from data_prep.readers.slice_positions import SAME_POSITION_MM
 from data_prep.volume import AIR_HU, Numbers
 
@@ -41,37 +43,59 @@ class Slice:
     is_standard: bool = True
 
 
-def has_integer_hu(frame: Frame) -> bool:
-    """Whether HU are the stored integers plus the intercept, so that they fit into int16."""
-    return frame.slope == 1 and frame.intercept.is_integer() and -30000 < frame.intercept <= 0
-
-
 def read_hu(ct_slice: Slice, hu: Numbers) -> None:
-    """Read the HU of a slice into ``hu``, (rows, columns); padding and what is below -1024 HU become -1024."""
-    stored, frame = _stored(ct_slice), ct_slice.frame
-    slope, intercept = frame.slope, frame.intercept
+    """Read the HU of a slice into ``hu``, (rows, columns); padding and what is below -1024 HU become -1024.
+
+    Raises:
+        ScanError: the pixels are broken, or a value is no HU.
+        MachineError: their decoder is missing.
+    """
+    stored, frame = as_signed_words(_stored(ct_slice)), ct_slice.frame
+    mask = None if _is_air(frame) else _padding_mask(ct_slice, stored)
     if hu.dtype == np.int16 and stored.dtype == np.int16:
-        np.maximum(stored, np.int16(AIR_HU - int(intercept)), out=hu)
+        intercept = int(frame.rescale.intercept)
+        np.maximum(stored, np.int16(AIR_HU - intercept), out=hu)
         hu += np.int16(intercept)
     else:
-        hu[:] = np.clip(stored * slope + intercept, AIR_HU, 32767)
-    if frame.padding and frame.padding[1] * slope + intercept > AIR_HU:  # else it is air already
-        hu[(stored >= frame.padding[0]) & (stored <= frame.padding[1])] = AIR_HU
+        scaled = frame.rescale.apply(stored)
+        if mask is not None:
+            scaled[mask] = AIR_HU
+        _check_maximum(ct_slice, scaled)
+        hu[:] = np.maximum(scaled, AIR_HU)
+    if mask is not None:
+        hu[mask] = AIR_HU
 
 
 def read_original(ct_slice: Slice) -> tuple[Numbers, NDArray[np.bool_]]:
-    """Read the HU of a slice without clamping, and which voxels are padding; both (rows, columns).
+    """Read the HU of a slice without clamping, and which voxels are padding; raises as :func:`read_hu`."""
+    stored = _stored(ct_slice)
+    mask, hu = _padding_mask(ct_slice, stored), ct_slice.frame.rescale.apply(stored)
+    padding = np.zeros(stored.shape, np.bool_) if mask is None else mask
+    _check_maximum(ct_slice, np.where(padding, AIR_HU, hu))
+    return hu, padding
 
-    Raises:
-        ScanError: the pixels are cut off or cannot be decoded.
-        MachineError: their decoder is missing.
-    """
-    stored, frame = _stored(ct_slice), ct_slice.frame
-    low, high = frame.padding or (1, 0)
-    padding = (stored >= low) & (stored <= high)
-    if frame.slope == 1 and frame.intercept.is_integer():
-        return stored + np.int32(frame.intercept), padding
-    return stored * frame.slope + frame.intercept, padding
+
+def _is_air(frame: Frame) -> bool:
+    """Whether padding is below the HU of air, and becomes air anyway."""
+    return frame.padding is not None and max(map(frame.rescale.to_hu, frame.padding)) <= AIR_HU
+
+
+def _check_maximum(ct_slice: Slice, hu: Numbers) -> None:
+    if hu.max() > MAX_HU:
+        raise ScanError(f"{ct_slice.label} holds {hu.max():g}, which is no HU: a scanner gives at most {MAX_HU}")
+
+
+def _padding_mask(ct_slice: Slice, stored: Numbers) -> NDArray[np.bool_] | None:
+    """Return which voxels are padding, (rows, columns), or None if the image has no padding."""
+    frame = ct_slice.frame
+    if frame.padding is None:
+        return None
+    low, high = frame.padding
+    mask: NDArray[np.bool_] = (stored >= low) & (stored <= high)
+    reason = misplaced_padding(mask, frame.rescale.to_hu(low))
+    if reason:
+        raise ScanError(f"{ct_slice.label}: {reason}")
+    return mask
 
 
 def has_same_images(first: Path, second: Path) -> bool:
@@ -101,31 +125,37 @@ def _is_same(first: Slice, second: Slice) -> bool:
 
 
 def _stored(ct_slice: Slice) -> Numbers:
-    return _read_native(ct_slice, ct_slice.native) if ct_slice.native else _decode(ct_slice)
+    """Return the stored values; padding that the used bits cannot hold stands in all allocated ones."""
+    bits, padding = ct_slice.frame.bits, ct_slice.frame.padding
+    words = _read_native(ct_slice) if ct_slice.native else _decode(ct_slice)
+    if ct_slice.syntax.is_compressed:
+        return words
+    stored = bits.extract(words)
+    if padding is None or bits.hold(padding):
+        return stored
+    return np.where((words >= padding[0]) & (words <= padding[1]), words, stored)
 
 
-def _read_native(ct_slice: Slice, native: Native) -> Numbers:
+def _read_native(ct_slice: Slice) -> Numbers:
+    assert ct_slice.native
     rows, columns = ct_slice.frame.shape
-    number_type, start = "<i2" if native.signed else "<u2", native.offset + ct_slice.index * rows * columns * 2
-    stored: Numbers = np.fromfile(ct_slice.path, number_type, rows * columns, offset=start)
-    if stored.size != rows * columns:
+    number_type = "<i2" if ct_slice.frame.bits.signed else "<u2"
+    start = ct_slice.native.offset + ct_slice.index * rows * columns * 2
+    words: Numbers = np.fromfile(ct_slice.path, number_type, rows * columns, offset=start)
+    if words.size != rows * columns:
         raise ScanError(f"the pixels of {ct_slice.label} are cut off")
-    spare = 16 - native.bits  # bits that may hold an overlay
-    used = ((stored << spare) >> spare).view(np.int16) if spare else stored
-    return used.reshape(rows, columns)
+    return words.reshape(rows, columns)
 
 
 def _decode(ct_slice: Slice) -> Numbers:
-    plugin = _PLUGINS.get(ct_slice.syntax, "")
+    plugin, syntax = _PLUGINS.get(ct_slice.syntax, ""), ct_slice.syntax.name
     if plugin and plugin not in get_decoder(ct_slice.syntax).available_plugins:
-        raise MachineError(f"no decoder for {ct_slice.syntax.name} is installed: pip install {plugin}")
-    try:
+        raise MachineError(f"no decoder for {syntax} is installed: pip install {plugin}")
+    rows, columns = ct_slice.frame.shape
+    reason = f"{ct_slice.label} holds no readable PixelData of {rows} rows and {columns} columns in {syntax}"
+    with broken_as_scan_error(reason):
         source = ct_slice.path if ct_slice.is_standard else read_whole(ct_slice.path)
         stored: Numbers = pixel_array(source, index=ct_slice.index, raw=True, decoding_plugin=plugin)
-    except (OSError, *BROKEN) as error:
-        if not is_file_fault(error):
-            raise
-        raise ScanError(f"the pixels of {ct_slice.label} cannot be decoded ({type(error).__name__})") from error
     if stored.shape != ct_slice.frame.shape:
-        raise ScanError(f"the pixels of {ct_slice.label} are {stored.shape}, wanted {ct_slice.frame.shape}")
+        raise ScanError(reason)
     return stored

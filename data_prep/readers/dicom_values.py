@@ -6,10 +6,13 @@ import re
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
 from pydicom import Dataset, config
+from pydicom.datadict import keyword_for_tag
 from pydicom.dataelem import RawDataElement, convert_raw_data_element
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.multival import MultiValue
@@ -28,6 +31,7 @@ BROKEN = (
     NotImplementedError, RuntimeError, OverflowError, MemoryError, struct.error, zlib.error,
 )  # fmt: skip
 """What pydicom and its decoders raise on bytes that are no DICOM image."""
+_NUMBER_TEXT = re.compile(r"[-+0-9.,eE\\/ ]{1,40}")
 _AMBIGUOUS = (0x00280120, 0x00280121)  # padding: another element says whether it is signed
 
 _UNDEFINED = 0xFFFFFFFF  # length of a value that ends with a mark
@@ -40,21 +44,41 @@ def is_file_fault(error: Exception) -> bool:
     return not isinstance(error, OSError) or error.errno is None
 
 
+@contextmanager
+def broken_as_scan_error(reason: str) -> Iterator[None]:
+    """Turn what pydicom raises on a broken file into a ScanError with this reason; other faults pass."""
+    try:
+        yield
+    except ScanError:
+        raise
+    except (OSError, *BROKEN) as error:
+        if not is_file_fault(error):
+            raise
+        raise ScanError(reason) from error
+
+
 def values_of(image: Dataset) -> Values:
-    """Return the values of a data set by keyword."""
+    """Return the values of a data set by keyword.
+
+    Raises:
+        ScanError: an element holds what its kind does not allow.
+    """
     return dict(_keyword_and_value(image, tag) for tag in image.keys())  # noqa: SIM118 - a Dataset yields elements
 
 
 def _keyword_and_value(image: Dataset, tag: BaseTag) -> tuple[str, Any]:
     """Convert one element; a series repeats most values, so the conversion is cached: it takes half of the time."""
     raw = image.get_item(tag)
-    if not isinstance(raw, RawDataElement) or not isinstance(raw.value, bytes):
-        return image[tag].keyword, image[tag].value
-    if len(raw.value) < raw.length != _UNDEFINED:
+    if isinstance(raw, RawDataElement) and isinstance(raw.value, bytes) and len(raw.value) < raw.length != _UNDEFINED:
         raise ScanError("is cut off inside its header")
-    if tag in _AMBIGUOUS:
-        return image[tag].keyword, image[tag].value
-    return _convert(tag, raw.VR, raw.value, raw.is_implicit_VR, raw.is_little_endian)
+    try:
+        if not isinstance(raw, RawDataElement) or not isinstance(raw.value, bytes) or tag in _AMBIGUOUS:
+            return image[tag].keyword, image[tag].value
+        return _convert(tag, raw.VR, raw.value, raw.is_implicit_VR, raw.is_little_endian)
+    except (OSError, *BROKEN) as error:
+        if not is_file_fault(error):
+            raise
+        return keyword_for_tag(tag), _numbers_in(keyword_for_tag(tag), raw)
 
 
 @lru_cache(1024)
@@ -63,9 +87,18 @@ def _convert(tag: BaseTag, vr: str | None, raw: bytes, implicit: bool, little: b
     return element.keyword, element.value
 
 
+def _numbers_in(keyword: str, raw: Any) -> list[float]:
+    """Return the numbers in an element that pydicom refuses, such as a current of 201.6 mA as an IS."""
+    text = raw.value.decode("latin-1") if isinstance(getattr(raw, "value", None), bytes) else ""
+    try:
+        return [float(part) for part in text.strip(" \0").split("\\")]
+    except ValueError as error:
+        raise ScanError(f"{keyword} is {describe(text)}, which its kind of element cannot hold") from error
+
+
 def acquisition_of(values: Values) -> Acquisition:
     """Return how the image was acquired, as far as its values say."""
-    kernel, thickness = _code_words(values.get("ConvolutionKernel")), _first_number(values.get("SliceThickness"))
+    kernel, thickness = code_words(values.get("ConvolutionKernel")), _first_number(values.get("SliceThickness"))
     return Acquisition(kernel, _first_number(values.get("KVP")), _charge(values), thickness)
 
 
@@ -77,7 +110,7 @@ def _charge(values: Values) -> float | None:
 
 def exclusion_of(values: Values) -> str:
     """Return why an image is no slice of a CT scan by its kind, or an empty text if it may be one."""
-    modality = _code_words(values.get("Modality")).upper() or "CT"
+    modality = code_words(values.get("Modality")).upper() or "CT"
     kinds = {str(kind).upper() for kind in listed(values.get("ImageType"))}
     if modality != "CT":
         return f"modality is {modality}, wanted CT"
@@ -95,6 +128,14 @@ def listed(element: Any) -> list[Any]:
     return list(element) if isinstance(element, MultiValue | list | tuple) else [element]
 
 
+def describe(element: Any) -> str:
+    r"""Return an element as text, where it holds numbers such as ``0,7\0,7``: other text may be private."""
+    text = "\\".join(str(value).strip(" \0") for value in listed(element))
+    if not text:
+        return "empty"
+    return text if _NUMBER_TEXT.fullmatch(text) or text.lower().strip("+-") in ("nan", "inf") else "no number"
+
+
 def _first_number(element: Any) -> float | None:
     """Return the first number of an element, or None if it is empty or no finite number."""
     try:
@@ -104,7 +145,7 @@ def _first_number(element: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _code_words(element: Any) -> str:
+def code_words(element: Any) -> str:
     """Return code words such as a kernel's name, without spaces: they cannot hold a sentence."""
     words = (re.sub(r"[^A-Za-z0-9_+.-]", "", str(part))[:16] for part in listed(element))
     return "/".join(word for word in words if word)

@@ -120,7 +120,7 @@ def mark_padding(image: Dataset, frame: Frame) -> None:
     if frame.padding is None:
         return
     image.PixelRepresentation = 1  # tells pydicom that the padding is signed
-    hu = np.clip(np.rint(np.array(frame.padding) * frame.slope + frame.intercept), -32768, 32767).astype(int).tolist()
+    hu = np.clip(np.rint([frame.rescale.to_hu(end) for end in frame.padding]), -32768, 32767).astype(int).tolist()
     image.PixelPaddingValue = hu[0]
     if hu[1] != hu[0]:
         image.PixelPaddingRangeLimit = hu[1]

@@ -19,12 +19,13 @@ from data_prep.files import Declare, claimed, digest_files, publishing, remove_l
 from data_prep.group_writer import writing_group
 from data_prep.log import logger
 from data_prep.originals import MIN_SLICES, Original, dicom_original, nifti_original, pair_original
+from data_prep.plausibility import HuCheck
 from data_prep.progress import Progress, ignore_progress
 from data_prep.pseudonym import passing_pseudonyms
 from data_prep.readers.dicom import open_series
 from data_prep.sources.choice import choose_series
 from data_prep.sources.stacks import Stack
-from data_prep.volume import Numbers, check_hu
+from data_prep.volume import AIR_HU, Numbers
 from data_prep.writers.dicom import DicomWriter, FromGrid, FromSeries
 from data_prep.writers.dicom_elements import Derivation
 from data_prep.writers.nifti import writing_nifti
@@ -149,17 +150,16 @@ def _open_stack(stack: Stack) -> tuple[Original, list[Path]]:
 
 @contextmanager
 def _checking_hu(original: Original) -> Iterator[Original]:
-    """Yield the scan; raise ScanError at the end if the slices that were read hold no HU."""
-    extremes: dict[int, tuple[float, float]] = {}  # of each slice: threads read at the same time
+    """Yield the scan; raise ScanError where a slice that is read, or at the end the scan, holds no HU."""
+    check = HuCheck(original.name_slice)
 
     def read(z: int) -> tuple[Numbers, NDArray[np.bool_]]:
         hu, padding = original.read(z)
-        extremes[z] = float(hu.min()), float(hu.max())
+        check.add(z, np.where(padding, AIR_HU, np.maximum(hu, AIR_HU)))
         return hu, padding
 
     yield replace(original, read=read)
-    lowest, highest = zip(*extremes.values(), strict=True)
-    check_hu(min(lowest), max(highest))
+    check.finish()
 
 
 @contextmanager

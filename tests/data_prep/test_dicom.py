@@ -221,7 +221,7 @@ def test_series_that_are_no_regular_axial_scan_are_refused_with_their_reason(tmp
         "empty": "0 CT images",
         "pixelless": "holds no image",
         "no-hu": "no HU",
-        "number": "no readable DICOM image",
+        "number": "RescaleIntercept is no number",
         "coronal": "not axial",
     }.items():
         with pytest.raises(ScanError, match=reason):

@@ -150,7 +150,7 @@ LOST: dict[str, tuple[Damage, str]] = {
     "a page of a web server": (rewrite(lambda path: b"<html>403 Forbidden</html>"), "is no DICOM file"),
     "packed": (rewrite(lambda path: gzip.compress(path.read_bytes())), "is no DICOM file"),
     "no DICM behind its preamble": (rewrite(lambda path: bytes(132) + path.read_bytes()[132:]), "is no DICOM file"),
-    "a number is no number": (replace_text(b"-1024", b"-1o24"), "no readable DICOM image"),
+    "a number is no number": (replace_text(b"-1024", b"-1o24"), "RescaleIntercept is no number"),
     "a link to nothing": (link_to("gone"), "No such file or directory"),
     "a link to itself": (link_to(""), "Too many levels"),
 }  # fmt: skip

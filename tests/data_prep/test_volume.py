@@ -89,7 +89,7 @@ def test_a_bright_spot_stays_where_it_was_in_the_patient(plane: tuple[int, int],
     rows, columns = plane
     hu = np.full((2, rows, columns), -1024, np.int16)
     spot = np.s_[rows // 2 + 3 : rows // 2 + 11, columns // 2 - 9 : columns // 2 + 3]
-    hu[1, *spot] = 976
+    hu[0, *spot], hu[1, *spot] = -900, 976
     position = np.array([[-0.7, 0, 0, 31.5], [0, -0.7, 0, -200.25], [0, 0, 2.5, 77], [0, 0, 0, 1]])
     scan = CTScan(2, (2.5, 0.7, 0.7), lambda start, stop: hu[start:stop], affine=position)
     fitted = scan.fitted(method)

@@ -94,7 +94,7 @@ def halved(image: FileDataset) -> None:
 
 def metal(image: FileDataset) -> None:
     stored = np.frombuffer(image.PixelData, "<u2").copy()
-    stored[:5] = 65535
+    stored[:5] = 32767 + 1024
     image.PixelData = stored.tobytes()
 
 
