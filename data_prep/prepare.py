@@ -49,6 +49,8 @@ def prepare(
             writer.write(full, low)
             overview.add(full, low)
             progress(overview.seen, scan.slices, "slices")
+        if overview.rmse() == 0:
+            raise ScanError("the low dose equals the full dose in all voxels")
         digests = writer.close(_provenance(series, settings, source))
     Pair(path).check()
     row = _row(series, scan, overview) | {"sha256_source": source, **{f"sha256_{k}": v for k, v in digests.items()}}

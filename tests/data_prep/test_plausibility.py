@@ -1,0 +1,114 @@
+"""Values that no scanner gives are refused, with the element and what it holds; the others equal SimpleITK's."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK
+from pydicom import Dataset
+from pydicom.dataset import FileDataset
+
+from data_prep.errors import ScanError
+from data_prep.readers.dicom import open_dicom
+from tests.data_prep.dicom_series import edit, write_series
+from tests.scans import chest
+
+SPACING = (2.5, 0.7, 0.7)
+Edit = Callable[[FileDataset], None]
+
+
+def setting(**elements: object) -> Edit:
+    def change(image: FileDataset) -> None:
+        for name, value in elements.items():
+            setattr(image, name, value)
+            if name.startswith("PixelPadding"):
+                image[name].VR = "US"
+
+    return change
+
+
+def table(image: FileDataset) -> None:
+    lut = Dataset()
+    lut.LUTDescriptor, lut.ModalityLUTType, lut.LUTData = [16, 0, 16], "HU", b"\0" * 32
+    image.ModalityLUTSequence = [lut]
+
+
+def words(image: FileDataset) -> np.ndarray:
+    return np.frombuffer(image.PixelData, "<u2").astype(np.int32)
+
+
+def signed_as_unsigned(image: FileDataset) -> None:
+    image.PixelData, image.RescaleIntercept = (words(image) - 1024).astype("<i2").tobytes(), 0
+
+
+def in_eight_bits(image: FileDataset) -> None:
+    image.BitsAllocated, image.BitsStored, image.HighBit = 8, 8, 7
+    image.RescaleSlope, image.PixelData = 8, (words(image) // 8).astype("u1").tobytes()
+
+
+def negative_slope(image: FileDataset) -> None:
+    image.RescaleSlope, image.RescaleIntercept = -1, 3000
+    image.PixelData = (4024 - words(image)).astype("<u2").tobytes()
+
+
+REFUSED: dict[str, tuple[Edit, str]] = {
+    "slope 0": (setting(RescaleSlope=0), "RescaleSlope is 0"),
+    "two slopes": (setting(RescaleSlope=[1, 2]), "RescaleSlope holds 2 numbers"),
+    "slope empty in one slice": (setting(RescaleSlope=""), "lacks RescaleSlope"),
+    "slope of ten": (setting(RescaleSlope=10), r"more than|above 3071"),
+    "slope of a tenth": (setting(RescaleSlope=0.1), "tissue is missing"),
+    "intercept 0": (setting(RescaleIntercept=0), "neither air nor fat"),
+    "iodine": (setting(RescaleType="MGML"), "RescaleType is MGML, wanted HU"),
+    "a table": (table, "ModalityLUTSequence"),
+    "colour": (setting(PhotometricInterpretation="RGB", SamplesPerPixel=3), "PhotometricInterpretation is RGB"),
+    "high bit": (setting(BitsStored=12, HighBit=15), "HighBit is 15, wanted 11"),
+    "more bits than allocated": (setting(BitsStored=17, HighBit=16), "BitsStored is 17"),
+    "twelve allocated": (setting(BitsAllocated=12, BitsStored=12, HighBit=11), "BitsAllocated is 12"),
+    "signed as unsigned": (signed_as_unsigned, "no HU"),
+    "one value": (lambda image: setattr(image, "PixelData", b"\0" * 8192), "the value -1024 alone"),
+    "metres": (setting(PixelSpacing=[0.0007, 0.0007]), "PixelSpacing is 0.0007 mm"),
+    "microns": (setting(PixelSpacing=[700, 700]), "PixelSpacing is 700 mm"),
+    "negative": (setting(PixelSpacing=[-0.7, -0.7]), "PixelSpacing is -0.7 mm"),
+    "thickness": (setting(SliceThickness=700), "SliceThickness is 700 mm"),
+    "aspect": (setting(PixelAspectRatio=[1, 2]), "PixelAspectRatio"),
+    "long cosines": (setting(ImageOrientationPatient=[2, 0, 0, 0, 2, 0]), "ImageOrientationPatient is 2"),
+    "frames": (setting(NumberOfFrames=2), "several frames"),
+    "rows": (setting(Rows=128), "PixelData holds 8192 bytes, wanted 1 x 128 x 64 x 2"),
+    "padding range": (setting(PixelPaddingValue=0, PixelPaddingRangeLimit=3000), "PixelPaddingRangeLimit"),
+    "padding in the body": (setting(PixelPaddingValue=1064), "PixelPaddingValue stands for 40 HU"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_slice_that_no_scanner_gives_is_refused_and_named(case: str, tmp_path: Path) -> None:
+    files = write_series(tmp_path, chest(4), SPACING)
+    change, reason = REFUSED[case]
+    edit(files[1], change)
+    with pytest.raises(ScanError, match=reason) as error:
+        open_dicom(files).load()
+    assert f"file {sorted(files).index(files[1]) + 1} of 4" in str(error.value)
+
+
+KEPT: dict[str, Edit] = {
+    "8 bits": in_eight_bits,
+    "negative slope": negative_slope,
+    "padding with the other sign": setting(PixelPaddingValue=63536),
+    "excess bytes": lambda image: setattr(image, "PixelData", image.PixelData + b"\0\0"),
+}
+
+
+@pytest.mark.parametrize("case", KEPT)
+def test_what_the_standard_converts_equals_simpleitk(case: str, tmp_path: Path) -> None:
+    files = write_series(tmp_path, chest(4), SPACING)
+    for path in files:
+        edit(path, KEPT[case])
+    expected = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage([str(path) for path in files]))
+    np.testing.assert_array_equal(open_dicom(files).planes(0, 4), expected)
+
+
+def test_hu_do_not_depend_on_how_they_are_displayed(tmp_path: Path) -> None:
+    files = write_series(tmp_path, chest(4), SPACING)
+    for path in files:
+        edit(path, setting(PhotometricInterpretation="MONOCHROME1"))
+    np.testing.assert_array_equal(open_dicom(files).planes(0, 4), chest(4))
