@@ -15,6 +15,7 @@ import nibabel as nib
 import numpy as np
 
 from data_prep.errors import ScanError
+from data_prep.readers.nifti_geometry import affine_of, check_lengths
 from data_prep.volume import Acquisition, CTScan, Grid, Numbers
 
 _BROKEN = (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, nib.wrapstruct.WrapStructError,
@@ -32,10 +33,13 @@ def open_nifti(path: Path, acquisition: Acquisition = Acquisition()) -> CTScan: 
     image: Any = nifti_image(path)
     affine = np.asarray(image.affine, dtype=np.float64)
     grid = Grid.of(affine)
+    check_lengths(grid, grid.to_canonical(np.empty(image.shape, np.bool_)).shape, image.header.get_xyzt_units()[0])
     with _as_scan_error():
         mapping = _map_file(path)
         view = grid.to_canonical(_voxels(mapping, image.dataobj))
     slope, intercept = float(image.dataobj.slope), float(image.dataobj.inter)
+    if not np.isfinite([slope, intercept]).all():
+        raise ScanError(f"scl_slope is {slope:g} and scl_inter {intercept:g}, wanted finite numbers")
 
     def planes(start: int, stop: int) -> Numbers:
         stored = view[start:stop].copy()
@@ -57,9 +61,13 @@ def nifti_image(path: Path) -> nib.Nifti1Image:
     """
     with _as_scan_error(), path.open("rb") as file, _unpacked(file) as content:
         image = _image_class(content).from_stream(content)
+        affine, intent = affine_of(image.header), int(image.header["intent_code"])
+        image = type(image)(image.dataobj, affine, image.header)
         if len(image.shape) > 3 and {*image.shape[3:]} == {1}:
             voxels: Any = image.dataobj
             image = type(image)(voxels.reshape(image.shape[:3]), image.affine, image.header)
+    if intent:
+        raise ScanError(f"intent_code is {intent}, wanted 0: a map of labels or statistics is no CT")
     if len(image.shape) != 3:
         raise ScanError(f"the NIfTI file has {len(image.shape)} dimensions, wanted 3")
     if min(image.shape) < 2:
@@ -116,4 +124,6 @@ def _as_scan_error() -> Iterator[None]:
 
 
 def _message(error: Exception) -> str:
-    return f"no readable NIfTI file ({type(error).__name__})"
+    if isinstance(error, EOFError):
+        return "no readable NIfTI file: it is cut off"
+    return "no readable NIfTI file: its header contradicts itself, or its voxels are cut off or damaged"

@@ -1,0 +1,76 @@
+"""The affine of a NIfTI header in mm: sform, qform, pixdim and units must agree (nifti1.h, methods 1 to 3)."""
+
+from itertools import product
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.errors import ScanError
+from data_prep.plausibility import check_extent, check_pixel_size, check_slice_distance
+from data_prep.volume import Grid
+
+_MM_OF_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # unknown, metre, millimetre, micron
+_SPACE_BITS = 7
+_TOLERANCE = 1e-3  # of steps, relative
+_TOLERANCE_VOXELS = 0.5  # between the corners of both forms
+
+Affine = NDArray[np.float64]
+
+
+def affine_of(header: Any) -> Affine:
+    """Return the affine of voxels (i, j, k) to RAS+ mm.
+
+    Raises:
+        ScanError: the header contradicts itself, or its lengths are no CT's.
+    """
+    unit = int(header["xyzt_units"]) & _SPACE_BITS
+    if unit not in _MM_OF_UNIT:
+        raise ScanError(f"xyzt_units has the unit {unit} of length, wanted 1 (metre), 2 (mm) or 3 (micron)")
+    forms = {name: form for name in ("sform", "qform") if (form := _form(header, name)) is not None}
+    if not forms:
+        raise ScanError("sform_code and qform_code are 0: the orientation in the patient is unknown")
+    scale, pixdim = _MM_OF_UNIT[unit], np.abs(np.asarray(header["pixdim"][1:4], np.float64))
+    for name, form in forms.items():
+        _check_steps(name, np.linalg.norm(form[:3, :3], axis=0) * scale, pixdim * scale)
+    if len(forms) > 1:
+        _check_forms(forms["sform"], forms["qform"], header.get_data_shape()[:3])
+    affine: Affine = np.diag([scale, scale, scale, 1.0]) @ next(iter(forms.values()))
+    return affine
+
+
+def check_lengths(grid: Grid, shape: tuple[int, int, int], unit: str) -> None:
+    """Check that spacing and extent are those of a CT; ``shape``: slices, rows, columns.
+
+    Raises:
+        ScanError: they are not.
+    """
+    source = f"by pixdim and xyzt_units ({unit})"
+    check_pixel_size(f"the width of a voxel {source}", grid.spacing[2])
+    check_slice_distance(f"the distance of slices {source}", grid.spacing[0])
+    check_extent(grid.spacing, shape)
+
+
+def _form(header: Any, name: str) -> Affine | None:
+    try:
+        form = header.get_sform(coded=True)[0] if name == "sform" else header.get_qform(coded=True)[0]
+    except (nib.spatialimages.HeaderDataError, ValueError) as error:
+        raise ScanError(f"{name} is no rotation: its quaternion or pixdim is wrong") from error
+    if form is not None and not np.isfinite(form).all():
+        raise ScanError(f"{name} holds NaN or infinity")
+    return None if form is None else np.asarray(form, np.float64)
+
+
+def _check_steps(name: str, steps: Affine, pixdim: Affine) -> None:
+    for step, length in zip(steps.tolist(), pixdim.tolist(), strict=True):
+        if length and abs(step - length) > _TOLERANCE * length:
+            raise ScanError(f"{name} says {step:.4g} mm, pixdim {length:.4g} mm")
+
+
+def _check_forms(sform: Affine, qform: Affine, shape: tuple[int, ...]) -> None:
+    """Refuse forms that put a corner of the volume to different places."""
+    corners = np.array([[*corner, 1] for corner in product(*((0, n - 1) for n in shape))])
+    shift = float(np.linalg.norm(corners @ (sform - qform).T, axis=1).max())
+    if shift > _TOLERANCE_VOXELS * np.linalg.norm(qform[:3, :3], axis=0).min():
+        raise ScanError("sform and qform disagree on where the voxels lie in the patient")

@@ -1,0 +1,63 @@
+"""Headers of NIfTI files that contradict themselves are refused; lengths in other units equal SimpleITK's."""
+
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import SimpleITK
+
+from data_prep.errors import ScanError
+from data_prep.readers.nifti import open_nifti
+from tests.scans import chest
+
+AFFINE = np.diag([-0.7, -0.7, 2.5, 1.0])
+
+
+def write(path: Path, qform: Any = AFFINE, sform: Any = None, units: str = "mm", **fields: Any) -> Path:
+    image = nib.Nifti1Image(chest(4).transpose(2, 1, 0), qform)
+    image.set_qform(qform, 1)
+    image.set_sform(qform if sform is None else sform, 1)
+    image.header.set_xyzt_units(units)
+    for name, value in fields.items():
+        image.header[name] = value
+    nib.save(image, path)
+    return path
+
+
+@pytest.mark.parametrize(("units", "factor"), [("mm", 1), ("meter", 1e-3), ("micron", 1e3), ("unknown", 1)])
+def test_lengths_are_converted_to_mm_as_simpleitk_does(units: str, factor: float, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.nii", np.diag([factor, factor, factor, 1]) @ AFFINE, units=units)
+    image = SimpleITK.ReadImage(str(path))
+    scan = open_nifti(path)
+    assert scan.spacing == pytest.approx(image.GetSpacing()[::-1], rel=1e-5)
+    assert scan.spacing == pytest.approx((2.5, 0.7, 0.7), rel=1e-5)
+    np.testing.assert_array_equal(scan.planes(0, 4), SimpleITK.GetArrayFromImage(image))
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"sform": np.diag([-0.7, -0.7, 3.2, 1])}, "sform says 3.2 mm, pixdim 2.5 mm"),
+        ({"sform": np.eye(4)}, "sform says 1 mm, pixdim 0.7 mm"),
+        ({"sform": np.diag([0.7, -0.7, 2.5, 1])}, "sform and qform disagree"),
+        ({"sform": AFFINE + np.outer([50, 0, 0, 0], [0, 0, 0, 1])}, "sform and qform disagree"),
+        ({"qform": np.diag([-0.0007, -0.0007, 0.0025, 1])}, "0.0007 mm, for a CT"),
+        ({"qform": np.diag([-700, -700, 2500, 1])}, "700 mm, for a CT"),
+        ({"intent_code": 1002}, "intent_code is 1002, wanted 0"),
+        ({"xyzt_units": 5}, "xyzt_units has the unit 5"),
+    ],
+)
+def test_a_header_that_contradicts_itself_is_refused(fields: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    with pytest.raises(ScanError, match=reason):
+        open_nifti(write(tmp_path / "a.nii", **fields))
+
+
+def test_an_unknown_orientation_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.nii")
+    content = bytearray(path.read_bytes())
+    content[252:256] = bytes(4)  # qform_code and sform_code
+    path.write_bytes(content)
+    with pytest.raises(ScanError, match="sform_code and qform_code are 0"):
+        open_nifti(path)
