@@ -66,7 +66,7 @@ class Header:
         image.PixelData = stored.astype("<i2" if self.signed else "<u2").tobytes()
         image.PixelRepresentation, image.BitsStored, image.HighBit = int(self.signed), self.bits, self.bits - 1
         image.RescaleSlope, image.RescaleIntercept = self.slope, self.intercept
-        image.ConvolutionKernel = "B30f"
+        image.ConvolutionKernel, image.StudyInstanceUID = "B30f", "1.2.3"  # GDCM adds a study to a file without
         right, down = self.flips
         image.ImageOrientationPatient = [right, 0, 0, 0, down, 0]
         for name in self.extras:
@@ -167,7 +167,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda content: b"",
     "cut off in its header": lambda content: content[:300],
     "cut off in its pixels": lambda content: content[:-60],
-    "no DICOM file": lambda content: b"<html>" + content[6:],
+    "no DICOM file": lambda content: b"<html>403 Forbidden</html>",
 }
 
 
