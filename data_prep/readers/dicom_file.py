@@ -63,7 +63,13 @@ def is_deflated(image: FileDataset) -> bool:
 
 
 def syntax_of(image: FileDataset) -> UID:
-    """Return the transfer syntax of a data set; where it names none, the one in which it was read."""
+    """Return the transfer syntax of a data set; without file meta information, the one in which it was read.
+
+    Raises:
+        ScanError: there is file meta information, but it names no transfer syntax.
+    """
+    if image.file_meta and "TransferSyntaxUID" not in image.file_meta:
+        raise ScanError("has no TransferSyntaxUID in its file meta information")
     is_implicit, is_little_endian = image.original_encoding
     guess = ExplicitVRLittleEndian if is_little_endian else ExplicitVRBigEndian
     return UID(image.file_meta.get("TransferSyntaxUID") or (ImplicitVRLittleEndian if is_implicit else guess))

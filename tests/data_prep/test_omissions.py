@@ -57,6 +57,12 @@ def rewrite(make_content: Callable[[Path], bytes]) -> Damage:
     return damage
 
 
+def without_syntax(path: Path) -> None:
+    image = dcmread(path)
+    del image.file_meta.TransferSyntaxUID
+    image.save_as(path, implicit_vr=False, little_endian=True, enforce_file_format=False)
+
+
 def link_to(name: str) -> Damage:
     def damage(path: Path) -> None:
         path.unlink()
@@ -144,12 +150,13 @@ LOST: dict[str, tuple[Damage, str]] = {
     ),
     "empty": (cut(0), "is empty"),
     "cut off in its preamble": (cut(100), "is no DICOM file"),
-    "cut off in group 2": (cut(140), "is set aside: holds no image"),
+    "cut off in group 2": (cut(140), "has no TransferSyntaxUID in its file meta information"),
     "cut off before its series": (cut(420), "which may be a slice of it, is"),
     "cut off after its series": (cut(700), "is set aside: holds no image"),
     "a page of a web server": (rewrite(lambda path: b"<html>403 Forbidden</html>"), "is no DICOM file"),
     "packed": (rewrite(lambda path: gzip.compress(path.read_bytes())), "is no DICOM file"),
     "no DICM behind its preamble": (rewrite(lambda path: bytes(132) + path.read_bytes()[132:]), "is no DICOM file"),
+    "no transfer syntax": (without_syntax, "has no TransferSyntaxUID in its file meta information"),
     "a number is no number": (replace_text(b"-1024", b"-1o24"), "RescaleIntercept is no number"),
     "a link to nothing": (link_to("gone"), "No such file or directory"),
     "a link to itself": (link_to(""), "Too many levels"),
