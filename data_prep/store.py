@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import google_crc32c
 import numpy as np
 import zarr
 from numcodecs import blosc
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from data_prep.errors import UserError
 from data_prep.group_writer import AFFINE, SHARD_SLICES, array_bytes
@@ -23,6 +24,19 @@ ARRAYS = ("full_dose", "low_dose")
 blosc.use_threads = False  # two threads read a volume, and blosc's own threads would compete with them
 _MAX_OVERHEAD_BYTES = 64  # of a slice that cannot be compressed: blosc's header and the checksum
 _INDEX_ENTRY_BYTES, _CHECKSUM_BYTES = 16, 4  # of Zarr's codecs sharding_indexed and crc32c
+
+
+_Row = Annotated[list[FiniteFloat], Field(min_length=4, max_length=4)]
+_Length = Annotated[FiniteFloat, Field(gt=0)]
+
+
+class _Record(BaseModel):
+    """What a pair's attribute holds at least."""
+
+    model_config = ConfigDict(extra="allow")
+    spacing_mm: tuple[_Length, _Length, _Length]
+    sha256: dict[str, str]
+    affine_ras_mm: Annotated[list[_Row], Field(min_length=4, max_length=4)] | None = None
 
 
 @dataclass(frozen=True)
@@ -40,21 +54,44 @@ class Pair:
     def _group(self) -> zarr.Group:
         try:
             return zarr.open_group(self.path, mode="r")
-        except (FileNotFoundError, ValueError) as error:
-            raise UserError(f"{self.path} is no Zarr pair") from error
+        except Exception as error:  # broken metadata raise errors of many kinds
+            raise UserError(f"{self.path} is no Zarr pair: its zarr.json is missing or damaged") from error
 
     @cached_property
     def _arrays(self) -> dict[str, zarr.Array[Any]]:
-        members = {name: self._group.get(name) for name in ARRAYS}
-        missing = [name for name, array in members.items() if not isinstance(array, zarr.Array)]
-        if missing:
-            raise UserError(f"{self.path} lacks the array {' and '.join(missing)}: prepare the scan again")
-        return {name: array for name, array in members.items() if isinstance(array, zarr.Array)}
+        arrays = {name: self._array(name) for name in ARRAYS}
+        shapes = {array.shape for array in arrays.values()}
+        if len(shapes) > 1 or any(not _is_stored_as_written(array) for array in arrays.values()):
+            raise UserError(
+                f"{self.path} is no pair that preparation wrote: its arrays must be int16 of equal shape, (slices, "
+                f"rows, columns), each slice a chunk, in shards of {SHARD_SLICES}"
+            )
+        return arrays
 
-    @property
+    def _array(self, name: str) -> zarr.Array[Any]:
+        try:
+            array = self._group.get(name)
+        except Exception as error:  # as above
+            raise UserError(f"{self.path}/{name} has a damaged zarr.json: prepare the scan again") from error
+        if not isinstance(array, zarr.Array):
+            raise UserError(f"{self.path} lacks the array {name}: prepare the scan again")
+        return array
+
+    @cached_property
     def provenance(self) -> dict[str, Any]:
-        """Attributes that :meth:`data_prep.group_writer.GroupWriter.close` recorded."""
-        recorded = self._group.attrs["quarterdose"]
+        """Attributes that :meth:`data_prep.group_writer.GroupWriter.close` recorded.
+
+        Raises:
+            UserError: they are missing, or are not of their kind.
+        """
+        recorded = self._group.attrs.get("quarterdose")
+        try:
+            _Record.model_validate(recorded)
+        except ValidationError as error:
+            key = ".".join(("quarterdose", *map(str, error.errors()[0]["loc"])))
+            raise UserError(
+                f"{self.path} is no pair that preparation wrote: its attribute {key} is missing or not of its kind"
+            ) from error
         assert isinstance(recorded, dict)
         return recorded
 
@@ -122,6 +159,13 @@ class Pair:
 
     def _damaged(self, name: str) -> UserError:
         return UserError(f"{self.path}/{name} does not hold what was written: prepare the scan again")
+
+
+def _is_stored_as_written(array: zarr.Array[Any]) -> bool:
+    if array.dtype != np.int16 or array.ndim != 3 or 0 in array.shape:
+        return False
+    slices, *plane = array.shape
+    return array.chunks == (1, *plane) and array.shards == (min(SHARD_SLICES, slices), *plane)
 
 
 def _compressed_slices(

@@ -8,16 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_prep.errors import ScanError
+from data_prep.errors import ScanError, UserError
+from data_prep.originals import pair_original
 from data_prep.readers.dicom import open_dicom
 from data_prep.readers.nifti import open_nifti
 from data_prep.settings import SourceSettings
 from data_prep.sources.discovery import discover
+from data_prep.store import Pair
 from tests.data_prep.dicom_series import transcode, write_enhanced, write_series
+from tests.pairs import write_toy_pair
 from tests.scans import chest, write_nifti
 
 SHARE = float(os.environ.get("QUARTERDOSE_FUZZ_SHARE", "0.1"))  # of the inputs below, which take about a minute
-HEADERS = 1500  # broken in discovery
+HEADERS, PAIRS = 1500, 500  # broken in discovery
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's remarks on what it reads
 SPACING = (2.5, 0.7, 0.7)
 
@@ -90,6 +93,21 @@ def test_broken_bytes_only_bring_reasons(write: Callable[[Path], list[Path]], in
             reasons.add(str(error))
     assert reasons
     assert not any(str(tmp_path) in reason for reason in reasons)
+
+
+@pytest.mark.parametrize("metadata", ["zarr.json", "low_dose/zarr.json", "low_dose/c/0/0/0"])
+def test_broken_pairs_only_bring_reasons(metadata: str, tmp_path: Path) -> None:
+    pair = write_toy_pair(tmp_path, "a", 3, 16) / "toy" / "a.zarr"
+    content, hu, refused = (pair / metadata).read_bytes(), Pair(pair).read("low_dose"), 0
+    for number in range(int(PAIRS * SHARE)):
+        (pair / metadata).write_bytes(broken(content, np.random.default_rng((9, number))))
+        try:
+            original = pair_original(pair)
+            slices = np.concatenate([original.read(z)[0][None] for z in range(original.slices)])
+            np.testing.assert_array_equal(slices, hu)
+        except UserError:
+            refused += 1
+    assert refused
 
 
 def test_discovery_survives_broken_headers(tmp_path: Path) -> None:
