@@ -69,8 +69,9 @@ class Pair:
         return arrays
 
     def _array(self, name: str) -> zarr.Array[Any]:
+        group = self._group
         try:
-            array = self._group.get(name)
+            array = group.get(name)
         except Exception as error:  # as above
             raise UserError(f"{self.path}/{name} has a damaged zarr.json: prepare the scan again") from error
         if not isinstance(array, zarr.Array):

@@ -11,7 +11,7 @@ from data_prep.errors import ScanError
 from data_prep.plausibility import check_extent, check_pixel_size, check_slice_distance
 from data_prep.volume import Grid
 
-_MM_OF_UNIT = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # unknown, metre, millimetre, micron
+_UNITS = {0: ("unknown", 1.0), 1: ("metre", 1000.0), 2: ("mm", 1.0), 3: ("micron", 0.001)}  # names, and each in mm
 _SPACE_BITS = 7
 _TOLERANCE = 1e-3  # of steps, relative
 _TOLERANCE_VOXELS = 0.5  # between the corners of both forms
@@ -25,13 +25,11 @@ def affine_of(header: Any) -> Affine:
     Raises:
         ScanError: the header contradicts itself, or its lengths are no CT's.
     """
-    unit = int(header["xyzt_units"]) & _SPACE_BITS
-    if unit not in _MM_OF_UNIT:
-        raise ScanError(f"xyzt_units has the unit {unit} of length, wanted 1 (metre), 2 (mm) or 3 (micron)")
+    scale = _unit_of(header)[1]
     forms = {name: form for name in ("sform", "qform") if (form := _form(header, name)) is not None}
     if not forms:
         raise ScanError("sform_code and qform_code are 0: the orientation in the patient is unknown")
-    scale, pixdim = _MM_OF_UNIT[unit], np.abs(np.asarray(header["pixdim"][1:4], np.float64))
+    pixdim = np.abs(np.asarray(header["pixdim"][1:4], np.float64))
     for name, form in forms.items():
         _check_steps(name, np.linalg.norm(form[:3, :3], axis=0) * scale, pixdim * scale)
     if len(forms) > 1:
@@ -40,13 +38,21 @@ def affine_of(header: Any) -> Affine:
     return affine
 
 
-def check_lengths(grid: Grid, shape: tuple[int, int, int], unit: str) -> None:
+def _unit_of(header: Any) -> tuple[str, float]:
+    """Return the name of the header's unit of length, and how many mm it is."""
+    code = int(header["xyzt_units"]) & _SPACE_BITS
+    if code not in _UNITS:
+        raise ScanError(f"xyzt_units has the unit {code} of length, wanted 1 (metre), 2 (mm) or 3 (micron)")
+    return _UNITS[code]
+
+
+def check_lengths(grid: Grid, shape: tuple[int, int, int], header: Any) -> None:
     """Check that spacing and extent are those of a CT; ``shape``: slices, rows, columns.
 
     Raises:
         ScanError: they are not.
     """
-    source = f"by pixdim and xyzt_units ({unit})"
+    source = f"by pixdim and xyzt_units ({_unit_of(header)[0]})"
     check_pixel_size(f"the width of a voxel {source}", grid.spacing[2])
     check_slice_distance(f"the distance of slices {source}", grid.spacing[0])
     check_extent(grid.spacing, shape)
