@@ -46,16 +46,24 @@ def prepare(
         _partners(series, scan, settings, threads) as partners,
     ):
         for full, low in partners:
+            _check_doses(full, low, overview.seen)
             writer.write(full, low)
             overview.add(full, low)
             progress(overview.seen, scan.slices, "slices")
-        if overview.rmse() == 0:
-            raise ScanError("the low dose equals the full dose in all voxels")
         digests = writer.close(_provenance(series, settings, source))
     Pair(path).check()
     row = _row(series, scan, overview) | {"sha256_source": source, **{f"sha256_{k}": v for k, v in digests.items()}}
     overview.draw(contact_path(data, series.dataset, series.scan), row)
     return row
+
+
+def _check_doses(full: Hu, low: Hu, first: int) -> None:
+    """Refuse slices whose doses are the same; ``first``: index of the first slice in the scan."""
+    equal = np.flatnonzero((full == low).all((1, 2)))
+    if len(equal):
+        raise ScanError(
+            f"the low dose equals the full dose in all voxels of slice {first + equal[0] + 1} from the feet"
+        )
 
 
 @contextmanager

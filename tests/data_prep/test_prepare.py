@@ -60,6 +60,21 @@ def test_a_measured_pair_holds_what_was_measured(tmp_path: Path) -> None:
     assert row["rmse_low_hu"] == pytest.approx(expected, rel=1e-4)
 
 
+@pytest.mark.parametrize("equal", [slice(None), slice(37, 38)], ids=["the scan", "a slice"])
+def test_a_low_dose_that_is_the_full_dose_is_refused(equal: slice, tmp_path: Path) -> None:
+    full = chest(40)
+    low = np.clip(full + np.random.default_rng(0).normal(0, 30, full.shape), -1024, 3000).astype(np.int16)
+    low[equal] = full[equal]
+    for name, hu in [("Full", full), ("Low", low)]:
+        write_series(tmp_path / "C121" / name, hu, SPACING, patient="C121", SeriesDescription=f"{name} Dose Images")
+    settings = data_settings({"kind": "mayo", "path": tmp_path / "C121"})
+    (series,) = discover(settings.sources).series
+    number = (equal.start or 0) + 1
+    with pytest.raises(ScanError, match=f"equals the full dose in all voxels of slice {number} from the feet"):
+        prepare(series, settings, tmp_path / "data")
+    assert not list((tmp_path / "data").rglob("*.zarr"))
+
+
 def test_a_scan_in_chunks_equals_a_scan_at_once_on_any_number_of_threads(tmp_path: Path) -> None:
     write_series(tmp_path / "a", chest(70), SPACING)
     settings = data_settings({"kind": "dicom", "path": tmp_path / "a"})
