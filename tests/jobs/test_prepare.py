@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -138,10 +139,12 @@ def test_a_run_without_a_scan_of_enough_slices_says_so(root: Path, tmp_path: Pat
 def test_a_study_of_several_patient_ids_stays_in_one_part_of_the_split(tmp_path: Path) -> None:
     """Two measured pairs of one study, whose headers name two patients, beside two other patients."""
     studies = {"C001": "1.2.1", "C002": "1.2.1", "C003": "1.2.3", "C004": "1.2.4"}
+    full = chest(16, 32)
+    low = full + np.random.default_rng(0).integers(0, 40, full.shape).astype(np.int16)
     for number, (patient, study) in enumerate(studies.items()):
-        for dose in ("Full Dose Images", "Low Dose Images"):
+        for dose, hu in (("Full Dose Images", full), ("Low Dose Images", low)):
             write_series(
-                tmp_path / "scans" / f"{number} {dose}", chest(16, 32), (2.5, 0.7, 0.7), patient=patient,
+                tmp_path / "scans" / f"{number} {dose}", hu, (2.5, 0.7, 0.7), patient=patient,
                 StudyInstanceUID=study, SeriesDescription=dose,
             )  # fmt: skip
     data = {"sources": [{"kind": "mayo", "path": tmp_path / "scans"}]}
