@@ -11,11 +11,12 @@ _TOGETHER = {  # by the beginning of a test's id; the first that fits
     "tests/pipeline/test_stripes.py": "whole images",
     "tests/jobs/test_plan.py": "predictions",
     "tests/pipeline/test_resumption.py": "whole trainings",
+    "tests/pipeline/test_trainer.py": "trainings, one of them of a compiled network",
 }
 
 
 class GroupScheduling(LoadScopeScheduling):  # type: ignore[misc]
-    """Hand out those groups first, the largest of them at the very first, and then each other test by itself."""
+    """Hand out those groups first, the largest of them at the very first, and then all other tests one by one."""
 
     def _split_scope(self, nodeid: str) -> str:
         return next((group for start, group in _TOGETHER.items() if nodeid.startswith(start)), nodeid)
