@@ -7,7 +7,7 @@ What was read of a file is kept in the user's cache (mode 0600) with the file's 
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -44,10 +44,9 @@ class Image(NamedTuple):
     ``path``: below the root. ``size``: bytes. ``time``: of the last change, ns. ``fault``: why the file could not
     be read. ``subject``: the patient, where PatientID or the path tells it. ``study``, ``series``, ``instance``: stand
     for the UIDs; a series without one is its folder. ``exclusion``: why it is no slice of a CT scan, even with a fault.
-    ``dose``: ``full``
-    or ``low``, if its description says so. ``thickness``: mm, 0 if unknown. ``grid``: orientation, pixel spacing and
-    size, as numbers; with an exclusion it is what is known of an image that may be a slice none the less. ``height``:
-    mm along the normal of the slices, infinite if unknown. ``frames``: number of image planes.
+    ``dose``: ``full`` or ``low``, if its description says so. ``thickness``: mm, 0 if unknown. ``grid``: orientation,
+    pixel spacing and size, as numbers; with an exclusion it is what is known of an image that may be a slice none the
+    less. ``height``: mm along the normal of the slices, infinite if unknown. ``frames``: number of image planes.
     ``distinctions``: texts that may tell images of one series apart, joined by ``DELIMITER``.
     """
 
@@ -83,8 +82,9 @@ def list_images(
     cache = None if temporary_key() else cache_path("headers", str(root.absolute()), rule_name)
     cached = {image.path: image for image in _read_cached(cache)} if cache else {}
     entries = [entry for entry in list_files(root) if os.path.basename(entry.path) != "DICOMDIR"]
-    unchanged = [cached[entry.path] for entry in entries if _is_unchanged(cached.get(entry.path), entry)]
-    changed = [entry for entry in entries if not _is_unchanged(cached.get(entry.path), entry)]
+    unchanged = [image for entry in entries if (image := _recall(cached, entry))]
+    paths = {image.path for image in unchanged}
+    changed = [entry for entry in entries if entry.path not in paths]
     images = unchanged + _read_images(root, changed, subject_of, len(unchanged), progress)
     if cache and (changed or len(cached) != len(entries)):
         write_cache(cache, _VERSION, images)
@@ -115,9 +115,12 @@ def _read_cached(cache: Path) -> list[Image]:
         return []
 
 
-def _is_unchanged(image: Image | None, entry: Entry) -> bool:
-    is_same = image is not None and (image.size, image.time) == (entry.size, entry.time)
-    return is_same and not entry.fault and image is not None and not image.fault.startswith(CANNOT_OPEN)
+def _recall(cached: Mapping[str, Image], entry: Entry) -> Image | None:
+    """Return what is remembered of a file, unless it changed, or could not be opened then or now."""
+    image = cached.get(entry.path)
+    if image is None or entry.fault or image.fault.startswith(CANNOT_OPEN):
+        return None
+    return image if (image.size, image.time) == (entry.size, entry.time) else None
 
 
 def _read_images(
