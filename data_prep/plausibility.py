@@ -14,8 +14,7 @@ _MAX_PLANE_MM = 1000.0  # no gantry is wider
 _MAX_LENGTH_MM = 3000.0
 _AIR_HU, _FAT_HU, _TISSUE_HU = -200, -50, 0
 _MAX_METAL_HU, _MAX_METAL_SHARE = 3071, 0.1  # 12 bits end there; more is metal, in a few voxels
-MAX_HU = 32767
-"""More is no HU, and does not fit into int16."""
+_MAX_HU = 32767  # more does not fit into int16
 
 
 def check_pixel_size(name: str, mm: float) -> None:
@@ -93,9 +92,14 @@ def _no_image(hu: NDArray[Any], lowest: float, highest: float) -> str:
         return f"holds the value {lowest:g} alone: no HU of a scan"
     if lowest > _FAT_HU:
         return f"has values from {lowest:g} to {highest:g}, which are no HU: neither air nor fat is there"
-    if highest > MAX_HU:
-        return f"holds {highest:g}, which is no HU: a scanner gives at most {MAX_HU}"
+    if highest > _MAX_HU:
+        return excess_of(highest)
     share = np.count_nonzero(hu > _MAX_METAL_HU) / hu.size if highest > _MAX_METAL_HU else 0.0
     if share > _MAX_METAL_SHARE:
         return f"has values above {_MAX_METAL_HU} in {share:.0%} of its voxels, which are no HU of a body"
     return ""
+
+
+def excess_of(highest: float) -> str:
+    """Return why the highest value of a slice is no HU, or an empty text if a scanner may give it."""
+    return f"holds {highest:g}, which is no HU: a scanner gives at most {_MAX_HU}" if highest > _MAX_HU else ""

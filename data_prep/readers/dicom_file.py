@@ -26,13 +26,15 @@ _BIG_ENDIAN_HEAD = re.compile(rb"\0\x08..(AE|CS|DA|DT|IS|LO|PN|SH|SQ|ST|TM|UI|UL
 _IMPLICIT_HEAD = re.compile(rb"\x08\0..(..)\0\0", re.DOTALL)
 
 
-def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM by its first bytes, which may be the preamble or the first element of a data set."""
-    with path.open("rb") as file:
-        return _is_dicom_head(file.read(_HEAD_BYTES))
+class NoDicomError(ScanError):
+    """A file that is no DICOM file by its first bytes."""
+
+    def __init__(self) -> None:
+        super().__init__("is no DICOM file")
 
 
 def _is_dicom_head(head: bytes) -> bool:
+    """Whether first bytes are those of DICOM: the preamble, or the first element of a data set."""
     if head[128:] == b"DICM" or _EXPLICIT_HEAD.match(head) or _BIG_ENDIAN_HEAD.match(head):
         return True
     implicit = _IMPLICIT_HEAD.match(head)
@@ -43,7 +45,7 @@ def read_elements(path: Path, tags: Sequence[BaseTag] | None) -> FileDataset:
     """Read elements up to the pixels, or all if ``tags`` is None; long values stay in the file, unless it is deflated.
 
     Raises:
-        ScanError: it is no DICOM file.
+        NoDicomError: it is no DICOM file.
         OSError: the file cannot be opened.
     """
     image = _read(path, tags, _DEFERRED_BYTES)
@@ -78,7 +80,7 @@ def syntax_of(image: FileDataset) -> UID:
 def _read(path: Path, tags: Sequence[BaseTag] | None, deferred_bytes: int | None) -> FileDataset:
     with path.open("rb") as file:
         if not _is_dicom_head(file.read(_HEAD_BYTES)):
-            raise ScanError("is no DICOM file")
+            raise NoDicomError
         file.seek(0)
         keys: list[BaseTag | int] | None = None if tags is None else [*tags]
         return read_partial(file, _stop_behind_pixels(), deferred_bytes, force=True, specific_tags=keys)

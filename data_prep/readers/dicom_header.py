@@ -107,6 +107,7 @@ def read_header(path: Path) -> Header:
     """Read the header of a DICOM file.
 
     Raises:
+        NoDicomError: no DICOM file by its first bytes.
         ScanError: no readable DICOM file.
         OSError: the file cannot be opened.
     """

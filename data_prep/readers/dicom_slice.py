@@ -10,7 +10,7 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.utils import pixel_array
 
 from data_prep.errors import MachineError, ScanError
-from data_prep.plausibility import MAX_HU
+from data_prep.plausibility import excess_of
 from data_prep.readers import jpeg
 from data_prep.readers.dicom_file import read_whole
 from data_prep.readers.dicom_header import Frame, Header, Native, read_header
@@ -60,19 +60,22 @@ def read_hu(ct_slice: Slice, hu: Numbers) -> None:
         scaled = frame.rescale.apply(stored)
         if mask is not None:
             scaled[mask] = AIR_HU
-        _check_maximum(ct_slice, scaled)
+        _check_maximum(ct_slice, scaled)  # before it is cut to int16
         hu[:] = np.maximum(scaled, AIR_HU)
     if mask is not None:
         hu[mask] = AIR_HU
 
 
 def read_original(ct_slice: Slice) -> tuple[Numbers, NDArray[np.bool_]]:
-    """Read the HU of a slice without clamping, and which voxels are padding; raises as :func:`read_hu`."""
+    """Read the HU of a slice without clamping, and which voxels are padding.
+
+    Raises:
+        ScanError: the pixels are broken; no value is checked.
+        MachineError: their decoder is missing.
+    """
     stored = _stored(ct_slice)
     mask, hu = _padding_mask(ct_slice, stored), ct_slice.frame.rescale.apply(stored)
-    padding = np.zeros(stored.shape, np.bool_) if mask is None else mask
-    _check_maximum(ct_slice, np.where(padding, AIR_HU, hu))
-    return hu, padding
+    return hu, np.zeros(stored.shape, np.bool_) if mask is None else mask
 
 
 def _is_air(frame: Frame) -> bool:
@@ -81,8 +84,9 @@ def _is_air(frame: Frame) -> bool:
 
 
 def _check_maximum(ct_slice: Slice, hu: Numbers) -> None:
-    if hu.max() > MAX_HU:
-        raise ScanError(f"{ct_slice.label} holds {hu.max():g}, which is no HU: a scanner gives at most {MAX_HU}")
+    reason = excess_of(float(hu.max()))
+    if reason:
+        raise ScanError(f"{ct_slice.label} {reason}")
 
 
 def _padding_mask(ct_slice: Slice, stored: Numbers) -> NDArray[np.bool_] | None:

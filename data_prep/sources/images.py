@@ -18,14 +18,14 @@ from data_prep.cache import cache_path, read_cache, write_cache
 from data_prep.errors import ScanError
 from data_prep.progress import Progress, ignore_progress
 from data_prep.pseudonym import pseudonym, temporary_key, use_temporary_key
-from data_prep.readers.dicom_file import is_dicom
+from data_prep.readers.dicom_file import NoDicomError
 from data_prep.readers.dicom_header import Frame, Header, read_header, read_series_uid
 from data_prep.readers.distinctions import DELIMITER
 from data_prep.readers.suspects import Plane
 from data_prep.sources.file_names import named_as_images
 from data_prep.sources.tree import CANNOT_OPEN, Entry, fault_of, list_files
 
-_EMPTY, _NO_DICOM = "is empty", "is no DICOM file"
+_EMPTY, _NO_DICOM = "is empty", str(NoDicomError())
 _BATCH_FILES = 200  # that a process reads between two reports of progress
 _MIN_FILES_FOR_PROCESSES = 2000  # below, starting processes takes longer than reading
 _VERSION = 5  # of what is remembered of a file
@@ -151,9 +151,9 @@ def _read_image(root: Path, subject_of: SubjectRule, file: Entry) -> Image:
     if file.fault:
         return unread_image(file, file.fault)
     try:
-        if not is_dicom(root / file.path):
-            return unread_image(file, _NO_DICOM if file.size else _EMPTY)
         return _image(file, read_header(root / file.path), subject_of)
+    except NoDicomError:
+        return unread_image(file, _NO_DICOM if file.size else _EMPTY)
     except ScanError as error:
         uid = read_series_uid(root / file.path)
         return unread_image(file, str(error), pseudonym(uid) if uid else "")

@@ -52,6 +52,10 @@ def negative_slope(image: FileDataset) -> None:
     image.PixelData = (4024 - words(image)).astype("<u2").tobytes()
 
 
+def metal(image: FileDataset) -> None:
+    image.PixelData = b"\xff\xff" + image.PixelData[2:]
+
+
 REFUSED: dict[str, tuple[Edit, str]] = {
     "slope 0": (setting(RescaleSlope=0), "RescaleSlope is 0"),
     "two slopes": (setting(RescaleSlope=[1, 2]), "RescaleSlope holds 2 numbers"),
@@ -66,6 +70,7 @@ REFUSED: dict[str, tuple[Edit, str]] = {
     "more bits than allocated": (setting(BitsStored=17, HighBit=16), "BitsStored is 17"),
     "twelve allocated": (setting(BitsAllocated=12, BitsStored=12, HighBit=11), "BitsAllocated is 12"),
     "signed as unsigned": (signed_as_unsigned, "no HU"),
+    "a value that int16 cannot hold": (metal, "holds 64511, which is no HU: a scanner gives at most 32767"),
     "one value": (lambda image: setattr(image, "PixelData", b"\0" * 8192), "the value -1024 alone"),
     "metres": (setting(PixelSpacing=[0.0007, 0.0007]), "PixelSpacing is 0.0007 mm"),
     "microns": (setting(PixelSpacing=[700, 700]), "PixelSpacing is 700 mm"),

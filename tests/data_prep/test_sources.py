@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -70,6 +71,17 @@ def test_a_second_look_reads_only_what_changed(tmp_path: Path, monkeypatch: pyte
     assert b"Doe" not in memory.read_bytes()
     memory.write_text("[[1,")
     assert list_images(tmp_path / "scans", hidden_id, "") == second
+
+
+def test_each_new_file_is_opened_once(tmp_path: Path) -> None:
+    files = write_series(tmp_path, chest(4), SPACING)
+    (tmp_path / "notes.txt").write_text("no image")
+    (tmp_path / "empty.dcm").touch()
+    opened: list[str] = []
+    sys.addaudithook(lambda event, details: opened.append(str(details[0])) if event == "open" else None)
+    find("dicom", tmp_path)
+    names = sorted(path for path in opened if path.startswith(str(tmp_path)) and Path(path).suffix in (".dcm", ".txt"))
+    assert names == sorted(map(str, [*files, tmp_path / "notes.txt", tmp_path / "empty.dcm"]))
 
 
 def test_many_files_are_read_in_processes_and_come_to_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

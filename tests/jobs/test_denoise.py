@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import SimpleITK
 import zarr
+from pydicom import dcmread
 from typer.testing import CliRunner
 
 from data_prep.errors import UserError
@@ -190,6 +191,9 @@ def test_wrong_input_is_refused_with_its_reason(series: Path, model_path: Path, 
     write_series(tmp_path / "bright", chest(4) + np.int16(1500), SPACING)
     refused(tmp_path / "bright", "file 1 of 4 .by name. has values from 500 to 1550, which are no HU")
     assert not (tmp_path / "out" / "bright").exists()
+    for path in write_series(tmp_path / "metal", chest(4), SPACING):
+        change(path, PixelData=b"\xff\xff" + dcmread(path).PixelData[2:])
+    refused(tmp_path / "metal", "file 1 of 4 .by name. holds 64511, which is no HU: a scanner gives at most 32767")
     with pytest.raises(UserError, match="no readable file of safetensors"):
         denoise(series, "--model", series / next(series.iterdir()).name, "--out", tmp_path / "out")
 
