@@ -1,8 +1,10 @@
 """The user's own cache folder: JSON files, mode 0600, that may hold names of patients' files.
 
-A cache file that is absent, broken or of another version counts as empty.
+A cache file that is absent, changed since it was written, or of another version counts as empty. Its first line is the
+SHA-256 of the others.
 """
 
+import hashlib
 import json
 import os
 from functools import lru_cache
@@ -30,7 +32,10 @@ def cache_path(folder: str, *subject: Any) -> Path:
 def read_cache(path: Path, version: int) -> Any:
     """Return the content that was written under this version, or None."""
     try:
-        cached = json.loads(path.read_text())
+        checksum, _, payload = path.read_bytes().partition(b"\n")
+        if checksum != _checksum(payload):
+            return None
+        cached = json.loads(payload)
         return cached["content"] if cached["version"] == version else None
     except (OSError, ValueError, TypeError, KeyError):
         return None
@@ -46,9 +51,14 @@ def write_cache(path: Path, version: int, content: Any) -> None:
         if os.path.lexists(path) and not is_plain_file(path):
             raise UserError(f"{path} is no cache file, and nothing of yours is replaced: move it")
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        write_atomic(path, json.dumps({"version": version, "content": content}), mode=0o600)
+        payload = json.dumps({"version": version, "content": content})
+        write_atomic(path, f"{_checksum(payload.encode()).decode()}\n{payload}", mode=0o600)
     except OSError as error:
         _warn(path.parent, error.strerror or "")
+
+
+def _checksum(payload: bytes) -> bytes:
+    return hashlib.sha256(payload).hexdigest().encode()
 
 
 @lru_cache  # once a folder

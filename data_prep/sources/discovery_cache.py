@@ -16,7 +16,7 @@ from data_prep.settings import SourceSettings
 from data_prep.sources.kinds import OPENERS
 from data_prep.sources.series import Discovery, Exclusion, Open, Series
 
-_VERSION = 2
+_VERSION = 3
 _FOLDER = "found"
 _OPENER_NAMES = {path: name for name, path in OPENERS.items()}
 _FAULTS: Mapping[str, type[Exception]] = {"scan": ScanError, "machine": MachineError}

@@ -28,7 +28,7 @@ from data_prep.sources.tree import CANNOT_OPEN, Entry, fault_of, list_files
 _EMPTY, _NO_DICOM = "is empty", str(NoDicomError())
 _BATCH_FILES = 200  # that a process reads between two reports of progress
 _MIN_FILES_FOR_PROCESSES = 2000  # below, starting processes takes longer than reading
-_VERSION = 5  # of what is remembered of a file
+_VERSION = 6  # of what is remembered of a file
 
 Entries = Sequence[Entry]
 SubjectRule = Callable[[str, Path], str]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from data_prep.cache import write_cache
 from data_prep.errors import MachineError, ScanError, UserError
 from data_prep.readers.dicom import open_dicom
 from data_prep.settings import SourceSettings
@@ -151,11 +152,27 @@ def test_a_file_of_another_form_counts_as_none(damage: Callable[[Any], object], 
     sources = [source("nifti", tmp_path / "scans")]
     found = discover(sources)
     (path,) = memories()
-    memory = json.loads(path.read_text())
+    memory = json.loads(path.read_text().splitlines()[1])
     damage(memory)
-    path.write_text(json.dumps(memory))
+    write_cache(path, memory["version"], memory["content"])  # with a checksum that fits
     assert recall(sources) is None
     assert discover(sources) == found == recall(sources)
+
+
+@pytest.mark.parametrize("folder", ["found", "headers"])
+def test_a_changed_digit_is_noticed(folder: str, tmp_path: Path) -> None:
+    files = write_series(tmp_path / "scans", chest(4), SPACING)
+    sources = [source("dicom", tmp_path / "scans")]
+    found = discover(sources)
+    (path,) = (Path(os.environ["XDG_CACHE_HOME"]) / "quarterdose" / folder).iterdir()
+    content, number = path.read_text(), str(files[0].stat().st_mtime_ns) if folder == "headers" else "-000.dcm"
+    changed = content.replace(number, number.replace("0", "1"), 1)
+    assert changed != content
+    path.write_text(changed)
+    if folder == "found":
+        assert recall(sources) is None
+    assert discover(sources) == found == recall(sources)
+    assert path.read_text() == content
 
 
 @pytest.mark.parametrize("content", ["", "[[1,", "[]", "3", "{}"])

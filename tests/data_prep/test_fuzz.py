@@ -14,13 +14,14 @@ from data_prep.readers.dicom import open_dicom
 from data_prep.readers.nifti import open_nifti
 from data_prep.settings import SourceSettings
 from data_prep.sources.discovery import discover
+from data_prep.sources.discovery_cache import find_files, recall
 from data_prep.store import Pair
 from tests.data_prep.dicom_series import transcode, write_enhanced, write_series
+from tests.fuzz import SHARE, broken
 from tests.pairs import write_toy_pair
 from tests.scans import chest, write_nifti
 
-SHARE = float(os.environ.get("QUARTERDOSE_FUZZ_SHARE", "0.1"))  # of the inputs below, which take about a minute
-HEADERS, PAIRS = 1500, 500  # broken in discovery
+HEADERS, PAIRS, CACHES = 1500, 500, 1000
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # pydicom's remarks on what it reads
 SPACING = (2.5, 0.7, 0.7)
 
@@ -57,22 +58,6 @@ def packed(folder: Path) -> list[Path]:
 
 def plain(folder: Path) -> list[Path]:
     return write_series(folder, chest(3, 16), SPACING)
-
-
-def broken(content: bytes, generator: np.random.Generator) -> bytes:
-    """Some bytes changed, mostly in the header; cut off, or doubled."""
-    found = bytearray(content)
-    for _ in range(int(generator.integers(1, 6))):
-        end = len(found) if generator.random() < 0.2 else min(len(found), 1500)
-        place = int(generator.integers(0, end))
-        found[place] = int(generator.integers(0, 256))
-    kind = generator.random()
-    if kind < 0.15:
-        del found[int(generator.integers(0, len(found))) :]
-    elif kind < 0.25:
-        place = int(generator.integers(0, len(found)))
-        found[place:place] = found[place // 2 : place]
-    return bytes(found)
 
 
 @pytest.mark.parametrize(
@@ -117,3 +102,19 @@ def test_discovery_survives_broken_headers(tmp_path: Path) -> None:
         files[1].write_bytes(broken(content, np.random.default_rng((8, number))))
         found = discover([SourceSettings(kind="dicom", path=tmp_path)])
         assert found.series
+
+
+@pytest.mark.parametrize("folder", ["found", "headers"])
+def test_a_broken_cache_is_made_again(folder: str, tmp_path: Path) -> None:
+    write_series(tmp_path, chest(4, 16), SPACING)
+    sources = [SourceSettings(kind="dicom", path=tmp_path)]
+    discovery = discover(sources)
+    (cache,) = (Path(os.environ["XDG_CACHE_HOME"]) / "quarterdose" / folder).iterdir()
+    content = cache.read_bytes()
+    for number in range(int(CACHES * SHARE)):
+        cache.write_bytes(broken(content, np.random.default_rng((11, number))))
+        if folder == "found":
+            assert recall(sources) is None or cache.read_bytes() == content
+            find_files(discovery.series[0].scan)
+        assert discover(sources) == discovery
+        assert cache.read_bytes() == content

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.cache import write_cache
 from data_prep.pseudonym import file_pseudonym
 from data_prep.settings import SourceSettings
 from data_prep.sources.discovery import discover
@@ -68,6 +69,8 @@ def test_an_unknown_id_gets_one_sentence(identifier: str, scans: Path, tmp_path:
 def test_a_damaged_cache_is_no_answer_and_no_fault(scans: Path, tmp_path: Path) -> None:
     (cache,) = (Path(os.environ["XDG_CACHE_HOME"]) / "quarterdose" / "found").iterdir()
     assert cache.stat().st_mode & 0o777 == 0o600
-    for content in ("[[1", "{}", '{"version": 2, "content": {"series": [3]}}'):
+    for content in ("[[1", "{}"):
         cache.write_text(content)
         assert quarterdose_within(tmp_path, "whose", "p-0000000000").returncode == 2
+    write_cache(cache, 3, {"series": [3]})  # with a checksum that fits
+    assert quarterdose_within(tmp_path, "whose", "p-0000000000").returncode == 2
