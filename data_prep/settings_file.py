@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from reprlib import Repr
 from typing import Any, TypeVar
 
 import yaml
@@ -9,8 +10,12 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from data_prep.errors import UserError
+from data_prep.yaml_text import parse_yaml
 
 T = TypeVar("T", bound=BaseModel)
+_SHORT = Repr()
+_SHORT.maxstring = _SHORT.maxother = 100
+_MESSAGES = {"path_type": "Input should be a path"}  # pydantic's own names a class of Python
 
 
 def load_settings(path: Path, model: type[T], overrides: Sequence[str] | None = None) -> T:
@@ -30,7 +35,7 @@ def load_settings(path: Path, model: type[T], overrides: Sequence[str] | None = 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        values = parse_yaml(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise UserError(f"settings file {path} does not exist") from error
     except OSError as error:
@@ -57,7 +62,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
         if not isinstance(node, dict):
             raise UserError(f"--set {key}: {parent} is a value, not a group of settings")
     try:
-        node[last] = yaml.safe_load(text)
+        node[last] = parse_yaml(text)
     except yaml.YAMLError as error:
         raise UserError(f"--set {key}: {text!r} is no valid YAML value") from error
 
@@ -75,9 +80,9 @@ def _fault(error: ErrorDetails, model: type[BaseModel]) -> str:
         return f"{key} is not a setting; valid here: {valid}"
     if error["type"] == "missing":
         return f"{key} is missing"
-    message = error["msg"].removeprefix("Value error, ")
+    message = _MESSAGES.get(error["type"]) or error["msg"].removeprefix("Value error, ")
     text = f"{key}: {message}" if key else message
-    return text if isinstance(error["input"], dict) else f"{text} (got {error['input']!r})"
+    return text if isinstance(error["input"], dict) else f"{text} (got {_SHORT.repr(error['input'])})"
 
 
 def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

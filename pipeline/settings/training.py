@@ -97,7 +97,8 @@ class TrainingSettings(Settings):
     def _apply_recipe(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        return {**RECIPES.get(values.get("recipe", "default"), {}), **values}
+        recipe = values.get("recipe", "default")
+        return {**(RECIPES.get(recipe, {}) if isinstance(recipe, str) else {}), **values}
 
     @model_validator(mode="after")
     def _check_norm(self) -> Self:

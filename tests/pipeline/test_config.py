@@ -51,7 +51,17 @@ def test_wrong_settings_name_the_key_and_what_is_allowed(tmp_path: Path, overrid
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("- a", "must hold a mapping"), ("a: [", "no valid YAML"), ("name: x", "data is missing")],
+    [
+        ("- a", "must hold a mapping"),
+        ("a: [", "no valid YAML"),
+        ("name: x", "data is missing"),
+        ("name: x\nname: y", "name is set twice .*line 2"),
+        ("name: 2026-02-30", "this is no timestamp .*line 1"),
+        ("name: !!int x", "this is no int .*line 1"),
+        ("[" * 3000, "nested too deeply"),
+        (MINIMAL + "study: {training: {recipe: !!set {a}}}", "recipe"),
+        ("name: x\ndata: {sources: [{kind: dicom, path: .nan}]}", r"path: Input should be a path \(got nan\)"),
+    ],
 )
 def test_wrong_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
