@@ -21,7 +21,7 @@ from data_prep.settings import SourceSettings
 from data_prep.sources.folders import check_not_empty, existing_path, subject_rule
 from data_prep.sources.nifti_files import exclude_files, nifti_stem
 from data_prep.sources.series import Discovery, Exclusion, Series, stamp_of, stamp_of_file
-from data_prep.sources.tree import Entry, list_files
+from data_prep.sources.tree import Entry, list_files, log_passed_over
 from data_prep.volume import CTScan
 
 PUBLIC_ID = r"sub-S\d+"
@@ -53,6 +53,8 @@ def find_bimcv(settings: SourceSettings, progress: Progress) -> Discovery:
         else:
             discovery.series.append(_series(settings.name, subject, scan, path))
         progress(number, len(files), "headers")
+    listed = sum(len(series.files) for series in discovery.series) + sum(len(e.files) for e in discovery.exclusions)
+    log_passed_over(root, len(entries) - listed)
     return discovery
 
 

@@ -23,7 +23,7 @@ from data_prep.readers.dicom_header import Frame, Header, read_header, read_seri
 from data_prep.readers.distinctions import DELIMITER
 from data_prep.readers.suspects import Plane
 from data_prep.sources.file_names import named_as_images
-from data_prep.sources.tree import CANNOT_OPEN, Entry, fault_of, list_files
+from data_prep.sources.tree import CANNOT_OPEN, Entry, fault_of, list_files, log_passed_over
 
 _EMPTY, _NO_DICOM = "is empty", str(NoDicomError())
 _BATCH_FILES = 200  # that a process reads between two reports of progress
@@ -73,22 +73,25 @@ def list_images(
 ) -> list[Image]:
     """List the DICOM files at or below ``root``, and those named as if they were; sorted by path.
 
-    Other files are passed over. ``rule_name`` stands for ``subject_of`` in the cache: what one rule gave is not used
-    for another.
+    Other files are passed over, and the log counts them. ``rule_name`` stands for ``subject_of`` in the cache: what one
+    rule gave is not used for another.
 
     Raises:
         UserError: ``root`` is no folder, or cannot be looked at.
     """
     cache = None if temporary_key() else cache_path("headers", str(root.absolute()), rule_name)
     cached = {image.path: image for image in _read_cached(cache)} if cache else {}
-    entries = [entry for entry in list_files(root) if os.path.basename(entry.path) != "DICOMDIR"]
+    files = list_files(root)
+    entries = [entry for entry in files if os.path.basename(entry.path) != "DICOMDIR"]
     unchanged = [image for entry in entries if (image := _recall(cached, entry))]
     paths = {image.path for image in unchanged}
     changed = [entry for entry in entries if entry.path not in paths]
-    images = unchanged + _read_images(root, changed, subject_of, len(unchanged), progress)
+    contents = unchanged + _read_images(root, changed, subject_of, len(unchanged), progress)
     if cache and (changed or len(cached) != len(entries)):
-        write_cache(cache, _VERSION, images)
-    return sorted(_images_among(images))
+        write_cache(cache, _VERSION, contents)
+    images = sorted(_images_among(contents))
+    log_passed_over(root, len(files) - len(images))
+    return images
 
 
 def _images_among(files: Sequence[Image]) -> list[Image]:

@@ -13,7 +13,7 @@ from data_prep.settings import SourceSettings
 from data_prep.sources.file_names import RESOURCE_FORK
 from data_prep.sources.folders import check_not_empty, existing_path
 from data_prep.sources.series import Discovery, Exclusion, Series, stamp_of, stamp_of_file
-from data_prep.sources.tree import Entry, list_files
+from data_prep.sources.tree import Entry, list_files, log_passed_over
 from data_prep.volume import CTScan
 
 _OTHER_FORMAT = re.compile(
@@ -34,7 +34,9 @@ def find_nifti(settings: SourceSettings, progress: Progress) -> Discovery:
     files = sorted(root / entry.path for entry in entries if not entry.fault and nifti_stem(Path(entry.path)))
     series = [_nifti_series(settings, path.relative_to(root), path) for path in files]
     check_not_empty(series, settings, "*.nii or *.nii.gz files")
-    return Discovery(series, _exclude_entries(settings, root, entries))
+    exclusions = _exclude_entries(settings, root, entries)
+    log_passed_over(root, len(entries) - len(series) - sum(exclusion.images for exclusion in exclusions))
+    return Discovery(series, exclusions)
 
 
 def nifti_stem(path: Path) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_prep.errors import UserError
+from data_prep.log import logger
 
 CANNOT_OPEN = "cannot be opened"
 """Start of the fault of a file that may be readable at another time, or on another machine."""
@@ -38,6 +39,12 @@ def list_files(root: Path) -> list[Entry]:
     except OSError as error:
         raise UserError(f"data.sources: {root} {fault_of(error)}") from error
     return list(_Walk(root).entries())
+
+
+def log_passed_over(root: Path, count: int) -> None:
+    """Say how many files at or below ``root`` are no images, so that with the listed ones all are accounted for."""
+    if count:
+        logger.info(f"{root}: files that are no images and are passed over: {count}")
 
 
 def fault_of(error: OSError) -> str:

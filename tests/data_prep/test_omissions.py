@@ -214,7 +214,11 @@ def no_slices(folder: Path, files: list[Path]) -> None:
     os.mkfifo(folder / "pipe.dcm")
 
 
-def test_what_is_no_slice_turns_nothing_away(tmp_path: Path) -> None:
+def passed_over(root: Path, count: int) -> str:
+    return f"{root}: files that are no images and are passed over: {count}\n"
+
+
+def test_what_is_no_slice_turns_nothing_away(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = write(tmp_path, 5)
     no_slices(tmp_path, files)
     found = find(tmp_path)
@@ -225,6 +229,9 @@ def test_what_is_no_slice_turns_nothing_away(tmp_path: Path) -> None:
         "file cannot be opened (No such file or directory)", "lacks ImagePositionPatient", "modality is OT, wanted CT",
         "modality is OT, wanted CT", "modality is SR, wanted CT",
     ]  # fmt: skip
+    assert capsys.readouterr().out == passed_over(tmp_path, 9)
+    find(tmp_path)
+    assert capsys.readouterr().out == passed_over(tmp_path, 9)  # also where all are cached
 
 
 def test_a_file_named_like_a_slice_by_numbers_alone_is_missed(tmp_path: Path) -> None:
@@ -334,7 +341,7 @@ def test_nifti_files_are_read_whatever_their_ending_and_version(tmp_path: Path) 
     assert not found.exclusions
 
 
-def test_other_images_beside_nifti_files_have_a_row(tmp_path: Path) -> None:
+def test_other_images_beside_nifti_files_have_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_nifti(tmp_path / "a.nii", chest(3))
     for name in ("b.hdr", "b.img", "c.nrrd", ".d.nii.gz", "._a.nii", "notes.txt", "e.nii.bz2", "f.dcm", "g.dcm"):
         (tmp_path / name).write_bytes(b"x")
@@ -347,6 +354,7 @@ def test_other_images_beside_nifti_files_have_a_row(tmp_path: Path) -> None:
           for name, n in [(".dcm", 2), (".hdr", 1), (".img", 1), (".nii.bz2", 1), (".nrrd", 1)]),
         ("file cannot be opened (No such file or directory)", 1),
     ]  # fmt: skip
+    assert capsys.readouterr().out == passed_over(tmp_path, 2)
 
 
 def test_linked_folders_of_nifti_files_are_followed(tmp_path: Path) -> None:
