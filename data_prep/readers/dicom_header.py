@@ -10,7 +10,7 @@ from typing import Any
 from pydicom import Dataset
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
-from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, MediaStorageDirectoryStorage
 
 from data_prep.errors import ScanError
 from data_prep.plausibility import check_pixel_size, check_slice_distance
@@ -113,6 +113,8 @@ def read_header(path: Path) -> Header:
     """
     with broken_as_scan_error("is no readable DICOM file: its header is damaged or cut off"):
         image = read_elements(path, _TAGS)
+        if image.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
+            image.SOPClassUID = MediaStorageDirectoryStorage  # a DICOMDIR, which has no data set of a SOP class
         pixels = image.get_item("PixelData", keep_deferred=True) if "PixelData" in image else None
         image.pop("PixelData", None)
         is_standard = "TransferSyntaxUID" in image.file_meta and not is_deflated(image)

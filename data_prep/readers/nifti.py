@@ -1,6 +1,7 @@
 """Read NIfTI files as canonical scans."""
 
 import gzip
+import logging
 import mmap
 import shutil
 import tempfile
@@ -20,6 +21,7 @@ from data_prep.volume import Acquisition, CTScan, Grid, Numbers
 
 _BROKEN = (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, nib.wrapstruct.WrapStructError,
            zlib.error, EOFError, ValueError, OverflowError, TypeError)  # fmt: skip
+logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # it prints remarks on broken headers
 _GZIP = b"\x1f\x8b"
 
 
@@ -66,6 +68,7 @@ def nifti_image(path: Path) -> nib.Nifti1Image:
         if len(image.shape) > 3 and {*image.shape[3:]} == {1}:
             voxels: Any = image.dataobj
             image = type(image)(voxels.reshape(image.shape[:3]), image.affine, image.header)
+    _check_voxels(image)
     if intent:
         raise ScanError(f"intent_code is {intent}, wanted 0: a map of labels or statistics is no CT")
     if len(image.shape) != 3:
@@ -73,6 +76,17 @@ def nifti_image(path: Path) -> nib.Nifti1Image:
     if min(image.shape) < 2:
         raise ScanError(f"the NIfTI file holds {' x '.join(map(str, image.shape))} voxels, wanted at least 2 each way")
     return image
+
+
+def _check_voxels(image: Any) -> None:
+    """Refuse voxels that are no whole or real numbers, such as colours, or that would begin inside the header."""
+    header, offset = image.header, image.dataobj.offset
+    if offset < header.single_vox_offset:
+        raise ScanError(f"vox_offset is {offset}, wanted at least {header.single_vox_offset}")
+    if header.get_data_dtype().kind not in "iuf":
+        code = int(header["datatype"])
+        name = nib.nifti1.data_type_codes.label[code]
+        raise ScanError(f"datatype is {code} ({name}), wanted one of whole or real numbers")
 
 
 def _unpacked(file: BufferedReader) -> BufferedReader | gzip.GzipFile:
@@ -92,8 +106,6 @@ def _image_class(content: BufferedReader | gzip.GzipFile) -> type[nib.Nifti1Imag
 
 def _voxels(mapping: mmap.mmap, proxy: Any) -> Numbers:
     """Return the voxels (i, j, k) as they are stored."""
-    if proxy.dtype.kind not in "iuf":
-        raise ScanError(f"the NIfTI file holds {proxy.dtype}, wanted whole or real numbers")
     return np.ndarray(proxy.shape, proxy.dtype, mapping, proxy.offset, order="F")
 
 

@@ -9,13 +9,14 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
 from data_prep.cache import cache_path, read_cache, write_cache
-from data_prep.errors import ScanError
+from data_prep.errors import ScanError, UserError
 from data_prep.progress import Progress, ignore_progress
 from data_prep.pseudonym import pseudonym, temporary_key, use_temporary_key
 from data_prep.readers.dicom_file import NoDicomError
@@ -77,12 +78,12 @@ def list_images(
     rule gave is not used for another.
 
     Raises:
-        UserError: ``root`` is no folder, or cannot be looked at.
+        UserError: ``root`` is no folder, or cannot be looked at; or a process that reads was killed.
     """
     cache = None if temporary_key() else cache_path("headers", str(root.absolute()), rule_name)
     cached = {image.path: image for image in _read_cached(cache)} if cache else {}
     files = list_files(root)
-    entries = [entry for entry in files if os.path.basename(entry.path) != "DICOMDIR"]
+    entries = [entry for entry in files if os.path.basename(entry.path).upper() != "DICOMDIR"]
     unchanged = [image for entry in entries if (image := _recall(cached, entry))]
     paths = {image.path for image in unchanged}
     changed = [entry for entry in entries if entry.path not in paths]
@@ -142,8 +143,11 @@ def _read_images(
 def _map_in_processes(read: Callable[[Entries], list[Image]], batches: Sequence[Entries]) -> Iterator[list[Image]]:
     cores = len(os.sched_getaffinity(0))
     context, key = get_context("forkserver"), temporary_key()
-    with ProcessPoolExecutor(cores, context, use_temporary_key, (key,)) as pool:
-        yield from pool.map(read, batches)
+    try:
+        with ProcessPoolExecutor(cores, context, use_temporary_key, (key,)) as pool:
+            yield from pool.map(read, batches)
+    except BrokenProcessPool as error:
+        raise UserError("a process that read headers was killed: this machine may have too little memory") from error
 
 
 def _read_batch(root: Path, subject_of: SubjectRule, files: Entries) -> list[Image]:

@@ -6,6 +6,7 @@ from tempfile import TemporaryDirectory
 import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -86,3 +87,60 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     nib.save(nib.Nifti1Image(np.zeros((4, 4, 4, 2), np.int16), np.eye(4)), tmp_path / "four.nii.gz")
     with pytest.raises(ScanError, match="4 dimensions"):
         open_nifti(tmp_path / "four.nii.gz")
+
+
+@pytest.mark.parametrize(("datatype", "name"), [(128, "RGB"), (2304, "RGBA"), (32, "complex64"), (1792, "complex128")])
+def test_voxels_that_are_no_real_numbers_are_refused(datatype: int, name: str, make_nifti: Callable[..., Path]) -> None:
+    path = unpacked(make_nifti())
+    change_header(path, 70, datatype.to_bytes(2, "little"))
+    with pytest.raises(ScanError, match=rf"^datatype is {datatype} \({name}\), wanted one of whole or real numbers$"):
+        open_nifti(path)
+
+
+def unpacked(path: Path) -> Path:
+    path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()) + bytes(1 << 20))
+    return path.with_suffix("")
+
+
+def change_header(path: Path, start: int, field: bytes) -> None:
+    content = bytearray(path.read_bytes())
+    content[start : start + len(field)] = field
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("datatype", [0, 1, 255, 3000])
+def test_an_unknown_kind_of_voxels_is_refused_in_silence(
+    datatype: int, make_nifti: Callable[..., Path], capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = unpacked(make_nifti())
+    change_header(path, 70, datatype.to_bytes(2, "little"))
+    with pytest.raises(ScanError, match="no readable NIfTI file"):
+        open_nifti(path)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_voxels_inside_the_header_are_refused(make_nifti: Callable[..., Path]) -> None:
+    path = unpacked(make_nifti())
+    change_header(path, 108, bytes(4))
+    with pytest.raises(ScanError, match=r"^vox_offset is 0, wanted at least 352$"):
+        open_nifti(path)
+
+
+def test_one_file_with_the_magic_of_a_pair_equals_simpleitk(make_nifti: Callable[..., Path]) -> None:
+    path = unpacked(make_nifti(slices=4))
+    change_header(path, 344, b"ni1\0")
+    image = SimpleITK.DICOMOrient(SimpleITK.ReadImage(str(path)), "LPS")
+    np.testing.assert_array_equal(open_nifti(path).planes(0, 4), SimpleITK.GetArrayFromImage(image))
+
+
+def test_packed_bytes_in_several_parts_or_with_zeros_behind_are_read(make_nifti: Callable[..., Path]) -> None:
+    path = make_nifti()
+    packed, expected = path.read_bytes(), open_nifti(path).load().hu
+    content = gzip.decompress(packed)
+    for variant in (packed + bytes(64), gzip.compress(content[:3000]) + gzip.compress(content[3000:])):
+        path.write_bytes(variant)
+        np.testing.assert_array_equal(open_nifti(path).load().hu, expected)
+    for variant in (packed + b"garbage", gzip.compress(packed)):
+        path.write_bytes(variant)
+        with pytest.raises(ScanError, match="no readable NIfTI file"):
+            open_nifti(path)

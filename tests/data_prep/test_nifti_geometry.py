@@ -61,3 +61,31 @@ def test_an_unknown_orientation_is_refused(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(ScanError, match="sform_code and qform_code are 0"):
         open_nifti(path)
+
+
+def put(path: Path, start: int, *numbers: float) -> None:
+    """Write numbers of four bytes into a file's header."""
+    content = bytearray(path.read_bytes())
+    content[start : start + 4 * len(numbers)] = np.array(numbers, "<f4").tobytes()
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("qfac", [-1, 0, 1])
+@pytest.mark.parametrize("quaternion", [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 0, 0.002)])
+def test_a_qform_of_each_handedness_equals_simpleitk(
+    qfac: float, quaternion: tuple[float, float, float], tmp_path: Path
+) -> None:
+    path = write(tmp_path / "a.nii")
+    put(path, 76, qfac)  # pixdim[0]
+    put(path, 256, *quaternion, 10, -20, 30)  # and the offset
+    content = bytearray(path.read_bytes())
+    content[254:256] = bytes(2)  # no sform
+    path.write_bytes(content)
+    scan = open_nifti(path)
+    image = SimpleITK.DICOMOrient(SimpleITK.ReadImage(str(path)), "LPS")
+    np.testing.assert_array_equal(scan.planes(0, 4), SimpleITK.GetArrayFromImage(image))
+    assert scan.affine is not None
+    origin = np.array(image.GetOrigin()) * [-1, -1, 1]
+    np.testing.assert_allclose(scan.affine[:3, 3], origin, atol=1e-4)
+    direction = np.diag([-1, -1, 1]) @ np.reshape(image.GetDirection(), (3, 3)) @ np.diag(image.GetSpacing())
+    np.testing.assert_allclose(scan.affine[:3, :3], direction, atol=1e-4)

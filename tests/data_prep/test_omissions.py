@@ -12,9 +12,15 @@ import numpy as np
 import pytest
 import SimpleITK
 from pydicom import dcmread
+from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.filebase import DicomBytesIO
 from pydicom.filewriter import write_dataset
-from pydicom.uid import DeflatedExplicitVRLittleEndian, generate_uid
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    MediaStorageDirectoryStorage,
+    generate_uid,
+)
 
 from data_prep.errors import MachineError, UserError
 from data_prep.pseudonym import file_pseudonym
@@ -232,6 +238,20 @@ def test_what_is_no_slice_turns_nothing_away(tmp_path: Path, capsys: pytest.Capt
     assert capsys.readouterr().out == passed_over(tmp_path, 9)
     find(tmp_path)
     assert capsys.readouterr().out == passed_over(tmp_path, 9)  # also where all are cached
+
+
+@pytest.mark.parametrize("name", ["DICOMDIR", "dicomdir", "DICOMDIR.dcm", "1-777.dcm"])
+def test_a_directory_of_a_disc_turns_nothing_away(name: str, tmp_path: Path) -> None:
+    files = write(tmp_path, 5)
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = MediaStorageDirectoryStorage, generate_uid()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    directory = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
+    directory.FileSetID, directory.DirectoryRecordSequence = "DISC", []
+    directory.save_as(tmp_path / name, enforce_file_format=True)
+    discovery = find(tmp_path)
+    check_scan(discovery.series[0], files)
+    assert [exclusion.reason for exclusion in discovery.exclusions] == ["holds no image"] * (name.upper() != "DICOMDIR")
 
 
 def test_a_file_named_like_a_slice_by_numbers_alone_is_missed(tmp_path: Path) -> None:

@@ -112,6 +112,36 @@ def test_what_the_standard_converts_equals_simpleitk(case: str, tmp_path: Path) 
     np.testing.assert_array_equal(open_dicom(files).planes(0, 4), expected)
 
 
+def signed_every_second(image: FileDataset, z: int) -> None:
+    if z % 2:
+        signed_as_unsigned(image)
+        image.PixelRepresentation = 1
+
+
+def tilted_by_name(image: FileDataset, _z: int) -> None:
+    image.GantryDetectorTilt = 15  # "not intended for mathematical computations" (PS3.3 C.8.2.1)
+
+
+@pytest.mark.parametrize("change", [signed_every_second, tilted_by_name])
+def test_each_slice_is_read_by_its_header(change: Callable[[FileDataset, int], None], tmp_path: Path) -> None:
+    files = write_series(tmp_path, chest(4), SPACING)
+    for z, path in enumerate(files):
+        edit(path, lambda image, z=z: change(image, z))  # type: ignore[misc]
+    scan = open_dicom(files)
+    np.testing.assert_array_equal(scan.planes(0, 4), chest(4))
+    singles = [SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(path)))[0] for path in files]
+    np.testing.assert_array_equal(scan.planes(0, 4), singles)
+    assert scan.spacing == pytest.approx(SPACING)
+
+
+def test_slices_that_are_shifted_by_the_tilt_are_refused(tmp_path: Path) -> None:
+    files = write_series(tmp_path, chest(4), SPACING, GantryDetectorTilt=15)
+    for z, path in enumerate(files):
+        edit(path, setting(ImagePositionPatient=[-180, -180 + 0.67 * z, 2.5 * z]))
+    with pytest.raises(ScanError, match=r"shifted sideways by up to 2\.0 mm: a tilted gantry"):
+        open_dicom(files)
+
+
 def test_hu_do_not_depend_on_how_they_are_displayed(tmp_path: Path) -> None:
     files = write_series(tmp_path, chest(4), SPACING)
     for path in files:

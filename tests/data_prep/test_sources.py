@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -98,6 +99,18 @@ def test_many_files_are_read_in_processes_and_come_to_the_same(tmp_path: Path, m
     began = time.monotonic()
     assert list_images(tmp_path / "scans", hidden_id, "") == images
     assert time.monotonic() - began < 1
+
+
+def kill_reader(patient: str, path: Path) -> str:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return patient
+
+
+def test_a_killed_reader_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("data_prep.sources.images._MIN_FILES_FOR_PROCESSES", 2)
+    write_series(tmp_path, chest(4, 16), SPACING)
+    with pytest.raises(UserError, match="a process that read headers was killed"):
+        list_images(tmp_path, kill_reader, "")
 
 
 def test_series_of_one_folder_are_told_apart_and_what_is_no_ct_is_set_aside(tmp_path: Path) -> None:
