@@ -26,7 +26,7 @@ class Prepare(Stage):
     """Simulate or read the low dose of one scan an item; write both doses as a Zarr pair, with a contact sheet."""
 
     name: ClassVar[str] = "prepare"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     private: ClassVar[bool] = True
     uses_search: ClassVar[bool] = True
 
