@@ -21,6 +21,7 @@ from data_prep.readers.slice_positions import (
     count_passes,
     has_twins,
     is_even,
+    is_monotone,
 )
 
 DELIMITER = "|"
@@ -117,6 +118,8 @@ def _separate(
         if not element.divides:
             continue
         column = columns[name]
+        if len({*column}) == len(members) and not element.is_number:  # one slice a value
+            continue
         groups, unknown = _group(element, column, members)
         if not 1 < len(groups) < len(members) - unknown or _are_consecutive(heights, groups):
             continue
@@ -138,6 +141,8 @@ def _recurrence(heights: Sequence[float], columns: Mapping[str, Sequence[str]]) 
     for name, element in _ELEMENTS.items():
         numbers = _counts(columns[name]) if element.counts else []
         if not numbers or (name == "ContentTime" and _counts(columns["InstanceNumber"])):
+            continue
+        if is_monotone(heights) and is_monotone(numbers):
             continue
         stacks = count_passes(heights, numbers)
         if name == "InstanceNumber":  # a number is one image's alone

@@ -52,6 +52,11 @@ def has_twins(heights: Sequence[float]) -> bool:
     return any(upper - lower < SAME_POSITION_MM for lower, upper in pairwise(sorted(heights)))
 
 
+def is_monotone(numbers: Sequence[float]) -> bool:
+    """Whether these numbers rise, or fall, from each to the next."""
+    return all(a < b for a, b in pairwise(numbers)) or all(a > b for a, b in pairwise(numbers))
+
+
 def are_consecutive(groups: Sequence[Sequence[float]]) -> bool:
     """Whether the heights of each group end before those of the next one start."""
     ranges = sorted((min(heights), max(heights)) for heights in groups)

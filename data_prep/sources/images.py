@@ -27,6 +27,7 @@ from data_prep.sources.file_names import named_as_images
 from data_prep.sources.tree import CANNOT_OPEN, Entry, fault_of, list_files, log_passed_over
 
 _EMPTY, _NO_DICOM = "is empty", str(NoDicomError())
+_DIRECTORY = "DICOMDIR"
 _BATCH_FILES = 200  # that a process reads between two reports of progress
 _MIN_FILES_FOR_PROCESSES = 2000  # below, starting processes takes longer than reading
 _VERSION = 6  # of what is remembered of a file
@@ -83,7 +84,7 @@ def list_images(
     cache = None if temporary_key() else cache_path("headers", str(root.absolute()), rule_name)
     cached = {image.path: image for image in _read_cached(cache)} if cache else {}
     files = list_files(root)
-    entries = [entry for entry in files if os.path.basename(entry.path).upper() != "DICOMDIR"]
+    entries = [entry for entry in files if not _is_directory(entry.path)]
     unchanged = [image for entry in entries if (image := _recall(cached, entry))]
     paths = {image.path for image in unchanged}
     changed = [entry for entry in entries if entry.path not in paths]
@@ -95,10 +96,17 @@ def list_images(
     return images
 
 
-def _images_among(files: Sequence[Image]) -> list[Image]:
+def _is_directory(path: str) -> bool:
+    """Whether a file is the directory of a disc by its name, of which only the end is looked at for most files."""
+    return path[-len(_DIRECTORY) :].upper() == _DIRECTORY == os.path.basename(path).upper()
+
+
+def _images_among(files: list[Image]) -> list[Image]:
     """Return the files that are DICOM, or are named as if they were, and what cannot be looked at."""
-    images = [file for file in files if not _is_stranger(file)]
     strangers = [file for file in files if _is_stranger(file)]
+    if not strangers:
+        return files
+    images = [file for file in files if not _is_stranger(file)]
     names = named_as_images([file.path for file in strangers], (image.path for image in images))
     missed = [file for file in strangers if file.size < 0 and file.path not in names]
     return [

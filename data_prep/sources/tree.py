@@ -61,6 +61,9 @@ class _Walk:
     links: list[str] = field(default_factory=list)
     visited: set[str] = field(default_factory=set)
 
+    def __post_init__(self) -> None:
+        self._prefix_length = len(os.path.join(self.root, ""))
+
     def entries(self) -> Iterator[Entry]:
         home = os.path.realpath(self.root)
         self.pending, file_links = [(str(self.root), home)], list[str]()
@@ -119,7 +122,7 @@ class _Walk:
         return Entry(self._below(path), -1, -1, fault)
 
     def _below(self, path: str) -> str:
-        return path[len(os.path.join(self.root, "")) :]
+        return path[self._prefix_length :]
 
 
 def _is_within(path: str, folder: str) -> bool:
