@@ -6,7 +6,8 @@ from typing import Any
 
 from torch.multiprocessing.spawn import ProcessContext, start_processes
 
-_PRELOADED = ["pipeline.training.trainer", "pytest", "hypothesis"]
+# torch's compiler is imported by each DistributedDataParallel
+_PRELOADED = ["pipeline.training.trainer", "torch._dynamo", "pytest", "hypothesis"]
 
 
 def start_ranks(main: Callable[..., None], arguments: tuple[Any, ...], ranks: int) -> ProcessContext:
