@@ -6,7 +6,6 @@ import re
 import resource
 import shutil
 import subprocess
-import sys
 import traceback
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -25,9 +25,11 @@ from data_prep.store import Pair
 from data_prep.volume import CTVolume
 from jobs.engine.worker import work_alone
 from jobs.stages.graph import open_graph
-from tests.command_line import QUARTERDOSE
+from tests.command_line import QUARTERDOSE, quarterdose_within
 from tests.data_prep.dicom_series import change, edit, write_series
 from tests.pairs import simulate
+from tests.ranks import run_ranks
+from tests.resident import give_back_at_once, resident
 from tests.scans import chest, write_nifti
 
 SPACING = (2.5, 0.703125, 0.703125)
@@ -147,11 +149,9 @@ def test_each_series_has_its_row_and_its_reason(place: Place) -> None:
     assert row.to_numpy().tolist() == [[30, "B30f", 120, "simulated"]]
     assert "a localizer" in manifest["reason"].tolist()
     assert sorted(p.name for p in (place.data / "contact").glob("*.png")) == ["dicom-1.png"]
-    verified = subprocess.run(
-        [str(QUARTERDOSE), "verify", str(place.data)], capture_output=True, text=True, check=False
-    )
+    verified = quarterdose_within(place.folder, "verify", str(place.data))
     assert verified.stdout.strip() == "3 pairs in the manifest, 0 faults"
-    again = place.run({"kind": "dicom", "path": "scans", "keep_ids": True})
+    again = quarterdose_within(place.folder, "prepare", "p.yaml")
     assert "nothing to do" in again.stdout
     change(gap[0], SliceThickness=9)
     scout = write_series(scans / "scout2", chest(2), SPACING, patient="b", Modality="SR")
@@ -292,28 +292,17 @@ def test_a_fault_of_the_source_reaches_the_caller(tmp_path: Path) -> None:
             prepare(type(series)(**{**series.__dict__, "fault": error}), settings, tmp_path)
 
 
-PEAK = """
-import re, sys
-from pathlib import Path
-import torch
-from data_prep.prepare import prepare
-from data_prep.settings import DataSettings
-from data_prep.sources.discovery import discover
-torch.set_num_threads(1)
-settings = DataSettings.model_validate_json(sys.argv[1])
-(series,) = discover(settings.sources).series
-prepare(series, settings, Path(sys.argv[2]))
-print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
-"""
+def _prepare_and_measure(_rank: int, settings: DataSettings, folder: Path) -> None:
+    torch.set_num_threads(1)
+    give_back_at_once()
+    (series,) = discover(settings.sources).series
+    prepare(series, settings, folder / "data")
+    (folder / "peak").write_text(str(resident("VmHWM")))
 
 
 @pytest.mark.parametrize("kind", ["nifti", "dicom"])
 def test_memory_does_not_grow_with_the_scans_length(kind: str, tmp_path: Path) -> None:
-    """A slice is half a MiB in each of both doses: 64 more would be 64 MiB, were they kept.
-
-    Freed blocks are given back at once, so that the peak is that of what is held and not of a heap's gaps.
-    """
-    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_ARENA_MAX": "1"}
+    """A slice is half a MiB in each of both doses: 64 more would be 64 MiB, were they kept."""
     peaks = []
     for slices in (48, 112):
         folder = tmp_path / f"{slices}"
@@ -322,9 +311,7 @@ def test_memory_does_not_grow_with_the_scans_length(kind: str, tmp_path: Path) -
         else:
             write_series(folder, chest(slices, 512), SPACING)
         settings = data_settings({"kind": kind, "path": folder}, low_dose={"dose": 0.1, "geometry": TINY})
-        command = [sys.executable, "-c", PEAK, settings.model_dump_json(), str(folder / "data")]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-        assert done.returncode == 0, done.stderr
-        peaks.append(int(done.stdout) / 1024)
+        run_ranks(_prepare_and_measure, (settings, folder), 1)
+        peaks.append(int((folder / "peak").read_text()) / 2**20)
     assert peaks[1] - peaks[0] < 30
     assert max(peaks) < 3 * 1024

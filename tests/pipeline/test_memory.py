@@ -1,7 +1,5 @@
 """The predicted memory of a training step against what a fresh process, or a GPU, is seen to hold."""
 
-import ctypes
-import re
 from pathlib import Path
 from typing import Any, get_args
 
@@ -17,6 +15,7 @@ from pipeline.training.memory import LiveBytes, blank_batches, build_step, large
 from tests.pipeline.cells import cell
 from tests.plain_ddnet import PlainDDnet
 from tests.ranks import run_ranks
+from tests.resident import give_back_at_once, resident
 from tests.saved_memory import saved_bytes
 
 GIB = 2**30
@@ -29,13 +28,6 @@ def take_step(settings: CellSettings, device: str) -> None:
     build_step(settings, network, gpu=gpu).take(blank_batches(settings), rate=1e-3)
 
 
-def resident(which: str) -> int:
-    """Bytes of this process: ``VmRSS`` now, ``VmHWM`` at its peak."""
-    found = re.search(rf"{which}:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    assert found
-    return int(found[1]) * 1024
-
-
 def peak_over(settings: CellSettings) -> int:
     """Peak resident bytes of a step, over those before; a small step has loaded what is loaded once."""
     torch.set_num_threads(1)
@@ -46,12 +38,8 @@ def peak_over(settings: CellSettings) -> int:
     return resident("VmHWM") - before
 
 
-_M_MMAP_THRESHOLD = -3
-
-
 def _measure(_rank: int, settings: CellSettings, path: Path) -> None:
-    """Give freed blocks back at once, so that resident bytes are those of the process's tensors."""
-    ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 131072)
+    give_back_at_once()
     path.write_text(str(peak_over(settings)))
 
 
