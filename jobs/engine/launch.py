@@ -7,7 +7,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from multiprocessing import set_forkserver_preload
+from multiprocessing.forkserver import ensure_running, set_forkserver_preload
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -81,9 +81,10 @@ class LocalProcesses:
     def __init__(
         self, groups: Sequence[tuple[Callable[..., None], tuple[Any, ...], int]], modules: Sequence[str] = ()
     ) -> None:
+        set_forkserver_preload([*_PRELOADED, *modules])
+        ensure_running()  # the server imports them while this process imports torch
         from torch.multiprocessing.spawn import start_processes
 
-        set_forkserver_preload([*_PRELOADED, *modules])
         logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
         self._running = [
             start_processes(main, arguments, processes, join=False, start_method="forkserver")

@@ -2,7 +2,6 @@
 
 import inspect
 import os
-import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 
 from data_prep.errors import UserError
 from data_prep.sources.idc import CollectionName, IdcSeries, describe, fetch, select
-from tests.command_line import QUARTERDOSE
+from tests.command_line import quarterdose_within
 
 LIDC = "SELECT * FROM series WHERE collection_id = 'lidc_idri' AND Modality = 'CT'"
 DOSE = "SELECT * FROM series WHERE collection_id = 'ldct_and_projection_data' AND SeriesDescription = '{} Dose Images'"
@@ -195,19 +194,15 @@ def test_a_failure_of_the_library_is_one_sentence(tmp_path: Path) -> None:
         fetch([series("1.1")], tmp_path, Broken())
 
 
-def quarterdose(*words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(QUARTERDOSE), "fetch", *words], capture_output=True, text=True, check=False, timeout=60)
-
-
 def test_command_line_says_what_is_fetched_and_keeps_what_is_there(tmp_path: Path) -> None:
     for one in select("lidc", 2):
         write(one, tmp_path)
-    done = quarterdose("lidc", "--patients", "2", "--to", str(tmp_path))
+    done = quarterdose_within(tmp_path, "fetch", "lidc", "--patients", "2", "--to", str(tmp_path))
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("patients: 2, series: 2, images: ")
     assert done.stdout.endswith(f"{tmp_path}: 2 series complete, 0 of them fetched now\n")
 
 
 def test_command_line_refuses_in_one_line_with_code_2(tmp_path: Path) -> None:
-    done = quarterdose("mayo", "--patients", "0", "--to", str(tmp_path))
+    done = quarterdose_within(tmp_path, "fetch", "mayo", "--patients", "0", "--to", str(tmp_path))
     assert (done.returncode, done.stderr) == (2, "quarterdose: --patients of mayo must be from 1 to 100, not 0\n")

@@ -78,13 +78,13 @@ def test_unknown_profile_and_run_folder(tmp_path: Path, make_nifti: Callable[...
     assert "profile 'moon' is neither a file nor one of: a100, debug, dev, local" in refused(
         tmp_path, "{kind: nifti, path: scans}", "--on", "moon"
     )
-    done = quarterdose(tmp_path, "status", "nowhere")
+    done = quarterdose_within(tmp_path, "status", "nowhere")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "is no run folder" in done.stderr
 
 
 def test_missing_settings_file_and_unknown_command(tmp_path: Path) -> None:
-    assert quarterdose(tmp_path, "config", "absent.yaml").returncode == 2
+    assert quarterdose_within(tmp_path, "config", "absent.yaml").returncode == 2
     assert quarterdose(tmp_path, "walk").returncode == 2
 
 
