@@ -29,6 +29,7 @@ _PRELOADED = (
     "pipeline.evaluate.judgement",
     "pipeline.report",
 )
+_PRELOADED_FOR_RANKS = ("pipeline.training.trainer", "torch._dynamo")  # each DistributedDataParallel imports the latter
 
 
 class Processes(Protocol):
@@ -55,19 +56,25 @@ class Launcher(Protocol):
 
 
 class LocalLauncher:
-    """Launcher of processes of this machine, which end when their parent dies."""
+    """Launcher of processes of this machine, which end when their parent dies.
 
-    def __init__(self, open_graph: OpenGraph) -> None:
+    Args:
+        open_graph: that each process opens the graph with.
+        with_ranks: whether ranks are among the processes.
+    """
+
+    def __init__(self, open_graph: OpenGraph, *, with_ranks: bool) -> None:
         self.open_graph = open_graph
+        self._modules = [open_graph.__module__, *(_PRELOADED_FOR_RANKS if with_ranks else ())]
 
     def start_workers(self, root: Path, stage: str, items: Sequence[str], workers: int) -> Processes:
         shares = share_items(items, workers)
         groups = [(_worker_main, (self.open_graph, root, stage, share), 1) for share in shares]
-        return LocalProcesses(groups, [self.open_graph.__module__])
+        return LocalProcesses(groups, self._modules)
 
     def start_ranks(self, root: Path, stage: str, item: str, ranks: int) -> Processes:
         arguments = (self.open_graph, root, stage, item, ranks, _rendezvous())
-        return LocalProcesses([(_rank_main, arguments, ranks)], [self.open_graph.__module__])
+        return LocalProcesses([(_rank_main, arguments, ranks)], self._modules)
 
 
 class LocalProcesses:
