@@ -138,9 +138,9 @@ def _recurrence(heights: Sequence[float], columns: Mapping[str, Sequence[str]]) 
     """
     if has_twins(heights):
         return ""
-    for name, element in _ELEMENTS.items():
-        numbers = _counts(columns[name]) if element.counts else []
-        if not numbers or (name == "ContentTime" and _counts(columns["InstanceNumber"])):
+    counts = {name: _counts(columns[name]) for name, element in _ELEMENTS.items() if element.counts}
+    for name, numbers in counts.items():
+        if not numbers or (name == "ContentTime" and counts["InstanceNumber"]):
             continue
         if is_monotone(heights) and is_monotone(numbers):
             continue

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import pairwise
+from operator import sub
 
 import numpy as np
 
@@ -49,12 +50,13 @@ def is_even(heights: Sequence[float]) -> bool:
 
 def has_twins(heights: Sequence[float]) -> bool:
     """Whether two of these heights, in any order, are one position."""
-    return any(upper - lower < SAME_POSITION_MM for lower, upper in pairwise(sorted(heights)))
+    ordered = sorted(heights)
+    return min(map(sub, ordered[1:], ordered), default=SAME_POSITION_MM) < SAME_POSITION_MM
 
 
 def is_monotone(numbers: Sequence[float]) -> bool:
     """Whether these numbers rise, or fall, from each to the next."""
-    return all(a < b for a, b in pairwise(numbers)) or all(a > b for a, b in pairwise(numbers))
+    return len({*numbers}) == len(numbers) and [*numbers] in (sorted(numbers), sorted(numbers, reverse=True))
 
 
 def are_consecutive(groups: Sequence[Sequence[float]]) -> bool:

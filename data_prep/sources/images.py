@@ -27,7 +27,6 @@ from data_prep.sources.file_names import named_as_images
 from data_prep.sources.tree import CANNOT_OPEN, Entry, fault_of, list_files, log_passed_over
 
 _EMPTY, _NO_DICOM = "is empty", str(NoDicomError())
-_DIRECTORY = "DICOMDIR"
 _BATCH_FILES = 200  # that a process reads between two reports of progress
 _MIN_FILES_FOR_PROCESSES = 2000  # below, starting processes takes longer than reading
 _VERSION = 6  # of what is remembered of a file
@@ -83,22 +82,21 @@ def list_images(
     """
     cache = None if temporary_key() else cache_path("headers", str(root.absolute()), rule_name)
     cached = {image.path: image for image in _read_cached(cache)} if cache else {}
-    files = list_files(root)
-    entries = [entry for entry in files if not _is_directory(entry.path)]
+    entries = list_files(root)
     unchanged = [image for entry in entries if (image := _recall(cached, entry))]
     paths = {image.path for image in unchanged}
-    changed = [entry for entry in entries if entry.path not in paths]
+    changed = [entry for entry in entries if entry.path not in paths and not _is_directory(entry.path)]
     contents = unchanged + _read_images(root, changed, subject_of, len(unchanged), progress)
-    if cache and (changed or len(cached) != len(entries)):
+    if cache and (changed or len(cached) != len(contents)):
         write_cache(cache, _VERSION, contents)
     images = sorted(_images_among(contents))
-    log_passed_over(root, len(files) - len(images))
+    log_passed_over(root, len(entries) - len(images))
     return images
 
 
 def _is_directory(path: str) -> bool:
-    """Whether a file is the directory of a disc by its name, of which only the end is looked at for most files."""
-    return path[-len(_DIRECTORY) :].upper() == _DIRECTORY == os.path.basename(path).upper()
+    """Whether a file is the directory of a disc by its name."""
+    return os.path.basename(path).upper() == "DICOMDIR"
 
 
 def _images_among(files: list[Image]) -> list[Image]:
