@@ -21,6 +21,7 @@ from pipeline.training.exchange import exchange_gradients
 from pipeline.training.loader import Batch, read_ahead, repeat_first
 from pipeline.training.measurements import Measurements
 from pipeline.training.metrics_file import MetricsFile
+from pipeline.training.precision import check_convolutions, convolutions_of
 from pipeline.training.ranks import Ranks
 from pipeline.training.record import TrainingRecord
 from pipeline.training.schedule import TrainingLength, length_of
@@ -50,7 +51,8 @@ def train(
         progress: called after each step.
 
     Raises:
-        UserError: a scan has too few slices, or ``start`` does not fit the network.
+        UserError: a scan has too few slices, ``start`` does not fit the network, or the network's convolutions in
+            bfloat16 are wrong on this machine's CPU.
         TrainingError: a loss, gradient or weight is NaN or infinite.
         MachineError: a checkpoint cannot be written.
         Stopped: a signal asked for it (SIGUSR2, SIGTERM); a checkpoint was written.
@@ -63,9 +65,11 @@ def _build_trainer(
     cell: CellSettings, data: Path, split: Split, folder: Path, world: World, start: Path | None, stop: StopFlag
 ) -> Trainer:
     start_time, settings = time.perf_counter(), cell.training
-    torch.manual_seed(settings.seed)
-    torch.set_num_threads(settings.threads)
     ranks = Ranks(world, device_of(world, settings.device))
+    torch.set_num_threads(settings.threads)
+    if ranks.device.type == "cpu" and settings.lowers_precision(gpu=False):
+        check_convolutions(convolutions_of(cell))
+    torch.manual_seed(settings.seed)
     length = length_of(settings, len(split.parts["train"]), world.size)
     samples = PairSamples(data, split.parts["train"], cell, settings.seed, length.epoch_samples)
     validation_samples = PairSamples(
