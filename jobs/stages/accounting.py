@@ -1,6 +1,7 @@
 """GPU-hours and core-hours that were allocated to a run's jobs, and what the trainings used them for."""
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,8 +26,8 @@ def accounting_table(folder: RunFolder, graph: Graph) -> pd.DataFrame:
 
     ``gpu_hours`` counts every start of the jobs. Of a training that ended, its ``training``, ``validation``,
     ``checkpoint`` and ``start`` hours are those of its record; ``lost`` is the rest: the start of the processes, their
-    rendezvous, the end of the job, and work that was lost with a node. ``bill`` is in the currency of the settings'
-    ``budget``, if that has a price.
+    rendezvous, the end of the job, and work that was lost with a node. ``lost`` is empty where fewer hours were counted
+    than that record has. ``bill`` is in the currency of the settings' ``budget``, if that has a price.
 
     ``source`` is ``sacct``, or ``markers`` where Slurm cannot be asked: the hours of each item's last start alone.
     Where an earlier report has a table, that one is returned instead of the latter.
@@ -76,9 +77,22 @@ def _row(
         else _sum_hours([allocation for allocation in allocated if array_of(allocation.job) in jobs])
     )
     used = {f"{kind}_gpu_hours": seconds * gpus / _HOUR for kind, seconds in _recorded_seconds(folder, item).items()}
-    lost = {"lost_gpu_hours": hours["gpu_hours"] - sum(used.values())} if used else {}
+    lost = {"lost_gpu_hours": _lost_hours(f"{stage}/{item}", hours, sum(used.values()))} if used else {}
     bill = folder.settings.budget.cost(hours["gpu_hours"])
     return {"stage": stage, "item": item, "gpus": gpus, **hours, **used, **lost, "bill": bill}
+
+
+def _lost_hours(training: str, hours: Mapping[str, Any], used: float) -> float:
+    """Return the allocated hours that a training did not use; NaN if fewer were counted than it used."""
+    lost = float(hours["gpu_hours"]) - used
+    if lost >= 0:
+        return lost
+    if hours["source"] == "sacct":
+        logger.warning(
+            f"{training}: Slurm's accounting counts {hours['gpu_hours']:.4f} GPU-hours, the training's own record "
+            f"{used:.4f}: Slurm forgets a start that its controller had not saved when it was killed"
+        )
+    return math.nan
 
 
 def _sum_hours(allocations: Sequence[Allocation]) -> dict[str, Any]:
