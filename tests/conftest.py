@@ -16,6 +16,8 @@ from data_prep.sources.sample import sample_path as sample_path_of_user
 from data_prep.volume import CTVolume
 from tests.pairs import write_toy_pair
 from tests.scans import chest, write_nifti
+from tests.shared_runs import fill_once
+from tests.toy_runs import SETTINGS, Toy, whole_run
 
 settings.register_profile("quarterdose", deadline=None)  # shared machines are slow at times
 settings.load_profile("quarterdose")
@@ -58,6 +60,12 @@ def sample_path() -> Path:
 @pytest.fixture(scope="session")
 def sample(sample_path: Path) -> CTVolume:
     return open_nifti(sample_path).load()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Toy:
+    """A whole run, to be compared with and to be copied: nobody runs anything in it."""
+    return Toy(fill_once(tmp_path_factory, "undisturbed", lambda folder: whole_run(folder, SETTINGS)), SETTINGS)
 
 
 @pytest.fixture

@@ -77,11 +77,12 @@ class Toy:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+def wait_for(condition: Callable[[], object], seconds: float = 120, pause: float = 0.01) -> None:
+    """Wait; ``pause`` is the time between two looks, longer where a look costs a process."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.01)
+        time.sleep(pause)
 
 
 def make_toy_scan(folder: Path) -> None:
@@ -101,14 +102,25 @@ def whole_run(folder: Path, settings: dict[str, Any], start: Toy | None = None) 
     return toy
 
 
+_MACHINES_OWN = ("seconds", "peak_bytes", "nodes", "node_list", "timed_steps")  # ends of columns
+
+
 def assert_alike(ours: Toy, theirs: Toy) -> None:
     """But for times, memory, nodes, and how many steps were warm."""
     assert ours.losses() == theirs.losses()
     for name in ("quality.csv", "cells.csv"):
-        a, b = (pd.read_csv(toy.run_folder / "report" / name) for toy in (ours, theirs))
-        kept = [
-            column
-            for column in a
-            if not str(column).endswith(("seconds", "peak_bytes", "nodes", "node_list", "timed_steps"))
-        ]
-        pd.testing.assert_frame_equal(a[kept], b[kept])
+        pd.testing.assert_frame_equal(_report_table(ours, name), _report_table(theirs, name))
+
+
+def assert_cell_alike(ours: Toy, theirs: Toy, cell: str) -> None:
+    """One training alone, in the same respects."""
+    assert ours.losses()[cell] == theirs.losses()[cell]
+    for name in ("quality.csv", "cells.csv"):
+        a, b = (_report_table(toy, name) for toy in (ours, theirs))
+        pd.testing.assert_frame_equal(a[a.iloc[:, 0] == cell], b[b.iloc[:, 0] == cell])
+        assert (a.iloc[:, 0] == cell).sum() == 1
+
+
+def _report_table(toy: Toy, name: str) -> pd.DataFrame:
+    table = pd.read_csv(toy.run_folder / "report" / name)
+    return table[[column for column in table if not str(column).endswith(_MACHINES_OWN)]]

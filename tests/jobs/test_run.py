@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,12 +22,14 @@ from tests.toy_runs import SETTINGS, Toy, assert_alike, make_toy_scan, wait_for,
 
 pytestmark = pytest.mark.whole
 
+LEAN: dict[str, Any] = {**SETTINGS, "evaluate": {**SETTINGS["evaluate"], "also": []}}  # where all is judged anew
+
 
 @pytest.fixture
 def fresh(tmp_path: Path) -> Toy:
     """A run that has not begun."""
     make_toy_scan(tmp_path)
-    return Toy(tmp_path, SETTINGS)
+    return Toy(tmp_path, LEAN)
 
 
 @pytest.fixture
@@ -133,6 +136,7 @@ def test_evaluate_tells_the_quality_of_what_is_judged(finished: Toy) -> None:
 
 def test_the_same_graph_through_submitit_gives_the_same_losses(toy: Toy, undisturbed: Toy) -> None:
     toy.forget("prepare/toy", "train/2d", "study/3d-s16-r1", "study/3d-s16-r2")
+    toy.write(LEAN)
     assert toy.losses() == {}
     done = toy.run("--on", "local")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -143,6 +147,7 @@ def test_the_same_graph_through_submitit_gives_the_same_losses(toy: Toy, undistu
 def test_the_same_graph_with_the_debug_executor(toy: Toy) -> None:
     alone = ("--set", "train_2d.ranks=1", "--set", "study.ranks=[1]")
     toy.forget("prepare/toy", "train/2d")
+    toy.write(LEAN)
     refused = toy.run("--on", "debug")
     assert refused.returncode == 2
     assert "2 ranks were asked for, but the debug executor has one process" in refused.stderr
@@ -184,7 +189,7 @@ def test_a_donor_file_in_place_of_the_2d_training(toy: Toy) -> None:
     alone = {"ranks": 1, "training": {**SETTINGS["train_2d"]["training"], "epochs": 1}}
     training = {**SETTINGS["study"]["training"], "epochs": 1, "residual": False, "scaling": "unit", "norm": "frozen"}
     study = {**SETTINGS["study"], "ranks": [1], "transfer": ["none", "zero"], "donor": "donor.pt", "training": training}
-    toy.write({**SETTINGS, "train_2d": alone, "study": study})
+    toy.write({**LEAN, "train_2d": alone, "study": study})
     done = toy.run()
     assert done.returncode == 0, done.stdout + done.stderr
     transfer = pd.read_csv(toy.run_folder / "report" / "transfer.csv").set_index("cell")["transfer"]
@@ -229,7 +234,7 @@ def test_a_training_that_is_asked_to_stop_goes_on_with_the_next_run(toy: Toy) ->
     """One rank gets the signal that Slurm sends before a time limit."""
     toy.forget("train/2d")
     train = {**SETTINGS["train_2d"], "training": {**SETTINGS["train_2d"]["training"], "epochs": 40, "log_steps": 1}}
-    toy.write({**SETTINGS, "train_2d": train, "study": {**SETTINGS["study"], "ranks": [1]}})
+    toy.write({**LEAN, "train_2d": train, "study": {**SETTINGS["study"], "ranks": [1]}})
     with toy.start() as process:
         wait_for(lambda: len(toy.losses().get("2d", [])) > 5)
         os.kill(_workers(toy.folder)[-1], signal.SIGUSR2)
@@ -252,8 +257,6 @@ def test_when_the_driver_is_killed_its_workers_end(toy: Toy) -> None:
 
 
 def test_a_changed_training_starts_anew(toy: Toy) -> None:
-    first = toy.run("--set", "study.ranks=[1]")
-    assert first.returncode == 0, first.stdout + first.stderr
     old = toy.losses()
     changed = {
         **SETTINGS,
@@ -272,7 +275,7 @@ def test_a_broken_scan_among_others_is_turned_away_and_no_name_is_kept(fresh: To
     (scans / "toy.nii.gz").rename(scans / "Roe_Max.nii.gz")
     (scans / "Doe_Jane.nii.gz").write_bytes((scans / "Roe_Max.nii.gz").read_bytes()[:2000])
     data = {**SETTINGS["data"], "sources": [{"kind": "nifti", "path": "scans"}]}
-    fresh.write({**SETTINGS, "data": data, "study": {**SETTINGS["study"], "ranks": [1]}})
+    fresh.write({**LEAN, "data": data, "study": {**SETTINGS["study"], "ranks": [1]}})
     few = fresh.run()
     assert few.returncode == 2
     assert "scans/Doe_Jane.nii.gz: no readable NIfTI" in few.stderr  # on the terminal only

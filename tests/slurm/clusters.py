@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from slurm.devcluster import Cluster, Shape, missing_packages
+from slurm.states import job_states
 from tests.toy_runs import wait_for
 
 PORT = 20000 + os.getpid() % 200 * 60  # two sessions, or two clusters of one, do not meet
@@ -43,3 +45,16 @@ def kill_controller(cluster: Cluster) -> None:
     assert pid
     os.kill(pid, signal.SIGKILL)
     wait_for(lambda: dict(cluster.daemons())["slurmctld"] is None, 10)
+
+
+def await_saved_state(cluster: Cluster, job: str) -> None:
+    """Wait until slurmctld has written that a job runs: it does so within five seconds, or later on a slow disk.
+
+    One that is killed before does not know after its restart that the job has started.
+    """
+    state, started = cluster.folder / "state" / "job_state", job_states([job])[job].started
+    assert started is not None
+    if state.stat().st_mtime < started + 2:  # whole seconds
+        cluster.command("scontrol", "update", f"jobid={job}", "comment=to be saved")
+        changed = time.time()
+        wait_for(lambda: state.stat().st_mtime > changed, 60)

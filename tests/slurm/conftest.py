@@ -7,7 +7,7 @@ import pytest
 from slurm.devcluster import Cluster, Shape
 from tests.shared_runs import fill_once
 from tests.slurm.clusters import PORT, running
-from tests.slurm.queued import LONG, SPREAD
+from tests.slurm.queued import SPREAD
 from tests.toy_runs import Toy, whole_run
 
 
@@ -22,9 +22,3 @@ def cluster() -> Iterator[Cluster]:
 def spread_locally(tmp_path_factory: pytest.TempPathFactory) -> Toy:
     """A run of this machine with a training of four ranks."""
     return Toy(fill_once(tmp_path_factory, "spread", lambda folder: whole_run(folder, SPREAD)), SPREAD)
-
-
-@pytest.fixture(scope="session")
-def long_locally(tmp_path_factory: pytest.TempPathFactory, spread_locally: Toy) -> Toy:
-    """A run of this machine with one long training of two ranks."""
-    return Toy(fill_once(tmp_path_factory, "long", lambda folder: whole_run(folder, LONG, spread_locally)), LONG)
