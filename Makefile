@@ -6,8 +6,8 @@ TESTS := $(BIN)/python -m pytest
 # Tests start hundreds of processes: no module is compiled twice, and memory that is freed is used again at once
 # instead of being faulted in anew.
 test quick: export PYTHONDONTWRITEBYTECODE =
-test quick: export MALLOC_MMAP_THRESHOLD_ = 1073741824
-test quick: export MALLOC_TRIM_THRESHOLD_ = 1073741824
+test quick: export MALLOC_MMAP_THRESHOLD_ = 134217728
+test quick: export MALLOC_TRIM_THRESHOLD_ = 536870912
 
 .PHONY: setup demo check quick test lint bench
 
