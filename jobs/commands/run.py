@@ -117,10 +117,8 @@ def _run_here(folder: RunFolder, graph: Graph, profile: Profile | None) -> None:
     from jobs.engine.run import run_graph
     from jobs.stages.graph import open_graph
 
-    with_ranks = any(stage.uses_ranks for stage in graph.stages.values())
-    launcher: Launcher = (
-        SubmittedLauncher(profile, open_graph) if profile else LocalLauncher(open_graph, with_ranks=with_ranks)
-    )
+    modules = [module for stage in graph.stages.values() for module in stage.modules]
+    launcher: Launcher = SubmittedLauncher(profile, open_graph) if profile else LocalLauncher(open_graph, modules)
     count, failures = 0, list[str]()
     with _locked(folder), Display() as display:
         decisions = _decide(graph)

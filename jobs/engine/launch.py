@@ -20,16 +20,6 @@ from slurm.submit import Job, submit, task
 _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 1.5  # when a rank has died: for the others to end by themselves, then after SIGTERM; then SIGKILL
 _STOP_SECONDS = 10.0
-# imported once by a server from which workers are forked, instead of seconds in each of them
-_PRELOADED = (
-    __name__,
-    "data_prep.prepare",
-    "data_prep.readers.dicom",
-    "data_prep.readers.nifti",
-    "pipeline.evaluate.judgement",
-    "pipeline.report",
-)
-_PRELOADED_FOR_RANKS = ("pipeline.training.trainer", "torch._dynamo")  # each DistributedDataParallel imports the latter
 
 
 class Processes(Protocol):
@@ -60,12 +50,12 @@ class LocalLauncher:
 
     Args:
         open_graph: that each process opens the graph with.
-        with_ranks: whether ranks are among the processes.
+        modules: that the processes use. They are forked from a server that imports these once, in seconds.
     """
 
-    def __init__(self, open_graph: OpenGraph, *, with_ranks: bool) -> None:
+    def __init__(self, open_graph: OpenGraph, modules: Sequence[str]) -> None:
         self.open_graph = open_graph
-        self._modules = [open_graph.__module__, *(_PRELOADED_FOR_RANKS if with_ranks else ())]
+        self._modules = [__name__, open_graph.__module__, *modules]
 
     def start_workers(self, root: Path, stage: str, items: Sequence[str], workers: int) -> Processes:
         shares = share_items(items, workers)
@@ -82,13 +72,13 @@ class LocalProcesses:
 
     Args:
         groups: of each its function, the arguments after the process's number, and the number of processes.
-        modules: that the processes use, imported before they are forked.
+        modules: that the server imports from which they are forked.
     """
 
     def __init__(
-        self, groups: Sequence[tuple[Callable[..., None], tuple[Any, ...], int]], modules: Sequence[str] = ()
+        self, groups: Sequence[tuple[Callable[..., None], tuple[Any, ...], int]], modules: Sequence[str]
     ) -> None:
-        set_forkserver_preload([*_PRELOADED, *modules])
+        set_forkserver_preload([*modules])
         ensure_running()  # the server imports them while this process imports torch
         from torch.multiprocessing.spawn import start_processes
 

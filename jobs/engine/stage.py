@@ -38,6 +38,8 @@ class Stage(ABC):
     """Whether an unfinished item goes on with the files that it left."""
     concludes: ClassVar[bool] = False
     """Whether it runs even where a stage before it failed, to show what became of the run."""
+    modules: ClassVar[tuple[str, ...]] = ()
+    """Modules that :meth:`run` imports in many processes."""
     private: ClassVar[bool] = False
     """Whether the text of an error may hold names of patients or of their files, and must not be written."""
 

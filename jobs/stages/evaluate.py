@@ -24,6 +24,7 @@ class Evaluate(Stage):
     version: ClassVar[int] = 6
     uses_gpu: ClassVar[bool] = True
     resumes: ClassVar[bool] = True
+    modules: ClassVar[tuple[str, ...]] = ("pipeline.evaluate.judgement",)
     is_lenient: ClassVar[bool] = True  # a network whose training failed cannot be judged
 
     def __init__(self, trainings: Sequence[CellStage]) -> None:

@@ -27,6 +27,9 @@ class Prepare(Stage):
 
     name: ClassVar[str] = "prepare"
     version: ClassVar[int] = 3
+    modules: ClassVar[tuple[str, ...]] = (
+        "data_prep.prepare", "data_prep.readers.dicom", "data_prep.readers.nifti",
+    )  # fmt: skip
     private: ClassVar[bool] = True
     uses_search: ClassVar[bool] = True
 

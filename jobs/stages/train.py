@@ -32,6 +32,8 @@ class CellStage(Stage):
     version: ClassVar[int] = 2
     uses_ranks: ClassVar[bool] = True
     resumes: ClassVar[bool] = True
+    # each DistributedDataParallel imports the latter
+    modules: ClassVar[tuple[str, ...]] = ("pipeline.training.trainer", "torch._dynamo")
 
     def __init__(self, folder: RunFolder, cells: Iterable[CellSettings]) -> None:
         super().__init__(folder)

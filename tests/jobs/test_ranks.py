@@ -54,7 +54,7 @@ def _hang(rank: int, folder: Path) -> None:
 
 @pytest.mark.ranks
 def test_a_killed_rank_is_named_and_those_that_hang_are_killed(tmp_path: Path) -> None:
-    launched = LocalProcesses([(_hang, (tmp_path,), 3)])
+    launched = LocalProcesses([(_hang, (tmp_path,), 3)], [])
     wait_for(lambda: len(list(tmp_path.iterdir())) == 3)
     began = time.monotonic()
     wait_for(launched.have_ended, 30)
