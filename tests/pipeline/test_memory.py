@@ -10,6 +10,7 @@ from pipeline.models.ddnet import DDnet
 from pipeline.models.memory_format import lay_out
 from pipeline.models.registry import build_network
 from pipeline.settings.cells import CellSettings
+from pipeline.settings.names import ModelName
 from pipeline.settings.training import Norm
 from pipeline.training.memory import LiveBytes, blank_batches, build_step, largest_batch, predict
 from tests.pipeline.cells import cell
@@ -139,16 +140,19 @@ def test_no_operator_runs_on_real_tensors(norm: Norm) -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "usable"),
+    ("model", "how", "usable"),
     [
-        ({"slices": 16, "crop": 512, "activation_checkpointing": True}, 35 * GIB),
-        ({"dims": 2, "crop": 64, "batch": 4, "norm": "batch"}, 2 * GIB),
-        ({"slices": 32, "crop": 256, "batch": 8}, 7 * GIB),
+        ("ddnet", {"slices": 16, "crop": 512, "activation_checkpointing": True}, 35 * GIB),
+        ("redcnn", {"dims": 2, "crop": 64, "batch": 4}, 2 * GIB),
+        ("redcnn", {"dims": 2, "crop": 256, "batch": 8}, 7 * GIB),
     ],
 )
-def test_largest_batch_is_the_last_that_fits(how: dict[str, Any], usable: int) -> None:
-    batch = largest_batch(cell(**how), usable)
-    fits, fits_not = (predict(cell(**{**how, "batch": n}), gpu=True).peak for n in (batch, batch + 1))
+def test_largest_batch_is_the_last_that_fits(model: ModelName, how: dict[str, Any], usable: int) -> None:
+    def with_batch(count: int) -> CellSettings:
+        return cell(**{**how, "batch": count}).model_copy(update={"model": model})
+
+    batch = largest_batch(with_batch(how.get("batch", 1)), usable)
+    fits, fits_not = (predict(with_batch(count), gpu=True).peak for count in (batch, batch + 1))
     assert batch > 1
     assert fits <= usable < fits_not
 

@@ -11,11 +11,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from data_prep.errors import UserError
 from pipeline.models import build_network
-from pipeline.training.precision import TOLERANCE, check_convolutions, convolutions_of, relative_errors
+from pipeline.training.precision import (
+    TOLERANCE,
+    ConvolutionShape,
+    check_convolutions,
+    convolutions_of,
+    relative_errors,
+)
 from tests.pipeline.cells import cell
 from tests.pipeline.trainings import run
 
 FLAT = cell(2, precision="bfloat16", norm="group")
+
+
+@pytest.fixture(scope="module")
+def shapes() -> list[ConvolutionShape]:
+    return convolutions_of(FLAT)
 
 
 class WrongGradients(TorchDispatchMode):
@@ -35,8 +46,7 @@ class WrongGradients(TorchDispatchMode):
         return output
 
 
-def test_every_convolution_of_the_network_is_checked_at_its_sizes() -> None:
-    shapes = convolutions_of(FLAT)
+def test_every_convolution_of_the_network_is_checked_at_its_sizes(shapes: list[ConvolutionShape]) -> None:
     kernels = {shape.weights[0] for shape in shapes}
     layers = [layer for layer in build_network(FLAT).modules() if isinstance(layer, nn.Conv2d)]
     assert {kernel[2:] for kernel in kernels} == {layer.kernel_size for layer in layers}
@@ -45,14 +55,13 @@ def test_every_convolution_of_the_network_is_checked_at_its_sizes() -> None:
     assert not convolutions_of(cell(2))  # in float32 there is none to check
 
 
-def test_in_the_plane_rounding_is_all_that_differs() -> None:
-    errors = [error for shape in convolutions_of(FLAT) for error in relative_errors(shape)]
+def test_in_the_plane_rounding_is_all_that_differs(shapes: list[ConvolutionShape]) -> None:
+    errors = [error for shape in shapes for error in relative_errors(shape)]
     assert 0.001 < min(errors) <= max(errors) < 0.1 * TOLERANCE
 
 
 @pytest.mark.parametrize("factor", [1.1, 0.0, float("nan"), float("inf")])
-def test_a_wrong_gradient_is_refused_in_a_sentence(factor: float) -> None:
-    shapes = convolutions_of(FLAT)
+def test_a_wrong_gradient_is_refused_in_a_sentence(factor: float, shapes: list[ConvolutionShape]) -> None:
     check_convolutions(shapes)
     with WrongGradients(factor), pytest.raises(UserError) as refused:
         check_convolutions(shapes)

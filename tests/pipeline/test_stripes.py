@@ -17,13 +17,16 @@ HEIGHT = 48
 
 @cache
 def whole_run(norm: Norm, dims: int, residual: bool) -> tuple[nn.Module, Tensor, Tensor]:
-    """A network, two samples, whose statistics are apart, and its output, of which nothing was done in stripes."""
+    """A network, samples (in 2D two, whose statistics are apart) and its output, of which nothing was in stripes."""
     torch.manual_seed(0)
     model = lively(DDnet(dims, residual=residual, norm=norm)).double().eval()
     for parameter in model.get_submodule(f"up.{LEVELS - 1}.reduce.conv").parameters():
         nn.init.normal_(parameter)  # residual networks have zeros there
     sides = (HEIGHT, 32) if dims == 2 else (16, HEIGHT, 16)
-    x = torch.rand(2, 1, *sides, dtype=torch.float64) + torch.linspace(0, 3, HEIGHT, dtype=torch.float64)[:, None]
+    x = (
+        torch.rand(2 if dims == 2 else 1, 1, *sides, dtype=torch.float64)
+        + torch.linspace(0, 3, HEIGHT, dtype=torch.float64)[:, None]
+    )
     return model, x, model(x).detach()
 
 
