@@ -5,10 +5,8 @@ from functools import cache
 
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.models.memory_format import lay_out
-from pipeline.models.registry import build_network
 from pipeline.settings.cells import CellSettings
-from pipeline.training.memory import Dataless, blank_batches, blank_sample, build_step, normalise
+from pipeline.training.memory import blank_batches, blank_sample, blank_step, normalise
 from pipeline.training.schedule import length_of
 
 
@@ -35,13 +33,10 @@ def operations_of(cell: CellSettings) -> Operations:
 
 @cache
 def _count(cell: CellSettings) -> Operations:
-    model = lay_out(build_network(cell), cell.dims)
-    with Dataless():
-        model.to_empty(device="cpu")
-        step = build_step(cell, model, gpu=False)
+    with blank_step(cell) as step:
         with FlopCounterMode(display=False) as batch:
             step.accumulate(next(blank_batches(cell)), last=True)
-        model.eval()
+        step.model.eval()
         with FlopCounterMode(display=False) as sample:
             step.judge(*blank_sample(cell))
     return Operations(int(batch.get_total_flops()), int(sample.get_total_flops()))

@@ -171,6 +171,15 @@ def build_step(cell: CellSettings, model: nn.Module, *, gpu: bool) -> TrainingSt
     return step
 
 
+@contextmanager
+def blank_step(cell: CellSettings) -> Iterator[TrainingStep]:
+    """Build the cell's training step for CPUs; within the context all its tensors, and new ones, hold no data."""
+    model = lay_out(build_network(cell), cell.dims)
+    with Dataless():
+        model.to_empty(device="cpu")
+        yield build_step(cell, model, gpu=False)
+
+
 def blank_batches(cell: CellSettings) -> Iterator[Batch]:
     """Yield batches of the size that the cell trains on, full of ones."""
     while True:

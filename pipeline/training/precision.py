@@ -9,10 +9,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from data_prep.errors import UserError
-from pipeline.models.memory_format import lay_out
-from pipeline.models.registry import build_network
 from pipeline.settings.cells import CellSettings
-from pipeline.training.memory import Dataless, blank_batches, build_step, normalise
+from pipeline.training.memory import blank_batches, blank_step, normalise
 
 TOLERANCE = 0.03
 """Relative error above which a result is wrong: rounding to bfloat16 gives 0.002, wrong gradients were off by 0.8."""
@@ -52,10 +50,8 @@ class ConvolutionShapes(TorchDispatchMode):
 
 def convolutions_of(cell: CellSettings) -> list[ConvolutionShape]:
     """List the distinct convolutions in bfloat16 of a step of the cell's training on CPUs."""
-    model = lay_out(build_network(cell), cell.dims)
-    with Dataless(), ConvolutionShapes() as collected:
-        model.to_empty(device="cpu")
-        build_step(normalise(cell), model, gpu=False).accumulate(next(blank_batches(cell)), last=True)
+    with blank_step(normalise(cell)) as step, ConvolutionShapes() as collected:
+        step.accumulate(next(blank_batches(cell)), last=True)
     return list(collected.shapes)
 
 
