@@ -92,8 +92,8 @@ def _no_image(hu: NDArray[Any], lowest: float, highest: float) -> str:
         return f"holds the value {lowest:g} alone: no HU of a scan"
     if lowest > _FAT_HU:
         return f"has values from {lowest:g} to {highest:g}, which are no HU: neither air nor fat is there"
-    if highest > _MAX_HU:
-        return excess_of(highest)
+    if excess := excess_of(highest):
+        return excess
     share = np.count_nonzero(hu > _MAX_METAL_HU) / hu.size if highest > _MAX_METAL_HU else 0.0
     if share > _MAX_METAL_SHARE:
         return f"has values above {_MAX_METAL_HU} in {share:.0%} of its voxels, which are no HU of a body"

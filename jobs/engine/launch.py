@@ -50,7 +50,7 @@ class LocalLauncher:
 
     Args:
         open_graph: that each process opens the graph with.
-        modules: that the processes use. They are forked from a server that imports these once, in seconds.
+        modules: that the processes use; see :class:`LocalProcesses`.
     """
 
     def __init__(self, open_graph: OpenGraph, modules: Sequence[str]) -> None:
@@ -72,7 +72,7 @@ class LocalProcesses:
 
     Args:
         groups: of each its function, the arguments after the process's number, and the number of processes.
-        modules: that the server imports from which they are forked.
+        modules: imported once, by the server from which the processes are forked.
     """
 
     def __init__(
