@@ -8,7 +8,7 @@ from pydicom.uid import generate_uid
 
 from data_prep.pseudonym import file_pseudonym
 from tests.data_prep.dicom_series import change, edit, transcode
-from tests.data_prep.one_scan import (
+from tests.data_prep.scan_checks import (
     by_position,
     check_scan,
     find,

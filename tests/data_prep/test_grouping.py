@@ -10,7 +10,7 @@ from pydicom.uid import generate_uid
 
 from data_prep.readers.dicom import open_series
 from tests.data_prep.dicom_series import change, edit, write_enhanced, write_series
-from tests.data_prep.one_scan import Edit, check_scan, find, reason, rotated, set_position, write
+from tests.data_prep.scan_checks import Edit, check_scan, find, reason, rotated, set_position, write
 from tests.scans import chest
 
 SPACING = (2.5, 0.7, 0.7)

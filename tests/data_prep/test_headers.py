@@ -28,7 +28,7 @@ from data_prep.errors import ScanError
 from data_prep.readers.dicom import open_series
 from data_prep.sources.series import Discovery
 from tests.data_prep.dicom_series import slice_image, transcode
-from tests.data_prep.one_scan import find
+from tests.data_prep.scan_checks import find
 
 SPACING = (2.5, 0.7, 0.7)
 SIDE = 8

@@ -7,7 +7,7 @@ from pydicom.uid import generate_uid
 
 from data_prep.errors import UserError
 from data_prep.pseudonym import pseudonym
-from tests.data_prep.one_scan import check_scan, find, write
+from tests.data_prep.scan_checks import check_scan, find, write
 from tests.scans import chest, write_nifti
 
 

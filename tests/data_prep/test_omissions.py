@@ -29,7 +29,7 @@ from data_prep.settings import SourceSettings
 from data_prep.sources.choice import choose_series
 from data_prep.sources.discovery_cache import recall
 from tests.data_prep.dicom_series import change, transcode
-from tests.data_prep.one_scan import check_scan, find, reason, write
+from tests.data_prep.scan_checks import check_scan, find, reason, write
 from tests.scans import chest, write_nifti
 
 Damage = Callable[[Path], None]

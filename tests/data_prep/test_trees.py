@@ -12,7 +12,7 @@ from pydicom.uid import generate_uid
 
 from data_prep.sources.series import Series
 from tests.data_prep.dicom_series import slice_image
-from tests.data_prep.one_scan import (
+from tests.data_prep.scan_checks import (
     check_scan,
     find,
     itk_voxels,
