@@ -33,6 +33,12 @@ class NoDicomError(ScanError):
         super().__init__("is no DICOM file")
 
 
+def is_dicom(path: Path) -> bool:
+    """Whether a file's first bytes are those of DICOM; raises OSError if it cannot be opened."""
+    with path.open("rb") as file:
+        return _is_dicom_head(file.read(_HEAD_BYTES))
+
+
 def _is_dicom_head(head: bytes) -> bool:
     """Whether first bytes are those of DICOM: the preamble, or the first element of a data set."""
     if head[128:] == b"DICM" or _EXPLICIT_HEAD.match(head) or _BIG_ENDIAN_HEAD.match(head):

@@ -18,10 +18,10 @@ from data_prep.pseudonym import pseudonym
 from data_prep.readers.dicom_values import acquisition_of, exclusion_of
 from data_prep.readers.nifti import nifti_image, open_nifti
 from data_prep.settings import SourceSettings
-from data_prep.sources.folders import check_not_empty, existing_path, subject_rule
-from data_prep.sources.nifti_files import exclude_files, nifti_stem
+from data_prep.sources.folders import check_not_empty, existing_path, passed_over, subject_rule
+from data_prep.sources.nifti_files import NO_IMAGE_NAME, exclude_files, nifti_stem
 from data_prep.sources.series import Discovery, Exclusion, Series, stamp_of, stamp_of_file
-from data_prep.sources.tree import Entry, list_files, log_passed_over
+from data_prep.sources.tree import Entry, list_files
 from data_prep.volume import CTScan
 
 PUBLIC_ID = r"sub-S\d+"
@@ -54,7 +54,7 @@ def find_bimcv(settings: SourceSettings, progress: Progress) -> Discovery:
             discovery.series.append(_series(settings.name, subject, scan, path))
         progress(number, len(files), "headers")
     listed = sum(len(series.files) for series in discovery.series) + sum(len(e.files) for e in discovery.exclusions)
-    log_passed_over(root, len(entries) - listed)
+    discovery.passed_over.extend(passed_over(settings, {NO_IMAGE_NAME: len(entries) - listed}))
     return discovery
 
 

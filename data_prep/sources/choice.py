@@ -10,6 +10,7 @@ from data_prep.readers.dicom_header import read_header
 from data_prep.sources.copies import FileLabel
 from data_prep.sources.folders import hidden_id
 from data_prep.sources.stacks import Stack, find_stacks
+from data_prep.sources.tree import log_passed_over
 
 ALL = "all"
 """Chooses every series."""
@@ -41,12 +42,14 @@ def choose_series(folder: Path, choice: str, min_slices: int, *, shows_uids: boo
         UserError: there is no series, no such one, or several of which none was chosen.
     """
     label: FileLabel = str if shows_uids else file_pseudonym
-    stacks = sorted(find_stacks(folder, hidden_id, "denoise, ids hidden", label=label), key=lambda s: min(s.paths))
+    stacks, no_images = find_stacks(folder, hidden_id, "denoise, ids hidden", label=label)
+    log_passed_over(folder, no_images)
+    stacks.sort(key=lambda stack: min(stack.paths))
     series = [stack for stack in stacks if not stack.first.exclusion]
     series = [stack for stack in series if stack.slices >= min_slices] or series
     if not series:
-        reasons = sorted({stack.first.exclusion for stack in stacks})
-        raise ScanError("holds no CT series" + (f": {', '.join(reasons)}" if reasons else ""))
+        reasons = sorted({stack.first.exclusion for stack in stacks}) or ["no file is a DICOM image"]
+        raise ScanError(f"holds no CT series: {', '.join(reasons)}")
     images = sum(len(stack.images) for stack in stacks) - sum(len(stack.images) for stack in series)
     return Choice(_chosen(series, choice, shows_uids), images)
 

@@ -30,7 +30,8 @@ def discover(sources: Sequence[SourceSettings], progress: Progress = ignore_prog
         discovery: Discovery = resolve_name(KINDS[settings.kind].finder)(settings, progress)
         total.series.extend(discovery.series)
         total.exclusions.extend(discovery.exclusions)
-    distinct = Discovery(_with_distinct_ids(total.series), total.exclusions)
+        total.passed_over.extend(discovery.passed_over)
+    distinct = replace(total, series=_with_distinct_ids(total.series))
     remember(sources, distinct)
     return distinct
 

@@ -14,9 +14,9 @@ from data_prep.errors import MachineError, ScanError
 from data_prep.pseudonym import file_pseudonym
 from data_prep.settings import SourceSettings
 from data_prep.sources.kinds import OPENERS
-from data_prep.sources.series import Discovery, Exclusion, Open, Series
+from data_prep.sources.series import Discovery, Exclusion, Open, PassedOver, Series
 
-_VERSION = 3
+_VERSION = 4
 _FOLDER = "found"
 _OPENER_NAMES = {path: name for name, path in OPENERS.items()}
 _FAULTS: Mapping[str, type[Exception]] = {"scan": ScanError, "machine": MachineError}
@@ -28,6 +28,7 @@ def remember(sources: Sequence[SourceSettings], discovery: Discovery) -> None:
     content = {
         "series": [_to_json(series) for series in discovery.series],
         "aside": [{**vars(exclusion), "files": _texts(exclusion.files)} for exclusion in discovery.exclusions],
+        "passed over": [vars(files) for files in discovery.passed_over],
         "roots": [str(settings.path.absolute()) for settings in sources if settings.path],
     }
     write_cache(_path(sources), _VERSION, content)
@@ -40,6 +41,7 @@ def recall(sources: Sequence[SourceSettings]) -> Discovery | None:
         return Discovery(
             [_from_json(values) for values in content["series"]],
             [Exclusion(**{**values, "files": _paths(values["files"])}) for values in content["aside"]],
+            [PassedOver(**values) for values in content["passed over"]],
         )
     except (ValueError, TypeError, KeyError):
         return None

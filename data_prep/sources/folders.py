@@ -1,7 +1,7 @@
 """A folder of DICOM series, whatever its layout."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -12,32 +12,35 @@ from data_prep.pseudonym import pseudonym
 from data_prep.readers.dicom import open_dicom
 from data_prep.settings import SourceSettings
 from data_prep.sources.images import SubjectRule
-from data_prep.sources.series import Discovery, Exclusion, Series, stamp_of
+from data_prep.sources.series import Discovery, Exclusion, PassedOver, Series, stamp_of
 from data_prep.sources.stacks import Stack, find_stacks, unknown_subject
+from data_prep.sources.tree import log_passed_over
 
 
 def find_dicom(settings: SourceSettings, progress: Progress) -> Discovery:
     """List each CT series at or below ``settings.path``; what is no CT is set aside."""
-    stacks, exclusions = choose_stacks(settings, shown_id if settings.has_public_ids else hidden_id, progress)
-    return Discovery([dicom_series(settings.name, stack) for stack in stacks], exclusions)
+    stacks, discovery = choose_stacks(settings, shown_id if settings.has_public_ids else hidden_id, progress)
+    discovery.series.extend(dicom_series(settings.name, stack) for stack in stacks)
+    return discovery
 
 
 def choose_stacks(
     settings: SourceSettings, subject_of: SubjectRule, progress: Progress
-) -> tuple[list[Stack], list[Exclusion]]:
-    """Return the stacks of a source that its settings ask for, and an exclusion for each of the others.
+) -> tuple[list[Stack], Discovery]:
+    """Return the stacks of a source that its settings ask for, and a discovery of no series that lists all else.
 
     Raises:
         UserError: the folder is missing or holds no DICOM file.
     """
     rule_name = f"{settings.kind}, ids {'kept' if settings.has_public_ids else 'hidden'}"
-    stacks = find_stacks(existing_path(settings), subject_of, rule_name, progress)
+    stacks, no_images = find_stacks(existing_path(settings), subject_of, rule_name, progress)
     check_not_empty(stacks, settings, "DICOM images")
     _warn_of_unknown_patients(settings, stacks)
     reasons = [(stack, _exclusion_reason(settings, stack)) for stack in stacks]
     exclusions = [exclude(settings.name, stack, reason) for stack, reason in reasons if reason]
     exclusions += [_exclude_copies(settings.name, stack) for stack in stacks if stack.copies]
-    return [stack for stack, reason in reasons if not reason], exclusions
+    discovery = Discovery([], exclusions, passed_over(settings, no_images))
+    return [stack for stack, reason in reasons if not reason], discovery
 
 
 def _warn_of_unknown_patients(settings: SourceSettings, stacks: Sequence[Stack]) -> None:
@@ -116,6 +119,13 @@ def existing_path(settings: SourceSettings) -> Path:
     if settings.path is None or not settings.path.exists():
         raise UserError(f"data.sources: path {settings.path} of the {settings.kind} source does not exist")
     return settings.path
+
+
+def passed_over(settings: SourceSettings, counts: Mapping[str, int]) -> list[PassedOver]:
+    """Return the files of a source that are no images, if there are any; ``counts``: their number by the reason."""
+    counts = {reason: count for reason, count in counts.items() if count}
+    log_passed_over(existing_path(settings), counts)
+    return [PassedOver(settings.name, counts)] if counts else []
 
 
 def check_not_empty(matches: Sequence[object], settings: SourceSettings, content: str) -> None:

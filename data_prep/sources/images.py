@@ -7,6 +7,7 @@ What was read of a file is kept in the user's cache (mode 0600) with the file's 
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -24,12 +25,12 @@ from data_prep.readers.dicom_header import Frame, Header, read_header, read_seri
 from data_prep.readers.distinctions import DELIMITER
 from data_prep.readers.suspects import Plane
 from data_prep.sources.file_names import named_as_images
-from data_prep.sources.tree import CANNOT_OPEN, Entry, fault_of, list_files, log_passed_over
+from data_prep.sources.tree import CANNOT_OPEN, Entry, fault_of, list_files
 
-_EMPTY, _NO_DICOM = "is empty", str(NoDicomError())
+_EMPTY, _NO_DICOM, _DIRECTORY = "is empty", str(NoDicomError()), "is the directory of a disc"
 _BATCH_FILES = 200  # that a process reads between two reports of progress
 _MIN_FILES_FOR_PROCESSES = 2000  # below, starting processes takes longer than reading
-_VERSION = 6  # of what is remembered of a file
+_VERSION = 7  # of what is remembered of a file
 
 Entries = Sequence[Entry]
 SubjectRule = Callable[[str, Path], str]
@@ -71,11 +72,11 @@ class Image(NamedTuple):
 
 def list_images(
     root: Path, subject_of: SubjectRule, rule_name: str, progress: Progress = ignore_progress
-) -> list[Image]:
+) -> tuple[list[Image], Mapping[str, int]]:
     """List the DICOM files at or below ``root``, and those named as if they were; sorted by path.
 
-    Other files are passed over, and the log counts them. ``rule_name`` stands for ``subject_of`` in the cache: what one
-    rule gave is not used for another.
+    Other files are passed over: their number by the reason comes with the list. ``rule_name`` stands for ``subject_of``
+    in the cache: what one rule gave is not used for another.
 
     Raises:
         UserError: ``root`` is no folder, or cannot be looked at; or a process that reads was killed.
@@ -85,13 +86,20 @@ def list_images(
     entries = list_files(root)
     unchanged = [image for entry in entries if (image := _recall(cached, entry))]
     paths = {image.path for image in unchanged}
-    changed = [entry for entry in entries if entry.path not in paths and not _is_directory(entry.path)]
+    unread = [entry for entry in entries if entry.path not in paths]
+    changed = [entry for entry in unread if not _is_directory(entry.path)]
     contents = unchanged + _read_images(root, changed, subject_of, len(unchanged), progress)
     if cache and (changed or len(cached) != len(contents)):
         write_cache(cache, _VERSION, contents)
     images = sorted(_images_among(contents))
-    log_passed_over(root, len(entries) - len(images))
-    return images
+    return images, _count_others(contents, images, len(unread) - len(changed))
+
+
+def _count_others(files: Sequence[Image], images: Sequence[Image], directories: int) -> Mapping[str, int]:
+    """Return the number of files that are no images, by the reason."""
+    listed = {image.path for image in images if _is_stranger(image)}
+    counts = Counter(file.fault for file in files if _is_stranger(file) and file.path not in listed)
+    return {**counts, _DIRECTORY: directories}
 
 
 def _is_directory(path: str) -> bool:

@@ -16,14 +16,17 @@ PUBLIC_ID = r"LIDC-IDRI-\d{4}"
 
 def find_lidc(settings: SourceSettings, progress: Progress) -> Discovery:
     """List one CT series of each patient; the patient's other series and X-rays are set aside."""
-    stacks, exclusions = choose_stacks(settings, subject_rule(settings, PUBLIC_ID), progress)
+    stacks, discovery = choose_stacks(settings, subject_rule(settings, PUBLIC_ID), progress)
     stacks.sort(key=_order)
     unknown = unknown_subject(existing_path(settings))
     best = {stack.subject: stack for stack in reversed(stacks) if stack.subject != unknown}
     surplus = [stack for stack in stacks if stack is not best.get(stack.subject, stack)]
-    exclusions += [exclude(settings.name, s, f"the patient's {best[s.subject].scan} was taken") for s in surplus]
+    discovery.exclusions.extend(
+        exclude(settings.name, s, f"the patient's {best[s.subject].scan} was taken") for s in surplus
+    )
     chosen = [*best.values(), *(stack for stack in stacks if stack.subject == unknown)]
-    return Discovery([dicom_series(settings.name, stack) for stack in chosen], exclusions)
+    discovery.series.extend(dicom_series(settings.name, stack) for stack in chosen)
+    return discovery
 
 
 def _order(stack: Stack) -> tuple[int, float, str]:

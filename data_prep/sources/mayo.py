@@ -28,7 +28,7 @@ _TOLERANCE_MM = 0.05
 
 def find_mayo(settings: SourceSettings, progress: Progress) -> Discovery:
     """List full-dose series with their low-dose partners; with ``low_dose: simulated`` without partners."""
-    stacks, exclusions = choose_stacks(settings, subject_rule(settings, PUBLIC_ID), progress)
+    stacks, discovery = choose_stacks(settings, subject_rule(settings, PUBLIC_ID), progress)
     table = _read_metadata(existing_path(settings))
     full, low, unknown = ([stack for stack in stacks if _dose(stack, table) == dose] for dose in ("full", "low", ""))
     matches = [(stack, None) if settings.uses_simulation else _best_match(stack, low) for stack in full]
@@ -41,8 +41,11 @@ def find_mayo(settings: SourceSettings, progress: Progress) -> Discovery:
         ],
         "low dose that is no scan's partner": [stack for stack in low if stack.scan not in partners],
     }
-    exclusions += [exclude(settings.name, stack, reason) for reason, group in reasons.items() for stack in group]
-    return Discovery([dicom_series(settings.name, *pair) for pair in pairs], exclusions)
+    discovery.exclusions.extend(
+        exclude(settings.name, stack, reason) for reason, group in reasons.items() for stack in group
+    )
+    discovery.series.extend(dicom_series(settings.name, *pair) for pair in pairs)
+    return discovery
 
 
 def _best_match(full: Stack, low: Sequence[Stack]) -> tuple[Stack, Stack] | None:

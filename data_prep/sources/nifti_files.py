@@ -6,19 +6,23 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
+from data_prep.errors import UserError
 from data_prep.progress import Progress
 from data_prep.pseudonym import file_pseudonym, pseudonym
 from data_prep.readers.nifti import open_nifti
 from data_prep.settings import SourceSettings
 from data_prep.sources.file_names import RESOURCE_FORK
-from data_prep.sources.folders import check_not_empty, existing_path
+from data_prep.sources.folders import check_not_empty, existing_path, passed_over
 from data_prep.sources.series import Discovery, Exclusion, Series, stamp_of, stamp_of_file
-from data_prep.sources.tree import Entry, list_files, log_passed_over
+from data_prep.sources.tree import Entry, list_files
 from data_prep.volume import CTScan
 
 _OTHER_FORMAT = re.compile(
     r".*(\.(?:nii\.\w+|hdr|img|img\.gz|nrrd|nhdr|mha|mhd|mgz|mgh|nia|dcm|dicom|ima))", re.IGNORECASE
 )
+
+NO_IMAGE_NAME = "has no image's name"
+"""Why a file is passed over that is not opened."""
 
 
 def find_nifti(settings: SourceSettings, progress: Progress) -> Discovery:
@@ -29,14 +33,17 @@ def find_nifti(settings: SourceSettings, progress: Progress) -> Discovery:
     """
     root = existing_path(settings)
     if root.is_file():
+        reason = exclusion_reason(root.name)
+        if reason:
+            raise UserError(f"data.sources: {root} is {reason}")
         return Discovery([_nifti_series(settings, root, root)])
     entries = list_files(root)
     files = sorted(root / entry.path for entry in entries if not entry.fault and nifti_stem(Path(entry.path)))
     series = [_nifti_series(settings, path.relative_to(root), path) for path in files]
     check_not_empty(series, settings, "*.nii or *.nii.gz files")
     exclusions = _exclude_entries(settings, root, entries)
-    log_passed_over(root, len(entries) - len(series) - sum(exclusion.images for exclusion in exclusions))
-    return Discovery(series, exclusions)
+    unnamed = len(entries) - len(series) - sum(exclusion.images for exclusion in exclusions)
+    return Discovery(series, exclusions, passed_over(settings, {NO_IMAGE_NAME: unnamed}))
 
 
 def nifti_stem(path: Path) -> str:
@@ -63,7 +70,7 @@ def open_first(files: Sequence[Path]) -> CTScan:
 def _exclude_entries(settings: SourceSettings, root: Path, entries: Sequence[Entry]) -> list[Exclusion]:
     groups = defaultdict[tuple[str, str], list[str]](list)
     for entry in entries:
-        reason = f"file {entry.fault}" if entry.fault else _exclusion_reason(os.path.basename(entry.path))
+        reason = f"file {entry.fault}" if entry.fault else exclusion_reason(os.path.basename(entry.path))
         if reason:
             groups[os.path.dirname(entry.path), reason].append(entry.path)
     return [exclude_files(settings.name, root, sorted(paths), reason) for (_, reason), paths in sorted(groups.items())]
@@ -74,7 +81,7 @@ def exclude_files(dataset: str, root: Path, paths: Sequence[str], reason: str) -
     return Exclusion(dataset, "unknown", file_pseudonym(paths[0]), len(paths), reason, tuple(root / p for p in paths))
 
 
-def _exclusion_reason(name: str) -> str:
+def exclusion_reason(name: str) -> str:
     """Why an image is not read, by its name; an empty text for a NIfTI file and for what is no image."""
     if name.startswith(RESOURCE_FORK) or nifti_stem(Path(name)):
         return ""

@@ -1,7 +1,7 @@
 """What a source lists: series to prepare, and what it sets aside, under names that may leave the reader."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -69,11 +69,31 @@ class Exclusion:
 
 
 @dataclass(frozen=True)
+class PassedOver:
+    """Files of a source that are no images. ``counts``: their number by the reason, which names no file."""
+
+    dataset: str
+    counts: Mapping[str, int]
+
+    @property
+    def files(self) -> int:
+        """Number of files."""
+        return sum(self.counts.values())
+
+    @property
+    def row(self) -> tuple[str, int, str]:
+        """What may leave the reader: all of it."""
+        reasons = (f"{reason} ({count})" for reason, count in sorted(self.counts.items()))
+        return self.dataset, self.files, ", ".join(reasons)
+
+
+@dataclass(frozen=True)
 class Discovery:
-    """The series of a source, and what it sets aside."""
+    """The series of a source, what it sets aside, and how many files it passes over, as they are no images."""
 
     series: list[Series] = field(default_factory=list)
     exclusions: list[Exclusion] = field(default_factory=list)
+    passed_over: list[PassedOver] = field(default_factory=list)
 
 
 def check_names(*names: str) -> None:

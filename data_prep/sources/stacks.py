@@ -2,7 +2,7 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -73,18 +73,20 @@ def find_stacks(
     rule_name: str,
     progress: Progress = ignore_progress,
     label: FileLabel = file_pseudonym,
-) -> list[Stack]:
+) -> tuple[list[Stack], Mapping[str, int]]:
     """Group the DICOM files at or below ``root`` to stacks; the first arguments are those of :func:`list_images`.
+
+    With them comes the number of files that are no images, by the reason.
 
     An unreadable file is set aside. It makes the stacks faulty to which it may belong, as does an image that is set
     aside and may be a slice. ``label``: names a file in messages.
     """
-    images = list_images(root, subject_of, rule_name, progress)
+    images, no_images = list_images(root, subject_of, rule_name, progress)
     unreadable = [image for image in images if image.fault]
     series = _by_series(image for image in images if not image.fault)
     suspects = suspects_among(images)
     stacks = [stack for members in series.values() for stack in _split_series(root, members, suspects, label)]
-    return _doubt_continued(stacks, label) + _unreadable_stacks(root, unreadable)
+    return _doubt_continued(stacks, label) + _unreadable_stacks(root, unreadable), no_images
 
 
 def _doubt_continued(stacks: Sequence[Stack], label: FileLabel) -> list[Stack]:

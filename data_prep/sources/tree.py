@@ -4,7 +4,7 @@ What cannot be looked at is listed with the reason, so that nothing is passed ov
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -41,8 +41,9 @@ def list_files(root: Path) -> list[Entry]:
     return list(_Walk(root).entries())
 
 
-def log_passed_over(root: Path, count: int) -> None:
+def log_passed_over(root: Path, counts: Mapping[str, int]) -> None:
     """Say how many files at or below ``root`` are no images, so that with the listed ones all are accounted for."""
+    count = sum(counts.values())
     if count:
         logger.info(f"{root}: files that are no images and are passed over: {count}")
 

@@ -23,6 +23,7 @@ from data_prep.plausibility import HuCheck
 from data_prep.progress import Progress, ignore_progress
 from data_prep.pseudonym import passing_pseudonyms
 from data_prep.readers.dicom import open_series
+from data_prep.readers.dicom_file import is_dicom
 from data_prep.sources.choice import choose_series
 from data_prep.sources.stacks import Stack
 from data_prep.volume import AIR_HU, Numbers
@@ -37,6 +38,7 @@ from pipeline.training.distributed import device_of
 from pipeline.training.world import World
 
 ARRAY = "denoised"
+_PAIR_ENDINGS = (".hdr", ".img", ".hdr.gz", ".img.gz")
 Source = Callable[[], tuple[Original, list[Path]]]
 """Opens a scan; returns it with its files."""
 
@@ -139,6 +141,10 @@ def _open_file(scan: Path) -> tuple[Original, list[Path]]:
         raise ScanError("is neither a folder nor a file")  # a pipe would be waited for
     if scan.name.lower().endswith(NIFTI_ENDINGS):
         return nifti_original(scan), [scan]
+    if not is_dicom(scan):
+        is_half = scan.name.lower().endswith(_PAIR_ENDINGS)
+        kind = "is half of a pair (.hdr and .img) of Analyze or NIfTI" if is_half else "is no DICOM file"
+        raise ScanError(f"{kind}, wanted a folder of DICOM files, a NIfTI file (.nii or .nii.gz) or a Zarr pair")
     return dicom_original(open_series([scan])), [scan]
 
 

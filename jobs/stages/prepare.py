@@ -13,13 +13,14 @@ from data_prep.paths import contact_path, pair_path
 from data_prep.progress import Progress
 from data_prep.sources.discovery import discover
 from data_prep.sources.discovery_cache import recall
-from data_prep.sources.series import Discovery, Exclusion, Series
+from data_prep.sources.series import Discovery, Exclusion, PassedOver, Series
 from data_prep.split import Split, split
 from jobs.engine.outcome import check_stage
 from jobs.engine.stage import Ref, Stage
 from pipeline.training.world import World
 
 _PAIR_FILES = r"zarr\.json|(full_dose|low_dose)/(zarr\.json|c/\d+/0/0)"
+_NO_IMAGE = "no image"  # state of a source's files that are none: a row for all of them
 
 
 class Prepare(Stage):
@@ -54,6 +55,11 @@ class Prepare(Stage):
     def exclusions(self) -> list[Exclusion]:
         """What the sources hold and is not prepared, with reasons."""
         return self._discovery.exclusions
+
+    @property
+    def passed_over(self) -> list[PassedOver]:
+        """How many files of the sources are no images; a further one makes nothing again."""
+        return self._discovery.passed_over
 
     def items(self) -> list[str]:
         return list(self.series)
@@ -171,7 +177,8 @@ class SplitScans(Stage):
         for dataset in sorted({row["dataset"] for row in used}):
             draw_pages(self.folder.data, [row for row in used if row["dataset"] == dataset])
         excluded = [_turned_away(series, series.reason, series.images) for series in self.prepare.exclusions]
-        write_atomic(manifest, pd.DataFrame(rows + excluded).to_csv(index=False))
+        passed_over = [_no_image(files) for files in self.prepare.passed_over]
+        write_atomic(manifest, pd.DataFrame(rows + excluded + passed_over).to_csv(index=False))
         return used
 
     def _row(self, scan: str) -> dict[str, Any]:
@@ -190,14 +197,21 @@ def _turned_away(series: Series | Exclusion, reason: str, slices: int) -> dict[s
     return {**names, "slices": slices, "state": "turned away", "reason": reason}
 
 
+def _no_image(files: PassedOver) -> dict[str, Any]:
+    dataset, count, reason = files.row
+    return {"dataset": dataset, "slices": count, "state": _NO_IMAGE, "reason": reason}
+
+
 def read_split(stage: Stage) -> Split:
     """Read the split of a stage's run."""
     return Split.from_json(json.loads((stage.folder.data / "split.json").read_text()))
 
 
 def count_states(data: Path) -> list[tuple[str, str, int]]:
-    """Count the series in the manifest by data set and state."""
+    """Count the series in the manifest by data set and state, and the files that are no image."""
     import pandas as pd
 
-    counts = pd.read_csv(data / "manifest.csv", dtype=str).groupby(["dataset", "state"]).size().reset_index()
+    manifest = pd.read_csv(data / "manifest.csv", dtype={"dataset": str})
+    manifest["count"] = manifest["slices"].where(manifest["state"] == _NO_IMAGE, 1)
+    counts = manifest.groupby(["dataset", "state"])["count"].sum().reset_index()
     return [(str(dataset), str(state), int(count)) for dataset, state, count in counts.itertuples(index=False)]

@@ -1,5 +1,6 @@
 """The command line from a model file and a scan to files that other programs read."""
 
+import re
 import signal
 import subprocess
 import sys
@@ -187,7 +188,7 @@ def test_wrong_input_is_refused_with_its_reason(series: Path, model_path: Path, 
     write_series(tmp_path / "both" / "b", chest(4), SPACING)
     refused(tmp_path / "both", "holds 2 CT series, wanted one")
     (tmp_path / "empty").mkdir()
-    refused(tmp_path / "empty", "holds no CT series")
+    refused(tmp_path / "empty", "holds no CT series: no file is a DICOM image")
     write_series(tmp_path / "bright", chest(4) + np.int16(1500), SPACING)
     refused(tmp_path / "bright", "file 1 of 4 .by name. has values from 500 to 1550, which are no HU")
     assert not (tmp_path / "out" / "bright").exists()
@@ -196,6 +197,30 @@ def test_wrong_input_is_refused_with_its_reason(series: Path, model_path: Path, 
     refused(tmp_path / "metal", "file 1 of 4 .by name. holds 64511, which is no HU: a scanner gives at most 32767")
     with pytest.raises(UserError, match="no readable file of safetensors"):
         denoise(series, "--model", series / next(series.iterdir()).name, "--out", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("image", "name", "reason"),
+    [
+        (nib.nifti1.Nifti1Pair, "a.hdr", "is half of a pair (.hdr and .img) of Analyze or NIfTI"),
+        (nib.nifti1.Nifti1Pair, "a.img", "is half of a pair (.hdr and .img) of Analyze or NIfTI"),
+        (nib.analyze.AnalyzeImage, "a.hdr", "is half of a pair (.hdr and .img) of Analyze or NIfTI"),
+        (nib.freesurfer.mghformat.MGHImage, "a.mgh", "is no DICOM file"),
+    ],
+)
+def test_a_file_of_another_format_is_refused_with_what_is_wanted(
+    image: Any, name: str, reason: str, model_path: Path, tmp_path: Path
+) -> None:
+    nib.save(image(chest(4, 16).transpose(2, 1, 0), np.diag([-0.7, -0.7, 2.5, 1])), tmp_path / name)
+    wanted = ", wanted a folder of DICOM files, a NIfTI file (.nii or .nii.gz) or a Zarr pair"
+    with pytest.raises(UserError, match=re.escape(f"{tmp_path / name}: {reason}{wanted}")):
+        denoise(tmp_path / name, "--model", model_path, "--out", tmp_path / "out")
+
+
+def test_a_dicom_file_is_read_whatever_its_ending(model_path: Path, tmp_path: Path) -> None:
+    write_enhanced(tmp_path / "all.img", chest(5), SPACING)
+    denoise(tmp_path / "all.img", "--model", model_path, "--out", tmp_path / "out")
+    assert read_series(tmp_path / "out" / "all.img").shape == (5, 64, 64)
 
 
 def test_the_published_checkpoint_becomes_a_model(series: Path, tmp_path: Path) -> None:

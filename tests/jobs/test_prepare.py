@@ -22,7 +22,7 @@ from jobs.engine.run_folder import RunFolder
 from jobs.engine.targets import check_targets
 from jobs.engine.worker import work_alone
 from jobs.stages.graph import graph_of, open_graph, preparation_of
-from jobs.stages.prepare import Prepare
+from jobs.stages.prepare import Prepare, count_states
 from pipeline.settings.run import RunSettings
 from tests.command_line import QUARTERDOSE
 from tests.data_prep.dicom_series import write_series
@@ -118,6 +118,18 @@ def test_where_too_many_scans_are_refused_the_manifest_says_why(root: Path, tmp_
         write_nifti(tmp_path / "scans" / f"{name}.nii", chest(20))
     assert prepare(root) == (3, [])
     assert (root / "data" / "split.json").is_file()
+
+
+def test_files_that_are_no_images_are_counted_and_make_nothing_again(root: Path, tmp_path: Path) -> None:
+    for name in ("Doe.txt", "._a.nii"):
+        (tmp_path / "scans" / name).write_bytes(b"x")
+    assert prepare(root) == (2, [])
+    manifest = pd.read_csv(root / "data" / "manifest.csv", keep_default_na=False)
+    rows = manifest[["state", "dataset", "subject", "scan", "slices", "reason"]].to_numpy().tolist()
+    assert rows[1:] == [["no image", "nifti", "", "", 2, "has no image's name (2)"]]
+    assert count_states(root / "data") == [("nifti", "kept", 1), ("nifti", "no image", 2)]
+    (tmp_path / "scans" / "notes.txt").write_bytes(b"x")
+    assert prepare(root) == (0, [])
 
 
 def test_pairs_that_cannot_be_split_are_prepared_and_a_run_says_why_it_ends(root: Path) -> None:
