@@ -38,13 +38,14 @@ from data_prep.readers.distinctions import KEYWORDS, distinctions_of
 from data_prep.readers.suspects import Plane, suspect_plane
 from data_prep.volume import Acquisition
 
+_REAL_PIXELS = ("FloatPixelData", "DoubleFloatPixelData")
 _TAGS = [Tag(keyword) for keyword in (
     "SOPClassUID", "SOPInstanceUID", "PatientID", "StudyInstanceUID", "SeriesInstanceUID", "Modality", "Exposure",
     "ExposureTime", "XRayTubeCurrent", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "Rows",
     "Columns", "PixelRepresentation", "PixelPaddingValue", "PixelPaddingRangeLimit", "RescaleSlope",
     "RescaleIntercept", "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "NumberOfFrames",
     "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit", "RescaleType",
-    "ModalityLUTSequence", "PixelAspectRatio", "PixelData", *KEYWORDS,
+    "ModalityLUTSequence", "PixelAspectRatio", "PixelData", *_REAL_PIXELS, *KEYWORDS,
 )]  # fmt: skip
 _LENGTH_TOLERANCE, _ANGLE_TOLERANCE = 1e-3, 1e-2  # of direction cosines
 _GEOMETRY = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
@@ -116,13 +117,16 @@ def read_header(path: Path) -> Header:
         if image.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
             image.SOPClassUID = MediaStorageDirectoryStorage  # a DICOMDIR, which has no data set of a SOP class
         pixels = image.get_item("PixelData", keep_deferred=True) if "PixelData" in image else None
-        image.pop("PixelData", None)
+        real_pixels = next((keyword for keyword in _REAL_PIXELS if keyword in image), "")
+        for keyword in ("PixelData", *_REAL_PIXELS):
+            image.pop(keyword, None)
         is_standard = "TransferSyntaxUID" in image.file_meta and not is_deflated(image)
-        return replace(_header(values_of(image), syntax_of(image), pixels), is_standard=is_standard)
+        header = _header(values_of(image), syntax_of(image), pixels, real_pixels)
+        return replace(header, is_standard=is_standard)
 
 
-def _header(values: Values, syntax: UID, pixels: Any) -> Header:
-    exclusion = _exclusion(values) or ("holds no image" if pixels is None else "")
+def _header(values: Values, syntax: UID, pixels: Any, real_pixels: str) -> Header:
+    exclusion = _exclusion(values) or ("" if pixels is not None else _pixels_exclusion(real_pixels))
     bits = None if exclusion else bits_of(values)
     frames = tuple(_frames(values, bits)) if bits else ()
     acquisition = acquisition_of(values)
@@ -161,15 +165,27 @@ def _exclusion(values: Values) -> str:
     reason = exclusion_of(values)
     if reason:
         return reason
-    if not values.get("Rows") or not values.get("Columns"):
-        return "holds no image"
+    if values.get("SOPClassUID") == MediaStorageDirectoryStorage:
+        return "the directory of a disc"
+    missing = _missing(values, ("Rows", "Columns"))
+    if missing:
+        return f"holds no image: lacks {missing}"
     reason = kind_exclusion_of(values.get)
     if reason or "PerFrameFunctionalGroupsSequence" in values:
         return reason
-    missing = [name for name in _GEOMETRY if not values.get(name)]
+    missing = _missing(values, _GEOMETRY)
     if missing:
-        return f"lacks {', '.join(missing)}"
+        return f"lacks {missing}"
     return "several frames without a position each" if _frame_count(values) > 1 else ""
+
+
+def _missing(values: Values, names: Sequence[str]) -> str:
+    return ", ".join(name for name in names if not values.get(name))
+
+
+def _pixels_exclusion(real_pixels: str) -> str:
+    """Why an image without PixelData is set aside; ``real_pixels``: element of real numbers that it has instead."""
+    return f"has {real_pixels}, wanted PixelData" if real_pixels else "holds no image: lacks PixelData"
 
 
 def _frame_count(values: Values) -> int:

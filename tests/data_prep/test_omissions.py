@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -138,9 +139,16 @@ LOST: dict[str, tuple[Damage, str]] = {
     "no orientation": (lambda path: change(path, ImageOrientationPatient=None), "lacks ImageOrientationPatient"),
     "no spacing": (lambda path: change(path, PixelSpacing=None), "lacks PixelSpacing"),
     "an empty position": (lambda path: change(path, ImagePositionPatient=[]), "lacks ImagePositionPatient"),
-    "no pixels": (lambda path: change(path, PixelData=None), "is set aside: holds no image"),
-    "neither pixels nor a size": (lambda path: change(path, PixelData=None, Rows=None), "holds no image"),
-    "no size": (lambda path: change(path, Columns=None), "holds no image"),
+    "no pixels": (lambda path: change(path, PixelData=None), "holds no image: lacks PixelData"),
+    "neither pixels nor a size": (lambda path: change(path, PixelData=None, Rows=None), "holds no image: lacks Rows"),
+    "no size": (lambda path: change(path, Columns=None), "is set aside: holds no image: lacks Columns"),
+    "pixels of real numbers": (
+        lambda path: change(path, PixelData=None, FloatPixelData=bytes(1024)), "has FloatPixelData, wanted PixelData",
+    ),
+    "pixels of doubles, as long as a file's pixels": (
+        lambda path: change(path, PixelData=None, DoubleFloatPixelData=bytes(1 << 16)),
+        "has DoubleFloatPixelData, wanted PixelData",
+    ),
     "Modality OT": (lambda path: change(path, Modality="OT"), "is set aside: modality is OT, wanted CT"),
     "a localizer by its type": (
         lambda path: change(path, ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]), "is set aside: a localizer",
@@ -236,8 +244,10 @@ def test_what_is_no_slice_turns_nothing_away(tmp_path: Path, capsys: pytest.Capt
         "modality is OT, wanted CT", "modality is SR, wanted CT",
     ]  # fmt: skip
     assert capsys.readouterr().out == passed_over(tmp_path, 9)
-    find(tmp_path)
-    assert capsys.readouterr().out == passed_over(tmp_path, 9)  # also where all are cached
+    (passed,) = found.passed_over
+    assert passed.counts == {"is no DICOM file": 7, "is empty": 1, "is the directory of a disc": 1}
+    assert find(tmp_path) == found  # also where all are cached
+    assert capsys.readouterr().out == passed_over(tmp_path, 9)
 
 
 @pytest.mark.parametrize("name", ["DICOMDIR", "dicomdir", "DICOMDIR.dcm", "1-777.dcm"])
@@ -251,7 +261,9 @@ def test_a_directory_of_a_disc_turns_nothing_away(name: str, tmp_path: Path) -> 
     directory.save_as(tmp_path / name, enforce_file_format=True)
     discovery = find(tmp_path)
     check_scan(discovery.series[0], files)
-    assert [exclusion.reason for exclusion in discovery.exclusions] == ["holds no image"] * (name.upper() != "DICOMDIR")
+    assert [exclusion.reason for exclusion in discovery.exclusions] == ["the directory of a disc"] * (
+        name.upper() != "DICOMDIR"
+    )
 
 
 def test_a_file_named_like_a_slice_by_numbers_alone_is_missed(tmp_path: Path) -> None:
@@ -375,6 +387,15 @@ def test_other_images_beside_nifti_files_have_a_row(tmp_path: Path, capsys: pyte
         ("file cannot be opened (No such file or directory)", 1),
     ]  # fmt: skip
     assert capsys.readouterr().out == passed_over(tmp_path, 2)
+    assert [files.counts for files in found.passed_over] == [{"has no image's name": 2}]
+
+
+@pytest.mark.parametrize("name", ["b.hdr", "b.img", "c.nrrd", "d.IMG.GZ"])
+def test_a_source_that_is_an_image_of_another_format_is_refused_by_name(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    ending = re.escape(name[1:].lower())
+    with pytest.raises(UserError, match=rf"{name} is an image of another format \({ending}\), wanted \.nii or"):
+        find(tmp_path / name, kind="nifti")
 
 
 def test_linked_folders_of_nifti_files_are_followed(tmp_path: Path) -> None:

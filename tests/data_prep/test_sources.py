@@ -67,7 +67,7 @@ def test_series_of_one_folder_are_told_apart_and_what_is_no_ct_is_set_aside(tmp_
         "a localizer",
         "a secondary capture, not a scanner's image",
         "a single slice",
-        "holds no image",
+        "holds no image: lacks Rows",
         "modality is SR, wanted CT",
     ]
     chosen = find("dicom", tmp_path, kernel="B70f")
