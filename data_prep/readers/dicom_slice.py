@@ -19,6 +19,7 @@ from data_prep.readers.dicom_values import broken_as_scan_error
 from data_prep.readers.slice_positions import SAME_POSITION_MM
 from data_prep.volume import AIR_HU, Numbers
 
+_PACKAGES = {"pylibjpeg": "pylibjpeg pylibjpeg-openjpeg"}
 _PLUGINS = {
     uid.RLELossless: "pydicom",
     uid.JPEG2000: "pylibjpeg",
@@ -154,7 +155,7 @@ def _read_native(ct_slice: Slice) -> Numbers:
 def _decode(ct_slice: Slice) -> Numbers:
     plugin, syntax = _PLUGINS.get(ct_slice.syntax, ""), ct_slice.syntax.name
     if plugin and plugin not in get_decoder(ct_slice.syntax).available_plugins:
-        raise MachineError(f"no decoder for {syntax} is installed: pip install {plugin}")
+        raise MachineError(f"no decoder for {syntax} is installed: pip install {_PACKAGES.get(plugin, plugin)}")
     rows, columns = ct_slice.frame.shape
     reason = f"{ct_slice.label} holds no readable PixelData of {rows} rows and {columns} columns in {syntax}"
     with broken_as_scan_error(reason):

@@ -1,10 +1,11 @@
 """A pydicom plugin that decodes JPEG, lossless JPEG and JPEG-LS with ``imagecodecs`` (libjpeg-turbo, CharLS).
 
 pydicom would choose a GPL library or GDCM, which aborts the process on broken bytes
-(docs/decisions/reading-scans.md).
+(docs/decisions/reading-scans.md). ``imagecodecs`` is imported with the first JPEG: training needs none.
 """
 
-import imagecodecs
+from importlib.util import find_spec
+
 import numpy as np
 from pydicom import uid
 from pydicom.pixels.decoders.base import DecodeRunner, get_decoder
@@ -19,11 +20,13 @@ _JPEG_LS = (uid.JPEGLSLossless, uid.JPEGLSNearLossless)
 
 def is_available(syntax: str) -> bool:
     """Whether the transfer syntax can be decoded; called by pydicom."""
-    return syntax in DECODER_DEPENDENCIES
+    return syntax in DECODER_DEPENDENCIES and find_spec(NAME) is not None
 
 
 def decode_frame(source: bytes, runner: DecodeRunner) -> bytearray:
     """Return the stored values of one frame, little endian; called by pydicom."""
+    import imagecodecs
+
     decode = imagecodecs.jpegls_decode if runner.transfer_syntax in _JPEG_LS else imagecodecs.jpeg8_decode
     stored = np.ascontiguousarray(decode(source))
     if stored.shape != (runner.rows, runner.columns):
