@@ -72,12 +72,14 @@ class TrainingStep:
         self.clock.mark("exchange" if last and self.exchanges else "backward")
         return loss.detach()
 
+    @torch.no_grad()
     def judge(self, low: Tensor, full: Tensor, scales: Tensor) -> dict[str, float]:
         """Judge the network, in eval mode, by one sample of :class:`~pipeline.dataset.PairSamples`."""
         axis = 1 if self.cell.dims == 2 else 0  # in 2D the slices of a volume are a batch
         low, full = (self._to_device(images.unsqueeze(axis)) for images in (low, full))
         with self._autocast():
-            return judge(self.model, self.loss, low, full, scales)
+            output = self.model(low)
+        return judge(output.float(), self.loss, low, full, scales)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of network and optimiser, for a checkpoint."""

@@ -2,18 +2,18 @@
 
 import math
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pipeline.losses import CompositeLoss
 
 SUMS = ("loss", "samples", "squares", "low_squares", "voxels")
 
 
-@torch.no_grad()
-def judge(network: nn.Module, loss: CompositeLoss, low: Tensor, full: Tensor, scales: Tensor) -> dict[str, float]:
-    """Sum the errors over one sample, (n, 1, sides); ``scales``: offset and width of low and full dose, (2, 2)."""
-    output = network(low).float()
+def judge(output: Tensor, loss: CompositeLoss, low: Tensor, full: Tensor, scales: Tensor) -> dict[str, float]:
+    """Sum the errors of a network's output over one sample, in float32.
+
+    ``output``, ``low``, ``full``: (n, 1, sides). ``scales``: offset and width of low and full dose, (2, 2).
+    """
     loss_of_sample = float(loss(output, full))
     hu = [x.double() * width + offset for x, (offset, width) in zip((low, full), scales.tolist(), strict=True)]
     offset, width = scales[1].tolist()
