@@ -29,11 +29,11 @@ def exchange_gradients(
     ddp = DistributedDataParallel(
         network,
         device_ids=[device.index] if device.type == "cuda" else None,
-        forward_sync_buffers=False,
         gradient_as_bucket_view=True,
         static_graph=settings.accumulation == 1,
         bucket_cap_mb=BUCKET_MIB,
     )
+    ddp.broadcast_buffers = False  # as an argument, it would leave the buffers unequal at the start, and is deprecated
     ddp.register_comm_hook(clock, _in_bfloat16 if settings.gradients == "bfloat16" else _in_full)
     return ddp
 

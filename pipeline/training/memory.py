@@ -123,6 +123,18 @@ class Dataless(FakeTensorMode):
         return super().__torch_dispatch__(func, types, args, kwargs)
 
 
+def drop_data(network: nn.Module) -> None:
+    """Replace parameters and buffers, within :class:`Dataless`, by such that hold no data.
+
+    ``to_empty`` does the same in torch 2.13, but in 2.8 it leaves parameters whose device is ``meta``.
+    """
+    for module in network.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            setattr(module, name, nn.Parameter(torch.empty_like(parameter), parameter.requires_grad))
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, torch.empty_like(buffer))
+
+
 class _Float32OnCuda(TorchFunctionMode):
     """Mode that computes group norm in float32, as autocast does on GPUs but not on CPUs."""
 
@@ -176,7 +188,7 @@ def blank_step(cell: CellSettings) -> Iterator[TrainingStep]:
     """Build the cell's training step for CPUs; within the context all its tensors, and new ones, hold no data."""
     model = lay_out(build_network(cell), cell.dims)
     with Dataless():
-        model.to_empty(device="cpu")
+        drop_data(model)
         yield build_step(cell, model, gpu=False)
 
 
@@ -218,7 +230,7 @@ def _predict(cell: CellSettings, gpu: bool) -> StepMemory:
     model = lay_out(build_network(cell), cell.dims)
     live = LiveBytes()
     with Dataless(), live, _Float32OnCuda() if gpu else nullcontext():
-        model.to_empty(device="cpu")
+        drop_data(model)
         weights = live.current
         step = build_step(cell, model, gpu=gpu)
         optimiser, saved = live.current - weights, SavedBytes(model, live)
