@@ -91,15 +91,8 @@ def list_images(
     contents = unchanged + _read_images(root, changed, subject_of, len(unchanged), progress)
     if cache and (changed or len(cached) != len(contents)):
         write_cache(cache, _VERSION, contents)
-    images = sorted(_images_among(contents))
-    return images, _count_others(contents, images, len(unread) - len(changed))
-
-
-def _count_others(files: Sequence[Image], images: Sequence[Image], directories: int) -> Mapping[str, int]:
-    """Return the number of files that are no images, by the reason."""
-    listed = {image.path for image in images if _is_stranger(image)}
-    counts = Counter(file.fault for file in files if _is_stranger(file) and file.path not in listed)
-    return {**counts, _DIRECTORY: directories}
+    images, counts = _images_among(contents)
+    return sorted(images), {**counts, _DIRECTORY: len(unread) - len(changed)}
 
 
 def _is_directory(path: str) -> bool:
@@ -107,19 +100,23 @@ def _is_directory(path: str) -> bool:
     return os.path.basename(path).upper() == "DICOMDIR"
 
 
-def _images_among(files: list[Image]) -> list[Image]:
-    """Return the files that are DICOM, or are named as if they were, and what cannot be looked at."""
+def _images_among(files: list[Image]) -> tuple[list[Image], Mapping[str, int]]:
+    """Return the files that are DICOM, or are named as if they were, and what cannot be looked at.
+
+    With them comes the number of all others by the reason.
+    """
     strangers = [file for file in files if _is_stranger(file)]
     if not strangers:
-        return files
+        return files, {}
     images = [file for file in files if not _is_stranger(file)]
     names = named_as_images([file.path for file in strangers], (image.path for image in images))
     missed = [file for file in strangers if file.size < 0 and file.path not in names]
+    counts = Counter(file.fault for file in strangers if file.size >= 0 and file.path not in names)
     return [
         *images,
         *(file for file in strangers if file.path in names),
         *(file._replace(exclusion=f"file {file.fault}") for file in missed),
-    ]
+    ], counts
 
 
 def _is_stranger(file: Image) -> bool:
