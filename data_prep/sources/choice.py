@@ -48,10 +48,17 @@ def choose_series(folder: Path, choice: str, min_slices: int, *, shows_uids: boo
     series = [stack for stack in stacks if not stack.first.exclusion]
     series = [stack for stack in series if stack.slices >= min_slices] or series
     if not series:
-        reasons = sorted({stack.first.exclusion for stack in stacks}) or ["no file is a DICOM image"]
-        raise ScanError(f"holds no CT series: {', '.join(reasons)}")
+        raise ScanError(f"holds no CT series: {', '.join(_reasons(stacks, label)) or 'no file is a DICOM image'}")
     images = sum(len(stack.images) for stack in stacks) - sum(len(stack.images) for stack in series)
     return Choice(_chosen(series, choice, shows_uids), images)
+
+
+def _reasons(stacks: Sequence[Stack], label: FileLabel) -> list[str]:
+    """Return why stacks are set aside, each reason once; a file that cannot be read is named."""
+    firsts = {stack.first.exclusion: stack.first for stack in reversed(stacks)}
+    return sorted(
+        f"file {label(image.path)}: {image.fault}" if image.fault else reason for reason, image in firsts.items()
+    )
 
 
 def _chosen(series: Sequence[Stack], choice: str, shows_uids: bool) -> list[Stack]:

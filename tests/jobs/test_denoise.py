@@ -184,6 +184,12 @@ def test_wrong_input_is_refused_with_its_reason(series: Path, model_path: Path, 
     for path in write_series(tmp_path / "mr", chest(4), SPACING):
         change(path, Modality="MR")
     refused(tmp_path / "mr", "holds no CT series: modality is MR, wanted CT")
+    for path in write_series(tmp_path / "comma", chest(4), SPACING):
+        path.write_bytes(path.read_bytes().replace(b"0.703125\\0.703125", b"0,703125\\0,703125"))
+    name = min(path.name for path in (tmp_path / "comma").iterdir())
+    refused(
+        tmp_path / "comma", rf"holds no CT series: file {name}: PixelSpacing is 0,703125\\0,703125, wanted 2 numbers"
+    )
     write_series(tmp_path / "both" / "a", chest(4), SPACING)
     write_series(tmp_path / "both" / "b", chest(4), SPACING)
     refused(tmp_path / "both", "holds 2 CT series, wanted one")
