@@ -64,6 +64,6 @@ def _checksum(payload: bytes) -> bytes:
 @lru_cache  # once a folder
 def _warn(folder: Path, reason: str) -> None:
     logger.warning(
-        f"{folder} cannot be written ({reason}), so that sources are looked through each time: let XDG_CACHE_HOME name "
+        f"{folder} cannot be written ({reason}), so that its content is found anew each time: let XDG_CACHE_HOME name "
         "a folder that you can write"
     )

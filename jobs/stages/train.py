@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
 
-_CELL_FILES = r"metrics\.jsonl|result\.json|checkpoints/step-\d+\.pt|tensorboard/events\..*"
+_CELL_FILES = r"metrics\.jsonl|result\.json|convolutions\.json|checkpoints/step-\d+\.pt|tensorboard/events\..*"
 
 
 class CellStage(Stage):

@@ -4,13 +4,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.convolutions.layers import Conv2d, Conv3d
 from pipeline.models.dimensions import CONVOLUTION
 from pipeline.models.norms import BatchNorm, ChannelNorm, build_norm, normalise
 from pipeline.models.pointwise import mix_channels, mix_normed_channels
 from pipeline.settings.training import Norm
 
 SLOPE = 0.01
-Convolution = nn.Conv2d | nn.Conv3d
+Convolution = Conv2d | Conv3d
 
 
 def build_convolution(dims: int, channels_in: int, channels_out: int, kernel: int) -> Convolution:

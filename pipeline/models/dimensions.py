@@ -5,7 +5,9 @@ from typing import Any
 import torch.nn.functional as F
 from torch import nn
 
-CONVOLUTION: dict[int, Any] = {2: nn.Conv2d, 3: nn.Conv3d}
+from pipeline.convolutions.layers import Conv2d, Conv3d
+
+CONVOLUTION: dict[int, Any] = {2: Conv2d, 3: Conv3d}
 CONVOLVE: dict[int, Any] = {2: F.conv2d, 3: F.conv3d}
 MAX_POOL: dict[int, Any] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
 LINEAR: dict[int, str] = {2: "bilinear", 3: "trilinear"}

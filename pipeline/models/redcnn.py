@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from data_prep.errors import UserError
+from pipeline.convolutions.layers import Conv2d, ConvTranspose2d
 from pipeline.settings.training import RED_CNN_SIDE
 
 LAYERS = 5
@@ -28,9 +29,9 @@ class REDCNN(nn.Module):
         super().__init__()
         self.residual = residual
         last = LAYERS - 1
-        self.encoder = nn.ModuleList(nn.Conv2d(FILTERS if i else 1, FILTERS, KERNEL) for i in range(LAYERS))
+        self.encoder = nn.ModuleList(Conv2d(FILTERS if i else 1, FILTERS, KERNEL) for i in range(LAYERS))
         self.decoder = nn.ModuleList(
-            nn.ConvTranspose2d(FILTERS, 1 if i == last else FILTERS, KERNEL) for i in range(LAYERS)
+            ConvTranspose2d(FILTERS, 1 if i == last else FILTERS, KERNEL) for i in range(LAYERS)
         )
         for name, parameter in self.named_parameters():
             is_zero = name.endswith("bias") or (residual and name.startswith(f"decoder.{last}"))

@@ -184,12 +184,12 @@ def build_step(cell: CellSettings, model: nn.Module, *, gpu: bool) -> TrainingSt
 
 
 @contextmanager
-def blank_step(cell: CellSettings) -> Iterator[TrainingStep]:
-    """Build the cell's training step for CPUs; within the context all its tensors, and new ones, hold no data."""
+def blank_step(cell: CellSettings, *, gpu: bool = False) -> Iterator[TrainingStep]:
+    """Build the cell's training step; within the context all its tensors, and new ones, hold no data."""
     model = lay_out(build_network(cell), cell.dims)
     with Dataless():
         drop_data(model)
-        yield build_step(cell, model, gpu=False)
+        yield build_step(cell, model, gpu=gpu)
 
 
 def blank_batches(cell: CellSettings) -> Iterator[Batch]:

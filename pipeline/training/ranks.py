@@ -58,6 +58,13 @@ class Ranks:
         dist.broadcast(tensor, 0)
         return int(tensor.item())
 
+    def object_of_first(self, content: Any) -> Any:
+        """Return rank 0's plain values on every rank."""
+        shared = [content]
+        if self.world.size > 1:
+            dist.broadcast_object_list(shared, 0, device=torch.device("cpu"))
+        return shared[0]
+
     def hosts(self) -> list[str]:
         """List the names of the ranks' nodes, each once."""
         names: list[Any] = [socket.gethostname()] * self.world.size

@@ -10,18 +10,19 @@ from torch import nn
 
 from data_prep.progress import Progress
 from data_prep.split import Split
+from pipeline.convolutions.layers import use_algorithms
 from pipeline.dataset import PairSamples, RankBatches
 from pipeline.models import build_network
 from pipeline.models.memory_format import lay_out
 from pipeline.settings.cells import ARMS, CellSettings
 from pipeline.training.checkpoints import Checkpoints, load_state
 from pipeline.training.clock import StepClock
+from pipeline.training.convolutions import algorithms_of, chooses_algorithms, read_algorithms
 from pipeline.training.distributed import device_of
 from pipeline.training.exchange import exchange_gradients
 from pipeline.training.loader import Batch, read_ahead, repeat_first
 from pipeline.training.measurements import Measurements
 from pipeline.training.metrics_file import MetricsFile
-from pipeline.training.precision import check_convolutions, convolutions_of
 from pipeline.training.ranks import Ranks
 from pipeline.training.record import TrainingRecord
 from pipeline.training.schedule import TrainingLength, length_of
@@ -51,8 +52,8 @@ def train(
         progress: called after each step.
 
     Raises:
-        UserError: a scan has too few slices, ``start`` does not fit the network, or the network's convolutions in
-            bfloat16 are wrong on this machine's CPU.
+        UserError: a scan has too few slices, ``start`` does not fit the network, or one of the network's convolutions
+            is wrong on this machine by all algorithms.
         TrainingError: a loss, gradient or weight is NaN or infinite.
         MachineError: a checkpoint cannot be written.
         Stopped: a signal asked for it (SIGUSR2, SIGTERM); a checkpoint was written.
@@ -67,8 +68,8 @@ def _build_trainer(
     start_time, settings = time.perf_counter(), cell.training
     ranks = Ranks(world, device_of(world, settings.device))
     torch.set_num_threads(settings.threads)
-    if ranks.device.type == "cpu" and settings.lowers_precision(gpu=False):
-        check_convolutions(convolutions_of(cell))
+    torch.backends.cudnn.deterministic = True  # a resumed training computes the same bits
+    convolutions = algorithms_of(cell, folder, ranks) if chooses_algorithms(cell, ranks.device) else None
     torch.manual_seed(settings.seed)
     length = length_of(settings, len(split.parts["train"]), world.size)
     samples = PairSamples(data, split.parts["train"], cell, settings.seed, length.epoch_samples)
@@ -76,6 +77,8 @@ def _build_trainer(
         data, split.parts["validation"], cell, VALIDATION_SEED, settings.validation_samples, validating=True
     )
     step = _build_step(cell, start, ranks)
+    if convolutions:
+        use_algorithms(step.model, read_algorithms(convolutions))
     checkpoints = Checkpoints(folder / "checkpoints")
     steps_taken, record = _restore(step, checkpoints, ranks)
     record.seconds["start"] += time.perf_counter() - start_time
@@ -84,7 +87,7 @@ def _build_trainer(
         metrics=MetricsFile(folder, steps_taken, record.validated) if world.leads else None,
         batches=_read_batches(cell, samples, steps_taken, length, ranks),
         step=step, ranks=ranks, measurements=Measurements(record, step.clock, ranks), checkpoints=checkpoints,
-        stop=stop, record=record, steps_taken=steps_taken,
+        stop=stop, record=record, steps_taken=steps_taken, convolutions=convolutions,
     )  # fmt: skip
 
 

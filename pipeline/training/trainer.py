@@ -32,6 +32,7 @@ class Trainer:
 
     Every rank does the same, but rank 0 alone has ``metrics`` and saves checkpoints. ``batches``: those of the steps
     that remain. ``samples``: from which they are. ``steps_taken``: of the last checkpoint, and then so far.
+    ``convolutions``: the choice of their algorithms, None where they are torch's.
     """
 
     cell: CellSettings
@@ -47,6 +48,7 @@ class Trainer:
     stop: StopFlag
     record: TrainingRecord
     steps_taken: int
+    convolutions: dict[str, Any] | None
     _saved_at: float = field(default_factory=time.monotonic)
     _rate: float = 0.0
 
@@ -185,6 +187,7 @@ class Trainer:
             "peak_bytes": _peak_bytes(device),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
             "precision": "bfloat16" if self.step.low_precision else "float32",
+            "convolutions": self.convolutions,
             "torch": torch.__version__,
             "version": version("quarterdose"),
         }

@@ -1,0 +1,133 @@
+"""Algorithms that compute the passes of a convolution.
+
+A library's own choice may be slow or wrong: cuDNN's weight gradient in bfloat16 takes a hundred times too long where
+there are few output channels, and on some processors oneDNN's is garbage (docs/gpu.md). So each pass has several
+algorithms, of which one is chosen by measurement (:mod:`pipeline.convolutions.trial`).
+
+In all functions ``x`` is the input, (batch, in, sides), ``weight`` the kernels, (out, in, kernel), and ``gradient``
+that of the output, (batch, out, sides). Images are channels last.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.convolutions.lowered import lowered_output, lowered_weight_gradient
+from pipeline.convolutions.shape import ConvolutionShape, Pass
+
+FILLED_CHANNELS = 32
+LOWERED_COLUMNS = 1024
+"""Largest number of input values a voxel for which they are copied into the rows of a matrix."""
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """An algorithm for one pass.
+
+    ``compute``: takes the shape and the pass's operands: ``x`` and ``weight`` for the output; ``gradient``, ``x`` and
+    ``weight`` for the gradients. ``applies``: whether it computes a shape.
+    """
+
+    compute: Callable[..., Tensor]
+    applies: Callable[[ConvolutionShape], bool] = lambda shape: True
+
+
+def library_output(shape: ConvolutionShape, x: Tensor, weight: Tensor) -> Tensor:
+    """Compute the output by torch's library."""
+    return torch.convolution(
+        x, weight, None, [1] * shape.dims, [shape.padding] * shape.dims, [1] * shape.dims, False, [0] * shape.dims, 1
+    )
+
+
+def library_input_gradient(shape: ConvolutionShape, gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """Compute the input's gradient by torch's library."""
+    return _library_gradients(shape, gradient, x, weight, [True, False, False])[0]
+
+
+def library_weight_gradient(shape: ConvolutionShape, gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """Compute the kernels' gradient by torch's library."""
+    return _library_gradients(shape, gradient, x, weight, [False, True, False])[1]
+
+
+def _library_gradients(
+    shape: ConvolutionShape, gradient: Tensor, x: Tensor, weight: Tensor, mask: list[bool]
+) -> tuple[Tensor, Tensor, Tensor]:
+    gradients: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward.default(
+        gradient, x, weight, None, [1] * shape.dims, [shape.padding] * shape.dims, [1] * shape.dims,
+        False, [0] * shape.dims, 1, mask,
+    )  # fmt: skip
+    return gradients
+
+
+def mirrored_input_gradient(shape: ConvolutionShape, gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """Compute the input's gradient as the output of a convolution with mirrored kernels."""
+    axes = tuple(range(2, 2 + shape.dims))
+    mirrored = weight.transpose(0, 1).flip(axes).contiguous(memory_format=shape.memory_format)
+    mirrored_shape = ConvolutionShape.of(gradient, mirrored, shape.kernel - 1 - shape.padding)
+    return library_output(mirrored_shape, gradient, mirrored)
+
+
+def filled_weight_gradient(shape: ConvolutionShape, gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """Compute the kernels' gradient by the library, with output channels of zeros up to 32."""
+    missing = FILLED_CHANNELS - shape.channels_out
+    filled = F.pad(gradient.movedim(1, -1), (0, missing)).movedim(-1, 1)
+    kernels = weight.new_empty(FILLED_CHANNELS, *weight.shape[1:]).contiguous(memory_format=shape.memory_format)
+    return library_weight_gradient(shape, filled, x, kernels)[: shape.channels_out]
+
+
+def planar_weight_gradient(shape: ConvolutionShape, gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """Compute the gradient of each plane of the kernels as that of a convolution in the plane.
+
+    Its batch is all planes of the image that meet this plane of the kernels.
+    """
+    planes = [_plane_gradient(shape, gradient, x, weight, number) for number in range(shape.kernel)]
+    return torch.stack(planes, 2)
+
+
+def _plane_gradient(shape: ConvolutionShape, gradient: Tensor, x: Tensor, weight: Tensor, number: int) -> Tensor:
+    depth, offset = shape.sides[0], number - shape.padding  # of the input's plane from the output's
+    start, stop = max(0, -offset), min(depth, depth - offset)
+    kernels = weight.new_zeros(*weight.shape[:2], shape.kernel, shape.kernel)
+    if start >= stop:
+        return kernels
+    outputs, inputs = _planes(gradient, start, stop), _planes(x, start + offset, stop + offset)
+    plane_shape = ConvolutionShape.of(inputs, kernels, shape.padding)
+    kernels = kernels.contiguous(memory_format=torch.channels_last)
+    return library_weight_gradient(plane_shape, outputs, inputs, kernels)
+
+
+def _planes(image: Tensor, start: int, stop: int) -> Tensor:
+    """View planes of (batch, channels, planes, rows, columns) as a batch, (batch * planes, channels, rows, columns)."""
+    return image.movedim(1, -1)[:, start:stop].flatten(0, 1).movedim(-1, 1)
+
+
+def _is_lowered(shape: ConvolutionShape) -> bool:
+    columns: int = shape.channels_in * shape.kernel**shape.dims
+    return shape.keeps_sides and shape.kernel > 1 and columns <= LOWERED_COLUMNS
+
+
+LIBRARY = "library"
+ALGORITHMS: Mapping[Pass, Mapping[str, Algorithm]] = {
+    "output": {
+        LIBRARY: Algorithm(library_output),
+        "lowered": Algorithm(lowered_output, _is_lowered),
+    },
+    "input gradient": {
+        LIBRARY: Algorithm(library_input_gradient),
+        "mirrored": Algorithm(mirrored_input_gradient, lambda shape: shape.kernel > 1),
+    },
+    "weight gradient": {
+        LIBRARY: Algorithm(library_weight_gradient),
+        "filled": Algorithm(
+            filled_weight_gradient, lambda shape: shape.kernel > 1 and shape.channels_out < FILLED_CHANNELS
+        ),
+        "planar": Algorithm(
+            planar_weight_gradient, lambda shape: shape.dims == 3 and shape.kernel > 1 and shape.keeps_sides
+        ),
+        "lowered": Algorithm(lowered_weight_gradient, _is_lowered),
+    },
+}
+"""By pass, the algorithms by their names. Convolutions of one pixel have the library's alone."""

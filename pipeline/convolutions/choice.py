@@ -1,0 +1,75 @@
+"""The choice of an algorithm for each pass of each convolution, and its memory in the user's cache."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+
+from data_prep.cache import cache_folder, read_cache, write_cache
+from data_prep.errors import UserError
+from data_prep.files import digest_json
+from pipeline.convolutions.algorithms import ALGORITHMS, Algorithm
+from pipeline.convolutions.layers import Algorithms
+from pipeline.convolutions.machine import describe_machine
+from pipeline.convolutions.needs import Needs
+from pipeline.convolutions.shape import PASSES, ConvolutionShape, Pass
+from pipeline.convolutions.trial import Trial, quickest, try_algorithms
+
+Table = Mapping[Pass, Mapping[str, Algorithm]]
+
+_VERSION = 1
+"""Of the cache; raise it when an algorithm changes."""
+
+
+def choose(needs: Needs, device: torch.device, table: Table = ALGORITHMS) -> Algorithms:
+    """Choose for each pass the quickest algorithm that is right on the device; measured once a machine.
+
+    Raises:
+        UserError: no algorithm is right for one of them.
+    """
+    path = cache_folder() / "convolutions" / f"{digest_json(describe_machine(device))[:32]}.json"
+    cached = from_rows(read_cache(path, _VERSION) or [])
+    chosen = {
+        shape: {name: cached.get(shape, {}).get(name) or _measure(shape, name, device, table) for name in passes}
+        for shape, passes in needs.items()
+    }
+    if not covers(cached, needs):
+        merged = from_rows(read_cache(path, _VERSION) or [])  # others may have measured meanwhile
+        for shape, names in chosen.items():
+            merged[shape] = {**merged.get(shape, {}), **names}
+        write_cache(path, _VERSION, to_rows(merged))
+    return chosen
+
+
+def _measure(shape: ConvolutionShape, computed: Pass, device: torch.device, table: Table) -> str:
+    trials = try_algorithms(shape, computed, device, table)
+    best = quickest(trials)
+    if best is None:
+        raise UserError(_describe_wrong(shape, computed, trials, describe_machine(device)))
+    return best.algorithm
+
+
+def _describe_wrong(
+    shape: ConvolutionShape, computed: Pass, trials: Iterable[Trial], machine: Mapping[str, str]
+) -> str:
+    other = "float32" if shape.precision == "bfloat16" else "another version of torch"
+    names = ", ".join(trial.algorithm for trial in trials)
+    return (
+        f"training.precision: {shape.precision} trains on wrong numbers on this machine ({machine['device']}), as no "
+        f"algorithm ({names}) computes the {computed} of a convolution ({shape}) as float32 does; take {other}"
+    )
+
+
+def covers(algorithms: Algorithms, needs: Needs) -> bool:
+    """Whether the algorithms have every pass that is needed."""
+    return all(set(passes) <= set(algorithms.get(shape, {})) for shape, passes in needs.items())
+
+
+def to_rows(algorithms: Algorithms) -> list[dict[str, Any]]:
+    """Write the algorithms as plain values, a row a shape."""
+    return [{**shape.to_row(), **{str(name): names[name] for name in names}} for shape, names in algorithms.items()]
+
+
+def from_rows(rows: Iterable[Mapping[str, Any]]) -> dict[ConvolutionShape, dict[Pass, str]]:
+    """Read the algorithms from plain values, as :func:`to_rows` writes them."""
+    return {ConvolutionShape.from_row(row): {name: row[name] for name in PASSES if name in row} for row in rows}

@@ -1,0 +1,50 @@
+"""The convolutions that run in a program, collected as they run."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from pipeline.convolutions.shape import PASSES, ConvolutionShape, Pass
+
+Needs = Mapping[ConvolutionShape, tuple[Pass, ...]]
+"""By shape, the passes that are computed."""
+
+
+class NeedsCollector(TorchDispatchMode):
+    """Collects the convolutions that torch runs under it, in the order of their first run.
+
+    Those of groups of channels, which only the loss has, are not collected.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._passes = dict[ConvolutionShape, set[Pass]]()
+
+    @property
+    def needs(self) -> Needs:
+        """The convolutions so far."""
+        return {shape: tuple(name for name in PASSES if name in passes) for shape, passes in self._passes.items()}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        for shape, name in _passes_of(func, args):
+            self._passes.setdefault(shape, set()).add(name)
+        return func(*args, **(kwargs or {}))
+
+
+def _passes_of(func: Any, args: tuple[Any, ...]) -> Iterator[tuple[ConvolutionShape, Pass]]:
+    if func is torch.ops.aten.convolution.default and args[8] == 1:
+        yield _shape_of(args[0], args[1], args[4], transposed=args[6]), "output"
+    elif func is torch.ops.aten.convolution_backward.default and args[9] == 1:
+        shape = _shape_of(args[1], args[2], args[5], transposed=args[7])
+        yield from ((shape, name) for name, is_needed in zip(PASSES[1:], args[10], strict=False) if is_needed)
+
+
+def _shape_of(x: Tensor, weight: Tensor, padding: list[int], *, transposed: bool) -> ConvolutionShape:
+    if transposed:
+        return ConvolutionShape.of(x, weight.transpose(0, 1), weight.shape[-1] - 1 - padding[0])
+    return ConvolutionShape.of(x, weight, padding[0])

@@ -1,0 +1,75 @@
+"""Sizes of a convolution, and its passes."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self, get_args
+
+import torch
+from torch import Tensor
+
+Pass = Literal["output", "input gradient", "weight gradient"]
+PASSES: tuple[Pass, ...] = get_args(Pass)
+
+
+@dataclass(frozen=True)
+class ConvolutionShape:
+    """Sizes of a convolution of stride 1 whose kernel and padding are the same along all axes.
+
+    ``sides``: of the input. ``precision``: the numbers' type by torch's name.
+    """
+
+    batch: int
+    channels_in: int
+    channels_out: int
+    kernel: int
+    padding: int
+    sides: tuple[int, ...]
+    precision: str
+
+    @classmethod
+    def of(cls, x: Tensor, weight: Tensor, padding: int) -> Self:
+        """Return the shape of a convolution of (batch, in, sides) by (out, in, kernel)."""
+        batch, channels_in, *sides = x.shape
+        return cls(
+            batch, channels_in, weight.shape[0], weight.shape[-1], padding, tuple(sides), str(x.dtype).split(".")[-1]
+        )
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Self:
+        """Read a shape from plain values, as :meth:`to_row` writes them."""
+        return cls(**{**{name: row[name] for name in cls.__dataclass_fields__}, "sides": tuple(row["sides"])})
+
+    def to_row(self) -> dict[str, Any]:
+        """Return the sizes by name, as plain values."""
+        return {**asdict(self), "sides": list(self.sides)}
+
+    @property
+    def dims(self) -> int:
+        """Number of axes: 2 or 3."""
+        return len(self.sides)
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Torch's name of the order of images and kernels in memory: channels last."""
+        return torch.channels_last if self.dims == 2 else torch.channels_last_3d
+
+    @property
+    def keeps_sides(self) -> bool:
+        """Whether the output has the sides of the input."""
+        return 2 * self.padding == self.kernel - 1
+
+    @property
+    def output_sides(self) -> tuple[int, ...]:
+        """Sides of the output."""
+        return tuple(side + 2 * self.padding - self.kernel + 1 for side in self.sides)
+
+    @property
+    def operations(self) -> int:
+        """Floating-point operations of a pass; a multiplication and an addition are two."""
+        products = self.batch * self.channels_in * self.channels_out * self.kernel**self.dims
+        return 2 * int(products) * math.prod(self.output_sides)
+
+    def __str__(self) -> str:
+        kernel, sides = (" x ".join(map(str, sizes)) for sizes in ([self.kernel] * self.dims, self.sides))
+        return f"{self.channels_in} to {self.channels_out} channels, kernel {kernel}, at {sides}"

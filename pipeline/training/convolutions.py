@@ -1,0 +1,64 @@
+"""The algorithms by which a training computes its convolutions: chosen by rank 0, and the same to its end."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from data_prep.files import write_json
+from data_prep.log import logger
+from pipeline.convolutions.choice import choose, covers, from_rows, to_rows
+from pipeline.convolutions.layers import Algorithms
+from pipeline.convolutions.machine import describe_machine
+from pipeline.convolutions.needs import Needs, NeedsCollector
+from pipeline.settings.cells import CellSettings
+from pipeline.training.memory import blank_batches, blank_sample, blank_step, normalise
+from pipeline.training.ranks import Ranks
+
+FILE_NAME = "convolutions.json"
+
+
+def chooses_algorithms(cell: CellSettings, device: torch.device) -> bool:
+    """Whether algorithms are chosen for the cell's convolutions; CPUs in float32 take torch's."""
+    return device.type == "cuda" or cell.training.lowers_precision(gpu=False)
+
+
+def convolutions_of(cell: CellSettings, *, gpu: bool) -> Needs:
+    """Collect the convolutions of a step of the cell's training, and of judging a sample."""
+    with blank_step(normalise(cell), gpu=gpu) as step, NeedsCollector() as collected:
+        step.accumulate(next(blank_batches(cell)), last=True)
+        step.model.eval()
+        step.judge(*blank_sample(cell))
+    needs: Needs = collected.needs
+    return needs
+
+
+def algorithms_of(cell: CellSettings, folder: Path, ranks: Ranks) -> dict[str, Any]:
+    """Return the choice of the training in ``folder``, which all its ranks share: ``machine`` and ``algorithms``.
+
+    A training goes on with the algorithms with which it started, unless it goes on with another device or library.
+
+    Raises:
+        UserError: no algorithm computes one of the convolutions right.
+    """
+    choice = _read_or_choose(cell, folder / FILE_NAME, ranks.device) if ranks.world.leads else None
+    shared: dict[str, Any] = ranks.object_of_first(choice)
+    return shared
+
+
+def _read_or_choose(cell: CellSettings, path: Path, device: torch.device) -> dict[str, Any]:
+    needs, machine = convolutions_of(cell, gpu=device.type == "cuda"), describe_machine(device)
+    if path.exists():
+        choice: dict[str, Any] = json.loads(path.read_bytes())
+        if choice["machine"] == machine and covers(from_rows(choice["algorithms"]), needs):
+            return choice
+        logger.warning(f"{path}: the training began on another device or library, so its last bits may differ")
+    choice = {"machine": machine, "algorithms": to_rows(choose(needs, device))}
+    write_json(path, choice)
+    return choice
+
+
+def read_algorithms(choice: dict[str, Any]) -> Algorithms:
+    """Read the algorithms of a choice."""
+    return from_rows(choice["algorithms"])

@@ -1,0 +1,289 @@
+"""Each pass of a convolution is computed by the quickest algorithm that is right; never by a wrong one."""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from data_prep.errors import UserError
+from data_prep.files import write_json
+from pipeline.convolutions.algorithms import ALGORITHMS, LIBRARY, Algorithm
+from pipeline.convolutions.choice import choose, from_rows, to_rows
+from pipeline.convolutions.layers import Conv2d, Conv3d, ConvTranspose2d, use_algorithms
+from pipeline.convolutions.needs import NeedsCollector
+from pipeline.convolutions.shape import PASSES, ConvolutionShape, Pass
+from pipeline.convolutions.trial import TOLERANCE, Trial, quickest, try_algorithms
+from pipeline.models import REDCNN, DDnet, build_network
+from pipeline.models.memory_format import lay_out
+from pipeline.training.convolutions import FILE_NAME, convolutions_of
+from tests.pipeline.cells import cell
+from tests.pipeline.trainings import CPU, Halted, assert_same_losses, losses, run, train_ranks
+
+SHAPES = {
+    "dense": ConvolutionShape(2, 64, 16, 5, 2, (4, 6, 8), "float32"),
+    "up": ConvolutionShape(1, 32, 32, 5, 2, (1, 4, 2), "float32"),
+    "stem": ConvolutionShape(2, 2, 16, 7, 3, (8, 5, 9), "float32"),
+    "stem of slices": ConvolutionShape(3, 2, 16, 7, 3, (12, 9), "float32"),
+    "RED-CNN": ConvolutionShape(2, 3, 5, 5, 0, (9, 8), "float32"),
+    "pixel": ConvolutionShape(2, 80, 16, 1, 0, (3, 4, 5), "float32"),
+}
+ALONE: Mapping[Pass, Mapping[str, Algorithm]] = {name: {LIBRARY: ALGORITHMS[name][LIBRARY]} for name in PASSES}
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def passes(shape: ConvolutionShape, dtype: torch.dtype) -> dict[Pass, tuple[Tensor, ...]]:
+    """Return random operands of each pass, and behind them its result by autograd in float64."""
+    generator = torch.Generator().manual_seed(1)
+    x, weight, gradient = (
+        torch.randn(size, generator=generator, dtype=torch.float64).requires_grad_()
+        for size in (
+            (shape.batch, shape.channels_in, *shape.sides),
+            (shape.channels_out, shape.channels_in, *[shape.kernel] * shape.dims),
+            (shape.batch, shape.channels_out, *shape.output_sides),
+        )
+    )
+    y = (nn.functional.conv2d if shape.dims == 2 else nn.functional.conv3d)(x, weight, padding=shape.padding)
+    exact = dict(zip(PASSES, (y, *torch.autograd.grad(y, (x, weight), gradient)), strict=True))
+    x, weight, gradient = (tensor.detach().to(dtype) for tensor in (x, weight, gradient))
+    return {
+        name: ((x, weight) if name == "output" else (gradient, x, weight)) + (exact[name].detach(),) for name in PASSES
+    }
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_all_algorithms_agree_with_float64(shape: ConvolutionShape) -> None:
+    for name, (*operands, exact) in passes(shape, torch.float32).items():
+        for algorithm in ALGORITHMS[name].values():
+            if algorithm.applies(shape):
+                output = algorithm.compute(shape, *operands)
+                assert output.shape == exact.shape
+                assert float((output - exact).abs().max() / exact.abs().max()) < 1e-5
+
+
+def test_each_pass_of_the_network_has_a_choice_where_few_channels_or_planes_are_slow() -> None:
+    counts = {
+        key: [sum(algorithm.applies(shape) for algorithm in ALGORITHMS[name].values()) for name in PASSES]
+        for key, shape in SHAPES.items()
+    }
+    assert counts == {
+        "dense": [1, 2, 3], "up": [1, 2, 2], "stem": [2, 2, 4], "stem of slices": [2, 2, 3], "RED-CNN": [1, 2, 2],
+        "pixel": [1, 1, 1],
+    }  # fmt: skip
+
+
+def slowed(seconds: float) -> Algorithm:
+    def compute(shape: ConvolutionShape, *operands: Tensor) -> Tensor:
+        time.sleep(seconds)
+        return ALGORITHMS["weight gradient"][LIBRARY].compute(shape, *operands)
+
+    return Algorithm(compute)
+
+
+def spoilt(spoil: Callable[[Tensor], object]) -> Algorithm:
+    """Return an algorithm whose numbers are changed in place."""
+
+    def compute(shape: ConvolutionShape, *operands: Tensor) -> Tensor:
+        output = ALGORITHMS["weight gradient"][LIBRARY].compute(shape, *operands)
+        spoil(output)
+        return output
+
+    return Algorithm(compute)
+
+
+def broken(shape: ConvolutionShape, *operands: Tensor) -> Tensor:
+    raise RuntimeError("CUDNN_STATUS_NOT_SUPPORTED\nand lines of stack")
+
+
+WRONG = {
+    "too large": spoilt(lambda output: output.mul_(1.05)),
+    "zero": spoilt(lambda output: output.zero_()),
+    "without a plane": spoilt(lambda output: output[:, :, 0].zero_()),
+    "wrong in one number": spoilt(lambda output: output.view(-1)[7].add_(output.abs().max())),
+    "not a number": spoilt(lambda output: output.view(-1)[7].fill_(float("nan"))),
+    "infinite": spoilt(lambda output: output.view(-1)[7].fill_(float("inf"))),
+    "never the same": spoilt(lambda output: output.view(-1)[7].add_(torch.rand(()) * 1e-3)),
+    "broken": Algorithm(broken),
+}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_quickest_right_algorithm_is_taken_and_no_wrong_one_however_quick(precision: str) -> None:
+    shape = replace(SHAPES["stem"], precision=precision)
+    slow = {"slow": slowed(0.02), "slower": slowed(0.2), "inapplicable": Algorithm(broken, lambda shape: False)}
+    trials = try_algorithms(shape, "weight gradient", CPU, {"weight gradient": {**WRONG, **slow}})
+    assert [trial.algorithm for trial in trials] == [*WRONG, "slow", "slower"]
+    assert [trial.algorithm for trial in trials if trial.is_right] == ["slow", "slower"]
+    best = quickest(trials)
+    assert best is not None
+    assert best.algorithm == "slow"
+    assert min(trial.seconds for trial in trials) < 0.02 <= best.seconds
+    assert trials[-3].failure == "CUDNN_STATUS_NOT_SUPPORTED"
+    assert quickest(trials[:-2]) is None
+
+
+def test_an_algorithm_at_the_tolerance_is_right_and_beyond_it_is_not() -> None:
+    at, beyond = (
+        Trial("a", 1.0, error, error, repeats=True, tolerance=TOLERANCE["bfloat16"]) for error in (0.03, 0.031)
+    )
+    assert at.is_right
+    assert not beyond.is_right
+
+
+def test_a_convolution_that_no_algorithm_computes_right_is_refused_in_a_sentence() -> None:
+    shape = replace(SHAPES["dense"], precision="bfloat16")
+    table = {**ALONE, "weight gradient": {"library": WRONG["too large"], "planar": WRONG["zero"]}}
+    with pytest.raises(UserError) as refused:
+        choose({shape: PASSES}, CPU, table)
+    assert str(refused.value).startswith("training.precision: bfloat16 trains on wrong numbers on this machine (")
+    assert str(refused.value).endswith(
+        "), as no algorithm (library, planar) computes the weight gradient of a convolution (64 to 16 channels, kernel "
+        "5 x 5 x 5, at 4 x 6 x 8) as float32 does; take float32"
+    )
+
+
+def test_the_choice_is_measured_once_a_machine(tmp_path: Path) -> None:
+    shape = replace(SHAPES["up"], precision="bfloat16")
+    first = {**ALONE, "output": {"first": ALGORITHMS["output"][LIBRARY]}}
+    chosen = choose({shape: ("output",)}, CPU, first)
+    assert chosen == {shape: {"output": "first"}}
+    assert choose({shape: ("output",)}, CPU, {"output": {}}) == chosen  # nothing is measured again
+    more = choose({shape: PASSES, SHAPES["stem"]: ("output",)}, CPU, ALONE)
+    assert more[shape]["output"] == "first"
+    assert choose({SHAPES["stem"]: ("output",)}, CPU, {"output": {}}) == {SHAPES["stem"]: {"output": LIBRARY}}
+    (path,) = (tmp_path / "cache/quarterdose/convolutions").iterdir()
+    path.write_bytes(path.read_bytes()[:-5])  # a broken cache counts as none
+    assert choose({shape: ("output",)}, CPU, ALONE) == {shape: {"output": LIBRARY}}
+
+
+def test_a_choice_survives_as_plain_values() -> None:
+    chosen: dict[ConvolutionShape, dict[Pass, str]] = {
+        shape: {"output": "lowered", "weight gradient": "planar"} for shape in SHAPES.values()
+    }
+    assert from_rows(json.loads(json.dumps(to_rows(chosen)))) == chosen
+
+
+@pytest.mark.parametrize(
+    "network", [DDnet(3, norm="frozen"), DDnet(2, norm="frozen"), REDCNN()], ids=["3D", "2D", "RED"]
+)
+def test_a_network_computes_the_same_by_any_algorithms(network: nn.Module) -> None:
+    dims = 3 if network.__class__ is DDnet and isinstance(network.stem, Conv3d) else 2
+    torch.manual_seed(0)
+    x = torch.randn(2, 1, *([16] if dims == 3 else []), 32, 32)
+    outputs = {}
+    with NeedsCollector() as collected:
+        outputs["torch"] = run_network(network, dims, x)
+    others = {shape: {name: last_algorithm(shape, name) for name in PASSES} for shape in collected.needs}
+    assert {name for names in others.values() for name in names.values()} > {LIBRARY, "mirrored"}
+    use_algorithms(network, others)
+    outputs["others"] = run_network(network, dims, x)
+    for ours, exact in zip(outputs["others"], outputs["torch"], strict=True):
+        assert float((ours - exact).norm() / exact.norm()) < 1e-5
+
+
+def last_algorithm(shape: ConvolutionShape, name: Pass) -> str:
+    return [key for key, algorithm in ALGORITHMS[name].items() if algorithm.applies(shape)][-1]
+
+
+def run_network(network: nn.Module, dims: int, x: Tensor) -> tuple[Tensor, Tensor]:
+    lay_out(network, dims).zero_grad()
+    y = network(x)
+    y.square().mean().backward()
+    return y.detach(), torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
+
+
+def test_without_a_choice_layers_are_torchs_to_the_bit() -> None:
+    torch.manual_seed(0)
+    ours = [Conv2d(3, 4, 5, padding=2), Conv3d(3, 4, 5, padding=2), ConvTranspose2d(3, 4, 5)]
+    theirs = [nn.Conv2d(3, 4, 5, padding=2), nn.Conv3d(3, 4, 5, padding=2), nn.ConvTranspose2d(3, 4, 5)]
+    for layer, exact in zip(ours, theirs, strict=True):
+        exact.load_state_dict(layer.state_dict())
+        x = torch.randn(2, 3, *[8] * (layer.weight.dim() - 2))
+        assert torch.equal(layer(x), exact(x))
+
+
+FLAT = cell(2, precision="bfloat16", norm="group")
+
+
+def test_every_convolution_of_a_training_has_its_passes_collected() -> None:
+    needs = convolutions_of(FLAT, gpu=False)
+    layers = [layer for layer in build_network(FLAT).modules() if isinstance(layer, Conv2d)]
+    assert {shape.kernel for shape in needs} == {layer.kernel_size[0] for layer in layers}
+    assert {shape.channels_out for shape in needs} == {layer.out_channels for layer in layers}
+    assert {shape.sides for shape in needs} == {(side, side) for side in (1, 2, 4, 8, 16)}
+    assert {shape.batch for shape in needs} == {1, FLAT.validated}  # of training and of validation
+    assert {shape.precision for shape in needs} == {"bfloat16"}
+    for shape, names in needs.items():
+        trained = ("output", "weight gradient") if shape.channels_in == 2 else PASSES
+        assert names == (trained if shape.batch == 1 else ("output",))
+    assert {shape.precision for shape in convolutions_of(cell(2), gpu=True)} == {"bfloat16"}
+
+
+def test_a_training_in_bfloat16_is_right(make_pair: Callable[..., Path], tmp_path: Path) -> None:
+    """Some processors' gradients of 3D convolutions are wrong where there are few planes."""
+    rounded, exact = (cell(3, precision=name, norm="group", epochs=1) for name in ("bfloat16", "float32"))
+    data = make_pair()
+    ends = [run(x, data, tmp_path / x.training.precision) for x in (rounded, exact)]
+    assert ends[0]["validation"]["rmse_hu"] == pytest.approx(ends[1]["validation"]["rmse_hu"], rel=0.02)
+    assert ends[1]["convolutions"] is None
+    assert ends[0]["convolutions"] == json.loads((tmp_path / "bfloat16" / FILE_NAME).read_text())
+    assert from_rows(ends[0]["convolutions"]["algorithms"]).keys() == convolutions_of(rounded, gpu=False).keys()
+
+
+def table(name: Pass) -> dict[str, Algorithm]:
+    algorithms = ALGORITHMS[name]
+    assert isinstance(algorithms, dict)
+    return algorithms
+
+
+def with_negative_gradients(choice: Any) -> Any:
+    """Return the choice with a planted algorithm for gradients of weights, which shows in the losses."""
+    for row in choice["algorithms"]:
+        if row["kernel"] > 1 and "weight gradient" in row:
+            row["weight gradient"] = "negative"
+    return choice
+
+
+def test_a_training_goes_on_by_the_algorithms_with_which_it_started(
+    make_pair: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, settings = make_pair(), cell(2, precision="bfloat16", norm="group", epochs=1, checkpoint_steps=1)
+    monkeypatch.setitem(table("weight gradient"), "negative", spoilt(lambda output: output.neg_()))
+    first, straight, stopped = (tmp_path / name for name in ("first", "straight", "stopped"))
+    choice = with_negative_gradients(run(settings, data, first)["convolutions"])
+    for folder in (straight, stopped):
+        write_json(folder / FILE_NAME, choice)
+    with pytest.raises(Halted):
+        run(settings, data, stopped, stop_at=2)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))  # of another user, where nothing was measured
+    for folder in (straight, stopped):
+        assert run(settings, data, folder)["convolutions"] == choice
+    assert_same_losses(stopped, straight)
+    assert losses(straight) != losses(first)
+
+
+def test_on_another_machine_algorithms_are_chosen_anew(
+    make_pair: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, folder = make_pair(), tmp_path / "cell"
+    run(FLAT, data, folder)
+    choice = json.loads((folder / FILE_NAME).read_text())
+    (folder / FILE_NAME).write_text(json.dumps({**choice, "machine": {"device": "Tesla T4"}}))
+    assert run(FLAT, data, folder)["convolutions"]["machine"] == choice["machine"]
+    assert "began on another device or library, so its last bits may differ" in capsys.readouterr().out
+
+
+@pytest.mark.ranks
+def test_all_ranks_compute_by_the_algorithms_of_rank_0(make_pair: Callable[..., Path], tmp_path: Path) -> None:
+    data, folder = make_pair(), tmp_path / "cell"
+    results = train_ranks(cell(2, ranks=2, precision="bfloat16", norm="group", epochs=1), data, folder)
+    assert results[0]["convolutions"] == results[1]["convolutions"] == json.loads((folder / FILE_NAME).read_text())
