@@ -12,6 +12,7 @@ from data_prep.errors import UserError, describe_os_error
 from data_prep.log import logger
 from jobs.commands import devcluster, scans
 from jobs.commands.denoise import denoise, import_model
+from jobs.commands.gpu_check import gpu_check
 from jobs.commands.plan import plan, show_config
 from jobs.commands.run import evaluate, prepare, report, run
 from jobs.commands.scans import calibrate, verify, whose
@@ -42,6 +43,7 @@ app.command()(calibrate)
 app.command()(whose)
 app.command()(plan)
 app.command("config")(show_config)
+app.command("gpu-check")(gpu_check)
 app.add_typer(scans.fetch, name="fetch")
 app.add_typer(devcluster.app, name="devcluster")
 

@@ -69,6 +69,7 @@ class Export(Stage):
             "low dose": self.settings.data.low_dose.model_dump(mode="json"),
             "split": {"by": split.by, **parts, "digest": training["data"]},
             "training": {key: training[key] for key in keys},
+            "convolutions": training.get("convolutions"),
             "validation": {key: round(training["validation"][key], 3) for key in ("rmse_hu", "low_dose_rmse_hu")},
             "metrics": {name: _means(self.folder.evaluation(name)) for name in (LOW_DOSE_INPUT, best)},
         }

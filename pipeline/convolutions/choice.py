@@ -52,11 +52,11 @@ def _measure(shape: ConvolutionShape, computed: Pass, device: torch.device, tabl
 def _describe_wrong(
     shape: ConvolutionShape, computed: Pass, trials: Iterable[Trial], machine: Mapping[str, str]
 ) -> str:
-    other = "float32" if shape.precision == "bfloat16" else "another version of torch"
+    remedy = "float32" if shape.precision == "bfloat16" else "another version of torch"
     names = ", ".join(trial.algorithm for trial in trials)
     return (
         f"training.precision: {shape.precision} trains on wrong numbers on this machine ({machine['device']}), as no "
-        f"algorithm ({names}) computes the {computed} of a convolution ({shape}) as float32 does; take {other}"
+        f"algorithm ({names}) computes the {computed} of a convolution ({shape}) as float32 does; take {remedy}"
     )
 
 

@@ -78,7 +78,7 @@ def _card(network: nn.Module, cell: CellSettings, provenance: Mapping[str, Any],
     facts = {
         **_architecture(network, cell),
         "SHA-256": f"`{digest}`",
-        **{key: value for key, value in provenance.items() if key != "metrics"},
+        **{key: value for key, value in provenance.items() if key not in ("metrics", "convolutions")},
     }
     metrics = provenance.get("metrics")
     parts = [f"# Model card: {cell.id}", *(f"* **{key}**: {_text(value)}" for key, value in facts.items())]

@@ -1,0 +1,43 @@
+"""``quarterdose gpu-check``: each algorithm for each convolution, timed and held against float32."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from pipeline.convolutions.algorithms import ALGORITHMS, Algorithm
+from tests.command_line import CONFIG, quarterdose_within
+
+SMALL = ("--set", "study.training.crop=16", "--set", "train_2d.training.crop=16", "--set", "study.slices=[16]")
+
+
+def check(folder: Path) -> tuple[int, list[str]]:
+    (folder / "run.yaml").write_text(CONFIG.format(source="{kind: sample}"))
+    done = quarterdose_within(folder, "gpu-check", "run.yaml", *SMALL)
+    assert not done.stderr
+    return done.returncode, done.stdout.splitlines()
+
+
+def test_every_pass_has_its_algorithms_and_a_chosen_one(tmp_path: Path) -> None:
+    code, (machine, header, *rows) = check(tmp_path)
+    assert code == 0
+    assert f"torch {torch.__version__}" in machine
+    assert header.split() == ["convolution", "batch", "type", "pass", "algorithm", "ms", "TFLOP/s", "error"]
+    stems = [row for row in rows if row.startswith(" 2 to 16 channels, kernel 7 x 7 x 7, at 16 x 16 x 16")]
+    assert [row.split()[-4 - ("chosen" in row)] for row in stems] == [
+        *ALGORITHMS["output"], *ALGORITHMS["weight gradient"]
+    ]  # fmt: skip
+    assert sum("chosen" in row for row in stems) == 2
+    assert not any("wrong" in row for row in rows)
+
+
+def test_a_pass_that_is_wrong_by_all_algorithms_is_shown_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    zeros = Algorithm(lambda shape, gradient, x, weight: torch.zeros_like(x))
+    monkeypatch.setitem(ALGORITHMS, "input gradient", {"zeros": zeros})
+    code, rows = check(tmp_path)
+    assert code == 1
+    wrong = [row for row in rows if "input gradient" in row]
+    assert all(row.rstrip().endswith("1e+00  wrong") for row in wrong)
+    assert rows[-1] == f"{len(wrong)} passes have no algorithm that is right: no training takes them"
