@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from data_prep.volume import AIR_HU, Numbers
 from pipeline.intensity import HU_HIGH, HU_LOW, scaling
@@ -19,8 +19,8 @@ INT16 = np.iinfo(np.int16)
 class Corrector:
     """A trained network on a device, which predicts how volumes of any size in the plane change.
 
-    It computes in bfloat16 on GPUs, except a network whose output is the image itself: with 8 significant bits that
-    would come in steps of 16 HU.
+    On GPUs it computes in float16, except a network whose output is the image itself: with 11 significant bits that
+    would come in steps of 2 HU. Volumes whose features exceed the range of float16 are computed in float32.
 
     Args:
         network: in eval mode; it moves to ``device``.
@@ -31,7 +31,7 @@ class Corrector:
 
     def __init__(self, network: nn.Module, cell: CellSettings, device: torch.device, crop: int | None = None) -> None:
         self.cell, self.device, self.crop = cell, device, crop
-        self.uses_bfloat16 = device.type == "cuda" and cell.training.residual
+        self.uses_float16 = device.type == "cuda" and cell.training.residual
         self.network = lay_out(network.to(device), cell.dims)
 
     @torch.inference_mode()
@@ -47,9 +47,17 @@ class Corrector:
         padding = ((0, 0), (0, _missing(rows)), (0, _missing(columns)))
         padded = np.pad(centre, padding, constant_values=AIR_HU)
         x = torch.from_numpy(scale.to_network(padded)).to(self.device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.uses_bfloat16):
+        change = self._change_of(x, float16=self.uses_float16)
+        if self.uses_float16 and not change.isfinite().all():
+            change = self._change_of(x, float16=False)
+        hu_change: NDArray[np.float32] = (change[:, :rows, :columns] * scale.width).cpu().numpy()
+        return hu_change
+
+    def _change_of(self, x: Tensor, *, float16: bool) -> Tensor:
+        """Predict the change of (slices, rows, columns) in network units."""
+        with torch.autocast(self.device.type, torch.float16, enabled=float16):
             y = self.network(x[:, None])[:, 0] if self.cell.dims == 2 else self.network(x[None, None])[0, 0]
-        change: NDArray[np.float32] = ((y.float() - x)[:, :rows, :columns] * scale.width).cpu().numpy()
+        change: Tensor = y.float() - x
         return change
 
 

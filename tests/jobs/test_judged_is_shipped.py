@@ -32,7 +32,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 def test_judged_is_shipped(
     dims: int, residual: bool, scaling: str, make_pair: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """In float32 on CPUs and bfloat16 on GPUs; the plane of 50 pixels is padded, the scan longer than a volume."""
+    """In float32 on CPUs and float16 on GPUs; the plane of 50 pixels is padded, the scan longer than a volume."""
     settings = cell(dims, residual=residual, scaling=scaling, norm="group")
     write_training(settings, tmp_path / "cell")
     pair = make_pair(slices=20, side=50) / "toy" / "a.zarr"

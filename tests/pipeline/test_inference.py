@@ -1,15 +1,20 @@
 """Scans of every length and size through a network, slice by slice."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from data_prep.originals import Original
+from data_prep.volume import Numbers
 from pipeline.inference.corrector import Corrector
 from pipeline.inference.scan import ArrayScan, Scan, denoise_slices
 from pipeline.inference.windows import plan_windows
@@ -114,20 +119,69 @@ def test_a_crop_is_the_centre_of_the_whole_output_scaled_as_the_whole_slices(dim
     np.testing.assert_array_equal(crop, full[:, 16:48, 16:48])
 
 
+class Float16Convolutions(TorchFunctionMode):
+    """Computes convolutions in float16 as GPUs do, with sums in float32: on CPUs those in 3D take minutes."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func not in (torch.conv3d, F.conv3d) or not torch.is_autocast_enabled("cpu"):
+            return func(*args, **(kwargs or {}))
+        with torch.autocast("cpu", enabled=False):
+            return func(*(x.half().float() for x in args[:2]), *args[2:], **(kwargs or {})).half()
+
+
+def corrections(dims: int, device: torch.device) -> tuple[Numbers, Numbers]:
+    """Return the change of a network with random weights, HU: in float32 on the CPU, in float16 on the device."""
+    hu, settings = chest(16 if dims == 3 else 4).astype(np.float32), cell(dims, residual=True, norm="group")
+    torch.manual_seed(0)
+    network = build_network(settings).eval()
+    nn.init.normal_(network.get_parameter("up.3.reduce.conv.weight"), std=0.02)
+    exact, rounded = Corrector(copy.deepcopy(network), settings, CPU), Corrector(network, settings, device)
+    rounded.uses_float16 = True
+    return exact(hu), rounded(hu)
+
+
+def rms(hu: Numbers) -> float:
+    return float(np.sqrt(np.mean(np.square(hu, dtype=np.float64))))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_float16_is_near_float32(dims: int) -> None:
+    with Float16Convolutions() if dims == 3 else nullcontext():
+        exact, rounded = corrections(dims, CPU)
+    assert rms(exact) > 5
+    assert 0.001 < rms(rounded - exact) / rms(exact) < 0.02
+
+
 @pytest.mark.gpu
-def test_bfloat16_on_a_gpu_is_near_float32_on_the_cpu() -> None:
+@pytest.mark.parametrize("dims", [2, 3])
+def test_float16_on_a_gpu_is_near_float32_on_the_cpu(dims: int) -> None:
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
-    hu, settings = chest(20, 64), cell(3, residual=True, norm="group")
-    torch.manual_seed(0)
-    network = build_network(settings)
-    nn.init.normal_(network.get_parameter("up.3.reduce.conv.weight"), std=0.02)
-    float32, bfloat16 = (
-        denoised(copy.deepcopy(network), settings, original(hu), device).astype(float)
-        for device in (CPU, torch.device("cuda"))
-    )
-    change = np.sqrt(np.mean((float32 - hu) ** 2))
-    assert np.sqrt(np.mean((float32 - bfloat16) ** 2)) < 0.05 * change
+    exact, rounded = corrections(dims, torch.device("cuda"))
+    assert 0.001 < rms(rounded - exact) / rms(exact) < 0.02
+
+
+class Loud(nn.Module):
+    """Network that subtracts 10 HU, with features beyond the range of float16 where HU are above 655."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(1, 1, 1, bias=False)
+        nn.init.constant_(self.convolution.weight, 1e4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        nothing: Tensor = self.convolution(x) - self.convolution(x)
+        return x - 0.1 + nothing
+
+
+@pytest.mark.parametrize("largest", [200, 2000])
+def test_features_beyond_float16_are_computed_in_float32(largest: int) -> None:
+    hu = np.full((2, 32, 32), largest, np.float32)
+    correct = Corrector(Loud(), cell(2, residual=True), CPU)
+    correct.uses_float16 = True
+    np.testing.assert_allclose(correct(hu), -10, atol=1e-3)
 
 
 def test_an_input_normalised_in_place_gives_the_same_output() -> None:
