@@ -18,12 +18,17 @@ setup: .venv/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements-cpu.txt -e '.[dev]'
 	touch $@
 
+# Triton, in whose interpreter kernels for GPUs are tested; it takes 1 GB
+.venv/kernels-ready: .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements-cpu.txt -e '.[kernels]'
+	touch $@
+
 demo: setup
 	$(BIN)/quarterdose fetch sample
 	$(BIN)/quarterdose run configs/demo.yaml
 	$(BIN)/quarterdose denoise runs/demo/data/LIDC-IDRI/LIDC-IDRI-0001.zarr --model runs/demo/model.safetensors --out runs/demo/denoised
 
-test: setup
+test: setup .venv/kernels-ready
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then $(BIN)/quarterdose devcluster install; \
 	which chromium dciodvfy dcmftest > /dev/null || \
 	(apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium dicom3tools dcmtk > /dev/null); fi
@@ -34,7 +39,7 @@ test: setup
 check: setup
 	$(MAKE) --no-print-directory --output-sync=recurse -j 2 lint quick
 
-quick: setup
+quick: setup .venv/kernels-ready
 	$(TESTS) -n 3 -m "not slurm and not browser and not whole and not compiler"
 
 lint: setup

@@ -1,5 +1,6 @@
 """What every test has: one thread, a key and a cache of its own, the real sample, small synthetic scans."""
 
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from tests.scans import chest, write_nifti
 from tests.shared_runs import fill_once
 from tests.toy_runs import SETTINGS, Toy, whole_run
 
+os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton: kernels then run on CPUs
 settings.register_profile("quarterdose", deadline=None)  # shared machines are slow at times
 settings.load_profile("quarterdose")
 SAMPLE_FOLDER = sample_path_of_user().parent

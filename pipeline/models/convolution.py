@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.convolutions.layers import Conv2d, Conv3d
+from pipeline.kernels.activation import add_bias_and_activate
+from pipeline.kernels.choice import uses_kernels
 from pipeline.models.dimensions import CONVOLUTION
 from pipeline.models.norms import BatchNorm, ChannelNorm, build_norm, normalise
 from pipeline.models.pointwise import mix_channels, mix_normed_channels
@@ -26,6 +28,14 @@ def convolve(layer: Convolution, x: Tensor, weight: Tensor, bias: Tensor | None)
     return y
 
 
+def convolve_and_activate(layer: Convolution, x: Tensor, weight: Tensor, slope: float) -> Tensor:
+    """Run the layer with ``weight`` in place of its own, then leaky ReLU."""
+    if uses_kernels(x):
+        assert layer.bias is not None
+        return add_bias_and_activate(convolve(layer, x, weight, None), layer.bias, slope)
+    return F.leaky_relu(convolve(layer, x, weight, layer.bias), slope, inplace=True)
+
+
 class NormedConvolution(nn.Module):
     """Normalisation, then convolution, then leaky ReLU (without the ReLU if ``linear``)."""
 
@@ -44,8 +54,7 @@ class NormedConvolution(nn.Module):
         """Map (batch, in, sides) to (batch, out, sides); without gradients ``x`` may be overwritten."""
         if self.is_pointwise:
             return self._mix(x)
-        y: Tensor = self.conv(normalise(self.norm, x))
-        return F.leaky_relu(y, self.slope, inplace=True)
+        return convolve_and_activate(self.conv, normalise(self.norm, x), self.conv.weight, self.slope)
 
     def _mix(self, x: Tensor) -> Tensor:
         """Run a convolution of one pixel. It pads nothing, so its weights can include a norm of fixed statistics."""

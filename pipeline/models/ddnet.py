@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from data_prep.errors import UserError
-from pipeline.models.convolution import SLOPE, Convolution, NormedConvolution, build_convolution, convolve
+from pipeline.kernels.choice import uses_kernels
+from pipeline.kernels.upsampling import double_sides
+from pipeline.models.convolution import SLOPE, Convolution, NormedConvolution, build_convolution, convolve_and_activate
 from pipeline.models.dimensions import LINEAR, MAX_POOL
 from pipeline.models.memory_format import channels_last
 from pipeline.models.norms import ChannelNorm, build_norm, held_statistics
@@ -62,6 +64,16 @@ def _compact(gradient: Tensor) -> Tensor:
     return gradient.contiguous(memory_format=channels_last(gradient.dim() - 2))
 
 
+def _double_sides(x: Tensor) -> Tensor:
+    """Interpolate to twice the sides; the corners of both images are in line."""
+    if uses_kernels(x):
+        return double_sides(x)
+    y = F.interpolate(x, scale_factor=2, mode=LINEAR[x.dim() - 2], align_corners=True)
+    if y.requires_grad:
+        y.register_hook(_compact)
+    return y
+
+
 class Up(nn.Module):
     """Interpolation to twice the sides, the skip connection, then two convolutions."""
 
@@ -74,10 +86,7 @@ class Up(nn.Module):
         """Map (batch, 16, sides) and the skip connection, (batch, 16, 2 sides), to (batch, out, 2 sides)."""
         if uses_stripes(self.mix, self.reduce, skip):
             return run_in_stripes(self.mix, self.reduce, x, skip)
-        x = F.interpolate(x, scale_factor=2, mode=LINEAR[x.dim() - 2], align_corners=True)
-        if x.requires_grad:
-            x.register_hook(_compact)
-        y: Tensor = self.reduce(self.mix(torch.cat([x, skip], 1)))
+        y: Tensor = self.reduce(self.mix(torch.cat([_double_sides(x), skip], 1)))
         return y
 
 
@@ -118,7 +127,7 @@ class DDnet(nn.Module):
             UserError: a side is not a multiple of 16.
         """
         check_sides(x.shape[2:])
-        features = [F.leaky_relu(self._run_stem(x), SLOPE, inplace=True)]
+        features = [self._run_stem(x)]
         for down in self.down:
             features.append(self._run_block(down, features[-1]))
         y = features.pop()
@@ -127,7 +136,7 @@ class DDnet(nn.Module):
         return x + y if self.residual else y
 
     def _run_stem(self, x: Tensor) -> Tensor:
-        """Run the first norm and convolution.
+        """Run the first norm and convolution, with its leaky ReLU.
 
         The norm's scale and shift become part of the convolution's weights. The shift acts on a second channel of
         ones, which is padded with zeros like the image. So the backward pass reaches both without going through the
@@ -138,7 +147,7 @@ class DDnet(nn.Module):
             memory_format=channels_last(self.dims)
         )
         weight = torch.cat([self.stem.weight * self.norm.weight, self.stem.weight * self.norm.bias], 1)
-        return convolve(self.stem, channels, weight, self.stem.bias)
+        return convolve_and_activate(self.stem, channels, weight, SLOPE)
 
     def _run_block(self, block: nn.Module, *inputs: Tensor) -> Tensor:
         if not (self.checkpointing and torch.is_grad_enabled()):

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_gather
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pipeline.kernels.choice import uses_kernels
+from pipeline.kernels.group_norm import group_norm
 from pipeline.settings.training import Norm
 
 GROUP_CHANNELS = 16
@@ -35,8 +37,16 @@ class GroupNorm(nn.GroupNorm):
     def __init__(self, channels: int) -> None:
         super().__init__(max(1, channels // GROUP_CHANNELS), channels)
 
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (batch, channels, sides)."""
+        if uses_kernels(x):
+            return group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
+        return super().forward(x)
+
     def standardise(self, x: Tensor) -> Tensor:
         """Bring x to zero mean and unit variance, without the layer's scale and shift."""
+        if uses_kernels(x):
+            return group_norm(x, self.num_groups, None, None, self.eps)
         return F.group_norm(x, self.num_groups, eps=self.eps)
 
     def statistics(self, x: Tensor) -> Statistics:

@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from pipeline.kernels.activation import add_bias_and_activate
+from pipeline.kernels.choice import uses_kernels
 from pipeline.models.dimensions import CONVOLVE
 from pipeline.models.norms import ChannelNorm
 
@@ -20,9 +22,13 @@ def mix_channels(x: Tensor, weight: Tensor, bias: Tensor, slope: float) -> Tenso
 
     ``weight``: (out, in). ``slope``: of the ReLU's negative side; 1 for no ReLU.
 
-    In 3D and float32 a matrix product is used: on CPUs torch's convolution would copy a channels-last image to plain
-    order, and what follows would stay in it. In bfloat16 the convolution keeps the order, and the product would copy.
+    On GPUs and, in 3D and float32, on CPUs a matrix product is used: on CPUs torch's convolution would copy a
+    channels-last image to plain order, and what follows would stay in it. There, in bfloat16 the convolution keeps the
+    order, and the product would copy.
     """
+    if uses_kernels(x):
+        rows = F.linear(x.movedim(1, -1).flatten(0, -2), weight)
+        return add_bias_and_activate(rows, bias, slope).reshape(len(x), *x.shape[2:], -1).movedim(-1, 1)
     if x.dim() == 5 and not torch.is_autocast_enabled(x.device.type):
         return _activate(F.linear(x.movedim(1, -1), weight, bias), slope).movedim(-1, 1)
     dims = x.dim() - 2

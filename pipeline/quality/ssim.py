@@ -4,11 +4,16 @@ After Wang, Simoncelli and Bovik 2003 (doi:10.1109/ACSSC.2003.1292216); beside i
 3D-DDnet authors, for comparison with their paper.
 """
 
+import math
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from pipeline.kernels.choice import uses_kernels
+from pipeline.kernels.similarity import structural_similarity
 
 WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 WINDOW = 11
@@ -34,6 +39,13 @@ def _blur(x: Tensor, widths: Sequence[int], centre: Callable[[int], float]) -> T
     return x
 
 
+@cache
+def _gaussian(width: int, centre: float) -> tuple[float, ...]:
+    """Return a Gaussian window's weights, whose sum is 1."""
+    weights = [math.exp(-((offset - centre) ** 2) / (2 * SIGMA**2)) for offset in range(width)]
+    return tuple(weight / sum(weights) for weight in weights)
+
+
 def _middle(width: int) -> float:
     return (width - 1) / 2
 
@@ -41,8 +53,11 @@ def _middle(width: int) -> float:
 def _similarity(
     x: Tensor, y: Tensor, data_range: float, widths: Sequence[int], centre: Callable[[int], float] = _middle
 ) -> tuple[Tensor, Tensor]:
-    """Average SSIM and its contrast-structure part over each image; (batch, channels, sides) to (batch,) twice."""
+    """Average SSIM and its contrast-structure part over each image; (batch, 1, sides) to (batch,) twice."""
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    if uses_kernels(x):
+        window = [_gaussian(width, centre(width)) for width in widths]
+        return structural_similarity(x.float(), y.float(), window, c1, c2)
     moments = _blur(torch.cat([x, y, x * x, y * y, x * y], 1), widths, centre)
     mean_x, mean_y, square_x, square_y, product = moments.chunk(5, 1)
     variances = square_x - mean_x**2 + square_y - mean_y**2

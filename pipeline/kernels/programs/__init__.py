@@ -1,0 +1,1 @@
+"""Kernels in Triton and the functions that launch them; imported only where they run."""
