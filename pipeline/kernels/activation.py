@@ -41,9 +41,7 @@ class _Activate(torch.autograd.Function):
 
 
 def add_bias_and_activate(y: Tensor, bias: Tensor, slope: float) -> Tensor:
-    """Compute ``leaky_relu(y + bias)``, in the memory of ``y`` if that is channels last.
-
-    Do not pass a view: autograd would copy it twice.
+    """Compute ``leaky_relu(y + bias)``, in the memory of ``y`` if that is channels last and no view of another tensor.
 
     Args:
         y: (batch, channels, sides) or (rows, channels), in float32, bfloat16 or float16.
@@ -52,5 +50,7 @@ def add_bias_and_activate(y: Tensor, bias: Tensor, slope: float) -> Tensor:
     """
     orders = {4: torch.channels_last, 5: torch.channels_last_3d}
     y = y.contiguous(memory_format=orders.get(y.dim(), torch.contiguous_format))
+    if y._base is not None:  # autograd refuses to change a view that an operator of our own returns
+        y = y.clone()
     activated: Tensor = _Activate.apply(y, bias, slope)  # type: ignore[no-untyped-call]
     return activated

@@ -10,8 +10,8 @@ from pipeline.kernels.choice import HAS_TRITON
 
 needs_triton = pytest.mark.skipif(not HAS_TRITON, reason="triton is not installed")
 ORDERS = {2: torch.channels_last, 3: torch.channels_last_3d}
-TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2**-7}
-"""Relative to the largest number; bfloat16 has 8 bits."""
+TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2**-7, torch.float16: 2**-10}
+"""Relative to the largest number; bfloat16 has 8 bits, float16 has 11."""
 
 
 def image(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:

@@ -14,7 +14,7 @@ from pipeline.kernels.upsampling import double_sides
 from tests.pipeline.kernels import ORDERS, check, difference, gradients, image, needs_triton
 
 pytestmark = needs_triton
-DTYPES = [torch.float32, torch.bfloat16]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
 def vector(channels: int, seed: int = 1) -> Tensor:
@@ -84,7 +84,9 @@ def test_rows_are_activated_in_their_memory() -> None:
         (rows, bias),
         upstream,
     )
-    assert add_bias_and_activate(rows, bias, 0.1).data_ptr() == rows.data_ptr()
+    y = rows.clone()
+    assert add_bias_and_activate(y, bias, 0.1).data_ptr() == y.data_ptr()
+    assert add_bias_and_activate(y.view(5, 6), torch.zeros(6), 0.1).data_ptr() != y.data_ptr()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
