@@ -1,8 +1,10 @@
 """Look through the sources of a run."""
 
+import gc
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -16,6 +18,8 @@ from data_prep.sources.discovery_cache import remember
 from data_prep.sources.kinds import KINDS
 from data_prep.sources.series import Discovery, Series
 
+_NEW_OBJECTS = 100_000  # between two collections of garbage; Python's default is 700
+
 
 def discover(sources: Sequence[SourceSettings], progress: Progress = ignore_progress) -> Discovery:
     """List all series of the sources, and all that they set aside, by headers alone.
@@ -26,14 +30,26 @@ def discover(sources: Sequence[SourceSettings], progress: Progress = ignore_prog
         UserError: a source's path does not exist or holds no scan, or it is listed twice.
     """
     total = Discovery()
-    for settings in sources:
-        discovery: Discovery = resolve_name(KINDS[settings.kind].finder)(settings, progress)
-        total.series.extend(discovery.series)
-        total.exclusions.extend(discovery.exclusions)
-        total.passed_over.extend(discovery.passed_over)
+    with _collecting_garbage_rarely():
+        for settings in sources:
+            discovery: Discovery = resolve_name(KINDS[settings.kind].finder)(settings, progress)
+            total.series.extend(discovery.series)
+            total.exclusions.extend(discovery.exclusions)
+            total.passed_over.extend(discovery.passed_over)
     distinct = replace(total, series=_with_distinct_ids(total.series))
     remember(sources, distinct)
     return distinct
+
+
+@contextmanager
+def _collecting_garbage_rarely() -> Iterator[None]:
+    """Let the collector run seldom: it looks through all that is remembered of the files, a quarter of the time."""
+    thresholds = gc.get_threshold()
+    gc.set_threshold(_NEW_OBJECTS, *thresholds[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*thresholds)
 
 
 def _with_distinct_ids(all_series: Sequence[Series]) -> list[Series]:

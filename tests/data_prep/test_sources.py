@@ -1,9 +1,11 @@
 """Sources on trees of real layouts; the pixels are toys, or the real ones where a test says so."""
 
 import csv
+import gc
 import json
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -32,6 +34,15 @@ def find(kind: str, path: Path, **settings: Any) -> Discovery:
 
 def reasons(found: Discovery) -> list[str]:
     return sorted(exclusion.reason for exclusion in found.exclusions)
+
+
+def test_discovery_leaves_the_collector_of_garbage_as_it_was(tmp_path: Path) -> None:
+    thresholds = gc.get_threshold()
+    write_series(tmp_path, chest(4), SPACING)
+    for path in (tmp_path, tmp_path / "absent"):
+        with suppress(UserError):
+            find("dicom", path)
+        assert gc.get_threshold() == thresholds
 
 
 def test_discovery_keeps_no_identifier(tmp_path: Path) -> None:
