@@ -9,7 +9,7 @@ test quick: export PYTHONDONTWRITEBYTECODE =
 test quick: export MALLOC_MMAP_THRESHOLD_ = 134217728
 test quick: export MALLOC_TRIM_THRESHOLD_ = 536870912
 
-.PHONY: setup demo check quick test lint bench
+.PHONY: setup demo check quick test lint bench gpu gpu-dry
 
 setup: .venv/ready
 
@@ -47,6 +47,13 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# on a machine with a GPU, by any Python that has torch with CUDA and the project's packages: no set-up, no network
+gpu:
+	$(PYTHON) -m tests.gpu
+
+gpu-dry: setup
+	$(BIN)/python -m tests.gpu --dry
 
 bench: setup
 	$(BIN)/python -m tests.bench

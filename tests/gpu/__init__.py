@@ -1,0 +1,1 @@
+"""``make gpu``: tests and benchmarks on a GPU."""
