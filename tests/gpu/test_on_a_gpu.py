@@ -40,7 +40,7 @@ def test_a_training_that_was_killed_goes_on_to_the_same_losses(
     result = run(settings, data, straight)
     with pytest.raises(Halted):
         run(settings, data, stopped, stop_at=3)
-    (tmp_path / "cache").rename(tmp_path / "away")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))
     assert run(settings, data, stopped)["convolutions"] == result["convolutions"]
     assert_same_losses(stopped, straight)
     assert result["device"] == ("cpu" if device().type == "cpu" else torch.cuda.get_device_name())
