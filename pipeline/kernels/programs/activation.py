@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from pipeline.kernels.operators import voxel_stride
-from pipeline.kernels.programs.tiles import WARPS, tile
+from pipeline.kernels.programs.tiles import OPTIONS, tile
 
 
 @triton.jit
@@ -53,9 +53,7 @@ def activate(y: Tensor, bias: Tensor, slope: float) -> None:
     """Replace (batch, voxels, channels), without gaps, by its leaky ReLU after a bias."""
     rows, channels = y.shape[0] * y.shape[1], y.shape[2]
     tiling = tile(rows, channels)
-    _activate[(tiling.blocks,)](
-        y, bias, rows, channels, tiling.span, slope, tiling.rows, tiling.channels, num_warps=WARPS
-    )
+    _activate[(tiling.blocks,)](y, bias, rows, channels, tiling.span, slope, tiling.rows, tiling.channels, **OPTIONS)
 
 
 def activate_backward(gradient: Tensor, y: Tensor, slope: float) -> tuple[Tensor, Tensor]:
@@ -66,6 +64,6 @@ def activate_backward(gradient: Tensor, y: Tensor, slope: float) -> tuple[Tensor
     sums = y.new_empty(tiling.blocks, channels, dtype=torch.float32)
     _propagate[(tiling.blocks,)](
         gradient, y, to_y, sums, rows, voxel_stride(gradient), channels, tiling.span, slope,
-        tiling.rows, tiling.channels, num_warps=WARPS,
+        tiling.rows, tiling.channels, **OPTIONS,
     )  # fmt: skip
     return to_y, sums.sum(0)

@@ -5,7 +5,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from pipeline.kernels.programs.tiles import WARPS, tile
+from pipeline.kernels.programs.tiles import OPTIONS, tile
+
+ELEMENTS = 2048
+"""Of a tile: a thread of 256 holds five moments of eight voxels."""
 
 
 @triton.jit
@@ -71,15 +74,15 @@ def _differentiate(gradient, moments, to_moments, voxels, c1, c2, ROWS: tl.const
 def compare(moments: Tensor, c1: float, c2: float) -> Tensor:
     """Average SSIM, and its part of contrast and structure, over moments, (images, 5, voxels): (2, images)."""
     images, _, voxels = moments.shape
-    tiling = tile(voxels, 1)
+    tiling = tile(voxels, 1, ELEMENTS)
     sums = moments.new_empty(2, images, tiling.blocks)
-    _compare[tiling.blocks, images](moments, sums, voxels, tiling.span, c1, c2, tiling.rows, num_warps=WARPS)
+    _compare[tiling.blocks, images](moments, sums, voxels, tiling.span, c1, c2, tiling.rows, **OPTIONS)
     return sums.sum(2).div_(voxels)
 
 
 def compare_backward(gradient: Tensor, moments: Tensor, c1: float, c2: float) -> Tensor:
     """Return the gradient of the moments from that of both averages, (2, images)."""
     images, _, voxels = moments.shape
-    to_moments, rows = torch.empty_like(moments), min(1024, triton.next_power_of_2(voxels))
-    _differentiate[-(-voxels // rows), images](gradient, moments, to_moments, voxels, c1, c2, rows, num_warps=4)
+    to_moments, rows = torch.empty_like(moments), min(ELEMENTS, triton.next_power_of_2(voxels))
+    _differentiate[-(-voxels // rows), images](gradient, moments, to_moments, voxels, c1, c2, rows, **OPTIONS)
     return to_moments

@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from pipeline.kernels.operators import voxel_stride
-from pipeline.kernels.programs.tiles import WARPS, Tiling, tile
+from pipeline.kernels.programs.tiles import OPTIONS, Tiling, tile
 
 
 @triton.jit
@@ -78,14 +78,14 @@ def _normalise(
     """Pool the blocks' statistics (Chan et al. 1979), normalise a block by them; the first block writes them."""
     block, sample, blocks = tl.program_id(0), tl.program_id(1), tl.num_programs(0)
     part, group = tl.arange(0, BLOCKS)[:, None], tl.arange(0, GROUPS)[None, :]
-    valid = (part < blocks) & (group < groups)
+    is_block = (part < blocks) & (group < groups)
     source = (sample * blocks + part) * groups + group
-    part_means = tl.load(means + source, mask=valid, other=0.0)
-    counts = tl.where(valid, tl.minimum(voxels - part * span, span), 0).to(tl.float32)
+    part_means = tl.load(means + source, mask=is_block, other=0.0)
+    counts = tl.where(is_block, tl.minimum(voxels - part * span, span), 0).to(tl.float32)
     first = tl.load(means + sample * blocks * groups + group, mask=group < groups, other=0.0)
     mean = tl.sum(first, 0) + tl.sum((part_means - first) * counts, 0) / voxels
-    distance = tl.where(valid, part_means - mean[None, :], 0.0)
-    square = tl.sum(tl.load(squares + source, mask=valid, other=0.0) + counts * size * distance * distance, 0)
+    distance = tl.where(is_block, part_means - mean[None, :], 0.0)
+    square = tl.sum(tl.load(squares + source, mask=is_block, other=0.0) + counts * size * distance * distance, 0)
     rate = 1.0 / tl.sqrt(square / voxels / size + eps)
     if block == 0:
         target = sample * groups + tl.arange(0, GROUPS)
@@ -160,10 +160,10 @@ def _propagate(
     """Write the gradient of x, after Ioffe and Szegedy 2015 (arXiv:1502.03167), section 3."""
     block, sample, blocks = tl.program_id(0), tl.program_id(1), tl.num_programs(0)
     part, group = tl.arange(0, BLOCKS)[:, None], tl.arange(0, GROUPS)[None, :]
-    valid = (part < blocks) & (group < groups)
+    is_block = (part < blocks) & (group < groups)
     source = (sample * blocks + part) * 2 * groups + group
-    product = tl.sum(tl.load(by_group + source, mask=valid, other=0.0), 0) / voxels / size
-    total = tl.sum(tl.load(by_group + source + groups, mask=valid, other=0.0), 0) / voxels / size
+    product = tl.sum(tl.load(by_group + source, mask=is_block, other=0.0), 0) / voxels / size
+    total = tl.sum(tl.load(by_group + source + groups, mask=is_block, other=0.0), 0) / voxels / size
 
     members = _members(channels, size, GROUPS, CHANNELS)
     row, channel = tl.arange(0, ROWS)[:, None], tl.arange(0, CHANNELS)[None, :]
@@ -198,10 +198,10 @@ def group_norm(
     mean, rate = x.new_empty(2, batch, groups, dtype=torch.float32)
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
     grid, widths = (tiling.blocks, batch), _widths(tiling, groups)
-    _measure[grid](x, means, squares, voxels, voxel_stride(x), *sizes, tiling.span, *widths, num_warps=WARPS)
+    _measure[grid](x, means, squares, voxels, voxel_stride(x), *sizes, tiling.span, *widths, **OPTIONS)
     _normalise[grid](
         x, means, squares, scale, shift, y, mean, rate, voxels, voxel_stride(x), *sizes, tiling.span, eps,
-        *widths, triton.next_power_of_2(tiling.blocks), num_warps=WARPS,
+        *widths, triton.next_power_of_2(tiling.blocks), **OPTIONS,
     )  # fmt: skip
     return y, mean, rate
 
@@ -218,10 +218,10 @@ def group_norm_backward(
     to_x = torch.empty_like(x, memory_format=torch.contiguous_format)
     grid, widths = (tiling.blocks, batch), _widths(tiling, groups)
     sizes = voxels, voxel_stride(gradient), voxel_stride(x), channels, groups, channels // groups, tiling.span
-    _measure_gradient[grid](gradient, x, mean, rate, scale, by_channel, by_group, *sizes, *widths, num_warps=WARPS)
+    _measure_gradient[grid](gradient, x, mean, rate, scale, by_channel, by_group, *sizes, *widths, **OPTIONS)
     _propagate[grid](
         gradient, x, mean, rate, scale, by_group, to_x, *sizes,
-        *widths, triton.next_power_of_2(tiling.blocks), num_warps=WARPS,
+        *widths, triton.next_power_of_2(tiling.blocks), **OPTIONS,
     )  # fmt: skip
     return to_x, by_channel.sum((0, 1))
 

@@ -10,9 +10,10 @@ import triton
 
 ELEMENTS = 4096
 """Of a tile, so that a thread of 256 holds sixteen."""
-WARPS = 8
-BLOCKS = 512
-"""At the most: enough to keep the memory of a GPU busy, few enough that each program can add up all blocks' sums."""
+OPTIONS = {"num_warps": 8, "maxnreg": 64, "enable_fp_fusion": True}
+"""Of a launch. With 64 registers a thread, four programs run on a multiprocessor at once."""
+BLOCKS = 4 * 108
+"""At the most: all run at once on an A100's 108 multiprocessors; few enough that each can add up all blocks' sums."""
 
 
 class Tiling(NamedTuple):
@@ -25,10 +26,10 @@ class Tiling(NamedTuple):
 
 
 @cache
-def tile(rows: int, channels: int) -> Tiling:
-    """Divide ``rows`` of ``channels``."""
+def tile(rows: int, channels: int, elements: int = ELEMENTS) -> Tiling:
+    """Divide ``rows`` of ``channels`` into tiles of so many elements."""
     padded = triton.next_power_of_2(channels)
-    height = min(max(1, ELEMENTS // padded), triton.next_power_of_2(rows))
+    height = min(max(1, elements // padded), triton.next_power_of_2(rows))
     tiles = -(-rows // height)
     span = height * -(-tiles // BLOCKS)
     return Tiling(height, span, -(-rows // span), padded)

@@ -12,7 +12,7 @@ from pipeline.kernels.operators import voxel_stride
 
 ELEMENTS = 2048
 """Of a tile, so that a thread of 128 holds sixteen."""
-WARPS = 4
+OPTIONS = {"num_warps": 4, "enable_fp_fusion": True}
 
 
 @triton.jit
@@ -107,7 +107,7 @@ def double_sides(x: Tensor, sides: list[int]) -> Tensor:
     grid, widths = _grid(voxels, channels)
     _double[grid](
         x, y, voxels, slices, rows, columns, new_slices, voxel_stride(x), channels,
-        2 if len(sides) == 3 else 1, *widths, num_warps=WARPS,
+        2 if len(sides) == 3 else 1, *widths, **OPTIONS,
     )  # fmt: skip
     return y
 
@@ -120,7 +120,7 @@ def double_sides_backward(gradient: Tensor, sides: list[int]) -> Tensor:
     grid, widths = _grid(voxels, channels)
     _gather[grid](
         gradient, to_x, voxels, slices, rows, columns, new_slices, voxel_stride(gradient), channels,
-        5 if len(sides) == 3 else 1, *widths, num_warps=WARPS,
+        5 if len(sides) == 3 else 1, *widths, **OPTIONS,
     )  # fmt: skip
     return to_x
 
