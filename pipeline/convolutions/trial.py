@@ -18,10 +18,10 @@ from pipeline.convolutions.algorithms import (
 )
 from pipeline.convolutions.shape import ConvolutionShape, Pass
 
-TOLERANCE = {"bfloat16": 0.03, "float32": 0.005}
+TOLERANCE = {"bfloat16": 0.03, "float16": 0.005, "float32": 0.005}
 """Error above which an algorithm is wrong, relative to the size of the right numbers.
 
-Rounding to bfloat16 gives 0.002, to TF32 0.0003; wrong gradients were off by 0.8.
+Rounding to bfloat16 gives 0.002, to float16 and TF32 0.0003; wrong gradients were off by 0.8.
 """
 LARGEST_TOLERANCE = 0.1
 """Error of a single number above which an algorithm is wrong, relative to the largest right number."""

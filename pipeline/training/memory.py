@@ -15,14 +15,13 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from data_prep.volume import SIDE
+from pipeline.kernels.choice import kernels_on_all_devices
 from pipeline.models.memory_format import lay_out
 from pipeline.models.registry import build_network
 from pipeline.settings.cells import CellSettings
@@ -135,17 +134,6 @@ def drop_data(network: nn.Module) -> None:
             setattr(module, name, torch.empty_like(buffer))
 
 
-class _Float32OnCuda(TorchFunctionMode):
-    """Mode that computes group norm in float32, as autocast does on GPUs but not on CPUs."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        if func is F.group_norm:
-            args = (args[0].float(), *args[1:])
-        return func(*args, **(kwargs or {}))
-
-
 class BucketedNetwork(nn.Module):
     """Stand-in for DDP: the gradients of the last batch are moved into buckets, which stay allocated."""
 
@@ -187,7 +175,7 @@ def build_step(cell: CellSettings, model: nn.Module, *, gpu: bool) -> TrainingSt
 def blank_step(cell: CellSettings, *, gpu: bool = False) -> Iterator[TrainingStep]:
     """Build the cell's training step; within the context all its tensors, and new ones, hold no data."""
     model = lay_out(build_network(cell), cell.dims)
-    with Dataless():
+    with Dataless(), kernels_on_all_devices() if gpu else nullcontext():
         drop_data(model)
         yield build_step(cell, model, gpu=gpu)
 
@@ -229,7 +217,7 @@ def normalise(cell: CellSettings) -> CellSettings:
 def _predict(cell: CellSettings, gpu: bool) -> StepMemory:
     model = lay_out(build_network(cell), cell.dims)
     live = LiveBytes()
-    with Dataless(), live, _Float32OnCuda() if gpu else nullcontext():
+    with Dataless(), live, kernels_on_all_devices() if gpu else nullcontext():
         drop_data(model)
         weights = live.current
         step = build_step(cell, model, gpu=gpu)

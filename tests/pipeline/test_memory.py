@@ -6,14 +6,16 @@ from typing import Any, get_args
 import pytest
 import torch
 
+from pipeline.kernels.choice import kernels_on_all_devices
 from pipeline.models.ddnet import DDnet
 from pipeline.models.memory_format import lay_out
 from pipeline.models.registry import build_network
 from pipeline.settings.cells import CellSettings
 from pipeline.settings.names import ModelName
 from pipeline.settings.training import Norm
-from pipeline.training.memory import LiveBytes, blank_batches, build_step, largest_batch, predict
+from pipeline.training.memory import LiveBytes, SavedBytes, blank_batches, build_step, largest_batch, predict
 from tests.pipeline.cells import cell
+from tests.pipeline.kernels import needs_triton
 from tests.plain_ddnet import PlainDDnet
 from tests.ranks import run_ranks
 from tests.resident import give_back_at_once, resident
@@ -93,6 +95,21 @@ def test_fake_tensors_hold_to_the_byte_what_real_ones_do(how: dict[str, Any]) ->
         step = build_step(settings, network, gpu=False)
         peak = live.peak_of(lambda: step.take(blank_batches(settings), rate=1e-3))
     assert peak == predict(settings, gpu=False).step
+
+
+@needs_triton
+def test_with_kernels_of_gpus_too() -> None:
+    """In Triton's interpreter; bfloat16, in which autocast has every type of number, and blocks computed twice."""
+    settings = cell(2, crop=32, norm="group", precision="bfloat16", activation_checkpointing=True)
+    network = lay_out(build_network(settings), 2)
+    weights = {name: value.clone() for name, value in network.state_dict().items()}
+    with LiveBytes() as live, kernels_on_all_devices():
+        saved = SavedBytes(network, live)
+        network.to_empty(device="cpu").load_state_dict(weights)
+        step = build_step(settings, network, gpu=True)
+        peak = live.peak_of(lambda: step.take(blank_batches(settings), rate=1e-3))
+    predicted = predict(settings, gpu=True)
+    assert (saved.count, peak) == (predicted.saved, predicted.step)
 
 
 def test_counts_storages_once_and_until_they_are_freed() -> None:
