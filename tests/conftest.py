@@ -20,7 +20,8 @@ from tests.scans import chest, write_nifti
 from tests.shared_runs import fill_once
 from tests.toy_runs import SETTINGS, Toy, whole_run
 
-os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton: kernels then run on CPUs
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton: kernels then run on CPUs
 settings.register_profile("quarterdose", deadline=None)  # shared machines are slow at times
 settings.load_profile("quarterdose")
 SAMPLE_FOLDER = sample_path_of_user().parent

@@ -1,4 +1,4 @@
-"""Comparison of kernels, in Triton's interpreter, with torch's operators in float64."""
+"""Comparison of kernels, on a GPU or else in Triton's interpreter, with torch's operators in float64."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,7 +8,9 @@ from torch import Tensor
 
 from pipeline.kernels.choice import HAS_TRITON
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 needs_triton = pytest.mark.skipif(not HAS_TRITON, reason="triton is not installed")
+of_kernels = [needs_triton, pytest.mark.gpu] if DEVICE == "cuda" else [needs_triton]
 ORDERS = {2: torch.channels_last, 3: torch.channels_last_3d}
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2**-7, torch.float16: 2**-10}
 """Relative to the largest number; bfloat16 has 8 bits, float16 has 11."""
@@ -17,7 +19,7 @@ TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2**-7, torch.float16: 2**-10}
 def image(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Tensor:
     """Return normal numbers in channels-last memory, (batch, channels, sides)."""
     numbers = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
-    return numbers.contiguous(memory_format=ORDERS[len(shape) - 2])
+    return numbers.to(DEVICE).contiguous(memory_format=ORDERS[len(shape) - 2])
 
 
 def difference(a: Tensor, b: Tensor) -> float:

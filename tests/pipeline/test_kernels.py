@@ -11,14 +11,14 @@ from pipeline.kernels.activation import add_bias_and_activate
 from pipeline.kernels.choice import kernels_on_all_devices, uses_kernels
 from pipeline.kernels.group_norm import group_norm
 from pipeline.kernels.upsampling import double_sides
-from tests.pipeline.kernels import ORDERS, check, difference, gradients, image, needs_triton
+from tests.pipeline.kernels import DEVICE, ORDERS, check, difference, gradients, image, of_kernels
 
-pytestmark = needs_triton
+pytestmark = of_kernels
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
 def vector(channels: int, seed: int = 1) -> Tensor:
-    return torch.randn(channels, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(channels, generator=torch.Generator().manual_seed(seed)).to(DEVICE)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -85,7 +85,7 @@ def test_rows_are_activated_in_their_memory() -> None:
     )
     y = rows.clone()
     assert add_bias_and_activate(y, bias, 0.1).data_ptr() == y.data_ptr()
-    assert add_bias_and_activate(y.view(5, 6), torch.zeros(6), 0.1).data_ptr() != y.data_ptr()
+    assert add_bias_and_activate(y.view(5, 6), torch.zeros(6, device=DEVICE), 0.1).data_ptr() != y.data_ptr()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -8,15 +8,15 @@ from torch import Tensor
 
 from pipeline.kernels.choice import kernels_on_all_devices
 from pipeline.quality.ssim import authors_ms_ssim, ms_ssim, ssim
-from tests.pipeline.kernels import check, needs_triton
+from tests.pipeline.kernels import DEVICE, check, of_kernels
 
-pytestmark = needs_triton
+pytestmark = of_kernels
 
 
 def pair(*shape: int) -> tuple[Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(shape, generator=generator)
-    return x, x + 0.1 * torch.randn(shape, generator=generator)
+    return x.to(DEVICE), (x + 0.1 * torch.randn(shape, generator=generator)).to(DEVICE)
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ def test_similarity(measure: Callable[[Tensor, Tensor], Tensor], shape: tuple[in
         with kernels_on_all_devices():
             return measure(x, y)
 
-    check(kernel, measure, pair(*shape), torch.arange(1.0, 1 + shape[0]))
+    check(kernel, measure, pair(*shape), torch.arange(1.0, 1 + shape[0], device=DEVICE))
 
 
 def test_similarity_of_the_authors() -> None:
