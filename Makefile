@@ -5,11 +5,11 @@ TESTS := $(BIN)/python -m pytest
 
 # Tests start hundreds of processes: no module is compiled twice, and memory that is freed is used again at once
 # instead of being faulted in anew.
-test quick: export PYTHONDONTWRITEBYTECODE =
-test quick: export MALLOC_MMAP_THRESHOLD_ = 134217728
-test quick: export MALLOC_TRIM_THRESHOLD_ = 536870912
+test quick versions: export PYTHONDONTWRITEBYTECODE =
+test quick versions: export MALLOC_MMAP_THRESHOLD_ = 134217728
+test quick versions: export MALLOC_TRIM_THRESHOLD_ = 536870912
 
-.PHONY: setup demo check quick test lint bench gpu gpu-dry
+.PHONY: setup demo check quick test lint bench gpu gpu-dry versions
 
 setup: .venv/ready
 
@@ -57,3 +57,14 @@ gpu-dry: setup
 
 bench: setup
 	$(BIN)/python -m tests.bench
+
+# Networks, trainings and denoising on the lowest and the newest torch, each in a virtual environment that goes again.
+LOWEST_TORCH := $(shell sed -n 's/.*"torch>=\(.*\)",/\1/p' pyproject.toml)
+
+versions:
+	@set -e; for torch in "torch==$(LOWEST_TORCH)" torch; do \
+	venv=$$(mktemp -d); trap "rm -rf $$venv" EXIT; $(PYTHON) -m venv $$venv; \
+	$$venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' "$$torch"; \
+	$$venv/bin/python -c "import sys, torch; print('Python', sys.version.split()[0], 'torch', torch.__version__)"; \
+	$$venv/bin/python -m pytest -n 2 -m "not whole and not compiler and not browser" tests/pipeline; \
+	rm -rf $$venv; done
