@@ -47,7 +47,7 @@ GOALS: Mapping[str, Goal] = {
     "gpu-loss": at_most(3.0),
     "gpu-memory": at_most(10.0),
     "gpu-denoise": at_most(10.0),
-    "gpu-bfloat16": at_most(2.0),
+    "gpu-float16": at_most(2.0),
     "gpu-nccl": at_most(3.0),
     "gpu-nccl-gradients": at_most(0.0),
     "gpu-judge": at_most(1.5),

@@ -131,15 +131,15 @@ def denoise() -> Iterator[Figure]:
     yield Figure("gpu-denoise", taken, "s", f"{slices} slices")
 
 
-def bfloat16() -> Iterator[Figure]:
-    """Difference of the correction in bfloat16 from that in float32, relative to its size."""
+def float16() -> Iterator[Figure]:
+    """Difference of the correction in float16 from that in float32, relative to its size."""
     settings = default_cell()
     network = build_network_of(settings).eval()
     nn.init.normal_(network.get_parameter("up.3.reduce.conv.weight"), std=0.02)
     hu = chest(SLICES, SIDE).astype(np.float32)
     quick = Corrector(copy.deepcopy(network), settings, device())(hu)
     exact = Corrector(copy.deepcopy(network), settings, torch.device("cpu"))(hu)
-    yield Figure("gpu-bfloat16", 100 * float(np.linalg.norm(quick - exact) / np.linalg.norm(exact)), "%", "float32")
+    yield Figure("gpu-float16", 100 * float(np.linalg.norm(quick - exact) / np.linalg.norm(exact)), "%", "float32")
 
 
 def nccl() -> Iterator[Figure]:
@@ -204,7 +204,7 @@ SECTIONS: Mapping[str, tuple[Callable[[], Iterator[Figure]], float]] = {
     "peaks": (peaks, 30),
     "memory": (memory, 60),
     "nccl": (nccl, 30),
-    "bfloat16": (bfloat16, 40),
+    "float16": (float16, 40),
     "denoise": (denoise, 60),
     "judging": (judging, 60),
     "low-dose": (low_dose, 30),
