@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from data_prep.errors import UserError
 from pipeline.kernels.choice import uses_kernels
+from pipeline.kernels.pooling import max_pool
 from pipeline.kernels.upsampling import double_sides
 from pipeline.models.convolution import SLOPE, Convolution, NormedConvolution, build_convolution, convolve_and_activate
 from pipeline.models.dimensions import LINEAR, MAX_POOL
@@ -55,7 +56,7 @@ class Down(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, 16, sides) to (batch, 16, sides / 2)."""
-        y: Tensor = self.transition(self.dense(self.pool(x)))
+        y: Tensor = self.transition(self.dense(max_pool(x) if uses_kernels(x) else self.pool(x)))
         return y
 
 

@@ -19,9 +19,9 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from pipeline.kernels.programs import activation, blur, comparison, group_norm, upsampling
+from pipeline.kernels.programs import activation, blur, comparison, group_norm, pooling, upsampling
 
-TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
+TYPES = {torch.float32: "*fp32", torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.uint8: "*u8"}
 ARCHITECTURES = (80, 90)  # of A100 and H100
 COUNTS = re.compile(r"REG:(\d+) STACK:(\d+) SHARED:(\d+)")
 
@@ -77,6 +77,8 @@ def compile_step(channels: Sequence[int], dtype: torch.dtype) -> None:
         activation.activate_backward(x, x, 0.01)
     rows, sides = torch.empty(1, 8 * 256 * 256, 16, dtype=dtype), [8, 256, 256]
     upsampling.double_sides_backward(upsampling.double_sides(rows, sides), sides)
+    pooled, positions = pooling.max_pool(rows, sides)
+    pooling.max_pool_backward(pooled, positions, sides)
     lines, taps = torch.empty(1, 16, 512 * 512), [1 / 11] * 11
     moments = blur.blur_moments(lines, lines, taps)
     blur.blur_moments_backward(moments, lines, lines, taps, needs_y=False)

@@ -10,6 +10,7 @@ from torch import Tensor
 from pipeline.kernels.activation import add_bias_and_activate
 from pipeline.kernels.choice import kernels_on_all_devices, uses_kernels
 from pipeline.kernels.group_norm import group_norm
+from pipeline.kernels.pooling import max_pool
 from pipeline.kernels.upsampling import double_sides
 from tests.pipeline.kernels import DEVICE, ORDERS, check, difference, gradients, image, of_kernels
 
@@ -99,6 +100,18 @@ def test_upsampling(shape: tuple[int, ...], dtype: torch.dtype) -> None:
         outputs = gradients(double_sides, (image(*shape),), upstream)
         expected = gradients(exact, (image(*shape).double(),), upstream.double())
         assert max(map(difference, outputs, expected)) < 1e-6
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1, 1), (2, 3, 4, 5, 6), (1, 16, 3, 8), (1, 20, 2, 1, 5)])
+def test_max_pooling(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    pool = {2: F.max_pool2d, 3: F.max_pool3d}[len(shape) - 2]
+    exact = partial(pool, kernel_size=3, stride=2, padding=1)
+    x = image(*shape, dtype=dtype)
+    upstream = image(shape[0], 2 * shape[1], *((side + 1) // 2 for side in shape[2:]), dtype=dtype, seed=1)
+    check(max_pool, exact, (x,), upstream[:, : shape[1]])
+    x[0, 0] = float("nan")
+    assert torch.equal(max_pool(x).isnan(), exact(x).isnan())
 
 
 def test_kernels_are_for_gpus() -> None:
