@@ -195,7 +195,7 @@ def group_norm(
     batch, voxels, channels = x.shape
     tiling, sizes = tile(voxels, channels), (channels, groups, channels // groups)
     means, squares = x.new_empty(2, batch, tiling.blocks, groups, dtype=torch.float32)
-    mean, rate = x.new_empty(2, batch, groups, dtype=torch.float32)
+    mean, rate = (x.new_empty(batch, groups, dtype=torch.float32) for _ in range(2))
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
     grid, widths = (tiling.blocks, batch), _widths(tiling, groups)
     _measure[grid](x, means, squares, voxels, voxel_stride(x), *sizes, tiling.span, *widths, **OPTIONS)
