@@ -59,12 +59,13 @@ bench: setup
 	$(BIN)/python -m tests.bench
 
 # Networks, trainings and denoising on the lowest and the newest torch, each in a virtual environment that goes again.
+# The interpreter of the lowest one's Triton takes no newer NumPy.
 LOWEST_TORCH := $(shell sed -n 's/.*"torch>=\(.*\)",/\1/p' pyproject.toml)
 
 versions:
-	@set -e; for torch in "torch==$(LOWEST_TORCH)" torch; do \
+	@set -e; for torch in "torch==$(LOWEST_TORCH) numpy<2.4" torch; do \
 	venv=$$(mktemp -d); trap "rm -rf $$venv" EXIT; $(PYTHON) -m venv $$venv; \
-	$$venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' "$$torch"; \
+	$$venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' $$torch; \
 	$$venv/bin/python -c "import sys, torch; print('Python', sys.version.split()[0], 'torch', torch.__version__)"; \
 	$$venv/bin/python -m pytest -n 2 -m "not whole and not compiler and not browser" tests/pipeline; \
 	rm -rf $$venv; done
