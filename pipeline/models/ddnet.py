@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from data_prep.errors import UserError
 from pipeline.kernels.choice import uses_kernels
 from pipeline.kernels.pooling import max_pool
-from pipeline.kernels.upsampling import double_sides
+from pipeline.kernels.upsampling import double_and_join
 from pipeline.models.convolution import SLOPE, Convolution, NormedConvolution, build_convolution, convolve_and_activate
 from pipeline.models.dimensions import LINEAR, MAX_POOL
 from pipeline.models.memory_format import channels_last
@@ -65,14 +65,14 @@ def _compact(gradient: Tensor) -> Tensor:
     return gradient.contiguous(memory_format=channels_last(gradient.dim() - 2))
 
 
-def _double_sides(x: Tensor) -> Tensor:
-    """Interpolate to twice the sides; the corners of both images are in line."""
+def _double_and_join(x: Tensor, skip: Tensor) -> Tensor:
+    """Interpolate to twice the sides, the corners of both images in line; concatenate with the skip connection."""
     if uses_kernels(x):
-        return double_sides(x)
+        return double_and_join(x, skip)
     y = F.interpolate(x, scale_factor=2, mode=LINEAR[x.dim() - 2], align_corners=True)
     if y.requires_grad:
         y.register_hook(_compact)
-    return y
+    return torch.cat([y, skip], 1)
 
 
 class Up(nn.Module):
@@ -87,7 +87,7 @@ class Up(nn.Module):
         """Map (batch, 16, sides) and the skip connection, (batch, 16, 2 sides), to (batch, out, 2 sides)."""
         if uses_stripes(self.mix, self.reduce, skip):
             return run_in_stripes(self.mix, self.reduce, x, skip)
-        y: Tensor = self.reduce(self.mix(torch.cat([_double_sides(x), skip], 1)))
+        y: Tensor = self.reduce(self.mix(_double_and_join(x, skip)))
         return y
 
 

@@ -76,7 +76,8 @@ def compile_step(channels: Sequence[int], dtype: torch.dtype) -> None:
         activation.activate(x, scale, 0.01)
         activation.activate_backward(x, x, 0.01)
     rows, sides = torch.empty(1, 8 * 256 * 256, 16, dtype=dtype), [8, 256, 256]
-    upsampling.double_sides_backward(upsampling.double_sides(rows, sides), sides)
+    skip = torch.empty(1, 16 * 512 * 512, 16, dtype=dtype)
+    upsampling.double_backward(upsampling.double_and_join(rows, skip, sides)[:, :, :16], sides)
     pooled, positions = pooling.max_pool(rows, sides)
     pooling.max_pool_backward(pooled, positions, sides)
     lines, taps = torch.empty(1, 16, 512 * 512), [1 / 11] * 11

@@ -11,7 +11,7 @@ from pipeline.kernels.activation import add_bias_and_activate
 from pipeline.kernels.choice import kernels_on_all_devices, uses_kernels
 from pipeline.kernels.group_norm import group_norm
 from pipeline.kernels.pooling import max_pool
-from pipeline.kernels.upsampling import double_sides
+from pipeline.kernels.upsampling import double_and_join
 from tests.pipeline.kernels import DEVICE, ORDERS, check, difference, gradients, image, of_kernels
 
 pytestmark = of_kernels
@@ -93,12 +93,17 @@ def test_rows_are_activated_in_their_memory() -> None:
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1, 1), (2, 3, 2, 3, 4), (1, 16, 1, 5), (1, 20, 2, 1, 6), (1, 2, 9, 11)])
 def test_upsampling(shape: tuple[int, ...], dtype: torch.dtype) -> None:
     mode = {2: "bilinear", 3: "trilinear"}[len(shape) - 2]
-    exact = partial(F.interpolate, scale_factor=2, mode=mode, align_corners=True)
-    upstream = image(shape[0], 2 * shape[1], *(2 * side for side in shape[2:]), dtype=dtype, seed=1)[:, : shape[1]]
-    check(double_sides, exact, (image(*shape, dtype=dtype),), upstream)
+
+    def exact(x: Tensor, skip: Tensor) -> Tensor:
+        return torch.cat([F.interpolate(x, scale_factor=2, mode=mode, align_corners=True), skip], 1)
+
+    (batch, channels, *sides), doubled = shape, [2 * side for side in shape[2:]]
+    x, skip = image(batch, channels, *sides, dtype=dtype), image(batch, 3, *doubled, dtype=dtype, seed=1)
+    upstream = image(batch, channels + 3, *doubled, dtype=dtype, seed=2)
+    check(double_and_join, exact, (x, skip), upstream)
     if dtype == torch.float32:
-        outputs = gradients(double_sides, (image(*shape),), upstream)
-        expected = gradients(exact, (image(*shape).double(),), upstream.double())
+        outputs = gradients(double_and_join, (x, skip), upstream)
+        expected = gradients(exact, (x.double(), skip.double()), upstream.double())
         assert max(map(difference, outputs, expected)) < 1e-6
 
 

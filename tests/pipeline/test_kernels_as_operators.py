@@ -24,7 +24,7 @@ TAPS = [0.25, 0.5, 0.25]
         (group_norm._gradients, (ROWS, ROWS, GROUPS, GROUPS, CHANNELS)),
         (activation._activate, (ROWS, CHANNELS, 0.01)),
         (activation._gradients, (ROWS, ROWS, 0.01)),
-        (upsampling._double, (ROWS, [2, 2, 2])),
+        (upsampling._join, (ROWS, DOUBLED[:, :, 3:], [2, 2, 2])),
         (upsampling._gradient, (DOUBLED, [2, 2, 2])),
         (pooling._pool, (DOUBLED, [4, 4, 4])),
         (pooling._gradient, (ROWS, torch.ones_like(ROWS, dtype=torch.uint8), [4, 4, 4])),

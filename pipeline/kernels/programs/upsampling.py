@@ -40,10 +40,10 @@ def _weight(index, voxel, side, doubled):
 
 @triton.jit
 def _double(
-    x, y, voxels, slices, rows, columns, new_slices, stride, channels,
-    SLICES: tl.constexpr, VOXELS: tl.constexpr, CHANNELS: tl.constexpr,
+    x, skip, y, voxels, slices, rows, columns, new_slices, stride, skip_stride, channels, skipped,
+    SLICES: tl.constexpr, VOXELS: tl.constexpr, CHANNELS: tl.constexpr, SKIPPED: tl.constexpr,
 ):  # fmt: skip
-    """Write some voxels of the doubled image from two rows of two of ``SLICES`` slices."""
+    """Write some voxels of the doubled image, from two rows of each of ``SLICES`` slices, and then of ``skip``."""
     voxel, channel = tl.program_id(0) * VOXELS + tl.arange(0, VOXELS)[:, None], tl.arange(0, CHANNELS)[None, :]
     new_rows, new_columns = 2 * rows, 2 * columns
     line = voxel // new_columns
@@ -63,7 +63,12 @@ def _double(
             low = tl.load(x + (source + low_x).to(tl.int64) * stride + channel, mask=valid, other=0.0)
             high = tl.load(x + (source + high_x).to(tl.int64) * stride + channel, mask=valid, other=0.0)
             total += weight * (low.to(tl.float32) * (1.0 - share_x) + high.to(tl.float32) * share_x)
-    tl.store(y + voxel.to(tl.int64) * channels + channel, total.to(y.dtype.element_ty), mask=valid)
+    y += voxel.to(tl.int64) * (channels + skipped)
+    tl.store(y + channel, total.to(y.dtype.element_ty), mask=valid)
+    channel = tl.arange(0, SKIPPED)[None, :]
+    valid = (voxel < voxels) & (channel < skipped)
+    copy = tl.load(skip + voxel.to(tl.int64) * skip_stride + channel, mask=valid, other=0.0)
+    tl.store(y + channels + channel, copy.to(y.dtype.element_ty), mask=valid)
 
 
 @triton.jit
@@ -99,20 +104,21 @@ def _gather(
     tl.store(to_x + voxel.to(tl.int64) * channels + channel, total.to(to_x.dtype.element_ty), mask=valid)
 
 
-def double_sides(x: Tensor, sides: list[int]) -> Tensor:
-    """Interpolate (batch, voxels, channels) to twice the sides."""
+def double_and_join(x: Tensor, skip: Tensor, sides: list[int]) -> Tensor:
+    """Interpolate (batch, voxels, channels) to twice the sides, and append the channels of ``skip``."""
     slices, rows, columns, new_slices = _sides(sides)
-    voxels, channels = len(x) * new_slices * 4 * rows * columns, x.shape[2]
-    y = x.new_empty(len(x), voxels // len(x), channels)
+    (batch, new_voxels, skipped), channels = skip.shape, x.shape[2]
+    y = x.new_empty(batch, new_voxels, channels + skipped)
+    voxels = batch * new_voxels
     grid, widths = _grid(voxels, channels)
     _double[grid](
-        x, y, voxels, slices, rows, columns, new_slices, voxel_stride(x), channels,
-        2 if len(sides) == 3 else 1, *widths, **OPTIONS,
+        x, skip, y, voxels, slices, rows, columns, new_slices, voxel_stride(x), voxel_stride(skip), channels, skipped,
+        2 if len(sides) == 3 else 1, *widths, triton.next_power_of_2(skipped), **OPTIONS,
     )  # fmt: skip
     return y
 
 
-def double_sides_backward(gradient: Tensor, sides: list[int]) -> Tensor:
+def double_backward(gradient: Tensor, sides: list[int]) -> Tensor:
     """Return the gradient of the image with these sides, (batch, voxels, channels)."""
     slices, rows, columns, new_slices = _sides(sides)
     voxels, channels = len(gradient) * slices * rows * columns, gradient.shape[2]
