@@ -6,7 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from pipeline.kernels import choice
 from pipeline.kernels.activation import add_bias_and_activate
 from pipeline.kernels.choice import kernels_on_all_devices, uses_kernels
 from pipeline.kernels.group_norm import group_norm
@@ -122,8 +124,23 @@ def test_max_pooling(shape: tuple[int, ...], dtype: torch.dtype) -> None:
 def test_kernels_are_for_gpus() -> None:
     x = torch.zeros(1)
     assert not uses_kernels(x)
+    with FakeTensorMode():
+        assert uses_kernels(torch.empty(1, device="cuda"))
     with kernels_on_all_devices():
         assert uses_kernels(x)
         assert uses_kernels(x.bfloat16())
         assert not uses_kernels(x.double())
     assert not uses_kernels(x)
+
+
+def test_without_triton_a_gpu_takes_torchs_operators_and_says_so_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(choice, "HAS_TRITON", False)
+    choice._warn.cache_clear()
+    with FakeTensorMode():
+        x = torch.empty(1, device="cuda")
+        assert not uses_kernels(x)
+        assert not uses_kernels(x)
+    choice._warn.cache_clear()
+    assert capsys.readouterr().out.count("triton is not installed: on this GPU torch's own, slower operators") == 1
