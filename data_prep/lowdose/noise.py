@@ -9,6 +9,9 @@ scatter, helical interpolation, iterative reconstruction.
 
 import hashlib
 import math
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -79,8 +82,7 @@ class LowDoseSimulator:
         """Return normal noise in the log sinogram; drawn on the CPU, so that it is the same on every device."""
         scanner = self.settings.geometry
         noise = torch.empty(len(seeds), scanner.views, scanner.channels)
-        for turn, seed in zip(noise, seeds, strict=True):
-            turn.normal_(generator=torch.Generator().manual_seed(seed))
+        self._map(_fill_with_normal, noise, seeds)
         return noise.to(self.device).mul_(self.project.interpolate(self.variance(coarse_counts).sqrt()))
 
     def _noise_of_counts(self, coarse_counts: Tensor, seeds: list[int]) -> Tensor:
@@ -90,8 +92,12 @@ class LowDoseSimulator:
         concave. It is less, even below zero, where y often falls below one count and is set to one.
         """
         logarithms = self.project.interpolate(coarse_counts.clamp(min=1 / self.settings.dose).log()).cpu()
-        turns = [self._turn_of_counts(turn, seed) for turn, seed in zip(logarithms, seeds, strict=True)]
-        return torch.stack(turns).to(self.device)
+        return torch.stack(self._map(self._turn_of_counts, logarithms, seeds)).to(self.device)
+
+    def _map(self, function: Callable[[Tensor, int], Tensor], turns: Tensor, seeds: list[int]) -> list[Tensor]:
+        """Call the function with each slice's turn and seed; for a GPU, which would wait, on all cores at once."""
+        with ThreadPoolExecutor(1 if self.device.type == "cpu" else len(os.sched_getaffinity(0))) as pool:
+            return list(pool.map(function, turns, seeds))
 
     def _turn_of_counts(self, logarithms: Tensor, seed: int) -> Tensor:
         a, generator = self.settings.dose, np.random.default_rng(seed)
@@ -99,6 +105,10 @@ class LowDoseSimulator:
         electronic = generator.normal(0, self.settings.electronic_sd * math.sqrt(1 - a**2), full.shape)
         low = generator.binomial(full.astype(np.int64), a) + electronic
         return torch.from_numpy(np.log(a * full / np.maximum(low, 1)).astype(np.float32))
+
+
+def _fill_with_normal(turn: Tensor, seed: int) -> Tensor:
+    return turn.normal_(generator=torch.Generator().manual_seed(seed))
 
 
 def _incident_photons(settings: LowDoseSettings) -> Tensor:

@@ -74,7 +74,8 @@ def filled_weight_gradient(shape: ConvolutionShape, gradient: Tensor, x: Tensor,
     """Compute the kernels' gradient by the library, with output channels of zeros up to 32."""
     missing = FILLED_CHANNELS - shape.channels_out
     filled = F.pad(gradient.movedim(1, -1), (0, missing)).movedim(-1, 1)
-    kernels = weight.new_empty(FILLED_CHANNELS, *weight.shape[1:]).contiguous(memory_format=shape.memory_format)
+    size = FILLED_CHANNELS, *weight.shape[1:]
+    kernels = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=shape.memory_format)
     return library_weight_gradient(shape, filled, x, kernels)[: shape.channels_out]
 
 
@@ -90,12 +91,12 @@ def planar_weight_gradient(shape: ConvolutionShape, gradient: Tensor, x: Tensor,
 def _plane_gradient(shape: ConvolutionShape, gradient: Tensor, x: Tensor, weight: Tensor, number: int) -> Tensor:
     depth, offset = shape.sides[0], number - shape.padding  # of the input's plane from the output's
     start, stop = max(0, -offset), min(depth, depth - offset)
-    kernels = weight.new_zeros(*weight.shape[:2], shape.kernel, shape.kernel)
+    size = *weight.shape[:2], shape.kernel, shape.kernel
     if start >= stop:
-        return kernels
+        return weight.new_zeros(size)
     outputs, inputs = _planes(gradient, start, stop), _planes(x, start + offset, stop + offset)
+    kernels = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     plane_shape = ConvolutionShape.of(inputs, kernels, shape.padding)
-    kernels = kernels.contiguous(memory_format=torch.channels_last)
     return library_weight_gradient(plane_shape, outputs, inputs, kernels)
 
 

@@ -17,6 +17,11 @@ from pipeline.convolutions.trial import Trial, quickest, try_algorithms
 
 Table = Mapping[Pass, Mapping[str, Algorithm]]
 
+_REMEDIES = {
+    "bfloat16": "take training.precision: float32",
+    "float16": "hide the GPU (CUDA_VISIBLE_DEVICES=)",
+    "float32": "take another version of torch",
+}
 _VERSION = 1
 """Of the cache; raise it when an algorithm changes."""
 
@@ -41,22 +46,31 @@ def choose(needs: Needs, device: torch.device, table: Table = ALGORITHMS) -> Alg
     return chosen
 
 
+class OutputAlgorithms(dict[ConvolutionShape, Mapping[Pass, str]]):
+    """Algorithms of outputs alone, chosen when a shape first appears: denoising meets planes of any size."""
+
+    def __init__(self, device: torch.device) -> None:
+        super().__init__()
+        self._device = device
+
+    def __missing__(self, shape: ConvolutionShape) -> Mapping[Pass, str]:
+        self[shape] = choose({shape: ("output",)}, self._device)[shape]
+        return self[shape]
+
+
 def _measure(shape: ConvolutionShape, computed: Pass, device: torch.device, table: Table) -> str:
     trials = try_algorithms(shape, computed, device, table)
     best = quickest(trials)
     if best is None:
-        raise UserError(_describe_wrong(shape, computed, trials, describe_machine(device)))
+        raise UserError(_describe_wrong(shape, computed, trials, describe_machine(device)["device"]))
     return best.algorithm
 
 
-def _describe_wrong(
-    shape: ConvolutionShape, computed: Pass, trials: Iterable[Trial], machine: Mapping[str, str]
-) -> str:
-    remedy = "float32" if shape.precision == "bfloat16" else "another version of torch"
+def _describe_wrong(shape: ConvolutionShape, computed: Pass, trials: Iterable[Trial], machine: str) -> str:
     names = ", ".join(trial.algorithm for trial in trials)
     return (
-        f"training.precision: {shape.precision} trains on wrong numbers on this machine ({machine['device']}), as no "
-        f"algorithm ({names}) computes the {computed} of a convolution ({shape}) as float32 does; take {remedy}"
+        f"convolutions in {shape.precision} are wrong on this machine ({machine}): no algorithm ({names}) computes the "
+        f"{computed} of one ({shape}) as float32 does; {_REMEDIES[shape.precision]}"
     )
 
 

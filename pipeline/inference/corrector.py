@@ -6,6 +6,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from data_prep.volume import AIR_HU, Numbers
+from pipeline.convolutions.choice import OutputAlgorithms
+from pipeline.convolutions.layers import use_algorithms
 from pipeline.intensity import HU_HIGH, HU_LOW, scaling
 from pipeline.models.memory_format import lay_out
 from pipeline.sampling import crop_centre
@@ -33,6 +35,8 @@ class Corrector:
         self.cell, self.device, self.crop = cell, device, crop
         self.uses_float16 = device.type == "cuda" and cell.training.residual
         self.network = lay_out(network.to(device), cell.dims)
+        if device.type == "cuda":
+            use_algorithms(self.network, OutputAlgorithms(device))
 
     @torch.inference_mode()
     def __call__(self, hu: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from data_prep.errors import UserError
 from data_prep.files import write_json
 from pipeline.convolutions.algorithms import ALGORITHMS, LIBRARY, Algorithm
-from pipeline.convolutions.choice import choose, from_rows, to_rows
+from pipeline.convolutions.choice import OutputAlgorithms, choose, from_rows, to_rows
 from pipeline.convolutions.layers import Conv2d, Conv3d, ConvTranspose2d, use_algorithms
 from pipeline.convolutions.needs import NeedsCollector
 from pipeline.convolutions.shape import PASSES, ConvolutionShape, Pass
@@ -144,10 +144,10 @@ def test_a_convolution_that_no_algorithm_computes_right_is_refused_in_a_sentence
     table = {**ALONE, "weight gradient": {"library": WRONG["too large"], "planar": WRONG["zero"]}}
     with pytest.raises(UserError) as refused:
         choose({shape: PASSES}, CPU, table)
-    assert str(refused.value).startswith("training.precision: bfloat16 trains on wrong numbers on this machine (")
+    assert str(refused.value).startswith("convolutions in bfloat16 are wrong on this machine (")
     assert str(refused.value).endswith(
-        "), as no algorithm (library, planar) computes the weight gradient of a convolution (64 to 16 channels, kernel "
-        "5 x 5 x 5, at 4 x 6 x 8) as float32 does; take float32"
+        "): no algorithm (library, planar) computes the weight gradient of one (64 to 16 channels, kernel 5 x 5 x 5, "
+        "at 4 x 6 x 8) as float32 does; take training.precision: float32"
     )
 
 
@@ -163,6 +163,16 @@ def test_the_choice_is_measured_once_a_machine(tmp_path: Path) -> None:
     (path,) = (tmp_path / "cache/quarterdose/convolutions").iterdir()
     path.write_bytes(path.read_bytes()[:-5])  # a broken cache counts as none
     assert choose({shape: ("output",)}, CPU, ALONE) == {shape: {"output": LIBRARY}}
+
+
+def test_denoising_chooses_when_a_shape_appears() -> None:
+    network, x = Conv2d(2, 16, 7, padding=3), torch.randn(1, 2, 9, 8)
+    with torch.inference_mode():
+        exact = network(x)
+        algorithms = OutputAlgorithms(CPU)
+        use_algorithms(network, algorithms)
+        assert torch.allclose(network(x), exact, atol=1e-6)
+    assert [(shape.sides, list(names)) for shape, names in algorithms.items()] == [((9, 8), ["output"])]
 
 
 def test_a_choice_survives_as_plain_values() -> None:
