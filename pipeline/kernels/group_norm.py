@@ -22,12 +22,12 @@ def _gradient_shapes(
     return torch.empty_like(x, memory_format=torch.contiguous_format), mean.new_empty(2, x.shape[2])
 
 
-_norm = define(
+normalise_rows = define(
     "group_norm(Tensor x, int groups, Tensor? scale, Tensor? shift, float eps) -> (Tensor, Tensor, Tensor)",
     "group_norm",
     _norm_shapes,
 )
-_gradients = define(
+normalise_rows_backward = define(
     "group_norm_backward(Tensor gradient, Tensor x, Tensor mean, Tensor rate, Tensor? scale) -> (Tensor, Tensor)",
     "group_norm",
     _gradient_shapes,
@@ -38,7 +38,7 @@ class _GroupNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, groups: int, scale: Tensor | None, shift: Tensor | None, eps: float) -> Tensor:
         rows = as_rows(x)
-        y, mean, rate = _norm(rows, groups, scale, shift, eps)
+        y, mean, rate = normalise_rows(rows, groups, scale, shift, eps)
         ctx.save_for_backward(rows, mean, rate, scale)
         return as_image(y, x.shape[2:])
 
@@ -46,7 +46,7 @@ class _GroupNorm(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         rows, mean, rate, scale = ctx.saved_tensors
-        to_x, to_scale_and_shift = _gradients(as_rows(gradient), rows, mean, rate, scale)
+        to_x, to_scale_and_shift = normalise_rows_backward(as_rows(gradient), rows, mean, rate, scale)
         to_scale, to_shift = to_scale_and_shift if scale is not None else (None, None)
         return as_image(to_x, gradient.shape[2:]), None, to_scale, to_shift, None
 

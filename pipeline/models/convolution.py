@@ -1,5 +1,7 @@
 """Convolutions in two and three dimensions, alone and behind a normalisation."""
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -7,8 +9,10 @@ from torch import Tensor, nn
 from pipeline.convolutions.layers import Conv2d, Conv3d
 from pipeline.kernels.activation import add_bias_and_activate
 from pipeline.kernels.choice import uses_kernels
+from pipeline.kernels.operators import as_image
 from pipeline.models.dimensions import CONVOLUTION
-from pipeline.models.norms import BatchNorm, ChannelNorm, build_norm, normalise
+from pipeline.models.normed import convolution_of, map_normed, product_of
+from pipeline.models.norms import BatchNorm, ChannelNorm, GroupNorm, build_norm, normalise
 from pipeline.models.pointwise import mix_channels, mix_normed_channels
 from pipeline.settings.training import Norm
 
@@ -52,9 +56,20 @@ class NormedConvolution(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, in, sides) to (batch, out, sides); without gradients ``x`` may be overwritten."""
+        if isinstance(self.norm, GroupNorm) and uses_kernels(x):
+            return self._run_kernels(x, self.norm)
         if self.is_pointwise:
             return self._mix(x)
         return convolve_and_activate(self.conv, normalise(self.norm, x), self.conv.weight, self.slope)
+
+    def _run_kernels(self, x: Tensor, norm: GroupNorm) -> Tensor:
+        weight, bias = self.conv.weight, self.conv.bias
+        assert bias is not None
+        if not self.is_pointwise:
+            y = map_normed(x, norm, weight, partial(convolution_of, self.conv))
+            return add_bias_and_activate(y, bias, self.slope)
+        rows = add_bias_and_activate(map_normed(x, norm, weight.flatten(1), product_of), bias, self.slope)
+        return as_image(rows.reshape(len(x), -1, rows.shape[1]), x.shape[2:])
 
     def _mix(self, x: Tensor) -> Tensor:
         """Run a convolution of one pixel. It pads nothing, so its weights can include a norm of fixed statistics."""

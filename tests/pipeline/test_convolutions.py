@@ -22,6 +22,7 @@ from pipeline.convolutions.trial import TOLERANCE, Trial, quickest, try_algorith
 from pipeline.models import REDCNN, DDnet, build_network
 from pipeline.models.memory_format import lay_out
 from pipeline.training.convolutions import FILE_NAME, convolutions_of
+from tests.pipeline.algorithms import last_algorithms
 from tests.pipeline.cells import cell
 from tests.pipeline.trainings import CPU, Halted, assert_same_losses, losses, run, train_ranks
 
@@ -192,16 +193,12 @@ def test_a_network_computes_the_same_by_any_algorithms(network: nn.Module) -> No
     outputs = {}
     with NeedsCollector() as collected:
         outputs["torch"] = run_network(network, dims, x)
-    others = {shape: {name: last_algorithm(shape, name) for name in PASSES} for shape in collected.needs}
+    others = {shape: last_algorithms(shape) for shape in collected.needs}
     assert {name for names in others.values() for name in names.values()} > {LIBRARY, "mirrored"}
     use_algorithms(network, others)
     outputs["others"] = run_network(network, dims, x)
     for ours, exact in zip(outputs["others"], outputs["torch"], strict=True):
         assert float((ours - exact).norm() / exact.norm()) < 1e-5
-
-
-def last_algorithm(shape: ConvolutionShape, name: Pass) -> str:
-    return [key for key, algorithm in ALGORITHMS[name].items() if algorithm.applies(shape)][-1]
 
 
 def run_network(network: nn.Module, dims: int, x: Tensor) -> tuple[Tensor, Tensor]:

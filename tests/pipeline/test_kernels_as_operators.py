@@ -19,9 +19,9 @@ TAPS = [0.25, 0.5, 0.25]
 @pytest.mark.parametrize(
     ("operator", "arguments"),
     [
-        (group_norm._norm, (ROWS, 1, CHANNELS, CHANNELS, 1e-5)),
-        (group_norm._norm, (ROWS, 1, None, None, 1e-5)),
-        (group_norm._gradients, (ROWS, ROWS, GROUPS, GROUPS, CHANNELS)),
+        (group_norm.normalise_rows, (ROWS, 1, CHANNELS, CHANNELS, 1e-5)),
+        (group_norm.normalise_rows, (ROWS, 1, None, None, 1e-5)),
+        (group_norm.normalise_rows_backward, (ROWS, ROWS, GROUPS, GROUPS, CHANNELS)),
         (activation._activate, (ROWS, CHANNELS, 0.01)),
         (activation._gradients, (ROWS, ROWS, 0.01)),
         (upsampling._join, (ROWS, DOUBLED[:, :, 3:], [2, 2, 2])),

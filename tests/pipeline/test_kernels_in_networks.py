@@ -7,11 +7,15 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from pipeline.convolutions.layers import use_algorithms
+from pipeline.convolutions.needs import NeedsCollector
 from pipeline.kernels.choice import kernels_on_all_devices
 from pipeline.losses import CompositeLoss
 from pipeline.models import DDnet
 from pipeline.models.memory_format import channels_last, lay_out
-from pipeline.training.memory import drop_data
+from pipeline.training.memory import drop_data, predict
+from tests.pipeline.algorithms import last_algorithms
+from tests.pipeline.cells import cell
 from tests.pipeline.kernels import DEVICE, of_kernels
 from tests.pipeline.networks import lively
 
@@ -45,6 +49,23 @@ def test_the_network_is_the_same(dims: int, sides: tuple[int, ...]) -> None:
     with kernels_on_all_devices(), torch.backends.cudnn.flags(allow_tf32=False):
         outputs = passes(build(dims).to(DEVICE), x.to(DEVICE))
     assert max(errors(outputs, exact)) < 1e-4
+
+
+def test_convolutions_by_other_algorithms_are_the_same() -> None:
+    x = torch.rand(1, 1, 16, 32, generator=torch.Generator().manual_seed(0))
+    with kernels_on_all_devices(), torch.backends.cudnn.flags(allow_tf32=False):
+        network = build(2).to(DEVICE)
+        with NeedsCollector() as collected:
+            exact = passes(network, x.to(DEVICE))
+        use_algorithms(network, {shape: last_algorithms(shape) for shape in collected.needs})
+        outputs = passes(network, x.to(DEVICE))
+    assert 0 < max(errors(outputs, exact)) < 1e-4
+
+
+def test_no_normalised_image_is_kept_for_the_backward_pass() -> None:
+    """Input and output of each layer are kept, and a normalised image would be a third; batch norm keeps it."""
+    group, batch = (predict(cell(3, crop=64, norm=norm), gpu=True).saved for norm in ("group", "batch"))
+    assert group < 0.75 * batch
 
 
 def test_in_bfloat16_only_rounding_differs() -> None:

@@ -110,7 +110,7 @@ def test_with_kernels_of_gpus_too() -> None:
         peak = live.peak_of(lambda: step.take(blank_batches(settings), rate=1e-3))
     predicted = predict(settings, gpu=True)
     assert peak == predicted.step
-    assert saved.count == pytest.approx(predicted.saved, rel=0.005)  # autocast holds weights in bfloat16 a while
+    assert saved.count - predicted.saved in (0, 2 * 32 * 32)  # the interpreter holds the last image for a while
 
 
 def test_counts_storages_once_and_until_they_are_freed() -> None:
@@ -153,7 +153,7 @@ def test_no_operator_runs_on_real_tensors(norm: Norm) -> None:
     """Also those for which torch knows no shapes, and would run them to find out: gigabytes at this size."""
     Path("/proc/self/clear_refs").write_text("5")
     before = resident("VmRSS")
-    assert predict(cell(slices=32, crop=512, norm=norm), gpu=True).peak > 5 * GIB
+    assert predict(cell(slices=32, crop=512, norm=norm), gpu=True).peak > 3 * GIB
     assert resident("VmHWM") - before < GIB // 4
 
 
