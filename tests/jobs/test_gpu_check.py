@@ -1,25 +1,32 @@
 """``quarterdose gpu-check``: each algorithm for each convolution, timed and held against float32."""
 
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
 
 from pipeline.convolutions.algorithms import ALGORITHMS, Algorithm
+from pipeline.settings.cells import cells_of
 from tests.command_line import CONFIG, quarterdose_within
 
-SMALL = ("--set", "study.training.crop=16", "--set", "train_2d.training.crop=16", "--set", "study.slices=[16]")
+SMALL = [
+    word for setting in ("study.training.crop=16", "train_2d.training.crop=16", "study.slices=[16]", "study.ranks=[1]")
+    for word in ("--set", setting)
+]  # fmt: skip
 
 
-def check(folder: Path) -> tuple[int, list[str]]:
+def check(folder: Path, dims: int) -> tuple[int, list[str]]:
+    """Check the run's cells of so many dimensions."""
     (folder / "run.yaml").write_text(CONFIG.format(source="{kind: sample}"))
-    done = quarterdose_within(folder, "gpu-check", "run.yaml", *SMALL)
+    with patch("jobs.commands.gpu_check.cells_of", lambda run: [cell for cell in cells_of(run) if cell.dims == dims]):
+        done = quarterdose_within(folder, "gpu-check", "run.yaml", *SMALL)
     assert not done.stderr
     return done.returncode, done.stdout.splitlines()
 
 
 def test_every_pass_has_its_algorithms_and_a_chosen_one(tmp_path: Path) -> None:
-    code, (machine, header, *rows) = check(tmp_path)
+    code, (machine, header, *rows) = check(tmp_path, 3)
     assert code == 0
     assert f"torch {torch.__version__}" in machine
     assert header.split() == ["convolution", "batch", "type", "pass", "algorithm", "ms", "TFLOP/s", "error"]
@@ -36,7 +43,7 @@ def test_a_pass_that_is_wrong_by_all_algorithms_is_shown_and_counted(
 ) -> None:
     zeros = Algorithm(lambda shape, gradient, x, weight: torch.zeros_like(x))
     monkeypatch.setitem(ALGORITHMS, "input gradient", {"zeros": zeros})
-    code, rows = check(tmp_path)
+    code, rows = check(tmp_path, 2)
     assert code == 1
     wrong = [row for row in rows if "input gradient" in row]
     assert all(row.rstrip().endswith("1e+00  wrong") for row in wrong)
