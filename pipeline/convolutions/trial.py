@@ -73,7 +73,7 @@ def try_algorithms(
     for name, algorithm in algorithms[computed].items():
         if algorithm.applies(shape):
             best = min((trial.seconds for trial in trials), default=float("inf"))
-            with _set(torch.backends.cudnn, deterministic=True):
+            with _set(torch.backends.cudnn, deterministic=True), torch.autocast(device.type, enabled=False):
                 trials.append(operands.try_algorithm(computed, name, algorithm, best))
     return trials
 

@@ -132,6 +132,13 @@ def test_the_quickest_right_algorithm_is_taken_and_no_wrong_one_however_quick(pr
     assert quickest(trials[:-2]) is None
 
 
+def test_float32_is_exact_also_while_a_network_runs_in_low_precision() -> None:
+    """Denoising tries algorithms at its first image of a size, within autocast."""
+    with torch.autocast("cpu", torch.bfloat16):
+        trials = try_algorithms(SHAPES["stem"], "output", CPU)
+    assert max(trial.size_error for trial in trials) < 1e-5
+
+
 def test_an_algorithm_at_the_tolerance_is_right_and_beyond_it_is_not() -> None:
     at, beyond = (
         Trial("a", 1.0, error, error, repeats=True, tolerance=TOLERANCE["bfloat16"]) for error in (0.03, 0.031)
