@@ -39,7 +39,7 @@ class Evaluate(Stage):
         return [LOW_DOSE_INPUT, TOTAL_VARIATION, *self.cells]
 
     def reads(self, item: str) -> Mapping[str, Any]:
-        return self.settings.evaluate.model_dump(mode="json", exclude={"workers"})
+        return self.settings.evaluate.model_dump(mode="json", exclude={"workers", "threads"})
 
     def inputs(self, item: str) -> list[Ref]:
         return [("split", "split"), *([(self.cells[item][0].name, item)] if item in self.cells else [])]

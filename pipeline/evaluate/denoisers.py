@@ -1,5 +1,6 @@
 """Denoisers of a run: a trained network, a classical one, and the low-dose input itself."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,9 +28,14 @@ Denoiser = Callable[[NDArray[np.int16]], NDArray[Any]]
 TUNING_SLICES = 16
 
 
+def threads_of(settings: EvaluateSettings) -> int:
+    """Return the CPU threads of this process, by default as many as it has cores."""
+    return settings.threads or len(os.sched_getaffinity(0))
+
+
 def load_denoiser(cell: CellSettings, cell_folder: Path, settings: EvaluateSettings) -> Denoiser:
     """Load the trained network of a cell; its output is what ``quarterdose denoise`` writes, int16."""
-    torch.set_num_threads(settings.threads)
+    torch.set_num_threads(threads_of(settings))
     device = device_of(World(), settings.device)
     correct = Corrector(load_trained(cell, cell_folder), cell, device, settings.crop)
     return lambda low: np.stack(list(denoise_slices(ArrayScan(low), correct)))

@@ -4,7 +4,9 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import nullcontext
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -16,14 +18,21 @@ from data_prep.paths import pair_path
 from data_prep.progress import Progress
 from data_prep.split import Part, Segment
 from data_prep.store import Pair
-from pipeline.evaluate.denoisers import Denoiser
+from pipeline.evaluate.denoisers import Denoiser, threads_of
+from pipeline.quality.anatomy import survey
 from pipeline.quality.judge import judge
-from pipeline.quality.scan import JudgedScan
+from pipeline.quality.scan import scan_on
 from pipeline.quality.tissue import body
 from pipeline.sampling import crop_centre
 from pipeline.settings.run import EvaluateSettings
+from pipeline.training.distributed import device_of
+from pipeline.training.world import World
 
 _EXAMPLE_SLICES = 16
+_MOST_SCANS = 8
+"""Judged at once, however many cores there are; on a CPU each takes up to a gigabyte."""
+_gpu = Lock()
+"""Held while a scan is judged on a GPU, so that its memory holds one at a time."""
 
 
 def evaluate(
@@ -36,7 +45,7 @@ def evaluate(
     ``.npz`` up to 16 slices (HU) from the middle of the first scan of the part ``test``. Until all scans are judged,
     the folder ``target`` holds a file for each that is: an interrupted call goes on with the missing ones.
     """
-    torch.set_num_threads(settings.threads)
+    torch.set_num_threads(threads_of(settings))
     files = {
         target / part / segment.dataset / f"{segment.scan}.json": (part, segment)
         for part, segments in parts.items() for segment in segments
@@ -68,16 +77,18 @@ def _judge_missing(
 ) -> Iterator[Path]:  # fmt: skip
     """Judge each scan and write its rows to its file; yield the file.
 
-    While scans are judged, by one core each, the next is denoised. Memory holds at most ``threads`` scans.
+    While scans are judged, by a share of the threads each, the next is denoised. Memory holds at most ``_MOST_SCANS``
+    scans, and no more than there are threads.
     """
-    running = dict[Future[None], Path]()
-    with ThreadPoolExecutor(settings.threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    threads, running = threads_of(settings), dict[Future[None], Path]()
+    at_once = min(threads, _MOST_SCANS)
+    with ThreadPoolExecutor(at_once, initializer=torch.set_num_threads, initargs=(threads // at_once,)) as pool:
         for path, segment in missing.items():
-            if len(running) == settings.threads:
+            if len(running) == at_once:
                 yield from _finished(running)
             example_path = example[1] if segment == example[0] else None
             image = denoiser(_pair(data, segment).read("low_dose", segment.start, segment.stop))
-            running[pool.submit(_judge, image, data, segment, settings.crop, path, example_path)] = path
+            running[pool.submit(_judge, image, data, segment, settings, path, example_path)] = path
             del image  # the future holds it until it is judged, and no longer
         while running:
             yield from _finished(running)
@@ -91,15 +102,17 @@ def _finished(running: dict[Future[None], Path]) -> Iterator[Path]:
 
 
 def _judge(
-    image: NDArray[Any], data: Path, segment: Segment, crop: int | None, path: Path, example: Path | None
+    image: NDArray[Any], data: Path, segment: Segment, settings: EvaluateSettings, path: Path, example: Path | None
 ) -> None:
     """Write the scan's row and a row a slice to ``path``."""
     pair = _pair(data, segment)
     uncropped = pair.read("full_dose", segment.start, segment.stop)
-    full, inside = crop_centre(uncropped, crop), crop_centre(body(uncropped), crop)
+    full, inside = crop_centre(uncropped, settings.crop), crop_centre(body(uncropped), settings.crop)
     if example:
         _write_example(example, image, full)
-    scan, slices = judge(JudgedScan(image, full, inside, pair.provenance["spacing_mm"][1:]))
+    device, anatomy = device_of(World(), settings.device), survey(full, inside)
+    with _gpu if device.type == "cuda" else nullcontext():
+        scan, slices = judge(scan_on(device, image, full, anatomy, pair.provenance["spacing_mm"][1:]))
     ids = {"dataset": segment.dataset, "scan": segment.scan}
     rows = [{**ids, "slice": segment.start + z, **row} for z, row in enumerate(slices)]
     write_json(path, [{**ids, "slices": len(rows), **scan}, rows])

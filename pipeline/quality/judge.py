@@ -5,10 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from pipeline.quality.measures import SCAN_MEASURES, SLAB_MEASURES, SLICE_MEASURES, SlabMeasure
 from pipeline.quality.scan import JudgedScan
-from pipeline.quality.similarity import Hu
 
 SLAB = 32
 """Slices that are judged at once."""
@@ -27,7 +27,7 @@ def judge(scan: JudgedScan) -> tuple[dict[str, Any], list[dict[str, float]]]:
     return row, slice_rows(numbers)
 
 
-def slice_numbers(image: Hu, full: Hu) -> dict[str, list[float]]:
+def slice_numbers(image: Tensor, full: Tensor) -> dict[str, list[float]]:
     """Compute each measure of slices, not converted yet: by the measure's name, a number a slice."""
     slabs = [slice(z, z + SLAB) for z in range(0, len(full), SLAB)]
     functions = {measure.compute for measure in SLICE_MEASURES}  # several measures convert the same numbers
@@ -51,12 +51,12 @@ def _converted(numbers: Mapping[str, float]) -> dict[str, float]:
     return {measure.name: measure.convert(numbers[measure.name]) for measure in SLICE_MEASURES}
 
 
-def mean_of_slabs(measure: SlabMeasure, image: Hu, full: Hu) -> float:
+def mean_of_slabs(measure: SlabMeasure, image: Tensor, full: Tensor) -> float:
     """Average a measure over even slabs of at most ``SLAB`` slices, weighted by their slices."""
     slabs = list(_slabs(image, full))
     return float(np.average([measure.compute(*slab) for slab in slabs], weights=[len(slab[0]) for slab in slabs]))
 
 
-def _slabs(image: Hu, full: Hu) -> Iterator[tuple[Hu, Hu]]:
+def _slabs(image: Tensor, full: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     count = math.ceil(len(full) / SLAB)
-    return zip(np.array_split(image, count), np.array_split(full, count), strict=True)
+    return zip(image.tensor_split(count), full.tensor_split(count), strict=True)

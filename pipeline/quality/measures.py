@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from torch import Tensor
+
 from pipeline.quality.edges import sharpness
 from pipeline.quality.scan import JudgedScan
 from pipeline.quality.similarity import (
-    Hu,
     ms_ssim_by_slice,
     ms_ssim_in_3d,
     psnr,
@@ -55,7 +56,7 @@ class SliceMeasure(Measure):
     """
 
     digits: str
-    compute: Callable[[Hu, Hu], list[float]]
+    compute: Callable[[Tensor, Tensor], list[float]]
     convert: Callable[[float], float] = float
 
 
@@ -64,7 +65,7 @@ class SlabMeasure(Measure):
     """Measure of a scan: the mean of ``compute`` over slabs of (image, full dose), which need less memory."""
 
     shown: frozenset[ScanTable]
-    compute: Callable[[Hu, Hu], float]
+    compute: Callable[[Tensor, Tensor], float]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,13 +7,16 @@ Spectrum after ICRU report 87 (2012) and Boedeker, Cooper and McNitt-Gray 2007
 (doi:10.1088/0031-9155/52/14/002).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from pipeline.quality.tissue import SOFT_TISSUE, smoothed
+from pipeline.quality.batches import batches
+from pipeline.quality.tissue import SOFT_TISSUE
 
 BLOCK = 24  # pixels: 17 mm at 0.7 mm, which fits into the muscles, the heart and the liver
 RING = 0.05  # cycles/mm
@@ -37,28 +40,38 @@ class Noise:
     nps: tuple[float, ...] = ()
 
 
-def noise(image: NDArray[np.generic], full: NDArray[np.generic], spacing: Sequence[float]) -> Noise:
-    """Measure the noise of (slices, rows, columns) in HU; ``spacing``: mm along y, x."""
-    power, blocks = np.zeros((BLOCK, BLOCK)), 0
-    for plane, reference in zip(image, full, strict=True):
-        difference = plane.astype(np.float64) - reference
-        for window in uniform_blocks(reference):
-            block = difference[window]
-            power += np.abs(np.fft.fft2(block - block.mean())) ** 2
-            blocks += 1
-    return _spectrum(power, blocks, spacing) if blocks else Noise(0)
+def noise(image: Tensor, full: Tensor, uniform: Tensor, spacing: Sequence[float]) -> Noise:
+    """Measure the noise of (slices, rows, columns) in HU.
+
+    Args:
+        image: what has the noise.
+        full: the full dose.
+        uniform: which blocks count, as :func:`uniform_blocks` finds them, a plane of blocks a slice.
+        spacing: mm along y, x.
+    """
+    power = torch.zeros(BLOCK, BLOCK, dtype=torch.float64, device=image.device)
+    for planes, references, chosen in batches(image, full, uniform):
+        blocks = _blocks(planes.double() - references)[chosen]
+        if len(blocks):
+            spectra = torch.fft.fft2(blocks - blocks.mean((1, 2), keepdim=True))
+            power += (spectra.real**2 + spectra.imag**2).sum(0)
+    count = int(uniform.sum())
+    return _spectrum(power.cpu().numpy(), count, spacing) if count else Noise(0)
 
 
-def uniform_blocks(full: NDArray[np.generic]) -> Iterator[tuple[slice, slice]]:
-    """Yield (rows, columns) of each block of a full-dose slice that holds only even soft tissue."""
-    even = smoothed(full)
-    low, high = SOFT_TISSUE
-    for top in range(0, full.shape[0] - BLOCK + 1, BLOCK):
-        for left in range(0, full.shape[1] - BLOCK + 1, BLOCK):
-            window = slice(top, top + BLOCK), slice(left, left + BLOCK)
-            block = even[window]
-            if low <= block.min() and block.max() <= high and block.std() <= _MOST_UNEVEN:
-                yield window
+def uniform_blocks(even: Plane) -> NDArray[np.bool_]:
+    """Tell for each block of a slice whether it holds only even soft tissue; ``even``: 5 x 5 means of the full dose."""
+    blocks, (low, high) = _blocks(torch.from_numpy(even)), SOFT_TISSUE
+    is_soft = (blocks.amin((-2, -1)) >= low) & (blocks.amax((-2, -1)) <= high)
+    uniform: NDArray[np.bool_] = (is_soft & (blocks.std((-2, -1), correction=0) <= _MOST_UNEVEN)).numpy()
+    return uniform
+
+
+def _blocks(planes: Tensor) -> Tensor:
+    """Cut (..., rows, columns) into (..., rows of blocks, columns of blocks, BLOCK, BLOCK), less what is left over."""
+    rows, columns = (side // BLOCK for side in planes.shape[-2:])
+    even = planes[..., : rows * BLOCK, : columns * BLOCK]
+    return even.reshape(*planes.shape[:-2], rows, BLOCK, columns, BLOCK).transpose(-3, -2)
 
 
 def _spectrum(power: Plane, blocks: int, spacing: Sequence[float]) -> Noise:

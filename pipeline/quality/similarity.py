@@ -7,21 +7,19 @@ scales of MS-SSIM.
 import math
 from collections.abc import Callable
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
-from pipeline.intensity import HU_HIGH, HU_LOW, scaling
+from pipeline.intensity import HU_HIGH, HU_LOW
+from pipeline.kernels.choice import uses_kernels
 from pipeline.quality.ssim import ms_ssim, ssim
 
-Hu = NDArray[np.generic]
-Similarity = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
+Similarity = Callable[[Tensor, Tensor, float], Tensor]
 
 
-def squared_errors(image: Hu, full: Hu) -> list[float]:
+def squared_errors(image: Tensor, full: Tensor) -> list[float]:
     """Compute the mean squared error of each slice; squares are summed in float64."""
-    errors = [float(np.mean((a.astype(np.float64) - b) ** 2)) for a, b in zip(image, full, strict=True)]
-    return [error / (HU_HIGH - HU_LOW) ** 2 for error in errors]
+    errors = (image.double() - full).square().mean((1, 2))
+    return [error / (HU_HIGH - HU_LOW) ** 2 for error in errors.tolist()]
 
 
 def rmse_hu(squared_error: float) -> float:
@@ -34,34 +32,36 @@ def psnr(squared_error: float) -> float:
     return -10 * math.log10(squared_error) if squared_error else math.inf
 
 
-def ssim_by_slice(image: Hu, full: Hu) -> list[float]:
+def ssim_by_slice(image: Tensor, full: Tensor) -> list[float]:
     """Compute SSIM of each slice."""
     return _by_slice(ssim, image, full)
 
 
-def ms_ssim_by_slice(image: Hu, full: Hu) -> list[float]:
+def ms_ssim_by_slice(image: Tensor, full: Tensor) -> list[float]:
     """Compute MS-SSIM of each slice."""
     return _by_slice(ms_ssim, image, full)
 
 
-def ssim_in_3d(image: Hu, full: Hu) -> float:
+def ssim_in_3d(image: Tensor, full: Tensor) -> float:
     """Compute SSIM of a volume; its window holds neighbours along z too."""
     return _in_3d(ssim, image, full)
 
 
-def ms_ssim_in_3d(image: Hu, full: Hu) -> float:
+def ms_ssim_in_3d(image: Tensor, full: Tensor) -> float:
     """Compute MS-SSIM of a volume; its window holds neighbours along z too."""
     return _in_3d(ms_ssim, image, full)
 
 
-def _by_slice(similarity: Similarity, image: Hu, full: Hu) -> list[float]:
+def _by_slice(similarity: Similarity, image: Tensor, full: Tensor) -> list[float]:
     values: list[float] = similarity(_unit(image)[:, None], _unit(full)[:, None], 1.0).tolist()
     return values
 
 
-def _in_3d(similarity: Similarity, image: Hu, full: Hu) -> float:
+def _in_3d(similarity: Similarity, image: Tensor, full: Tensor) -> float:
     return float(similarity(_unit(image)[None, None], _unit(full)[None, None], 1.0))
 
 
-def _unit(hu: Hu) -> torch.Tensor:
-    return torch.from_numpy(scaling("unit", hu).to_network(np.clip(hu, HU_LOW, HU_HIGH)))
+def _unit(hu: Tensor) -> Tensor:
+    """Scale -1024 to 3072 HU to 0 to 1, in float32; in float64 on a GPU without kernels, whose library takes TF32."""
+    unit = (hu.clamp(HU_LOW, HU_HIGH).float() - HU_LOW) / (HU_HIGH - HU_LOW)
+    return unit.double() if unit.is_cuda and not uses_kernels(unit) else unit

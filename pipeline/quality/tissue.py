@@ -1,8 +1,12 @@
 """The body in a slice, and the bias of HU by tissue."""
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion, binary_fill_holes, label, uniform_filter
+from torch import Tensor
+
+from pipeline.quality.batches import batches
 
 SOFT_TISSUE = (0.0, 100.0)
 TISSUES = {"lung": (-950.0, -700.0), "soft": SOFT_TISSUE, "bone": (300.0, np.inf)}
@@ -37,18 +41,28 @@ def _body(dense: Mask) -> Mask:
     return np.asarray(binary_erosion(binary_fill_holes(trunk), iterations=_WIDTH // 2, border_value=1))
 
 
-def tissue_bias(image: NDArray[np.generic], full: NDArray[np.generic], inside: Mask) -> dict[str, float | None]:
+def classify(even: NDArray[np.float64], inside: Mask) -> NDArray[np.uint8]:
+    """Number the tissue of each pixel from 1 on, in the order of ``TISSUES``; 0 is no tissue of these, or no body.
+
+    A pixel's tissue is decided by ``even``, the 5 x 5 mean of the full dose. By the pixel alone, much noise would put
+    it into another tissue, and any denoiser would seem to be biased (regression to the mean).
+    """
+    tissue = np.zeros(even.shape, np.uint8)
+    for number, (low, high) in enumerate(TISSUES.values(), start=1):
+        tissue[inside & (even >= low) & (even <= high)] = number
+    return tissue
+
+
+def tissue_bias(image: Tensor, full: Tensor, tissue: Tensor) -> dict[str, float | None]:
     """Average image minus full dose (HU) over each tissue of (slices, rows, columns); None where it has no pixel.
 
-    ``inside``: the pixels to use, as :func:`body` returns them. A pixel's tissue is decided by the 5 x 5 mean of the
-    full dose. By the pixel alone, much noise would put it into another tissue, and any denoiser would seem to be
-    biased (regression to the mean).
+    ``tissue``: as :func:`classify` numbers them.
     """
-    sums, counts = dict.fromkeys(TISSUES, 0.0), dict.fromkeys(TISSUES, 0)
-    for plane, reference, mask in zip(image, full, inside, strict=True):
-        difference, even = plane.astype(np.float64) - reference, smoothed(reference)
-        for tissue, (low, high) in TISSUES.items():
-            chosen = mask & (even >= low) & (even <= high)
-            sums[tissue] += float(difference[chosen].sum())
-            counts[tissue] += int(chosen.sum())
-    return {tissue: sums[tissue] / counts[tissue] if counts[tissue] else None for tissue in TISSUES}
+    sums = torch.zeros(2, len(TISSUES), dtype=torch.float64, device=image.device)
+    for planes, references, numbers in batches(image, full, tissue):
+        difference = planes.double() - references
+        for index in range(len(TISSUES)):
+            chosen = numbers == index + 1
+            sums[0, index] += torch.where(chosen, difference, 0.0).sum()
+            sums[1, index] += chosen.sum()
+    return {name: total / count if count else None for name, total, count in zip(TISSUES, *sums.tolist(), strict=True)}

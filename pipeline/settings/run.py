@@ -87,8 +87,8 @@ class EvaluateSettings(Settings):
         ("validation",), description="parts of the split that are judged beside the test part"
     )
     device: Literal["auto", "cpu"] = "auto"
-    threads: int = Field(
-        2, ge=1, description="CPU threads of a process; as many scans are judged at once, one is denoised meanwhile"
+    threads: int | None = Field(
+        None, ge=1, description="CPU threads of a process, that judge as many scans at once, 8 at most; null: all cores"
     )
     workers: int = Field(1, ge=1, description="processes that share the networks")
 

@@ -4,11 +4,13 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
+from pipeline.quality.anatomy import survey
 from pipeline.quality.judge import judge
 from pipeline.quality.measures import MEASURES, RANKED_BY, SLICE_MEASURES, names, shown_in
-from pipeline.quality.scan import JudgedScan
+from pipeline.quality.scan import JudgedScan, scan_on
 from pipeline.quality.tissue import body
 from tests.scans import chest
 
@@ -21,10 +23,13 @@ def full() -> NDArray[np.int16]:
     return hu
 
 
+def judged(image: NDArray[np.generic], full: NDArray[np.int16]) -> JudgedScan:
+    return scan_on(torch.device("cpu"), image, full, survey(full, body(full)), (0.7, 0.7))
+
+
 def test_the_full_dose_has_the_best_of_each_measure_and_noise_does_not(full: NDArray[np.int16]) -> None:
-    inside = body(full)
     noise = np.random.default_rng(0).normal(10, 40, full.shape)
-    best, noisy = (judge(JudgedScan(image, full, inside, (0.7, 0.7)))[0] for image in (full, 0.8 * full + noise))
+    best, noisy = (judge(judged(image, full))[0] for image in (full, 0.8 * full + noise))
     for measure in MEASURES:
         if measure.best is not None:
             assert best[measure.name] == pytest.approx(measure.best, abs=1e-6)
@@ -32,7 +37,7 @@ def test_the_full_dose_has_the_best_of_each_measure_and_noise_does_not(full: NDA
 
 
 def test_rows_have_the_measures_of_the_table(full: NDArray[np.int16]) -> None:
-    scan, slices = judge(JudgedScan(full, full, body(full), (0.7, 0.7)))
+    scan, slices = judge(judged(full, full))
     assert [list(row) for row in slices] == [names(SLICE_MEASURES)] * 2
     assert sorted(scan) == sorted([*names(MEASURES), "noise_blocks", "nps"])
     assert len(set(names(MEASURES))) == len(MEASURES)
@@ -41,4 +46,4 @@ def test_rows_have_the_measures_of_the_table(full: NDArray[np.int16]) -> None:
 
 def test_an_image_of_another_size_is_not_judged(full: NDArray[np.int16]) -> None:
     with pytest.raises(ValueError, match="must match the size"):
-        JudgedScan(full[:, :9], full, body(full), (0.7, 0.7))
+        judged(full[:, :9], full)

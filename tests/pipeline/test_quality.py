@@ -1,20 +1,44 @@
 """Noise, edges and bias against closed forms."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 import SimpleITK as sitk
+import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from scipy.special import erf
 
 from data_prep.volume import CTVolume
-from pipeline.quality.edges import SMOOTHING, STRONG, sharpness
-from pipeline.quality.noise_power import BLOCK, RING, noise, uniform_blocks
-from pipeline.quality.tissue import TISSUES, body, smoothed, tissue_bias
+from pipeline.quality import edges, noise_power, tissue
+from pipeline.quality.anatomy import survey
+from pipeline.quality.edges import SMOOTHING, STRONG
+from pipeline.quality.noise_power import BLOCK, RING, Noise, uniform_blocks
+from pipeline.quality.tissue import TISSUES, body, smoothed
 from tests.scans import chest
 
 SPACING = (0.8, 0.6)
 Volume = NDArray[np.float64]
+
+
+def tensor(volume: NDArray[np.generic]) -> torch.Tensor:
+    return torch.from_numpy(np.array(volume))
+
+
+def sharpness(image: NDArray[np.generic], full: NDArray[np.generic], spacing: Sequence[float]) -> float | None:
+    return edges.sharpness(tensor(image), tensor(full), spacing)
+
+
+def noise(image: NDArray[np.generic], full: NDArray[np.generic], spacing: Sequence[float]) -> Noise:
+    uniform = survey(full, np.ones(full.shape, bool)).uniform
+    return noise_power.noise(tensor(image), tensor(full), uniform, spacing)
+
+
+def tissue_bias(
+    image: NDArray[np.generic], full: NDArray[np.generic], inside: NDArray[np.bool_]
+) -> dict[str, float | None]:
+    return tissue.tissue_bias(tensor(image), tensor(full), survey(full, inside).tissue)
 
 
 def soft(slices: int = 8, side: int = 20 * BLOCK) -> Volume:
@@ -55,14 +79,15 @@ def test_filtered_noise_has_the_filters_power() -> None:
 
 def test_blocks_lie_in_even_soft_tissue_alone() -> None:
     full = chest(1, 512)[0]
-    places = list(uniform_blocks(full))
-    assert len(places) > 20
-    assert all((full[place] >= 0).all() for place in places)
+    uniform = uniform_blocks(smoothed(full))
+    assert uniform.sum() > 20
+    cut = full[: 21 * BLOCK, : 21 * BLOCK].reshape(21, BLOCK, 21, BLOCK)
+    assert (cut.min((1, 3))[uniform] >= 0).all()
     stripes = soft(1)[0]
     stripes[:, ::2] += 40
-    assert len(list(uniform_blocks(stripes))) == 400  # finer than the means of 5 x 5
+    assert uniform_blocks(smoothed(stripes)).sum() == 400  # finer than the means of 5 x 5
     stripes[:, BLOCK // 2 :: BLOCK] += 400
-    assert not list(uniform_blocks(stripes))
+    assert not uniform_blocks(smoothed(stripes)).any()
 
 
 def test_without_soft_tissue_there_is_no_number() -> None:
@@ -106,12 +131,12 @@ def test_noise_alone_leaves_sharpness_at_one() -> None:
     assert clean < 0.8
 
 
-@pytest.mark.parametrize(("tissue", "hu"), [("lung", -850), ("soft", 50), ("bone", 700), ("fat", -80)])
-def test_a_bias_is_told_by_tissue(tissue: str, hu: int) -> None:
+@pytest.mark.parametrize(("name", "hu"), [("lung", -850), ("soft", 50), ("bone", 700), ("fat", -80)])
+def test_a_bias_is_told_by_tissue(name: str, hu: int) -> None:
     full = np.full((2, 40, 60), hu, np.int16)
     image = full + np.linspace(-3, 10, 60)
     found = tissue_bias(image, full, np.ones(full.shape, bool))
-    assert found.pop(tissue, 3.5) == pytest.approx(3.5)
+    assert found.pop(name, 3.5) == pytest.approx(3.5)
     assert set(found.values()) == {None}
 
 
@@ -124,6 +149,37 @@ def test_a_clean_image_is_not_biased_by_the_noise_of_the_full_dose() -> None:
     bias = tissue_bias(truth, full, np.ones(full.shape, bool))["soft"]
     assert bias is not None
     assert abs(bias) < 1
+
+
+def test_gradients_and_their_smoothing_are_numpys_and_scipys() -> None:
+    """And a scan of more slices than are measured at once has the sums of all of them."""
+    full = chest(5, 64) + white(20, (5, 64, 64))
+    image = 0.9 * full + white(20, full.shape, 1)
+    of_image, of_full = 0.0, 0.0
+    for plane, reference in zip(image, full, strict=True):
+        template = np.array(np.gradient(gaussian_filter(reference, SMOOTHING, mode="nearest"), *SPACING))
+        template *= np.hypot(*template) > STRONG
+        of_image += (np.array(np.gradient(plane, *SPACING)) * template).sum()
+        of_full += (np.array(np.gradient(reference, *SPACING)) * template).sum()
+    assert sharpness(image, full, SPACING) == pytest.approx(of_image / of_full, rel=1e-12)
+
+
+def test_each_pixel_and_block_of_all_slices_counts_once() -> None:
+    full = chest(5, 96)
+    full[:, : 2 * BLOCK + 5, : 2 * BLOCK + 5] = 50
+    image = full + white(20, full.shape)
+    difference, even = image - full, np.stack([smoothed(plane) for plane in full])
+    low, high = TISSUES["lung"]
+    lung = difference[(even >= low) & (even <= high)].mean()
+    assert tissue_bias(image, full, np.ones(full.shape, bool))["lung"] == pytest.approx(lung, rel=1e-12)
+    blocks = [
+        difference[z, top : top + BLOCK, left : left + BLOCK]
+        for z, rows in enumerate(map(uniform_blocks, even)) for top, left in BLOCK * np.argwhere(rows)
+    ]  # fmt: skip
+    power = sum(np.abs(np.fft.fft2(block - block.mean())) ** 2 for block in blocks)
+    found = noise(image, full, SPACING)
+    assert found.blocks == len(blocks) == 5 * 4
+    assert found.sd == pytest.approx(np.sqrt(np.sum(power) / (len(blocks) * BLOCK**4)), rel=1e-12)
 
 
 def ellipse(width: float, height: float, x: float = 0) -> NDArray[np.bool_]:

@@ -16,7 +16,7 @@ def test_known_errors_give_their_closed_form() -> None:
     full = chest(2, 192)
     image = full.astype(np.float32)
     image[0] += 20
-    first, second = slice_rows(slice_numbers(image, full))
+    first, second = slice_rows(slice_numbers(torch.from_numpy(image), torch.from_numpy(full)))
     assert first["rmse_hu"] == pytest.approx(20)
     assert first["mse"] == pytest.approx((20 / 4096) ** 2)
     assert first["psnr"] == pytest.approx(20 * math.log10(4096 / 20))
@@ -47,7 +47,7 @@ def test_scalings_map_what_they_say() -> None:
 def test_a_scan_has_the_error_of_all_its_voxels() -> None:
     full = chest(3, 192)
     image = full + np.array([10.0, 20, 20])[:, None, None]
-    scan = scan_row(slice_numbers(image, full))
+    scan = scan_row(slice_numbers(torch.from_numpy(image), torch.from_numpy(full)))
     assert scan["rmse_hu"] == pytest.approx(math.sqrt(np.mean((image - full) ** 2)))
     assert scan["psnr"] == pytest.approx(peak_signal_noise_ratio(full.astype(float), image, data_range=4096))
 
@@ -59,7 +59,8 @@ def test_similarity_in_3d_knows_neighbours_along_z() -> None:
     scale = scaling("unit", full)
     x, y = (torch.from_numpy(scale.to_network(np.clip(a, -1024, 3072)))[None, None] for a in (image, full))
     slabs = [[a[:, :, z : z + 20] for a in (x, y)] for z in (0, 20)]
-    similarity = {measure.name: mean_of_slabs(measure, image, full) for measure in SLAB_MEASURES}
+    tensors = torch.from_numpy(image), torch.from_numpy(full)
+    similarity = {measure.name: mean_of_slabs(measure, *tensors) for measure in SLAB_MEASURES}
     assert similarity["ms_ssim_3d"] == pytest.approx(np.mean([float(ms_ssim(a, b, 1.0)) for a, b in slabs]))
     expected = [
         structural_similarity(*(a[0, 0].double().numpy() for a in slab), data_range=1.0, gaussian_weights=True,
