@@ -1,7 +1,7 @@
 """Benchmarks of GPUs, in the order in which they run; each in a process of its own."""
 
 import copy
-import math
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -17,15 +17,18 @@ from torch.profiler import ProfilerActivity, profile
 from data_prep.lowdose.noise import LowDoseSimulator
 from data_prep.progress import ignore_progress
 from data_prep.settings import LowDoseSettings
+from data_prep.split import Part, Segment
+from data_prep.store import Pair
 from jobs.stages.denoise import denoise_scan
 from jobs.stages.denoise_outputs import OutputOptions
 from pipeline.convolutions.machine import describe_machine
+from pipeline.evaluate.denoisers import network_denoiser
+from pipeline.evaluate.judgement import evaluate
 from pipeline.inference.corrector import Corrector
 from pipeline.inference.model_file import Model
+from pipeline.inference.windows import plan_windows
 from pipeline.losses import build_loss
-from pipeline.quality.judge import judge
-from pipeline.quality.scan import JudgedScan
-from pipeline.quality.tissue import body
+from pipeline.settings.run import EvaluateSettings
 from pipeline.training.arithmetic import operations_of
 from pipeline.training.clock import StepClock
 from pipeline.training.exchange import exchange_gradients
@@ -35,6 +38,7 @@ from tests.data_prep.dicom_series import write_series
 from tests.gpu.card import DRY, SIDE, SLICES, device, peak_bytes, seconds, synchronise
 from tests.gpu.figures import Figure
 from tests.gpu.steps import RATE, batches, build_network_of, build_plain_step, build_step, default_cell
+from tests.pairs import write_toy_pair
 from tests.scans import chest
 
 _GIB = 2**30
@@ -169,21 +173,33 @@ def _gradients(step: TrainingStep) -> torch.Tensor:
 
 
 def judging() -> Iterator[Figure]:
-    """Judging a scan by all measures, against the network's own time for it."""
-    slices = 32 if DRY else 128
-    full = chest(slices, SIDE)
-    image = np.clip(full + np.random.default_rng(0).normal(0, 20, full.shape), -1024, 3072).astype(np.float32)
+    """A network judged on scans as the stage ``evaluate`` does it, against the time of the network alone."""
+    slices, scans = (20, 2) if DRY else (140, 4)
+    settings = EvaluateSettings()
     correct = Corrector(build_network_of(default_cell()).eval(), default_cell(), device())
-    windows = math.ceil(slices / SLICES)
+
+    def denoise_scans() -> None:
+        for _ in range(scans):
+            denoiser(low)
 
     def run_network() -> None:
-        for number in range(windows):
-            correct(image[number * SLICES :][:SLICES])
+        for window in scans * plan_windows(correct.cell, slices):
+            correct(low[window.slices].astype(np.float32))
 
-    measured, network = seconds(
-        lambda: judge(JudgedScan(image, full, body(full), (0.7, 0.7))), run_network, repetitions=1
-    )
-    yield Figure("gpu-judge", measured / network, "x", "the network's time; one scan at a time")
+    with tempfile.TemporaryDirectory() as folder:
+        data = write_toy_pair(Path(folder) / "data", "0", slices, SIDE)
+        for number in range(1, scans):
+            shutil.copytree(data / "toy" / "0.zarr", data / "toy" / f"{number}.zarr")
+        low = Pair(data / "toy" / "0.zarr").read("low_dose")
+        parts: dict[Part, list[Segment]] = {"test": [Segment("toy", str(n), 0, slices) for n in range(scans)]}
+        denoiser = network_denoiser(correct)
+        judged, denoised, network = seconds(
+            lambda: evaluate(denoiser, data, parts, settings, Path(folder) / "judged", ignore_progress),
+            denoise_scans, run_network, repetitions=1,
+        )  # fmt: skip
+    yield Figure("gpu-judge", judged / network, "x", f"the network alone, {scans} scans of {slices} slices")
+    yield Figure("gpu-judge-denoise", denoised / network, "x", "the same, scans denoised and not judged")
+    yield Figure("gpu-judge-seconds", judged / scans, "s a scan")
 
 
 def low_dose() -> Iterator[Figure]:
@@ -206,7 +222,7 @@ SECTIONS: Mapping[str, tuple[Callable[[], Iterator[Figure]], float]] = {
     "nccl": (nccl, 30),
     "float16": (float16, 40),
     "denoise": (denoise, 60),
-    "judging": (judging, 60),
+    "judging": (judging, 90),
     "low-dose": (low_dose, 30),
 }
 """By name: the benchmark, and the seconds after which it is stopped."""

@@ -11,6 +11,9 @@ from data_prep.lowdose.noise import LowDoseSimulator
 from data_prep.settings import LowDoseSettings
 from pipeline.convolutions.shape import PASSES, ConvolutionShape
 from pipeline.convolutions.trial import quickest, try_algorithms
+from pipeline.quality.anatomy import survey
+from pipeline.quality.judge import judge
+from pipeline.quality.scan import scan_on
 from tests.gpu.card import DRY, device, needs_gpu
 from tests.pipeline.cells import cell
 from tests.pipeline.trainings import Halted, assert_same_losses, run
@@ -44,6 +47,25 @@ def test_a_training_that_was_killed_goes_on_to_the_same_losses(
     assert run(settings, data, stopped)["convolutions"] == result["convolutions"]
     assert_same_losses(stopped, straight)
     assert result["device"] == ("cpu" if device().type == "cpu" else torch.cuda.get_device_name())
+
+
+def test_a_scan_is_judged_as_on_the_cpu() -> None:
+    """By all measures, to 1e-5 of each number; and a second time to the same bits."""
+    slices, side = (3, 176) if DRY else (40, 512)
+    full, generator = chest(slices, side), np.random.default_rng(0)
+    full[:, : side // 4, : side // 4] = generator.integers(30, 50, (slices, side // 4, side // 4))
+    full[:, side // 2 :, :40] = 700
+    image = np.rint(0.98 * full + generator.normal(2, 20, full.shape)).astype(np.int16)
+    anatomy = survey(full, np.ones(full.shape, bool))
+    first, second, exact = (
+        judge(scan_on(torch.device(name), image, full, anatomy, (0.7, 0.8))) for name in (device(), device(), "cpu")
+    )
+    assert first == second
+    assert exact[0]["noise_blocks"] > 0
+    assert None not in exact[0].values()
+    for ours, expected in zip((first[0], *first[1]), (exact[0], *exact[1]), strict=True):
+        for name, number in expected.items():
+            np.testing.assert_allclose(ours[name], number, rtol=1e-5, err_msg=name)
 
 
 def test_low_dose_is_the_cpus_to_one_hu() -> None:
