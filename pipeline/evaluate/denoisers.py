@@ -34,10 +34,14 @@ def threads_of(settings: EvaluateSettings) -> int:
 
 
 def load_denoiser(cell: CellSettings, cell_folder: Path, settings: EvaluateSettings) -> Denoiser:
-    """Load the trained network of a cell; its output is what ``quarterdose denoise`` writes, int16."""
+    """Load the trained network of a cell."""
     torch.set_num_threads(threads_of(settings))
     device = device_of(World(), settings.device)
-    correct = Corrector(load_trained(cell, cell_folder), cell, device, settings.crop)
+    return network_denoiser(Corrector(load_trained(cell, cell_folder), cell, device, settings.crop))
+
+
+def network_denoiser(correct: Corrector) -> Denoiser:
+    """Return the denoiser of a network, whose output is what ``quarterdose denoise`` writes, int16."""
     return lambda low: np.stack(list(denoise_slices(ArrayScan(low), correct)))
 
 

@@ -29,8 +29,8 @@ from pipeline.training.distributed import device_of
 from pipeline.training.world import World
 
 _EXAMPLE_SLICES = 16
-_MOST_SCANS = 8
-"""Judged at once, however many cores there are; on a CPU each takes up to a gigabyte."""
+_MOST_SCANS = {"cpu": 4, "cuda": 8}
+"""Judged at once, by the device, however many cores there are: on a CPU one of 512 x 512 takes up to 2 GB."""
 _gpu = Lock()
 """Held while a scan is judged on a GPU, so that its memory holds one at a time."""
 
@@ -78,10 +78,10 @@ def _judge_missing(
     """Judge each scan and write its rows to its file; yield the file.
 
     While scans are judged, by a share of the threads each, the next is denoised. Memory holds at most ``_MOST_SCANS``
-    scans, and no more than there are threads.
+    for the device, and no more than there are threads.
     """
     threads, running = threads_of(settings), dict[Future[None], Path]()
-    at_once = min(threads, _MOST_SCANS)
+    at_once = min(threads, _MOST_SCANS[device_of(World(), settings.device).type])
     with ThreadPoolExecutor(at_once, initializer=torch.set_num_threads, initargs=(threads // at_once,)) as pool:
         for path, segment in missing.items():
             if len(running) == at_once:

@@ -88,7 +88,7 @@ class EvaluateSettings(Settings):
     )
     device: Literal["auto", "cpu"] = "auto"
     threads: int | None = Field(
-        None, ge=1, description="CPU threads of a process, that judge as many scans at once, 8 at most; null: all cores"
+        None, ge=1, description="CPU threads of a process, that judge several scans at once; null: all its cores"
     )
     workers: int = Field(1, ge=1, description="processes that share the networks")
 
