@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from itertools import product
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -97,6 +98,40 @@ def test_slices_come_before_the_scan_is_read_to_its_end() -> None:
     assert max(indices) < 48
     assert len(list(slices)) == 199
     assert len(indices) <= 2 * 200
+
+
+class Announcing(Corrector):
+    """Takes 10 HU off, as if on a device of that type; tells when it has got the second volume."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(Lowered(), cell(3), CPU)
+        self.device, self.volumes, self.has_second = torch.device(kind), 0, Event()
+
+    def __call__(self, hu: np.ndarray) -> np.ndarray:
+        self.volumes += 1
+        if self.volumes == 2:
+            self.has_second.set()
+        return np.full(hu.shape, -10, np.float32)
+
+
+def test_a_gpu_works_on_the_next_volume_while_slices_are_written() -> None:
+    hu, correct = chest(100, 32), Announcing("cuda")
+    slices = denoise_slices(original(hu), correct)
+    first = next(slices)
+    assert correct.has_second.wait(timeout=60)
+    np.testing.assert_array_equal(np.stack([first, *slices]), np.maximum(hu - 10, -1024))
+
+
+@pytest.mark.parametrize("kind", ["cpu", "cuda"])
+def test_each_slice_is_read_once(kind: str) -> None:
+    hu, indices = chest(100, 32), list[int]()
+
+    def note(z: int) -> np.ndarray:
+        indices.append(z)
+        return np.zeros((32, 32), np.bool_)
+
+    assert len(list(denoise_slices(original(hu, note), Announcing(kind)))) == 100
+    assert indices == list(range(100))
 
 
 @pytest.mark.parametrize("slices", [1, 2])
