@@ -3,12 +3,12 @@
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import settings
 
 from data_prep.errors import UserError
 from data_prep.readers.nifti import open_nifti
@@ -22,8 +22,11 @@ from tests.toy_runs import SETTINGS, Toy, whole_run
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton: kernels then run on CPUs
-settings.register_profile("quarterdose", deadline=None)  # shared machines are slow at times
-settings.load_profile("quarterdose")
+with suppress(ModuleNotFoundError):  # `make gpu` runs without the packages of other tests
+    from hypothesis import settings
+
+    settings.register_profile("quarterdose", deadline=None)  # shared machines are slow at times
+    settings.load_profile("quarterdose")
 SAMPLE_FOLDER = sample_path_of_user().parent
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a script's background jobs inherit it: all would be deaf
     signal.signal(signal.SIGINT, signal.default_int_handler)

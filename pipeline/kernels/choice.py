@@ -1,9 +1,11 @@
-"""Where our kernels run in place of torch's operators: on GPUs, if Triton is installed."""
+"""Where our kernels run in place of torch's operators: on GPUs, if Triton is installed and can compile."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
+from shutil import which
 
 import torch
 from torch import Tensor
@@ -11,6 +13,8 @@ from torch import Tensor
 from data_prep.log import logger
 
 HAS_TRITON = find_spec("triton") is not None
+HAS_COMPILER = bool(os.environ.get("CC") or which("gcc") or which("clang"))
+"""Triton compiles the launch of each kernel as a C extension."""
 _on_all_devices = False
 
 
@@ -20,9 +24,10 @@ def uses_kernels(x: Tensor) -> bool:
         return False
     if _on_all_devices or not x.is_cuda:
         return _on_all_devices
-    if not HAS_TRITON:
-        _warn()
-    return HAS_TRITON
+    if HAS_TRITON and HAS_COMPILER:
+        return True
+    _warn("triton finds no C compiler (gcc, clang or $CC)" if HAS_TRITON else "triton is not installed")
+    return False
 
 
 @contextmanager
@@ -37,5 +42,5 @@ def kernels_on_all_devices() -> Iterator[None]:
 
 
 @cache
-def _warn() -> None:
-    logger.warning("triton is not installed: on this GPU torch's own, slower operators are used")
+def _warn(reason: str) -> None:
+    logger.warning(f"{reason}: on this GPU torch's own, slower operators are used")

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gdcm
 import numpy as np
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
@@ -52,6 +51,8 @@ def edit(path: Path, how: Callable[[FileDataset], None]) -> None:
 
 def transcode(path: Path, syntax: int) -> None:
     """Compress a file by GDCM."""
+    import gdcm  # only here: benchmarks of GPUs write series where it is not installed
+
     reader, change_syntax, writer = gdcm.ImageReader(), gdcm.ImageChangeTransferSyntax(), gdcm.ImageWriter()
     reader.SetFileName(str(path))
     assert reader.Read()

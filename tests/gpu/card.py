@@ -9,16 +9,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 import torch
 
 DRY = os.environ.get("QUARTERDOSE_DRY") == "1"
 SLICES, SIDE = (16, 32) if DRY else (16, 512)
 REPETITIONS = 1 if DRY else 5
-
-needs_gpu = pytest.mark.skipif(
-    not torch.cuda.is_available() and not DRY, reason="no GPU; QUARTERDOSE_DRY=1 takes the CPU"
-)
 
 
 def device() -> torch.device:

@@ -212,17 +212,17 @@ def low_dose() -> Iterator[Figure]:
 
 
 SECTIONS: Mapping[str, tuple[Callable[[], Iterator[Figure]], float]] = {
-    "convolutions": (convolutions, 90),
-    "step": (step, 40),
+    "convolutions": (convolutions, 120),
+    "step": (step, 90),
     "profile": (profile_step, 30),
     "step-of-four": (step_of_four, 40),
     "loss": (composite_loss, 20),
     "peaks": (peaks, 30),
-    "memory": (memory, 60),
+    "memory": (memory, 120),
     "nccl": (nccl, 30),
     "float16": (float16, 40),
     "denoise": (denoise, 60),
     "judging": (judging, 90),
     "low-dose": (low_dose, 30),
 }
-"""By name: the benchmark, and the seconds after which it is stopped."""
+"""By name: the benchmark, and the seconds after which it is stopped; the first step compiles some eighty kernels."""

@@ -45,6 +45,7 @@ def build_step(settings: CellSettings) -> Callable[[], object]:
     batches = repeat(random_batch(settings.training.batch))
 
     def take() -> None:
+        torch.backends.cudnn.deterministic = True  # as in a training
         step.clock.start()
         step.take(batches, RATE)
 
@@ -58,6 +59,7 @@ def build_plain_step(batch: int) -> Callable[[], object]:
     low, full = (images.to(device()) for images in random_batch(batch)[:2])
 
     def take() -> None:
+        torch.backends.cudnn.deterministic = False
         optimizer.zero_grad()
         nn.functional.mse_loss(network(low), full).backward()
         optimizer.step()

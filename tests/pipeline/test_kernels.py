@@ -133,14 +133,18 @@ def test_kernels_are_for_gpus() -> None:
     assert not uses_kernels(x)
 
 
-def test_without_triton_a_gpu_takes_torchs_operators_and_says_so_once(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [("HAS_TRITON", "triton is not installed"), ("HAS_COMPILER", "triton finds no C compiler (gcc, clang or $CC)")],
+)
+def test_without_triton_or_a_compiler_a_gpu_takes_torchs_operators_and_says_so_once(
+    name: str, reason: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(choice, "HAS_TRITON", False)
+    monkeypatch.setattr(choice, name, False)
     choice._warn.cache_clear()
     with FakeTensorMode():
         x = torch.empty(1, device="cuda")
         assert not uses_kernels(x)
         assert not uses_kernels(x)
     choice._warn.cache_clear()
-    assert capsys.readouterr().out.count("triton is not installed: on this GPU torch's own, slower operators") == 1
+    assert capsys.readouterr().out.count(f"{reason}: on this GPU torch's own, slower operators") == 1

@@ -68,7 +68,7 @@ def build_level(dims: int) -> nn.Module:
 def test_the_network_is_the_same(build: Callable[[int], nn.Module], dims: int, size: tuple[int, ...]) -> None:
     x = torch.rand(1, *size, generator=torch.Generator().manual_seed(0))
     exact = passes(build(dims).double(), x.double())
-    with kernels_on_all_devices(), torch.backends.cudnn.flags(allow_tf32=False):
+    with kernels_on_all_devices(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         outputs = passes(build(dims).to(DEVICE), x.to(DEVICE))
     assert max(errors(outputs, exact)) < 1e-4
 
@@ -76,7 +76,7 @@ def test_the_network_is_the_same(build: Callable[[int], nn.Module], dims: int, s
 def test_convolutions_by_other_algorithms_are_the_same() -> None:
     x = torch.rand(1, 16, 6, 4, 8, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     network = build_level(3).to(DEVICE)
-    with kernels_on_all_devices(), torch.backends.cudnn.flags(allow_tf32=False):
+    with kernels_on_all_devices(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         with NeedsCollector() as collected:
             exact = passes(network, x)
         use_algorithms(network, {shape: last_algorithms(shape) for shape in collected.needs})
