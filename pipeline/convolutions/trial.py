@@ -72,7 +72,7 @@ def try_algorithms(
     trials = list[Trial]()
     for name, algorithm in algorithms[computed].items():
         if algorithm.applies(shape):
-            best = min((trial.seconds for trial in trials), default=float("inf"))
+            best = min((trial.seconds for trial in trials if not trial.failure), default=float("inf"))
             with _set(torch.backends.cudnn, deterministic=True), torch.autocast(device.type, enabled=False):
                 trials.append(operands.try_algorithm(computed, name, algorithm, best))
     return trials

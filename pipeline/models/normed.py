@@ -48,7 +48,7 @@ def map_normed(x: Tensor, norm: GroupNorm, weight: Tensor, linear: Callable[[Ten
 def convolution_of(layer: Conv2d | Conv3d, x: Tensor, weight: Tensor) -> LinearMap:
     """Return the layer's convolution by its algorithms."""
     shape = ConvolutionShape.of(x, weight, int(layer.padding[0]))
-    names = layer.algorithms[shape] if layer.algorithms else dict.fromkeys(PASSES, LIBRARY)
+    names = dict.fromkeys(PASSES, LIBRARY) if layer.algorithms is None else layer.algorithms[shape]
     return LinearMap(*(partial(ALGORITHMS[name][names.get(name, LIBRARY)].compute, shape) for name in PASSES))
 
 

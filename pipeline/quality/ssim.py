@@ -6,7 +6,7 @@ After Wang, Simoncelli and Bovik 2003 (doi:10.1109/ACSSC.2003.1292216); beside i
 
 import math
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, reduce
 
 import torch
 import torch.nn.functional as F
@@ -86,6 +86,8 @@ def ms_ssim(x: Tensor, y: Tensor, data_range: float) -> Tensor:
         factors.append((full if last else contrast).clamp(min=_FLOOR) ** weight)
         if not last:
             x, y = _halve(x), _halve(y)
+    if uses_kernels(x):  # the gradient of `prod` would wait for the GPU
+        return reduce(torch.mul, factors)
     return torch.stack(factors).prod(0)
 
 

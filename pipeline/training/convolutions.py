@@ -55,6 +55,9 @@ def _read_or_choose(cell: CellSettings, path: Path, device: torch.device) -> dic
             return choice
         logger.warning(f"{path}: the training began on another device or library, so its last bits may differ")
     choice = {"machine": machine, "algorithms": to_rows(choose(needs, device))}
+    if device.type == "cuda":  # the trials' memory is not the training's
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
     write_json(path, choice)
     return choice
 

@@ -82,19 +82,6 @@ def test_each_pass_of_the_network_has_a_choice_where_few_channels_or_planes_are_
     }  # fmt: skip
 
 
-def test_trials_leave_autocast() -> None:
-    """Denoising tries the sizes that it meets in the middle of a pass in float16; float32 must stay float32."""
-    enabled = list[bool]()
-
-    def compute(shape: ConvolutionShape, *operands: Tensor) -> Tensor:
-        enabled.append(torch.is_autocast_enabled("cpu"))
-        return ALGORITHMS["output"][LIBRARY].compute(shape, *operands)
-
-    with torch.autocast("cpu", torch.bfloat16):
-        try_algorithms(SHAPES["dense"], "output", CPU, {"output": {LIBRARY: Algorithm(compute)}})
-    assert not any(enabled)
-
-
 def slowed(seconds: float) -> Algorithm:
     def compute(shape: ConvolutionShape, *operands: Tensor) -> Tensor:
         time.sleep(seconds)
