@@ -58,7 +58,7 @@ def tune_total_variation(
     The strength is the best on ``TUNING_SLICES`` slices that are spread over the validation part.
     """
     strength = choose_strength(_spread_slices(data, validation, settings.crop))
-    return lambda low: total_variation(crop_centre(low, settings.crop), strength), strength
+    return lambda low: total_variation(crop_centre(low, settings.crop), strength, threads_of(settings)), strength
 
 
 def _spread_slices(data: Path, segments: Sequence[Segment], crop: int | None) -> Iterator[SlicePair]:

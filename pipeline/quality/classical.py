@@ -5,6 +5,7 @@ Rudin, Osher and Fatemi 1992 (doi:10.1016/0167-2789(92)90242-F), solved after Ch
 """
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,9 +18,14 @@ SlicePair = tuple[NDArray[np.int16], NDArray[np.int16]]
 """Low and full dose of a slice, (rows, columns) in HU."""
 
 
-def total_variation(low: NDArray[np.int16], strength: float) -> NDArray[np.float32]:
-    """Denoise each slice of (slices, rows, columns) in HU; ``strength``: HU."""
-    return np.stack([denoise_tv_chambolle(plane.astype(np.float32), weight=strength) for plane in low])
+def total_variation(low: NDArray[np.int16], strength: float, threads: int = 1) -> NDArray[np.float32]:
+    """Denoise each slice of (slices, rows, columns) in HU; ``strength``: HU; ``threads``: that share the slices."""
+
+    def denoise(plane: NDArray[np.int16]) -> NDArray[np.float32]:
+        return np.asarray(denoise_tv_chambolle(plane.astype(np.float32), weight=strength))
+
+    with ThreadPoolExecutor(threads) as pool:
+        return np.stack(list(pool.map(denoise, low)))
 
 
 def choose_strength(pairs: Iterable[SlicePair]) -> float:

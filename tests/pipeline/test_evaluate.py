@@ -16,7 +16,7 @@ from data_prep.store import Pair
 from pipeline.evaluate.denoisers import Denoiser, identity, tune_total_variation
 from pipeline.evaluate.judgement import evaluate
 from pipeline.quality import scan as judged_scan
-from pipeline.quality.classical import STRENGTHS, choose_strength
+from pipeline.quality.classical import STRENGTHS, choose_strength, total_variation
 from pipeline.quality.noise_power import Noise, noise
 from pipeline.settings.run import EvaluateSettings
 
@@ -148,6 +148,12 @@ def test_the_classical_strength_is_that_of_least_error_on_the_validation_part(da
     ours = evaluate(denoiser, data, PARTS, HOW, tmp_path / "tv", ignore_progress)
     theirs = evaluate(identity(HOW), data, PARTS, HOW, tmp_path / "low", ignore_progress)
     assert ours["rmse_hu"] < 0.5 * theirs["rmse_hu"]
+
+
+def test_slices_that_threads_share_are_the_same() -> None:
+    low = np.random.default_rng(0).integers(-1000, 1000, (5, 16, 16)).astype(np.int16)
+    expected = np.stack([denoise_tv_chambolle(plane.astype(np.float32), weight=40.0) for plane in low])
+    np.testing.assert_array_equal(total_variation(low, 40.0, threads=3), expected)
 
 
 def test_a_clean_scan_is_denoised_least() -> None:
