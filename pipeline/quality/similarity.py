@@ -7,10 +7,12 @@ scales of MS-SSIM.
 import math
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from pipeline.intensity import HU_HIGH, HU_LOW
 from pipeline.kernels.choice import uses_kernels
+from pipeline.quality.batches import batches
 from pipeline.quality.ssim import ms_ssim, ssim
 
 Similarity = Callable[[Tensor, Tensor, float], Tensor]
@@ -18,8 +20,8 @@ Similarity = Callable[[Tensor, Tensor, float], Tensor]
 
 def squared_errors(image: Tensor, full: Tensor) -> list[float]:
     """Compute the mean squared error of each slice; squares are summed in float64."""
-    errors = (image.double() - full).square().mean((1, 2))
-    return [error / (HU_HIGH - HU_LOW) ** 2 for error in errors.tolist()]
+    means = [(a.double() - b).square().mean((1, 2)) for a, b in batches(image, full)]
+    return [error / (HU_HIGH - HU_LOW) ** 2 for error in torch.cat(means).tolist()]
 
 
 def rmse_hu(squared_error: float) -> float:
