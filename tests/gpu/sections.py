@@ -175,7 +175,7 @@ def _gradients(step: TrainingStep) -> torch.Tensor:
 def judging() -> Iterator[Figure]:
     """A network judged on scans as the stage ``evaluate`` does it, against the time of the network alone."""
     slices, scans = (20, 2) if DRY else (140, 4)
-    settings = EvaluateSettings()
+    settings = EvaluateSettings(threads=1 if DRY else None)  # the rest of the machine may be at work
     correct = Corrector(build_network_of(default_cell()).eval(), default_cell(), device())
 
     def denoise_scans() -> None:
