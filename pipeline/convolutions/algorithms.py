@@ -15,10 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.convolutions.folded import folded_output, folded_weight_gradient
 from pipeline.convolutions.lowered import lowered_output, lowered_weight_gradient
+from pipeline.convolutions.planes import gradient_by_planes
 from pipeline.convolutions.shape import ConvolutionShape, Pass
 
 FILLED_CHANNELS = 32
+FOLDED_CHANNELS = 4
+"""Most input channels whose neighbours become channels too."""
 LOWERED_COLUMNS = 1024
 """Largest number of input values a voxel for which they are copied into the rows of a matrix."""
 
@@ -80,29 +84,15 @@ def filled_weight_gradient(shape: ConvolutionShape, gradient: Tensor, x: Tensor,
 
 
 def planar_weight_gradient(shape: ConvolutionShape, gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """Compute the gradient of each plane of the kernels as that of a convolution in the plane.
-
-    Its batch is all planes of the image that meet this plane of the kernels.
-    """
-    planes = [_plane_gradient(shape, gradient, x, weight, number) for number in range(shape.kernel)]
-    return torch.stack(planes, 2)
-
-
-def _plane_gradient(shape: ConvolutionShape, gradient: Tensor, x: Tensor, weight: Tensor, number: int) -> Tensor:
-    depth, offset = shape.sides[0], number - shape.padding  # of the input's plane from the output's
-    start, stop = max(0, -offset), min(depth, depth - offset)
+    """Compute the gradient of each plane of the kernels as that of a convolution in the plane."""
     size = *weight.shape[:2], shape.kernel, shape.kernel
-    if start >= stop:
-        return weight.new_zeros(size)
-    outputs, inputs = _planes(gradient, start, stop), _planes(x, start + offset, stop + offset)
     kernels = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-    plane_shape = ConvolutionShape.of(inputs, kernels, shape.padding)
-    return library_weight_gradient(plane_shape, outputs, inputs, kernels)
 
+    def compute(outputs: Tensor, inputs: Tensor) -> Tensor:
+        plane_shape = ConvolutionShape.of(inputs, kernels, shape.padding)
+        return library_weight_gradient(plane_shape, outputs, inputs, kernels)
 
-def _planes(image: Tensor, start: int, stop: int) -> Tensor:
-    """View planes of (batch, channels, planes, rows, columns) as a batch, (batch * planes, channels, rows, columns)."""
-    return image.movedim(1, -1)[:, start:stop].flatten(0, 1).movedim(-1, 1)
+    return gradient_by_planes(shape, gradient, x, compute)
 
 
 def _is_lowered(shape: ConvolutionShape) -> bool:
@@ -110,10 +100,15 @@ def _is_lowered(shape: ConvolutionShape) -> bool:
     return shape.keeps_sides and shape.kernel > 1 and columns <= LOWERED_COLUMNS
 
 
+def _is_folded(shape: ConvolutionShape) -> bool:
+    return shape.keeps_sides and shape.kernel > 1 and shape.channels_in <= FOLDED_CHANNELS
+
+
 LIBRARY = "library"
 ALGORITHMS: Mapping[Pass, Mapping[str, Algorithm]] = {
     "output": {
         LIBRARY: Algorithm(library_output),
+        "folded": Algorithm(folded_output, _is_folded),
         "lowered": Algorithm(lowered_output, _is_lowered),
     },
     "input gradient": {
@@ -128,6 +123,7 @@ ALGORITHMS: Mapping[Pass, Mapping[str, Algorithm]] = {
         "planar": Algorithm(
             planar_weight_gradient, lambda shape: shape.dims == 3 and shape.kernel > 1 and shape.keeps_sides
         ),
+        "folded": Algorithm(folded_weight_gradient, _is_folded),
         "lowered": Algorithm(lowered_weight_gradient, _is_lowered),
     },
 }

@@ -22,8 +22,8 @@ _REMEDIES = {
     "float16": "hide the GPU (CUDA_VISIBLE_DEVICES=)",
     "float32": "take another version of torch",
 }
-_VERSION = 1
-"""Of the cache; raise it when an algorithm changes."""
+_VERSION = 2
+"""Of the cache; raise it when an algorithm changes or comes."""
 
 
 def choose(needs: Needs, device: torch.device, table: Table = ALGORITHMS) -> Algorithms:

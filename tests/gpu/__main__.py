@@ -14,6 +14,7 @@ import time
 import tomllib
 import traceback
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -63,6 +64,7 @@ def _run_tests() -> Row:
     start, mark = time.perf_counter(), re.compile(r"mark\.gpu|of_kernels")
     files = [str(path) for path in sorted(Path("tests").rglob("test_*.py")) if mark.search(path.read_text())]
     options = ["-q", "-m", "gpu", "-p", "no:cacheprovider", "--continue-on-collection-errors"]
+    options += ["-n", "4"] if find_spec("xdist") else []  # most of the time kernels are compiled
     command = [sys.executable, "-m", "pytest", *options, *files]
     try:
         code = str(subprocess.run(command, check=False, timeout=TESTS_SECONDS).returncode)

@@ -1,6 +1,7 @@
 """Benchmarks of GPUs, in the order in which they run; each in a process of its own."""
 
 import copy
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -148,6 +149,8 @@ def float16() -> Iterator[Figure]:
 
 def nccl() -> Iterator[Figure]:
     """A step whose gradients are exchanged in a group of one rank, against a step without a group."""
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # the machine's name need not resolve
+    torch.backends.cudnn.deterministic = True  # as in a training: gradients are compared to the bit
     with tempfile.TemporaryDirectory() as folder:
         backend = "cpu:gloo,cuda:nccl" if device().type == "cuda" else "gloo"
         dist.init_process_group(backend, store=FileStore(f"{folder}/store", 1), rank=0, world_size=1)

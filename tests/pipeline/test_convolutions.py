@@ -77,7 +77,7 @@ def test_each_pass_of_the_network_has_a_choice_where_few_channels_or_planes_are_
         for key, shape in SHAPES.items()
     }
     assert counts == {
-        "dense": [1, 2, 3], "up": [1, 2, 2], "stem": [2, 2, 4], "stem of slices": [2, 2, 3], "RED-CNN": [1, 2, 2],
+        "dense": [1, 2, 3], "up": [1, 2, 2], "stem": [3, 2, 5], "stem of slices": [3, 2, 4], "RED-CNN": [1, 2, 2],
         "pixel": [1, 1, 1],
     }  # fmt: skip
 

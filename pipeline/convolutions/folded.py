@@ -1,0 +1,61 @@
+"""Convolutions of few input channels, with the neighbours along the last axis as more channels.
+
+A GPU's matrix units want at least eight channels. Of two channels and a kernel of seven come fourteen, filled up to
+sixteen with zeros; the kernel is a single voxel long along that axis.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.convolutions.planes import gradient_by_planes
+from pipeline.convolutions.shape import ConvolutionShape
+
+CHANNELS = 8
+"""The folded image has a multiple of so many."""
+
+
+def folded_output(shape: ConvolutionShape, x: Tensor, weight: Tensor) -> Tensor:
+    """Compute the output of a convolution that keeps the sides."""
+    kernels = F.pad(weight.movedim(-1, 2).flatten(1, 2).movedim(1, -1), (0, _missing(shape))).movedim(-1, 1)[..., None]
+    kernels = kernels.contiguous(memory_format=shape.memory_format)
+    sides = [1] * shape.dims
+    return torch.convolution(
+        _fold(shape, x), kernels, None, sides, _padding(shape, shape.dims), sides, False, [0] * shape.dims, 1
+    )
+
+
+def folded_weight_gradient(shape: ConvolutionShape, gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """Compute the kernels' gradient of a convolution that keeps the sides, in 3D plane by plane."""
+    folded, size = _fold(shape, x), (shape.channels_out, _folded_channels(shape), shape.kernel, 1)
+    kernels = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+    def compute(outputs: Tensor, inputs: Tensor) -> Tensor:
+        to_kernels: Tensor = torch.ops.aten.convolution_backward.default(
+            outputs, inputs, kernels, None, [1, 1], _padding(shape, 2), [1, 1], False, [0, 0], 1, [False, True, False]
+        )[1]
+        return to_kernels
+
+    to_kernels = compute(gradient, folded) if shape.dims == 2 else gradient_by_planes(shape, gradient, folded, compute)
+    parts = to_kernels[:, : shape.channels_in * shape.kernel, ..., 0].unflatten(1, (shape.channels_in, shape.kernel))
+    to_weight: Tensor = parts.movedim(2, -1)
+    return to_weight
+
+
+def _fold(shape: ConvolutionShape, x: Tensor) -> Tensor:
+    """Copy each voxel's neighbours along the last axis into its channels, (batch, in * kernel and zeros, sides)."""
+    padded = F.pad(x.movedim(1, -1), (0, 0, shape.padding, shape.padding))
+    neighbours = padded.unfold(-2, shape.kernel, 1)
+    return F.pad(neighbours.flatten(-2), (0, _missing(shape))).movedim(-1, 1)
+
+
+def _folded_channels(shape: ConvolutionShape) -> int:
+    return shape.channels_in * shape.kernel + _missing(shape)
+
+
+def _missing(shape: ConvolutionShape) -> int:
+    return -(shape.channels_in * shape.kernel) % CHANNELS
+
+
+def _padding(shape: ConvolutionShape, dims: int) -> list[int]:
+    return [shape.padding] * (dims - 1) + [0]
