@@ -1,5 +1,6 @@
 """Stages that train: the 2D-DDnet, the transfer of its weights to 3D, and the other cells of the study."""
 
+import json
 import random
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -52,7 +53,12 @@ class CellStage(Stage):
         return [("split", "split")]
 
     def outputs(self, item: str) -> list[Path]:
-        return [self.folder.cell(item) / "result.json", self.folder.cell(item) / "checkpoints"]
+        """List the result and the checkpoint with which the training ended."""
+        result = self.folder.cell(item) / "result.json"
+        if not result.exists():
+            return [result]
+        steps = json.loads(result.read_bytes())["steps"]
+        return [result, self.folder.cell(item) / "checkpoints" / f"step-{steps:08d}.pt"]
 
     def folders(self, item: str) -> Mapping[Path, str]:
         return {self.folder.cell(item): _CELL_FILES}

@@ -1,6 +1,7 @@
 """Checkpoints on disk: written whole or not at all, the newest and the best kept, read without running any code."""
 
 import io
+import json
 import warnings
 import zipfile
 from collections.abc import Collection
@@ -11,9 +12,11 @@ import torch
 from torch import nn
 
 from data_prep.errors import MachineError
-from data_prep.files import remove_leftovers, write_atomic
+from data_prep.files import digest_files, remove_leftovers, write_atomic
 from pipeline.models import build_network
 from pipeline.settings.cells import CellSettings
+
+_REMEDY = "the next run trains on from the last that is whole"
 
 
 class CheckpointError(RuntimeError):
@@ -35,14 +38,14 @@ class Checkpoints:
         buffer = io.BytesIO()
         torch.save(state, buffer)
         try:
-            write_atomic(self._path(step), buffer.getvalue())
+            write_atomic(self.path(step), buffer.getvalue())
         except OSError as error:
             raise MachineError(
                 f"the checkpoint of step {step} cannot be written ({error.strerror}); {self._describe_last()}"
             ) from error
         for old in self._steps()[:-keep]:
             if old not in also:
-                self._path(old).unlink()
+                self.path(old).unlink()
 
     def _describe_last(self) -> str:
         last = max(self._steps(), default=None)
@@ -65,13 +68,18 @@ class Checkpoints:
         Raises:
             CheckpointError: it cannot be read.
         """
-        return load_state(self._path(step))
+        return load_state(self.path(step))
+
+    def digest(self, step: int) -> str:
+        """Return the SHA-256 of the file of the state after ``step`` steps."""
+        return digest_files([self.path(step)])
 
     def remove_leftovers(self) -> None:
         """Delete files that a killed process left half written."""
         remove_leftovers(self.folder, r"step-\d+\.pt")
 
-    def _path(self, step: int) -> Path:
+    def path(self, step: int) -> Path:
+        """Return the file of the state after ``step`` steps."""
         return self.folder / f"step-{step:08d}.pt"
 
     def _steps(self) -> list[int]:
@@ -101,14 +109,17 @@ def _first_line(error: Exception) -> str:
 
 
 def load_trained(cell: CellSettings, folder: Path) -> nn.Module:
-    """Load the network of a finished training in ``folder``, in eval mode on the CPU.
+    """Load the network with which the finished training in ``folder`` ended, in eval mode on the CPU.
 
     Raises:
-        CheckpointError: no checkpoint can be read.
+        CheckpointError: the checkpoint that ``result.json`` names is missing or was changed.
     """
-    network, checkpoints = build_network(cell), Checkpoints(folder / "checkpoints")
-    step = checkpoints.newest()
-    if step is None:
-        raise CheckpointError(f"{checkpoints.folder} holds no readable checkpoint")
-    network.load_state_dict(checkpoints.load(step)["model"])
+    result = json.loads((folder / "result.json").read_bytes())
+    checkpoints, network = Checkpoints(folder / "checkpoints"), build_network(cell)
+    path = checkpoints.path(result["steps"])
+    if not path.exists():
+        raise CheckpointError(f"{path}, with which the training ended, is missing: {_REMEDY}")
+    if result.get("checkpoint", checkpoints.digest(result["steps"])) != checkpoints.digest(result["steps"]):
+        raise CheckpointError(f"{path} is not the file with which the training ended: delete it, and {_REMEDY}")
+    network.load_state_dict(checkpoints.load(result["steps"])["model"])
     return network.eval()

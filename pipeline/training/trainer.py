@@ -188,6 +188,7 @@ class Trainer:
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
             "precision": "bfloat16" if self.step.low_precision else "float32",
             "convolutions": self.convolutions,
+            "checkpoint": self.checkpoints.digest(self.length.steps) if self.ranks.world.leads else None,
             "torch": torch.__version__,
             "version": version("quarterdose"),
         }

@@ -9,6 +9,7 @@ import torch
 import zarr
 from torch import nn
 
+from data_prep.files import write_json
 from data_prep.originals import dicom_original, nifti_original
 from data_prep.progress import ignore_progress
 from data_prep.readers.dicom import open_series
@@ -50,6 +51,7 @@ def write_training(settings: CellSettings, folder: Path) -> None:
     lively = build_network(settings)
     nn.init.normal_(lively.get_parameter("up.3.reduce.conv.weight"), std=0.1)
     Checkpoints(folder / "checkpoints").save(1, {"model": lively.state_dict()}, 1)
+    write_json(folder / "result.json", {"steps": 1})
 
 
 def ship(pair: Path, kind: Format, settings: CellSettings, folder: Path) -> Hu:

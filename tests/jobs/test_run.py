@@ -110,6 +110,11 @@ def test_a_dry_run_says_why(finished: Toy) -> None:
     assert changed.count("keep") == 0
     more = finished.run("--dry-run", "--set", "study.ranks=[1,2,4]", "--set", "study.training.samples=4").stdout
     assert "study/3d-s16-r4: never run" in more
+    last = sorted((finished.run_folder / "cells/3d-s16-r1/checkpoints").iterdir())[-1]
+    last.rename(last.with_suffix(".away"))
+    without = finished.run("--dry-run").stdout
+    last.with_suffix(".away").rename(last)
+    assert f"run  study/3d-s16-r1: cells/3d-s16-r1/checkpoints/{last.name} is missing" in without
     assert finished.markers() == before
 
 
@@ -256,8 +261,10 @@ def test_when_the_driver_is_killed_its_workers_end(toy: Toy) -> None:
     wait_for(lambda: not _processes(toy.folder), 60)
 
 
-def test_a_changed_training_starts_anew(toy: Toy) -> None:
+def test_a_changed_training_starts_anew_and_one_without_its_last_checkpoint_goes_on(toy: Toy) -> None:
     old = toy.losses()
+    result = (toy.run_folder / "cells/2d/result.json").read_text()
+    sorted((toy.run_folder / "cells/2d/checkpoints").iterdir())[-1].unlink()
     changed = {
         **SETTINGS,
         "study": {**SETTINGS["study"], "ranks": [1], "training": {**SETTINGS["study"]["training"], "seed": 5}},
@@ -266,6 +273,9 @@ def test_a_changed_training_starts_anew(toy: Toy) -> None:
     assert toy.run().returncode == 0
     new = toy.losses()
     assert new["2d"] == old["2d"]
+    again = json.loads((toy.run_folder / "cells/2d/result.json").read_text())
+    assert again["checkpoint"] != json.loads(result)["checkpoint"]  # it holds times too
+    assert again["validation"] == json.loads(result)["validation"]
     assert new["3d-s16-r1"] != old["3d-s16-r1"]
     assert len(new["3d-s16-r1"]) == len(old["3d-s16-r1"])
 

@@ -65,6 +65,25 @@ def test_a_stopped_training_goes_on_to_the_same_losses(
     assert run(settings, data, tmp_path / "parts")["validation"] == whole["validation"]  # nothing left to do
 
 
+def test_only_the_checkpoint_with_which_the_training_ended_is_judged(trained: Trained, tmp_path: Path) -> None:
+    """The one before is there too, and whole."""
+    settings = cell(2, checkpoint_minutes=1e-9)
+    folder = tmp_path / "cell"
+    shutil.copytree(trained(settings)[0], folder)
+    last = sorted((folder / "checkpoints").iterdir())[-1]
+    content = last.read_bytes()
+    shutil.copy(sorted((folder / "checkpoints").iterdir())[-2], last)
+    with pytest.raises(
+        CheckpointError, match=rf"{last.name} is not the file with which the training ended: delete it, "
+    ):
+        load_trained(settings, folder)
+    last.unlink()
+    with pytest.raises(CheckpointError, match=r"is missing: the next run trains on from the last that is whole$"):
+        load_trained(settings, folder)
+    last.write_bytes(content)
+    load_trained(settings, folder)
+
+
 @pytest.mark.ranks
 def test_ranks_resume_together(make_pair: Callable[..., Path], tmp_path: Path) -> None:
     data, short, long = make_pair(), cell(2, ranks=2, epochs=2), cell(2, ranks=2, epochs=2)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from data_prep.files import write_json
 from data_prep.split import Segment, Split
 from pipeline.settings.cells import CellSettings
 from pipeline.training.distributed import joined
@@ -34,7 +35,9 @@ def run(settings: CellSettings, data: Path, folder: Path, stop_at: int | None = 
         if done == stop_at:
             raise Halted
 
-    return train(settings, data, SPLIT, folder, options.get("world", World()), options.get("start"), progress)
+    result = train(settings, data, SPLIT, folder, options.get("world", World()), options.get("start"), progress)
+    write_json(folder / "result.json", result)
+    return result
 
 
 def losses(folder: Path, kind: str = "train") -> list[float]:
