@@ -16,10 +16,10 @@ def gradient_by_planes(
     ``compute``: takes the output's gradient and the input, each (planes, channels, rows, columns); returns that of the
     kernels, (out, in, rows, columns).
     """
-    meetings = list(_meetings(shape, gradient, x))
-    planes = [compute(*meeting) if len(meeting[0]) else None for meeting in meetings]
-    zeros = next(torch.zeros_like(plane) for plane in planes if plane is not None)
-    return torch.stack([zeros if plane is None else plane for plane in planes], 2)
+    planes = [compute(*meeting) if len(meeting[0]) else None for meeting in _meetings(shape, gradient, x)]
+    middle = planes[shape.padding]  # it joins all planes of the image
+    assert middle is not None
+    return torch.stack([torch.zeros_like(middle) if plane is None else plane for plane in planes], 2)
 
 
 def _meetings(shape: ConvolutionShape, gradient: Tensor, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -4,6 +4,7 @@ A normalised image is as large as its input, which is kept anyway. To normalise 
 writes each once; of a training's memory it saves a third.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,9 @@ from pipeline.convolutions.shape import PASSES, ConvolutionShape
 from pipeline.kernels.group_norm import normalise_rows, normalise_rows_backward
 from pipeline.kernels.operators import as_image, as_rows
 from pipeline.models.norms import GroupNorm
+
+PARTS = 128
+"""About as many as a GPU has multiprocessors: A100 108, H100 132."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,11 @@ def _product_to_input(gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _product_to_weight(gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    return gradient.t() @ as_rows(x).flatten(0, 1)
+    """Sum products over millions of voxels in parts, each of which keeps a multiprocessor at work."""
+    rows = as_rows(x).flatten(0, 1)
+    parts = math.gcd(len(rows), PARTS) if len(rows) > PARTS**2 else 1
+    products = gradient.reshape(parts, -1, gradient.shape[1]).mT @ rows.reshape(parts, -1, rows.shape[1])
+    return products.sum(0, dtype=torch.float32).to(weight.dtype)
 
 
 class _NormedMap(torch.autograd.Function):

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.models.normed import product_of
 from pipeline.models.norms import ChannelNorm, build_norm
 from pipeline.models.pointwise import mix_normed_channels
 from pipeline.settings.training import Norm
@@ -70,3 +71,13 @@ def test_keeps_no_normalised_image() -> None:
     others = [t for t in kept if t.data_ptr() != x.data_ptr()]
     assert len(kept) > len(others)
     assert sum(t.nbytes for t in others) < x.nbytes / 50
+
+
+@pytest.mark.parametrize("voxels", [129 * 128, 64 * 301, 100])
+def test_the_gradient_of_weights_is_that_of_float64_in_parts_too(voxels: int) -> None:
+    x, gradient, weight = torch.randn(2, 20, voxels, 1), torch.randn(2 * voxels, 3), torch.randn(3, 20)
+    x = x.contiguous(memory_format=torch.channels_last)
+    exact = gradient.double().t() @ x.double().movedim(1, -1).reshape(-1, 20)
+    torch.testing.assert_close(
+        product_of(x, weight).weight_gradient(gradient, x, weight).double(), exact, rtol=0, atol=1e-3
+    )
