@@ -54,11 +54,8 @@ class CellStage(Stage):
 
     def outputs(self, item: str) -> list[Path]:
         """List the result and the checkpoint with which the training ended."""
-        result = self.folder.cell(item) / "result.json"
-        if not result.exists():
-            return [result]
-        steps = json.loads(result.read_bytes())["steps"]
-        return [result, self.folder.cell(item) / "checkpoints" / f"step-{steps:08d}.pt"]
+        folder = self.folder.cell(item)
+        return [folder / "result.json", folder / "checkpoints" / _checkpoint_of(folder / "result.json")]
 
     def folders(self, item: str) -> Mapping[Path, str]:
         return {self.folder.cell(item): _CELL_FILES}
@@ -91,6 +88,14 @@ class CellStage(Stage):
         if world.leads:
             write_json(folder / "result.json", {**summary, "data": digest_json(split.to_json())})
         return summary
+
+
+def _checkpoint_of(result: Path) -> str:
+    """Return the name of the checkpoint that a training's result names; empty where no result of a training is."""
+    try:
+        return f"step-{json.loads(result.read_bytes())['steps']:08d}.pt"
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 class Train2D(CellStage):

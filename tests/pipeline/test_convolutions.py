@@ -105,6 +105,12 @@ def broken(shape: ConvolutionShape, *operands: Tensor) -> Tensor:
     raise RuntimeError("CUDNN_STATUS_NOT_SUPPORTED\nand lines of stack")
 
 
+def unwritten(shape: ConvolutionShape, *operands: Tensor) -> Tensor:
+    """Add what lies in free memory: nothing on new memory."""
+    output = ALGORITHMS["weight gradient"][LIBRARY].compute(shape, *operands)
+    return output + torch.empty_like(output)
+
+
 WRONG = {
     "too large": spoilt(lambda output: output.mul_(1.05)),
     "zero": spoilt(lambda output: output.zero_()),
@@ -113,6 +119,7 @@ WRONG = {
     "not a number": spoilt(lambda output: output.view(-1)[7].fill_(float("nan"))),
     "infinite": spoilt(lambda output: output.view(-1)[7].fill_(float("inf"))),
     "never the same": spoilt(lambda output: output.view(-1)[7].add_(torch.rand(()) * 1e-3)),
+    "of memory that it did not write": Algorithm(unwritten),
     "broken": Algorithm(broken),
 }
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from data_prep.errors import UserError
+from data_prep.files import write_json
 from data_prep.progress import ignore_progress
 from data_prep.split import Part, Segment, Split
 from pipeline.evaluate.denoisers import identity, load_denoiser
@@ -102,6 +103,7 @@ def test_it_learns_in_the_trainer_and_is_judged_like_any_other(make_pair: Callab
     settings = cell(crop=32, epochs=2, samples=10, batch=2, validation_samples=2, learning_rate=3e-4)
     data = make_pair(side=192)
     result = train(settings, data, split, tmp_path / "cell", World(), None, ignore_progress)
+    write_json(tmp_path / "cell" / "result.json", result)
     assert result["parameters"] == 1_848_865
     assert result["validation"]["rmse_hu"] < result["validation"]["low_dose_rmse_hu"]
     rmse, how = {}, EvaluateSettings(device="cpu")
