@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.convolutions import library
 from pipeline.convolutions.folded import folded_output, folded_weight_gradient
 from pipeline.convolutions.lowered import lowered_output, lowered_weight_gradient
 from pipeline.convolutions.planes import gradient_by_planes
@@ -41,37 +42,24 @@ class Algorithm:
 
 def library_output(shape: ConvolutionShape, x: Tensor, weight: Tensor) -> Tensor:
     """Compute the output by torch's library."""
-    return torch.convolution(
-        x, weight, None, [1] * shape.dims, [shape.padding] * shape.dims, [1] * shape.dims, False, [0] * shape.dims, 1
-    )
+    return library.output(x, weight, [shape.padding] * shape.dims)
 
 
 def library_input_gradient(shape: ConvolutionShape, gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """Compute the input's gradient by torch's library."""
-    return _library_gradients(shape, gradient, x, weight, [True, False, False])[0]
+    return library.input_gradient(gradient, x, weight, [shape.padding] * shape.dims)
 
 
 def library_weight_gradient(shape: ConvolutionShape, gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """Compute the kernels' gradient by torch's library."""
-    return _library_gradients(shape, gradient, x, weight, [False, True, False])[1]
-
-
-def _library_gradients(
-    shape: ConvolutionShape, gradient: Tensor, x: Tensor, weight: Tensor, mask: list[bool]
-) -> tuple[Tensor, Tensor, Tensor]:
-    gradients: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward.default(
-        gradient, x, weight, None, [1] * shape.dims, [shape.padding] * shape.dims, [1] * shape.dims,
-        False, [0] * shape.dims, 1, mask,
-    )  # fmt: skip
-    return gradients
+    return library.weight_gradient(gradient, x, weight, [shape.padding] * shape.dims)
 
 
 def mirrored_input_gradient(shape: ConvolutionShape, gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """Compute the input's gradient as the output of a convolution with mirrored kernels."""
     axes = tuple(range(2, 2 + shape.dims))
     mirrored = weight.transpose(0, 1).flip(axes).contiguous(memory_format=shape.memory_format)
-    mirrored_shape = ConvolutionShape.of(gradient, mirrored, shape.kernel - 1 - shape.padding)
-    return library_output(mirrored_shape, gradient, mirrored)
+    return library.output(gradient, mirrored, [shape.kernel - 1 - shape.padding] * shape.dims)
 
 
 def filled_weight_gradient(shape: ConvolutionShape, gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
@@ -87,12 +75,7 @@ def planar_weight_gradient(shape: ConvolutionShape, gradient: Tensor, x: Tensor,
     """Compute the gradient of each plane of the kernels as that of a convolution in the plane."""
     size = *weight.shape[:2], shape.kernel, shape.kernel
     kernels = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-
-    def compute(outputs: Tensor, inputs: Tensor) -> Tensor:
-        plane_shape = ConvolutionShape.of(inputs, kernels, shape.padding)
-        return library_weight_gradient(plane_shape, outputs, inputs, kernels)
-
-    return gradient_by_planes(shape, gradient, x, compute)
+    return gradient_by_planes(shape, gradient, x, kernels, [shape.padding] * 2)
 
 
 def _is_lowered(shape: ConvolutionShape) -> bool:

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.convolutions import library
 from pipeline.convolutions.planes import gradient_by_planes
 from pipeline.convolutions.shape import ConvolutionShape
 
@@ -19,24 +20,18 @@ def folded_output(shape: ConvolutionShape, x: Tensor, weight: Tensor) -> Tensor:
     """Compute the output of a convolution that keeps the sides."""
     kernels = F.pad(weight.movedim(-1, 2).flatten(1, 2).movedim(1, -1), (0, _missing(shape))).movedim(-1, 1)[..., None]
     kernels = kernels.contiguous(memory_format=shape.memory_format)
-    sides = [1] * shape.dims
-    return torch.convolution(
-        _fold(shape, x), kernels, None, sides, _padding(shape, shape.dims), sides, False, [0] * shape.dims, 1
-    )
+    return library.output(_fold(shape, x), kernels, _padding(shape, shape.dims))
 
 
 def folded_weight_gradient(shape: ConvolutionShape, gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """Compute the kernels' gradient of a convolution that keeps the sides, in 3D plane by plane."""
     folded, size = _fold(shape, x), (shape.channels_out, _folded_channels(shape), shape.kernel, 1)
     kernels = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-
-    def compute(outputs: Tensor, inputs: Tensor) -> Tensor:
-        to_kernels: Tensor = torch.ops.aten.convolution_backward.default(
-            outputs, inputs, kernels, None, [1, 1], _padding(shape, 2), [1, 1], False, [0, 0], 1, [False, True, False]
-        )[1]
-        return to_kernels
-
-    to_kernels = compute(gradient, folded) if shape.dims == 2 else gradient_by_planes(shape, gradient, folded, compute)
+    padding = _padding(shape, 2)
+    if shape.dims == 2:
+        to_kernels = library.weight_gradient(gradient, folded, kernels, padding)
+    else:
+        to_kernels = gradient_by_planes(shape, gradient, folded, kernels, padding)
     parts = to_kernels[:, : shape.channels_in * shape.kernel, ..., 0].unflatten(1, (shape.channels_in, shape.kernel))
     to_weight: Tensor = parts.movedim(2, -1)
     return to_weight

@@ -14,28 +14,22 @@ Algorithms = Mapping[ConvolutionShape, Mapping[Pass, str]]
 """By shape, the name of each pass's algorithm."""
 
 
-class Conv2d(nn.Conv2d):
+class _ByAlgorithms(nn.modules.conv._ConvNd):
+    algorithms: Algorithms | None = None
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002 - torch's name
+        if self.algorithms is None:
+            y: Tensor = super()._conv_forward(input, weight, bias)
+            return y
+        return convolve_by(self.algorithms, input, weight, bias, int(self.padding[0]))
+
+
+class Conv2d(_ByAlgorithms, nn.Conv2d):
     """Convolution of slices, of stride 1; ``algorithms``: by which it computes, or None."""
 
-    algorithms: Algorithms | None = None
 
-    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002 - torch's name
-        if self.algorithms is None:
-            y: Tensor = super()._conv_forward(input, weight, bias)
-            return y
-        return convolve_by(self.algorithms, input, weight, bias, int(self.padding[0]))
-
-
-class Conv3d(nn.Conv3d):
+class Conv3d(_ByAlgorithms, nn.Conv3d):
     """Convolution of volumes, of stride 1; ``algorithms``: by which it computes, or None."""
-
-    algorithms: Algorithms | None = None
-
-    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002 - torch's name
-        if self.algorithms is None:
-            y: Tensor = super()._conv_forward(input, weight, bias)
-            return y
-        return convolve_by(self.algorithms, input, weight, bias, int(self.padding[0]))
 
 
 class ConvTranspose2d(nn.ConvTranspose2d):
@@ -63,12 +57,18 @@ def use_algorithms(network: nn.Module, algorithms: Algorithms | None) -> None:
 
 def convolve_by(algorithms: Algorithms, x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
     """Convolve (batch, in, sides) with (out, in, kernel) by the algorithms, in the precision of autocast."""
-    if torch.is_autocast_enabled(x.device.type):
-        precision = torch.get_autocast_dtype(x.device.type)
-        x, weight = x.to(precision), weight.to(precision)
+    x, weight = to_autocast(x, weight)
     shape = ConvolutionShape.of(x, weight, padding)
     y: Tensor = ChosenConvolution.apply(x, weight, shape, algorithms[shape])  # type: ignore[no-untyped-call]
     return y if bias is None else y.add_(bias.to(y.dtype).reshape(-1, *[1] * shape.dims))
+
+
+def to_autocast(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Convert image and weight to the precision of autocast, where it is on."""
+    if not torch.is_autocast_enabled(x.device.type):
+        return x, weight
+    precision = torch.get_autocast_dtype(x.device.type)
+    return x.to(precision), weight.to(precision)
 
 
 class ChosenConvolution(torch.autograd.Function):

@@ -1,22 +1,25 @@
 """Images of volumes plane by plane, in which libraries compute what they compute badly in space."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from pipeline.convolutions import library
 from pipeline.convolutions.shape import ConvolutionShape
 
 
 def gradient_by_planes(
-    shape: ConvolutionShape, gradient: Tensor, x: Tensor, compute: Callable[[Tensor, Tensor], Tensor]
+    shape: ConvolutionShape, gradient: Tensor, x: Tensor, kernels: Tensor, padding: Sequence[int]
 ) -> Tensor:
-    """Compute the gradient of each plane of the kernels as that of a convolution in the plane.
+    """Compute the gradient of each plane of the kernels as that of a convolution in the plane, by the library.
 
-    ``compute``: takes the output's gradient and the input, each (planes, channels, rows, columns); returns that of the
-    kernels, (out, in, rows, columns).
+    ``kernels``: of the size of a plane, (out, in, rows, columns). ``padding``: of rows and columns.
     """
-    planes = [compute(*meeting) if len(meeting[0]) else None for meeting in _meetings(shape, gradient, x)]
+    planes = [
+        library.weight_gradient(outputs, inputs, kernels, padding) if len(outputs) else None
+        for outputs, inputs in _meetings(shape, gradient, x)
+    ]
     middle = planes[shape.padding]  # it joins all planes of the image
     assert middle is not None
     return torch.stack([torch.zeros_like(middle) if plane is None else plane for plane in planes], 2)

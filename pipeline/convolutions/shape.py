@@ -8,6 +8,8 @@ from typing import Any, Literal, Self, get_args
 import torch
 from torch import Tensor
 
+from pipeline.convolutions.memory_format import channels_last
+
 Pass = Literal["output", "input gradient", "weight gradient"]
 PASSES: tuple[Pass, ...] = get_args(Pass)
 
@@ -52,7 +54,7 @@ class ConvolutionShape:
     @property
     def memory_format(self) -> torch.memory_format:
         """Torch's name of the order of images and kernels in memory: channels last."""
-        return torch.channels_last if self.dims == 2 else torch.channels_last_3d
+        return channels_last(self.dims)
 
     @property
     def keeps_sides(self) -> bool:

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from data_prep.volume import AIR_HU, Numbers
 from pipeline.convolutions.choice import OutputAlgorithms
 from pipeline.convolutions.layers import use_algorithms
+from pipeline.convolutions.memory_format import lay_out
 from pipeline.intensity import HU_HIGH, HU_LOW, scaling
-from pipeline.models.memory_format import lay_out
 from pipeline.sampling import crop_centre
 from pipeline.settings.cells import CellSettings
 from pipeline.settings.training import SIDE_MULTIPLE

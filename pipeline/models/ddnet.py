@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from data_prep.errors import UserError
+from pipeline.convolutions.memory_format import channels_last
 from pipeline.kernels.choice import uses_kernels
 from pipeline.kernels.pooling import max_pool
 from pipeline.kernels.upsampling import double_and_join
 from pipeline.models.convolution import SLOPE, Convolution, NormedConvolution, build_convolution, convolve_and_activate
 from pipeline.models.dimensions import LINEAR, MAX_POOL
-from pipeline.models.memory_format import channels_last
 from pipeline.models.norms import ChannelNorm, build_norm, held_statistics
 from pipeline.models.stripes import run_in_stripes, uses_stripes
 from pipeline.settings.training import SIDE_MULTIPLE, Norm

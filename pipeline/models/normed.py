@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from pipeline.convolutions.algorithms import ALGORITHMS, LIBRARY
-from pipeline.convolutions.layers import Conv2d, Conv3d
+from pipeline.convolutions.layers import Conv2d, Conv3d, to_autocast
 from pipeline.convolutions.shape import PASSES, ConvolutionShape
 from pipeline.kernels.group_norm import normalise_rows, normalise_rows_backward
 from pipeline.kernels.operators import as_image, as_rows
@@ -40,9 +40,7 @@ class LinearMap:
 
 def map_normed(x: Tensor, norm: GroupNorm, weight: Tensor, linear: Callable[[Tensor, Tensor], LinearMap]) -> Tensor:
     """Normalise (batch, channels, sides), then apply the linear map that ``linear`` returns for image and weight."""
-    if torch.is_autocast_enabled(x.device.type):
-        precision = torch.get_autocast_dtype(x.device.type)
-        x, weight = x.to(precision), weight.to(precision)
+    x, weight = to_autocast(x, weight)
     y: Tensor = _NormedMap.apply(  # type: ignore[no-untyped-call]
         x, norm.num_groups, norm.weight, norm.bias, norm.eps, weight, linear(x, weight)
     )

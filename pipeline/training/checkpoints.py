@@ -119,7 +119,8 @@ def load_trained(cell: CellSettings, folder: Path) -> nn.Module:
     path = checkpoints.path(result["steps"])
     if not path.exists():
         raise CheckpointError(f"{path}, with which the training ended, is missing: {_REMEDY}")
-    if result.get("checkpoint", checkpoints.digest(result["steps"])) != checkpoints.digest(result["steps"]):
+    digest = checkpoints.digest(result["steps"])
+    if result.get("checkpoint", digest) != digest:
         raise CheckpointError(f"{path} is not the file with which the training ended: delete it, and {_REMEDY}")
     network.load_state_dict(checkpoints.load(result["steps"])["model"])
     return network.eval()

@@ -9,7 +9,6 @@ import torch
 from data_prep.files import write_json
 from data_prep.log import logger
 from pipeline.convolutions.choice import choose, covers, from_rows, to_rows
-from pipeline.convolutions.layers import Algorithms
 from pipeline.convolutions.machine import describe_machine
 from pipeline.convolutions.needs import Needs, NeedsCollector
 from pipeline.settings.cells import CellSettings
@@ -60,8 +59,3 @@ def _read_or_choose(cell: CellSettings, path: Path, device: torch.device) -> dic
         torch.cuda.reset_peak_memory_stats(device)
     write_json(path, choice)
     return choice
-
-
-def read_algorithms(choice: dict[str, Any]) -> Algorithms:
-    """Read the algorithms of a choice."""
-    return from_rows(choice["algorithms"])

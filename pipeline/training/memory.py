@@ -21,8 +21,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from data_prep.volume import SIDE
+from pipeline.convolutions.memory_format import lay_out
 from pipeline.kernels.choice import kernels_on_all_devices
-from pipeline.models.memory_format import lay_out
 from pipeline.models.registry import build_network
 from pipeline.settings.cells import CellSettings
 from pipeline.training.clock import StepClock

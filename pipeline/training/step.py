@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
+from pipeline.convolutions.memory_format import channels_last
 from pipeline.losses import build_loss
-from pipeline.models.memory_format import channels_last
 from pipeline.settings.cells import CellSettings
 from pipeline.training.clock import StepClock
 from pipeline.training.exchange import without_exchange

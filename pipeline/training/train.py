@@ -10,14 +10,15 @@ from torch import nn
 
 from data_prep.progress import Progress
 from data_prep.split import Split
+from pipeline.convolutions.choice import from_rows
 from pipeline.convolutions.layers import use_algorithms
+from pipeline.convolutions.memory_format import lay_out
 from pipeline.dataset import PairSamples, RankBatches
 from pipeline.models import build_network
-from pipeline.models.memory_format import lay_out
 from pipeline.settings.cells import ARMS, CellSettings
 from pipeline.training.checkpoints import Checkpoints, load_state
 from pipeline.training.clock import StepClock
-from pipeline.training.convolutions import algorithms_of, chooses_algorithms, read_algorithms
+from pipeline.training.convolutions import algorithms_of, chooses_algorithms
 from pipeline.training.distributed import device_of
 from pipeline.training.exchange import exchange_gradients
 from pipeline.training.loader import Batch, read_ahead, repeat_first
@@ -78,7 +79,7 @@ def _build_trainer(
     )
     step = _build_step(cell, start, ranks)
     if convolutions:
-        use_algorithms(step.model, read_algorithms(convolutions))
+        use_algorithms(step.model, from_rows(convolutions["algorithms"]))
     checkpoints = Checkpoints(folder / "checkpoints")
     steps_taken, record = _restore(step, checkpoints, ranks)
     record.seconds["start"] += time.perf_counter() - start_time

@@ -11,10 +11,10 @@ from torch import nn
 from data_prep.progress import ignore_progress
 from jobs.stages.denoise import denoise_scan
 from jobs.stages.denoise_outputs import OutputOptions
+from pipeline.convolutions.memory_format import lay_out
 from pipeline.inference.model_file import Model
 from pipeline.inference.windows import plan_windows
 from pipeline.models import build_network
-from pipeline.models.memory_format import lay_out
 from pipeline.training.distributed import device_of
 from pipeline.training.world import World
 from tests.bench.timing import medians

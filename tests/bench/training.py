@@ -17,8 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from data_prep.files import write_json
 from data_prep.progress import ignore_progress
 from data_prep.split import Segment, Split
+from pipeline.convolutions.memory_format import lay_out
 from pipeline.models import DDnet, load_published
-from pipeline.models.memory_format import lay_out
 from pipeline.settings.cells import CellSettings
 from pipeline.training.clock import PARTS, StepClock
 from pipeline.training.distributed import joined

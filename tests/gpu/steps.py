@@ -9,7 +9,7 @@ from torch import nn
 
 from pipeline.convolutions.choice import choose
 from pipeline.convolutions.layers import use_algorithms
-from pipeline.models.memory_format import lay_out
+from pipeline.convolutions.memory_format import lay_out
 from pipeline.models.registry import build_network
 from pipeline.settings.cells import CellSettings
 from pipeline.training.clock import StepClock

@@ -16,11 +16,11 @@ from data_prep.files import write_json
 from pipeline.convolutions.algorithms import ALGORITHMS, LIBRARY, Algorithm
 from pipeline.convolutions.choice import OutputAlgorithms, choose, from_rows, to_rows
 from pipeline.convolutions.layers import Conv2d, Conv3d, ConvTranspose2d, use_algorithms
+from pipeline.convolutions.memory_format import lay_out
 from pipeline.convolutions.needs import NeedsCollector
 from pipeline.convolutions.shape import PASSES, ConvolutionShape, Pass
 from pipeline.convolutions.trial import TOLERANCE, Trial, quickest, try_algorithms
 from pipeline.models import REDCNN, DDnet, build_network
-from pipeline.models.memory_format import lay_out
 from pipeline.training.convolutions import FILE_NAME, convolutions_of
 from tests.pipeline.algorithms import last_algorithms
 from tests.pipeline.cells import cell

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pipeline.convolutions.layers import use_algorithms
+from pipeline.convolutions.memory_format import channels_last, lay_out
 from pipeline.convolutions.needs import NeedsCollector
 from pipeline.kernels.choice import kernels_on_all_devices
 from pipeline.losses import CompositeLoss
 from pipeline.models import DDnet
 from pipeline.models.ddnet import Down, Up
-from pipeline.models.memory_format import channels_last, lay_out
 from pipeline.training.memory import drop_data, predict
 from tests.pipeline.algorithms import last_algorithms
 from tests.pipeline.cells import cell

@@ -6,9 +6,9 @@ from typing import Any, get_args
 import pytest
 import torch
 
+from pipeline.convolutions.memory_format import lay_out
 from pipeline.kernels.choice import kernels_on_all_devices
 from pipeline.models.ddnet import DDnet
-from pipeline.models.memory_format import lay_out
 from pipeline.models.registry import build_network
 from pipeline.settings.cells import CellSettings
 from pipeline.settings.names import ModelName

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from data_prep.errors import UserError
+from pipeline.convolutions.memory_format import channels_last, lay_out
 from pipeline.models import DDnet, inflate, load_published
-from pipeline.models.memory_format import channels_last, lay_out
 from pipeline.models.norms import BatchNorm
 from pipeline.settings.names import Fill
 from pipeline.settings.training import Norm

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline.convolutions.memory_format import channels_last, lay_out
 from pipeline.models import DDnet
 from pipeline.models.ddnet import LEVELS
-from pipeline.models.memory_format import channels_last, lay_out
 from pipeline.models.stripes import ROWS
 from pipeline.settings.training import Norm
 from pipeline.training.memory import Dataless, LiveBytes

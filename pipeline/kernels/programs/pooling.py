@@ -6,7 +6,7 @@ import triton.language as tl
 from torch import Tensor
 
 from pipeline.kernels.operators import voxel_stride
-from pipeline.kernels.programs.tiles import ELEMENTS, OPTIONS
+from pipeline.kernels.programs.tiles import OPTIONS, grid_of_voxels
 
 
 @triton.jit
@@ -72,7 +72,7 @@ def max_pool(x: Tensor, sides: list[int]) -> tuple[Tensor, Tensor]:
         voxels *= (side + 1) // 2
     y = x.new_empty(len(x), voxels // len(x), channels)
     positions = torch.empty_like(y, dtype=torch.uint8)
-    grid, widths = _grid(voxels, channels)
+    grid, widths = grid_of_voxels(voxels, channels)
     _pool[grid](
         x, y, positions, voxels, *three, voxel_stride(x), channels, 3 if len(sides) == 3 else 1, *widths, **OPTIONS
     )
@@ -85,7 +85,7 @@ def max_pool_backward(gradient: Tensor, positions: Tensor, sides: list[int]) -> 
     channels = gradient.shape[2]
     to_x = gradient.new_empty(len(gradient), slices * rows * columns, channels)
     voxels = len(to_x) * to_x.shape[1]
-    grid, widths = _grid(voxels, channels)
+    grid, widths = grid_of_voxels(voxels, channels)
     _gather[grid](
         gradient, positions, to_x, voxels, slices, rows, columns, voxel_stride(gradient), channels,
         2 if len(sides) == 3 else 1, *widths, **OPTIONS,
@@ -95,9 +95,3 @@ def max_pool_backward(gradient: Tensor, positions: Tensor, sides: list[int]) -> 
 
 def _three(sides: list[int]) -> tuple[int, int, int]:
     return (sides[0] if len(sides) == 3 else 1), sides[-2], sides[-1]
-
-
-def _grid(voxels: int, channels: int) -> tuple[tuple[int], tuple[int, int]]:
-    padded = triton.next_power_of_2(channels)
-    height = min(max(1, ELEMENTS // padded), triton.next_power_of_2(voxels))
-    return (-(-voxels // height),), (height, padded)

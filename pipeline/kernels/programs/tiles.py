@@ -25,11 +25,16 @@ class Tiling(NamedTuple):
     channels: int
 
 
+def grid_of_voxels(voxels: int, channels: int, elements: int = ELEMENTS) -> tuple[tuple[int], tuple[int, int]]:
+    """Divide (voxels, channels) into tiles of so many elements: their number, and a tile's voxels and channels."""
+    padded = triton.next_power_of_2(channels)
+    height = min(max(1, elements // padded), triton.next_power_of_2(voxels))
+    return (-(-voxels // height),), (height, padded)
+
+
 @cache
 def tile(rows: int, channels: int, elements: int = ELEMENTS) -> Tiling:
     """Divide ``rows`` of ``channels`` into tiles of so many elements."""
-    padded = triton.next_power_of_2(channels)
-    height = min(max(1, elements // padded), triton.next_power_of_2(rows))
-    tiles = -(-rows // height)
+    (tiles,), (height, padded) = grid_of_voxels(rows, channels, elements)
     span = height * -(-tiles // BLOCKS)
     return Tiling(height, span, -(-rows // span), padded)

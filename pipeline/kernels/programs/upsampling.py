@@ -9,6 +9,7 @@ import triton.language as tl
 from torch import Tensor
 
 from pipeline.kernels.operators import voxel_stride
+from pipeline.kernels.programs.tiles import grid_of_voxels
 
 ELEMENTS = 2048
 """Of a tile, so that a thread of 128 holds sixteen."""
@@ -110,7 +111,7 @@ def double_and_join(x: Tensor, skip: Tensor, sides: list[int]) -> Tensor:
     (batch, new_voxels, skipped), channels = skip.shape, x.shape[2]
     y = x.new_empty(batch, new_voxels, channels + skipped)
     voxels = batch * new_voxels
-    grid, widths = _grid(voxels, channels)
+    grid, widths = grid_of_voxels(voxels, channels, ELEMENTS)
     _double[grid](
         x, skip, y, voxels, slices, rows, columns, new_slices, voxel_stride(x), voxel_stride(skip), channels, skipped,
         2 if len(sides) == 3 else 1, *widths, triton.next_power_of_2(skipped), **OPTIONS,
@@ -123,7 +124,7 @@ def double_backward(gradient: Tensor, sides: list[int]) -> Tensor:
     slices, rows, columns, new_slices = _sides(sides)
     voxels, channels = len(gradient) * slices * rows * columns, gradient.shape[2]
     to_x = gradient.new_empty(len(gradient), slices * rows * columns, channels)
-    grid, widths = _grid(voxels, channels)
+    grid, widths = grid_of_voxels(voxels, channels, ELEMENTS)
     _gather[grid](
         gradient, to_x, voxels, slices, rows, columns, new_slices, voxel_stride(gradient), channels,
         5 if len(sides) == 3 else 1, *widths, **OPTIONS,
@@ -135,9 +136,3 @@ def _sides(sides: list[int]) -> tuple[int, int, int, int]:
     """Return the three sides and the number of slices afterwards; a slice alone stays alone."""
     rows, columns = sides[-2:]
     return (sides[0], rows, columns, 2 * sides[0]) if len(sides) == 3 else (1, rows, columns, 1)
-
-
-def _grid(voxels: int, channels: int) -> tuple[tuple[int], tuple[int, int]]:
-    padded = triton.next_power_of_2(channels)
-    height = min(max(1, ELEMENTS // padded), triton.next_power_of_2(voxels))
-    return (-(-voxels // height),), (height, padded)
