@@ -1,5 +1,6 @@
 """Trials of a pass's algorithms on a device: how long each takes, and how far it is from float32 on random images."""
 
+import ctypes
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,6 +29,9 @@ LARGEST_TOLERANCE = 0.1
 REPETITIONS = 3
 HOPELESS = 3
 """An algorithm that first takes so many times the quickest's seconds is not timed again."""
+
+_M_PERTURB = -6
+"""Option of ``mallopt``, from malloc.h: new memory is filled with the complement of a byte; 0 ends it."""
 
 _EXACT: Mapping[Pass, Callable[..., Tensor]] = {
     "output": library_output,
@@ -100,10 +104,10 @@ class Operands:
         """Try an algorithm; ``best``: seconds of the quickest so far."""
         tolerance = TOLERANCE[self.shape.precision]
         try:
-            self._spoil_free_memory()
-            first, _ = self._time(computed, algorithm)  # a first call also looks for kernels and memory
-            self._spoil_free_memory()
-            second, seconds = self._time(computed, algorithm)
+            with self._spoilt_memory():
+                first, _ = self._time(computed, algorithm)  # a first call also looks for kernels and memory
+                second, _ = self._time(computed, algorithm)
+            _, seconds = self._time(computed, algorithm)
             if seconds < HOPELESS * best:
                 seconds = statistics.median(self._time(computed, algorithm)[1] for _ in range(REPETITIONS))
             errors = self._errors(computed, first)
@@ -112,12 +116,17 @@ class Operands:
             return Trial(name, nan, nan, nan, False, tolerance, str(error).splitlines()[0])
         return Trial(name, seconds, *errors, torch.equal(first, second), tolerance)
 
-    def _spoil_free_memory(self) -> None:
-        """Fill memory with NaN and free it: a library that reads what it did not write is right only on new memory."""
-        sizes = [size for size in (2**8, 2**10, 2**12, 2**14, 2**16, 2**18) for _ in range(max(1, 2**17 // size))]
-        sizes.append(self.x.numel() + self.gradient.numel())
-        blocks = [torch.full((size,), torch.nan, device=self.device) for size in sizes]
-        del blocks
+    @contextmanager
+    def _spoilt_memory(self) -> Iterator[None]:
+        """Let new memory hold wrong numbers: a library that reads what it did not write is right only by chance."""
+        if self.device.type == "cuda":  # whose free memory torch hands out again
+            sizes = [2**8, 2**12, 2**16, 2**20, self.x.numel() + self.gradient.numel()]
+            blocks = [torch.full((size,), torch.nan, device=self.device) for size in sizes]
+            del blocks
+            yield
+        else:
+            with filled_memory():
+                yield
 
     def _time(self, computed: Pass, algorithm: Algorithm) -> tuple[Tensor, float]:
         self._synchronise()
@@ -169,3 +178,14 @@ def _set(owner: object, **switches: bool) -> Iterator[None]:
     finally:
         for name, value in before.items():
             setattr(owner, name, value)
+
+
+@contextmanager
+def filled_memory() -> Iterator[None]:
+    """Have glibc fill memory that it allocates with bytes of 0x7F, which are 3e38 in float32 and in bfloat16."""
+    libc = ctypes.CDLL(None)
+    libc.mallopt(_M_PERTURB, 0x80)
+    try:
+        yield
+    finally:
+        libc.mallopt(_M_PERTURB, 0)

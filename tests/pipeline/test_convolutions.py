@@ -19,7 +19,7 @@ from pipeline.convolutions.layers import Conv2d, Conv3d, ConvTranspose2d, use_al
 from pipeline.convolutions.memory_format import lay_out
 from pipeline.convolutions.needs import NeedsCollector
 from pipeline.convolutions.shape import PASSES, ConvolutionShape, Pass
-from pipeline.convolutions.trial import TOLERANCE, Trial, quickest, try_algorithms
+from pipeline.convolutions.trial import TOLERANCE, Trial, filled_memory, quickest, try_algorithms
 from pipeline.models import REDCNN, DDnet, build_network
 from pipeline.training.convolutions import FILE_NAME, convolutions_of
 from tests.pipeline.algorithms import last_algorithms
@@ -144,6 +144,14 @@ def test_float32_is_exact_also_while_a_network_runs_in_low_precision() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         trials = try_algorithms(SHAPES["stem"], "output", CPU)
     assert max(trial.size_error for trial in trials) < 1e-5
+
+
+def test_new_memory_holds_wrong_numbers_for_a_while() -> None:
+    sizes = (7, 1000, 10**6, 10**8 // 4)  # the last is mapped anew
+    with filled_memory():
+        assert [float(torch.empty(size).min()) > 1e38 for size in sizes] == [True] * len(sizes)
+        assert float(torch.empty(1000, dtype=torch.bfloat16).min()) > 1e38
+    assert float(torch.empty(10**8 // 4).max()) < 1e38
 
 
 def test_an_algorithm_at_the_tolerance_is_right_and_beyond_it_is_not() -> None:
