@@ -25,6 +25,7 @@ class WriteReport(Stage):
     """
 
     name: ClassVar[str] = "report"
+    version: ClassVar[int] = 2
     accepts_failed_inputs: ClassVar[bool] = True
     concludes: ClassVar[bool] = True
 
@@ -36,6 +37,11 @@ class WriteReport(Stage):
 
     def items(self) -> list[str]:
         return ["report"]
+
+    def reads(self, item: str) -> dict[str, Any]:
+        study, budget = self.settings.study, self.settings.budget
+        return {"data_rate": study.data_rate, "include_disturbed": study.include_disturbed,
+                "budget": budget.model_dump(mode="json")}  # fmt: skip
 
     def inputs(self, item: str) -> list[Ref]:
         trainings = [(stage.name, cell) for cell, (stage, _) in self.cells.items()]

@@ -28,7 +28,8 @@ _PATHS: Any = {"runs": True, "study": {"donor": True}, "data": {"sources": {"__a
 _COLUMNS = {
     "cells": ["cell", "state", "model", "slices", "ranks", "nodes", "sampling", "transfer", "seed", "arm", "work",
               "epochs", "parameters", "steps", "samples", "effective_batch", "training_seconds", "validation_seconds",
-              "start_seconds", "step_p50_seconds", "step_p95_seconds", "cpu_seconds", "peak_bytes", "device", "reason"],
+              "start_seconds", "step_p50_seconds", "step_p95_seconds", "cpu_seconds", "peak_bytes", "device",
+              "disturbed", "disturbance", "reason"],
 }  # fmt: skip
 _MANIFEST = ["dataset", "subject", "scan", "state", "slices", "spacing_z_mm", "spacing_xy_mm", "rmse_low_hu", "reason"]
 

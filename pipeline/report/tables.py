@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from data_prep.files import digest_json
+from pipeline.scaling.disturbance import MEASURES, YES, judge_load
 from pipeline.scaling.points import CONDITIONS
 from pipeline.scaling.timing import step_quantiles
 from pipeline.settings.cells import CellSettings
@@ -20,15 +21,20 @@ _SECONDS = ("training", "validation", "start", "checkpoint")
 
 
 def cells_table(
-    root: Path, cells: Sequence[CellSettings], states: Mapping[str, tuple[str, str]], steps: pd.DataFrame
-) -> pd.DataFrame:
+    root: Path, cells: Sequence[CellSettings], states: Mapping[str, tuple[str, str]], steps: pd.DataFrame, *,
+    include_disturbed: bool,
+) -> pd.DataFrame:  # fmt: skip
     """Make a row a training; one that is not done has its state and the reason, and no numbers.
+
+    ``disturbed``: yes, no or not measured, and ``disturbance`` says by what; ``left_out``: whether speed-up, laws and
+    projection leave it out, which is so for disturbed ones, unless they are to be included.
 
     Trainings that differ only in ranks and seed have the same digest ``alike``; those that differ only in ranks, seed
     and transfer the same ``alike_but_transfer``.
     """
     rows = [_cell_row(root, cell, *states[cell.id]) for cell in cells]
-    return pd.DataFrame(rows).join(step_quantiles(steps), on="cell")
+    table = pd.DataFrame(rows).join(step_quantiles(steps), on="cell")
+    return table.assign(left_out=(table["disturbed"] == YES) & (not include_disturbed))
 
 
 def _cell_row(root: Path, cell: CellSettings, state: str, reason: str) -> dict[str, Any]:
@@ -38,7 +44,8 @@ def _cell_row(root: Path, cell: CellSettings, state: str, reason: str) -> dict[s
         "ranks": cell.ranks, "sampling": cell.sampling, "transfer": cell.transfer, "seed": training.seed,
         "arm": cell.arm, "work": training.work, "epochs": training.epochs, "batch": training.batch,
         "accumulation": training.accumulation, "rate_rule": training.rate_rule, "alike": "", "alike_but_transfer": "",
-        **dict.fromkeys([*_RESULT, "nodes", "node_list", *(f"{kind}_seconds" for kind in _SECONDS)]),
+        **dict.fromkeys([*_RESULT, "nodes", "node_list", *(f"{kind}_seconds" for kind in _SECONDS), *MEASURES]),
+        "disturbed": "", "disturbance": "",
     }  # fmt: skip
     if state == "done":
         row |= _result(cell, json.loads((root / "cells" / cell.id / "result.json").read_text()))
@@ -50,6 +57,7 @@ def _result(cell: CellSettings, result: dict[str, Any]) -> dict[str, Any]:
         mode="json", exclude={"id": True, "ranks": True, "training": {*WITHOUT_EFFECT, "seed"}}
     )  # fmt: skip
     compared = [result[name] for name in CONDITIONS]
+    disturbed, disturbance = judge_load(result.get("load"))
     return {
         **{name: result[name] for name in _RESULT},
         "nodes": len(result["nodes"]), "node_list": " ".join(result["nodes"]),
@@ -57,6 +65,7 @@ def _result(cell: CellSettings, result: dict[str, Any]) -> dict[str, Any]:
         "alike_but_transfer": digest_json([{**shared, "transfer": "any"}, *compared])[:12],
         **{f"{kind}_seconds": value for kind, value in result["seconds"].items()},
         **{f"validation_{name}": value for name, value in result["validation"].items()},
+        **(result.get("load") or {}), "disturbed": disturbed, "disturbance": disturbance,
     }  # fmt: skip
 
 

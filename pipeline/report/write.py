@@ -64,7 +64,8 @@ def collect(
     """Read the run folder and compute all that the report shows; arguments as those of :func:`write_report`."""
     lines = {cell.id: read_metrics(root / "cells" / cell.id) for cell in cells}
     curves, slices, steps = curves_table(cells, lines), judged_table(root, judged), steps_table(cells, lines)
-    trained, quality = cells_table(root, cells, states, steps), quality_tables(root, judged, slices)
+    trained = cells_table(root, cells, states, steps, include_disturbed=settings.study.include_disturbed)
+    quality = quality_tables(root, judged, slices)
     tables = {
         "cells": trained, **quality, **_scaling(trained, steps, slices, settings.study.data_rate),
         "transfer": steps_to_2d(trained, validation_table(curves)), "table2": table2(trained, slices),

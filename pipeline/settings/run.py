@@ -52,6 +52,9 @@ class StudySettings(GridSettings):
     data_rate: float | None = Field(
         None, gt=0, description="samples a second that the file system gives all ranks, for the projection; null: any"
     )
+    include_disturbed: bool = Field(
+        False, description="speed-up, laws and projection also use trainings that other processes disturbed"
+    )
     order_seed: int = Field(0, description="of the order in which trainings are begun")
 
     @model_validator(mode="before")

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.training.clock import PARTS, StepClock
+from pipeline.training.node_load import LoadMeter
 from pipeline.training.ranks import Ranks
 from pipeline.training.record import StepTimes, TrainingRecord
 
@@ -20,6 +21,7 @@ class Measurements:
 
     def __init__(self, record: TrainingRecord, clock: StepClock, ranks: Ranks) -> None:
         self.record, self.clock, self.ranks = record, clock, ranks
+        self._load = LoadMeter(ranks, record.load)
         self._pending: list[Tensor] = []
         self._timed_steps = 0
         self.start()
@@ -28,6 +30,7 @@ class Measurements:
         """Start to measure at this moment; steps that were not settled are dropped."""
         self._pending = []
         self.clock.start()
+        self._load.start()
         self._cpu_start, self._start = time.process_time(), time.perf_counter()
 
     def add(self, loss_and_norm: Tensor) -> None:
@@ -47,6 +50,7 @@ class Measurements:
         losses_and_norms = torch.stack(self._pending).double().cpu()
         loss, gradient_norm = losses_and_norms.sum(0).tolist()
         seconds = time.perf_counter() - self._start
+        self._load.settle()
         sums = {"loss": loss, "gradient_norm": gradient_norm, "steps": float(len(losses_and_norms)),
                 **self.clock.seconds(), "whole": seconds, "cpu": time.process_time() - self._cpu_start}  # fmt: skip
         self.record.seconds["training"] += seconds

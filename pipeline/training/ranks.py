@@ -1,12 +1,14 @@
 """Collective operations of the ranks of one training: every rank must call each of them, in the same order."""
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.training.world import World
@@ -65,9 +67,21 @@ class Ranks:
             dist.broadcast_object_list(shared, 0, device=torch.device("cpu"))
         return shared[0]
 
+    def rows(self, numbers: Sequence[float]) -> NDArray[np.float64]:
+        """Return the numbers of all ranks, a row a rank; does not wait for the GPU."""
+        table = torch.zeros(self.world.size, len(numbers), dtype=torch.float64)
+        table[self.world.rank] = torch.tensor(numbers, dtype=torch.float64)
+        if self.world.size > 1:
+            dist.all_reduce(table)
+        return table.numpy()
+
+    def gather(self, content: Any) -> list[Any]:
+        """Return the plain values of all ranks, an item a rank."""
+        contents: list[Any] = [content] * self.world.size
+        if self.world.size > 1:
+            dist.all_gather_object(contents, content)
+        return contents
+
     def hosts(self) -> list[str]:
         """List the names of the ranks' nodes, each once."""
-        names: list[Any] = [socket.gethostname()] * self.world.size
-        if self.world.size > 1:
-            dist.all_gather_object(names, socket.gethostname())
-        return sorted(set(names))
+        return sorted(set(self.gather(socket.gethostname())))

@@ -20,7 +20,8 @@ class TrainingRecord:
 
     ``seconds``: by kind of work. ``validation``: the last one, after ``validated`` steps. ``best``: step and RMSE of
     the best one. ``spent``: sums over all steps and ranks of loss, gradient norm, times and CPU seconds; ``line``: the
-    same since the last line of metrics. ``timed``: times of each step since that line.
+    same since the last line of metrics. ``timed``: times of each step since that line. ``load``: the sums of
+    :class:`~pipeline.training.node_load.LoadMeter`.
     """
 
     seconds: dict[str, float] = field(default_factory=_no_seconds)
@@ -30,6 +31,7 @@ class TrainingRecord:
     spent: dict[str, float] = field(default_factory=dict)
     line: dict[str, float] = field(default_factory=dict)
     timed: list[StepTimes] = field(default_factory=list)
+    load: dict[str, list[float]] = field(default_factory=dict)
 
     @contextmanager
     def time(self, kind: str) -> Iterator[None]:
@@ -52,5 +54,5 @@ class TrainingRecord:
 
     @classmethod
     def from_state(cls, state: dict[str, Any]) -> "TrainingRecord":
-        """Restore a record from the state of a checkpoint."""
-        return cls(**{name: state[name] for name in cls.__dataclass_fields__})
+        """Restore a record from the state of a checkpoint; what an older version did not record starts empty."""
+        return cls(**{name: state[name] for name in cls.__dataclass_fields__ if name in state})

@@ -18,6 +18,7 @@ from pipeline.training.divergence import check_finite, check_steps
 from pipeline.training.loader import Batch
 from pipeline.training.measurements import Measurements
 from pipeline.training.metrics_file import MetricsFile
+from pipeline.training.node_load import summarise
 from pipeline.training.ranks import Ranks
 from pipeline.training.record import TrainingRecord
 from pipeline.training.schedule import TrainingLength, effective_batch, learning_rate
@@ -182,6 +183,7 @@ class Trainer:
             "seconds": {kind: round(seconds, 3) for kind, seconds in record.seconds.items()},
             "step_seconds": self.measurements.mean_times(),
             "cpu_seconds": round(record.spent["cpu"], 3),
+            "load": summarise(record.load) if self.ranks.world.leads else None,
             "validation": record.validation,
             "best": record.best,
             "peak_bytes": _peak_bytes(device),

@@ -93,3 +93,9 @@ def train(root: Path, cell: CellSettings, lines: int = 1) -> None:
     ]  # fmt: skip
     written = trained + [{**judged, "step": step, "rmse_hu": rmse} for step, rmse in steps.items()]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in written))
+
+
+def write_load(root: Path, cell: str, load: dict[str, float]) -> None:
+    """Record in a training's result what was measured of other work beside it."""
+    path = root / "cells" / cell / "result.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "load": load}))

@@ -1,0 +1,155 @@
+"""What other work on a training's nodes is measured, and from when on the training counts as disturbed."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipeline.report.tables import cells_table
+from pipeline.scaling.disturbance import LIMITS, MEASURES, judge_load
+from pipeline.scaling.timing import steps_table
+from pipeline.settings.cells import cells_of
+from pipeline.training.checkpoints import Checkpoints
+from pipeline.training.gpu_state import GpuState
+from pipeline.training.node_load import neighbour_jobs, process_seconds
+from pipeline.training.ranks import Ranks
+from pipeline.training.world import World
+from tests.pipeline.cells import cell
+from tests.pipeline.runs import fill, settings_of, write_load
+from tests.pipeline.trainings import CPU, Halted, run, train_ranks
+
+QUIET = {"cpu_share": 0.96, "foreign_share": 0.009, "foreign_node_share": 0.009, "jobs_start": 0.0, "jobs_end": 0.0,
+         "gpu_mhz": 1980.0, "gpu_throttled_share": 0.0}  # fmt: skip
+
+
+@contextmanager
+def busy_loops() -> Iterator[None]:
+    """A process for each core that does nothing else."""
+    loops = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+    try:
+        yield
+    finally:
+        for loop in loops:
+            loop.kill()
+            loop.wait()
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_training_beside_a_busy_loop_a_core_is_disturbed(
+    make_pair: Callable[..., Path], tmp_path: Path, ranks: int
+) -> None:
+    settings = cell(2, ranks=ranks, samples=16, epochs=1, crop=32)
+    with busy_loops():
+        load = train_ranks(settings, make_pair(), tmp_path / "cell")[0]["load"]
+    assert set(load) == set(MEASURES)
+    assert load["foreign_share"] > 0.3  # ranks and loops share the cores
+    assert load["foreign_node_share"] > 0.3
+    assert load["switches_a_second"] > 0
+    assert load["average_start"] > 0
+    disturbed, reason = judge_load(load)
+    assert disturbed == "yes"
+    assert reason.startswith("other processes took")
+
+
+def _burn(seconds: float) -> None:
+    until = time.process_time() + seconds
+    while time.process_time() < until:
+        pass
+
+
+def _burn_and_wait(ready: Any, done: Any) -> None:
+    _burn(0.3)
+    ready.set()
+    done.wait(60)
+
+
+def test_a_training_s_own_reading_processes_are_no_foreign_work() -> None:
+    """While they live and after their end."""
+    context, start = multiprocessing.get_context("fork"), process_seconds()
+    ready, done = context.Event(), context.Event()
+    reader = context.Process(target=_burn_and_wait, args=(ready, done))
+    reader.start()
+    assert ready.wait(60)
+    _burn(0.2)
+    assert process_seconds() - start == pytest.approx(0.5, abs=0.15)
+    done.set()
+    reader.join()
+    assert process_seconds() - start == pytest.approx(0.5, abs=0.15)
+
+
+def test_the_sums_go_on_over_a_resumption(make_pair: Callable[..., Path], tmp_path: Path) -> None:
+    data, settings = make_pair(), cell(2, checkpoint_minutes=1e-9, samples=8)
+    with pytest.raises(Halted):
+        run(settings, data, tmp_path, stop_at=9)
+    result = run(settings, data, tmp_path)
+    state = Checkpoints(tmp_path / "checkpoints").load(result["steps"])
+    assert state["load"]["wall"] == pytest.approx([state["seconds"]["training"]], rel=0.2)
+    assert state["load"]["process"] == pytest.approx([state["spent"]["cpu"]], rel=0.2)
+    assert len(state["load"]["average_start"]) == 1
+
+
+def test_ranks_see_each_other_s_numbers_and_a_cpu_has_no_clock_rate() -> None:
+    ranks = Ranks(World(), CPU)
+    assert ranks.rows([1.0, 2.0]).tolist() == [[1.0, 2.0]]
+    assert ranks.gather("a") == ["a"]
+    assert GpuState(torch.device("cpu")).sample() == (0.0, 0.0, 0.0)
+
+
+def test_other_jobs_are_asked_for_in_a_job_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    assert neighbour_jobs() != neighbour_jobs()  # NaN
+    squeue = tmp_path / "squeue"
+    squeue.write_text("#!/bin/sh\n[ \"$SLURM_JOB_NODELIST\" = n1 ] || exit 1\nprintf '7\\n8\\n9\\n'\n")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "8")
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "n1")
+    assert neighbour_jobs() == 2
+    monkeypatch.setenv("SLURM_JOB_NODELIST", "n2")
+    assert neighbour_jobs() != neighbour_jobs()
+
+
+def test_a_quiet_training_is_not_disturbed_and_each_limit_can_be_passed() -> None:
+    assert judge_load(QUIET) == ("no", "")
+    for limit in LIMITS:
+        assert judge_load({**QUIET, limit.measure: limit.largest}) == ("no", "")
+        disturbed, reason = judge_load({**QUIET, limit.measure: limit.largest + 0.1, "jobs_end": 3.0})
+        assert (disturbed, reason.count(";")) == ("yes", 1)
+        assert reason.endswith("3 other jobs were on its nodes")
+        assert f"{limit.largest + 0.1:.0%}" in reason
+    assert judge_load({**QUIET, "gpu_throttled_share": None}) == ("no", "")
+
+
+def test_what_was_not_measured_is_not_called_undisturbed() -> None:
+    assert judge_load(None) == judge_load({}) == judge_load({"foreign_share": None}) == ("not measured", "")
+
+
+@pytest.mark.parametrize("include", [False, True])
+def test_the_table_of_trainings_marks_what_was_disturbed(tmp_path: Path, include: bool) -> None:
+    cells = cells_of(settings_of(study={"slices": [16], "ranks": [1, 2, 4]}))
+    ids = [settings.id for settings in cells]
+    fill(tmp_path, cells, {"2d", "3d-s16-r1", "3d-s16-r2"})
+    write_load(tmp_path, "3d-s16-r1", {**QUIET, "foreign_share": 0.5})
+    write_load(tmp_path, "3d-s16-r2", QUIET)
+    states = {**dict.fromkeys(ids, ("done", "")), "3d-s16-r4": ("failed", "rank 1 died")}
+    steps = steps_table([], {})
+    table = cells_table(tmp_path, cells, states, steps, include_disturbed=include).set_index("cell")
+    assert table["disturbed"].to_dict() == {"2d": "not measured", "3d-s16-r1": "yes", "3d-s16-r2": "no",
+                                            "3d-s16-r4": ""}  # fmt: skip
+    assert table["disturbance"]["3d-s16-r1"] == "other processes took 50% of the cores that its ranks may use"
+    assert table["foreign_share"]["3d-s16-r2"] == 0.009
+    assert table.index[table["left_out"]].tolist() == ([] if include else ["3d-s16-r1"])
+
+
+def test_leaving_out_is_no_setting_of_a_training() -> None:
+    cells = [cells_of(settings_of(study={"include_disturbed": include})) for include in (False, True)]
+    assert cells[0] == cells[1]
