@@ -81,7 +81,7 @@ class LoadMeter:
 
 
 def busy_seconds(cores: Collection[int]) -> tuple[float, float]:
-    """Return the seconds in which ``cores``, and all cores, worked since the node started; NaN without Linux's count."""
+    """Return the seconds in which ``cores``, and all cores, worked since the node started; NaN if uncounted."""
     try:
         lines = [line.split() for line in _STAT.read_text().splitlines() if line.startswith("cpu")]
     except OSError:
