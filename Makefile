@@ -30,8 +30,9 @@ demo: setup
 
 test: setup .venv/kernels-ready
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then $(BIN)/quarterdose devcluster install; \
-	which chromium dciodvfy dcmftest > /dev/null || \
-	(apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium dicom3tools dcmtk > /dev/null); fi
+	which chromium dciodvfy dcmftest pdflatex > /dev/null || \
+	(apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium dicom3tools dcmtk \
+	texlive-latex-base texlive-latex-recommended > /dev/null); fi
 	$(TESTS) -n 2
 
 # after each change: all but what needs a server, a browser, a compiler or trainings of whole graphs; three tests

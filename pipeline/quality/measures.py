@@ -36,6 +36,7 @@ variances, for measures that the paper gives too."""
 class Measure:
     """Measure of quality. ``name``: its column in CSV and JSON; ``title``: its name for readers, with the unit.
 
+    ``digits``: precision and type of its format, as in ``4f``; ``exponent``: readers see it in units of ten to this.
     ``best``: the number of the full dose itself, to which closer is better; None if there is no such number.
     ``shown``: the tables that show it. ``short``: title for the terminal, if not ``title``.
     """
@@ -45,6 +46,12 @@ class Measure:
     best: float | None
     shown: frozenset[Table]
     short: str = ""
+    digits: str = "4g"
+    exponent: int = 0
+
+    def text(self, value: float) -> str:
+        """Write a value as readers see it under ``title``."""
+        return f"{value / 10**self.exponent:.{self.digits}}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +59,8 @@ class SliceMeasure(Measure):
     """Measure of a slice: ``compute`` turns (image, full dose) in HU into a number a slice, which is converted.
 
     The same measure of a scan converts the mean of these numbers: so RMSE is the root of the mean over all voxels.
-    ``digits``: precision and type of its format, as in ``4f``.
     """
 
-    digits: str
     compute: Callable[[Tensor, Tensor], list[float]]
     convert: Callable[[float], float] = float
 
@@ -81,7 +86,8 @@ RANKED_BY = "rmse_hu"
 
 SLICE_MEASURES = (
     SliceMeasure(
-        name="mse", title="MSE", best=0, digits="2e", compute=squared_errors, shown=frozenset({"page", "paper"}),
+        name="mse", title="MSE (10⁻⁴)", best=0, digits="3f", exponent=-4, compute=squared_errors,
+        shown=frozenset({"page", "paper"}),
     ),
     SliceMeasure(
         name="rmse_hu", title="RMSE (HU)", best=0, digits="2f", compute=squared_errors, convert=rmse_hu,

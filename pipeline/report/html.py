@@ -14,9 +14,10 @@ import pandas as pd
 from markupsafe import Markup
 
 from data_prep.files import write_atomic
+from pipeline.report.captions import TABLE_CAPTIONS
 from pipeline.report.cell_pages import HEIGHT, WIDTH, cell_pages
 from pipeline.report.figures import Drawn
-from pipeline.report.html_tables import ShownTable, show, show_quality, show_table2
+from pipeline.report.html_tables import ShownTable, show, show_datasets, show_quality, show_table2
 from pipeline.report.results import Results
 from pipeline.report.tables import read_json
 from pipeline.report.volumes import viewer_data
@@ -57,7 +58,7 @@ def write_page(
         split=split,
         held_out=split["parts"]["test"][:1] if split else [],
         manifest=_manifest(root / "data" / "manifest.csv"),
-        tables=_tables(results.tables, [cell.id for cell in cells]),
+        tables=_tables(results.tables, [cell.id for cell in cells]), captions=TABLE_CAPTIONS,
         states=results.tables["cells"]["state"].value_counts().to_dict(),
         gpu_hours=gpu_hours,
         bill=None if gpu_hours is None else settings.budget.bill(gpu_hours),
@@ -84,6 +85,8 @@ def _policy(scripts: Sequence[str], style: str) -> str:
 
 def _tables(tables: Mapping[str, pd.DataFrame], cells: Collection[str]) -> dict[str, ShownTable]:
     shown = {name: show(table, _COLUMNS.get(name), cells) for name, table in tables.items()}
+    if "quality_datasets" in tables:
+        shown["quality_datasets"] = show_datasets(tables["quality_datasets"], cells)
     return {**shown, "quality": show_quality(tables["quality"], cells), "table2": show_table2(tables["table2"])}
 
 

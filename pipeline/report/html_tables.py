@@ -1,19 +1,19 @@
 """Tables of the page: each cell has its text, the number that it is sorted by, and the training that it links to."""
 
 from collections.abc import Collection, Mapping, Sequence
-from itertools import chain
 from typing import Any, NamedTuple
 
 import pandas as pd
 
-from pipeline.quality.measures import MEASURES, SliceMeasure, names, shown_in, slice_measures
+from pipeline.quality.measures import SCAN_MEASURES, SLAB_MEASURES, Measure, names, shown_in, slice_measures
 from pipeline.report.table2 import HEADER, SORTED_BY, shown_rows
 from pipeline.report.tables import records
 
 _PERCENT = {"rmse_change", *(f"{name}{end}" for name in ("efficiency", "lost") for end in ("", "_low", "_high"))}
-_TITLES = {measure.name: measure.title for measure in MEASURES}
+_TITLES = {measure.name: measure.title for measure in (*SLAB_MEASURES, *SCAN_MEASURES)}
 _UNITS = {"seconds": "(s)", "hu": "(HU)", "mm": "(mm)", "bytes": "(GiB)"}
 _IDS = ("cell", "baseline", "item")
+_IN_ROWS = ("fitted", "assumed")  # what a forecast rests on stands beside it
 
 
 class Shown(NamedTuple):
@@ -24,59 +24,116 @@ class Shown(NamedTuple):
     leads_to: str = ""
 
 
+class Column(NamedTuple):
+    """Column of a table."""
+
+    title: str
+    cells: Sequence[Shown]
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether any of its cells is a number."""
+        return any(cell.key is not None for cell in self.cells)
+
+    @property
+    def is_common(self) -> bool:
+        """Whether all rows, and there are several, say the same."""
+        return len(self.cells) > 1 and len(set(self.cells)) == 1 and self.title not in _IN_ROWS
+
+
 class ShownTable(NamedTuple):
-    """Table with a header."""
+    """Table of the page. ``common``: columns that say the same in every row; they become a line above the others."""
 
-    header: list[str]
-    rows: list[list[Shown]]
+    columns: Sequence[Column]
+    common: Sequence[Column] = ()
 
-    def numeric(self) -> list[bool]:
-        """Tell of each column whether any of its cells is a number."""
-        return [any(cell.key is not None for cell in column) for column in zip(*self.rows, strict=True)]
+    @property
+    def rows(self) -> list[tuple[Shown, ...]]:
+        """Cells of each row, without the common columns."""
+        return list(zip(*(column.cells for column in self.columns), strict=True))
 
 
 def show(
     table: pd.DataFrame, columns: Sequence[str] | None, cells: Collection[str], ids: Collection[str] = _IDS
 ) -> ShownTable:
-    """Show a table's ``columns`` as far as it has them, or all; names of ``cells`` in the columns ``ids`` are links."""
-    columns = [str(name) for name in table] if columns is None else [name for name in columns if name in table]
-    rows = [[_shown(name, value, cells if name in ids else ()) for name, value in zip(columns, row, strict=True)]
-            for row in table[columns].itertuples(index=False)]  # fmt: skip
-    return ShownTable([heading(name) for name in columns], rows)
+    """Show a table's ``columns`` as far as it has them, or all; names of ``cells`` in the columns ``ids`` are links.
+
+    An interval, in columns that end in ``_low`` and ``_high``, stands in brackets behind its number.
+    """
+    return _without_common(_columns(table, columns, cells, ids))
+
+
+def _without_common(columns: Sequence[Column]) -> ShownTable:
+    """Part the columns behind the first into those that differ between rows and those that do not."""
+    first, behind = columns[:1], columns[1:]
+    return ShownTable([*first, *(column for column in behind if not column.is_common)],
+                      [column for column in behind if column.is_common])  # fmt: skip
+
+
+def _columns(
+    table: pd.DataFrame, names: Sequence[str] | None, cells: Collection[str], ids: Collection[str] = _IDS
+) -> list[Column]:
+    names = [str(name) for name in table] if names is None else [name for name in names if name in table]
+    ends = {f"{name}{end}" for name in names for end in ("_low", "_high")}
+    rows = records(table)
+    return [
+        Column(
+            f"{heading(name)} [95 %]" if f"{name}_low" in table else heading(name),
+            [_shown(name, row, cells if name in ids else ()) for row in rows],
+        )
+        for name in names if name not in ends
+    ]  # fmt: skip
 
 
 def show_quality(quality: pd.DataFrame, cells: Collection[str]) -> ShownTable:
     """Show the table of models: measures of slices as mean and SD, sorted by the mean; then means over scans."""
-    of_slices = slice_measures("page")
+    of_slices, rows = slice_measures("page"), records(quality)
     of_scans = names(measure for measure in shown_in("page") if measure not in of_slices)
-    parts = [
-        show(quality, ["model", "scans", "slices", "rmse_change", "beats_input"], cells, ("model",)),
-        ShownTable(
-            [measure.title for measure in of_slices],
-            [[_with_sd(row, measure) for measure in of_slices] for row in records(quality)],
-        ),
-        show(quality, of_scans, ()),
-    ]
-    rows = zip(*(part.rows for part in parts), strict=True)
-    return ShownTable([*chain(*(part.header for part in parts))], [[*chain(*row)] for row in rows])
+    return _without_common([
+        *_columns(quality, ["model", "scans", "slices", "rmse_change", "beats_input"], cells, ("model",)),
+        *(Column(measure.title, [_with_sd(row, measure) for row in rows]) for measure in of_slices),
+        *_columns(quality, of_scans, ()),
+    ])  # fmt: skip
 
 
-def _with_sd(row: Mapping[str, Any], measure: SliceMeasure) -> Shown:
+def show_datasets(datasets: pd.DataFrame, cells: Collection[str]) -> ShownTable:
+    """Show the page's measures by data set, over scans: mean, SD and in brackets the interval of the mean."""
+    rows = records(datasets)
+    return _without_common([
+        *_columns(datasets, ["model", "part", "dataset", "scans", "patients"], cells, ("model",)),
+        *(Column(measure.title, [_with_interval(row, measure) for row in rows]) for measure in shown_in("page")),
+    ])  # fmt: skip
+
+
+def _with_sd(row: Mapping[str, Any], measure: Measure) -> Shown:
+    """Write mean and SD; empty without a mean, and the mean alone where there is a single number."""
     mean, sd = row[f"{measure.name}_mean"], row[f"{measure.name}_sd"]
-    return Shown(f"{mean:.{measure.digits}} ± {sd:.{measure.digits}}", mean)
+    spread = "" if pd.isna(sd) else f" ± {measure.text(sd)}"
+    return Shown("" if pd.isna(mean) else f"{measure.text(mean)}{spread}", _key(mean))
+
+
+def _with_interval(row: Mapping[str, Any], measure: Measure) -> Shown:
+    shown, ends = _with_sd(row, measure), [row[f"{measure.name}{end}"] for end in ("_low", "_high")]
+    return shown._replace(text=shown.text + _brackets([measure.text(end) for end in ends if not pd.isna(end)]))
 
 
 def show_table2(table: pd.DataFrame) -> ShownTable:
     """Show Table 2 with the texts of its Markdown, sorted by the numbers behind them."""
-    texts, keys = shown_rows(table, "±"), table[list(SORTED_BY)].itertuples(index=False)
-    return ShownTable(list(HEADER), [
-        [Shown(text, _key(key)) for text, key in zip(row, row_keys, strict=True)]
-        for row, row_keys in zip(texts, keys, strict=True)
+    texts, keys = zip(*shown_rows(table, "±"), strict=True), (table[name] for name in SORTED_BY)
+    return ShownTable([
+        Column(title, [Shown(text, _key(key)) for text, key in zip(column, column_keys, strict=True)])
+        for title, column, column_keys in zip(HEADER, texts, keys, strict=True)
     ])  # fmt: skip
 
 
-def _shown(column: str, value: Any, cells: Collection[str]) -> Shown:
-    return Shown(text_of(column, value), _key(value), value if value in cells else "")
+def _shown(column: str, row: Mapping[str, Any], cells: Collection[str]) -> Shown:
+    value, ends = row[column], [row.get(f"{column}{end}") for end in ("_low", "_high")]
+    interval = _brackets([text_of(column, end) for end in ends if not pd.isna(end)])
+    return Shown(text_of(column, value) + interval, _key(value), value if value in cells else "")
+
+
+def _brackets(ends: Sequence[str]) -> str:
+    return f" [{', '.join(ends)}]" if ends else ""
 
 
 def _key(value: Any) -> float | None:

@@ -1,11 +1,12 @@
 """Table 2 of the paper, measured again: each kind of training with the paper's row."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
-from pipeline.quality.measures import names, slice_measures
+from pipeline.quality.measures import Measure, names, slice_measures
 from pipeline.report.paper import TABLE_2, PaperRow
 from pipeline.report.tables import records
 from pipeline.settings.names import LOW_DOSE_INPUT, RED_CNN
@@ -20,7 +21,7 @@ HEADER = ("Architecture", "Epochs", "Slices", "Ranks", "Time", *_TITLES,
 SORTED_BY = ("architecture", "epochs", "slices", "ranks", "seconds", *_MEANS,
              "paper_epochs", "paper_seconds", *(f"paper_{mean}" for mean in _MEANS))  # fmt: skip
 """The column of the table that each column of the shown table is sorted by."""
-_PAPER_DIGITS = "4f"
+_PAPER_DECIMALS = 4
 _PAPER_NAMES = {"3D-DDnet TL+SDL": "3D-DDnet TL"}
 _SAMPLING = {"strided": "SDL", "grouped": "GDL", "window": "window"}
 
@@ -82,19 +83,9 @@ def _unmeasured(row: PaperRow) -> dict[str, Any]:
 
 
 def as_markdown(table: pd.DataFrame) -> str:
-    """Write the table for a README or an issue."""
+    """Write the table for a README or an issue; a rule parts no columns there, so the paper's say so."""
     lines = [HEADER, ["---"] + ["--:"] * (len(HEADER) - 1), *shown_rows(table, "±")]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def as_latex(table: pd.DataFrame) -> str:
-    """Write the table for a paper that uses booktabs."""
-    rows = [" & ".join(line) + r" \\" for line in shown_rows(table, r"$\pm$")]
-    groups = r"& & & & \multicolumn{3}{c}{Measured} & \multicolumn{4}{c}{Paper} \\"
-    header = " & ".join(title.removeprefix("Paper: ") for title in HEADER) + r" \\"
-    lines = [r"\begin{tabular}{lrrrrrrrrrr}", r"\toprule", groups, r"\cmidrule(lr){5-7}\cmidrule(lr){8-11}", header,
-             r"\midrule", *rows, r"\bottomrule", r"\end{tabular}"]  # fmt: skip
-    return "\n".join(lines) + "\n"
 
 
 def shown_rows(table: pd.DataFrame, sign: str) -> Iterator[list[str]]:
@@ -112,11 +103,14 @@ def _figures(row: dict[str, Any], prefix: str, sign: str) -> Iterator[str]:
         yield _count(row["paper_epochs"])
     yield _clock(row[f"{prefix}seconds"])
     for measure in _MEASURES:
-        digits = _PAPER_DIGITS if prefix else measure.digits
-        mean, sd = row[f"{prefix}{measure.name}_mean"], row[f"{prefix}{measure.name}_sd"]
-        yield (
-            "-" if pd.isna(mean) else f"{mean:.{digits}}" if pd.isna(sd) else f"{mean:.{digits}} {sign} {sd:.{digits}}"
-        )
+        text = _as_printed(measure).text if prefix else measure.text
+        numbers = [row[f"{prefix}{measure.name}_{statistic}"] for statistic in ("mean", "sd")]
+        yield f" {sign} ".join(text(number) for number in numbers if not pd.isna(number)) or "-"
+
+
+def _as_printed(measure: Measure) -> Measure:
+    """Return the measure with as many digits as the paper prints of it."""
+    return replace(measure, digits=f"{max(0, _PAPER_DECIMALS + measure.exponent)}f")
 
 
 def _count(value: Any) -> str:

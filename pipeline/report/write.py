@@ -10,10 +10,11 @@ import pandas as pd
 from data_prep.files import write_atomic
 from pipeline.report.figures import draw_all
 from pipeline.report.html import write_page
+from pipeline.report.latex import as_latex
 from pipeline.report.quality_tables import judged_table, quality_tables
 from pipeline.report.results import Results
 from pipeline.report.summary import summary
-from pipeline.report.table2 import as_latex, as_markdown, table2
+from pipeline.report.table2 import as_markdown, table2
 from pipeline.report.tables import cells_table, curves_table, validation_table
 from pipeline.report.volumes import read_stacks
 from pipeline.scaling.analysis import speed_up, steps_to_2d, unlike
@@ -47,7 +48,7 @@ def write_report(
     """
     target = root / "report"
     results = collect(root, settings, cells, states, judged, accounting)
-    _write_tables(results.tables, target)
+    _write_tables(results.tables, target, settings.name)
     figures = list(draw_all(results, target / "figures"))
     write_page(root, settings, cells, results, figures, target)
     return {"cells": len(cells), "models": len(judged)}
@@ -87,10 +88,10 @@ def _scaling(
     }  # fmt: skip
 
 
-def _write_tables(tables: Mapping[str, pd.DataFrame], target: Path) -> None:
+def _write_tables(tables: Mapping[str, pd.DataFrame], target: Path, run: str) -> None:
     for name, table in tables.items():
         write_atomic(target / f"{name}.csv", table.to_csv(index=False))
     write_atomic(target / "table2.md", as_markdown(tables["table2"]))
-    write_atomic(target / "table2.tex", as_latex(tables["table2"]))
+    write_atomic(target / "table2.tex", as_latex(tables["table2"], run))
     lines = summary(tables["quality"], tables["speedup"], tables["transfer"], tables["cells"])
     write_atomic(target / "summary.txt", lines)

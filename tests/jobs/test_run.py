@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from pipeline.inference.model_file import load_model
+from pipeline.report.figures.style import ENDINGS
 from tests.command_line import QUARTERDOSE, quarterdose
 from tests.plain_ddnet import PlainDDnet
 from tests.toy_runs import SETTINGS, Toy, assert_alike, make_toy_scan, wait_for, whole_run
@@ -74,7 +75,7 @@ def test_a_whole_run_leaves_its_report(finished: Toy) -> None:
         assert example["image"].shape == example["full_dose"].shape == (16, *example["image"].shape[1:])
     figures = {path.name for path in (report / "figures").iterdir()}
     assert {"fig9-slices.png", "fig8-differences.svg", "fig4-time.svg", "efficiency.png"} <= figures
-    assert page.count('src="data:image/') == len(figures) / 2
+    assert page.count('src="data:image/') == len(figures) / len(ENDINGS)
     assert "slabs of the same scan" in page
     manifest = pd.read_csv(finished.run_folder / "data" / "manifest.csv")
     assert manifest["state"].tolist() == ["kept"]
@@ -128,7 +129,7 @@ def test_evaluate_tells_the_quality_of_what_is_judged(finished: Toy) -> None:
     target = finished.run_folder / "quality"
     assert {path.name for path in target.iterdir()} == {
         ".quarterdose.json", "quality.csv", "quality_scans.csv", "quality_datasets.csv", "quality_tests.csv", "nps.csv",
-        *(f"{name}{ending}" for name in ("sharpness", "bias") for ending in (".png", ".svg")),
+        *(f"{name}{ending}" for name in ("sharpness", "bias") for ending in ENDINGS),
     }  # fmt: skip
     quality = pd.read_csv(target / "quality.csv").set_index("model")
     assert all(model in told for model in quality.index)

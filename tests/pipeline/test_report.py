@@ -1,18 +1,22 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.collections import PolyCollection
+from matplotlib.figure import Figure
 from PIL import Image
 
+from pipeline.report.captions import TABLE_CAPTIONS
 from pipeline.report.figures import FIGURES, draw_all
+from pipeline.report.figures.fig4 import draw_accuracy, draw_time
+from pipeline.report.figures.style import ENDINGS, lines
 from pipeline.report.files import FILES
-from pipeline.report.paper import TABLE_2
 from pipeline.report.results import Results
-from pipeline.report.table2 import as_latex, as_markdown, table2
 from pipeline.report.volumes import read_stacks, viewer_data
 from pipeline.report.write import write_report
 from pipeline.settings.cells import cells_of
@@ -125,63 +129,6 @@ def test_red_cnn_and_several_transfers_stand_side_by_side(tmp_path: Path) -> Non
     assert "Steps until as good as the 2D-DDnet" in (report / "index.html").read_text()
 
 
-def training(**changes: object) -> dict[str, object]:
-    return {"state": "done", "arm": "full", "model": "ddnet", "dims": 3, "slices": 16, "ranks": 2,
-            "sampling": "grouped", "transfer": "zero", "epochs": 50, "device": "cpu", **changes}  # fmt: skip
-
-
-def table2_of(**changes: object) -> pd.DataFrame:
-    """Table 2 of one 3D training with two seeds, 100 and 200 s, and one 2D network that was not judged."""
-    deep = training(**changes)
-    flat = {**deep, "cell": "2d", "dims": 2, "slices": 1, "ranks": 1, "transfer": "none", "training_seconds": 3725.0}
-    seeds = [{**deep, "cell": f"a{seed}", "training_seconds": 100.0 * seed} for seed in (1, 2)]
-    judged = [("low-dose", 4e-4, 0.90), ("a1", 1e-4, 0.92), ("a1", 2e-4, 0.94), ("a2", 3e-4, 0.96)]
-    return table2(pd.DataFrame([flat, *seeds]), pd.DataFrame(judged, columns=["model", "mse", "ms_ssim"]))
-
-
-def test_table_2_has_the_papers_row_beside_ours() -> None:
-    table = table2_of().set_index("architecture")
-    ours = table.loc["3D-DDnet TL+GDL"].iloc[0]
-    assert (ours["seeds"], ours["seconds"]) == (2, 150)
-    assert ours["mse_mean"] == pytest.approx(2e-4)
-    assert ours["ms_ssim_sd"] == pytest.approx(np.std([0.92, 0.94, 0.96], ddof=1))
-    assert ours["paper_seconds"] == 5 * 3600 + 24 * 60 + 7
-    assert ours["paper_ms_ssim_mean"] == 0.9258
-    assert table.loc["low-dose input", "ms_ssim_mean"] == 0.90
-    assert table.loc["2D-DDnet", "paper_seconds"] == 8 * 3600 + 44 * 60 + 32
-    assert table["mse_mean"].isna()["2D-DDnet"]
-    assert len(table) == 3 + len(TABLE_2) - 2  # no row of the paper's is lost or told twice
-
-
-def test_table_2_takes_the_papers_row_of_as_many_epochs() -> None:
-    rows = table2_of(slices=32, epochs=25)
-    ours = rows[rows["seeds"] == 2].iloc[0]
-    assert (ours["paper_epochs"], ours["paper_seconds"]) == (25, 10 * 3600 + 52 * 60 + 32)
-    other = table2_of(slices=32, epochs=7)
-    assert other[other["seeds"] == 2].iloc[0]["paper_epochs"] == 50
-
-
-def test_table_2_at_a_small_size_takes_the_papers_rows_in_their_order() -> None:
-    """Three and two epochs stand beside 50 and 25; a transfer into strided slices is the paper's TL."""
-    several = [training(cell=f"e{epochs}", slices=32, epochs=epochs, training_seconds=1.0) for epochs in (2, 3)]
-    strided = training(cell="tl", slices=32, sampling="strided", epochs=1, training_seconds=1.0)
-    judged = pd.DataFrame([("low-dose", 4e-4, 0.90)], columns=["model", "mse", "ms_ssim"])
-    table = table2(pd.DataFrame([*several, strided]), judged)
-    measured = table[table["seeds"].notna()]
-    assert dict(zip(measured["epochs"], measured["paper_epochs"], strict=True)) == {2: 25, 3: 50, 1: 15}
-    assert len(table) == 1 + len(TABLE_2)
-
-
-def test_table_2_in_markdown_and_latex() -> None:
-    lines = as_markdown(table2_of()).splitlines()
-    told = "| 3D-DDnet TL+GDL | 50 | 16 | 2 | 0:02:30 | 2.00e-04 ± 1.00e-04 | 0.9400 ± 0.0200 | 50 | 5:24:07 |"
-    assert any(line.startswith(told) for line in lines)
-    assert "| 2D-DDnet | 50 | - | 1 | 1:02:05 | - | - | 50 | 8:44:32 | 0.0039 ± 0.0015 | 0.7888 ± 0.0857 |" in lines
-    latex = as_latex(table2_of()).splitlines()
-    assert {line.count("&") for line in latex if line.endswith("\\\\") and "multicolumn" not in line} == {10}
-    assert r"2.00e-04 $\pm$ 1.00e-04" in "".join(latex)
-
-
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """Of a study whose analysis has all that figures can show."""
@@ -203,14 +150,48 @@ def figures(tmp_path_factory: pytest.TempPathFactory, results: Results) -> Path:
     return folder
 
 
-def test_every_figure_is_drawn_as_png_and_svg_and_again_the_same(
+def test_every_figure_is_drawn_as_png_svg_and_pdf_and_again_the_same(
     tmp_path: Path, results: Results, figures: Path
 ) -> None:
     files = {path.name: path.read_bytes() for path in figures.iterdir()}
-    assert set(files) == {f"{name}{ending}" for name in FIGURES for ending in (".png", ".svg")}
+    assert set(files) == {f"{name}{ending}" for name in FIGURES for ending in ENDINGS}
     shutil.copytree(figures, tmp_path / "figures")
     list(draw_all(results, tmp_path / "figures"))
     assert {path.name: path.read_bytes() for path in (tmp_path / "figures").iterdir()} == files
+
+
+def test_pdf_has_fonts_that_journals_take_and_no_date(figures: Path) -> None:
+    for path in figures.glob("*.pdf"):
+        content = path.read_bytes()
+        assert content.startswith(b"%PDF")
+        assert b"/FontFile2" in content  # TrueType, which is embedded as Type 42
+        assert b"/Type3" not in content
+        assert b"CreationDate" not in content
+
+
+@pytest.mark.parametrize("counts", [[32, 16], [128, 8, 16], [8, 16, 24, 32, 64, 128]])
+def test_panels_and_lines_are_in_the_order_of_numbers(results: Results, counts: list[int]) -> None:
+    cells = results.tables["cells"]
+    copies = [cells[cells["slices"] == 16].assign(slices=count) for count in counts]
+    for draw in (draw_time, draw_accuracy):
+        figure = Figure()
+        draw(figure, replace(results, tables={**results.tables, "cells": pd.concat(copies)}))
+        titles = [ax.get_title("left").split(") ")[1] for ax in figure.axes]
+        assert titles == [f"{count} slices" for count in sorted(counts)]
+    table = pd.concat(copies)
+    assert [label for label, _ in lines(table, ["slices"])] == [f"{count} slices" for count in sorted(counts)]
+
+
+def test_every_table_and_figure_says_what_its_intervals_are(results: Results) -> None:
+    for name, table in results.tables.items():
+        if name in TABLE_CAPTIONS and name != "quality" and any(str(column).endswith("_low") for column in table):
+            assert "95 %" in TABLE_CAPTIONS[name], name
+            assert "bootstrap" in TABLE_CAPTIONS[name], name
+    for name, figure in FIGURES.items():
+        canvas = Figure()
+        figure.draw(canvas, results)
+        if any(isinstance(artist, PolyCollection) for ax in canvas.axes for artist in ax.collections):
+            assert re.search(r"\b([Bb]ands?|[Bb]ars?)\b", figure.caption), name
 
 
 def test_a_figure_that_can_no_longer_be_drawn_goes(tmp_path: Path, results: Results, figures: Path) -> None:
@@ -222,7 +203,7 @@ def test_a_figure_that_can_no_longer_be_drawn_goes(tmp_path: Path, results: Resu
     assert set(missing) == set(FIGURES) - {"bias", "sharpness"}
     assert "no control arm was trained" in missing["attribution"]
     left = {path.name for path in (tmp_path / "figures").iterdir()}
-    assert left == {f"{name}{ending}" for name in ("bias", "sharpness") for ending in (".png", ".svg")}
+    assert left == {f"{name}{ending}" for name in ("bias", "sharpness") for ending in ENDINGS}
 
 
 def test_the_viewer_takes_as_many_middle_slices_as_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""The figures of the report, each as PNG and SVG."""
+"""The figures of the report, each as PNG, SVG and PDF."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from pipeline.report.figures.losses import draw_by_slices, draw_by_transfer
 from pipeline.report.figures.pictures import draw_differences, draw_slices
 from pipeline.report.figures.quality import draw_bias, draw_noise_spectra, draw_sharpness
 from pipeline.report.figures.scaling import draw_attribution, draw_projection, draw_speed_up
-from pipeline.report.figures.style import new_figure, save, styled
+from pipeline.report.figures.style import ENDINGS, new_figure, save, styled
 from pipeline.report.results import NothingToDraw, Results
 
-ENDINGS = (".png", ".svg")
+PIXELS = 128  # of the page, an inch of a figure: a little larger than in print
 Section = Literal["slices", "quality", "speedup", "scaling", "courses"]
 """Parts of the page with figures, in its order; ``page.html.j2`` shows all figures of each."""
 
@@ -32,10 +32,14 @@ class ReportFigure:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure's file, ``path`` without ending; ``missing`` says why it could not be drawn, or is empty."""
+    """A figure's files, ``path`` without ending; ``missing`` says why it could not be drawn, or is empty.
+
+    ``width``: on the page, in its pixels; letters have the same size in all figures.
+    """
 
     figure: ReportFigure
     path: Path
+    width: int = 0
     missing: str = ""
 
 
@@ -45,41 +49,54 @@ FIGURES = {
         has_images=True,
     ),
     "fig8-differences": ReportFigure(
-        draw_differences, "slices", "What differs from the full dose in the same slice.", has_images=True
+        draw_differences, "slices", "What differs from the full dose in the same slice, and the RMSE over its pixels.",
+        has_images=True,
     ),
     "sharpness": ReportFigure(
         draw_sharpness, "quality",
-        "Edges kept against noise left; the full dose is at 0 HU and 1. A blur moves down and left. Of more than 24 "
-        "models the best.",
+        "Edges kept against noise left; the full dose is at 0 HU and 1. A blur moves down and left. Marks: means over "
+        "the held-out scans, without intervals. Of more than 24 models the best.",
     ),
     "noise-spectra": ReportFigure(
-        draw_noise_spectra, "quality", "Noise power spectra in uniform soft tissue of the held-out slices."
+        draw_noise_spectra, "quality",
+        "Noise power spectra in uniform soft tissue of the held-out scans. Lines: means over scans, weighted by their "
+        "uniform blocks, without intervals.",
     ),
-    "bias": ReportFigure(draw_bias, "quality", "Mean deviation from the full dose by tissue."),
+    "bias": ReportFigure(
+        draw_bias, "quality",
+        "Deviation from the full dose by tissue. Marks: means over the held-out scans, without intervals.",
+    ),
     "efficiency": ReportFigure(
         draw_speed_up, "speedup",
-        "Speed-up and efficiency of training steps against the fewest ranks that are alike.",
+        "Speed-up and efficiency of training steps against the fewest ranks that are alike. Bands and bars: the 95 % "
+        "intervals of the table below.",
     ),
     "fig4-time": ReportFigure(
-        draw_time, "scaling", "Time of training against ranks. Dots: each training; lines: mean of the seeds."
+        draw_time, "scaling", "Time of training steps against ranks. Dots: each training; line: mean of the "
+        "seeds; dashed: n times shorter on n times the ranks.",
     ),
     "fig4-accuracy": ReportFigure(
         draw_accuracy, "scaling",
-        "MS-SSIM of the held-out slices of each data set against ranks. Line and band: mean and SD over slices.",
+        "MS-SSIM of the held-out slices of each data set against ranks. Line: mean over slices and seeds; band and "
+        "bars: one SD to either side, which is the spread of slices and no uncertainty of the mean.",
     ),
     "attribution": ReportFigure(
         draw_attribution, "scaling", "What took the ranks' time that was not useful, by the control arms."
     ),
     "projection": ReportFigure(
-        draw_projection, "scaling", "Speed-up that the fitted laws expect of more ranks than were measured."
+        draw_projection, "scaling",
+        "Speed-up that the fitted laws expect of more ranks than were measured. Bands: the 95 % intervals of the table "
+        "below.",
     ),
     "fig6-loss-slices": ReportFigure(
         draw_by_slices, "courses",
-        "Course of training by slice count, on the fewest ranks. Line and band: mean and range of the seeds.",
+        "Course of training by slice count, on the fewest ranks. Line: mean of the seeds; band: from the least to the "
+        "largest of them. The loss is a running mean over a fiftieth of the training.",
     ),
     "fig7-loss-transfer": ReportFigure(
         draw_by_transfer, "courses",
-        "Course of training by transfer from 2D, on the fewest ranks. Line and band: mean and range of the seeds.",
+        "Course of training by transfer from 2D, on the fewest ranks. Line: mean of the seeds; band: from the least to "
+        "the largest of them. The loss is a running mean over a fiftieth of the training.",
     ),
 }  # fmt: skip
 """All figures by the names of their files, in the order of the page. The paper's figures have its numbers."""
@@ -102,6 +119,6 @@ def _draw(figure: ReportFigure, results: Results, path: Path) -> Drawn:
         except NothingToDraw as error:
             for ending in ENDINGS:
                 path.with_name(path.name + ending).unlink(missing_ok=True)
-            return Drawn(figure, path, str(error))
+            return Drawn(figure, path, missing=str(error))
         save(canvas, path)
-    return Drawn(figure, path)
+    return Drawn(figure, path, round(PIXELS * canvas.get_figwidth()))

@@ -1,5 +1,6 @@
-"""Figure 4 of the paper: training time and accuracy against ranks, a panel a slice count."""
+"""Figure 4 of the paper: training time and accuracy against ranks, a panel a slice count, the fewest slices first."""
 
+import math
 from collections.abc import Sequence
 
 import pandas as pd
@@ -12,12 +13,12 @@ from pipeline.scaling.points import GRID_SETTINGS
 from pipeline.settings.names import LOW_DOSE_INPUT
 
 _UNITS = ((3600.0, "h"), (60.0, "min"), (1.0, "s"))
-_PANELS = 4  # of slice counts in a row
+_IN_ROW = 4  # panels
 _IN_PANEL = [name for name in GRID_SETTINGS if name != "slices"]
 
 
 def draw_time(figure: Figure, results: Results) -> None:
-    """Draw Fig 4 a, b: training time against ranks, a panel a slice count, the most slices first."""
+    """Draw Fig 4 a, b: training time against ranks."""
     cells = results.trained()
     panels = _panels(figure, cells)
     longest = cells["training_seconds"].max()
@@ -27,7 +28,7 @@ def draw_time(figure: Figure, results: Results) -> None:
         for number, (label, group) in enumerate(lines(shown, _IN_PANEL)):
             _draw_times(ax, group, number, label, divisor)
         rank_axis(ax, list(shown["ranks"]))
-        ax.set(ylim=(0, None), ylabel=f"training time ({unit})" if panel == 0 else "")
+        ax.set(ylim=(0, None), ylabel=f"training time ({unit})" if panel % _IN_ROW == 0 else "")
         letter(ax, panel, f"{slices} slices")
         ax.legend()
 
@@ -56,7 +57,7 @@ def draw_accuracy(figure: Figure, results: Results) -> None:
             draw_line(ax, _spread(group, "ms_ssim"), "ms_ssim", number, label)
         _draw_input(ax, input_means)
         rank_axis(ax, list(shown["ranks"]))
-        ax.set(ylabel="MS-SSIM" if panel == 0 else "")
+        ax.set(ylabel="MS-SSIM" if panel % _IN_ROW == 0 else "")
         letter(ax, offset + panel, f"{slices} slices")
         ax.legend()
 
@@ -79,7 +80,11 @@ def _spread(group: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 
 def _panels(figure: Figure, table: pd.DataFrame) -> Sequence[tuple[int, Axes]]:
-    """Add a panel a slice count, side by side, the most slices first."""
-    counts = sorted(table["slices"].unique(), reverse=True)[:_PANELS]
-    figure.set_size_inches(max(3.5 * len(counts), 4.5), 3)
-    return list(zip(counts, figure.subplots(1, len(counts), sharey=True, squeeze=False)[0], strict=True))
+    """Add a panel a slice count, in rows of ``_IN_ROW``, the fewest slices first."""
+    counts = sorted(table["slices"].unique())
+    columns, rows = min(len(counts), _IN_ROW), math.ceil(len(counts) / _IN_ROW)
+    figure.set_size_inches(max(3.5 * columns, 4.5), 3 * rows)
+    panels = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+    for unused in panels[len(counts) :]:
+        unused.remove()
+    return list(zip(counts, panels, strict=False))

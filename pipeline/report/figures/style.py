@@ -1,6 +1,6 @@
 """The look of figures, and their files."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ BLACK = "#000000"  # of the same palette; for the baseline
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "0.45"
 DPI = 300
+ENDINGS: Mapping[str, Any] = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+"""Endings of a figure's files, with the metadata that keep the same figure the same file."""
 _STYLE: Any = {
     "font.size": 8,
     "axes.titlesize": 9,
@@ -30,6 +32,7 @@ _STYLE: Any = {
     "lines.linewidth": 1.2,
     "lines.markersize": 4,
     "legend.frameon": False,
+    "pdf.fonttype": 42,  # TrueType: journals refuse Type 3, and texts stay texts
     "svg.hashsalt": "quarterdose",  # the same figure is the same file
 }
 _LABELS = {
@@ -56,8 +59,8 @@ def styled() -> Any:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write the figure to ``path`` with the endings .png (300 dots an inch) and .svg."""
-    for ending, metadata in ((".png", {}), (".svg", {"Date": None})):
+    """Write the figure to ``path`` with each of ``ENDINGS``; PNG has 300 dots an inch. No file holds a date."""
+    for ending, metadata in ENDINGS.items():
         with replacing(path.with_name(path.name + ending)) as temporary:
             figure.savefig(temporary, format=ending[1:], dpi=DPI, metadata=metadata)
 
@@ -69,8 +72,12 @@ def style(number: int) -> tuple[str, str]:
 
 
 def lines(table: pd.DataFrame, columns: Sequence[str] = GRID_SETTINGS) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Yield label and rows of each line: a line a combination of settings, labelled by those in which lines differ."""
+    """Yield label and rows of each line, the fewest slices first.
+
+    A line is a combination of settings, labelled by those in which lines differ.
+    """
     settings = [name for name in columns if name in table]
+    table = table.sort_values([name for name in ("slices", "epochs") if name in settings], kind="stable")
     differing = [name for name in settings if table[name].nunique() > 1] or settings[:1]
     for values, group in table.groupby(settings, sort=False):
         named = dict(zip(settings, values, strict=True))

@@ -1,0 +1,58 @@
+"""Captions of the page's tables: what a row is, and what stands behind each ± and in each pair of brackets."""
+
+TABLE_CAPTIONS = {
+    "quality": (
+        "MSE, PSNR, SSIM and MS-SSIM are on -1024 to 3072 HU as [0, 1]: mean ± SD over slices. The SD is the spread of "
+        "slices, no uncertainty of the mean. Change of RMSE: against the low-dose input, in the first row. Noise, "
+        "sharpness (1 as the full dose's) and bias: means over scans, without intervals."
+    ),
+    "quality_datasets": (
+        "Mean ± SD over scans. In brackets the 95 % interval of the mean, by a bootstrap over patients; it is missing "
+        "with fewer than 6 patients."
+    ),
+    "quality_tests": (
+        "Difference: mean over patients of the first network's measure minus the second's. p: Wilcoxon's signed-rank "
+        "test over patients, two-sided; p holm: corrected for the number of tests of a measure."
+    ),
+    "table2": (
+        "Each kind of training, over its seeds, with the paper's row of the same architecture, slices and ranks. "
+        "MSE and MS-SSIM: mean ± SD over held-out slices, on -1024 to 3072 HU as [0, 1]. Time: of the training steps, "
+        "mean of the seeds. SDL: strided, GDL: grouped slices, TL: transfer from 2D. The paper scaled each volume by "
+        "its own range, trained on A100-80GB and tested on its own scans: its figures are there to be seen, not to be "
+        "subtracted. A dash: not measured, or not in the paper."
+    ),
+    "speedup": (
+        "Speed-up and efficiency against the fewest ranks that are alike. In brackets the 95 % interval, by a "
+        "bootstrap over seeds and epochs."
+    ),
+    "laws": "Low and high: ends of the value's 95 % interval, by a bootstrap over seeds and epochs.",
+    "attribution": (
+        "Lost: share of a step and of the start that the cause took, below 0 where it gained. In brackets the 95 % "
+        "interval, by a bootstrap over steps."
+    ),
+    "variance": "SD over slices, and of the means of scans, data sets and seeds: spreads, not intervals of the mean.",
+    "variance_tests": (
+        "Slope of the logarithm of a unit's deviation against that of the ranks. p value: one-sided, by permutation of "
+        "the rank counts."
+    ),
+    "projection": (
+        "What the step model, fitted to the measured ranks, expects of more. In brackets the 95 % interval, by a "
+        "bootstrap over steps; what is assumed is not in it."
+    ),
+    "unlike": "Trainings of the same slices that differ in more than ranks and seed: no times of theirs are compared.",
+    "transfer": (
+        "Steps before the first validation of a 3D cell whose error (RMSE over that of the low-dose input, on the "
+        "validation samples) is at or below the 2D-DDnet's last one; saved: against the cell that is alike but has no "
+        "transfer. Single trainings, without intervals. Empty: not reached, or nothing to compare with."
+    ),
+    "cells": "A row a training. Times are sums over it; those of a step are the median and the 95th percentile.",
+    "accounting": (
+        "Hours of every start of a job, as Slurm counted them (source sacct), or of each item's last start as the run "
+        "recorded it (markers). Of the GPU-hours, training, validation and checkpoints are what came to be kept; the "
+        "rest is start-up, and work that was lost with a node."
+    ),
+    "scans": (
+        "A row a series: prepared, or set aside with its reason. RMSE: low dose against full dose, over all voxels."
+    ),
+}
+"""By the name of the table's CSV file; ``scans`` is the manifest."""

@@ -1,0 +1,56 @@
+"""Table 2 for a paper, as LaTeX that needs booktabs alone."""
+
+import re
+from collections.abc import Iterator, Sequence
+
+import pandas as pd
+
+from pipeline.report.captions import TABLE_CAPTIONS
+from pipeline.report.table2 import HEADER, shown_rows
+
+_PAPER = HEADER.index("Paper: Epochs")  # where the paper's columns begin
+_TIME = HEADER.index("Time")
+_SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
+            ">": r"\textgreater{}", "|": r"\textbar{}", '"': "''", "±": r"$\pm$", "\n": " ",
+            **{character: f"\\{character}" for character in "{}$&#_%"}}  # fmt: skip
+_RAISED = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
+
+
+def as_latex(table: pd.DataFrame, run: str) -> str:
+    r"""Write Table 2 as a float, with the paper's rows below ours, so that it fits the width of a page.
+
+    ``run``: the run's name, which is also in the label, ``\ref{tab:quarterdose-<run>}``.
+    """
+    caption = f"Table 2 of the 3D-DDnet paper, measured again by the run {run}. {TABLE_CAPTIONS['table2']}"
+    lines = [
+        r"\begin{table*}", r"\centering", r"\footnotesize", r"\setlength{\tabcolsep}{2pt}",
+        r"\setlength{\belowcaptionskip}{6pt}",
+        rf"\caption{{{escape(caption)}}}",
+        rf"\label{{tab:quarterdose-{run}}}",
+        rf"\begin{{tabular}}{{@{{}}l{'r' * (_PAPER - 1)}@{{}}}}", r"\toprule", _line(HEADER[:_PAPER]), r"\midrule",
+        *(line for row in shown_rows(table, "±") for line in _lines(row)),
+        r"\bottomrule", r"\end{tabular}", r"\end{table*}",
+    ]  # fmt: skip
+    return "\n".join(["% needs \\usepackage{booktabs}", *lines]) + "\n"
+
+
+def _lines(row: Sequence[str]) -> Iterator[str]:
+    """Yield a line of what was measured, then a line of the paper's, as far as there are such numbers."""
+    measured, paper = row[:_PAPER], row[_PAPER:]
+    is_measured = set(measured[_TIME:]) != {"-"}
+    if is_measured:
+        yield _line(measured)
+    if set(paper) != {"-"}:
+        epochs, *numbers = paper
+        yield _line([row[0] + ", paper", epochs, *row[2:_TIME], *numbers])
+
+
+def _line(texts: Sequence[str]) -> str:
+    return " & ".join("--" if text == "-" else escape(text) for text in texts) + r" \\"
+
+
+def escape(text: str) -> str:
+    """Write a text so that LaTeX sets it as it is; raised figures become an exponent, a hyphen of a number a minus."""
+    plain = "".join(_SPECIAL.get(character, character) for character in text)
+    plain = re.sub(r"(?<!\S)-(?=\d)", "$-$", plain)
+    return re.sub(r"[⁻⁰¹²³⁴-⁹]+", lambda raised: f"$^{{{raised[0].translate(_RAISED)}}}$", plain)
