@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from zarr.codecs import BloscCodec, Crc32cCodec
 
 from data_prep.files import Declare, declare_nothing, publishing, remove_leftovers
+from data_prep.seal import sealed
 from data_prep.volume import AIR_HU
 
 SHARD_SLICES = 32
@@ -69,9 +70,9 @@ class GroupWriter:
         multiscales = [_multiscale(name, self._spacing, self._affine) for name in self._writers]
         self._group.attrs["ome"] = {"version": "0.5", "multiscales": multiscales}
         position = {} if self._affine is None else {AFFINE: self._affine.tolist()}
-        self._group.attrs["quarterdose"] = {
-            **provenance, "spacing_mm": list(self._spacing), **position, "sha256": digests,
-        }  # fmt: skip
+        self._group.attrs["quarterdose"] = sealed(
+            {**provenance, "spacing_mm": list(self._spacing), **position, "sha256": digests}
+        )
         self.closed = True
         return digests
 

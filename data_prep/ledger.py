@@ -29,20 +29,29 @@ class Ledger:
         """Return whether the program wrote in this folder."""
         return os.path.lexists(self.folder / FILE)
 
+    def first_stranger(self, patterns: Iterable[str]) -> Path | None:
+        """Return the first file of these patterns that the program did not write, or that was changed later.
+
+        Raises:
+            UserError: this record itself cannot be read.
+        """
+        content = self._read()
+        unfinished, files = set(self._matches(content[_UNFINISHED])), content[_FILES]
+        written = (path for path in self._matches(patterns) if path not in unfinished)
+        return next((path for path in written if files.get(self._name(path)) != digest_plain_file(path)), None)
+
     def check(self, patterns: Iterable[str]) -> None:
         """Check that the files of these patterns, which will be replaced, were written by the program.
 
         Raises:
             UserError: one was not, or was changed later.
         """
-        content = self._read()
-        unfinished = set(self._matches(content[_UNFINISHED]))
-        for path in self._matches(patterns):
-            if path not in unfinished and content[_FILES].get(self._name(path)) != digest_plain_file(path):
-                raise UserError(
-                    f"{path} was not written by quarterdose, or was changed later, and nothing of yours is replaced: "
-                    "move it, and run the same command again"
-                )
+        stranger = self.first_stranger(patterns)
+        if stranger:
+            raise UserError(
+                f"{stranger} was not written by quarterdose, or was changed later, and nothing of yours is replaced: "
+                "move it, and run the same command again"
+            )
 
     @contextmanager
     def recording(self, patterns: Sequence[str]) -> Iterator[None]:

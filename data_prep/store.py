@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from data_prep.errors import UserError
 from data_prep.group_writer import AFFINE, SHARD_SLICES, array_bytes
+from data_prep.seal import SEAL, BrokenSeal, unsealed
 
 ARRAYS = ("full_dose", "low_dose")
 blosc.use_threads = False  # two threads read a volume, and blosc's own threads would compete with them
@@ -94,7 +95,14 @@ class Pair:
                 f"{self.path} is no pair that preparation wrote: its attribute {key} is missing or not of its kind"
             ) from error
         assert isinstance(recorded, dict)
-        return recorded
+        return self._unsealed(recorded)
+
+    def _unsealed(self, recorded: dict[str, Any]) -> dict[str, Any]:
+        """Check the record's own digest, which pairs of earlier versions lack."""
+        try:
+            return unsealed(recorded) if SEAL in recorded else recorded
+        except BrokenSeal as error:
+            raise UserError(f"{self.path}/zarr.json does not hold what was written: prepare the scan again") from error
 
     @property
     def affine(self) -> NDArray[np.float64] | None:

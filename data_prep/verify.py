@@ -1,8 +1,8 @@
 """Check that a data folder holds what its manifest says."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -11,13 +11,16 @@ from data_prep.paths import pair_path
 from data_prep.progress import Progress, ignore_progress
 from data_prep.store import ARRAYS, Pair
 
+_COLUMNS = ["dataset", "scan", *(f"sha256_{name}" for name in ARRAYS)]
+
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault of a scan's pair; ``message``: what is wrong with it."""
+    """A fault of a scan's pair; ``message``: what is wrong; ``is_damaged``: the pair is not as it was written."""
 
     scan: str
     message: str
+    is_damaged: bool
 
 
 def verify(data: Path, progress: Progress = ignore_progress) -> tuple[int, list[Fault]]:
@@ -27,32 +30,45 @@ def verify(data: Path, progress: Progress = ignore_progress) -> tuple[int, list[
     were written or than the manifest says, or that are not in the manifest.
 
     Raises:
-        UserError: there is no manifest.
+        UserError: there is no manifest, or it cannot be read.
     """
-    try:
-        manifest = pd.read_csv(data / "manifest.csv", dtype=str)
-    except FileNotFoundError as error:
-        raise UserError(f"{data} holds no manifest.csv: it is no data folder of a run") from error
-    rows = [row for row in manifest.to_dict("records") if isinstance(row.get("sha256_full_dose"), str)]
+    rows = _read_manifest(data)
     faults: list[Fault] = []
     for number, row in enumerate(rows, start=1):
-        message = _fault_message({str(key): value for key, value in row.items()}, data)
-        faults += [Fault(str(row["scan"]), message)] if message else []
+        faults += _faults(row, data)
         progress(number, len(rows), str(row["scan"]))
     listed = {pair_path(data, str(row["dataset"]), str(row["scan"])) for row in rows}
     unlisted = sorted(path for path in data.glob("*/*.zarr") if not path.name.startswith(".") and path not in listed)
-    return len(rows), faults + [Fault(path.stem, f"{path} is not in the manifest") for path in unlisted]
+    strangers = [Fault(path.stem, f"{path} is not in the manifest", is_damaged=False) for path in unlisted]
+    return len(rows), faults + strangers
 
 
-def _fault_message(row: dict[str, Any], data: Path) -> str:
-    path = pair_path(data, row["dataset"], row["scan"])
+def _read_manifest(data: Path) -> list[dict[str, str]]:
+    """Read the rows of the scans that have a pair."""
+    path = data / "manifest.csv"
+    try:
+        manifest = pd.read_csv(path, dtype=str)
+    except FileNotFoundError as error:
+        raise UserError(f"{data} holds no manifest.csv: it is no data folder of a run") from error
+    except ValueError as error:
+        raise UserError(f"{path} was cut or changed: move it, and run the preparation again") from error
+    lacking = [name for name in _COLUMNS if name not in manifest]
+    if lacking and "kept" in set(manifest.get("state", ["kept"])):
+        raise UserError(f"{path} lacks the column {lacking[0]}: move it, and run the preparation again")
+    rows = manifest.reindex(columns=_COLUMNS).dropna().to_dict("records")
+    return [{str(key): str(text) for key, text in row.items()} for row in rows]
+
+
+def _faults(row: Mapping[str, str], data: Path) -> list[Fault]:
+    """Compare a pair with its own digests and with its row of the manifest."""
+    scan, path = row["scan"], pair_path(data, row["dataset"], row["scan"])
     if not path.exists():
-        return f"{path} is missing"
+        return [Fault(scan, f"{path} is missing", is_damaged=True)]
     pair = Pair(path)
     try:
         pair.check()
     except (UserError, OSError) as error:
-        return str(error)
+        return [Fault(scan, str(error), is_damaged=True)]
     recorded = pair.provenance["sha256"]
-    wrong = [name for name in ARRAYS if recorded[name] != row[f"sha256_{name}"]]
-    return f"the manifest has another digest for {' and '.join(wrong)} of {path}" if wrong else ""
+    wrong = " and ".join(name for name in ARRAYS if recorded[name] != row[f"sha256_{name}"])
+    return [Fault(scan, f"the manifest has another digest for {wrong} of {path}", is_damaged=False)] if wrong else []

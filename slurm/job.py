@@ -3,8 +3,6 @@
 import os
 import time
 
-import submitit
-
 from slurm.commands import output
 
 _FIRST_PORT, _PORTS = 12_000, 8_000  # below the ports that systems hand out
@@ -39,6 +37,12 @@ def restarts() -> int:
     return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 
 
+def start_of_job() -> str:
+    """Name this start of this job: "12.1" after the first requeue; empty outside of Slurm."""
+    job = os.environ.get("SLURM_JOB_ID")
+    return f"{job}.{restarts()}" if job else ""
+
+
 def requeue(*, leads: bool) -> None:
     """Put this job back in the queue, which only its leading process does, and wait until Slurm ends it.
 
@@ -65,5 +69,7 @@ def remove_partial_result() -> None:
     """Remove the half-written result of a killed process: submitit would fail on it at the end."""
     if "SUBMITIT_FOLDER" not in os.environ:
         return
+    import submitit  # a third of a second, for which commands that only look do not wait
+
     path = submitit.JobEnvironment().paths.result_pickle
     path.with_suffix(path.suffix + ".save_tmp").unlink(missing_ok=True)

@@ -1,15 +1,15 @@
 """Hours that the trainings of a run will take, forecast before they are submitted, against the budget."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 
 from data_prep.errors import UserError
-from data_prep.split import Split
 from jobs.engine.graph import Graph
+from jobs.engine.outputs import check_outputs
 from jobs.engine.run_folder import RunFolder
 from jobs.stages.accounting import allocated_gpu_hours
+from jobs.stages.prepare import read_split
 from jobs.stages.train import CellStage
 from pipeline.settings.cells import CellSettings
 from pipeline.training.arithmetic import count_operations
@@ -36,9 +36,9 @@ def forecast(folder: RunFolder, graph: Graph, profile: Profile) -> list[Forecast
     Raises:
         UserError: there is no rate, or the number of training volumes is not known yet.
     """
-    pending = [cell for stage, cell in _cells(graph) if not _is_done(stage, cell)]
-    volumes = _volumes(folder)
-    rates = {dims: list(_rates(folder, graph, dims, volumes)) for dims in (2, 3)}
+    pending = [cell for stage, cell in _cells(graph) if not stage.markers.is_done(cell.id)]
+    volumes = _volumes(graph)
+    rates = {dims: list(_rates(graph, dims, volumes)) for dims in (2, 3)}
     return [_forecast(folder, cell, profile, rates[cell.dims], volumes) for cell in pending]
 
 
@@ -48,22 +48,21 @@ def _cells(graph: Graph) -> Iterator[tuple[CellStage, CellSettings]]:
             yield from ((stage, cell) for cell in stage.cells.values())
 
 
-def _is_done(stage: CellStage, cell: CellSettings) -> bool:
-    marker = stage.markers.read(cell.id)
-    return marker is not None and marker.state == "done"
-
-
-def _volumes(folder: RunFolder) -> int | None:
+def _volumes(graph: Graph) -> int | None:
     """Count the training volumes; None before the scans are split."""
-    path = folder.data / "split.json"
-    return len(Split.from_json(json.loads(path.read_text())).parts["train"]) if path.exists() else None
+    stage = graph.stages["split"]
+    if not stage.markers.is_done("split"):
+        return None
+    check_outputs([(stage, "split")])
+    return len(read_split(stage).parts["train"])
 
 
-def _rates(folder: RunFolder, graph: Graph, dims: int, volumes: int | None) -> Iterator[float]:
+def _rates(graph: Graph, dims: int, volumes: int | None) -> Iterator[float]:
     """Yield a rank's operations per second in each finished training."""
     for stage, cell in _cells(graph):
-        if cell.dims == dims and _is_done(stage, cell):
-            seconds = json.loads((folder.cell(cell.id) / "result.json").read_text())["seconds"]
+        marker = stage.markers.read(cell.id)
+        if cell.dims == dims and marker and marker.state == "done":
+            seconds = marker.result["seconds"]
             yield _operations(cell, volumes) / cell.ranks / (seconds["training"] + seconds["validation"])
 
 

@@ -17,6 +17,7 @@ from jobs.engine.run_folder import LOCK, RunFolder
 from jobs.engine.targets import check_targets
 from pipeline.report.files import QUALITY_PATTERNS, REPORT_PATTERNS
 from pipeline.settings.run import RunSettings
+from slurm.commands import SlurmError
 from slurm.profile import Profile, load_profile
 
 
@@ -60,14 +61,20 @@ def evaluate(config: Config, on: On = LOCAL, overrides: Overrides = None, dry_ru
 
 def report(folder: Run) -> None:
     """Make the report again, of what the run folder holds and of nothing else."""
-    from jobs.stages.graph import graph_of
-    from pipeline.training.world import World
+    from jobs.engine.launch import LocalLauncher
+    from jobs.engine.outcome import list_failures
+    from jobs.engine.run import run_stage
+    from jobs.stages.graph import graph_of, open_graph
 
     run_folder = RunFolder.opened(folder)
     _check_free(run_folder)
     _check(run_folder)
-    with _locked(run_folder), looking("making the report") as progress:
-        graph_of(run_folder).stages["report"].run("report", World(), progress)
+    stage = graph_of(run_folder).stages["report"]
+    with locked(run_folder), Display() as display:
+        for item in stage.items():
+            stage.markers.remove(item)
+        run_stage(stage, stage.items(), LocalLauncher(open_graph, stage.modules), display)
+    list_failures(stage)
     _print_summary(run_folder)
 
 
@@ -91,15 +98,16 @@ def _update(folder: RunFolder, graph: Graph, on: str, dry_run: bool) -> bool:
     if profile and profile.executor == "slurm" and not dry_run:
         _enqueue(folder, graph, profile)
         return False
-    _find_items(graph)
+    find_items(graph)
     if dry_run:
         _print_decisions(graph)
         return False
-    _run_here(folder, graph, profile)
+    run_here(folder, graph, profile)
     return True
 
 
-def _find_items(graph: Graph) -> None:
+def find_items(graph: Graph) -> None:
+    """Search for the items of all stages that need it, with progress for people."""
     with looking("looking through the sources") as progress:
         for stage in graph.stages.values():
             stage.find_items(progress)
@@ -110,7 +118,7 @@ def _print_decisions(graph: Graph) -> None:
         typer.echo(f"{'run' if decision.run else 'keep':5}{'/'.join(decision.ref)}: {decision.reason}")
 
 
-def _run_here(folder: RunFolder, graph: Graph, profile: Profile | None) -> None:
+def run_here(folder: RunFolder, graph: Graph, profile: Profile | None) -> None:
     """Run the graph and follow it to its end; without a profile in processes of this machine."""
     from jobs.engine.launch import Launcher, LocalLauncher, SubmittedLauncher
     from jobs.engine.outcome import RunFailed
@@ -120,7 +128,8 @@ def _run_here(folder: RunFolder, graph: Graph, profile: Profile | None) -> None:
     modules = [module for stage in graph.stages.values() for module in stage.modules]
     launcher: Launcher = SubmittedLauncher(profile, open_graph) if profile else LocalLauncher(open_graph, modules)
     count, failures = 0, list[str]()
-    with _locked(folder), Display() as display:
+    with locked(folder), Display() as display:
+        _check_queue(folder)
         decisions = _decide(graph)
         if any(decision.run for decision in decisions):
             check_targets(graph, decisions)
@@ -130,6 +139,28 @@ def _run_here(folder: RunFolder, graph: Graph, profile: Profile | None) -> None:
         logger.info("nothing to do: every item is complete and unchanged")
     if failures:
         raise RunFailed(f"{len(failures)} items failed, first {failures[0]}; run the same command to try them again")
+
+
+def _check_queue(folder: RunFolder) -> None:
+    """Check that no job of the run is in Slurm's queue, which would do the same items."""
+    from jobs.engine.queue import live_submissions
+    from jobs.engine.submissions import Submissions
+
+    if not Submissions(folder.root).read():
+        return
+    try:
+        live = live_submissions(folder)
+    except SlurmError as error:
+        raise UserError(
+            f"jobs of this run were put in Slurm's queue, and whether they have ended is not known, as {error}: run it "
+            f"where Slurm answers; if you know that they have ended, remove {folder.root / 'queue.jsonl'}"
+        ) from error
+    if live:
+        jobs = ", ".join(sorted({job for submission in live for job in submission.jobs}, key=int))
+        raise UserError(
+            f"jobs {jobs} of this run are in Slurm's queue: wait for them (`quarterdose status {folder.root}`), or end "
+            f"them first (`quarterdose cancel {folder.root}`)"
+        )
 
 
 def _decide(graph: Graph) -> list[Decision]:
@@ -147,7 +178,7 @@ def _enqueue(folder: RunFolder, graph: Graph, profile: Profile) -> None:
     from jobs.engine.queue import live_submissions, submit_graph
     from jobs.stages.graph import open_graph
 
-    with _locked(folder):
+    with locked(folder):
         check_budget(folder, graph, profile)
         if all(stage.is_searched() for stage in graph.stages.values()):  # else each job checks what it replaces
             check_targets(graph, graph.decide_all())
@@ -176,5 +207,6 @@ def _at_work(folder: RunFolder) -> str:
     return f"another `quarterdose` is at work in {folder.root}"
 
 
-def _locked(folder: RunFolder) -> AbstractContextManager[None]:
+def locked(folder: RunFolder) -> AbstractContextManager[None]:
+    """Hold the lock of a run folder, or refuse at once because another process works there."""
     return held(folder.root / LOCK, _at_work(folder))

@@ -1,14 +1,18 @@
 """Commands about scans: ``verify`` pairs, ``calibrate`` the low dose and ``fetch`` public scans."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from data_prep.errors import UserError
+from data_prep.log import logger
 from data_prep.settings_file import load_settings
 from jobs.commands.options import Config, Overrides
+from jobs.commands.run import find_items, locked, run_here
 from jobs.engine.display import looking
+from jobs.engine.run_folder import RunFolder
 from pipeline.settings.run import RunSettings
 
 _CALIBRATION_SLICES = 8
@@ -17,7 +21,10 @@ _LISTED_SCANS = 5  # in an error message
 fetch = typer.Typer(help="Download scans.", no_args_is_help=True)
 
 
-def verify(data: Annotated[Path, typer.Argument(readable=False, help="Data folder, such as runs/demo/data.")]) -> None:
+def verify(
+    data: Annotated[Path, typer.Argument(readable=False, help="Data folder, such as runs/demo/data.")],
+    mend: Annotated[bool, typer.Option("--mend", help="Prepare scans anew whose pairs are damaged.")] = False,
+) -> None:
     """Read every pair and compare it with its digests and the manifest; exit code 1 if any is wrong."""
     from data_prep.verify import verify as verify_pairs
 
@@ -26,8 +33,33 @@ def verify(data: Annotated[Path, typer.Argument(readable=False, help="Data folde
     for fault in faults:
         typer.echo(f"{fault.scan}: {fault.message}")
     typer.echo(f"{count} pairs in the manifest, {len(faults)} faults")
-    if faults:
+    damaged = {fault.scan: fault.message for fault in faults if fault.is_damaged}
+    if damaged and (mend or (data.parent / "config.yaml").is_file()):
+        _record_damage(data, damaged)
+    if damaged and mend:
+        _prepare_again(data)
+    if len(damaged) < len(faults) or (damaged and not mend):
         raise typer.Exit(1)
+
+
+def _record_damage(data: Path, damaged: Mapping[str, str]) -> None:
+    """Let the preparation of a run make damaged pairs anew; ``damaged``: what is wrong, by scan."""
+    from jobs.stages.prepare import Prepare
+
+    folder = RunFolder.opened(data.parent)
+    with locked(folder):
+        for scan, message in damaged.items():
+            Prepare(folder).markers.write_damage(scan, message)
+    logger.info("`quarterdose prepare`, or `quarterdose verify --mend`, makes damaged pairs anew")
+
+
+def _prepare_again(data: Path) -> None:
+    from jobs.stages.graph import preparation_of
+
+    folder = RunFolder.opened(data.parent)
+    graph = preparation_of(folder)
+    find_items(graph)
+    run_here(folder, graph, None)
 
 
 def calibrate(

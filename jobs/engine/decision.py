@@ -18,7 +18,11 @@ class Cause(Enum):
     FAILED = "failed before: {}"
     SETTING_CHANGED = "{} changed from {} to {}"
     INPUT_CHANGED = "{} was made again"
+    INPUT_ADDED = "{} is new"
+    INPUT_REMOVED = "{} was taken away"
     OUTPUT_MISSING = "{} is missing"
+    OUTPUT_CHANGED = "{} was cut or changed after it was written"
+    REFUSED_BEFORE = "refused before: {}"
     BLOCKED = "blocked: {} did not succeed"
     REFUSED = "refused"
     DONE = "done"
@@ -68,7 +72,8 @@ def first_change(old: Any, new: Any, key: str = "") -> Reason | None:
     if _with_lists(old) == _with_lists(new):
         return None
     if key.startswith("inputs."):
-        return Reason(Cause.INPUT_CHANGED, (key.removeprefix("inputs."),))
+        cause = Cause.INPUT_ADDED if old is None else Cause.INPUT_REMOVED if new is None else Cause.INPUT_CHANGED
+        return Reason(cause, (key.removeprefix("inputs."),))
     return Reason(Cause.SETTING_CHANGED, (key.removeprefix("settings."), _shorten(old), _shorten(new)))
 
 

@@ -39,11 +39,11 @@ class Display:
     ) -> None:
         self._bars.stop()
 
-    def update(self, stage: Stage, items: Sequence[str], since: float) -> None:
-        """Show the progress of running items; what was written before ``since`` (Unix time) is of an earlier run."""
+    def update(self, stage: Stage, items: Sequence[str]) -> None:
+        """Show the progress of running items."""
         for item in items:
             progress = stage.markers.read_progress(item)
-            if progress and progress["at"] >= since:
+            if progress:
                 self._show(f"{stage.name}/{item}", progress)
 
     def _show(self, name: str, progress: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from jobs.engine.decision import Cause, Decision, Reason, first_change
 from jobs.engine.marker import Marker
+from jobs.engine.outputs import first_fault
 from jobs.engine.stage import Ref, Stage
 
 
@@ -63,11 +64,8 @@ class Graph:
         if change:
             return change
         if marker.state == "refused":
-            return Reason(Cause.REFUSED)
-        missing = next((path for path in stage.outputs(item) if not path.exists()), None)
-        if missing:
-            return Reason(Cause.OUTPUT_MISSING, (str(missing.relative_to(stage.folder.root)),))
-        return Reason(Cause.DONE)
+            return Reason(Cause.REFUSED) if stage.keeps_refusals else Reason(Cause.REFUSED_BEFORE, (marker.reason,))
+        return first_fault(stage, item, marker) or Reason(Cause.DONE)
 
     def blocked_by(self, stage: Stage, item: str) -> Ref | None:
         """Return the first input that is not done, where the item needs all of them; else None."""
@@ -82,7 +80,7 @@ class Graph:
 
     def _stamp(self, ref: Ref) -> str:
         marker = self.marker(ref)
-        return f"{marker.state} {marker.finished}" if marker else "absent"
+        return marker.stamp if marker else "absent"
 
 
 OpenGraph = Callable[[Path], Graph]

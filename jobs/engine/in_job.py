@@ -62,7 +62,7 @@ def run_rank(open_graph: OpenGraph, root: Path, stage_name: str, item: str, max_
 def run_items(open_graph: OpenGraph, root: Path, stage_name: str, items: Sequence[str], max_restarts: int) -> None:
     """Do one item after the other, as one rank of a job that they share; those of fewer ranks take the first ranks."""
     rank, size, local_rank = process()
-    stage, start = open_graph(root).stages[stage_name], time.time()
+    stage = open_graph(root).stages[stage_name]
     with _stoppable(World(rank, size), max_restarts):
         for number, item in enumerate(items):
             ranks = stage.ranks(item)
@@ -71,14 +71,8 @@ def run_items(open_graph: OpenGraph, root: Path, stage_name: str, items: Sequenc
                 _run_in_process(_join_item, open_graph, root, stage_name, item, world)
             if rank == 0 and stage.markers.read(item) is None:
                 stage.markers.write_death(item, _describe_death(stage, item))
-            while not _has_ended(stage, item, start):
+            while not stage.markers.has_ended_here(item):
                 time.sleep(_POLL_SECONDS)
-
-
-def _has_ended(stage: Stage, item: str, start: float) -> bool:
-    """Whether the item is done, or ended after this start of the job."""
-    marker = stage.markers.read(item)
-    return marker is not None and (marker.state == "done" or marker.finished >= start)
 
 
 def _run_in_process(call: Callable[..., None], *arguments: object) -> None:

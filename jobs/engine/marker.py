@@ -3,21 +3,30 @@
 import json
 import os
 import time
-from dataclasses import dataclass
+import uuid
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from data_prep.files import is_locked, sibling, write_atomic, write_json
+from data_prep.files import is_locked, sibling, write_atomic
+from data_prep.seal import BrokenSeal, read_sealed, write_sealed
+from slurm.job import start_of_job
 
 State = Literal["done", "refused", "failed"]
+
+
+def _name_attempt() -> str:
+    return f"{start_of_job()}/{uuid.uuid4().hex}"
 
 
 @dataclass(frozen=True)
 class Marker:
     """How an item ended: ``refused`` by the user's data or settings, ``failed`` by anything else, or ``done``.
 
-    The file has these fields as keys. ``parts`` is what the item depends on, ``seconds`` how long it took,
-    ``finished`` Unix time, ``result`` what the stage's ``run`` returned.
+    The file has these fields as keys, and a digest of them. ``parts`` is what the item depends on, ``seconds`` how
+    long it took, ``finished`` Unix time for people, ``result`` what the stage's ``run`` returned. ``outputs``: digests
+    by path below the run folder. ``product``: digest of what later items read. ``attempt``: a name of its own
+    for each time that the item was tried.
     """
 
     state: State
@@ -26,6 +35,14 @@ class Marker:
     seconds: float
     reason: str
     result: dict[str, Any]
+    outputs: dict[str, str] = field(default_factory=dict)
+    product: str = ""
+    attempt: str = field(default_factory=_name_attempt)
+
+    @property
+    def stamp(self) -> str:
+        """What items that depend on this one compare: its product, or how it ended without one."""
+        return self.product if self.state == "done" else f"{self.state}: {self.reason}"
 
 
 class Markers:
@@ -35,11 +52,19 @@ class Markers:
         self.folder = root / "markers" / stage
 
     def read(self, item: str) -> Marker | None:
-        """Read the item's marker; None if it has not ended."""
+        """Read the item's marker; None if it has not ended. An item whose marker was changed failed: it runs again."""
         try:
-            return Marker(**json.loads(self._path(item).read_text()))
+            return Marker(**read_sealed(self._path(item)))
         except FileNotFoundError:
             return None
+        except (BrokenSeal, TypeError):
+            reason = f"{self._path(item)} was cut or changed, or is of another version of quarterdose"
+            return Marker("failed", {}, 0.0, 0.0, reason, {}, attempt="")
+
+    def has_ended_here(self, item: str) -> bool:
+        """Whether the item is done, or ended in this start of this job of Slurm."""
+        marker = self.read(item)
+        return marker is not None and (marker.state == "done" or marker.attempt.startswith(f"{start_of_job()}/"))
 
     def is_done(self, item: str) -> bool:
         """Whether the item ended well."""
@@ -48,13 +73,18 @@ class Markers:
 
     def write(self, item: str, marker: Marker) -> None:
         """Record how the item ended."""
-        write_json(self._path(item), marker.__dict__)
+        write_sealed(self._path(item), marker.__dict__)
 
     def write_death(self, item: str, reason: str, seconds: float = 0.0) -> None:
-        """Record that the item failed because its process died, unless the process itself recorded an end."""
-        if self.read(item) is None:
+        """Record that the item failed because its process died, unless it recorded an end or another is at it."""
+        if self.read(item) is None and not self.is_running(item):
             self.write(item, Marker("failed", {}, time.time(), seconds, reason, {}))
             self.clear_progress(item)
+
+    def write_damage(self, item: str, reason: str) -> None:
+        """Record that the outputs of a completed item were damaged since, so that it runs again."""
+        if self.is_done(item):
+            self.write(item, Marker("failed", {}, time.time(), 0.0, reason, {}))
 
     def remove(self, item: str) -> None:
         """Remove the item's marker, before it is run again."""
@@ -81,14 +111,14 @@ class Markers:
         """Write how far the running item is; for people, so it is not fsynced."""
         path = self._progress(item)
         temporary = sibling(path)
-        temporary.write_text(json.dumps({"done": completed, "total": total, "note": note, "at": time.time()}))
+        temporary.write_text(json.dumps({"done": completed, "total": total, "note": note}))
         os.replace(temporary, path)
 
     def read_progress(self, item: str) -> dict[str, Any] | None:
-        """Read ``done``, ``total``, ``note`` and ``at`` (Unix time) of an item that has started and not ended."""
+        """Read ``done``, ``total`` and ``note`` of an item that has started and not ended."""
         try:
             progress: dict[str, Any] = json.loads(self._progress(item).read_text())
-        except FileNotFoundError:
+        except (FileNotFoundError, ValueError):
             return None
         return progress
 

@@ -29,7 +29,7 @@ def run_graph(graph: Graph, launcher: Launcher, display: Display) -> tuple[int, 
         pending = _decide_pending(graph, stage)
         for decision in pending:
             logger.info(f"{'/'.join(decision.ref)}: {decision.reason}")
-        _run_stage(stage, [decision.ref[1] for decision in pending], launcher, display)
+        run_stage(stage, [decision.ref[1] for decision in pending], launcher, display)
         count += len(pending)
         try:
             failures += list_failures(stage)
@@ -43,7 +43,7 @@ def _conclude(graph: Graph, failed: Stage, launcher: Launcher, display: Display)
     """Run the stages that show what became of the items of a stage of which too many ended without success."""
     for stage in graph.stages.values():
         if stage.concludes and stage.gathers == failed.name:
-            _run_stage(stage, [decision.ref[1] for decision in _decide_pending(graph, stage)], launcher, display)
+            run_stage(stage, [decision.ref[1] for decision in _decide_pending(graph, stage)], launcher, display)
 
 
 def _decide_pending(graph: Graph, stage: Stage) -> list[Decision]:
@@ -57,7 +57,8 @@ def _decide_pending(graph: Graph, stage: Stage) -> list[Decision]:
     return sorted(pending, key=lambda decision: decision.reason.cause is Cause.FAILED)
 
 
-def _run_stage(stage: Stage, items: Sequence[str], launcher: Launcher, display: Display) -> None:
+def run_stage(stage: Stage, items: Sequence[str], launcher: Launcher, display: Display) -> None:
+    """Run items of a stage to their end, with progress; how each ended is in its marker."""
     root = stage.folder.root
     if stage.uses_ranks:
         for item in stage.start_order(items):
@@ -77,9 +78,9 @@ def _run_group(stage: Stage, items: list[str], launch: Callable[[], Processes], 
         stage.markers.clear_progress(item)
         if stage.uses_ranks:
             stage.markers.remove(item)
-    start, before = time.time(), {item: stage.markers.read(item) for item in items}
+    start, before = time.monotonic(), {item: stage.markers.read(item) for item in items}
     processes = launch()
-    _follow(stage, items, processes, display, start)
+    _follow(stage, items, processes, display)
     for item in items:
         _mark_if_dead(stage, item, start, processes)
     ended = [item for item in items if stage.markers.read(item) not in (None, before[item])]
@@ -87,11 +88,11 @@ def _run_group(stage: Stage, items: list[str], launch: Callable[[], Processes], 
     return [item for item in items if item not in ended]
 
 
-def _follow(stage: Stage, items: list[str], processes: Processes, display: Display, start: float) -> None:
+def _follow(stage: Stage, items: list[str], processes: Processes, display: Display) -> None:
     """Show progress until all processes have ended; end those of an item of which one rank failed."""
     try:
         while not processes.have_ended():
-            display.update(stage, items, start)
+            display.update(stage, items)
             if stage.uses_ranks and _has_failed(stage, items[0]):
                 _end(processes)
     except BaseException:
@@ -118,4 +119,4 @@ def _mark_if_dead(stage: Stage, item: str, start: float, processes: Processes) -
     has_started = stage.uses_ranks or stage.markers.read_progress(item) is not None
     if has_started and stage.markers.read(item) is None:
         reason = f"{processes.fault() or 'its process ended early'}; see {stage.folder.root / 'logs'}"
-        stage.markers.write_death(item, reason, time.time() - start)
+        stage.markers.write_death(item, reason, time.monotonic() - start)

@@ -48,10 +48,15 @@ class RunFolder:
         """Open an existing run folder, with the settings of its last run.
 
         Raises:
-            UserError: there is no run in ``root``.
+            UserError: there is no run in ``root``, or its settings were changed since.
         """
         if not (root / "config.yaml").is_file():
             raise UserError(f"{root} is no run folder: it has no config.yaml")
+        if Ledger(root).exists() and Ledger(root).first_stranger(["config.yaml"]):
+            raise UserError(
+                f"{root / 'config.yaml'} was cut or changed after the run wrote it: move it, and run your own settings "
+                "file again, which writes it anew"
+            )
         return cls(root.absolute(), load_settings(root / "config.yaml", RunSettings))
 
     def record(self) -> None:

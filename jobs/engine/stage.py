@@ -34,6 +34,8 @@ class Stage(ABC):
     """Whether an item runs although some of its inputs failed."""
     is_lenient: ClassVar[bool] = False
     """Whether a single success is enough for the run to go on; then its jobs also start after failed ones."""
+    keeps_refusals: ClassVar[bool] = False
+    """Whether what :meth:`reads` returns decides alone on a refusal; else a refused item is tried again by each run."""
     resumes: ClassVar[bool] = False
     """Whether an unfinished item goes on with the files that it left."""
     concludes: ClassVar[bool] = False
@@ -84,8 +86,18 @@ class Stage(ABC):
         return []
 
     def outputs(self, item: str) -> list[Path]:
-        """List the files or folders that exist when the item is complete; without one of them it runs again."""
+        """List the files, or Zarr groups, that exist when the item is complete.
+
+        Without one of them, or with one that was changed, the item runs again.
+        """
         return []
+
+    def product(self, result: Mapping[str, Any], outputs: Mapping[str, str]) -> Any:
+        """Return plain values that stand for what later items read: they run again when these change.
+
+        ``result``: of :meth:`run`. ``outputs``: digest of each output.
+        """
+        return dict(outputs)
 
     def folders(self, item: str) -> Mapping[Path, str]:
         """Return the folders that the item replaces as a whole.

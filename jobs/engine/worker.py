@@ -15,6 +15,7 @@ from data_prep.progress import Progress
 from jobs.engine.graph import Graph, OpenGraph
 from jobs.engine.marker import Marker, State
 from jobs.engine.outcome import RunFailed
+from jobs.engine.outputs import check_outputs, digest_outputs
 from jobs.engine.stage import Stage
 from pipeline.training.stopping import Stopped
 from pipeline.training.world import DistributionError, PeerLost, World
@@ -64,13 +65,13 @@ def work_together(open_graph: OpenGraph, root: Path, stage_name: str, item: str,
 def _run_locked(graph: Graph, stage: Stage, item: str, world: World) -> Exception | None:
     """Run the item, in rank 0 under its lock; return the error that its marker tells of."""
     if not world.leads:
-        return _run_marked(stage, item, world, graph.parts(stage, item))
+        return _run_marked(graph, stage, item, world, graph.parts(stage, item))
     with locked(stage.markers.lock(item)):
         if world.size == 1 and not graph.decide_item(stage, item).run:
             return None  # another run has done it meanwhile
         parts = graph.parts(stage, item)
         _start(stage, item, digest_json(parts))
-        return _run_marked(stage, item, world, parts)
+        return _run_marked(graph, stage, item, world, parts)
 
 
 def _start(stage: Stage, item: str, digest: str) -> None:
@@ -82,16 +83,17 @@ def _start(stage: Stage, item: str, digest: str) -> None:
         stage.markers.remove(item)
 
 
-def _run_marked(stage: Stage, item: str, world: World, parts: dict[str, Any]) -> Exception | None:
-    start = time.time()
+def _run_marked(graph: Graph, stage: Stage, item: str, world: World, parts: dict[str, Any]) -> Exception | None:
+    start = time.monotonic()
     logger.info(f"{stage.name}/{item}: started as rank {world.rank} of {world.size}")
 
     def fail(error: Exception) -> None:
         _log_error(stage, error)
-        marker = Marker(_state(error), parts, time.time(), time.time() - start, _reason(stage, error), {})
+        marker = Marker(_state(error), parts, time.time(), time.monotonic() - start, _reason(stage, error), {})
         _mark_failure(stage, item, error, marker)
 
     try:
+        check_outputs((graph.stages[name], source) for name, source in stage.inputs(item))
         summary = stage.run(item, replace(world, on_peer_lost=fail), _reporter(stage, item, world))
     except Exception as error:
         if isinstance(error, Stopped) and not stage.uses_ranks:
@@ -102,7 +104,10 @@ def _run_marked(stage: Stage, item: str, world: World, parts: dict[str, Any]) ->
         if world.leads:
             stage.markers.clear_progress(item)
     if world.leads:
-        stage.markers.write(item, Marker("done", parts, time.time(), time.time() - start, "", summary))
+        outputs = digest_outputs(stage, item)
+        product = digest_json(stage.product(summary, outputs))
+        seconds = time.monotonic() - start
+        stage.markers.write(item, Marker("done", parts, time.time(), seconds, "", summary, outputs, product))
     logger.info(f"{stage.name}/{item}: done")
     return None
 

@@ -1,6 +1,5 @@
 """GPU-hours and core-hours that were allocated to a run's jobs, and what the trainings used them for."""
 
-import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -76,7 +75,8 @@ def _row(
         if allocated is None
         else _sum_hours([allocation for allocation in allocated if array_of(allocation.job) in jobs])
     )
-    used = {f"{kind}_gpu_hours": seconds * gpus / _HOUR for kind, seconds in _recorded_seconds(folder, item).items()}
+    recorded = _recorded_seconds(graph, stage, item)
+    used = {f"{kind}_gpu_hours": seconds * gpus / _HOUR for kind, seconds in recorded.items()}
     lost = {"lost_gpu_hours": _lost_hours(f"{stage}/{item}", hours, sum(used.values()))} if used else {}
     bill = folder.settings.budget.cost(hours["gpu_hours"])
     return {"stage": stage, "item": item, "gpus": gpus, **hours, **used, **lost, "bill": bill}
@@ -113,10 +113,8 @@ def _marked_seconds(graph: Graph, stage: str, item: str) -> float:
     return sum(marker.seconds for item in items if (marker := graph.marker((stage, item))))
 
 
-def _recorded_seconds(folder: RunFolder, item: str) -> Mapping[str, float]:
+def _recorded_seconds(graph: Graph, stage: str, item: str) -> Mapping[str, float]:
     """Read the seconds of a training by kind; empty for other items and for a training that did not end."""
-    path = folder.cell(item) / "result.json"
-    if not item or not path.exists():
-        return {}
-    seconds = json.loads(path.read_text())["seconds"]
-    return {kind: seconds[kind] for kind in _KINDS}
+    marker = graph.marker((stage, item)) if item else None
+    seconds = marker.result["seconds"] if marker and marker.state == "done" else {}
+    return {kind: seconds[kind] for kind in _KINDS if seconds}

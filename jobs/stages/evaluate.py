@@ -21,7 +21,7 @@ class Evaluate(Stage):
     """Judge one denoiser an item: ``low-dose``, the baseline; ``tv``; and the cells that are no control arms."""
 
     name: ClassVar[str] = "evaluate"
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
     uses_gpu: ClassVar[bool] = True
     resumes: ClassVar[bool] = True
     modules: ClassVar[tuple[str, ...]] = ("pipeline.evaluate.judgement",)
@@ -64,8 +64,12 @@ class Evaluate(Stage):
             return False
         if item not in self.cells:
             return True
-        training = self.cells[item][0].markers.read(item)
-        return training is not None and training.state == "done" and training.finished < judgement.finished
+        stage, _ = self.cells[item]
+        training = stage.markers.read(item)
+        if training is None or training.state != "done":
+            return False
+        judged: str = judgement.parts["inputs"][f"{stage.name}/{item}"]
+        return judged == training.stamp
 
     def run(self, item: str, world: World, progress: Progress) -> dict[str, Any]:
         from pipeline.evaluate.judgement import evaluate

@@ -31,7 +31,8 @@ class Export(Stage):
         return [MODEL]
 
     def inputs(self, item: str) -> list[Ref]:
-        return [(self.evaluate.name, judged) for judged in self.evaluate.items()]
+        trainings = [(stage.name, cell) for cell, (stage, _) in self.evaluate.cells.items()]
+        return [("split", "split"), *trainings, *((self.evaluate.name, judged) for judged in self.evaluate.items())]
 
     def outputs(self, item: str) -> list[Path]:
         return [self.folder.model, self.folder.model.with_name("model-card.md")]

@@ -32,6 +32,7 @@ class Prepare(Stage):
         "data_prep.prepare", "data_prep.readers.dicom", "data_prep.readers.nifti",
     )  # fmt: skip
     private: ClassVar[bool] = True
+    keeps_refusals: ClassVar[bool] = True
     uses_search: ClassVar[bool] = True
 
     def find_items(self, progress: Progress) -> str:
@@ -76,6 +77,9 @@ class Prepare(Stage):
         dataset = self.series[item].dataset
         return [pair_path(self.folder.data, dataset, item), contact_path(self.folder.data, dataset, item)]
 
+    def product(self, result: Mapping[str, Any], outputs: Mapping[str, str]) -> Any:
+        return dict(result)  # the row of the manifest, with the digests of both doses
+
     def folders(self, item: str) -> Mapping[Path, str]:
         return {pair_path(self.folder.data, self.series[item].dataset, item): _PAIR_FILES}
 
@@ -103,8 +107,9 @@ class SplitScans(Stage):
     """
 
     name: ClassVar[str] = "split"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     accepts_failed_inputs: ClassVar[bool] = True
+    keeps_refusals: ClassVar[bool] = True
     gathers: ClassVar[str] = Prepare.name
     concludes: ClassVar[bool] = True
 
@@ -140,6 +145,9 @@ class SplitScans(Stage):
     def outputs(self, item: str) -> list[Path]:
         return [self.folder.data / "manifest.csv", self.folder.data / "split.json"]
 
+    def product(self, result: Mapping[str, Any], outputs: Mapping[str, str]) -> Any:
+        return result["trained on"]
+
     def check_replaceable(self, item: str) -> None:
         ledger = Ledger(self.folder.data)
         if ledger.exists():  # versions before kept none here
@@ -164,7 +172,9 @@ class SplitScans(Stage):
         studies = [{**row, "studies": self.prepare.series[row["scan"]].studies} for row in used]
         parts = split(studies, self.settings.data.split, self.min_slices)
         write_json(split_file, parts.to_json())
-        return {"by": parts.by, "slices": {part: sum(map(len, segments)) for part, segments in parts.parts.items()}}
+        slices = {part: sum(map(len, segments)) for part, segments in parts.parts.items()}
+        pairs = {row["scan"]: [row[f"sha256_{name}"] for name in ("full_dose", "low_dose")] for row in used}
+        return {"by": parts.by, "slices": slices, "trained on": digest_json([parts.to_json(), pairs])}
 
     def _write_manifest(self, manifest: Path) -> list[dict[str, Any]]:
         """Write the manifest and the contact sheets of data sets; return the rows of the scans that are used."""

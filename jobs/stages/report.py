@@ -1,9 +1,10 @@
 """The report: tables, figures and one page."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from data_prep.files import digest_plain_file
 from data_prep.ledger import Ledger
 from data_prep.progress import Progress
 from jobs.engine.graph import Graph
@@ -45,10 +46,19 @@ class WriteReport(Stage):
 
     def inputs(self, item: str) -> list[Ref]:
         trainings = [(stage.name, cell) for cell, (stage, _) in self.cells.items()]
-        return [*trainings, *((self.evaluate.name, judged) for judged in self.evaluate.items())]
+        return [("split", "split"), *trainings, *((self.evaluate.name, judged) for judged in self.evaluate.items())]
+
+    def reads(self, item: str) -> Mapping[str, Any]:
+        settings, manifest = self.settings, self.folder.data / "manifest.csv"
+        return {
+            "data_rate": settings.study.data_rate,
+            "budget": settings.budget.model_dump(mode="json"),
+            "manifest": digest_plain_file(manifest),
+        }
 
     def outputs(self, item: str) -> list[Path]:
-        return [self.folder.report / name for name in FILES]
+        figures = sorted(self.folder.report.glob("figures/*"))
+        return [*(self.folder.report / name for name in FILES), *figures]
 
     def run(self, item: str, world: World, progress: Progress) -> dict[str, Any]:
         from jobs.stages.accounting import accounting_table

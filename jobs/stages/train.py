@@ -1,5 +1,6 @@
 """Stages that train: the 2D-DDnet, the transfer of its weights to 3D, and the other cells of the study."""
 
+import io
 import json
 import random
 import shutil
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from data_prep.errors import UserError
-from data_prep.files import digest_json, replacing, write_json
+from data_prep.files import digest_json, write_atomic, write_json
 from data_prep.progress import Progress
 from data_prep.sources.series import stamp_of_file
 from jobs.engine.run_folder import RunFolder
@@ -24,13 +25,13 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
 
-_CELL_FILES = r"metrics\.jsonl|result\.json|convolutions\.json|checkpoints/step-\d+\.pt|tensorboard/events\..*"
+_CELL_FILES = r"metrics\.jsonl|result\.json|checkpoints/step-\d+\.pt|tensorboard/events\..*"
 
 
 class CellStage(Stage):
     """Train one cell an item, in ``cells/<id>``."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     uses_ranks: ClassVar[bool] = True
     resumes: ClassVar[bool] = True
     # each DistributedDataParallel imports the latter
@@ -53,9 +54,13 @@ class CellStage(Stage):
         return [("split", "split")]
 
     def outputs(self, item: str) -> list[Path]:
-        """List the result and the checkpoint with which the training ended."""
+        """List the result, the metrics and the checkpoint with which the training ended."""
         folder = self.folder.cell(item)
-        return [folder / "result.json", folder / "checkpoints" / _checkpoint_of(folder / "result.json")]
+        result = folder / "result.json"
+        return [result, folder / "metrics.jsonl", folder / "checkpoints" / _checkpoint_of(result)]
+
+    def product(self, result: Mapping[str, Any], outputs: Mapping[str, str]) -> Any:
+        return result["checkpoint"]  # it holds the metrics and the times too
 
     def folders(self, item: str) -> Mapping[Path, str]:
         return {self.folder.cell(item): _CELL_FILES}
@@ -156,8 +161,9 @@ class Transfer(Stage):
         assert isinstance(network_3d, DDnet)
         assert cell.transfer != "none"
         inflate(network_2d, network_3d, cell.transfer, seed=self.settings.study.training.seed)
-        with replacing(self.folder.donor(item)) as temporary:
-            torch.save(network_3d.state_dict(), temporary)
+        weights = io.BytesIO()  # torch writes the name of a file into it
+        torch.save(network_3d.state_dict(), weights)
+        write_atomic(self.folder.donor(item), weights.getvalue())
         return {"fill": item}
 
     def _donor_network(self) -> "Module":

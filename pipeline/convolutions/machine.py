@@ -11,11 +11,11 @@ _NO_DRIVER = "unknown"
 def describe_machine(device: torch.device) -> dict[str, str]:
     """Describe the device and the libraries that compute on it."""
     if device.type == "cpu":
-        return {"device": _processor(), "threads": str(torch.get_num_threads()), "torch": torch.__version__}
+        return {"device": _processor(), "threads": str(torch.get_num_threads()), "torch": str(torch.__version__)}
     return {
         "device": torch.cuda.get_device_name(device),
         "driver": _driver(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "cuda": str(torch.version.cuda),
         "cudnn": str(torch.backends.cudnn.version()),
     }

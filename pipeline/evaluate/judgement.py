@@ -1,6 +1,5 @@
 """A denoiser judged on the held-out scans."""
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from data_prep.files import replacing, write_json
 from data_prep.paths import pair_path
 from data_prep.progress import Progress
+from data_prep.seal import BrokenSeal, read_sealed, write_sealed
 from data_prep.split import Part, Segment
 from data_prep.store import Pair
 from pipeline.evaluate.denoisers import Denoiser, threads_of
@@ -50,7 +50,7 @@ def evaluate(
         target / part / segment.dataset / f"{segment.scan}.json": (part, segment)
         for part, segments in parts.items() for segment in segments
     }  # fmt: skip
-    missing = {path: segment for path, (_, segment) in files.items() if not path.exists()}
+    missing = {path: segment for path, (_, segment) in files.items() if not _is_judged(path)}
     example = parts["test"][0], target.with_suffix(".npz")
     for number, path in enumerate(_judge_missing(denoiser, data, missing, settings, example), start=1):
         progress(len(files) - len(missing) + number, len(files), path.stem)
@@ -61,13 +61,22 @@ def evaluate(
     return {"slices": len(slices), "rmse_hu": float(np.mean([row["rmse_hu"] for row in slices]))}
 
 
+def _is_judged(path: Path) -> bool:
+    """Whether an interrupted call left the rows of a scan, and nobody changed them since."""
+    try:
+        read_sealed(path)
+    except (FileNotFoundError, BrokenSeal):
+        return False
+    return True
+
+
 def _collect(files: Mapping[Path, Part]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Read the rows of the slices of the part ``test``, and those of all scans."""
     slices, scans = list[dict[str, Any]](), list[dict[str, Any]]()
     for path, part in files.items():
-        scan, rows = json.loads(path.read_text())
-        scans.append({"part": part, **scan})
-        slices += rows if part == "test" else []
+        judged = read_sealed(path)
+        scans.append({"part": part, **judged["scan"]})
+        slices += judged["slices"] if part == "test" else []
     return slices, scans
 
 
@@ -115,7 +124,7 @@ def _judge(
         scan, slices = judge(scan_on(device, image, full, anatomy, pair.provenance["spacing_mm"][1:]))
     ids = {"dataset": segment.dataset, "scan": segment.scan}
     rows = [{**ids, "slice": segment.start + z, **row} for z, row in enumerate(slices)]
-    write_json(path, [{**ids, "slices": len(rows), **scan}, rows])
+    write_sealed(path, {"scan": {**ids, "slices": len(rows), **scan}, "slices": rows})
 
 
 def _pair(data: Path, segment: Segment) -> Pair:

@@ -1,12 +1,10 @@
 """The algorithms by which a training computes its convolutions: chosen by rank 0, and the same to its end."""
 
-import json
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
-from data_prep.files import write_json
 from data_prep.log import logger
 from pipeline.convolutions.choice import choose, covers, from_rows, to_rows
 from pipeline.convolutions.machine import describe_machine
@@ -14,8 +12,6 @@ from pipeline.convolutions.needs import Needs, NeedsCollector
 from pipeline.settings.cells import CellSettings
 from pipeline.training.memory import blank_batches, blank_sample, blank_step, normalise
 from pipeline.training.ranks import Ranks
-
-FILE_NAME = "convolutions.json"
 
 
 def chooses_algorithms(cell: CellSettings, device: torch.device) -> bool:
@@ -33,29 +29,28 @@ def convolutions_of(cell: CellSettings, *, gpu: bool) -> Needs:
     return needs
 
 
-def algorithms_of(cell: CellSettings, folder: Path, ranks: Ranks) -> dict[str, Any]:
-    """Return the choice of the training in ``folder``, which all its ranks share: ``machine`` and ``algorithms``.
+def algorithms_of(cell: CellSettings, state: Mapping[str, Any], ranks: Ranks) -> dict[str, Any]:
+    """Return the choice of a training, which all its ranks share: ``machine`` and ``algorithms``.
 
     A training goes on with the algorithms with which it started, unless it goes on with another device or library.
+    ``state``: of the checkpoint from which it goes on, or empty.
 
     Raises:
         UserError: no algorithm computes one of the convolutions right.
     """
-    choice = _read_or_choose(cell, folder / FILE_NAME, ranks.device) if ranks.world.leads else None
+    choice = _continue_or_choose(cell, state.get("convolutions"), ranks.device) if ranks.world.leads else None
     shared: dict[str, Any] = ranks.object_of_first(choice)
     return shared
 
 
-def _read_or_choose(cell: CellSettings, path: Path, device: torch.device) -> dict[str, Any]:
+def _continue_or_choose(cell: CellSettings, earlier: dict[str, Any] | None, device: torch.device) -> dict[str, Any]:
     needs, machine = convolutions_of(cell, gpu=device.type == "cuda"), describe_machine(device)
-    if path.exists():
-        choice: dict[str, Any] = json.loads(path.read_bytes())
-        if choice["machine"] == machine and covers(from_rows(choice["algorithms"]), needs):
-            return choice
-        logger.warning(f"{path}: the training began on another device or library, so its last bits may differ")
+    if earlier:
+        if earlier["machine"] == machine and covers(from_rows(earlier["algorithms"]), needs):
+            return earlier
+        logger.warning(f"cell {cell.id}: it began on another device or library, so its last bits may differ")
     choice = {"machine": machine, "algorithms": to_rows(choose(needs, device))}
     if device.type == "cuda":  # the trials' memory is not the training's
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-    write_json(path, choice)
     return choice

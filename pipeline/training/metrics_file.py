@@ -1,13 +1,14 @@
 """``metrics.jsonl``, the record of a training's progress: one JSON object a line, written by rank 0."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from torch.utils.tensorboard.writer import SummaryWriter
 
+from data_prep.errors import UserError
 from data_prep.files import write_atomic
 
 Lines = Mapping[str, Sequence[dict[str, Any]]]
@@ -17,21 +18,22 @@ Lines = Mapping[str, Sequence[dict[str, Any]]]
 class MetricsFile:
     """Appends lines to ``folder/metrics.jsonl`` and the same numbers to TensorBoard.
 
-    Lines of steps after ``step``, and of validations after step ``validated``, are dropped: a process that was killed
-    wrote them after its last checkpoint, and these steps are taken again.
+    The file is written anew from ``lines``, which the checkpoint of step ``step`` holds: what a process that was
+    killed wrote after it is dropped, as these steps are taken again, and what was changed in the file is mended.
     """
 
-    def __init__(self, folder: Path, step: int, validated: int) -> None:
-        path, last = folder / "metrics.jsonl", {"train": step, "validation": validated}
-        lines = [line for line in read_metrics(folder) if line["step"] <= last[line["kind"]]]
-        write_atomic(path, "".join(json.dumps(line) + "\n" for line in lines))
+    def __init__(self, folder: Path, lines: Iterable[str], step: int) -> None:
+        path = folder / "metrics.jsonl"
+        self.lines = list(lines)
+        write_atomic(path, "".join(f"{line}\n" for line in self.lines))
         self._handle = path.open("a")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
 
     def write(self, kind: str, step: int, epoch: int, values: dict[str, Any]) -> None:
         """Append one line and flush it; lists are not sent to TensorBoard."""
-        line = {"kind": kind, "step": step, "epoch": epoch, **values}
-        self._handle.write(json.dumps(line) + "\n")
+        line = json.dumps({"kind": kind, "step": step, "epoch": epoch, **values})
+        self.lines.append(line)
+        self._handle.write(f"{line}\n")
         self._handle.flush()
         for name, value in values.items():
             if not isinstance(value, list):
@@ -48,7 +50,14 @@ class MetricsFile:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """Read the lines of ``folder/metrics.jsonl``, without a last one that a kill cut off."""
+    """Read the lines of ``folder/metrics.jsonl``, without a last one that a kill cut off.
+
+    Raises:
+        UserError: a line was cut or changed.
+    """
     path = folder / "metrics.jsonl"
-    lines = path.read_text().split("\n") if path.exists() else []
-    return [json.loads(line) for line in lines[:-1]]
+    lines = path.read_bytes().split(b"\n") if path.exists() else []
+    try:
+        return [json.loads(line) for line in lines[:-1]]
+    except ValueError as error:
+        raise UserError(f"{path} was cut or changed: run the training again, which writes it anew") from error

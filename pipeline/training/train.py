@@ -1,7 +1,7 @@
 """Training of one cell: its parts are built, restored from the newest checkpoint and handed to the trainer."""
 
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,9 @@ def _build_trainer(
     ranks = Ranks(world, device_of(world, settings.device))
     torch.set_num_threads(settings.threads)
     torch.backends.cudnn.deterministic = True  # a resumed training computes the same bits
-    convolutions = algorithms_of(cell, folder, ranks) if chooses_algorithms(cell, ranks.device) else None
+    checkpoints = Checkpoints(folder / "checkpoints")
+    steps_taken, state = _read_newest(checkpoints, ranks)
+    convolutions = algorithms_of(cell, state, ranks) if chooses_algorithms(cell, ranks.device) else None
     torch.manual_seed(settings.seed)
     length = length_of(settings, len(split.parts["train"]), world.size)
     samples = PairSamples(data, split.parts["train"], cell, settings.seed, length.epoch_samples)
@@ -80,12 +82,11 @@ def _build_trainer(
     step = _build_step(cell, start, ranks)
     if convolutions:
         use_algorithms(step.model, from_rows(convolutions["algorithms"]))
-    checkpoints = Checkpoints(folder / "checkpoints")
-    steps_taken, record = _restore(step, checkpoints, ranks)
+    record = _restore(step, state)
     record.seconds["start"] += time.perf_counter() - start_time
     return Trainer(
         cell, length, samples, validation_samples,
-        metrics=MetricsFile(folder, steps_taken, record.validated) if world.leads else None,
+        metrics=MetricsFile(folder, state.get("metrics", ()), steps_taken) if world.leads else None,
         batches=_read_batches(cell, samples, steps_taken, length, ranks),
         step=step, ranks=ranks, measurements=Measurements(record, step.clock, ranks), checkpoints=checkpoints,
         stop=stop, record=record, steps_taken=steps_taken, convolutions=convolutions,
@@ -111,18 +112,24 @@ def _build_model(cell: CellSettings, start: Path | None, device: torch.device) -
     return model
 
 
-def _restore(step: TrainingStep, checkpoints: Checkpoints, ranks: Ranks) -> tuple[int, TrainingRecord]:
-    """Load rank 0's newest checkpoint on every rank; return its number of steps and its record."""
+def _read_newest(checkpoints: Checkpoints, ranks: Ranks) -> tuple[int, Mapping[str, Any]]:
+    """Read rank 0's newest checkpoint on every rank; return its number of steps and its state, empty without any."""
     newest = None
     if ranks.world.leads:
         checkpoints.remove_leftovers()
         newest = checkpoints.newest()
     steps_taken = ranks.number_of_first(-1 if newest is None else newest)
     if steps_taken < 0:
-        return 0, TrainingRecord()
-    state = checkpoints.load(steps_taken)
-    step.load_state_dict(state)
-    return steps_taken, TrainingRecord.from_state(state)
+        return 0, {}
+    return steps_taken, checkpoints.load(steps_taken)
+
+
+def _restore(step: TrainingStep, state: Mapping[str, Any]) -> TrainingRecord:
+    """Load the state of a checkpoint, if there is one, and return its record."""
+    if not state:
+        return TrainingRecord()
+    step.load_state_dict(dict(state))
+    return TrainingRecord.from_state(dict(state))
 
 
 def _read_batches(

@@ -168,7 +168,10 @@ class Trainer:
         with self.record.time("checkpoint"):
             weights = float(sum(p.detach().sum() for p in self.step.model.parameters()))
             check_finite("sum of weights", weights, self.cell, self.steps_taken)
-            state = {**self.step.state_dict(), **self.record.to_state()}
+            state = {
+                **self.step.state_dict(), **self.record.to_state(), "convolutions": self.convolutions,
+                "metrics": self.metrics.lines if self.metrics else [],
+            }  # fmt: skip
             best = [int(self.record.best["step"])] if self.record.best else []
             self.checkpoints.save(self.steps_taken, state, self.cell.training.checkpoints_kept, also=best)
             self._saved_at = time.monotonic()

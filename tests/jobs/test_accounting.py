@@ -1,11 +1,11 @@
 """GPU-hours of a training whose start Slurm forgot, as its controller was killed before it had saved it."""
 
-import json
 import os
 from pathlib import Path
 
 import pytest
 
+from jobs.engine.marker import Marker, Markers
 from jobs.engine.run_folder import RunFolder
 from jobs.engine.submissions import Submissions
 from jobs.stages.accounting import accounting_table
@@ -21,9 +21,9 @@ def study(root: Path, training_seconds: float) -> RunFolder:
     """A run folder of which one training of two ranks, on a GPU each, was in Slurm's queue."""
     settings = RunSettings.model_validate({"name": "t", "runs": root, "data": {"sources": [{"kind": "sample"}]}})
     folder = RunFolder.of(settings)
-    folder.cell("3d-s16-r2").mkdir(parents=True)
+    folder.root.mkdir()
     seconds = {"training": training_seconds, "validation": 1.0, "checkpoint": 0.5, "start": 0.5}
-    (folder.cell("3d-s16-r2") / "result.json").write_text(json.dumps({"seconds": seconds}))
+    Markers(folder.root, "study").write("3d-s16-r2", Marker("done", {}, 1.0, 1.0, "", {"seconds": seconds}))
     Submissions(folder.root).add("study", ["3d-s16-r2"], ["49488001"], 2, 2)
     return folder
 

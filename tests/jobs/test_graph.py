@@ -1,14 +1,17 @@
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from data_prep.files import digest_json
 from data_prep.progress import Progress
 from jobs.engine.decision import Decision
 from jobs.engine.graph import Graph
-from jobs.engine.marker import Marker
+from jobs.engine.marker import Marker, State
 from jobs.engine.outcome import RunFailed, check_stage
+from jobs.engine.outputs import check_outputs, digest_outputs
 from jobs.engine.run_folder import RunFolder
 from jobs.engine.stage import Ref, Stage
 from jobs.stages.prepare import Prepare
@@ -51,10 +54,13 @@ def graph(tmp_path: Path) -> Graph:
     return Graph([Toy(folder), After(folder)])
 
 
-def finish(graph: Graph, stage: str, item: str, at: float = 1.0, state: str = "done", reason: str = "") -> None:
+def finish(graph: Graph, stage: str, item: str, text: str = "", state: State = "done", reason: str = "") -> None:
+    """Leave what a worker leaves of an item whose output holds ``text``."""
     toy = graph.stages[stage]
-    (toy.folder.root / item).touch()
-    toy.markers.write(item, Marker(state, graph.parts(toy, item), at, 1.0, reason, {}))  # type: ignore[arg-type]
+    (toy.folder.root / item).write_text(text)
+    outputs = digest_outputs(toy, item)
+    product = digest_json(toy.product({}, outputs))
+    toy.markers.write(item, Marker(state, graph.parts(toy, item), 1.0, 1.0, reason, {}, outputs, product))
 
 
 def decisions(graph: Graph) -> dict[str, Decision]:
@@ -96,7 +102,7 @@ def test_a_changed_version_a_missing_output_and_a_remade_input_are_named(
     graph: Graph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finish_all(graph)
-    finish(graph, "toy", "y", at=2.0)
+    finish(graph, "toy", "y", "other")
     assert str(decisions(graph)["z"].reason) == "toy/y was made again"
     (graph.stages["toy"].folder.root / "x").unlink()
     assert str(decisions(graph)["x"].reason) == "x is missing"
@@ -104,14 +110,55 @@ def test_a_changed_version_a_missing_output_and_a_remade_input_are_named(
     assert str(decisions(graph)["x"].reason) == "version changed from 1 to 2"
 
 
-def test_failures_are_tried_again_and_refusals_only_when_something_changed(
+def test_an_item_that_gives_the_same_bytes_again_makes_nothing_after_it_again(graph: Graph) -> None:
+    finish_all(graph)
+    graph.stages["toy"].markers.remove("y")
+    assert [decisions(graph)[item].run for item in "xyz"] == [False, True, True]  # z, as long as y is not done
+    finish(graph, "toy", "y")
+    assert not any(decision.run for decision in decisions(graph).values())
+
+
+def test_inputs_that_come_and_go_are_named(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    finish_all(graph)
+    monkeypatch.setattr(After, "inputs", lambda self, item: [("toy", "x")])
+    assert str(decisions(graph)["z"].reason) == "toy/y was taken away"
+    finish(graph, "after", "z")
+    monkeypatch.undo()
+    assert str(decisions(graph)["z"].reason) == "toy/y is new"
+
+
+def test_a_changed_output_is_seen_by_its_bytes_and_not_by_its_times(graph: Graph) -> None:
+    finish_all(graph)
+    path = graph.stages["toy"].folder.root / "x"
+    os.utime(path, (1, 1))
+    assert not decisions(graph)["x"].run
+    path.write_text("x")
+    os.utime(path, (1, 1))
+    assert str(decisions(graph)["x"].reason) == "x was cut or changed after it was written"
+    with pytest.raises(RunFailed, match=r"/t/x was cut or changed after it was written: run the same command again"):
+        check_outputs([(graph.stages["toy"], "x")])
+
+
+@pytest.mark.parametrize("spoil", [lambda text: text[: len(text) // 2], lambda text: text.replace("1.0", "1.5", 1)])
+def test_a_marker_that_was_cut_or_changed_is_no_marker(graph: Graph, spoil: Callable[[str], str]) -> None:
+    finish_all(graph)
+    path = graph.stages["toy"].markers.folder / "x.json"
+    path.write_text(spoil(path.read_text()))
+    reason = f"failed before: {path} was cut or changed, or is of another version of quarterdose"
+    assert str(decisions(graph)["x"].reason) == reason
+    assert str(decisions(graph)["z"].reason) == "toy/x runs first"
+
+
+def test_failures_are_tried_again_and_refusals_unless_only_the_settings_decide(
     graph: Graph, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     finish(graph, "toy", "x", state="failed", reason="disk full")
     finish(graph, "toy", "y", state="refused", reason="tilted")
     found = decisions(graph)
     assert (found["x"].run, str(found["x"].reason)) == (True, "failed before: disk full")
-    assert (found["y"].run, str(found["y"].reason)) == (False, "refused")
+    assert (found["y"].run, str(found["y"].reason)) == (True, "refused before: tilted")
+    monkeypatch.setattr(Toy, "keeps_refusals", True)
+    assert (decisions(graph)["y"].run, str(decisions(graph)["y"].reason)) == (False, "refused")
     finish(graph, "toy", "x")
     assert (decisions(graph)["z"].run, str(decisions(graph)["z"].reason)) == (False, "blocked: toy/y did not succeed")
     monkeypatch.setattr(After, "accepts_failed_inputs", True)

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from data_prep.errors import UserError
-from data_prep.files import write_json
 from pipeline.convolutions.algorithms import ALGORITHMS, LIBRARY, Algorithm
 from pipeline.convolutions.choice import OutputAlgorithms, choose, from_rows, to_rows
 from pipeline.convolutions.layers import Conv2d, Conv3d, ConvTranspose2d, use_algorithms
@@ -21,7 +20,8 @@ from pipeline.convolutions.needs import NeedsCollector
 from pipeline.convolutions.shape import PASSES, ConvolutionShape, Pass
 from pipeline.convolutions.trial import TOLERANCE, Trial, filled_memory, quickest, try_algorithms
 from pipeline.models import REDCNN, DDnet, build_network
-from pipeline.training.convolutions import FILE_NAME, convolutions_of
+from pipeline.training.checkpoints import Checkpoints
+from pipeline.training.convolutions import convolutions_of
 from tests.pipeline.algorithms import last_algorithms
 from tests.pipeline.cells import cell
 from tests.pipeline.trainings import CPU, Halted, assert_same_losses, losses, run, train_ranks
@@ -264,7 +264,7 @@ def test_a_training_in_bfloat16_is_right(make_pair: Callable[..., Path], tmp_pat
     ends = [run(x, data, tmp_path / x.training.precision) for x in (rounded, exact)]
     assert ends[0]["validation"]["rmse_hu"] == pytest.approx(ends[1]["validation"]["rmse_hu"], rel=0.02)
     assert ends[1]["convolutions"] is None
-    assert ends[0]["convolutions"] == json.loads((tmp_path / "bfloat16" / FILE_NAME).read_text())
+    assert newest_state(tmp_path / "bfloat16")["convolutions"] == ends[0]["convolutions"]
     assert from_rows(ends[0]["convolutions"]["algorithms"]).keys() == convolutions_of(rounded, gpu=False).keys()
 
 
@@ -272,6 +272,21 @@ def table(name: Pass) -> dict[str, Algorithm]:
     algorithms = ALGORITHMS[name]
     assert isinstance(algorithms, dict)
     return algorithms
+
+
+def newest_state(folder: Path) -> dict[str, Any]:
+    checkpoints = Checkpoints(folder / "checkpoints")
+    step = checkpoints.newest()
+    assert step
+    return checkpoints.load(step)
+
+
+def plant_choice(folder: Path, choice: Any) -> None:
+    """Let the newest checkpoint say that the training started with another choice of algorithms."""
+    checkpoints = Checkpoints(folder / "checkpoints")
+    step = checkpoints.newest()
+    assert step
+    checkpoints.save(step, {**checkpoints.load(step), "convolutions": choice}, keep=1)
 
 
 def with_negative_gradients(choice: Any) -> Any:
@@ -290,7 +305,9 @@ def test_a_training_goes_on_by_the_algorithms_with_which_it_started(
     first, straight, stopped = (tmp_path / name for name in ("first", "straight", "stopped"))
     choice = with_negative_gradients(run(settings, data, first)["convolutions"])
     for folder in (straight, stopped):
-        write_json(folder / FILE_NAME, choice)
+        with pytest.raises(Halted):
+            run(settings, data, folder, stop_at=1)
+        plant_choice(folder, choice)
     with pytest.raises(Halted):
         run(settings, data, stopped, stop_at=2)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "another"))  # of another user, where nothing was measured
@@ -305,8 +322,8 @@ def test_on_another_machine_algorithms_are_chosen_anew(
 ) -> None:
     data, folder = make_pair(), tmp_path / "cell"
     run(FLAT, data, folder)
-    choice = json.loads((folder / FILE_NAME).read_text())
-    (folder / FILE_NAME).write_text(json.dumps({**choice, "machine": {"device": "Tesla T4"}}))
+    choice = newest_state(folder)["convolutions"]
+    plant_choice(folder, {**choice, "machine": {"device": "Tesla T4"}})
     assert run(FLAT, data, folder)["convolutions"]["machine"] == choice["machine"]
     assert "began on another device or library, so its last bits may differ" in capsys.readouterr().out
 
@@ -315,4 +332,4 @@ def test_on_another_machine_algorithms_are_chosen_anew(
 def test_all_ranks_compute_by_the_algorithms_of_rank_0(make_pair: Callable[..., Path], tmp_path: Path) -> None:
     data, folder = make_pair(), tmp_path / "cell"
     results = train_ranks(cell(2, ranks=2, precision="bfloat16", norm="group", epochs=1), data, folder)
-    assert results[0]["convolutions"] == results[1]["convolutions"] == json.loads((folder / FILE_NAME).read_text())
+    assert results[0]["convolutions"] == results[1]["convolutions"] == newest_state(folder)["convolutions"]

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from data_prep.errors import MachineError
+from data_prep.errors import MachineError, UserError
 from pipeline.settings.cells import CellSettings
 from pipeline.training.checkpoints import CheckpointError, Checkpoints, load_state, load_trained
 from pipeline.training.distributed import joined
@@ -232,12 +232,25 @@ def test_only_the_newest_and_the_best_checkpoints_are_kept(tmp_path: Path) -> No
 
 
 def test_metrics_after_the_checkpoint_are_dropped_and_a_cut_line_is_passed_over(tmp_path: Path) -> None:
-    with MetricsFile(tmp_path, 0, 0) as metrics:
+    with MetricsFile(tmp_path, (), 0) as metrics:
         for step in (1, 2, 3):
             metrics.write("train", step, 0, {"loss": float(step)})
     path = tmp_path / "metrics.jsonl"
     path.write_text(path.read_text() + '{"kind": "train", "st')
     assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2, 3]
-    with MetricsFile(tmp_path, 2, 2):
+    with MetricsFile(tmp_path, metrics.lines[:2], 2):
         pass
     assert [line["step"] for line in read_metrics(tmp_path)] == [1, 2]
+
+
+def test_changed_metrics_are_mended_by_the_checkpoint_and_unreadable_ones_are_named(tmp_path: Path) -> None:
+    with MetricsFile(tmp_path, (), 0) as metrics:
+        metrics.write("train", 1, 0, {"loss": 0.25})
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(path.read_text().replace("0.25", "0.35"))
+    with MetricsFile(tmp_path, metrics.lines, 1):
+        pass
+    assert read_metrics(tmp_path) == [{"kind": "train", "step": 1, "epoch": 0, "loss": 0.25}]
+    path.write_text(path.read_text().replace(":", ";", 1))
+    with pytest.raises(UserError, match=r"metrics\.jsonl was cut or changed: run the training again"):
+        read_metrics(tmp_path)
