@@ -122,6 +122,9 @@ def test_a_job_of_another_size_than_was_asked_for_trains_nothing(tmp_path: Path)
     settings = RunSettings.model_validate({**ALONE, "runs": tmp_path})
     folder = RunFolder.of(settings)
     folder.record()
+    folder.data.mkdir()
+    for name in ("manifest.csv", "split.json"):
+        (folder.data / name).touch()
     Markers(folder.root, "split").write("split", Marker("done", {}, 1.0, 1.0, "", {}))
     meeting = f"file://{tmp_path}/meet"
     job = submit(
