@@ -39,21 +39,18 @@ class WriteReport(Stage):
     def items(self) -> list[str]:
         return ["report"]
 
-    def reads(self, item: str) -> dict[str, Any]:
-        study, budget = self.settings.study, self.settings.budget
-        return {"data_rate": study.data_rate, "include_disturbed": study.include_disturbed,
-                "budget": budget.model_dump(mode="json")}  # fmt: skip
-
     def inputs(self, item: str) -> list[Ref]:
         trainings = [(stage.name, cell) for cell, (stage, _) in self.cells.items()]
         return [("split", "split"), *trainings, *((self.evaluate.name, judged) for judged in self.evaluate.items())]
 
     def reads(self, item: str) -> Mapping[str, Any]:
-        settings, manifest = self.settings, self.folder.data / "manifest.csv"
+        study, budget = self.settings.study, self.settings.budget
         return {
-            "data_rate": settings.study.data_rate,
-            "budget": settings.budget.model_dump(mode="json"),
-            "manifest": digest_plain_file(manifest),
+            "data_rate": study.data_rate,
+            "include_disturbed": study.include_disturbed,
+            "price": budget.gpu_hour_price,
+            "currency": budget.currency,
+            "manifest": digest_plain_file(self.folder.data / "manifest.csv"),
         }
 
     def outputs(self, item: str) -> list[Path]:
