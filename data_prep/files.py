@@ -9,11 +9,13 @@ import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 from data_prep.errors import UserError
+
+_PROBE_BYTES = 1 << 20
 
 Declare = Callable[[Path], None]
 """Called with a complete temporary file or folder, before it gets its final name."""
@@ -65,6 +67,24 @@ def naming_full_disk(path: Path) -> Iterator[None]:
         if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             error.filename = str(path)
         raise
+
+
+def check_writable(folder: Path) -> None:
+    """Check that a file can be written in a folder and reaches the disk: one of 1 MiB, which is removed again.
+
+    Raises:
+        UserError: it cannot.
+    """
+    probe = sibling(folder / "probe")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(os.urandom(_PROBE_BYTES))  # zeros may take no room
+        _fsync(probe)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror}") from error
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -39,6 +39,16 @@ def _environment() -> dict[str, str]:
     return {**{name: text for name, text in os.environ.items() if not name.startswith(_OPTIONS)}, **_READABLE}
 
 
+def read_config() -> dict[str, str]:
+    """Ask the controller for the cluster's settings, by their names in ``slurm.conf``.
+
+    Raises:
+        SlurmError: it does not answer.
+    """
+    lines = (line.partition("=") for line in output("scontrol", "show", "config").splitlines())
+    return {name.strip(): text.strip() for name, equals, text in lines if equals}
+
+
 def batches(ids: Sequence[str]) -> Iterator[Sequence[str]]:
     """Split ids into as many at a time as one command takes."""
     return (ids[start : start + _BATCH] for start in range(0, len(ids), _BATCH))

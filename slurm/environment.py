@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 from slurm.profile import Profile
 
@@ -20,6 +21,12 @@ _DEFAULTS = {
 """A user's defaults for sbatch, by the settings of a profile that go before them."""
 _UNSAID = ("SBATCH_CLUSTERS", "SBATCH_RESERVATION", "SBATCH_WCKEY")
 """Defaults for what no profile says."""
+
+
+def effective_setting(profile: Profile, name: Literal["account", "partition", "qos"]) -> str | None:
+    """Return a setting of the profile, else the user's own default for sbatch."""
+    setting: str | None = getattr(profile, name)
+    return setting or os.environ.get(f"SBATCH_{name.upper()}")
 
 
 @contextmanager

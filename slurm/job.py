@@ -63,13 +63,3 @@ def await_end() -> None:
     """
     time.sleep(_END_SECONDS)
     raise RuntimeError(f"this job stopped its work, but Slurm did not end it within {_END_SECONDS} s")
-
-
-def remove_partial_result() -> None:
-    """Remove the half-written result of a killed process: submitit would fail on it at the end."""
-    if "SUBMITIT_FOLDER" not in os.environ:
-        return
-    import submitit  # a third of a second, for which commands that only look do not wait
-
-    path = submitit.JobEnvironment().paths.result_pickle
-    path.with_suffix(path.suffix + ".save_tmp").unlink(missing_ok=True)

@@ -4,68 +4,91 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from data_prep.errors import UserError
-from slurm.commands import SlurmError, output
+from slurm.commands import output
+from slurm.environment import effective_setting
 from slurm.profile import Profile, nodes_of
+
+_CLOSED = ("inact", "drain")  # partitions in these states take no jobs; one that is down keeps them waiting
 
 
 @dataclass(frozen=True)
 class _NodeGroup:
-    """Nodes of one partition that have the same cores and GPUs: a line of ``sinfo``.
+    """Nodes of one partition that have the same cores, memory and GPUs: a line of ``sinfo``.
 
-    ``minutes``: time limit of the partition's jobs, None without a limit; ``cpus`` and ``gpus`` are a node's.
+    ``minutes``: time limit of the partition's jobs, None without a limit; ``cpus``, ``memory`` (MiB) and ``gpus`` are a
+    node's.
     """
 
     partition: str
     default: bool
+    state: str
     minutes: int | None
     nodes: int
     cpus: int
+    memory: int
     gpus: int
 
 
 @dataclass(frozen=True)
 class _Demand:
-    """What one job asks for; ``cpus`` and ``gpus`` on each node."""
+    """What one job asks for; ``cpus``, ``memory`` (MiB) and ``gpus`` on each node."""
 
     partition: str | None
     minutes: int
     nodes: int
     cpus: int
+    memory: int
     gpus: int
 
 
 def check_partitions(profile: Profile, tasks: int) -> None:
-    """Compare what a job of so many ranks asks for with the cluster's partitions; without ``sinfo`` do nothing.
+    """Compare what the jobs of a profile ask for with the cluster's partitions: ranks, so many, and worker processes.
 
     Raises:
-        UserError: a partition is unknown, its time limit is shorter, or it has too few nodes, GPUs or cores.
+        UserError: a partition is unknown or closed, its time limit is shorter, or it has too few nodes that are large
+            enough.
+        SlurmError: Slurm does not answer.
     """
-    try:
-        groups = _node_groups()
-    except SlurmError:
-        return
-    nodes, ranks = nodes_of(profile, tasks), min(tasks, profile.tasks_a_node)
-    cpus, gpus = ranks * profile.cpus_a_task, ranks * profile.gpus_a_task
-    _check(groups, _Demand(profile.partition, profile.minutes, nodes, cpus, gpus))
-    if profile.worker_partition:
-        _check(groups, _Demand(profile.worker_partition, profile.minutes, 1, profile.cpus_a_worker, 0))
+    partition = effective_setting(profile, "partition")
+    ranks, worker = min(tasks, profile.tasks_a_node), profile.worker_partition or partition
+    demands = [
+        _demand(profile, partition, nodes_of(profile, tasks), ranks * profile.cpus_a_task, ranks),
+        _demand(profile, partition if profile.gpus_a_task else worker, 1, profile.cpus_a_worker, 1),
+        _demand(profile, worker, 1, profile.cpus_a_worker, 0),
+    ]
+    groups = _node_groups()
+    for demand in demands:
+        _check(groups, demand)
+
+
+def _demand(profile: Profile, partition: str | None, nodes: int, cpus: int, tasks: int) -> _Demand:
+    """Return what a job asks for; ``cpus`` on each node, and the GPUs of so many ``tasks`` there."""
+    return _Demand(partition, profile.minutes, nodes, cpus, cpus * profile.memory_a_cpu, tasks * profile.gpus_a_task)
 
 
 def _check(groups: Sequence[_NodeGroup], demand: _Demand) -> None:
     partition = _partition(groups, demand.partition)
     name, limit = partition[0].partition, partition[0].minutes
+    if partition[0].state in _CLOSED:
+        raise UserError(f"partition {name} takes no jobs at the moment: its state is {partition[0].state}")
     if limit is not None and demand.minutes > limit:
         raise UserError(f"minutes {demand.minutes} is over the time limit of partition {name}, {limit}")
-    _check_size("GPUs", demand.gpus, max(group.gpus for group in partition), name)
-    _check_size("cores", demand.cpus, max(group.cpus for group in partition), name)
-    nodes = sum(group.nodes for group in partition)
+    _check_size("GPUs", demand.gpus, [group.gpus for group in partition], name)
+    _check_size("cores", demand.cpus, [group.cpus for group in partition], name)
+    _check_size("MiB (cores x memory_a_cpu)", demand.memory, [group.memory for group in partition], name)
+    nodes = sum(group.nodes for group in partition if _is_enough(group, demand))
     if demand.nodes > nodes:
-        raise UserError(f"{demand.nodes} nodes are asked for, partition {name} has {nodes}")
+        size = f"{demand.cpus} cores, {demand.memory} MiB and {demand.gpus} GPUs"
+        raise UserError(f"{demand.nodes} nodes of {size} are asked for, partition {name} has {nodes}")
 
 
-def _check_size(unit: str, demand: int, limit: int, partition: str) -> None:
-    if demand > limit:
-        raise UserError(f"{demand} {unit} a node are asked for, those of {partition} have {limit}")
+def _check_size(unit: str, demand: int, limits: Sequence[int], partition: str) -> None:
+    if demand > max(limits):
+        raise UserError(f"{demand} {unit} a node are asked for, those of {partition} have {max(limits)}")
+
+
+def _is_enough(group: _NodeGroup, demand: _Demand) -> bool:
+    return group.cpus >= demand.cpus and group.memory >= demand.memory and group.gpus >= demand.gpus
 
 
 def _partition(groups: Sequence[_NodeGroup], name: str | None) -> list[_NodeGroup]:
@@ -78,15 +101,15 @@ def _partition(groups: Sequence[_NodeGroup], name: str | None) -> list[_NodeGrou
 
 
 def _node_groups() -> list[_NodeGroup]:
-    lines = output("sinfo", "-h", "-o", "%P|%l|%D|%c|%G").splitlines()
+    lines = output("sinfo", "-h", "--exact", "-o", "%P|%a|%l|%D|%c|%m|%G").splitlines()
     return [_read_node_group(*line.split("|")) for line in lines]
 
 
-def _read_node_group(name: str, limit: str, nodes: str, cpus: str, gres: str) -> _NodeGroup:
+def _read_node_group(name: str, state: str, limit: str, nodes: str, cpus: str, memory: str, gres: str) -> _NodeGroup:
     gpus = [part.partition("(")[0].split(":")[-1] for part in gres.split(",") if part.startswith("gpu:")]
     return _NodeGroup(
-        partition=name.rstrip("*"), default=name.endswith("*"), minutes=_minutes(limit), nodes=int(nodes),
-        cpus=int(cpus.rstrip("+")), gpus=sum(map(int, gpus)),
+        partition=name.rstrip("*"), default=name.endswith("*"), state=state, minutes=_minutes(limit), nodes=int(nodes),
+        cpus=int(cpus.rstrip("+")), memory=int(memory.rstrip("+")), gpus=sum(map(int, gpus)),
     )  # fmt: skip
 
 

@@ -1,25 +1,27 @@
 """Submit jobs as a profile says, by submitit: to this machine's processes or to Slurm's queue."""
 
 import io
-import os
 import re
 import shlex
-import stat
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from data_prep.errors import UserError
-from slurm.commands import SlurmError, array_of, output
+from data_prep.files import naming_full_disk
+from data_prep.ownership import create_private_folder
+from slurm.calls import FAILED, command_of, write_calls
+from slurm.commands import SlurmError, read_config
 from slurm.environment import environment_of_submission, heeding_interrupts
 from slurm.profile import Profile, nodes_of
+from slurm.states import cancel
 
-_PRIVATE = 0o700
+_REMEDY = "choose a folder that is yours alone"
 _DEFAULT_MAX_ARRAY = 1001
 _UNREACHABLE = re.compile(r"contact slurm|communication|connection|timed out|try again", re.IGNORECASE)
 # a job of which a process was killed goes back to the queue; one that failed by itself does not
@@ -32,17 +34,29 @@ _TEARDOWN = (
 )
 
 
-class Job(Protocol):
-    """Job of submitit: the methods that are used of it."""
+@dataclass(frozen=True)
+class Job:
+    """Processes of this machine, as a job of submitit."""
 
-    def done(self) -> bool:
-        """Return whether it ended."""
+    _job: submitit.Job[None]
+
+    def has_ended(self) -> bool:
+        """Whether all its processes have; the debug executor runs them now."""
+        return self._job.done()
 
     def cancel(self) -> None:
         """End it."""
+        self._job.cancel()
 
-    def exception(self) -> BaseException | None:
-        """Return why it failed, after it ended."""
+    def fault(self) -> str:
+        """Say, after it ended, why its first process that failed did; empty if it is not known that any did.
+
+        Logs say it, so that nothing is unpickled.
+        """
+        if isinstance(self._job, submitit.DebugJob):
+            return str(self._job.exception() or "")
+        ends = [(self._job.task(number).stderr() or "").splitlines()[-1:] for number in range(self._job.num_tasks)]
+        return next((line.removeprefix(FAILED) for end in ends for line in end if line.startswith(FAILED)), "")
 
 
 def submit(profile: Profile, folder: Path, tasks: int, call: Callable[..., None], *arguments: Any) -> Job:
@@ -52,35 +66,20 @@ def submit(profile: Profile, folder: Path, tasks: int, call: Callable[..., None]
         UserError: the debug executor is asked for more than one process, or ``folder`` is not the user's own or has a
             name that is no text.
     """
-    create_private_folder(folder)
+    create_private_folder(folder, _REMEDY)
     if profile.executor == "debug":
         if tasks > 1:
             raise UserError(
                 f"{tasks} ranks were asked for, but the debug executor has one process: take another profile"
             )
-        return submitit.DebugExecutor(folder).submit(call, *arguments)
+        return Job(submitit.DebugExecutor(folder).submit(call, *arguments))
     _check_encodable(folder)
     executor = submitit.LocalExecutor(folder)
     executor.update_parameters(
         timeout_min=profile.minutes, tasks_per_node=tasks, gpus_per_node=profile.gpus_a_task * tasks
     )
     with environment_of_submission(profile), heeding_interrupts():
-        return executor.submit(call, *arguments)
-
-
-def create_private_folder(folder: Path) -> None:
-    """Create a folder for pickles and logs that only its user can write: who writes a pickle runs code.
-
-    Raises:
-        UserError: it exists, and someone else can write there; or it cannot be created.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=_PRIVATE)
-    except OSError as error:
-        raise UserError(f"{folder}, the folder for logs, cannot be created: {error.strerror}") from error
-    status = folder.stat()
-    if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise UserError(f"{folder} must belong to you and be writable by you alone: chmod 700 it, or remove it")
+        return Job(executor._submit_command(command_of(write_calls(folder, call, [arguments]))))
 
 
 @dataclass(frozen=True)
@@ -102,33 +101,66 @@ class JobRequest:
 def enqueue(profile: Profile, folder: Path, call: Callable[..., None], request: JobRequest) -> list[str]:
     """Put ``call(*arguments)`` in Slurm's queue for each tuple of ``request.calls``; return the ids of jobs or arrays.
 
-    An array that is longer than Slurm takes becomes several.
+    An array that is longer than Slurm takes becomes several: all of them are in the queue, or none.
 
     Raises:
         UserError: the processes do not fill whole nodes, ``folder`` is not the user's own or has a name that is no
             text, or Slurm refuses the job.
-        SlurmError: Slurm is not installed, or does not answer.
+        SlurmError: Slurm is not installed, does not answer, or did not take back what it has.
     """
-    create_private_folder(folder)
+    create_private_folder(folder, _REMEDY)
     _check_encodable(folder)
-    with environment_of_submission(profile):
-        try:
-            with redirect_stderr(io.StringIO()):  # submitit prints what sbatch says, and raises it
-                return _submit_array(profile, folder, call, request)
-        except (FailedJobError, FailedSubmissionError) as error:
-            raise _refusal(str(error)) from error
-        except FileNotFoundError as error:
-            raise SlurmError("sbatch is not installed here") from error
-
-
-def _submit_array(profile: Profile, folder: Path, call: Callable[..., None], request: JobRequest) -> list[str]:
-    executor = submitit.SlurmExecutor(folder)
-    executor.update_parameters(**_parameters(profile, request))
-    if len(request.calls) == 1:
-        return [executor.submit(call, *request.calls[0]).job_id]
-    size = _max_array()
+    size = _max_array() if len(request.calls) > 1 else 1
     parts = [request.calls[first : first + size] for first in range(0, len(request.calls), size)]
-    return [array_of(executor.map_array(call, *zip(*part, strict=True))[0].job_id) for part in parts]
+    parameters, jobs = _parameters(profile, request), list[str]()
+    try:
+        for part in parts:
+            with environment_of_submission(profile), naming_full_disk(folder):
+                jobs.append(_enqueue_part(folder, parameters, call, part))
+    except BaseException as error:
+        take_back(jobs, error)
+        raise
+    return jobs
+
+
+def _enqueue_part(
+    folder: Path, parameters: dict[str, Any], call: Callable[..., None], calls: Sequence[tuple[Any, ...]]
+) -> str:
+    """Submit one job or array; return its id."""
+    try:
+        executor = submitit.SlurmExecutor(folder)
+    except RuntimeError as error:  # it looks for srun
+        raise SlurmError("srun is not installed here") from error
+    executor.update_parameters(**parameters)
+    if len(calls) > 1:
+        executor.parameters["map_count"] = len(calls)
+    path = write_calls(folder, call, calls)
+    try:
+        with redirect_stderr(io.StringIO()):  # submitit prints what sbatch says, and raises it
+            return executor._submit_command(command_of(path)).job_id
+    except BaseException as error:
+        path.unlink(missing_ok=True)  # a job that Slurm took although its answer was lost ends when it starts
+        if isinstance(error, FailedJobError | FailedSubmissionError):
+            raise _refusal(str(error)) from error
+        if isinstance(error, FileNotFoundError):
+            raise SlurmError("sbatch is not installed here") from error
+        raise
+
+
+def take_back(jobs: Sequence[str], cause: BaseException) -> None:
+    """Cancel the jobs of a submission that failed by ``cause``.
+
+    Raises:
+        SlurmError: they could not be cancelled; the message names them, and begins with the cause.
+    """
+    try:
+        cancel(jobs)
+    except SlurmError as error:
+        reason = str(cause) or "the submission was interrupted"
+        raise SlurmError(
+            f"{reason}; what was submitted before is still in the queue, as {error}: take it back with "
+            f"`scancel {' '.join(jobs)}`"
+        ) from cause
 
 
 def _refusal(message: str) -> Exception:
@@ -170,9 +202,7 @@ def _parameters(profile: Profile, request: JobRequest) -> dict[str, Any]:
 
 def _max_array() -> int:
     """Ask Slurm how many tasks an array may have."""
-    config = output("scontrol", "show", "config").splitlines()
-    sizes = [line.split("=")[1] for line in config if line.startswith("MaxArraySize")]
-    return int(sizes[0]) if sizes else _DEFAULT_MAX_ARRAY
+    return int(read_config().get("MaxArraySize", _DEFAULT_MAX_ARRAY))
 
 
 def task() -> tuple[int, int, int]:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from data_prep.errors import MachineError, ScanError, UserError, describe_os_error
-from data_prep.files import digest_files, held
+from data_prep.files import check_writable, digest_files, held
 from data_prep.outputs import check_apart
+from data_prep.ownership import create_private_folder
 from jobs.engine.display import looking
 from slurm.profile import Profile, load_profile
 
@@ -97,12 +98,16 @@ def _enqueue(
 ) -> None:
     """Put an array in Slurm's queue, with a task for each scan."""
     from jobs.stages.denoise import denoise_in_job
+    from slurm.associations import check_association
     from slurm.partitions import check_partitions
     from slurm.submit import JobRequest, enqueue
 
     if profile.executor != "slurm":
         raise UserError("--on takes a profile whose executor is slurm; leave it out to denoise here")
     check_partitions(profile, 1)
+    check_association(profile)
+    create_private_folder(logs, "choose another --out")
+    check_writable(logs)
     calls = [(scan.absolute(), model.absolute(), options, device, threads) for scan, options in requests.items()]
     jobs = enqueue(profile, logs, denoise_in_job, JobRequest("denoise", calls, uses_gpu=True))
     typer.echo(f"job {', '.join(jobs)}, {len(calls)} tasks; logs: {logs}")

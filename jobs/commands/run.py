@@ -175,13 +175,14 @@ def _decide(graph: Graph) -> list[Decision]:
 def _enqueue(folder: RunFolder, graph: Graph, profile: Profile) -> None:
     """Put what is missing or changed in Slurm's queue."""
     from jobs.commands.forecast import check_budget
-    from jobs.engine.queue import live_submissions, submit_graph
+    from jobs.engine.queue import check_submission, live_submissions, submit_graph
     from jobs.stages.graph import open_graph
 
     with locked(folder):
         check_budget(folder, graph, profile)
         if all(stage.is_searched() for stage in graph.stages.values()):  # else each job checks what it replaces
             check_targets(graph, graph.decide_all())
+        check_submission(graph, folder, profile)
         folder.record()
         submissions = submit_graph(graph, folder, profile, live_submissions(folder), open_graph)
     for submission in submissions:

@@ -22,7 +22,7 @@ from jobs.engine.worker import work_alone, work_together
 from pipeline.training.stopping import SIGNALS, Stopped
 from pipeline.training.world import World
 from slurm.commands import SlurmError
-from slurm.job import await_end, process, remove_partial_result, rendezvous_address, requeue, restarts, share
+from slurm.job import await_end, process, rendezvous_address, requeue, restarts, share
 from slurm.states import job_states
 
 _POLL_SECONDS = 0.5  # between looks for a marker
@@ -147,7 +147,6 @@ def _stoppable(world: World, max_restarts: int) -> Iterator[None]:
 
     SIGTERM comes from a user who cancels, or from a preemption after which Slurm itself puts the job back.
     """
-    remove_partial_result()
     for number in SIGNALS:
         signal.signal(number, _stop)
     try:

@@ -126,7 +126,14 @@ class SubmittedLauncher:
         self.profile, self.open_graph = profile, open_graph
 
     def start_workers(self, root: Path, stage: str, items: Sequence[str], workers: int) -> Processes:
-        return SubmittedJobs([self._submit(root, 1, work_alone, stage, share) for share in share_items(items, workers)])
+        jobs = list[Job]()
+        try:
+            for share in share_items(items, workers):
+                jobs.append(self._submit(root, 1, work_alone, stage, share))
+        except BaseException:
+            SubmittedJobs(jobs).stop()
+            raise
+        return SubmittedJobs(jobs)
 
     def start_ranks(self, root: Path, stage: str, item: str, ranks: int) -> Processes:
         return SubmittedJobs([self._submit(root, ranks, run_submitted_rank, stage, item, _rendezvous())])
@@ -143,11 +150,10 @@ class SubmittedJobs:
 
     def have_ended(self) -> bool:
         time.sleep(_POLL_SECONDS)
-        return all(job.done() for job in self._jobs)
+        return all(job.has_ended() for job in self._jobs)
 
     def fault(self) -> str:
-        errors = [job.exception() for job in self._jobs]
-        return next((_last_words(error) for error in errors if error), "")
+        return next((fault for job in self._jobs if (fault := job.fault())), "")
 
     def stop(self) -> None:
         for job in self._jobs:

@@ -4,16 +4,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from data_prep.files import check_writable
 from jobs.engine.graph import Graph, OpenGraph
 from jobs.engine.in_job import find_items, run_items, run_rank, run_share
+from jobs.engine.marker import Marker
 from jobs.engine.run_folder import RunFolder
 from jobs.engine.stage import Ref, Stage
 from jobs.engine.submissions import ALL_ITEMS, Submission, Submissions, items_of
+from slurm.associations import check_association
 from slurm.commands import array_of
 from slurm.partitions import check_partitions
 from slurm.profile import Profile
 from slurm.states import job_states
-from slurm.submit import JobRequest, create_private_folder, enqueue
+from slurm.submit import JobRequest, enqueue, take_back
 
 FIND = "find"
 """Name of the job that searches for items."""
@@ -21,30 +24,52 @@ FIND = "find"
 
 @dataclass
 class _Queue:
-    """Puts jobs of one run in the queue, each behind the jobs in ``submissions`` that do what it needs.
+    """Puts jobs of one run in the queue, each behind the live or new jobs that do what it needs.
 
-    ``is_searched``: whether the items of all stages are known already, else a job finds them.
+    ``is_searched``: whether the items of all stages are known already, else a job finds them. ``live``: earlier
+    submissions of which something is still in the queue.
     """
 
     folder: RunFolder
     profile: Profile
     open_graph: OpenGraph
     is_searched: bool
+    live: Sequence[Submission]
     submissions: list[Submission] = field(default_factory=list)
+    _jobs: list[str] = field(default_factory=list)
+    _markers: list[tuple[Stage, str, Marker]] = field(default_factory=list)
 
     def put(self, call: Callable[..., None], stage: str, items: Sequence[str], request: JobRequest) -> None:
         """Submit ``call`` as ``request`` says, and record it."""
-        logs = self.folder.root / "logs"
-        create_private_folder(logs)
-        jobs = enqueue(self.profile, logs / "slurm", call, request)
+        jobs = enqueue(self.profile, self.folder.root / "logs" / "slurm", call, request)
+        self._jobs += jobs
         gpus = self.profile.gpus_a_task * request.tasks if request.ranks or request.uses_gpu else 0
         record = Submissions(self.folder.root)
         self.submissions.append(record.add(stage, items, jobs, len(request.calls) * request.tasks, gpus))
 
+    def remove_marker(self, stage: Stage, item: str) -> None:
+        """Remove the marker of an item whose job is in the queue; remember it until all jobs are."""
+        marker = stage.markers.read(item)
+        if marker:
+            self._markers.append((stage, item, marker))
+        stage.markers.clear_progress(item)
+        stage.markers.remove(item)
+
+    def take_back(self, cause: BaseException) -> None:
+        """Leave queue, records and markers as they were before the first job.
+
+        Raises:
+            SlurmError: the jobs could not be cancelled, and stay recorded; the message names them.
+        """
+        take_back(self._jobs, cause)
+        Submissions(self.folder.root).remove(self.submissions)
+        for stage, item, marker in self._markers:
+            stage.markers.write(item, marker)
+
     def dependency(self, stage: Stage, items: Sequence[str]) -> str:
         """Name all jobs that the items wait for, in Slurm's words; their end is enough where some may fail."""
         refs = {ref for item in items for ref in _sources(stage, item)}
-        feeding = [submission for submission in self.submissions if _feeds(submission, refs)]
+        feeding = [submission for submission in (*self.live, *self.submissions) if _feeds(submission, refs)]
         jobs = sorted({job for submission in feeding for job in submission.jobs}, key=int)
         waits_for_end = stage.accepts_failed_inputs or stage.is_lenient
         return f"{'afterany' if waits_for_end else 'afterok'}:{':'.join(jobs)}" if jobs else ""
@@ -79,6 +104,8 @@ def submit_graph(
 ) -> list[Submission]:
     """Put all that is missing or changed in the queue, each job behind those that it needs; return the submissions.
 
+    Either all jobs are in the queue afterwards, or none.
+
     Args:
         graph: the stages.
         folder: of the run.
@@ -87,20 +114,39 @@ def submit_graph(
         open_graph: opens the graph in the jobs.
 
     Raises:
-        UserError: a demand that the profile or its partition cannot meet.
+        UserError: Slurm refuses a job; the others were taken back.
+        SlurmError: Slurm does not answer; the message names what could not be taken back.
+    """
+    queue = _Queue(folder, profile, open_graph, all(stage.is_searched() for stage in graph.stages.values()), live)
+    try:
+        _queue_stages(queue, graph)
+    except BaseException as error:
+        queue.take_back(error)
+        raise
+    return queue.submissions
+
+
+def check_submission(graph: Graph, folder: RunFolder, profile: Profile) -> None:
+    """Check what can be checked before a submission: the cluster's partitions and accounts, and the run folder.
+
+    Raises:
+        UserError: a demand that the cluster cannot meet, or a folder that cannot be written.
+        SlurmError: Slurm does not answer.
     """
     check_partitions(profile, _max_ranks(graph))
-    stages = graph.stages.values()
-    queue = _Queue(folder, profile, open_graph, all(stage.is_searched() for stage in stages), list(live))
-    if not queue.is_searched and not any(submission.stage == FIND for submission in live):
-        queue.put(find_items, FIND, [FIND], JobRequest(FIND, [(open_graph, folder.root)]))
-    queued = {(submission.stage, item) for submission in live for item in _queued_items(queue, graph, submission)}
-    for stage in stages:
+    check_association(profile)
+    check_writable(folder.root)
+
+
+def _queue_stages(queue: _Queue, graph: Graph) -> None:
+    if not queue.is_searched and not any(submission.stage == FIND for submission in queue.live):
+        queue.put(find_items, FIND, [FIND], JobRequest(FIND, [(queue.open_graph, queue.folder.root)]))
+    queued = {(submission.stage, item) for submission in queue.live for item in _queued_items(queue, graph, submission)}
+    for stage in graph.stages.values():
         items = _unqueued_items(queue, graph, stage, queued)
         if items:
             _queue_stage(queue, stage, items)
         queued.update((stage.name, item) for item in items)
-    return queue.submissions[len(live) :]
 
 
 def _max_ranks(graph: Graph) -> int:
@@ -122,14 +168,10 @@ def _unqueued_items(queue: _Queue, graph: Graph, stage: Stage, queued: set[Ref])
 
 
 def _queue_stage(queue: _Queue, stage: Stage, items: Sequence[str]) -> None:
-    if not stage.uses_ranks:
+    if stage.uses_ranks:
+        _queue_ranks(queue, stage, stage.start_order(items))
+    else:
         _queue_workers(queue, stage, items)
-        return
-    if queue.is_searched:  # else the jobs decide whether their items are run again
-        for item in items:
-            stage.markers.clear_progress(item)
-            stage.markers.remove(item)
-    _queue_ranks(queue, stage, stage.start_order(items))
 
 
 def _queue_ranks(queue: _Queue, stage: Stage, items: Sequence[str]) -> None:
@@ -148,6 +190,9 @@ def _put_ranks(
     ranks, dependency = max(stage.ranks(item) for item in items), queue.dependency(stage, items)
     request = JobRequest(name, [(queue.open_graph, *arguments)], ranks, ranks=True, dependency=dependency)
     queue.put(call, stage.name, items, request)
+    if queue.is_searched:  # else the job decides whether its items are run again
+        for item in items:
+            queue.remove_marker(stage, item)
 
 
 def _queue_workers(queue: _Queue, stage: Stage, items: Sequence[str]) -> None:

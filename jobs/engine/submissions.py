@@ -1,12 +1,12 @@
 """The jobs of a run that were put in Slurm's queue: a line for each submission in ``queue.jsonl``."""
 
 import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from data_prep.files import write_atomic
 from jobs.engine.graph import Graph
 
 ALL_ITEMS = "*"
@@ -38,11 +38,19 @@ class Submissions:
     def add(self, stage: str, items: Sequence[str], jobs: Sequence[str], tasks: int, gpus: int) -> Submission:
         """Record a submission, at this time; return it."""
         submission = Submission(stage, tuple(items), tuple(jobs), tasks, gpus, time.time())
-        with self._file.open("a") as lines:
-            lines.write(json.dumps(asdict(submission)) + "\n")
-            lines.flush()
-            os.fsync(lines.fileno())
+        self._write([*self.read(), submission])
         return submission
+
+    def remove(self, submissions: Sequence[Submission]) -> None:
+        """Forget submissions that were taken back."""
+        remaining = [submission for submission in self.read() if submission not in submissions]
+        if remaining:
+            self._write(remaining)
+        else:
+            self._file.unlink(missing_ok=True)
+
+    def _write(self, submissions: Sequence[Submission]) -> None:
+        write_atomic(self._file, "".join(json.dumps(asdict(submission)) + "\n" for submission in submissions))
 
     def read(self) -> list[Submission]:
         """Read all submissions, the oldest first; a line that was cut off by a crash is left out."""

@@ -130,7 +130,7 @@ def test_a_job_of_another_size_than_was_asked_for_trains_nothing(tmp_path: Path)
     job = submit(
         load_profile("local"), tmp_path / "logs", 1, run_submitted_rank, open_graph, folder.root, "train", "2d", meeting
     )
-    wait_for(job.done)
+    wait_for(job.has_ended)
     marker = Markers(folder.root, "train").read("2d")
     assert marker is not None
     assert (marker.state, marker.reason) == (

@@ -146,7 +146,7 @@ def test_the_same_graph_through_submitit_gives_the_same_losses(toy: Toy, undistu
     assert toy.losses() == {}
     done = toy.run("--on", "local")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert list((toy.run_folder / "logs" / "submitit").glob("*_result.pkl"))
+    assert list((toy.run_folder / "logs" / "submitit").glob("*.calls"))
     assert toy.losses() == undisturbed.losses()
 
 

@@ -1,6 +1,7 @@
 """A real Slurm for the tests, and runs of this machine to compare those of the cluster with."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -22,3 +23,9 @@ def cluster() -> Iterator[Cluster]:
 def spread_locally(tmp_path_factory: pytest.TempPathFactory) -> Toy:
     """A run of this machine with a training of four ranks."""
     return Toy(fill_once(tmp_path_factory, "spread", lambda folder: whole_run(folder, SPREAD)), SPREAD)
+
+
+@pytest.fixture(autouse=True)
+def _jobs_find_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs take no modules from their working folder, and some make calls of functions in these tests."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))

@@ -70,7 +70,7 @@ def kill_rank(toy: Queued, cell: str) -> None:
     rank_1 = {b"SLURM_PROCID=1", b"SLURM_JOB_ID=" + toy.job("study", cell).encode()}
     (pid, *_) = [
         int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline")
-        if b"submitit.core._submit" in bytes_of(path) and str(toy.run_folder).encode() in bytes_of(path)
+        if b"slurm.calls" in bytes_of(path) and str(toy.run_folder).encode() in bytes_of(path)
         and rank_1 <= set(bytes_of(path.with_name("environ")).split(b"\0"))
     ]  # fmt: skip
     os.kill(pid, signal.SIGKILL)

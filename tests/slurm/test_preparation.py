@@ -61,7 +61,7 @@ def half_written(toy: Toy) -> bool:
 def workers(toy: Queued) -> list[int]:
     """Processes of the array, by age."""
     found = [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline")
-             if b"submitit.core._submit" in bytes_of(path) and str(toy.run_folder) in bytes_of(path).decode()
+             if b"slurm.calls" in bytes_of(path) and str(toy.run_folder) in bytes_of(path).decode()
              and b"SLURM_ARRAY_TASK_ID" in bytes_of(path.with_name("environ"))]  # fmt: skip
     return sorted(pid for pid in found if b"srun" not in bytes_of(Path(f"/proc/{pid}/cmdline")))
 

@@ -5,7 +5,7 @@ import pytest
 
 from data_prep.errors import UserError
 from slurm.profile import Profile, load_profile
-from slurm.submit import submit, task
+from slurm.submit import Job, submit, task
 
 
 def write_rank(folder: Path) -> None:
@@ -21,9 +21,9 @@ def write_line(path: Path) -> None:
     path.write_text("done")
 
 
-def wait(jobs: list[object]) -> None:
+def wait(jobs: list[Job]) -> None:
     deadline = time.monotonic() + 60
-    while not all(job.done() for job in jobs):  # type: ignore[attr-defined]
+    while not all(job.has_ended() for job in jobs):
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
@@ -31,14 +31,14 @@ def wait(jobs: list[object]) -> None:
 def test_the_local_executor_runs_every_task(tmp_path: Path) -> None:
     job = submit(load_profile("local"), tmp_path / "logs", 3, write_rank, tmp_path)
     wait([job])
-    assert job.exception() is None
+    assert job.fault() == ""
     assert {path.name: path.read_text() for path in tmp_path.glob("[0-9]")} == {"0": "3 0", "1": "3 1", "2": "3 2"}
 
 
 def test_a_failed_job_says_its_own_words(tmp_path: Path) -> None:
     job = submit(load_profile("local"), tmp_path / "logs", 1, fail)
     wait([job])
-    assert "the job's own words" in str(job.exception())
+    assert job.fault() == "the job's own words"
 
 
 def test_the_debug_executor_runs_here_and_only_one_task(tmp_path: Path) -> None:

@@ -1,0 +1,98 @@
+"""Who may change what lies in a folder: its user alone, or others who could put their files in its place."""
+
+import os
+import pwd
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from data_prep.errors import UserError
+
+_PRIVATE, _OPEN = 0o700, 0o755
+_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH  # an access control list that lets others write shows as the group's bit
+_MAX_LINKS = 40  # as Linux itself
+_ALL_USERS = "0 0 4294967295"  # a process's map of users outside of containers that have users of their own
+
+
+def check_unshared(folder: Path, remedy: str) -> None:
+    """Check that only this user and root can change what lies in a folder, or replace the folder.
+
+    The folder, all folders above it and the links on the way must belong to them, and nobody else may write there. Only
+    above the folder may others write where the sticky bit keeps them from replacing what is not theirs, as in ``/tmp``.
+
+    Args:
+        folder: whether it exists or not.
+        remedy: what else its user can do, such as "choose another `runs`".
+
+    Raises:
+        UserError: someone else can.
+    """
+    trusted = _trusted_users()
+    steps = list(_steps(folder.absolute()))
+    for step in steps:
+        status = step.lstat()
+        if status.st_uid not in trusted:
+            raise UserError(f"{step} belongs to {_name(status.st_uid)}, who could replace {folder}: {remedy}")
+        if stat.S_ISDIR(status.st_mode) and status.st_mode & _BY_OTHERS:
+            is_last = step == steps[-1] and os.path.exists(folder)
+            if is_last or not status.st_mode & stat.S_ISVTX:
+                raise UserError(_writable_by_others(step, status.st_mode, folder, remedy, is_last=is_last))
+
+
+def _writable_by_others(step: Path, mode: int, folder: Path, remedy: str, *, is_last: bool) -> str:
+    writers, letter = ("everybody", "go") if mode & stat.S_IWOTH else ("its group", "g")
+    mends = f"`chmod {letter}-w {step}`" + ("" if is_last else f" or `chmod +t {step}`")
+    harm = "change what lies in it" if is_last else f"replace {folder}"
+    return f"{step} can be written by {writers}, who could {harm} and so run code as you: {mends}, or {remedy}"
+
+
+def _trusted_users() -> set[int]:
+    """Return the ids of this user and of root; of root also what a container shows that knows no root of its host."""
+    users = {os.geteuid(), 0}
+    if Path("/proc/self/uid_map").read_text().split() != _ALL_USERS.split():
+        users.add(int(Path("/proc/sys/kernel/overflowuid").read_text()))
+    return users
+
+
+def _name(user: int) -> str:
+    try:
+        return f"user {pwd.getpwuid(user).pw_name}"
+    except KeyError:
+        return f"user {user}"
+
+
+def _steps(path: Path) -> Iterator[Path]:
+    """Yield each folder and link that the system passes on its way to an absolute path, as far as they exist."""
+    reached, pending, links = Path("/"), list(reversed(path.parts[1:])), 0
+    yield reached
+    while pending:
+        part = pending.pop()
+        step = reached.parent if part == ".." else reached / part
+        if not os.path.lexists(step):
+            return
+        yield step
+        if not step.is_symlink():
+            reached = step
+            continue
+        links += 1
+        if links > _MAX_LINKS:
+            raise UserError(f"{path}: its links lead in a circle")
+        target = step.readlink()
+        pending += [part for part in reversed(target.parts) if part != "/"]
+        reached = Path("/") if target.is_absolute() else reached
+
+
+def create_private_folder(folder: Path, remedy: str) -> None:
+    """Create a folder that its user alone can read and write; missing ones above it can be read by others.
+
+    Raises:
+        UserError: it cannot be created, or someone else can change what lies in it.
+    """
+    check_unshared(folder, remedy)
+    try:
+        for parent in reversed([parent for parent in folder.parents if not parent.exists()]):
+            parent.mkdir(mode=_OPEN, exist_ok=True)
+        folder.mkdir(mode=_PRIVATE, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be created: {error.strerror}") from error
+    check_unshared(folder, remedy)
