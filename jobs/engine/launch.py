@@ -3,15 +3,15 @@
 import logging
 import os
 import re
-import tempfile
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from multiprocessing.forkserver import ensure_running, set_forkserver_preload
 from pathlib import Path
 from typing import Any, Protocol
 
+from data_prep.processes import FORK_SERVER, end_with_parent
 from jobs.engine.graph import OpenGraph
+from jobs.engine.lifeline import Lifeline, MemoryFile, call_with_lifeline
 from jobs.engine.worker import work_alone, work_together
 from pipeline.training.world import World
 from slurm.profile import Profile
@@ -46,7 +46,7 @@ class Launcher(Protocol):
 
 
 class LocalLauncher:
-    """Launcher of processes of this machine, which end when their parent dies.
+    """Launcher of processes of this machine, which end when this process ends, even if it is killed.
 
     Args:
         open_graph: that each process opens the graph with.
@@ -63,7 +63,8 @@ class LocalLauncher:
         return LocalProcesses(groups, self._modules)
 
     def start_ranks(self, root: Path, stage: str, item: str, ranks: int) -> Processes:
-        arguments = (self.open_graph, root, stage, item, ranks, _rendezvous())
+        self._meeting = MemoryFile()
+        arguments = (self.open_graph, root, stage, item, ranks, self._meeting.path.as_uri())
         return LocalProcesses([(_rank_main, arguments, ranks)], self._modules)
 
 
@@ -78,13 +79,13 @@ class LocalProcesses:
     def __init__(
         self, groups: Sequence[tuple[Callable[..., None], tuple[Any, ...], int]], modules: Sequence[str]
     ) -> None:
-        set_forkserver_preload([*modules])
+        set_forkserver_preload([FORK_SERVER, *modules])
         ensure_running()  # the server imports them while this process imports torch
         from torch.multiprocessing.spawn import start_processes
 
         logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
         self._running = [
-            start_processes(main, arguments, processes, join=False, start_method="forkserver")
+            start_processes(_run_bound, (main, *arguments), processes, join=False, start_method="forkserver")
             for main, arguments, processes in groups
         ]
         self._faults: list[str] = []
@@ -104,6 +105,7 @@ class LocalProcesses:
             self._faults.append(f"{rank}process {error.error_pid} died of {cause}")
         except ProcessRaisedException as error:
             self._faults.append(_last_words(error))
+        _remove_error_files(group)
         return True
 
     def fault(self) -> str:
@@ -117,13 +119,15 @@ class LocalProcesses:
         for process in processes:
             process.join(max(0.0, deadline - time.monotonic()))
             process.kill()
+        for group in self._running:
+            _remove_error_files(group)
 
 
 class SubmittedLauncher:
     """Launcher of jobs of submitit, on the executor of a profile."""
 
     def __init__(self, profile: Profile, open_graph: OpenGraph) -> None:
-        self.profile, self.open_graph = profile, open_graph
+        self.profile, self.open_graph, self._lifeline = profile, open_graph, Lifeline()
 
     def start_workers(self, root: Path, stage: str, items: Sequence[str], workers: int) -> Processes:
         jobs = list[Job]()
@@ -136,10 +140,15 @@ class SubmittedLauncher:
         return SubmittedJobs(jobs)
 
     def start_ranks(self, root: Path, stage: str, item: str, ranks: int) -> Processes:
-        return SubmittedJobs([self._submit(root, ranks, run_submitted_rank, stage, item, _rendezvous())])
+        self._meeting = MemoryFile()
+        meeting = self._meeting.path.as_uri()
+        return SubmittedJobs([self._submit(root, ranks, run_submitted_rank, stage, item, meeting)])
 
     def _submit(self, root: Path, tasks: int, call: Callable[..., None], *arguments: Any) -> Job:
-        return submit(self.profile, root / "logs" / "submitit", tasks, call, self.open_graph, root, *arguments)
+        words = (call, self.open_graph, root, *arguments)
+        if self.profile.executor != "debug":  # whose jobs run in this process
+            words = (call_with_lifeline, self._lifeline.path, *words)
+        return submit(self.profile, root / "logs" / "submitit", tasks, *words)
 
 
 class SubmittedJobs:
@@ -160,6 +169,12 @@ class SubmittedJobs:
             job.cancel()
 
 
+def _remove_error_files(group: Any) -> None:
+    """Remove the files in which failed processes told their parent why: torch leaves them in the temporary folder."""
+    for path in group.error_files:
+        Path(path).unlink(missing_ok=True)
+
+
 def _last_words(error: BaseException) -> str:
     """Return the last line of an error that quotes the trace of another process, without the kind of the error."""
     return re.sub(r"^(\w+\.)*[A-Z]\w*: ", "", (str(error).strip().splitlines() or ["it said nothing"])[-1])
@@ -174,9 +189,9 @@ def share_items(items: Sequence[str], workers: int) -> list[list[str]]:
     ]
 
 
-def _rendezvous() -> str:
-    """Name a file that torch makes when the first rank comes and removes when the last one goes."""
-    return f"file://{tempfile.gettempdir()}/quarterdose-{uuid.uuid4().hex}"
+def _run_bound(number: int, main: Callable[..., None], *arguments: Any) -> None:
+    end_with_parent()
+    main(number, *arguments)
 
 
 def _worker_main(_number: int, open_graph: OpenGraph, root: Path, stage: str, items: list[str]) -> None:

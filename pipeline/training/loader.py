@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from data_prep.processes import end_with_parent
 from pipeline.dataset import PairSamples, RankBatches
 from pipeline.prefetch import prefetch
 from pipeline.settings.training import TrainingSettings
@@ -32,7 +33,7 @@ def read_ahead(
         workers = workers_for(len(os.sched_getaffinity(0)), world, settings.threads)
     loader: DataLoader[Batch] = DataLoader(
         samples, batch_sampler=batches, num_workers=workers, pin_memory=device.type == "cuda",
-        multiprocessing_context="fork" if workers else None, worker_init_fn=_outlive_sigterm,
+        multiprocessing_context="fork" if workers else None, worker_init_fn=_bind_to_rank,
     )  # fmt: skip
     return _yield_from(iter(loader) if workers else prefetch(_read_on_one_core(loader)))
 
@@ -48,8 +49,9 @@ def _yield_from(batches: Iterable[Batch]) -> Generator[Batch]:
     yield from batches
 
 
-def _outlive_sigterm(_worker: int) -> None:
-    """Ignore SIGTERM, which Slurm sends to all processes of a job: the rank still reads until it has saved itself."""
+def _bind_to_rank(_worker: int) -> None:
+    """End with the rank, not by the SIGTERM that Slurm sends to all of a job: the rank reads until it saved itself."""
+    end_with_parent()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 

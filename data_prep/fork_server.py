@@ -1,0 +1,40 @@
+"""To be imported by a fork server alone, before all else: it then ends with the process that started it.
+
+Its children ignore Ctrl-C: the process that started them hears it too, and asks them to stop.
+"""
+
+import os
+import shutil
+import signal
+import socket
+from collections.abc import Iterator
+from types import FrameType
+
+from data_prep.processes import signal_at_end_of_parent
+
+_LISTENER = "listener-"  # so `multiprocessing` names the socket of a fork server
+
+
+def _socket_folders() -> Iterator[str]:
+    """Yield the folder of this server's socket: only a process that is not killed removes it by itself."""
+    for descriptor in map(int, os.listdir("/proc/self/fd")):
+        try:
+            with socket.socket(fileno=os.dup(descriptor)) as listener:
+                folder, _, name = str(listener.getsockname()).rpartition("/")
+        except OSError:  # no socket
+            continue
+        if name.startswith(_LISTENER):
+            yield folder
+
+
+def _end(_number: int, _frame: FrameType | None) -> None:
+    for folder in _FOLDERS:
+        shutil.rmtree(folder, ignore_errors=True)
+    os._exit(1)
+
+
+_FOLDERS = list(_socket_folders())
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+signal.signal(signal.SIGUSR1, _end)
+os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGUSR1, signal.SIG_DFL))
+signal_at_end_of_parent(signal.SIGUSR1)

@@ -1,0 +1,26 @@
+"""Processes end with the process that started them, however that ends."""
+
+import ctypes
+import os
+import signal
+from multiprocessing import parent_process
+
+FORK_SERVER = "data_prep.fork_server"
+"""Name of the module that a fork server imports first, to end with the process that started it."""
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
+
+
+def end_with_parent() -> None:
+    """Let the kernel end this process by SIGKILL when its parent dies, also within a call that never returns.
+
+    The parent is the thread that started this process, or the fork server from which it was forked.
+    """
+    signal_at_end_of_parent(signal.SIGKILL)
+    parent = parent_process()
+    if parent and not parent.is_alive():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def signal_at_end_of_parent(number: signal.Signals) -> None:
+    """Let the kernel send this process a signal when its parent dies."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(number))
