@@ -69,7 +69,7 @@ def _entry_reason(entry: Entry) -> str:
 def _series(dataset: str, subject: str, scan: str, path: Path) -> Series:
     sidecar = _sidecar(path)
     files = (path, sidecar) if sidecar.is_file() else (path,)
-    return Series(dataset, subject, scan, files, open_with_sidecar, stamp_of(map(stamp_of_file, files)))
+    return Series(dataset, subject, scan, tuple(map(str, files)), "with sidecar", stamp_of(map(stamp_of_file, files)))
 
 
 def _inspect(path: Path, suffix: str) -> tuple[int, str]:

@@ -3,22 +3,22 @@
 It holds the paths of files, which may name patients: nothing of it may be written elsewhere.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import fields
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
-from pkgutil import resolve_name
 from typing import Any
 
 from data_prep.cache import cache_folder, cache_path, read_cache, write_cache
 from data_prep.errors import MachineError, ScanError
 from data_prep.pseudonym import file_pseudonym
 from data_prep.settings import SourceSettings
-from data_prep.sources.kinds import OPENERS
-from data_prep.sources.series import Discovery, Exclusion, Open, PassedOver, Series
+from data_prep.sources.series import Discovery, Exclusion, PassedOver, Series
 
-_VERSION = 4
+_VERSION = 5
 _FOLDER = "found"
-_OPENER_NAMES = {path: name for name, path in OPENERS.items()}
 _FAULTS: Mapping[str, type[Exception]] = {"scan": ScanError, "machine": MachineError}
 _FAULT_NAMES = {fault: name for name, fault in _FAULTS.items()}
 
@@ -27,7 +27,7 @@ def remember(sources: Sequence[SourceSettings], discovery: Discovery) -> None:
     """Write the discovery in these sources to the cache, over an earlier one."""
     content = {
         "series": [_to_json(series) for series in discovery.series],
-        "aside": [{**vars(exclusion), "files": _texts(exclusion.files)} for exclusion in discovery.exclusions],
+        "aside": [{**vars(e), "files": _by_folder(map(str, e.files))} for e in discovery.exclusions],
         "passed over": [vars(files) for files in discovery.passed_over],
         "roots": [str(settings.path.absolute()) for settings in sources if settings.path],
     }
@@ -40,7 +40,7 @@ def recall(sources: Sequence[SourceSettings]) -> Discovery | None:
     try:
         return Discovery(
             [_from_json(values) for values in content["series"]],
-            [Exclusion(**{**values, "files": _paths(values["files"])}) for values in content["aside"]],
+            [Exclusion(**{**entry, "files": tuple(map(Path, _paths(entry["files"])))}) for entry in content["aside"]],
             [PassedOver(**values) for values in content["passed over"]],
         )
     except (ValueError, TypeError, KeyError):
@@ -59,7 +59,8 @@ def find_files(identifier: str) -> dict[str, tuple[Path, ...]]:
 def _find_in_cache(content: Mapping[str, Any], identifier: str) -> dict[str, tuple[Path, ...]]:
     matches = dict[str, tuple[Path, ...]]()
     for entry in (*content["series"], *content["aside"]):
-        files = _paths([*entry["files"], *entry.get("low_files", ())])
+        paths = (*_paths(entry.get("paths", entry.get("files"))), *_paths(entry.get("low_paths", ())))
+        files = tuple(map(Path, paths))
         if identifier in (entry["scan"], entry["subject"]):
             matches[entry["scan"]] = files
         elif identifier.startswith("x-"):
@@ -80,33 +81,30 @@ def _path(sources: Sequence[SourceSettings]) -> Path:
 
 
 def _to_json(series: Series) -> dict[str, Any]:
+    values = {field.name: getattr(series, field.name) for field in fields(series)}
     return {
-        **vars(series),
-        "files": _texts(series.files),
-        "low_files": _texts(series.low_files),
-        "open": _opener_name(series.open),
+        **values,
+        "paths": _by_folder(series.paths),
+        "low_paths": _by_folder(series.low_paths),
         "fault": [_FAULT_NAMES[type(series.fault)], str(series.fault)] if series.fault else None,
     }
 
 
-def _texts(files: Sequence[Path]) -> list[str]:
-    return [str(path) for path in files]
+def _by_folder(paths: Iterable[str]) -> list[tuple[str, list[str]]]:
+    """Return paths as their folders, each with the names in it: a run may have a million files."""
+    parts = [(folder + slash, name) for folder, slash, name in (path.rpartition("/") for path in paths)]
+    return [(folder, [name for _, name in members]) for folder, members in groupby(parts, itemgetter(0))]
 
 
-def _paths(texts: Sequence[str]) -> tuple[Path, ...]:
-    return tuple(map(Path, texts))
-
-
-def _opener_name(opener: Open) -> str:
-    return _OPENER_NAMES[f"{opener.__module__}:{opener.__qualname__}"]
+def _paths(folders: Iterable[tuple[str, list[str]]]) -> tuple[str, ...]:
+    return tuple(folder + name for folder, names in folders for name in names)
 
 
 def _from_json(values: Mapping[str, Any]) -> Series:
     converted = {
-        "files": _paths(values["files"]),
-        "low_files": _paths(values["low_files"]),
+        "paths": _paths(values["paths"]),
+        "low_paths": _paths(values["low_paths"]),
         "studies": tuple(values["studies"]),
-        "open": resolve_name(OPENERS[values["open"]]),
         "fault": _fault(*values["fault"]) if values["fault"] else None,
     }
     return Series(**{**values, **converted})

@@ -9,7 +9,6 @@ from data_prep.errors import UserError
 from data_prep.log import logger
 from data_prep.progress import Progress
 from data_prep.pseudonym import pseudonym
-from data_prep.readers.dicom import open_dicom
 from data_prep.settings import SourceSettings
 from data_prep.sources.images import SubjectRule
 from data_prep.sources.series import Discovery, Exclusion, PassedOver, Series, stamp_of
@@ -82,11 +81,9 @@ def dicom_series(dataset: str, stack: Stack, low: Stack | None = None) -> Series
     images = [*stack.images, *(low.images if low else ())]
     fault = stack.fault or (low.fault if low else None)
     stamp = stamp_of((image.path, image.size, image.time) for image in images)
-    low_files = low.paths if low else ()
+    paths, low_paths = (tuple(map(str, part.paths)) if part else () for part in (stack, low))
     studies = tuple(sorted({*stack.studies, *(low.studies if low else ())}))
-    return Series(
-        dataset, stack.subject, stack.scan, stack.paths, open_dicom, stamp, low_files, fault, studies, stack.lacks_uid
-    )
+    return Series(dataset, stack.subject, stack.scan, paths, "dicom", stamp, low_paths, fault, studies, stack.lacks_uid)
 
 
 def hidden_id(patient: str, path: Path) -> str:

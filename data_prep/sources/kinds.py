@@ -39,4 +39,4 @@ OPENERS = {
     "first": "data_prep.sources.nifti_files:open_first",
     "with sidecar": "data_prep.sources.bimcv:open_with_sidecar",
 }
-"""Functions that open the files of a series, by the names that stand for them in the discovery cache."""
+"""Functions that open the files of a series, by the names by which series refer to them."""

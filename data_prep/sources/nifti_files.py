@@ -59,7 +59,7 @@ def _nifti_series(settings: SourceSettings, below: Path, path: Path) -> Series:
     if not settings.has_public_ids:
         subject, stem = f"p-{pseudonym(subject)}", f"p-{pseudonym(str(below))}"
     stamp = stamp_of([stamp_of_file(path)])
-    return Series(settings.name, subject, stem, (path,), open_first, stamp, is_named_by_path=True)
+    return Series(settings.name, subject, stem, (str(path),), "first", stamp, is_named_by_path=True)
 
 
 def open_first(files: Sequence[Path]) -> CTScan:

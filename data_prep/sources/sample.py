@@ -16,7 +16,6 @@ from data_prep.errors import UserError
 from data_prep.files import write_atomic
 from data_prep.progress import Progress
 from data_prep.settings import SourceSettings
-from data_prep.sources.nifti_files import open_first
 from data_prep.sources.series import Discovery, Series, stamp_of, stamp_of_file
 
 PATIENT = "LIDC-IDRI-0001"
@@ -72,4 +71,4 @@ def find_sample(settings: SourceSettings, progress: Progress) -> Discovery:
     if not path.is_file():
         raise UserError("the sample scan is not on this machine: run `quarterdose fetch sample` first")
     stamp = stamp_of([stamp_of_file(path)])
-    return Discovery([Series(settings.name, PATIENT, PATIENT, (path,), open_first, stamp)])
+    return Discovery([Series(settings.name, PATIENT, PATIENT, (str(path),), "first", stamp)])

@@ -1,16 +1,19 @@
 """What a source lists: series to prepare, and what it sets aside, under names that may leave the reader."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING
 
 from data_prep.errors import UserError
 from data_prep.files import digest_json
-from data_prep.volume import CTScan
+from data_prep.sources.kinds import OPENERS
 
-Open = Callable[[tuple[Path, ...]], CTScan]
-"""Opens the files of a series as a scan."""
+if TYPE_CHECKING:
+    from data_prep.volume import CTScan
 
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -19,25 +22,43 @@ _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 class Series:
     """A scan to prepare.
 
-    ``subject`` and ``scan``: public or pseudonymous ids, safe as file names. ``low_files``: the measured low-dose
-    partner, slice by slice; empty where the low dose is simulated. ``stamp``: changes when a file changes.
-    ``fault``: why the scan cannot be read, if its source noticed. ``studies``: their pseudonyms.
+    ``subject`` and ``scan``: public or pseudonymous ids, safe as file names. ``paths``: of its files; ``low_paths``: of
+    the measured low-dose partner, slice by slice; empty where the low dose is simulated. ``opener``: name in
+    ``OPENERS`` of the function that opens them as a scan. ``stamp``: changes when a file changes. ``fault``: why
+    the scan cannot be read, if its source noticed. ``studies``: their pseudonyms.
     ``is_named_by_path``: its id comes from its path below its source, not from a UID.
     """
 
     dataset: str
     subject: str
     scan: str
-    files: tuple[Path, ...]
-    open: Open
+    paths: tuple[str, ...]
+    opener: str
     stamp: str
-    low_files: tuple[Path, ...] = ()
+    low_paths: tuple[str, ...] = ()
     fault: Exception | None = None
     studies: tuple[str, ...] = ()
     is_named_by_path: bool = False
 
     def __post_init__(self) -> None:
         check_names(self.dataset, self.subject, self.scan)
+        if self.opener not in OPENERS:
+            raise UserError(f"{self.opener!r} opens no files")
+
+    @cached_property
+    def files(self) -> tuple[Path, ...]:
+        """Its files; made when they are needed, as a run may have a million."""
+        return tuple(map(Path, self.paths))
+
+    @cached_property
+    def low_files(self) -> tuple[Path, ...]:
+        """Files of the measured low dose."""
+        return tuple(map(Path, self.low_paths))
+
+    def open(self, files: tuple[Path, ...]) -> "CTScan":
+        """Open its files, or those of the measured low dose, as a scan."""
+        scan: CTScan = resolve_name(OPENERS[self.opener])(files)
+        return scan
 
     @property
     def location(self) -> Path:

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 import typer
 
 from data_prep.errors import UserError
-from data_prep.files import held, is_locked
+from data_prep.files import held, is_locked, remove_leftovers
 from data_prep.ledger import Ledger
 from data_prep.log import logger
 from data_prep.settings_file import load_settings
@@ -53,6 +53,7 @@ def evaluate(config: Config, on: On = LOCAL, overrides: Overrides = None, dry_ru
     if _update(folder, graph, on, dry_run):
         stage = graph.stages["evaluate"]
         assert isinstance(stage, Evaluate)
+        remove_leftovers(folder.quality, ".*")
         with Ledger(folder.quality).recording(QUALITY_PATTERNS):
             table = write_quality(folder.root, stage.judged_items(), folder.quality)
         typer.echo(quality_lines(table))

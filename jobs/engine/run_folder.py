@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from data_prep.errors import UserError
-from data_prep.files import write_atomic, write_json
+from data_prep.files import remove_leftovers, write_atomic, write_json
 from data_prep.ledger import FILE as LEDGER
 from data_prep.ledger import Ledger
 from data_prep.outputs import check_apart
@@ -63,6 +63,7 @@ class RunFolder:
         """Write ``config.yaml`` (the resolved settings) and ``provenance.json``."""
         versions = {name: version(name) for name in _RECORDED}
         machine = {"python": sys.version.split()[0], "machine": platform.machine(), "system": platform.system()}
+        remove_leftovers(self.root, "|".join(map(re.escape, (*_SETTINGS_FILES, LEDGER))))
         with self.recording_settings():
             write_atomic(self.root / "config.yaml", resolved_yaml(self.settings))
             write_json(self.root / "provenance.json", {"versions": versions, **machine})

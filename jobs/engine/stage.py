@@ -1,6 +1,8 @@
 """A stage: one step from scans to report, divided into items that each end with a marker."""
 
+import re
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -105,6 +107,16 @@ class Stage(ABC):
         With each comes a regular expression for the paths below it that the stage writes.
         """
         return {}
+
+    def partly_written(self, item: str) -> Mapping[Path, str]:
+        """Return folders in which a killed writer of the item may have left half of a file.
+
+        With each comes a regular expression for the names of the item's files there.
+        """
+        names = defaultdict[Path, list[str]](list)
+        for path in self.outputs(item):
+            names[path.parent].append(re.escape(path.name))
+        return {folder: "|".join(patterns) for folder, patterns in names.items()}
 
     def check_replaceable(self, item: str) -> None:  # noqa: B027 - most outputs are known by the item's marker
         """Check that the outputs of an item that runs again were not changed since.

@@ -13,6 +13,7 @@ from data_prep.files import digest_json, locked
 from data_prep.log import logger
 from data_prep.progress import Progress
 from jobs.engine.graph import Graph, OpenGraph
+from jobs.engine.leftovers import remove_leftovers_of
 from jobs.engine.marker import Marker, State
 from jobs.engine.outcome import RunFailed
 from jobs.engine.outputs import check_outputs, digest_outputs
@@ -67,6 +68,7 @@ def _run_locked(graph: Graph, stage: Stage, item: str, world: World) -> Exceptio
     if not world.leads:
         return _run_marked(graph, stage, item, world, graph.parts(stage, item))
     with locked(stage.markers.lock(item)):
+        remove_leftovers_of(stage, item)
         if world.size == 1 and not graph.decide_item(stage, item).run:
             return None  # another run has done it meanwhile
         parts = graph.parts(stage, item)

@@ -1,11 +1,13 @@
 """Export of the run's best network as a model file, with its card."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from data_prep.errors import UserError
+from data_prep.ledger import FILE as LEDGER
 from data_prep.progress import Progress
 from data_prep.split import Split
 from jobs.engine.stage import Ref, Stage
@@ -36,6 +38,9 @@ class Export(Stage):
 
     def outputs(self, item: str) -> list[Path]:
         return [self.folder.model, self.folder.model.with_name("model-card.md")]
+
+    def partly_written(self, item: str) -> Mapping[Path, str]:
+        return {self.folder.root: rf"model.*|{re.escape(LEDGER)}"}
 
     def run(self, item: str, world: World, progress: Progress) -> dict[str, Any]:
         from pipeline.inference.model_card import write_model

@@ -148,6 +148,9 @@ class SplitScans(Stage):
     def product(self, result: Mapping[str, Any], outputs: Mapping[str, str]) -> Any:
         return result["trained on"]
 
+    def partly_written(self, item: str) -> Mapping[Path, str]:
+        return dict.fromkeys((self.folder.data, self.folder.data / "contact"), ".*")
+
     def check_replaceable(self, item: str) -> None:
         ledger = Ledger(self.folder.data)
         if ledger.exists():  # versions before kept none here

@@ -57,6 +57,9 @@ class WriteReport(Stage):
         figures = sorted(self.folder.report.glob("figures/*"))
         return [*(self.folder.report / name for name in FILES), *figures]
 
+    def partly_written(self, item: str) -> Mapping[Path, str]:
+        return dict.fromkeys((self.folder.report, self.folder.report / "figures"), ".*")
+
     def run(self, item: str, world: World, progress: Progress) -> dict[str, Any]:
         from jobs.stages.accounting import accounting_table
         from pipeline.report.write import write_report

@@ -33,7 +33,7 @@ def read_ahead(
         workers = workers_for(len(os.sched_getaffinity(0)), world, settings.threads)
     loader: DataLoader[Batch] = DataLoader(
         samples, batch_sampler=batches, num_workers=workers, pin_memory=device.type == "cuda",
-        multiprocessing_context="fork" if workers else None, worker_init_fn=_bind_to_rank,
+        multiprocessing_context="fork" if workers else None, worker_init_fn=bind_to_rank,
     )  # fmt: skip
     return _yield_from(iter(loader) if workers else prefetch(_read_on_one_core(loader)))
 
@@ -49,7 +49,7 @@ def _yield_from(batches: Iterable[Batch]) -> Generator[Batch]:
     yield from batches
 
 
-def _bind_to_rank(_worker: int) -> None:
+def bind_to_rank(_worker: int) -> None:
     """End with the rank, not by the SIGTERM that Slurm sends to all of a job: the rank reads until it saved itself."""
     end_with_parent()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

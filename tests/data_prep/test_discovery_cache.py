@@ -12,7 +12,6 @@ import pytest
 
 from data_prep.cache import write_cache
 from data_prep.errors import MachineError, ScanError, UserError
-from data_prep.readers.dicom import open_dicom
 from data_prep.settings import SourceSettings
 from data_prep.sources.discovery import discover
 from data_prep.sources.discovery_cache import recall, remember
@@ -106,7 +105,8 @@ def test_faults_keep_kind_and_text(tmp_path: Path) -> None:
     """They decide whether a scan is tried again."""
     sources = [source("dicom", tmp_path)]
     faults = [ScanError("a file of its folder is broken"), MachineError("cannot be opened"), None]
-    remember(sources, Discovery([Series("d", "s", "x", (tmp_path,), open_dicom, "", fault=fault) for fault in faults]))
+    scan = Series("d", "s", "x", (str(tmp_path),), "dicom", "")
+    remember(sources, Discovery([replace(scan, fault=fault) for fault in faults]))
     told = recall(sources)
     assert told is not None
     assert [repr(series.fault) for series in told.series] == [
@@ -140,9 +140,9 @@ def change_series(**values: Any) -> Callable[[dict[str, Any]], None]:
         lambda memory: memory.update(content=None),
         lambda memory: memory["content"].pop("aside"),
         lambda memory: memory["content"]["series"][0].pop("stamp"),
-        change_series(open="system"),
+        change_series(opener="system"),
         change_series(fault=["SystemExit", ""]),
-        change_series(files=[3]),
+        change_series(paths=[3]),
         change_series(scan="../x"),
         change_series(more=1),
     ],
@@ -165,8 +165,8 @@ def test_a_changed_digit_is_noticed(folder: str, tmp_path: Path) -> None:
     sources = [source("dicom", tmp_path / "scans")]
     found = discover(sources)
     (path,) = (Path(os.environ["XDG_CACHE_HOME"]) / "quarterdose" / folder).iterdir()
-    content, number = path.read_text(), str(files[0].stat().st_mtime_ns) if folder == "headers" else "-000.dcm"
-    changed = content.replace(number, number.replace("0", "1"), 1)
+    content, number = path.read_text(), str(files[0].stat().st_mtime_ns) if folder == "headers" else "-001.dcm"
+    changed = content.replace(number, number[::-1], 1)
     assert changed != content
     path.write_text(changed)
     if folder == "found":

@@ -10,7 +10,6 @@ from data_prep.pseudonym import pseudonym
 from data_prep.settings import SourceSettings
 from data_prep.sources import sample
 from data_prep.sources.discovery import discover
-from data_prep.sources.nifti_files import open_first
 from data_prep.sources.series import Exclusion, Series
 
 
@@ -51,6 +50,6 @@ def test_pseudonyms_stay_for_one_user_and_differ_between_keys(tmp_path: Path, mo
 @pytest.mark.parametrize("name", ["../x", "a b", "", "$(rm)", "<b>", "x" * 101])
 def test_ids_that_are_no_safe_file_names_are_refused(name: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be an id"):
-        Series("d", "s", name, (tmp_path,), open_first, "")
+        Series("d", "s", name, (str(tmp_path),), "first", "")
     with pytest.raises(UserError, match="cannot be an id"):
         Exclusion("d", name, "x", 1, "no CT")

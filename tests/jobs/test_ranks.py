@@ -6,6 +6,7 @@ import shutil
 import signal
 import struct
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,19 @@ def test_a_killed_rank_is_named_and_those_that_hang_are_killed(tmp_path: Path) -
     assert time.monotonic() - began < 20
     assert launched.fault().startswith("rank 1: process ")
     assert launched.fault().endswith("died of SIGKILL")
+
+
+def _fail(rank: int) -> None:
+    raise ValueError("rank 0 is at fault")
+
+
+@pytest.mark.ranks
+def test_the_words_of_a_failed_process_are_no_file_that_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    launched = LocalProcesses([(_fail, (), 1)], [])
+    wait_for(launched.have_ended, 30)
+    assert launched.fault() == "rank 0 is at fault"
+    assert not list(tmp_path.glob("*errorfile*"))
 
 
 def _damage_for_rank_1(toy: Toy) -> None:

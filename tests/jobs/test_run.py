@@ -1,5 +1,6 @@
 """The whole graph on a toy scan, in real processes, disturbed in several ways."""
 
+import getpass
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import pandas as pd
 import pytest
 import torch
 
+from data_prep.files import is_locked
 from pipeline.inference.model_file import load_model
 from pipeline.report.figures.style import ENDINGS
 from tests.command_line import QUARTERDOSE, quarterdose
@@ -169,24 +171,37 @@ def test_status_tells_from_disk_alone(finished: Toy) -> None:
     assert told.count(" done ") == 13
 
 
-def test_a_run_killed_everywhere_ends_as_if_it_had_not_been(fresh: Toy, undisturbed: Toy) -> None:
-    """kill -9 of all its processes during preparation and training, Ctrl-C during evaluation."""
-    for place, how in (
-        ("markers/prepare/toy.progress", signal.SIGKILL),
-        ("markers/train/2d.progress", signal.SIGKILL),
-        ("cells/3d-s16-r2/checkpoints/*.pt", signal.SIGKILL),
-        ("evaluation/*.json", signal.SIGINT),
+def test_a_run_killed_everywhere_ends_as_if_it_had_not_been(
+    fresh: Toy, undisturbed: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While modules are imported, in preparation, at the rendezvous, in training and in evaluation.
+
+    Of most kills only the command itself hears: its processes end with it, and leave no temporary files.
+    """
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    for place, kill, number in (
+        ("config.yaml", os.kill, signal.SIGKILL),
+        ("markers/prepare/toy.progress", os.killpg, signal.SIGKILL),
+        ("markers/train/2d.progress", os.kill, signal.SIGTERM),
+        ("cells/3d-s16-r2/checkpoints/*.pt", os.kill, signal.SIGHUP),
+        ("evaluation/*.json", os.killpg, signal.SIGINT),
     ):
-        before = fresh.markers()
+        before, temporary_files = fresh.markers(), set(temporary.iterdir())
         with fresh.start() as process:
             wait_for(lambda place=place: list(fresh.run_folder.glob(place)))  # type: ignore[misc]
-            os.killpg(process.pid, how)
+            kill(process.pid, number)
             process.wait(60)
-        wait_for(lambda: not _processes(fresh.folder), 30)
+        wait_for(lambda: not _processes(fresh.folder), 10)
+        wait_for(lambda: not any(map(is_locked, fresh.run_folder.rglob("*.lock"))), 1)  # freed last
+        new = {path.name.partition("-")[0] for path in set(temporary.iterdir()) - temporary_files}
+        assert kill is os.killpg or new <= {"quarterdose", f"torchinductor_{getpass.getuser()}"}  # caches
         assert before.items() <= fresh.markers().items()  # what was complete is not done again
     finished = fresh.run()
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert_alike(fresh, undisturbed)
+    assert not list(fresh.run_folder.rglob("*.tmp"))
 
 
 def test_a_donor_file_in_place_of_the_2d_training(toy: Toy) -> None:
@@ -252,14 +267,6 @@ def test_a_training_that_is_asked_to_stop_goes_on_with_the_next_run(toy: Toy) ->
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert 5 < len(before) < len(toy.losses()["2d"]) == 80 + 41  # lines of steps and of validations
     assert toy.losses()["2d"][: len(before)] == before
-
-
-def test_when_the_driver_is_killed_its_workers_end(toy: Toy) -> None:
-    toy.forget("train/2d")
-    with toy.start() as process:
-        wait_for(lambda: list(toy.run_folder.glob("markers/train/2d.progress")))
-        process.kill()
-    wait_for(lambda: not _processes(toy.folder), 60)
 
 
 def test_a_changed_training_starts_anew_and_one_without_its_last_checkpoint_goes_on(toy: Toy) -> None:
