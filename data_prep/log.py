@@ -13,7 +13,15 @@ class _PrintHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-        print(self.format(record).encode(encoding, "backslashreplace").decode(encoding), flush=True)
+        message = "\n".join(map(printable, self.format(record).split("\n")))
+        print(message.encode(encoding, "backslashreplace").decode(encoding), flush=True)
+
+
+def printable(text: str) -> str:
+    """Return a text, such as the name of a file, as one line: what no terminal should get is shown as an escape."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 logger = logging.getLogger("quarterdose")

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 _DICOM_NAME = re.compile(
-    r".+\.(dcm|dicom|ima)(\.(gz|bz2|xz|zst|zip|part|partial|tmp|filepart|crdownload))?", re.IGNORECASE
+    r".+\.(dcm|dicom|ima)(\.(gz|bz2|xz|zst|zip|part|partial|tmp|filepart|crdownload))?", re.IGNORECASE | re.DOTALL
 )
 _NUMBERS = re.compile(r"[0-9A-Fa-f._-]*[0-9][0-9A-Fa-f._-]*")
 RESOURCE_FORK = "._"

@@ -18,7 +18,7 @@ from data_prep.sources.tree import Entry, list_files
 from data_prep.volume import CTScan
 
 _OTHER_FORMAT = re.compile(
-    r".*(\.(?:nii\.\w+|hdr|img|img\.gz|nrrd|nhdr|mha|mhd|mgz|mgh|nia|dcm|dicom|ima))", re.IGNORECASE
+    r".*(\.(?:nii\.\w+|hdr|img|img\.gz|nrrd|nhdr|mha|mhd|mgz|mgh|nia|dcm|dicom|ima))", re.IGNORECASE | re.DOTALL
 )
 
 NO_IMAGE_NAME = "has no image's name"
@@ -48,7 +48,7 @@ def find_nifti(settings: SourceSettings, progress: Progress) -> Discovery:
 
 def nifti_stem(path: Path) -> str:
     """Return a file's name without ``.nii`` or ``.nii.gz``, or an empty text if it has no such ending."""
-    match = re.fullmatch(r"([^.].*?)\.nii(\.gz)?", path.name, re.IGNORECASE)
+    match = re.fullmatch(r"([^.].*?)\.nii(\.gz)?", path.name, re.IGNORECASE | re.DOTALL)
     return match[1] if match else ""
 
 

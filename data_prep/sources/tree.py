@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_prep.errors import UserError
-from data_prep.log import logger
+from data_prep.log import logger, printable
 
 CANNOT_OPEN = "cannot be opened"
 """Start of the fault of a file that may be readable at another time, or on another machine."""
@@ -45,7 +45,7 @@ def log_passed_over(root: Path, counts: Mapping[str, int]) -> None:
     """Say how many files at or below ``root`` are no images, so that with the listed ones all are accounted for."""
     count = sum(counts.values())
     if count:
-        logger.info(f"{root}: files that are no images and are passed over: {count}")
+        logger.info(f"{printable(str(root))}: files that are no images and are passed over: {count}")
 
 
 def fault_of(error: OSError) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from data_prep.errors import UserError, describe_os_error
-from data_prep.log import logger
+from data_prep.log import logger, printable
 from jobs.commands import devcluster, scans
 from jobs.commands.denoise import denoise, import_model
 from jobs.commands.gpu_check import gpu_check
@@ -92,5 +92,5 @@ def _print_all_characters() -> None:
 
 
 def _print_error(sentence: str, exit_code: int) -> int:
-    typer.echo(f"quarterdose: {' '.join(sentence.split())}", err=True)
+    typer.echo(f"quarterdose: {printable(' '.join(sentence.split()))}", err=True)
     return exit_code

@@ -9,6 +9,7 @@ import typer
 
 from data_prep.errors import MachineError, ScanError, UserError, describe_os_error
 from data_prep.files import check_writable, digest_files, held
+from data_prep.log import printable
 from data_prep.outputs import check_apart
 from data_prep.ownership import create_private_folder
 from jobs.engine.display import looking
@@ -83,7 +84,7 @@ def _denoise_here(
         except OSError as error:
             faults.append(f"{scan}: {describe_os_error(error)}")
         else:
-            typer.echo(outcome)
+            typer.echo(printable(outcome))
     if faults:
         raise UserError(f"{len(faults)} of {len(requests)} scans were refused: {'; '.join(faults)}")
 

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from data_prep.errors import UserError
-from data_prep.log import logger
+from data_prep.log import logger, printable
 from data_prep.settings_file import load_settings
 from jobs.commands.options import Config, Overrides
 from jobs.commands.run import find_items, locked, run_here
@@ -130,4 +130,4 @@ def whose(
         for folder in sorted({path.parent for path in files}):
             members = sorted(path for path in files if path.parent == folder)
             suffix = f" and {len(members) - 1} more there" if len(members) > 1 else ""
-            typer.echo(f"{scan}: {members[0]}{suffix}")
+            typer.echo(printable(f"{scan}: {members[0]}{suffix}"))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from data_prep.errors import ScanError, UserError
 from data_prep.files import Declare, claimed, digest_files, publishing, remove_leftovers
 from data_prep.group_writer import writing_group
-from data_prep.log import logger
+from data_prep.log import logger, printable
 from data_prep.originals import MIN_SLICES, Original, dicom_original, nifti_original, pair_original
 from data_prep.plausibility import HuCheck
 from data_prep.progress import Progress, ignore_progress
@@ -127,10 +127,11 @@ def find_sources(scan: Path, options: OutputOptions) -> list[Source]:
     if not is_series:
         return [partial(_open_file, scan)]
     choice = choose_series(scan, options.series, MIN_SLICES, shows_uids=not options.deidentify)
+    name = printable(str(scan))
     if choice.images_aside:
-        logger.info(f"{scan}: images that are set aside, as they belong to no CT scan: {choice.images_aside}")
+        logger.info(f"{name}: images that are set aside, as they belong to no CT scan: {choice.images_aside}")
     if choice.copies:
-        logger.warning(f"{scan}: {choice.copies} identical copies of its images are left out")
+        logger.warning(f"{name}: {choice.copies} identical copies of its images are left out")
     return [partial(_open_stack, stack) for stack in choice.stacks]
 
 

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from data_prep.files import digest_json, write_atomic, write_json
 from data_prep.ledger import Ledger
+from data_prep.log import printable
 from data_prep.paths import contact_path, pair_path
 from data_prep.progress import Progress
 from data_prep.sources.discovery import discover
@@ -71,7 +72,7 @@ class Prepare(Stage):
         return {"low_dose": low_dose, "fit": data.fit, "source files": series.stamp}
 
     def location(self, item: str) -> str:
-        return str(self.series[item].location)
+        return printable(str(self.series[item].location))
 
     def outputs(self, item: str) -> list[Path]:
         dataset = self.series[item].dataset
