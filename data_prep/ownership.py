@@ -4,6 +4,7 @@ import os
 import pwd
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from data_prep.errors import UserError
@@ -14,7 +15,7 @@ _MAX_LINKS = 40  # as Linux itself
 _ALL_USERS = "0 0 4294967295"  # a process's map of users outside of containers that have users of their own
 
 
-def check_unshared(folder: Path, remedy: str) -> None:
+def check_unshared(folder: Path, remedy: str, owner: int | None = None) -> None:
     """Check that only this user and root can change what lies in a folder, or replace the folder.
 
     The folder, all folders above it and the links on the way must belong to them, and nobody else may write there. Only
@@ -23,11 +24,12 @@ def check_unshared(folder: Path, remedy: str) -> None:
     Args:
         folder: whether it exists or not.
         remedy: what else its user can do, such as "choose another `runs`".
+        owner: id of a further user who may, where a folder of someone else is only looked at.
 
     Raises:
         UserError: someone else can.
     """
-    trusted = _trusted_users()
+    trusted = _trusted_users() | {os.geteuid() if owner is None else owner}
     steps = list(_steps(folder.absolute()))
     for step in steps:
         status = step.lstat()
@@ -49,8 +51,9 @@ def _writable_by_others(step: Path, mode: int, folder: Path, remedy: str, *, is_
 def _trusted_users() -> set[int]:
     """Return the ids of this user and of root; of root also what a container shows that knows no root of its host."""
     users = {os.geteuid(), 0}
-    if Path("/proc/self/uid_map").read_text().split() != _ALL_USERS.split():
-        users.add(int(Path("/proc/sys/kernel/overflowuid").read_text()))
+    with suppress(FileNotFoundError):  # on systems other than Linux
+        if Path("/proc/self/uid_map").read_text().split() != _ALL_USERS.split():
+            users.add(int(Path("/proc/sys/kernel/overflowuid").read_text()))
     return users
 
 
@@ -80,6 +83,27 @@ def _steps(path: Path) -> Iterator[Path]:
         target = step.readlink()
         pending += [part for part in reversed(target.parts) if part != "/"]
         reached = Path("/") if target.is_absolute() else reached
+
+
+def apply_umask(folder: Path, umask: int) -> bool:
+    """Set the modes of a folder and all below it to what files written under ``umask`` have; return whether it did.
+
+    Nothing is done where the folder's own mode is right. The owner's rights stay, and what belongs to others does.
+    """
+    if not folder.is_dir() or _mode_under(umask, folder) == stat.S_IMODE(folder.stat().st_mode):
+        return False
+    for parent, _, names in os.walk(folder):
+        for path in (Path(parent), *(Path(parent, name) for name in names)):
+            with suppress(OSError):  # it may be gone, or lie on a file system without modes
+                if not path.is_symlink() and path.stat().st_uid == os.geteuid():
+                    path.chmod(_mode_under(umask, path))
+    return True
+
+
+def _mode_under(umask: int, path: Path) -> int:
+    mode = stat.S_IMODE(path.stat().st_mode)
+    owner = mode & stat.S_IRWXU
+    return mode & ~0o777 | (owner | owner >> 3 | owner >> 6) & ~umask
 
 
 def create_private_folder(folder: Path, remedy: str) -> None:

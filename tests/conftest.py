@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,16 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _own_umask_and_environment() -> Iterator[None]:
+    """The command line sets them for its process."""
+    umask, safe_path = os.umask(0o022), os.environ.get("PYTHONSAFEPATH")
+    yield
+    os.umask(umask)
+    if safe_path is None:
+        os.environ.pop("PYTHONSAFEPATH", None)
 
 
 @pytest.fixture(autouse=True)

@@ -63,6 +63,9 @@ def set_level(
 def main() -> None:
     """Run the command line; errors that have one sentence end it with that sentence and an exit code."""
     _print_all_characters()
+    os.environ.setdefault(
+        "PYTHONSAFEPATH", "1"
+    )  # processes take no modules from a working folder that others may write
     try:
         _check_working_folder()
         app()

@@ -105,10 +105,10 @@ def _enqueue(
 
     if profile.executor != "slurm":
         raise UserError("--on takes a profile whose executor is slurm; leave it out to denoise here")
-    check_partitions(profile, 1)
-    check_association(profile)
     create_private_folder(logs, "choose another --out")
     check_writable(logs)
+    check_partitions(profile, 1)
+    check_association(profile)
     calls = [(scan.absolute(), model.absolute(), options, device, threads) for scan, options in requests.items()]
     jobs = enqueue(profile, logs, denoise_in_job, JobRequest("denoise", calls, uses_gpu=True))
     typer.echo(f"job {', '.join(jobs)}, {len(calls)} tasks; logs: {logs}")

@@ -93,6 +93,7 @@ def _update(folder: RunFolder, graph: Graph, on: str, dry_run: bool) -> bool:
         RunFailed: some items failed, though not too many.
     """
     if not dry_run:
+        folder.secure()
         _check_free(folder)
     _check(folder, adopts=not dry_run)
     profile = None if on == LOCAL else load_profile(on)
@@ -210,5 +211,6 @@ def _at_work(folder: RunFolder) -> str:
 
 
 def locked(folder: RunFolder) -> AbstractContextManager[None]:
-    """Hold the lock of a run folder, or refuse at once because another process works there."""
+    """Hold the lock of a run folder, for its user alone; refuse at once where another process works there."""
+    folder.secure()
     return held(folder.root / LOCK, _at_work(folder))

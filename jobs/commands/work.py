@@ -19,6 +19,7 @@ def work(config: Config, stage: str, item: Annotated[str | None, typer.Argument(
     from jobs.stages.graph import open_graph
 
     folder = RunFolder.of(load_settings(config, RunSettings))
+    folder.secure()
     if stage == FIND:
         folder.check({})
         folder.record()

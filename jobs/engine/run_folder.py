@@ -18,7 +18,9 @@ from data_prep.errors import UserError
 from data_prep.files import remove_leftovers, write_atomic, write_json
 from data_prep.ledger import FILE as LEDGER
 from data_prep.ledger import Ledger
+from data_prep.log import logger
 from data_prep.outputs import check_apart
+from data_prep.ownership import apply_umask, check_unshared
 from data_prep.settings_file import load_settings
 from pipeline.settings.run import RunSettings
 
@@ -28,6 +30,9 @@ _OF_A_START = re.compile(rf"{re.escape(LOCK)}|\.{re.escape(LEDGER)}\.[0-9a-f]{{3
 """Files that another process, which is just starting here, may have written so far."""
 _SETTINGS_FILES = ("config.yaml", "provenance.json")
 _MODEL_FILES = ("model.safetensors", "model-card.md")
+_UMASKS = {"none": 0o077, "group": 0o027}
+"""What others may not do with files of the run, by the setting ``share``."""
+_REMEDY = "choose another `runs` in the settings"
 _RECORDED = ("quarterdose", "torch", "zarr", "numcodecs", "numpy", "submitit")
 
 
@@ -48,16 +53,30 @@ class RunFolder:
         """Open an existing run folder, with the settings of its last run.
 
         Raises:
-            UserError: there is no run in ``root``, or its settings were changed since.
+            UserError: there is no run in ``root``, its settings were changed since, or users beside its owner can
+                change it.
         """
         if not (root / "config.yaml").is_file():
             raise UserError(f"{root} is no run folder: it has no config.yaml")
+        check_unshared(root, _REMEDY, owner=root.stat().st_uid)
         if Ledger(root).exists() and Ledger(root).first_stranger(["config.yaml"]):
             raise UserError(
                 f"{root / 'config.yaml'} was cut or changed after the run wrote it: move it, and run your own settings "
                 "file again, which writes it anew"
             )
         return cls(root.absolute(), load_settings(root / "config.yaml", RunSettings))
+
+    def secure(self) -> None:
+        """Let nobody else change the folder, nor read what this process writes from here on, but as ``share`` says.
+
+        Raises:
+            UserError: someone else can change it.
+        """
+        check_unshared(self.root, _REMEDY)
+        umask = _UMASKS[self.settings.share]
+        os.umask(umask)
+        if apply_umask(self.root, umask):
+            logger.info(f"{self.root}: its modes are now what `share: {self.settings.share}` says")
 
     def record(self) -> None:
         """Write ``config.yaml`` (the resolved settings) and ``provenance.json``."""
@@ -83,8 +102,10 @@ class RunFolder:
         files of a version that kept no ledger are recorded as the program's; else they are only taken as such.
 
         Raises:
-            UserError: it is not, or files that would be replaced were not written by the program.
+            UserError: it is not, someone else can change it, or files that would be replaced were not written by the
+                program.
         """
+        check_unshared(self.root, _REMEDY)
         check_apart(self.root, [source.path for source in self.settings.data.sources if source.path])
         folders = {self.root: (*_SETTINGS_FILES, *_MODEL_FILES), **written}
         if not Ledger(self.root).exists() and self._is_of_earlier_version():

@@ -20,12 +20,14 @@ def graph_of(folder: RunFolder) -> Graph:
 
 
 def open_graph(root: Path) -> Graph:
-    """Open the graph of the run in a folder, in any process that works on it.
+    """Open the graph of the run in a folder, in any process that works on it; see :meth:`RunFolder.secure`.
 
     Raises:
-        UserError: there is no run in ``root``.
+        UserError: there is no run in ``root``, or someone else can change it.
     """
-    return graph_of(RunFolder.opened(root))
+    folder = RunFolder.opened(root)
+    folder.secure()
+    return graph_of(folder)
 
 
 def evaluation_of(folder: RunFolder) -> Graph:
