@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from pipeline.scaling.disturbance import MEASURES as DISTURBANCE
 from tests.command_line import QUARTERDOSE
 from tests.scans import chest, write_nifti
 
@@ -102,7 +103,9 @@ def whole_run(folder: Path, settings: dict[str, Any], start: Toy | None = None) 
     return toy
 
 
-_MACHINES_OWN = ("seconds", "peak_bytes", "nodes", "node_list", "timed_steps")  # ends of columns
+_MACHINES_OWN = ("seconds", "peak_bytes", "nodes", "node_list", "timed_steps", "disturbed", "disturbance", "left_out",
+                 *DISTURBANCE)  # fmt: skip
+"""Ends of the names of columns that differ from run to run."""
 
 
 def assert_alike(ours: Toy, theirs: Toy) -> None:
