@@ -11,6 +11,7 @@ _KILLED = r": task \S+: Killed$|: line \d+: +\d+ Killed |killed by signal: Kille
 _CAUSES = tuple(
     (re.compile(pattern, re.MULTILINE), cause)
     for pattern, cause in (
+        (r"the restarts of this job \((?P<number>\d+ of \d+)\) are used up", "restarts used up: {number}"),
         (r"CUDA out of memory", "out of GPU memory"),
         (_MEMORY, "out of memory"),
         (r"No space left on device", "no space left on device"),

@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 
 TIMEOUT = 60.0  # seconds; squeue itself gives up on a silent controller after 20 to 40
-_BATCH = 1000  # ids in one command: an argument may have 128 KiB
+_BATCH = 10_000  # ids in one command: an argument may have 128 KiB
 _OPTIONS = ("SACCT_", "SCANCEL_", "SINFO_", "SQUEUE_")
 _READABLE = {"SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0"}  # Unix seconds; lists of array tasks in full
 

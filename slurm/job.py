@@ -1,11 +1,16 @@
 """Inside a job of Slurm: its ranks, their rendezvous, and its way back to the queue."""
 
 import os
+import re
+import signal
 import time
 
-from slurm.commands import output
+from slurm.commands import SlurmError, output
 
 _FIRST_PORT, _PORTS = 12_000, 8_000  # below the ports that systems hand out
+USED_UP = os.EX_TEMPFAIL
+"""Exit code of a job that was stopped and may not go back to the queue once more."""
+_NEAR_SECONDS = 15 * 60  # before the time limit
 _END_SECONDS = 120  # for Slurm to end a job that stopped its work
 
 
@@ -37,9 +42,24 @@ def restarts() -> int:
     return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 
 
+def describe_stop(number: int | None) -> str:
+    """Say why Slurm asked this job to stop; ``number``: the signal that came, if this process got it."""
+    if number == signal.SIGTERM:
+        return "it was cancelled or preempted"
+    try:
+        job = dict(re.findall(r"(\w+)=(\S*)", output("scontrol", "show", "job", os.environ["SLURM_JOB_ID"])))
+    except SlurmError:
+        return "its time limit came near, or its nodes were taken"
+    if job.get("PreemptTime", "None") != "None":
+        return "its nodes were taken for another job"
+    end = job.get("EndTime", "")
+    return "its time limit came near" if end.isdecimal() and int(end) - time.time() < _NEAR_SECONDS else "of a signal"
+
+
 def start_of_job() -> str:
-    """Name this start of this job: "12.1" after the first requeue; empty outside of Slurm."""
-    job = os.environ.get("SLURM_JOB_ID")
+    """Name this start of this job: "12.1" after the first requeue, of an array "12_3.1"; empty outside of Slurm."""
+    array, task = (os.environ.get(f"SLURM_ARRAY_{name}") for name in ("JOB_ID", "TASK_ID"))
+    job = f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID")
     return f"{job}.{restarts()}" if job else ""
 
 

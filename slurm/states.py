@@ -64,7 +64,9 @@ def job_states(ids: Sequence[str]) -> dict[str, JobState]:
             raise
         warnings.warn(f"{error}; accounting alone was asked", stacklevel=2)
         return _states_of(past, left_queue=False)
-    return {**_states_of(allocations(ids) or [], left_queue=True), **queue}
+    forgotten = [job for job in ids if job not in queue]  # also arrays, some of whose tasks may be
+    past = allocations(forgotten) if forgotten else None
+    return {**_states_of(past or [], left_queue=True), **queue}
 
 
 def cancel(ids: Sequence[str]) -> None:

@@ -1,84 +1,101 @@
 """Commands that follow a run: ``status``, ``logs`` and ``cancel``."""
 
-from collections.abc import Mapping
-from typing import Annotated
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
+from data_prep.errors import UserError
+from data_prep.log import printable
 from jobs.commands.options import Run
-from jobs.engine.graph import Graph
-from jobs.engine.run_folder import RunFolder
-from jobs.engine.stage import Ref, Stage
 
-_COLOURS = {"done": "green", "failed": "red", "refused": "yellow", "running": "cyan", "blocked": "magenta"}
-_FILE_WIDTH = 1000  # characters; in a file or a pipe a row is never broken
+if TYPE_CHECKING:
+    from jobs.engine.graph import Graph
+    from jobs.engine.item_states import ItemState, QueueState
+    from jobs.engine.stage import Ref
+
+_COLOURS = {"done": "green", "failed": "red", "refused": "yellow", "running": "cyan", "stopped": "magenta"}
+_HEADER = ("stage", "item", "state", "seconds", "note")
+_STATE = _HEADER.index("state")
 
 
 def status(folder: Run) -> None:
     """Say what became of each item of a run: from its folder, and from Slurm where it was put in a queue."""
     from jobs.engine.follow import queued_states
+    from jobs.engine.item_states import item_states
+    from jobs.engine.run_folder import RunFolder
     from jobs.stages.graph import graph_of
 
     run_folder = RunFolder.opened(folder)
     graph = graph_of(run_folder)
-    console = Console()
-    if not console.is_terminal:
-        console.width = _FILE_WIDTH
-    console.print(_status_table(graph, queued_states(run_folder, graph)))
+    queue = queued_states(run_folder, graph)
+    _print_table(_rows({**_outside(graph, queue), **item_states(graph, queue)}))
 
 
 def logs(folder: Run, stage: Annotated[str | None, typer.Argument(help="Of this stage alone.")] = None) -> None:
-    """Show the ends of the logs of failed processes, first of those that failed by themselves; else the newest log."""
-    from jobs.engine.follow import failing_logs
+    """Show the ends of the logs of failed items, first of those that failed by themselves; else one newest log."""
+    from jobs.engine.follow import queued_states
+    from jobs.engine.item_states import item_states
+    from jobs.engine.logs import current_log, failing_logs
+    from jobs.engine.run_folder import RunFolder
+    from jobs.stages.graph import graph_of
 
-    for path, text in failing_logs(RunFolder.opened(folder), stage):
-        typer.echo(f"==> {path}\n{text}\n")
+    run_folder = RunFolder.opened(folder)
+    graph = graph_of(run_folder)
+    queue = queued_states(run_folder, graph)
+    all_states = {**_outside(graph, queue), **item_states(graph, queue)}
+    states = _of_stage(all_states, stage, [*dict.fromkeys([*(name for name, _ in queue), *graph.stages])])
+    failures = failing_logs(run_folder, graph, states, queue)
+    if not failures:
+        typer.echo("no item failed")
+    newest = None if failures else current_log(run_folder, graph, states, queue)
+    for path, text in [newest] if newest else failures:
+        lines = "\n".join(map(printable, text.splitlines()))
+        typer.echo(f"==> {printable(str(path))}\n{lines}\n")
 
 
 def cancel(folder: Run) -> None:
     """Take all jobs of a run out of Slurm's queue, and end those that run; what is complete stays."""
     from jobs.engine.follow import cancel_run
+    from jobs.engine.run_folder import RunFolder
 
     typer.echo(f"{cancel_run(RunFolder.opened(folder))} jobs cancelled")
 
 
-def _status_table(graph: Graph, queued: Mapping[Ref, tuple[str, str]]) -> Table:
-    """Make a table with a row per item: its state, its seconds and a note, by its files and by ``queued``.
+def _outside(graph: "Graph", queue: Mapping["Ref", "QueueState"]) -> dict["Ref", "ItemState"]:
+    """Return the states of what is in the queue and is no item of the graph, such as the search for scans."""
+    from jobs.engine.item_states import ItemState
 
-    ``queued``: state and note of the items whose jobs Slurm knows. Those that are no items of the graph, such as the
-    search for scans, come first.
+    return {ref: ItemState(job.state, job.note) for ref, job in queue.items() if ref[0] not in graph.stages}
+
+
+def _of_stage(
+    states: Mapping["Ref", "ItemState"], stage: str | None, stages: Sequence[str]
+) -> dict["Ref", "ItemState"]:
+    """Return the states of the items of one stage, or of all without one.
+
+    Raises:
+        UserError: there is no such stage.
     """
-    table = Table("stage", "item", "state", "seconds", "note", box=None, header_style="bold")
-    for (stage_name, item), (state, note) in queued.items():
-        if stage_name not in graph.stages:
-            table.add_row(stage_name, item, _coloured(state), "", escape(note))
-    for stage in graph.stages.values():
-        for item in stage.items():
-            state, seconds, note = _item_state(graph, stage, item, *queued.get((stage.name, item), ("", "")))
-            table.add_row(stage.name, escape(item), _coloured(state), seconds, escape(note))
-    return table
+    if stage is not None and stage not in stages:
+        raise UserError(f"{stage!r} is no stage of this run: take one of {', '.join(stages)}")
+    return {ref: state for ref, state in states.items() if stage in (None, ref[0])}
 
 
-def _coloured(state: str) -> str:
-    return f"[{_COLOURS.get(state, 'dim')}]{state}[/]"
+def _rows(states: Mapping["Ref", "ItemState"]) -> list[tuple[str, ...]]:
+    """Return a row for each item, as texts of one line."""
+    return [
+        tuple(map(printable, (*ref, state.state, "" if state.seconds is None else f"{state.seconds:.1f}", state.note)))
+        for ref, state in states.items()
+    ]
 
 
-def _item_state(graph: Graph, stage: Stage, item: str, queue_state: str, queue_note: str) -> tuple[str, str, str]:
-    """State, seconds and note of one item."""
-    marker, progress = stage.markers.read(item), stage.markers.read_progress(item)
-    in_queue = queue_state in ("running", "waiting")
-    if marker and not (in_queue and stage.uses_ranks and not stage.shares_job):
-        notes = (marker.reason, "" if in_queue else queue_note)
-        return marker.state, f"{marker.seconds:.1f}", "; ".join(filter(None, notes))
-    position = f"{progress['done']}/{progress['total']} {progress['note']}" if progress else ""
-    if progress and (queue_state == "running" or stage.markers.is_running(item)):
-        return "running", "", f"{position} {queue_note}".rstrip()
-    if in_queue or queue_state == "failed":
-        return queue_state, "", queue_note
-    if progress:
-        return "stopped", "", f"at {position}"
-    blocked = graph.blocked_by(stage, item)
-    return "waiting", "", f"for {'/'.join(blocked)}" if blocked else ""
+def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
+    """Print rows below a header, in columns; a note is never broken, so that each item is one line."""
+    widths = [max(map(len, column)) for column in list(zip(_HEADER, *rows, strict=True))[:-1]]
+    lines = list[str]()
+    for row in (_HEADER, *rows):
+        cells = [text.ljust(width) for text, width in zip(row, [*widths, 0], strict=True)]
+        cells[_STATE] = typer.style(cells[_STATE], fg=_COLOURS.get(row[_STATE]))
+        lines.append("  ".join(cells).rstrip())
+    typer.echo("\n".join(lines))

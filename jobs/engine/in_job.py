@@ -5,11 +5,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from types import FrameType
 
 from data_prep.log import logger
+from data_prep.processes import end_with_parent
 from data_prep.progress import ignore_progress
 from jobs.engine.decision import Cause
 from jobs.engine.graph import Graph, OpenGraph
@@ -22,8 +24,9 @@ from jobs.engine.worker import work_alone, work_together
 from pipeline.training.stopping import SIGNALS, Stopped
 from pipeline.training.world import World
 from slurm.commands import SlurmError
-from slurm.job import await_end, process, rendezvous_address, requeue, restarts, share
-from slurm.states import job_states
+from slurm.job import USED_UP, await_end, describe_stop, process, rendezvous_address, requeue, restarts, share
+from slurm.sentences import describe_end
+from slurm.states import ENDED_WELL, job_states
 
 _POLL_SECONDS = 0.5  # between looks for a marker
 _VISIBLE_SECONDS = 60.0  # until files of another node are seen here: NFS may remember a folder for so long
@@ -56,7 +59,7 @@ def run_rank(open_graph: OpenGraph, root: Path, stage_name: str, item: str, max_
     rank, size, local_rank = process()
     world = World(rank, size, local_rank, rendezvous_address() if size > 1 else "")
     with _stoppable(world, max_restarts):
-        _join_item(open_graph, root, stage_name, item, world)
+        _join_item(open_graph, root, stage_name, item, world, max_restarts)
 
 
 def run_items(open_graph: OpenGraph, root: Path, stage_name: str, items: Sequence[str], max_restarts: int) -> None:
@@ -68,7 +71,7 @@ def run_items(open_graph: OpenGraph, root: Path, stage_name: str, items: Sequenc
             ranks = stage.ranks(item)
             if rank < ranks:
                 world = World(rank, ranks, local_rank, rendezvous_address(number) if ranks > 1 else "")
-                _run_in_process(_join_item, open_graph, root, stage_name, item, world)
+                _run_in_process(_join_item, open_graph, root, stage_name, item, world, max_restarts)
             if rank == 0 and stage.markers.read(item) is None:
                 stage.markers.write_death(item, _describe_death(stage, item))
             while not stage.markers.has_ended_here(item):
@@ -77,7 +80,7 @@ def run_items(open_graph: OpenGraph, root: Path, stage_name: str, items: Sequenc
 
 def _run_in_process(call: Callable[..., None], *arguments: object) -> None:
     """Call in a process of its own, whose failure ends nothing else; wait for it also when asked to stop."""
-    child = get_context("spawn").Process(target=call, args=arguments)
+    child = get_context("spawn").Process(target=_call_bound, args=(call, *arguments))
     child.start()
     try:
         child.join()
@@ -85,7 +88,12 @@ def _run_in_process(call: Callable[..., None], *arguments: object) -> None:
         child.join()
 
 
-def _join_item(open_graph: OpenGraph, root: Path, stage_name: str, item: str, world: World) -> None:
+def _call_bound(call: Callable[..., None], *arguments: object) -> None:
+    end_with_parent()
+    call(*arguments)
+
+
+def _join_item(open_graph: OpenGraph, root: Path, stage_name: str, item: str, world: World, max_restarts: int) -> None:
     """Do an item as one rank, if it is to be run."""
     graph = open_graph(root)
     stage = graph.stages[stage_name]
@@ -97,7 +105,13 @@ def _join_item(open_graph: OpenGraph, root: Path, stage_name: str, item: str, wo
         return
     if world.leads:  # a marker from an earlier start of the job; any rank that fails from here on writes one
         stage.markers.remove(item)
-    work_together(open_graph, root, stage_name, item, world)
+    try:
+        work_together(open_graph, root, stage_name, item, world)
+    except Stopped as stopped:
+        marker = stage.markers.read(item)
+        if marker and world.leads and _may_not_restart(stopped, max_restarts):
+            stage.markers.write(item, replace(marker, reason=_describe_used_up(stopped, max_restarts)))
+        raise
 
 
 def _await_inputs(graph: Graph, stage: Stage, items: Sequence[str]) -> None:
@@ -130,8 +144,8 @@ def _describe_death(stage: Stage, item: str) -> str:
     except SlurmError as error:
         states = {}
         logger.warning(error)
-    ends = ", ".join(f"job {state.job} ended as {state.state}" for state in states.values()) or "its job ended"
-    return f"{ends} before it was done; see the logs"
+    ends = ", ".join(describe_end(state) for state in states.values() if state.state not in ENDED_WELL)
+    return f"{ends or 'its job ended'} before it was done; see the logs"
 
 
 def _exit_unless_done(stage: Stage, items: Sequence[str]) -> None:
@@ -157,9 +171,23 @@ def _stoppable(world: World, max_restarts: int) -> Iterator[None]:
         logger.info(f"{stopped}; this is restart {restarts()} of at most {max_restarts}")
         if stopped.number == signal.SIGTERM:
             await_end()
-        if restarts() >= max_restarts:
-            raise
+        if _may_not_restart(stopped, max_restarts):
+            logger.error(_describe_used_up(stopped, max_restarts))
+            sys.exit(USED_UP)
         requeue(leads=world.leads)
+
+
+def _may_not_restart(stopped: Stopped, max_restarts: int) -> bool:
+    return stopped.number != signal.SIGTERM and restarts() >= max_restarts
+
+
+def _describe_used_up(stopped: Stopped, max_restarts: int) -> str:
+    """Say that a job may not go back to the queue again, why it was stopped, and what to do."""
+    start = "" if stopped.step is None else f"; it goes on from step {stopped.step}"
+    return (
+        f"the restarts of this job ({restarts()} of {max_restarts}) are used up, and it was stopped because "
+        f"{describe_stop(stopped.number)}: raise `restarts` or `minutes` in the profile and submit again{start}"
+    )
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -40,6 +40,11 @@ class Marker:
     attempt: str = field(default_factory=_name_attempt)
 
     @property
+    def job(self) -> str:
+        """Job of Slurm that recorded it, as squeue shows its id; empty if none did."""
+        return self.attempt.rpartition("/")[0].partition(".")[0]
+
+    @property
     def stamp(self) -> str:
         """What items that depend on this one compare: its product, or how it ended without one."""
         return self.product if self.state == "done" else f"{self.state}: {self.reason}"

@@ -9,11 +9,14 @@ SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 
 
 class Stopped(RuntimeError):
-    """Work that a signal asked to stop; a training was saved first. ``number``: the signal, None if another rank's."""
+    """Work that a signal asked to stop.
 
-    def __init__(self, message: str, number: int | None) -> None:
+    ``number``: the signal, None if another rank got it. ``step``: after which a training saved itself first.
+    """
+
+    def __init__(self, message: str, number: int | None, step: int | None = None) -> None:
         super().__init__(message)
-        self.number = number
+        self.number, self.step = number, step
 
 
 class StopFlag:

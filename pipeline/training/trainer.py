@@ -119,7 +119,7 @@ class Trainer:
             self._settle()
             self._save()
             message = f"cell {self.cell.id} was asked to stop, and saved itself after step {self.steps_taken}"
-            raise Stopped(message, self.stop.number)
+            raise Stopped(message, self.stop.number, self.steps_taken)
 
     def _validate_if_due(self) -> None:
         """Validate before the first step and after each epoch."""

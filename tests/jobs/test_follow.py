@@ -1,33 +1,206 @@
-"""Logs of failed processes: first of those that failed by themselves."""
+"""States of items and logs of failed ones: by what became of the item last, not by words or times of files."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
+from subprocess import CompletedProcess
 
-from jobs.engine.follow import failing_logs
-from jobs.engine.run_folder import RunFolder
+import pytest
+
+from data_prep.files import locked
+from jobs.engine.item_states import ItemState, QueueState, item_states
+from jobs.engine.logs import current_log, failing_logs
+from jobs.engine.marker import Marker
+from jobs.engine.run_folder import LOCK, RunFolder
+from jobs.engine.submissions import Submission
 from jobs.engine.worker import PEER_LOST
+from jobs.stages.graph import graph_of
 from pipeline.settings.run import RunSettings
+from slurm.sentences import describe_end, describe_wait
+from slurm.states import JobState
+from tests.command_line import quarterdose_within
+
+CELL = "3d-s16-r2"
+FAILED = Marker("failed", {}, 1.0, 2.0, "slice 3 is broken", {}, attempt="/a")
+DONE = replace(FAILED, state="done", reason="")
 
 
-def run_folder(root: Path) -> RunFolder:
-    settings = RunSettings.model_validate({"name": "t", "runs": root, "data": {"sources": [{"kind": "sample"}]}})
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    """A run with two trainings and three networks to judge."""
+    data, study = {"sources": [{"kind": "sample"}]}, {"slices": [16], "ranks": [1, 2]}
+    settings = RunSettings.model_validate({"name": "t", "runs": tmp_path, "data": data, "study": study})
     folder = RunFolder.of(settings)
-    (folder.root / "logs").mkdir(parents=True)
+    folder.record()
+    (folder.root / "logs" / "slurm").mkdir(parents=True)
     return folder
 
 
-def test_a_rank_that_only_lost_another_comes_last(tmp_path: Path) -> None:
+def write_marker(folder: RunFolder, stage: str, item: str, marker: Marker) -> None:
+    graph_of(folder).stages[stage].markers.write(item, marker)
+
+
+def queued(state: str, note: str, *items: str, stage: str = "study") -> dict[tuple[str, str], QueueState]:
+    submission = Submission(stage, items, ("12",), 1, 0, 0.0)
+    return {(stage, item): QueueState(state, note, submission) for item in items}
+
+
+def states(folder: RunFolder, queue: dict[tuple[str, str], QueueState] | None = None) -> dict[str, ItemState]:
+    found = item_states(graph_of(folder), queue or {})
+    return {"/".join(ref): state for ref, state in found.items() if ref[0] not in ("prepare", "split")}
+
+
+def logs(folder: RunFolder, queue: dict[tuple[str, str], QueueState] | None = None) -> list[tuple[str, str]]:
+    graph = graph_of(folder)
+    return [
+        (path.name, text) for path, text in failing_logs(folder, graph, item_states(graph, queue or {}), queue or {})
+    ]
+
+
+def write_log(folder: RunFolder, name: str, *lines: str) -> None:
+    (folder.root / "logs" / name).write_text("".join(f"{line}\n" for line in lines))
+
+
+def test_a_rank_that_only_lost_another_comes_last(folder: RunFolder) -> None:
     """Also one that heard nothing of the other any more, and tells of no connection."""
-    folder = run_folder(tmp_path)
-    lost = f"{PEER_LOST}\nrank 1 of 2 gave no sign of life for 15 s\nsrun: error: task 0 exited\n"
-    for rank, text in enumerate((lost, "Traceback\nValueError: slice 3 is broken\n", "done\n")):
-        (folder.root / "logs" / f"study.3d-s16-r2.rank{rank}.log").write_text(text)
-    assert [path.name for path, _ in failing_logs(folder, None)] == [
-        "study.3d-s16-r2.rank1.log", "study.3d-s16-r2.rank0.log"
-    ]  # fmt: skip
-    assert not list(failing_logs(folder, "train"))
+    write_marker(folder, "study", CELL, FAILED)
+    lost = f"{PEER_LOST}\nrank 1 of 2 gave no sign of life for 15 s"
+    for rank, text in enumerate((lost, "ValueError: slice 3 is broken")):
+        write_log(folder, f"study.{CELL}.rank{rank}.log", f"study/{CELL}: started as rank {rank} of 2", text)
+    assert [name for name, _ in logs(folder)] == [f"study.{CELL}.rank1.log", f"study.{CELL}.rank0.log"]
 
 
-def test_without_a_failure_the_newest_log_is_shown(tmp_path: Path) -> None:
-    folder = run_folder(tmp_path)
-    (folder.root / "logs" / "prepare.a.log").write_text("prepare/a: done\n")
-    assert list(failing_logs(folder, "prepare")) == [(folder.root / "logs" / "prepare.a.log", "prepare/a: done")]
+def test_a_finished_run_shows_no_old_failure(folder: RunFolder) -> None:
+    """Neither of another start in the same file, nor of a log that was written later."""
+    write_marker(folder, "train", "2d", DONE)
+    start = "train/2d: started as rank 0 of 1"
+    write_log(folder, "train.2d.rank0.log", start, "*** JOB 9 ON n CANCELLED AT 2026 ***", start, "train/2d: done")
+    write_log(folder, "slurm/9_0_log.out", start, "srun: error: task 0: Killed")
+    assert logs(folder) == []
+    graph = graph_of(folder)
+    newest = current_log(folder, graph, item_states(graph, {}), {})
+    assert newest == (folder.root / "logs/train.2d.rank0.log", f"{start}\ntrain/2d: done")
+    shown = quarterdose_within(folder.root.parent, "logs", "t", "train").stdout
+    assert shown.startswith("no item failed\n==> ")
+    assert "CANCELLED" not in shown
+
+
+def test_of_a_failed_item_only_its_newest_start_is_shown(folder: RunFolder) -> None:
+    write_marker(folder, "evaluate", "2d", FAILED)
+    first, second = (f"evaluate/{item}: started as rank 0 of 1" for item in ("2d", "tv"))
+    write_log(
+        folder, "evaluate.tv.log", first, "MemoryError", first, "No space left on device", second, "evaluate/tv: done"
+    )
+    assert logs(folder) == [("evaluate.tv.log", f"{first}\nNo space left on device\ncause: no space left on device")]
+
+
+def test_restarts_that_are_used_up_are_the_cause(folder: RunFolder) -> None:
+    write_marker(folder, "study", CELL, replace(FAILED, attempt="12.2/a"))
+    words = "the restarts of this job (2 of 2) are used up, and it was stopped because its time limit came near"
+    start = f"study/{CELL}: started as rank 0 of 2"
+    write_log(folder, "slurm/12_0_log.out", start, "old", start, words, "*** STEP 12.0 ON n CANCELLED AT 2026 ***")
+    ((name, text),) = logs(folder, queued("failed", "", CELL))
+    assert name == "12_0_log.out"
+    assert "old" not in text
+    assert text.endswith("cause: restarts used up: 2 of 2")
+
+
+def test_items_that_wait_are_not_running(folder: RunFolder) -> None:
+    """For their turn in a job or an array, and for the items that they need."""
+    write_marker(folder, "split", "split", DONE)
+    write_marker(folder, "train", "2d", DONE)
+    write_marker(folder, "transfer", "zero", DONE)
+    write_marker(folder, "evaluate", "tv", FAILED)
+    items = ("2d", "tv", "low-dose")
+    markers = graph_of(folder).stages["evaluate"].markers
+    for item in ("2d", "tv"):
+        markers.write_progress(item, 3, 10, "slices")
+    with locked(markers.lock("2d")):
+        found = states(folder, queued("running", "on node1", *items, stage="evaluate"))
+    assert found["evaluate/2d"] == ItemState("running", "3/10 slices on node1")
+    assert found["evaluate/tv"] == ItemState("waiting", "for its turn in job 12; failed before: slice 3 is broken")
+    assert found["evaluate/low-dose"] == ItemState("waiting", "for its turn in job 12")
+    assert found[f"evaluate/{CELL}"] == ItemState("waiting", f"for study/{CELL}")
+    assert found[f"study/{CELL}"] == ItemState("waiting", "for the next run")
+    assert states(folder)["evaluate/2d"] == ItemState("stopped", "at 3/10 slices")
+    with locked(folder.root / LOCK):
+        assert states(folder)[f"study/{CELL}"].note == "for its turn"
+
+
+def test_what_jobs_recorded_counts_until_it_is_tried_again(folder: RunFolder) -> None:
+    write_marker(folder, "evaluate", "tv", replace(FAILED, attempt="12_3.0/a"))
+    live = queued("running", "on node1", "tv", stage="evaluate")
+    assert states(folder, live)["evaluate/tv"].state == "failed"
+    write_marker(folder, "study", CELL, replace(FAILED, attempt="12.0/a"))
+    assert states(folder, queued("waiting", "in the queue", CELL))[f"study/{CELL}"].state == "waiting"
+    assert states(folder, queued("running", "on node1", CELL))[f"study/{CELL}"] == ItemState(
+        "running", "starting on node1"
+    )
+
+
+def job(state: str, **values: object) -> JobState:
+    empty = JobState("12", state, False, "", "", 3, "0:0", None, None, None)
+    return replace(empty, **values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("reason", "words"),
+    [
+        ("JobHeldUser", "as its owner holds it: scontrol release 12"),
+        ("DependencyNeverSatisfied", "a job that it needs did not succeed"),
+        ("JobArrayTaskLimit", "other tasks of its array"),
+        ("QOSMaxJobsPerUserLimit", "a limit of its QOS (QOSMaxJobsPerUserLimit)"),
+        ("AssocGrpGRES", "a limit of its account (AssocGrpGRES)"),
+        ("ReqNodeNotAvail, UnavailableNodes:node1", "nodes that are down, drained or reserved"),
+        ("Something{new}", "as Slurm says: Something{new}"),
+        ("", "for its turn"),
+    ],
+)
+def test_why_a_job_waits_is_said_in_words(reason: str, words: str) -> None:
+    assert words in describe_wait(job("PENDING", reason=reason))
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "words"),
+    [
+        ("FAILED", "75:0", "its restarts (3) are used up: raise `restarts` or `minutes`"),
+        ("FAILED", "137:0", "had a process that was killed"),
+        ("FAILED", "7:0", "failed with exit code 7"),
+        ("TIMEOUT", "0:15", "met its time limit"),
+        ("REVOKED", "0:0", "ended as REVOKED"),
+    ],
+)
+def test_how_a_job_ended_is_said_in_words(state: str, code: str, words: str) -> None:
+    assert words in describe_end(job(state, exit=code))
+
+
+@pytest.mark.parametrize("name", ["judge", "2d", "train/2d", ""])
+def test_logs_of_no_stage_are_refused(folder: RunFolder, name: str) -> None:
+    refused = quarterdose_within(folder.root.parent, "logs", "t", name)
+    assert (refused.returncode, refused.stderr) == (
+        2,
+        f"quarterdose: {name!r} is no stage of this run: take one of prepare, split, train, transfer, study, evaluate, "
+        "export, report\n",
+    )
+
+
+def slurm_commands(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put commands in the place of Slurm's that note their call and know no job; return the notes."""
+    for name in ("squeue", "sacct"):
+        (folder / name).write_text(f"#!/bin/sh\necho {name} >> {folder}/calls\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    return folder / "calls"
+
+
+@pytest.mark.parametrize("command", ["status", "logs", "cancel"])
+def test_slurm_is_asked_once_for_thousands_of_jobs(
+    folder: RunFolder, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = slurm_commands(tmp_path, monkeypatch)
+    record = {"stage": "study", "items": [CELL], "tasks": 1, "gpus": 0, "at": 0.0}
+    lines = (json.dumps({**record, "jobs": [str(45_000_000 + number)]}) for number in range(1219))
+    (folder.root / "queue.jsonl").write_text("".join(f"{line}\n" for line in lines))
+    done: CompletedProcess[str] = quarterdose_within(folder.root.parent, command, "t")
+    assert done.returncode == 0, done.stderr
+    assert calls.read_text().split() == ["squeue", "sacct"]

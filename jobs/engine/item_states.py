@@ -1,0 +1,132 @@
+"""The state of each item of a run, for people: by one look at its folder, and at Slurm's queue."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from data_prep.files import is_locked
+from jobs.engine.graph import Graph
+from jobs.engine.marker import Marker
+from jobs.engine.run_folder import LOCK
+from jobs.engine.stage import Ref, Stage
+from jobs.engine.submissions import Submission
+from slurm.commands import array_of
+
+
+@dataclass(frozen=True)
+class ItemState:
+    """State of an item: that of its marker, or ``running``, ``waiting`` or ``stopped``; ``seconds``: that it took."""
+
+    state: str
+    note: str
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class QueueState:
+    """State of the newest jobs of an item: ``running``, ``waiting``, ``failed`` or ``done``.
+
+    It is empty if Slurm forgot them. ``submission``: of these jobs.
+    """
+
+    state: str
+    note: str
+    submission: Submission
+
+    @property
+    def is_live(self) -> bool:
+        """Whether something of it is in the queue."""
+        return self.state in ("running", "waiting")
+
+    def has_recorded(self, marker: Marker) -> bool:
+        """Whether one of these jobs wrote the marker."""
+        return array_of(marker.job) in self.submission.jobs
+
+
+@dataclass(frozen=True)
+class _Files:
+    """What the run folder holds of an item."""
+
+    marker: Marker | None
+    progress: dict[str, Any] | None
+    is_running: bool
+
+    @property
+    def position(self) -> str:
+        """How far it is."""
+        return f"{self.progress['done']}/{self.progress['total']} {self.progress['note']}" if self.progress else ""
+
+
+def item_states(graph: Graph, queue: Mapping[Ref, QueueState]) -> dict[Ref, ItemState]:
+    """Return the state of each item of each stage; ``queue``: of the items whose jobs Slurm knows."""
+    states = dict[Ref, ItemState]()
+    for stage in graph.stages.values():
+        names = _names_in(stage)
+        for item in stage.items():
+            files, queued = _read_files(stage, item, names), queue.get((stage.name, item))
+            states[stage.name, item] = (
+                _state_by_marker(stage, files, queued) or _state_in_queue(stage, files, queued)
+                or _state_at_rest(stage, item, files, states)
+            )  # fmt: skip
+    return states
+
+
+def _names_in(stage: Stage) -> set[str]:
+    try:
+        return set(os.listdir(stage.markers.folder))
+    except FileNotFoundError:
+        return set()
+
+
+def _read_files(stage: Stage, item: str, names: set[str]) -> _Files:
+    """Read the files of an item that are there; whether it is running is asked only if it has no marker."""
+    marker = stage.markers.read(item) if f"{item}.json" in names else None
+    progress = stage.markers.read_progress(item) if f"{item}.progress" in names else None
+    return _Files(marker, progress, f"{item}.lock" in names and not marker and stage.markers.is_running(item))
+
+
+def _state_by_marker(stage: Stage, files: _Files, queued: QueueState | None) -> ItemState | None:
+    """Return how the item ended, unless a job in the queue does it again."""
+    marker = files.marker
+    if marker is None or (queued and queued.is_live and _is_done_again(stage, marker, queued)):
+        return None
+    note = "" if queued is None or queued.is_live else queued.note
+    return ItemState(marker.state, "; ".join(filter(None, (marker.reason, note))), marker.seconds)
+
+
+def _is_done_again(stage: Stage, marker: Marker, queued: QueueState) -> bool:
+    if stage.uses_ranks and not stage.shares_job:
+        return True
+    return marker.state != "done" and not queued.has_recorded(marker)
+
+
+def _state_in_queue(stage: Stage, files: _Files, queued: QueueState | None) -> ItemState | None:
+    """Return the state of an item that is running, or whose jobs are in the queue or ended badly."""
+    if files.is_running:
+        return ItemState("running", " ".join(filter(None, (files.position, queued.note if queued else ""))))
+    if queued is None or queued.state not in ("running", "waiting", "failed"):
+        return None
+    if queued.state == "running" and (stage.shares_job or not stage.uses_ranks):
+        return ItemState("waiting", f"for its turn in job {', '.join(queued.submission.jobs)}{_end_before(files)}")
+    if queued.state == "running":
+        return ItemState("running", f"starting {queued.note}")
+    return ItemState(queued.state, queued.note + _end_before(files))
+
+
+def _end_before(files: _Files) -> str:
+    return f"; {files.marker.state} before: {files.marker.reason}" if files.marker and files.marker.reason else ""
+
+
+def _state_at_rest(stage: Stage, item: str, files: _Files, states: Mapping[Ref, ItemState]) -> ItemState:
+    """Return the state of an item that nobody does now."""
+    if files.position:
+        return ItemState("stopped", f"at {files.position}")
+    unready = ("waiting", "running", "stopped") if stage.accepts_failed_inputs else _NOT_DONE
+    source = next((ref for ref in stage.inputs(item) if ref in states and states[ref].state in unready), None)
+    if source:
+        return ItemState("waiting", f"for {'/'.join(source)}")
+    return ItemState("waiting", "for its turn" if is_locked(stage.folder.root / LOCK) else "for the next run")
+
+
+_NOT_DONE = ("waiting", "running", "stopped", "failed", "refused")
