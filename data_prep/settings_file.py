@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from data_prep.errors import UserError
-from data_prep.yaml_text import parse_yaml
+from data_prep.yaml_text import MAX_BYTES, describe_yaml_error, parse_yaml
 
 T = TypeVar("T", bound=BaseModel)
 _SHORT = Repr()
@@ -35,7 +35,7 @@ def load_settings(path: Path, model: type[T], overrides: Sequence[str] | None = 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = parse_yaml(path.read_text(encoding="utf-8-sig"))
+        values = parse_yaml(_read_text(path))
     except FileNotFoundError as error:
         raise UserError(f"settings file {path} does not exist") from error
     except OSError as error:
@@ -45,10 +45,18 @@ def _read(path: Path) -> dict[str, Any]:
             f"settings file {path} is no text in UTF-8: byte {error.start} is none of a character"
         ) from error
     except yaml.YAMLError as error:
-        raise UserError(f"{path} is no valid YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path} is no valid YAML: {describe_yaml_error(error)}") from error
     if not isinstance(values, dict):
         raise UserError(f"{path} must hold a mapping of settings")
     return values
+
+
+def _read_text(path: Path) -> str:
+    with path.open("rb") as file:
+        content = file.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise UserError(f"{path} holds more than {MAX_BYTES // 1024} KiB: no settings file does")
+    return content.decode("utf-8-sig")
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
@@ -64,7 +72,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
     try:
         node[last] = parse_yaml(text)
     except yaml.YAMLError as error:
-        raise UserError(f"--set {key}: {text!r} is no valid YAML value") from error
+        raise UserError(f"--set {key}: {_SHORT.repr(text)} is no valid YAML value") from error
 
 
 def _sentence(error: ValidationError, model: type[BaseModel]) -> str:

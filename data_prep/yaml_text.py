@@ -3,18 +3,41 @@
 from typing import Any
 
 import yaml
+from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
 _MERGE = "tag:yaml.org,2002:merge"
+_MAX_DEPTH = 20  # a settings file has 5
+_MAX_BITS = 64  # of a whole number: of one with very many digits Python makes no text
+MAX_BYTES = 64 * 1024
+"""Size of a text that is read: PyYAML takes up to a second for it."""
 
 
 class _Loader(yaml.SafeLoader):
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Compose a node; refuse aliases, a few lines of which stand for billions of values, and deep nesting."""
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if getattr(event, "anchor", None):
+            problem = "aliases (*) and anchors (&) are not read: write the values out"
+            raise ComposerError(problem=problem, problem_mark=event.start_mark)
+        if self._depth >= _MAX_DEPTH:
+            raise ComposerError(problem="its values are nested too deeply", problem_mark=event.start_mark)
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:
-            return super().construct_object(node, deep)
+            content = super().construct_object(node, deep)
         except (ValueError, AttributeError, TypeError, KeyError) as error:  # as of 2026-02-30, or of `!!int x`
             problem = f"this is no {node.tag.rpartition(':')[2]}"
             raise ConstructorError(problem=problem, problem_mark=node.start_mark) from error
+        if isinstance(content, int) and content.bit_length() > _MAX_BITS:
+            raise ConstructorError(problem="this number is too large", problem_mark=node.start_mark)
+        return content
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = set[str]()
@@ -26,13 +49,18 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def describe_yaml_error(error: yaml.YAMLError) -> str:
+    """Say what is wrong in a text, and in which line."""
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return " ".join(str(error).split())
+    sentence = ", ".join(part for part in (error.context, error.problem) if part)
+    return f"{sentence} in line {error.problem_mark.line + 1}"
+
+
 def parse_yaml(text: str) -> Any:
     """Return the values in a text.
 
     Raises:
-        yaml.YAMLError: it is no YAML, or a value is none of its kind, set twice, or nested too deeply.
+        yaml.YAMLError: it is no YAML, has aliases, or a value is none of its kind, set twice, or nested too deeply.
     """
-    try:
-        return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
-    except RecursionError as error:
-        raise yaml.YAMLError("its values are nested too deeply") from error
+    return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
