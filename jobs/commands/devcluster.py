@@ -8,63 +8,71 @@ from typing import Annotated
 
 import typer
 
+from data_prep.home import home_folder
 from slurm.devcluster import PACKAGES, Cluster, DevClusterError, Shape, missing_packages
 
 app = typer.Typer(help="A real Slurm on this machine, for development and tests (Debian, root).", no_args_is_help=True)
 
-Folder = Annotated[Path, typer.Option(help="Where its settings, state and logs lie.")]
-_FOLDER = Path("/tmp/quarterdose-devcluster")  # noqa: S108 - short, as paths of sockets must be; readable by its user
+Folder = Annotated[
+    Path | None,
+    typer.Option(help="Where its settings, state and logs lie; else ~/.local/state/quarterdose/devcluster."),
+]
 Node = Annotated[str, typer.Argument(help="Name of a node, such as node1.")]
 
 
 @app.command()
 def up(
-    folder: Folder = _FOLDER,
+    folder: Folder = None,
     nodes: Annotated[int, typer.Option(min=1, max=64)] = 4,
     cpus: Annotated[int, typer.Option(min=1, help="Of a node.")] = 2,
     gpus: Annotated[int, typer.Option(min=0, help="Of a node; they are only counted.")] = 4,
     accounting: Annotated[bool, typer.Option(help="With slurmdbd and MariaDB.")] = True,
 ) -> None:
     """Bring it up, and say how to reach it."""
-    cluster = Cluster(folder)
+    cluster = _cluster(folder)
     cluster.up(Shape(nodes, cpus, gpus, accounting=accounting))
-    typer.echo(f'{nodes} nodes are up; to reach them: eval "$(quarterdose devcluster env --folder {folder})"')
+    typer.echo(f'{nodes} nodes are up; to reach them: eval "$(quarterdose devcluster env --folder {cluster.folder})"')
 
 
 @app.command()
-def down(folder: Folder = _FOLDER, wipe: Annotated[bool, typer.Option(help="Forget its jobs.")] = False) -> None:
+def down(folder: Folder = None, wipe: Annotated[bool, typer.Option(help="Forget its jobs.")] = False) -> None:
     """End all of its processes, and no others."""
-    Cluster(folder).down(wipe=wipe)
+    _cluster(folder).down(wipe=wipe)
 
 
 @app.command()
-def status(folder: Folder = _FOLDER) -> None:
+def status(folder: Folder = None) -> None:
     """Say which of its processes are up; exit code 1 if one is not."""
-    daemons = dict(Cluster(folder).daemons())
+    daemons = dict(_cluster(folder).daemons())
     for name, pid in daemons.items():
         typer.echo(f"{name:16} {f'up, process {pid}' if pid else 'down'}")
     if not all(daemons.values()):
         raise typer.Exit(1)
-    typer.echo(Cluster(folder).command("sinfo"))
+    typer.echo(_cluster(folder).command("sinfo"))
 
 
 @app.command()
-def env(folder: Folder = _FOLDER) -> None:
+def env(folder: Folder = None) -> None:
     """Print what a shell needs for sbatch, squeue and the like to reach it."""
-    for name, value in Cluster(folder).environment.items():
+    for name, value in _cluster(folder).environment.items():
         typer.echo(f"export {name}={shlex.quote(value)}")
 
 
 @app.command("kill-node")
-def kill_node(node: Node, folder: Folder = _FOLDER) -> None:
+def kill_node(node: Node, folder: Folder = None) -> None:
     """End a node with all that runs on it at once, as a power cut does."""
-    Cluster(folder).stop_node(node, hard=True)
+    _cluster(folder).stop_node(node, hard=True)
 
 
 @app.command("start-node")
-def start_node(node: Node, folder: Folder = _FOLDER) -> None:
+def start_node(node: Node, folder: Folder = None) -> None:
     """Start a node again."""
-    Cluster(folder).start_node(node)
+    _cluster(folder).start_node(node)
+
+
+def _cluster(folder: Path | None) -> Cluster:
+    """Return the cluster in a folder, by default in the user's own for state."""
+    return Cluster(folder or home_folder("XDG_STATE_HOME", ".local/state") / "quarterdose" / "devcluster")
 
 
 @app.command()

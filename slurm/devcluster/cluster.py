@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from data_prep.files import held, write_json
+from data_prep.ownership import check_unshared, create_private_folder
 from slurm.devcluster.config import Shape, write_config
 from slurm.devcluster.daemons import Daemon, DevClusterError, child_of, wait_until
 
@@ -18,8 +19,9 @@ _PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "slurmdbd", "mariadbd")
 _SYSTEM_PATH = "/usr/sbin:/sbin"  # holds some of the programs, and is not in every user's PATH
 _FOLDERS = ("etc", "run", "log", "spool", "state", "dev")
 _MARK = ".quarterdose-devcluster"  # file by which a folder is known to be a cluster's
+_NODE_PROGRAM = "unshare"
 _UNSHARE = (
-    "unshare", "--uts", "--mount", "--propagation=slave", "--pid", "--fork", "--kill-child=KILL", "--mount-proc",
+    _NODE_PROGRAM, "--uts", "--mount", "--propagation=slave", "--pid", "--fork", "--kill-child=KILL", "--mount-proc",
 )  # fmt: skip
 # a node's first process: sets the host name and mounts /etc/hosts, then sleeps; when it ends, so does all on the node
 _NODE = 'hostname "$1" && mount --bind "$2" /etc/hosts && while :; do sleep 86400 & wait; done'
@@ -41,10 +43,14 @@ class Cluster:
 
     Every node has its own host name, ``/etc/hosts`` and processes (Linux namespaces); all share the machine's memory
     and file systems. Files outside ``folder`` are not changed. All ports are on the loopback. Needs root.
+
+    Raises:
+        UserError: someone else can change what lies in ``folder``, such as the ids of the processes to be ended.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.absolute()
+        check_unshared(self.folder, "choose another --folder")
 
     @property
     def environment(self) -> dict[str, str]:
@@ -72,7 +78,7 @@ class Cluster:
                 self._end_all()
                 self._remove_state()
             for name in _FOLDERS:
-                (self.folder / name).mkdir(parents=True, exist_ok=True, mode=0o755)
+                (self.folder / name).mkdir(exist_ok=True, mode=0o700)
             if not self._daemon("slurmctld").pid:
                 write_config(self.folder, shape)
             write_json(self.folder / "state" / "shape.json", asdict(shape))
@@ -102,14 +108,14 @@ class Cluster:
         (self.folder / "spool" / name).mkdir(parents=True, exist_ok=True)
         if node.pid is None:
             hosts = str(self.folder / "etc" / "hosts")
-            node.start([*_UNSHARE, "bash", "-c", _NODE, "_", name, hosts], self.environment)
+            node.start([*_UNSHARE, "bash", "-c", _NODE, "_", name, hosts])
             self._wait(10, node.name, lambda: child_of(node.pid or 0) and self._has_hosts(node, name))
         if slurmd.pid is None:
             enter = ["nsenter", "-t", str(child_of(node.pid or 0)), "--uts", "--mount", "--pid"]
-            slurmd.start([*enter, "slurmd", "-D", "-N", name], self.environment)
-            nsenter = slurmd.pid or 0
+            nsenter = slurmd.start([*enter, "slurmd", "-D", "-N", name])
             self._wait(10, slurmd.name, lambda: child_of(nsenter))
             slurmd.adopt(child_of(nsenter) or 0)
+            self._wait(10, slurmd.name, lambda: slurmd.pid)
 
     def stop_node(self, name: str, *, hard: bool) -> None:
         """End a node's slurmd, while its jobs go on; with ``hard`` the whole node at once, as a power cut does."""
@@ -153,12 +159,14 @@ class Cluster:
             raise DevClusterError(f"packages are missing, try: apt-get install --yes {' '.join(missing)}")
 
     def _locked(self) -> AbstractContextManager[None]:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        create_private_folder(self.folder, "choose another --folder")
         return held(self.folder / ".lock", f"another command is at work on the cluster in {self.folder}")
 
     def _start_all(self, shape: Shape) -> None:
         run = self.folder / "run"
-        munged = ["munged", "--foreground", "--num-threads=10", f"--key-file={self.folder / 'etc' / 'munge.key'}",
+        # --force: its socket need not be in the reach of other users
+        munged = ["munged", "--foreground", "--force", "--num-threads=10",
+                  f"--key-file={self.folder / 'etc' / 'munge.key'}",
                   f"--socket={run / 'munge.socket'}", f"--pid-file={run / 'munged.pid'}",
                   f"--log-file={self.folder / 'log' / 'munged.log'}", f"--seed-file={run / 'munged.seed'}"]  # fmt: skip
         self._start("munged", munged, ["munge", "-S", str(run / "munge.socket"), "-n"])
@@ -174,8 +182,7 @@ class Cluster:
         data, settings = self.folder / "mysql", f"--defaults-file={self.folder / 'etc' / 'my.cnf'}"
         client = ["--no-defaults", f"--socket={data / 'mysqld.sock'}"]
         if not (data / "mysql").exists():
-            data.mkdir(exist_ok=True)
-            shutil.chown(data, "mysql")
+            data.mkdir(exist_ok=True, mode=0o700)
             self._run("mariadb-install-db", settings, "--skip-test-db", "--auth-root-authentication-method=socket")
         self._start("mariadbd", ["mariadbd", settings], ["mariadb-admin", *client, "ping"])
         self._run("mariadb", *client, text=_DATABASE)
@@ -186,7 +193,7 @@ class Cluster:
     def _start(self, name: str, command: list[str], probe: list[str]) -> None:
         daemon = self._daemon(name)
         if daemon.pid is None:
-            daemon.start(command, self.environment)
+            daemon.start(command)
         self._wait(60, name, lambda: self._succeeds(probe))
 
     def _succeeds(self, probe: list[str]) -> bool:
@@ -239,7 +246,8 @@ class Cluster:
         return bool(init) and self._succeeds(enter)
 
     def _daemon(self, name: str) -> Daemon:
-        return Daemon(self.folder, name)
+        program = _NODE_PROGRAM if name.startswith("node.") else name.partition(".")[0]
+        return Daemon(self.folder, name, program, self.environment)
 
     def _wait(self, seconds: float, subject: str, condition: Callable[[], object]) -> None:
         if not wait_until(seconds, condition):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -20,29 +21,45 @@ class DevClusterError(UserError):
 class Daemon:
     """Process whose id and time of start are in ``run/<name>.json``; the time tells it from a later one of the same id.
 
+    They are believed only of a process of this user that runs ``program`` with the ``SLURM_CONF`` of ``environment``.
     Its output is appended to ``log/<name>.out``.
     """
 
-    def __init__(self, folder: Path, name: str) -> None:
-        self.name, self._file, self.log = name, folder / "run" / f"{name}.json", folder / "log" / f"{name}.out"
+    def __init__(self, folder: Path, name: str, program: str, environment: Mapping[str, str]) -> None:
+        self.name, self._program, self._environment = name, program, environment
+        self._file, self.log = folder / "run" / f"{name}.json", folder / "log" / f"{name}.out"
 
     @property
     def pid(self) -> int | None:
         """Process id, None if it does not live."""
         try:
             pid, started = json.loads(self._file.read_text())
-        except FileNotFoundError:
+            return int(pid) if started is not None and _start_ticks(pid) == started and self._is_own(pid) else None
+        except (OSError, ValueError, TypeError):
             return None
-        return pid if _start_ticks(pid) == started else None
 
-    def start(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Start it in a new session."""
+    def _is_own(self, pid: int) -> bool:
+        process = Path(f"/proc/{pid}")
+        if process.stat().st_uid != os.geteuid():
+            return False
+        try:
+            program = str((process / "exe").readlink()).removesuffix(" (deleted)")
+        except FileNotFoundError:
+            return True  # its first thread has ended, others have not
+        installed = shutil.which(self._program, path=self._environment["PATH"]) or ""  # a link, on Debian
+        mark = os.fsencode(f"SLURM_CONF={self._environment['SLURM_CONF']}")
+        is_marked = mark in (process / "environ").read_bytes().split(b"\0")
+        return program == os.path.realpath(installed) and is_marked
+
+    def start(self, command: Sequence[str]) -> int:
+        """Start it in a new session; return the id of the process, which may still become another program."""
         with self.log.open("ab") as log:
             process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
-                env={**os.environ, **environment},
+                env={**os.environ, **self._environment},
             )  # fmt: skip
         self.adopt(process.pid)
+        return process.pid
 
     def adopt(self, pid: int) -> None:
         """Be the process of this id, which was started elsewhere."""

@@ -26,7 +26,6 @@ def running(shape: Shape) -> Iterator[Cluster]:
     if missing := missing_packages():
         pytest.skip(f"a dev cluster needs: apt-get install {' '.join(missing)}")
     folder = Path(tempfile.mkdtemp(prefix="quarterdose-slurm-"))
-    folder.chmod(0o755)  # the database is another user
     cluster = Cluster(folder)
     try:
         with pytest.MonkeyPatch.context() as patch:

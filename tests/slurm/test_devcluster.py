@@ -76,7 +76,11 @@ def alive(pid: int) -> bool:
 def test_down_ends_its_own_processes_and_no_others(small: Cluster) -> None:
     mine = [pid for _, pid in small.daemons() if pid]
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", "slurmctld"]) as bystander:
-        (small.folder / "run" / "slurmd.node1.json").write_text(f"[{bystander.pid}, 1]")  # as of a pid used again
+        ticks = bytes_of(Path(f"/proc/{bystander.pid}/stat")).rpartition(b")")[2].split()[19].decode()
+        for record in (f"[{bystander.pid}, 1]", f"[{bystander.pid}, {ticks}]", "[", "7", f'["{bystander.pid}", null]'):
+            (small.folder / "run" / "slurmd.node1.json").write_text(record)  # as of a pid used again, or a forged one
+            assert dict(small.daemons())["slurmd.node1"] is None
+        (small.folder / "run" / "slurmd.node1.json").write_text(f"[{bystander.pid}, {ticks}]")
         assert small.shape
         shape = small.shape
         small.down()
@@ -88,11 +92,26 @@ def test_down_ends_its_own_processes_and_no_others(small: Cluster) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="takes root's rights away")
-def test_without_root_it_says_so(tmp_path: Path) -> None:
-    tmp_path.chmod(0o777)
+def test_without_root_it_says_so() -> None:
     code = (
         "import os; from pathlib import Path; from slurm.devcluster import Cluster, Shape; os.setuid(65534); "
-        f"Cluster(Path({str(tmp_path)!r})).up(Shape())"
+        "Cluster(Path('/tmp/of nobody')).up(Shape())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert f"{DevClusterError.__name__}: the dev cluster needs root" in done.stderr
+
+
+def test_the_state_of_someone_else_is_not_believed(tmp_path: Path) -> None:
+    """By default it lies in the user's own folder; elsewhere only where nobody else can write."""
+    folder = tmp_path / "shared" / "cluster"
+    (folder / "run").mkdir(parents=True)
+    (folder / ".quarterdose-devcluster").touch()
+    (tmp_path / "shared").chmod(0o777)
+    for words in (("down",), ("status",), ("env",), ("up",), ("kill-node", "node1")):
+        command = [str(QUARTERDOSE), "devcluster", *words, "--folder", str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert f"{tmp_path / 'shared'} can be written by everybody, who could replace {folder}" in done.stderr
+    own = subprocess.run([str(QUARTERDOSE), "devcluster", "env"], capture_output=True, text=True, check=True,
+                         env={**os.environ, "XDG_STATE_HOME": str(tmp_path)})  # fmt: skip
+    assert f"export SLURM_CONF={tmp_path}/quarterdose/devcluster/etc/slurm.conf" in own.stdout
