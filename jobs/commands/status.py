@@ -36,7 +36,7 @@ def logs(folder: Run, stage: Annotated[str | None, typer.Argument(help="Of this 
     """Show the ends of the logs of failed items, first of those that failed by themselves; else one newest log."""
     from jobs.engine.follow import queued_states
     from jobs.engine.item_states import item_states
-    from jobs.engine.logs import current_log, failing_logs
+    from jobs.engine.logs import Logs
     from jobs.engine.run_folder import RunFolder
     from jobs.stages.graph import graph_of
 
@@ -45,10 +45,11 @@ def logs(folder: Run, stage: Annotated[str | None, typer.Argument(help="Of this 
     queue = queued_states(run_folder, graph)
     all_states = {**_outside(graph, queue), **item_states(graph, queue)}
     states = _of_stage(all_states, stage, [*dict.fromkeys([*(name for name, _ in queue), *graph.stages])])
-    failures = failing_logs(run_folder, graph, states, queue)
+    run_logs = Logs(run_folder.root, graph, queue)
+    failures = run_logs.of_failed(states)
     if not failures:
         typer.echo("no item failed")
-    newest = None if failures else current_log(run_folder, graph, states, queue)
+    newest = None if failures else run_logs.current(states)
     for path, text in [newest] if newest else failures:
         lines = "\n".join(map(printable, text.splitlines()))
         typer.echo(f"==> {printable(str(path))}\n{lines}\n")

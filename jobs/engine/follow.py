@@ -3,12 +3,13 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
+from data_prep.log import logger
 from jobs.engine.graph import Graph
 from jobs.engine.item_states import QueueState
 from jobs.engine.run_folder import RunFolder
 from jobs.engine.stage import Ref
 from jobs.engine.submissions import Submission, Submissions, items_of
-from slurm.commands import array_of
+from slurm.commands import SlurmError, array_of
 from slurm.sentences import describe_end, describe_wait
 from slurm.states import ENDED_BADLY, RUNNING, JobState, cancel, job_states
 
@@ -16,15 +17,18 @@ from slurm.states import ENDED_BADLY, RUNNING, JobState, cancel, job_states
 def queued_states(folder: RunFolder, graph: Graph) -> Mapping[Ref, QueueState]:
     """Ask Slurm for the state of each item's newest jobs, with a note; an array's state is that of all its items.
 
-    Raises:
-        SlurmError: Slurm does not answer.
+    Where Slurm does not answer, a warning says so, and the states are empty.
     """
     newest = {
         (submission.stage, item): submission
         for submission in Submissions(folder.root).read()
         for item in items_of(graph, submission)
     }
-    states = _states_by_submission(set(newest.values()))
+    try:
+        states = _states_by_submission(set(newest.values()))
+    except SlurmError as error:
+        logger.warning(f"{error}: what is shown is what the run folder holds")
+        states = {submission: [] for submission in newest.values()}
     summaries = {submission: QueueState(*_summarize(jobs), submission) for submission, jobs in states.items()}
     return {ref: summaries[submission] for ref, submission in newest.items()}
 

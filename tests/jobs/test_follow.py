@@ -1,6 +1,8 @@
 """States of items and logs of failed ones: by what became of the item last, not by words or times of files."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -9,7 +11,7 @@ import pytest
 
 from data_prep.files import locked
 from jobs.engine.item_states import ItemState, QueueState, item_states
-from jobs.engine.logs import current_log, failing_logs
+from jobs.engine.logs import Logs
 from jobs.engine.marker import Marker
 from jobs.engine.run_folder import LOCK, RunFolder
 from jobs.engine.submissions import Submission
@@ -52,9 +54,8 @@ def states(folder: RunFolder, queue: dict[tuple[str, str], QueueState] | None = 
 
 def logs(folder: RunFolder, queue: dict[tuple[str, str], QueueState] | None = None) -> list[tuple[str, str]]:
     graph = graph_of(folder)
-    return [
-        (path.name, text) for path, text in failing_logs(folder, graph, item_states(graph, queue or {}), queue or {})
-    ]
+    failures = Logs(folder.root, graph, queue or {}).of_failed(item_states(graph, queue or {}))
+    return [(path.name, text) for path, text in failures]
 
 
 def write_log(folder: RunFolder, name: str, *lines: str) -> None:
@@ -78,7 +79,7 @@ def test_a_finished_run_shows_no_old_failure(folder: RunFolder) -> None:
     write_log(folder, "slurm/9_0_log.out", start, "srun: error: task 0: Killed")
     assert logs(folder) == []
     graph = graph_of(folder)
-    newest = current_log(folder, graph, item_states(graph, {}), {})
+    newest = Logs(folder.root, graph, {}).current(item_states(graph, {}))
     assert newest == (folder.root / "logs/train.2d.rank0.log", f"{start}\ntrain/2d: done")
     shown = quarterdose_within(folder.root.parent, "logs", "t", "train").stdout
     assert shown.startswith("no item failed\n==> ")
@@ -204,3 +205,28 @@ def test_slurm_is_asked_once_for_thousands_of_jobs(
     done: CompletedProcess[str] = quarterdose_within(folder.root.parent, command, "t")
     assert done.returncode == 0, done.stderr
     assert calls.read_text().split() == ["squeue", "sacct"]
+
+
+def test_without_slurm_the_run_folder_tells(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = {"stage": "study", "items": [CELL], "jobs": ["12"], "tasks": 1, "gpus": 0, "at": 0.0}
+    (folder.root / "queue.jsonl").write_text(f"{json.dumps(record)}\n")
+    write_marker(folder, "study", CELL, replace(FAILED, attempt="12.0/a"))
+    write_log(folder, "slurm/12_0_log.out", f"study/{CELL}: started as rank 0 of 2", "ValueError: slice 3 is broken")
+    monkeypatch.setenv("PATH", "")
+    shown = quarterdose_within(folder.root.parent, "logs", "t").stdout
+    assert "is not installed here: what is shown is what the run folder holds\n" in shown
+    assert "ValueError: slice 3 is broken" in shown
+
+
+def test_following_a_run_imports_no_library_for_images_or_training(folder: RunFolder) -> None:
+    heavy = ("torch", "pandas", "scipy", "nibabel", "pydicom", "zarr", "submitit", "matplotlib")
+    code = f"""
+import sys
+from typer.testing import CliRunner
+from jobs.commands.cli import app
+for command in ("status", "logs", "cancel"):
+    assert CliRunner().invoke(app, [command, {str(folder.root)!r}], catch_exceptions=False).exit_code == 0
+print(*(name for name in {heavy} if name in sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "\n"

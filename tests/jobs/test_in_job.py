@@ -1,5 +1,6 @@
 """What a job of Slurm does before its work: it waits until it sees what the jobs before it wrote."""
 
+import signal
 import threading
 import time
 from pathlib import Path
@@ -10,8 +11,10 @@ from jobs.engine import in_job
 from jobs.engine.graph import Graph
 from jobs.engine.marker import Marker
 from jobs.engine.run_folder import RunFolder
-from jobs.stages.graph import graph_of
+from jobs.stages.graph import graph_of, open_graph
 from pipeline.settings.run import RunSettings
+from pipeline.training.stopping import SIGNALS, Stopped
+from slurm.job import USED_UP
 
 
 @pytest.fixture
@@ -44,3 +47,44 @@ def test_a_marker_that_never_comes_is_the_mark_of_a_job_that_died(
     assert marker is not None
     assert marker.state == "failed"
     assert marker.reason == "its job ended before it was done; see the logs"
+
+
+@pytest.mark.parametrize(
+    ("preempted", "end", "cause"),
+    [
+        ("None", 60, "its time limit came near"),
+        ("1795790000", 3600, "its nodes were taken for another job"),
+        ("None", 36000, "of a signal"),
+    ],
+)
+def test_restarts_that_are_used_up_are_said_with_their_cause(
+    preempted: str, end: int, cause: str, graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the marker of the training, in the log, and by the job's exit code."""
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text(f"#!/bin/sh\necho JobId=12 EndTime={int(time.time()) + end} PreemptTime={preempted}\n")
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    for name, value in (("JOB_ID", "12"), ("RESTART_COUNT", "2"), ("PROCID", "0"), ("NTASKS", "1"), ("LOCALID", "0")):
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    markers = graph.stages["train"].markers
+
+    def stop(*_arguments: object) -> None:
+        markers.write("2d", Marker("failed", {}, 0.0, 1.0, "cell 2d was asked to stop", {}))
+        raise Stopped("cell 2d was asked to stop", signal.SIGUSR2, 7)
+
+    monkeypatch.setattr(in_job, "work_together", stop)
+    monkeypatch.setattr(in_job, "_await_inputs", lambda *_arguments: None)
+    monkeypatch.setattr(Graph, "blocked_by", lambda *_arguments: None)
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    with pytest.raises(SystemExit) as end_of_job:
+        in_job.run_rank(open_graph, graph.stages["train"].folder.root, "train", "2d", 2)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    assert end_of_job.value.code == USED_UP
+    marker = markers.read("2d")
+    assert marker is not None
+    assert marker.reason == (
+        f"the restarts of this job (2 of 2) are used up, and it was stopped because {cause}: raise `restarts` or "
+        "`minutes` in the profile and submit again; it goes on from step 7"
+    )
