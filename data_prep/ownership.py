@@ -106,6 +106,22 @@ def _mode_under(umask: int, path: Path) -> int:
     return mode & ~0o777 | (owner | owner >> 3 | owner >> 6) & ~umask
 
 
+def private_temporary_folder(parent: Path, name: str) -> Path | None:
+    """Create or find this user's own folder in one where others write too; None where it is not safe or not possible.
+
+    Its name is known, so someone else may have come first, with a folder of his own or a link.
+    """
+    folder = parent / f"quarterdose-{name}-{os.geteuid()}"
+    try:
+        folder.mkdir(mode=_PRIVATE, exist_ok=True)
+        status = folder.lstat()
+        check_unshared(folder, "")
+    except (OSError, UserError):
+        return None
+    is_private = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o077
+    return folder if is_private else None
+
+
 def create_private_folder(folder: Path, remedy: str) -> None:
     """Create a folder that its user alone can read and write; missing ones above it can be read by others.
 

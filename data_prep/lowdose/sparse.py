@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import stat
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from data_prep.files import digest_json, locked, publishing
+from data_prep.ownership import private_temporary_folder
 
 VERSION = 1  # raised when a table's values change for the same arguments
 MAX_BYTES = 4 * 10**9
@@ -50,21 +50,11 @@ def cached(build: Callable[..., Table], *arguments: object) -> Table:
     not used for the longest time are removed. Where nothing can be written (disk full, a folder of another user), the
     table is built in memory without the cache.
     """
-    folder = Path(tempfile.gettempdir()) / f"quarterdose-tables-{os.getuid()}"
-    if not _create_private_folder(folder):
+    folder = private_temporary_folder(Path(tempfile.gettempdir()), "tables")
+    if folder is None:
         return build(*arguments)
     entry = folder / digest_json([VERSION, build.__name__, repr(arguments)])[:32]
     return _load(entry) or _build_entry(entry, lambda: build(*arguments))
-
-
-def _create_private_folder(folder: Path) -> bool:
-    """Create the folder; return whether it is a real one that no other user can read or write."""
-    try:
-        folder.mkdir(mode=0o700, exist_ok=True)
-        status = folder.lstat()
-    except OSError:
-        return False
-    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077
 
 
 def _load(entry: Path) -> Table | None:

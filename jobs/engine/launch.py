@@ -3,12 +3,15 @@
 import logging
 import os
 import re
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from multiprocessing.forkserver import ensure_running, set_forkserver_preload
 from pathlib import Path
 from typing import Any, Protocol
 
+from data_prep.ownership import create_private_folder
 from data_prep.processes import FORK_SERVER, end_with_parent
 from jobs.engine.graph import OpenGraph
 from jobs.engine.lifeline import Lifeline, MemoryFile, call_with_lifeline
@@ -60,12 +63,12 @@ class LocalLauncher:
     def start_workers(self, root: Path, stage: str, items: Sequence[str], workers: int) -> Processes:
         shares = share_items(items, workers)
         groups = [(_worker_main, (self.open_graph, root, stage, share), 1) for share in shares]
-        return LocalProcesses(groups, self._modules)
+        return LocalProcesses(groups, self._modules, root / "logs")
 
     def start_ranks(self, root: Path, stage: str, item: str, ranks: int) -> Processes:
         self._meeting = MemoryFile()
         arguments = (self.open_graph, root, stage, item, ranks, self._meeting.path.as_uri())
-        return LocalProcesses([(_rank_main, arguments, ranks)], self._modules)
+        return LocalProcesses([(_rank_main, arguments, ranks)], self._modules, root / "logs")
 
 
 class LocalProcesses:
@@ -74,20 +77,24 @@ class LocalProcesses:
     Args:
         groups: of each its function, the arguments after the process's number, and the number of processes.
         modules: imported once, by the server from which the processes are forked.
+        folder: private to this user, for what a failed process tells its parent: torch pickles it, by default to a file
+            of a known name in a folder where others can write.
     """
 
     def __init__(
-        self, groups: Sequence[tuple[Callable[..., None], tuple[Any, ...], int]], modules: Sequence[str]
+        self, groups: Sequence[tuple[Callable[..., None], tuple[Any, ...], int]], modules: Sequence[str], folder: Path
     ) -> None:
+        create_private_folder(folder, "choose another `runs` in the settings")
         set_forkserver_preload([FORK_SERVER, *modules])
         ensure_running()  # the server imports them while this process imports torch
         from torch.multiprocessing.spawn import start_processes
 
         logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
-        self._running = [
-            start_processes(_run_bound, (main, *arguments), processes, join=False, start_method="forkserver")
-            for main, arguments, processes in groups
-        ]
+        with _temporary_files_in(folder):
+            self._running = [
+                start_processes(_run_bound, (main, *arguments), processes, join=False, start_method="forkserver")
+                for main, arguments, processes in groups
+            ]
         self._faults: list[str] = []
 
     def have_ended(self) -> bool:
@@ -169,8 +176,18 @@ class SubmittedJobs:
             job.cancel()
 
 
+@contextmanager
+def _temporary_files_in(folder: Path) -> Iterator[None]:
+    before = tempfile.tempdir
+    tempfile.tempdir = str(folder)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+
+
 def _remove_error_files(group: Any) -> None:
-    """Remove the files in which failed processes told their parent why: torch leaves them in the temporary folder."""
+    """Remove the files in which failed processes told their parent why: torch leaves them."""
     for path in group.error_files:
         Path(path).unlink(missing_ok=True)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from data_prep.files import digest_json, locked, publishing
 from data_prep.log import logger
+from data_prep.ownership import private_temporary_folder
 from data_prep.paths import pair_path
 from data_prep.split import Part, Split
 from pipeline.training.gpus import GIB
@@ -33,11 +34,12 @@ def staged(data: Path, split: Split, max_gib: float | None) -> Iterator[Path]:
         logger.info(_fall_back("TMPDIR names no folder of this node"))
         yield data
         return
-    copy = Path(temporary) / f"quarterdose-{os.geteuid()}-{digest_json(str(data))[:12]}"
-    if copy.exists() and not _users(copy).exists():
-        logger.info(_fall_back(f"{copy} was not written by quarterdose"))
+    folder = private_temporary_folder(Path(temporary), "volumes")
+    if folder is None:
+        logger.info(_fall_back(f"{temporary} has no room for a folder that this user alone can read and write"))
         yield data
         return
+    copy = folder / digest_json(str(data))[:12]
     with _shared(copy):
         obstacle = _copy_pairs(data, split, copy, max_gib)
         logger.info(_fall_back(obstacle) if obstacle else f"volumes are read from {copy}")
@@ -78,8 +80,6 @@ def _copy_pairs(data: Path, split: Split, copy: Path, max_gib: float) -> str:
         return f"they take {size / GIB:.1f} GiB, and local_disk_gib is {max_gib:g}"
     try:
         copy.mkdir(mode=0o700, exist_ok=True)
-        if copy.stat().st_uid != os.geteuid():
-            return f"{copy} is another user's"
         with locked(copy / ".copying"):
             for pair in pairs:
                 _copy_pair(pair, copy / pair.relative_to(data))

@@ -42,7 +42,7 @@ def _hang(rank: int, folder: Path) -> None:
 
 
 def _launch(folder: Path) -> None:
-    processes = LocalProcesses([(_hang, (folder,), 2)], [])
+    processes = LocalProcesses([(_hang, (folder,), 2)], [], folder)
     while not processes.have_ended():
         _note(folder, "launched")
 

@@ -6,7 +6,6 @@ import shutil
 import signal
 import struct
 import subprocess
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from data_prep.errors import UserError
 from data_prep.group_writer import SHARD_SLICES
 from data_prep.settings_file import load_settings
 from data_prep.split import Split
@@ -55,7 +55,7 @@ def _hang(rank: int, folder: Path) -> None:
 
 @pytest.mark.ranks
 def test_a_killed_rank_is_named_and_those_that_hang_are_killed(tmp_path: Path) -> None:
-    launched = LocalProcesses([(_hang, (tmp_path,), 3)], [])
+    launched = LocalProcesses([(_hang, (tmp_path,), 3)], [], tmp_path)
     wait_for(lambda: len(list(tmp_path.iterdir())) == 3)
     began = time.monotonic()
     wait_for(launched.have_ended, 30)
@@ -69,12 +69,18 @@ def _fail(rank: int) -> None:
 
 
 @pytest.mark.ranks
-def test_the_words_of_a_failed_process_are_no_file_that_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    launched = LocalProcesses([(_fail, (), 1)], [])
+def test_the_words_of_a_failed_process_are_a_private_file_that_does_not_stay(tmp_path: Path) -> None:
+    """Who could write it would run code in the parent, which unpickles it."""
+    launched = LocalProcesses([(_fail, (), 1)], [], tmp_path / "logs")
+    (words,) = launched._running[0].error_files
+    assert Path(words).parent == tmp_path / "logs"
+    assert (tmp_path / "logs").stat().st_mode & 0o777 == 0o700
     wait_for(launched.have_ended, 30)
     assert launched.fault() == "rank 0 is at fault"
-    assert not list(tmp_path.glob("*errorfile*"))
+    assert not list((tmp_path / "logs").iterdir())
+    (tmp_path / "logs").chmod(0o770)
+    with pytest.raises(UserError, match="can be written by its group"):
+        LocalProcesses([(_fail, (), 1)], [], tmp_path / "logs")
 
 
 def _damage_for_rank_1(toy: Toy) -> None:

@@ -80,7 +80,7 @@ def test_a_full_disk_is_told_and_leaves_them_where_they_lie(
     with staged(data, SPLIT, 1.0) as place:
         assert place == data
     assert "No space left on device" in capsys.readouterr().out
-    assert not [path for path in full_disk.iterdir() if path.is_dir()]
+    assert not [path for path in full_disk.glob("*/*") if path.is_dir()]
 
 
 def test_larger_volumes_than_allowed_stay(data: Path, disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -99,3 +99,23 @@ def test_without_a_folder_of_the_node_they_stay(
     with staged(data, SPLIT, None) as place:
         assert place == data
     assert not capsys.readouterr().out
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
+@pytest.mark.parametrize("kind", ["folder of another user", "link", "folder that others can write"])
+def test_a_folder_that_another_user_put_there_is_left_alone(
+    kind: str, data: Path, disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    disk.chmod(0o1777)
+    folder, elsewhere = disk / f"quarterdose-volumes-{os.geteuid()}", disk / "elsewhere"
+    elsewhere.mkdir(mode=0o700)
+    if kind == "link":
+        folder.symlink_to(elsewhere)
+    else:
+        folder.mkdir(mode=0o700)
+        folder.chmod(0o777 if "others" in kind else 0o700)
+        os.chown(folder, 0 if "others" in kind else 65534, 0)
+    with staged(data, SPLIT, 1.0) as place:
+        assert place == data
+    assert "has no room for a folder that this user alone can read and write" in capsys.readouterr().out
+    assert not [*folder.iterdir(), *elsewhere.iterdir()]
