@@ -5,7 +5,7 @@ from xdist.scheduler import LoadScopeScheduling
 _TOGETHER = {  # by the beginning of a test's id; the first that fits
     "tests/slurm/test_disturbed.py": "disturbed runs on a cluster",
     "tests/slurm/test_": "a cluster",
-    "tests/pipeline/test_page.py": "a browser",
+    "tests/pipeline/test_page": "a browser",
     "tests/pipeline/test_report.py": "figures",
     "tests/pipeline/test_models.py": "the plain network's gradients",
     "tests/pipeline/test_stripes.py": "whole images",

@@ -9,12 +9,16 @@
     difference_hu: DIFFERENCE,  // at the ends of the colour scale
   } = JSON.parse(document.getElementById("viewer-data").textContent);
   const LAST = names.length - 1;
+  const PAGE = 5;  // slices
+  const NOTCH = 50;  // pixels of the wheel that are a slice; a touchpad sends many small turns
+  const SLACK = 3;  // pixels that a pointer may move in a click
   const COLOURS = [[179, 88, 6], [253, 184, 99], [247, 247, 247], [178, 171, 210], [84, 39, 136]];
 
   const find = id => document.getElementById(`viewer-${id}`);
   const canvas = find("canvas"), screen = canvas.getContext("2d", {alpha: false});
   const [slice, wipe, model, difference] = ["slice", "wipe", "model", "difference"].map(find);
   const unpacked = new Map();
+  let drawings = 0;
 
   // The inverse of pack() in volumes.py.
   async function unpack(text) {
@@ -37,8 +41,10 @@
     return unpacked.get(key);
   }
 
+  const chosenWindow = () => root.querySelector("input[name=window]:checked").value;
+
   function grey(hu) {
-    const [centre, width] = windows[root.querySelector("input[name=window]:checked").value];
+    const [centre, width] = windows[chosenWindow()];
     const value = 255 * (hu - centre + width / 2) / width;
     return [value, value, value];
   }
@@ -58,9 +64,9 @@
   }
 
   async function draw() {
-    const z = Number(slice.value), {left, right, edge} = wiped();
+    const drawing = ++drawings, z = Number(slice.value), {left, right, edge} = wiped();
     const [onLeft, onRight, full] = await Promise.all([left, right, LAST].map(number => image(z, number)));
-    if (z !== Number(slice.value)) return;  // it was moved meanwhile
+    if (drawing !== drawings) return;  // the controls were moved meanwhile
     const pixels = screen.createImageData(columns, rows), data = pixels.data;
     const colour = difference.checked ? diverging : grey;
     for (let i = 0; i < full.length; i++) {
@@ -81,12 +87,27 @@
     find("slice-told").textContent = `${z + 1} of ${slices.length}`;
     find("scale").hidden = !difference.checked;
     const shown = edge === 0 ? names[right] : edge === columns ? names[left] : `${names[left]} | ${names[right]}`;
-    canvas.setAttribute("aria-label", `Slice ${z + 1} of ${slices.length}: ${shown}${minus}`);
+    const label = `Slice ${z + 1} of ${slices.length}: ${shown}${minus}`, [centre, width] = windows[chosenWindow()];
+    canvas.setAttribute("aria-label", label);
+    find("caption").textContent = label + (difference.checked
+      ? `, from orange at -${DIFFERENCE} HU to purple at +${DIFFERENCE} HU.`
+      : `, in the ${chosenWindow()} window (centre ${centre} HU, width ${width} HU).`);
     root.dataset.drawn = [z, left, right, edge, difference.checked].join(" ");
   }
 
   function move(input, steps) {
     input.value = Number(input.value) + steps * Number(input.step);
+    draw();
+  }
+
+  // A drag wipes the two images of which the slider shows something: the edge between them follows the pointer.
+  let drag = null, turned = 0;
+
+  function wipeTo(event) {
+    if (!drag || Math.abs(event.clientX - drag.start) < SLACK && !drag.wipes) return;
+    drag.wipes = true;
+    const box = canvas.getBoundingClientRect(), edge = (event.clientX - box.left) / box.width;
+    wipe.value = drag.right + Math.min(Math.max(edge, 0), 1);
     draw();
   }
 
@@ -108,17 +129,31 @@
     }
   }
 
-  const KEYS = {ArrowUp: [slice, 1], ArrowDown: [slice, -1], ArrowRight: [wipe, 5], ArrowLeft: [wipe, -5]};
+  const KEYS = {
+    ArrowUp: [slice, 1], ArrowDown: [slice, -1], PageUp: [slice, PAGE], PageDown: [slice, -PAGE],
+    Home: [slice, -slices.length], End: [slice, slices.length], ArrowRight: [wipe, 5], ArrowLeft: [wipe, -5],
+  };
   canvas.addEventListener("keydown", event => {
-    if (!(event.key in KEYS)) return;
+    if (event.key === "Escape") canvas.blur();
+    if (!(event.key in KEYS) || event.ctrlKey || event.altKey || event.metaKey) return;
     event.preventDefault();
     move(...KEYS[event.key]);
   });
   canvas.addEventListener("wheel", event => {
+    if (document.activeElement !== canvas || event.ctrlKey) return;  // then it scrolls or zooms the page
     event.preventDefault();
-    move(slice, -Math.sign(event.deltaY));
+    turned += event.deltaMode === WheelEvent.DOM_DELTA_PIXEL ? event.deltaY : Math.sign(event.deltaY) * NOTCH;
+    if (Math.abs(turned) < NOTCH) return;
+    move(slice, -Math.sign(turned));
+    turned = 0;
   }, {passive: false});
-  canvas.addEventListener("pointermove", readOut);
+  canvas.addEventListener("pointerdown", event => {
+    if (event.button !== 0) return;
+    drag = {start: event.clientX, right: Math.max(Math.ceil(Number(wipe.value)) - 1, 0), wipes: false};
+    canvas.setPointerCapture(event.pointerId);
+  });
+  for (const end of ["pointerup", "pointercancel"]) canvas.addEventListener(end, () => { drag = null; });
+  canvas.addEventListener("pointermove", event => { wipeTo(event); readOut(event); });
   root.addEventListener("input", draw);
   for (const button of root.querySelectorAll(".stops button")) {
     button.addEventListener("click", () => { wipe.value = button.value; draw(); });

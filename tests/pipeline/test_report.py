@@ -182,6 +182,18 @@ def test_panels_and_lines_are_in_the_order_of_numbers(results: Results, counts: 
     assert [label for label, _ in lines(table, ["slices"])] == [f"{count} slices" for count in sorted(counts)]
 
 
+def test_no_line_leaves_its_panel(results: Results) -> None:
+    for name, figure in FIGURES.items():
+        canvas = Figure()
+        figure.draw(canvas, results)
+        for ax in canvas.axes:
+            low, high = sorted(ax.get_ylim())
+            for line in (line for line in ax.lines if line.get_transform() == ax.transData):
+                heights = np.asarray(line.get_ydata(), float)
+                assert low <= np.nanmin(heights), (name, line.get_label())
+                assert np.nanmax(heights) <= high, (name, line.get_label())
+
+
 def test_every_table_and_figure_says_what_its_intervals_are(results: Results) -> None:
     for name, table in results.tables.items():
         if name in TABLE_CAPTIONS and name != "quality" and any(str(column).endswith("_low") for column in table):

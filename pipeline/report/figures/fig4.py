@@ -28,9 +28,10 @@ def draw_time(figure: Figure, results: Results) -> None:
         for number, (label, group) in enumerate(lines(shown, _IN_PANEL)):
             _draw_times(ax, group, number, label, divisor)
         rank_axis(ax, list(shown["ranks"]))
-        ax.set(ylim=(0, None), ylabel=f"training time ({unit})" if panel % _IN_ROW == 0 else "")
+        ax.set_ylabel(f"training time ({unit})" if panel % _IN_ROW == 0 else "")
         letter(ax, panel, f"{slices} slices")
         ax.legend()
+    figure.axes[0].set_ylim(bottom=0)
 
 
 def _draw_times(ax: Axes, group: pd.DataFrame, number: int, label: str, divisor: float) -> None:
