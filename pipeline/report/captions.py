@@ -22,22 +22,29 @@ TABLE_CAPTIONS = {
         "subtracted. A dash: not measured, or not in the paper."
     ),
     "speedup": (
-        "Speed-up and efficiency against the fewest ranks that are alike. In brackets the 95 % interval, by a "
-        "bootstrap over seeds and epochs."
+        "Speed-up and efficiency against the fewest undisturbed ranks that are alike, the baseline, whose own are 1 "
+        'and 100 %. In brackets Student\'s 95 % interval over the units that "interval over" names: seeds or, of one '
+        "seed, its epochs. Disturbed: trainings beside which other work took more of the cores than the limit."
     ),
-    "laws": "Low and high: ends of the value's 95 % interval, by a bootstrap over seeds and epochs.",
+    "laws": (
+        'Low and high: ends of the value\'s 95 % interval over the units that "interval over" names. Disturbed '
+        "trainings are left out; the reason names them."
+    ),
     "attribution": (
-        "Lost: share of a step and of the start that the cause took, below 0 where it gained. In brackets the 95 % "
-        "interval, by a bootstrap over steps."
+        "Lost: share of a step and of the start that the cause took, below 0 where it gained. In brackets Student's "
+        "95 % interval over seeds, and blocks of neighbouring steps of arms that have one; of one seed alone it holds "
+        "nothing of how trainings differ."
     ),
     "variance": "SD over slices, and of the means of scans, data sets and seeds: spreads, not intervals of the mean.",
     "variance_tests": (
-        "Slope of the logarithm of a unit's deviation against that of the ranks. p value: one-sided, by permutation of "
-        "the rank counts."
+        "Slope of the logarithm of the units' mean deviation against that of the ranks. p value: one-sided, by "
+        "permutation of the rank counts within each unit."
     ),
     "projection": (
-        "What the step model, fitted to the measured ranks, expects of more. In brackets the 95 % interval, by a "
-        "bootstrap over steps; what is assumed is not in it."
+        "What the step model, fitted to the measured ranks, expects of more, against the fewest of them. In brackets "
+        'the 95 % interval over the units that "interval over" names, four models of the exchange and the delays, and '
+        "assumed links within a factor of 4. Scenario: beyond 8 times the largest measured count, if all that is "
+        "assumed holds there too."
     ),
     "unlike": "Trainings of the same slices that differ in more than ranks and seed: no times of theirs are compared.",
     "transfer": (

@@ -40,10 +40,11 @@ def _width(measure: SliceMeasure) -> int:
 
 
 def _speed_line(row: dict[str, Any], width: int) -> str:
+    notes = ["disturbed" if row["disturbed"] else "", "impossible" if row["impossible"] else ""]
     return (
         f"{row['cell']:<{width}}{row['ranks']:>6}{row['slices']:>8}{row['seconds_a_sample']:>10.3g}"
-        f"{row['speed_up']:>10.2f}{100 * row['efficiency']:>11.0f}%"
-    )
+        f"{row['speed_up']:>10.2f}{100 * row['efficiency']:>11.0f}%  {', '.join(filter(None, notes))}"
+    ).rstrip()
 
 
 def _transfer_lines(transfer: pd.DataFrame, width: int) -> list[str]:

@@ -1,95 +1,55 @@
 """Speed-up, efficiency and what the transfer saved, from the cells of a study."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-
-import numpy as np
 import pandas as pd
 
-from pipeline.scaling.bootstrap import Numbers, interval, means
-from pipeline.scaling.points import COMPARABLE, CONDITIONS, GRID_SETTINGS, finished_3d
+from pipeline.scaling.estimates import NOTHING, ratio_interval
+from pipeline.scaling.implausible import explain_excess
+from pipeline.scaling.points import CONDITIONS, GRID_SETTINGS, finished_3d
+from pipeline.scaling.series import Point, RankSeries, rank_series
 from pipeline.settings.names import DDNET_2D
-
-SEED = 2023
-WARM, WHOLE = "warm steps", "whole training: too short to leave the start out"
-
-
-@dataclass(frozen=True)
-class Point:
-    """Trainings that differ in their seed alone.
-
-    ``cell``: id of the first; ``seconds``: of a sample, an array a seed with an item an epoch; ``draws``: bootstrap
-    means of ``seconds``; ``timing``: what was timed.
-    """
-
-    cell: str
-    ranks: int
-    seconds: list[Numbers]
-    draws: Numbers
-    timing: str
-
-    @property
-    def mean(self) -> float:
-        """Seconds a sample, the mean of the seeds' means."""
-        return float(np.mean([seed.mean() for seed in self.seconds]))
-
-
-@dataclass(frozen=True)
-class RankSeries:
-    """Points that differ in their rank count alone, the fewest ranks first, and the ``settings`` that they share."""
-
-    settings: dict[str, object]
-    points: list[Point]
-
-
-def rank_series(cells: pd.DataFrame, epochs: pd.DataFrame) -> Iterator[RankSeries]:
-    """Yield the finished 3D trainings of a study in groups that may be compared.
-
-    Args:
-        cells: ``cell, state, dims, arm, alike, slices, sampling, transfer, epochs, work, ranks, samples,
-            training_seconds``. Cells are compared only where ``alike``, a digest of all settings but ranks and seed,
-            is the same.
-        epochs: ``cell, epoch, seconds_a_sample``, of warm steps.
-    """
-    by_cell = {str(cell): group["seconds_a_sample"].to_numpy(float) for cell, group in epochs.groupby("cell")}
-    for _, group in finished_3d(cells).groupby(COMPARABLE, sort=False):
-        is_warm = all(cell in by_cell for cell in group["cell"])
-        settings = {name: group[name].iloc[0] for name in GRID_SETTINGS}
-        counts = group.sort_values("ranks", kind="stable").groupby("ranks")
-        points = [_point(int(str(ranks)), seeds, by_cell if is_warm else {}) for ranks, seeds in counts]
-        yield RankSeries(settings, points)
-
-
-def _point(ranks: int, cells: pd.DataFrame, by_cell: dict[str, Numbers]) -> Point:
-    of_training = cells["training_seconds"] / cells["samples"]
-    seconds = [by_cell[cell] for cell in cells["cell"]] if by_cell else [np.array([mean]) for mean in of_training]
-    draws = means(seconds, np.random.default_rng((SEED, ranks)))
-    return Point(cells["cell"].iloc[0], ranks, seconds, draws, WARM if by_cell else WHOLE)
 
 
 def speed_up(cells: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
-    """Compute time, speed-up and efficiency at each rank count, against the fewest ranks of the same series.
+    """Compute time, speed-up and efficiency at each rank count, against the fewest undisturbed ranks of the series.
 
-    T is the time of a sample, of the whole world, since whole steps may need a few more samples with more ranks. With
-    n0 ranks in the baseline: speed-up = n0 * T(n0) / T(n), efficiency = speed-up / n, in strong and in weak scaling.
-    ``_low`` and ``_high`` are the bootstrap's 95 %, over seeds and epochs; ``cell`` is the first seed's. Arguments as
-    those of :func:`rank_series`.
+    T is the time of a sample, of the whole world, since whole steps may need a few more samples with more ranks. The
+    baseline has n0 = ``baseline_ranks`` ranks: speed-up = T(n0) / T(n), so that the baseline's own is 1, and
+    efficiency = speed-up * n0 / n, in strong and in weak scaling. ``_low`` and ``_high`` are a 95 % interval over what
+    ``interval_over`` says: trainings of several seeds, or epochs of a single one. ``cell`` is the first seed's;
+    ``disturbed`` names the row's trainings that other work disturbed; ``impossible`` says of an efficiency above 100 %
+    what is likely wrong. ``reason`` says what was left out, or why there is no baseline. Arguments as those of
+    :func:`~pipeline.scaling.series.rank_series`.
     """
     rows = [_row(series, point) for series in rank_series(cells, epochs) for point in series.points]
-    columns = ["cell", *GRID_SETTINGS, "ranks", "seeds", "seconds_a_sample", "baseline", "speed_up", "speed_up_low",
-               "speed_up_high", "efficiency", "efficiency_low", "efficiency_high", "timing"]  # fmt: skip
+    columns = ["cell", *GRID_SETTINGS, "ranks", "seeds", "seconds_a_sample", "baseline", "baseline_ranks", "speed_up",
+               "speed_up_low", "speed_up_high", "efficiency", "efficiency_low", "efficiency_high", "interval_over",
+               "timing", "disturbed", "impossible", "reason"]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
 
 
 def _row(series: RankSeries, point: Point) -> dict[str, object]:
-    first = series.points[0]
-    speed = first.ranks * first.mean / point.mean
-    low, high = (np.nan, np.nan) if point is first else interval(first.ranks * first.draws / point.draws)
-    efficiency = {"efficiency": speed / point.ranks, "efficiency_low": low / point.ranks,
-                  "efficiency_high": high / point.ranks}  # fmt: skip
-    return {"cell": point.cell, **series.settings, "ranks": point.ranks, "seeds": len(point.seconds),
-            "seconds_a_sample": point.mean, "baseline": first.cell, "speed_up": speed, "speed_up_low": low,
-            "speed_up_high": high, **efficiency, "timing": point.timing}  # fmt: skip
+    row = {"cell": point.cell, **series.settings, "ranks": point.ranks, "seeds": len(point.trainings),
+           "seconds_a_sample": point.seconds.mean, "timing": point.timing, "disturbed": point.disturbed,
+           "impossible": "", "reason": series.left_out}  # fmt: skip
+    if not series.usable:
+        return {**row, "interval_over": "", "reason": "no baseline: all of these trainings were disturbed"}
+    first = series.usable[0]
+    share = first.ranks / point.ranks
+    speed = first.seconds.mean / point.seconds.mean
+    low, high = NOTHING if point is first else ratio_interval(first.seconds, point.seconds)
+    return {
+        **row, "baseline": first.cell, "baseline_ranks": first.ranks, "speed_up": speed, "speed_up_low": low,
+        "speed_up_high": high, "efficiency": speed * share, "efficiency_low": low * share,
+        "efficiency_high": high * share, "interval_over": _interval_over(first, point),
+        "impossible": explain_excess(first, point, speed * share, low * share),
+    }  # fmt: skip
+
+
+def _interval_over(first: Point, point: Point) -> str:
+    if point is first:
+        return ""
+    over, against = point.seconds.over, first.seconds.over
+    return over if over == against else f"{over}; of the baseline {against}"
 
 
 def unlike(cells: pd.DataFrame) -> pd.DataFrame:

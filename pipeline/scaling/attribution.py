@@ -12,84 +12,60 @@ all other ranks. With the seconds of a step T of the training, and T1 of a rank 
 so that the parts add up to T - T1 by construction. Each may be negative by noise, and is shown so.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from pipeline.scaling.bootstrap import DRAWS, Numbers, interval
+from pipeline.scaling.disturbance import YES
+from pipeline.scaling.estimates import Numbers, block_count, blocks, pooled, t_interval
 from pipeline.scaling.points import CONDITIONS, finished_3d
 from pipeline.settings.cells import ARMS, ArmName
 
 _POINT = ["slices", "sampling"]  # with ranks; control arms have neither transfer nor epochs
 _SHARED = [*_POINT, "batch", "accumulation", *CONDITIONS]
-_TIMES = ("seconds", "own_seconds", "slowest_seconds", "data_seconds")
-SEED = 2024
+_TIMES = ["seconds", "own_seconds", "slowest_seconds", "data_seconds"]
+Weights = Mapping[ArmName, Sequence[float]]
+"""Factors of each of a step's times, in the order of ``_TIMES``, for each arm."""
 
-StepTimes = Mapping[str, Numbers]
-"""Of each column of a step's times: its mean over the steps, then the means of the bootstrap's draws."""
-ArmTimes = Mapping[ArmName, StepTimes]
-
-
-def _alone(arms: ArmTimes) -> Numbers:
-    return arms["alone"]["seconds"] - arms["alone"]["data_seconds"]
-
-
-def _data(arms: ArmTimes) -> Numbers:
-    return arms["full"]["seconds"] - arms["synthetic"]["seconds"]
-
-
-def _stragglers(arms: ArmTimes) -> Numbers:
-    return arms["silent"]["slowest_seconds"] - arms["silent"]["own_seconds"]
-
-
-def _exchange(arms: ArmTimes) -> Numbers:
-    return arms["full"]["seconds"] - arms["silent"]["seconds"] - _stragglers(arms)
-
-
-def _contention(arms: ArmTimes) -> Numbers:
-    return arms["silent"]["seconds"] - _data(arms) - _alone(arms)
-
-
-CAUSES: dict[str, Callable[[ArmTimes], Numbers]] = {
-    "data": _data,
-    "exchange": _exchange,
-    "stragglers": _stragglers,
-    "contention": _contention,
+CAUSES: dict[str, Weights] = {
+    "data": {"full": (1, 0, 0, 0), "synthetic": (-1, 0, 0, 0)},
+    "exchange": {"full": (1, 0, 0, 0), "silent": (-1, 1, -1, 0)},
+    "stragglers": {"silent": (0, -1, 1, 0)},
+    "contention": {"silent": (1, 0, 0, 0), "full": (-1, 0, 0, 0), "synthetic": (1, 0, 0, 0), "alone": (-1, 0, 0, 1)},
 }
-"""Seconds of a step that each cause took, from the arms' times; a row of the table and a part of the figure each."""
+"""Seconds of a step that each cause took, as a weighted sum of the arms' times; a row of the table and a part of the
+figure each."""
+
+_ALONE = np.array(CAUSES["contention"]["alone"], float) * -1
+_FULL = np.array([1.0, 0, 0, 0])
+Arms = Mapping[ArmName, list[Numbers]]
+"""Times of the warm steps of each training of each arm, (steps, times)."""
 
 
 def attribution(cells: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
     """Attribute the time lost at each point (slices, sampling, ranks) that has control arms: a row a cause.
 
     Args:
-        cells: ``cell, state, dims, arm, slices, sampling, ranks, steps, start_seconds`` and what else arms must share:
-            ``batch, accumulation, precision, device, torch, version, data``.
+        cells: ``cell, state, dims, arm, slices, sampling, ranks, steps, start_seconds, disturbed, left_out`` and what
+            else arms must share: ``batch, accumulation, precision, device, torch, version, data``.
         steps: ``cell, seconds, own_seconds, slowest_seconds, data_seconds, warm``; cold steps are left out.
 
     Returns:
         ``slices, sampling, ranks, step_seconds, alone_seconds, efficiency, cause, seconds, lost, lost_low, lost_high,
-        missing``. ``seconds``: what the cause took of a step. ``lost``: its share of a step and of the start, with the
-        bootstrap's 95 % over steps. ``efficiency``: T1 / T. The cause ``start`` is the training's start, divided by
-        its steps. A cause is empty where an arm that it needs is among the ``missing``.
+        interval_over, disturbed, impossible, missing``. ``seconds``: what the cause took of a step. ``lost``: its share
+        of a step and of the start, with a 95 % interval over what ``interval_over`` says. ``efficiency``: T1 / T. The
+        cause ``start`` is the training's start, divided by its steps. ``disturbed``: the point's trainings that other
+        work disturbed; they are left out unless they are to be included. A cause is empty where an arm that it needs
+        is among the ``missing``.
     """
-    warm = {str(cell): group for cell, group in steps[steps["warm"]].groupby("cell")}
-    rows = [row for point, arms, start in _points(cells, warm) for row in _rows(point, arms, start)]
-    columns = [*_POINT, "ranks", "step_seconds", "alone_seconds", "efficiency", "cause", "seconds", "lost",
-               "lost_low", "lost_high", "missing"]  # fmt: skip
+    warm = {str(cell): group[_TIMES].to_numpy(float) for cell, group in steps[steps["warm"]].groupby("cell")}
+    rows = [row for slices, sampling, ranks, comparable in _comparable(cells)
+            for row in _rows({"slices": slices, "sampling": sampling, "ranks": ranks}, comparable, warm)]  # fmt: skip
+    columns = [*_POINT, "ranks", "step_seconds", "alone_seconds", "efficiency", "cause", "seconds", "lost", "lost_low",
+               "lost_high", "interval_over", "disturbed", "impossible", "missing"]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
-
-
-def _points(
-    cells: pd.DataFrame, warm: Mapping[str, pd.DataFrame]
-) -> Iterator[tuple[dict[str, object], dict[ArmName, pd.DataFrame], float]]:
-    """Yield each point, the warm steps of its arms, and the seconds of its training's start, a step."""
-    for slices, sampling, ranks, comparable in _comparable(cells):
-        arms = {arm: _warm_steps(comparable, arm, ranks, warm) for arm in ARMS}
-        point = {"slices": slices, "sampling": sampling, "ranks": ranks}
-        yield point, {arm: pd.concat(tables) for arm, tables in arms.items() if tables}, _start(comparable, ranks)
 
 
 def _comparable(cells: pd.DataFrame) -> Iterator[tuple[Any, Any, int, pd.DataFrame]]:
@@ -104,37 +80,92 @@ def _comparable(cells: pd.DataFrame) -> Iterator[tuple[Any, Any, int, pd.DataFra
                 yield slices, sampling, int(ranks), comparable
 
 
-def _warm_steps(cells: pd.DataFrame, name: ArmName, ranks: int, warm: Mapping[str, pd.DataFrame]) -> list[pd.DataFrame]:
-    """Look up the steps of an arm, or of the arm that is the same on so many ranks; an empty list without any."""
-    arm = ARMS[name].on(ranks)
-    equal = next(candidate for candidate in ARMS if ARMS[candidate] == arm)
-    trainings = cells[(cells["arm"] == equal) & (cells["ranks"] == (1 if arm.single_rank else ranks))]
-    return [warm[cell] for cell in trainings["cell"] if cell in warm]
+def _rows(point: dict[str, Any], comparable: pd.DataFrame, warm: Mapping[str, Numbers]) -> Iterator[dict[str, object]]:
+    of_arms = {arm: _of_arm(comparable, arm, point["ranks"]) for arm in ARMS}
+    disturbed = [cell for cells in of_arms.values() for cell in cells.loc[cells["disturbed"] == YES, "cell"]]
+    usable = {arm: cells[~cells["left_out"]] for arm, cells in of_arms.items()}
+    arms: Arms = {arm: [warm[cell] for cell in cells["cell"] if cell in warm] for arm, cells in usable.items()}
+    start = float((usable["full"]["start_seconds"] / usable["full"]["steps"]).mean())
+    full, alone = _mean(arms["full"], _FULL), _mean(arms["alone"], _ALONE)
+    common = {**point, "step_seconds": full, "alone_seconds": alone, "efficiency": alone / full,
+              "disturbed": " ".join(dict.fromkeys(disturbed)), "impossible": "", "missing": ""}  # fmt: skip
+    spread, missing = _spread(comparable, warm), " ".join(arm for arm, trainings in arms.items() if not trainings)
+    for cause, weights in CAUSES.items():
+        seconds = sum(_mean(arms[arm], np.array(factors)) for arm, factors in weights.items())
+        if np.isnan(seconds):
+            yield {**common, "cause": cause, "seconds": seconds, "interval_over": "", "missing": missing}
+        else:
+            slopes = _slopes(weights, seconds / (full + start), point["ranks"])
+            yield {**common, "cause": cause, "seconds": seconds, **_lost(arms, seconds, slopes, full + start, spread)}
+    yield {**common, "cause": "start", "seconds": start, "lost": start / (full + start), "interval_over": ""}
 
 
-def _start(cells: pd.DataFrame, ranks: int) -> float:
-    full = cells[(cells["arm"] == "full") & (cells["ranks"] == ranks)]
-    return float((full["start_seconds"] / full["steps"]).mean())
+def _of_arm(cells: pd.DataFrame, name: ArmName, ranks: int) -> pd.DataFrame:
+    """Select the trainings of an arm, or of the arm that is the same on so many ranks."""
+    single_rank = ARMS[name].single_rank
+    return cells[(cells["arm"] == _equal_arm(name, ranks)) & (cells["ranks"] == (1 if single_rank else ranks))]
 
 
-def _rows(point: dict[str, object], steps: Mapping[ArmName, pd.DataFrame], start: float) -> Iterator[dict[str, object]]:
-    generator = np.random.default_rng(SEED)
-    arms = {arm: _step_times(steps.get(arm), generator) for arm in ARMS}
-    full, alone = float(arms["full"]["seconds"][0]), float(_alone(arms)[0])
-    common = {**point, "step_seconds": full, "alone_seconds": alone, "efficiency": alone / full}
-    missing = " ".join(arm for arm in ARMS if arm not in steps)
-    for cause, seconds_of in CAUSES.items():
-        seconds, *_ = draws = seconds_of(arms)
-        low, high = interval(draws[1:] / (full + start))
-        yield {**common, "cause": cause, "seconds": seconds, "lost": seconds / (full + start), "lost_low": low,
-               "lost_high": high, "missing": missing if np.isnan(seconds) else ""}  # fmt: skip
-    yield {**common, "cause": "start", "seconds": start, "lost": start / (full + start), "missing": ""}
+def _equal_arm(name: ArmName, ranks: int) -> ArmName:
+    return next(candidate for candidate in ARMS if ARMS[candidate] == ARMS[name].on(ranks))
 
 
-def _step_times(steps: pd.DataFrame | None, generator: np.random.Generator) -> StepTimes:
-    """Average each column over the steps and over each draw of them, the same steps for all; NaN without steps."""
-    if steps is None:
-        return dict.fromkeys(_TIMES, np.full(DRAWS + 1, np.nan))
-    drawn = generator.integers(len(steps), size=(DRAWS, len(steps)))
-    columns = {name: steps[name].to_numpy(float) for name in _TIMES}
-    return {name: np.concatenate([[values.mean()], values[drawn].mean(axis=1)]) for name, values in columns.items()}
+def _slopes(weights: Weights, lost: float, ranks: int) -> Mapping[ArmName, Numbers]:
+    """Return how each training's times enter a cause's share, times the whole (delta method).
+
+    The whole varies with the training's own seconds, so that these also count with the share itself. Arms that are the
+    same training on so many ranks count once.
+    """
+    slopes: dict[ArmName, Numbers] = {"full": -lost * _FULL}
+    for arm, factors in weights.items():
+        equal = _equal_arm(arm, ranks)
+        slopes[equal] = slopes.get(equal, 0 * _FULL) + np.array(factors)
+    return slopes
+
+
+def _mean(trainings: Sequence[Numbers], weights: Numbers) -> float:
+    return float((np.concatenate(trainings) @ weights).mean()) if trainings else np.nan
+
+
+def _lost(
+    arms: Arms, seconds: float, slopes: Mapping[ArmName, Numbers], total: float, spread: tuple[float, int]
+) -> dict[str, object]:
+    """Compute a cause's share of the whole, with its interval."""
+    terms = [term for arm, slope in slopes.items() for term in _variances(arms[arm], slope / total, spread)]
+    low, high = t_interval(seconds / total, *zip(*terms, strict=True))
+    steps = ", ".join(f"{arm} {sum(map(len, arms[arm]))}" for arm in slopes)
+    units = "seeds, blocks of steps of arms with one seed" if spread[1] else "blocks of steps of one seed an arm"
+    return {"lost": seconds / total, "lost_low": low, "lost_high": high, "impossible": _impossible(high),
+            "interval_over": "nothing: too few steps" if np.isnan(low) else f"{units}; {steps} steps"}  # fmt: skip
+
+
+def _variances(trainings: Sequence[Numbers], slope: Numbers, spread: tuple[float, int]) -> Iterator[tuple[float, int]]:
+    """Yield the variances of an arm's mean with their freedoms: between trainings, and between blocks of its steps.
+
+    Several trainings differ by both; they stand in for how others, of which there is a single one, would differ.
+    """
+    between, freedom = spread
+    if freedom:
+        yield between * _mean(trainings, slope) ** 2 / len(trainings), freedom
+    if len(trainings) == 1:
+        (steps,) = trainings
+        count = block_count(len(steps))
+        within = pooled(blocks(steps @ slope, count), blocks(np.ones(len(steps)), count), "") if count > 1 else None
+        yield (within.variance, within.freedom) if within else (np.nan, 0)
+
+
+def _spread(comparable: pd.DataFrame, warm: Mapping[str, Numbers]) -> tuple[float, int]:
+    """Pool the relative variance between the seeds of each rank count, with its degrees of freedom; 0, 0 without."""
+    full = comparable[(comparable["arm"] == "full") & ~comparable["left_out"]]
+    squares, freedom = 0.0, 0
+    for _, seeds in full.groupby("ranks"):
+        logs = np.log([warm[cell][:, 0].mean() for cell in seeds["cell"] if cell in warm])
+        squares, freedom = squares + float(logs.var() * len(logs)), freedom + max(0, len(logs) - 1)
+    return (squares / freedom, freedom) if freedom else (0.0, 0)
+
+
+def _impossible(high: float) -> str:
+    """Say what is likely wrong where a cause gained time beyond its interval."""
+    if not high < 0:
+        return ""
+    return "below 0 beyond its interval: a control arm was slower than the training, as on a disturbed or slower node"

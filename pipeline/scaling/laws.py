@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import nnls
 
-from pipeline.scaling.analysis import RankSeries, rank_series
-from pipeline.scaling.bootstrap import Numbers, interval
+from pipeline.scaling.estimates import Estimate, Numbers, ratio_interval, t_interval
 from pipeline.scaling.points import GRID_SETTINGS
+from pipeline.scaling.series import Point, RankSeries, rank_series
 
-Fit = Callable[[Numbers, Numbers], dict[str, float]]
+_STEP = 1e-4  # of a time's logarithm, for the slope of a parameter
 
 
 def karp_flatt(speed_up: float, ranks: float) -> float:
@@ -18,88 +18,145 @@ def karp_flatt(speed_up: float, ranks: float) -> float:
     return np.nan if ranks == 1 else (1 / speed_up - 1 / ranks) / (1 - 1 / ranks)
 
 
-def fit_amdahl(ranks: Numbers, seconds: Numbers) -> dict[str, float]:
-    """Fit the serial fraction f of T(n) = T(1) (f + (1 - f) / n), by least squares of relative errors; Amdahl 1967."""
-    serial, parallel = _non_negative(np.stack([np.ones_like(ranks), 1 / ranks], axis=1), seconds)
-    return {"serial_fraction": serial / (serial + parallel)}
+class Law:
+    """A law of the time on n ranks, as a sum of terms with factors that are not negative.
 
-
-def fit_usl(ranks: Numbers, seconds: Numbers) -> dict[str, float]:
-    """Fit contention and coherency of T(n) = T(1) (1 + contention (n - 1) + coherency n (n - 1)) / n.
-
-    Gunther's Universal Scalability Law (2007), by least squares of relative errors, both >= 0. ``most_ranks``: where
-    its speed-up is highest, infinite without coherency.
+    ``terms``: of an array of rank counts (n,), (n, factors); ``parameters``: of the factors, by name; each lies
+    between 0 and ``largest``. ``needed``: rank counts that a fit needs.
     """
-    terms = np.stack([np.ones_like(ranks), ranks - 1, ranks * (ranks - 1)], axis=1) / ranks[:, None]
-    single, contention, coherency = _non_negative(terms, seconds)
-    contention, coherency = contention / single, coherency / single
-    peak = np.sqrt(max(0.0, 1 - contention) / coherency) if coherency else np.inf
-    return {"contention": contention, "coherency": coherency, "most_ranks": float(peak)}
+
+    def __init__(
+        self, name: str, terms: Callable[[Numbers], Numbers], parameters: Callable[[Numbers], dict[str, float]],
+        largest: float,
+    ) -> None:  # fmt: skip
+        self.name, self.terms, self.parameters, self.largest = name, terms, parameters, largest
+        self.needed = terms(np.ones(1)).shape[1]
+
+    def fit(self, ranks: Numbers, seconds: Numbers) -> dict[str, float]:
+        """Fit the parameters by least squares of relative errors."""
+        return self.parameters(nnls(self._relative(ranks, seconds), np.ones_like(seconds))[0])
+
+    def intervals(self, ranks: Numbers, points: Sequence[Estimate]) -> dict[str, tuple[float, float]]:
+        """Return the 95 % interval of each parameter, from its slope in each point's time (delta method).
+
+        Of a fit whose factors may be negative, as a factor that is held at 0 has no slope; then cut to what is
+        possible, which leaves the truth inside as often.
+        """
+        logs: Numbers = np.log([point.mean for point in points])
+        centre = self._unbounded(ranks, np.exp(logs))
+        slopes = [self._slopes(ranks, logs, row) for row in np.eye(len(points))]
+        freedoms = [point.freedom for point in points]
+        return {name: self._cut(t_interval(value, [slope[name] ** 2 * point.relative_variance
+                                                   for slope, point in zip(slopes, points, strict=True)], freedoms))
+                for name, value in centre.items()}  # fmt: skip
+
+    def _slopes(self, ranks: Numbers, logs: Numbers, direction: Numbers) -> dict[str, float]:
+        after, before = (self._unbounded(ranks, np.exp(logs + sign * _STEP * direction)) for sign in (1, -1))
+        return {name: (after[name] - before[name]) / (2 * _STEP) for name in after}
+
+    def _unbounded(self, ranks: Numbers, seconds: Numbers) -> dict[str, float]:
+        factors = np.linalg.lstsq(self._relative(ranks, seconds), np.ones_like(seconds))[0]
+        return self.parameters(factors.astype(np.float64))
+
+    def _relative(self, ranks: Numbers, seconds: Numbers) -> Numbers:
+        return self.terms(ranks) / seconds[:, None]
+
+    def _cut(self, bounds: tuple[float, float]) -> tuple[float, float]:
+        low, high = np.clip(bounds, 0, self.largest)
+        return float(low), float(high)
 
 
-def _non_negative(terms: Numbers, seconds: Numbers) -> list[float]:
-    factors, _ = nnls(terms / seconds[:, None], np.ones_like(seconds))
-    return [float(factor) for factor in factors]
+AMDAHL = Law(
+    "Amdahl", lambda n: np.stack([np.ones_like(n), 1 / n], axis=1), lambda x: {"serial_fraction": x[0] / x.sum()}, 1
+)
+"""T(n) = T(1) (f + (1 - f) / n); Amdahl 1967."""
 
-
-_LAWS: tuple[tuple[str, Fit, int], ...] = (("Amdahl", fit_amdahl, 2), ("USL", fit_usl, 3))
-"""Name, fit, and the number of rank counts that the fit needs."""
+USL = Law(
+    "USL", lambda n: np.stack([np.ones_like(n), n - 1, n * (n - 1)], axis=1) / n[:, None],
+    lambda x: {"contention": x[1] / x[0], "coherency": x[2] / x[0]}, np.inf,
+)  # fmt: skip
+"""T(n) = T(1) (1 + contention (n - 1) + coherency n (n - 1)) / n: Gunther's Universal Scalability Law (2007)."""
 
 
 def laws(cells: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
-    """Fit each law to each series: a row a parameter.
+    """Fit each law to each series, without points whose trainings were disturbed: a row a parameter.
 
-    Columns: ``slices … work, law, parameter, ranks, value, low, high, reason``.
+    Columns: ``slices … work, law, parameter, ranks, value, low, high, interval_over, reason``.
 
-    ``ranks``: the count that a Karp-Flatt fraction is of, or the counts that were fitted. The interval is the
-    bootstrap's over seeds and epochs. With too few rank counts, without a single rank, or in weak scaling, the value
-    is empty and ``reason`` says why. Arguments as those of :func:`~pipeline.scaling.analysis.rank_series`.
+    ``ranks``: the count that a Karp-Flatt fraction is of, or the counts that were fitted. ``low`` and ``high`` are a
+    95 % interval over what ``interval_over`` says. With too few rank counts, without a single rank, or in weak
+    scaling, the value is empty and ``reason`` says why. ``most_ranks``: where the speed-up of the USL is highest,
+    infinite without coherency. Arguments as those of :func:`~pipeline.scaling.series.rank_series`.
     """
-    rows = [{**series.settings, **row} for series in rank_series(cells, epochs) for row in _rows(series)]
-    return pd.DataFrame(rows, columns=[*GRID_SETTINGS, "law", "parameter", "ranks", "value", "low", "high", "reason"])
+    rows = [{**series.settings, **_with_left_out(row, series)}
+            for series in rank_series(cells, epochs) for row in _rows(series)]  # fmt: skip
+    columns = [*GRID_SETTINGS, "law", "parameter", "ranks", "value", "low", "high", "interval_over", "reason"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _with_left_out(row: dict[str, object], series: RankSeries) -> dict[str, object]:
+    return {**row, "reason": "; ".join(filter(None, [str(row["reason"]), series.left_out]))}
 
 
 def _rows(series: RankSeries) -> Iterator[dict[str, object]]:
-    counts = [point.ranks for point in series.points]
+    counts = [point.ranks for point in series.usable]
     listed, obstacle = " ".join(map(str, counts)), _obstacle(series)
     if obstacle:
         yield {"law": "all", "ranks": listed, "reason": obstacle}
         return
     yield from _karp_flatt_rows(series)
-    for name, fit, needed in _LAWS:
-        if len(counts) < needed:
-            yield {"law": name, "ranks": listed, "reason": f"{len(counts)} rank counts, {needed} are needed"}
+    for law in (AMDAHL, USL):
+        if len(counts) < law.needed:
+            yield {"law": law.name, "ranks": listed, "reason": f"{len(counts)} rank counts, {law.needed} are needed"}
         else:
-            yield from _fitted(series, name, fit, listed, is_exact=len(counts) == needed)
+            yield from _fitted(series, law, listed)
 
 
 def _obstacle(series: RankSeries) -> str:
     if series.settings["work"] == "weak":
         return "weak scaling: these laws are of a fixed amount of work"
-    fewest = series.points[0].ranks
+    if not series.usable:
+        return "no training to fit"
+    fewest = series.usable[0].ranks
     return "" if fewest == 1 else f"the fewest ranks are {fewest}: one rank is needed"
 
 
 def _karp_flatt_rows(series: RankSeries) -> Iterator[dict[str, object]]:
-    first = series.points[0]
-    for point in series.points[1:]:
-        fraction = karp_flatt(first.mean / point.mean, point.ranks)
-        draws = np.array([karp_flatt(a / b, point.ranks) for a, b in zip(first.draws, point.draws, strict=True)])
-        low, high = interval(draws)
+    first, *points = series.usable
+    for point in points:
+        fraction = karp_flatt(first.seconds.mean / point.seconds.mean, point.ranks)
+        slow, fast = ratio_interval(first.seconds, point.seconds)
+        low, high = karp_flatt(fast, point.ranks), karp_flatt(slow, point.ranks)
+        reason = "below 0: efficiency above 100 %, see speedup.csv" if high < 0 or fraction < 0 else ""
         yield {"law": "Karp-Flatt", "parameter": "serial_fraction", "ranks": str(point.ranks), "value": fraction,
-               "low": low, "high": high, "reason": ""}  # fmt: skip
+               "low": low, "high": high, "interval_over": _over([first, point]), "reason": reason}  # fmt: skip
 
 
-def _fitted(series: RankSeries, name: str, fit: Fit, listed: str, *, is_exact: bool) -> Iterator[dict[str, object]]:
-    ranks = np.array([point.ranks for point in series.points], float)
-    parameters = fit(ranks, np.array([point.mean for point in series.points]))
-    drawn = [fit(ranks, seconds) for seconds in _draws(series)]
+def _over(points: Sequence[Point]) -> str:
+    return "; ".join(dict.fromkeys(point.seconds.over for point in points))
+
+
+def _fitted(series: RankSeries, law: Law, listed: str) -> Iterator[dict[str, object]]:
+    ranks, points = np.array([point.ranks for point in series.usable], float), series.usable
+    parameters = law.fit(ranks, np.array([point.seconds.mean for point in points]))
+    bounds = law.intervals(ranks, [point.seconds for point in points])
+    if law is USL:
+        parameters["most_ranks"] = _most_ranks(parameters["contention"], parameters["coherency"])
+    is_exact = len(points) == law.needed
     reason = "as many parameters as points: nothing is left to test the law" if is_exact else ""
-    for parameter, fitted in parameters.items():
-        low, high = interval(np.array([draw[parameter] for draw in drawn]))
-        yield {"law": name, "parameter": parameter, "ranks": listed, "value": fitted, "low": low, "high": high,
-               "reason": reason}  # fmt: skip
+    for parameter, value in parameters.items():
+        low, high = _holding(value, bounds.get(parameter, (np.nan, np.nan)))
+        over = _over(points) if parameter in bounds else "none: it follows from contention and coherency"
+        yield {"law": law.name, "parameter": parameter, "ranks": listed, "value": value, "low": low, "high": high,
+               "interval_over": over, "reason": reason}  # fmt: skip
 
 
-def _draws(series: RankSeries) -> Sequence[Numbers]:
-    return list(np.stack([point.draws for point in series.points], axis=1))
+def _holding(value: float, bounds: tuple[float, float]) -> tuple[float, float]:
+    """Widen an interval, if there is one, so that it holds a value that the fit could not let be negative."""
+    low, high = bounds
+    return min(low, value), max(high, value)
+
+
+def _most_ranks(contention: float, coherency: float) -> float:
+    """Return the rank count at which the USL's speed-up is highest, infinite without coherency."""
+    return float(np.sqrt(max(0.0, 1 - contention) / coherency)) if coherency else np.inf

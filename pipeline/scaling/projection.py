@@ -1,23 +1,62 @@
 """Table of how far a study's trainings would scale, by a model of a step that is fitted to their measured steps."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
-from pipeline.scaling.bootstrap import Numbers, interval
+from pipeline.scaling.estimates import LEVEL, NOTHING, Numbers, block_count
+from pipeline.scaling.implausible import WITHOUT_INTERVAL
 from pipeline.scaling.points import COMPARABLE, GRID_SETTINGS, finished_3d
-from pipeline.scaling.step_model import MeasuredStep, StepModel, fit
+from pipeline.scaling.step_model import ASSUMED, VARIANTS, Link, MeasuredStep, StepModel, fit
 
 RANKS = tuple(2**power for power in range(3, 13))
 """8 to 4,096."""
+LEAST_COUNTS, LEAST_NODES = 3, 2
+"""Rank counts, and nodes of the largest: with fewer nothing tells how a step grows, or what a network costs."""
+FURTHEST = 8
+"""Times the largest measured count: beyond it a row is a scenario, what the model would mean, and no forecast."""
+LINK_FACTOR = 4.0
+"""An assumed latency or bandwidth may be so many times smaller or larger: from 100 Gbit/s Ethernet to NVLink's."""
 GRADIENT_BYTES = 4
 END = 0.5
 _SETTINGS = [name for name in GRID_SETTINGS if name != "work"]  # a step is the same in strong and in weak scaling
-_DRAWS, _SEED = 100, 2026
-Nodes = tuple[int, int]
-"""Ranks, and the nodes that they are on."""
+_DRAWS, _SEED = 400, 2026
+_TIMES = ["seconds", "own_seconds", "slowest_seconds"]
+
+
+@dataclass(frozen=True)
+class CountedStep:
+    """Steps on one number of ranks and nodes.
+
+    ``parts``: compute, visible exchange and stragglers of each unit, (units, 3); units are trainings, or blocks of the
+    steps of a single one.
+    """
+
+    ranks: int
+    nodes: int
+    parts: Numbers
+    over: str
+
+    def mean(self) -> MeasuredStep:
+        """Return the mean of the units."""
+        return self._step(self.parts.mean(axis=0))
+
+    def draw(self, generator: np.random.Generator) -> MeasuredStep:
+        """Draw a mean that the units allow: multivariate t about their own mean, with their covariance."""
+        count = len(self.parts)
+        deviations = (self.parts - self.parts.mean(axis=0)) / np.sqrt(count * (count - 1))
+        scale = np.sqrt((count - 1) / generator.chisquare(count - 1))
+        return self._step(self.parts.mean(axis=0) + scale * generator.standard_normal(count) @ deviations)
+
+    def seconds(self) -> float:
+        """Return the mean seconds of a step."""
+        return float(self.parts.sum(axis=1).mean())
+
+    def _step(self, parts: Numbers) -> MeasuredStep:
+        compute, exchange, stragglers = np.maximum(0, parts).tolist()
+        return MeasuredStep(self.ranks, self.nodes, compute, exchange, stragglers)
 
 
 def projection(cells: pd.DataFrame, steps: pd.DataFrame, data_rate: float = np.inf) -> pd.DataFrame:
@@ -25,73 +64,125 @@ def projection(cells: pd.DataFrame, steps: pd.DataFrame, data_rate: float = np.i
 
     Args:
         cells: ``cell, state, dims, arm, alike, slices, sampling, transfer, epochs, ranks, nodes, parameters, batch,
-            accumulation``.
+            accumulation, left_out``.
         steps: ``cell, seconds, own_seconds, slowest_seconds, warm``.
         data_rate: samples a second that the file system gives all ranks together.
 
     Returns:
-        ``law, slices, sampling, transfer, epochs, ranks, step_seconds, speed_up, efficiency`` with ``_low`` and
-        ``_high`` of both, the bootstrap's 95 % over steps, and ``limit, ends, fitted, assumed``. ``limit``: the part
-        that costs most; ``ends``: whether efficiency is below a half; ``fitted``: the measured rank counts;
-        ``assumed``: what was not measured. A series of one rank count has no row.
+        ``law, slices, sampling, transfer, epochs, ranks, kind, baseline_ranks, step_seconds, speed_up, efficiency``
+        with ``_low`` and ``_high`` of both, and ``interval_over, limit, ends, fitted, assumed, reason``. Both are
+        against the fewest measured ranks, ``baseline_ranks``, as in ``speedup.csv``. ``kind``: measured range, forecast
+        or, beyond :data:`FURTHEST` times the largest measured count, scenario. The 95 % interval is over the units of
+        ``interval_over``, the models of :data:`~pipeline.scaling.step_model.VARIANTS` and assumed links of a range.
+        ``limit``: the part that costs most; ``ends``: whether efficiency is below a half; ``fitted``: the measured
+        rank counts; ``assumed``: what was not measured. A series with too little to forecast from has one row without
+        numbers, whose ``reason`` says why.
     """
-    warm = {str(cell): group for cell, group in steps[steps["warm"]].groupby("cell")}
+    warm = {str(cell): group[_TIMES].to_numpy(float) for cell, group in steps[steps["warm"]].groupby("cell")}
     groups = finished_3d(cells).groupby(COMPARABLE, sort=False)
     rows = [row for _, group in groups for row in _rows(group, warm, data_rate)]
-    columns = ["law", *_SETTINGS, "ranks", "step_seconds", "speed_up", "speed_up_low", "speed_up_high", "efficiency",
-               "efficiency_low", "efficiency_high", "limit", "ends", "fitted", "assumed"]  # fmt: skip
+    columns = ["law", *_SETTINGS, "ranks", "kind", "baseline_ranks", "step_seconds", "speed_up", "speed_up_low",
+               "speed_up_high", "efficiency", "efficiency_low", "efficiency_high", "interval_over", "limit", "ends",
+               "fitted", "assumed", "reason"]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
 
 
-def _rows(group: pd.DataFrame, warm: Mapping[str, pd.DataFrame], data_rate: float) -> Iterator[dict[str, object]]:
-    measured = _measured(group, warm)
-    if len(measured) < 2:
+def _rows(group: pd.DataFrame, warm: Mapping[str, Numbers], data_rate: float) -> Iterator[dict[str, object]]:
+    first, measured = group.iloc[0], list(_measured(group[~group["left_out"]], warm))
+    common = {"law": "step model", **{name: first[name] for name in _SETTINGS},
+              "fitted": " ".join(str(step.ranks) for step in measured)}  # fmt: skip
+    obstacle = _obstacle(measured, disturbed=int(group["left_out"].sum()))
+    if obstacle:
+        yield {**common, "reason": obstacle}
         return
-    first, generator = group.iloc[0], np.random.default_rng(_SEED)
     size, samples = float(first["parameters"]) * GRADIENT_BYTES, float(first["batch"] * first["accumulation"])
-    model, *drawn = (
-        replace(_fit(measured, size, generator if number else None), data_rate=data_rate)
-        for number in range(_DRAWS + 1)
-    )
-    common = {"law": "step model", **{name: first[name] for name in _SETTINGS}}
-    sources = {"fitted": " ".join(str(ranks) for ranks, _ in measured), "assumed": "; ".join(model.assumed)}
+    model = replace(fit([step.mean() for step in measured], size), data_rate=data_rate)
+    drawn = [replace(draw, data_rate=data_rate) for draw in _draws(measured, size)]
+    common |= {"baseline_ranks": measured[0].ranks, "assumed": "; ".join(model.assumed), "reason": "",
+               "interval_over": _interval_over(measured, has_interval=bool(drawn))}  # fmt: skip
     for ranks in RANKS:
-        bounds = interval(np.array([draw.efficiency(ranks, samples) for draw in drawn]))
-        yield {**common, "ranks": ranks, **_forecast(model, ranks, samples, bounds), **sources}
+        yield {**common, **_forecast(model, drawn, ranks, samples, measured)}
 
 
-def _measured(group: pd.DataFrame, warm: Mapping[str, pd.DataFrame]) -> dict[Nodes, pd.DataFrame]:
-    """Collect the warm steps of each rank count that has any."""
-    return {
-        (int(str(ranks)), int(same["nodes"].max())): pd.concat([warm[cell] for cell in same["cell"] if cell in warm])
-        for ranks, same in group.groupby("ranks")
-        if any(cell in warm for cell in same["cell"])
-    }
+def _measured(cells: pd.DataFrame, warm: Mapping[str, Numbers]) -> Iterator[CountedStep]:
+    """Yield the warm steps of each rank count that has any."""
+    for ranks, same in cells.groupby("ranks"):
+        trainings = [_parts(warm[cell]) for cell in same["cell"] if cell in warm]
+        if trainings:
+            yield CountedStep(int(str(ranks)), int(same["nodes"].max()), *_units(trainings))
 
 
-def _forecast(model: StepModel, ranks: int, samples: float, bounds: tuple[float, float]) -> dict[str, object]:
-    low, high = bounds
-    parts, efficiency = model.parts(ranks, samples), model.efficiency(ranks, samples)
+def _parts(steps: Numbers) -> Numbers:
+    """Return compute, visible exchange and stragglers of steps; a rank waits first for the slowest rank."""
+    seconds, busy, slowest = steps.T
+    return np.stack([busy, seconds - slowest, slowest - busy], axis=1)
+
+
+def _units(trainings: Sequence[Numbers]) -> tuple[Numbers, str]:
+    if len(trainings) > 1:
+        return np.array([steps.mean(axis=0) for steps in trainings]), f"{len(trainings)} seeds"
+    (steps,) = trainings
+    count = max(1, block_count(len(steps)))
+    units = np.stack([part.mean(axis=0) for part in np.array_split(steps, count)])
+    return units, f"{count} blocks of steps of one seed"
+
+
+def _obstacle(measured: Sequence[CountedStep], disturbed: int) -> str:
+    """Say why nothing can be forecast; empty if it can."""
+    left_out = f" ({disturbed} disturbed trainings were left out)" if disturbed else ""
+    if len(measured) < LEAST_COUNTS:
+        return f"{len(measured)} rank counts with warm steps, {LEAST_COUNTS} are needed{left_out}"
+    first, shortest = measured[0], min(measured, key=CountedStep.seconds)
+    if shortest.seconds() < (1 - WITHOUT_INTERVAL) * first.seconds():
+        return (f"steps on {shortest.ranks} ranks were shorter than on {first.ranks}, so the latter were disturbed or "
+                f"on a slower machine{left_out}")  # fmt: skip
+    if max(step.nodes for step in measured) < LEAST_NODES:
+        return f"all trainings ran on one node: nothing tells what a network between nodes costs{left_out}"
+    return ""
+
+
+def _draws(measured: Sequence[CountedStep], size: float) -> Iterator[StepModel]:
+    """Refit the model to drawn steps, with each variant in turn and drawn links; nothing where no step was repeated."""
+    generator = np.random.default_rng(_SEED)
+    if min(len(step.parts) for step in measured) < 2:
+        return
+    for number in range(_DRAWS):
+        latency, a_byte = LINK_FACTOR ** generator.uniform(-1, 1, 2)
+        link = Link(ASSUMED.latency * latency, ASSUMED.a_byte * a_byte)
+        yield fit([step.draw(generator) for step in measured], size, VARIANTS[number % len(VARIANTS)], link)
+
+
+def _interval_over(measured: Sequence[CountedStep], *, has_interval: bool) -> str:
+    if not has_interval:
+        return "nothing: a rank count has too few warm steps"
+    units = "; ".join(dict.fromkeys(step.over for step in measured))
+    return f"{units}; ring or tree, normal or exponential delays; assumed links within a factor of {LINK_FACTOR:g}"
+
+
+def _forecast(
+    model: StepModel, drawn: Sequence[StepModel], ranks: int, samples: float, measured: Sequence[CountedStep]
+) -> dict[str, object]:
+    baseline, largest = measured[0].ranks, measured[-1].ranks
+    parts, efficiency = model.parts(ranks, samples), model.efficiency(ranks, samples, baseline)
+    low, high = _interval([draw.efficiency(ranks, samples, baseline) for draw in drawn])
     limit = max((name for name in parts if name != "compute"), key=lambda name: parts[name])
+    share = ranks / baseline
     return {
-        "step_seconds": sum(parts.values()), "speed_up": ranks * efficiency, "speed_up_low": ranks * low,
-        "speed_up_high": ranks * high, "efficiency": efficiency, "efficiency_low": low, "efficiency_high": high,
-        "limit": limit, "ends": efficiency < END,
+        "ranks": ranks, "kind": _kind(ranks, largest), "step_seconds": sum(parts.values()),
+        "speed_up": share * efficiency, "speed_up_low": share * low, "speed_up_high": share * high,
+        "efficiency": efficiency, "efficiency_low": low, "efficiency_high": high, "limit": limit,
+        "ends": efficiency < END,
     }  # fmt: skip
 
 
-def _fit(measured: Mapping[Nodes, pd.DataFrame], size: float, generator: np.random.Generator | None) -> StepModel:
-    """Fit the model to all steps, or to as many that the generator draws."""
-    points = []
-    for (ranks, nodes), steps in measured.items():
-        times = steps[["seconds", "own_seconds", "slowest_seconds"]].to_numpy(float).T
-        if generator:
-            times = times[:, generator.integers(len(steps), size=len(steps))]
-        points.append(_step(ranks, nodes, *times))
-    return fit(points, size)
+def _interval(draws: Sequence[float]) -> tuple[float, float]:
+    if not draws or np.ptp(draws) == 0:
+        return NOTHING
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
 
 
-def _step(ranks: int, nodes: int, seconds: Numbers, busy: Numbers, slowest: Numbers) -> MeasuredStep:
-    """Average the steps of one rank count; a rank that waits in the exchange waits first for the slowest rank."""
-    late = float((slowest - busy).mean())
-    return MeasuredStep(ranks, nodes, float(busy.mean()), max(0.0, float((seconds - busy).mean()) - late), late)
+def _kind(ranks: int, largest: int) -> str:
+    if ranks <= largest:
+        return "measured range"
+    return "forecast" if ranks <= FURTHEST * largest else "scenario"

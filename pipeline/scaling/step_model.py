@@ -1,9 +1,12 @@
 """A model of the seconds of a training step on any number of ranks, and its fit to measured steps.
 
     step(n) = compute + contention + exchange(n) + stragglers(n), on N nodes of g ranks, n = N g
-    exchange(n) = ring(g, link within a node) + ring(N, link between nodes)
+    exchange(n) = all-reduce(g, link within a node) + all-reduce(N, link between nodes)
     ring(n) = 2 (n - 1) latency + 2 (n - 1) / n * bytes / bandwidth       (Thakur, Rabenseifner & Gropp 2005)
-    stragglers(n) = sd * E[largest of n standard normals]
+    tree(n) = 2 log2(n) latency + 2 bytes / bandwidth                     (Sanders, Speck & Traeff 2009)
+    stragglers(n) = sd * E[largest of n standard normals], or of n exponential delays, 1/2 + ... + 1/n
+
+Which all-reduce and which delays, few measured rank counts cannot tell: a forecast is refitted with each of them.
 
     visible exchange = max(0, exchange - hidden), where the backward pass hides as much on any number of ranks
 
@@ -21,24 +24,30 @@ from scipy.integrate import quad
 from scipy.optimize import minimize_scalar, nnls
 from scipy.stats import norm
 
-from pipeline.scaling.bootstrap import Numbers
+from pipeline.scaling.estimates import Numbers
 
 _GRID = 60  # values of the hidden seconds that are tried before the best is refined
 LinkName = Literal["within", "between"]
+Topology = Literal["ring", "tree"]
+Tail = Literal["normal", "exponential"]
+Variant = tuple[Topology, Tail]
+RING: Variant = ("ring", "normal")
+VARIANTS: tuple[Variant, ...] = (RING, ("ring", "exponential"), ("tree", "normal"), ("tree", "exponential"))
 Term = tuple[LinkName, Literal[0, 1]]
 """A coefficient of a link: 0 its latency, 1 its seconds a byte."""
 
 
 @dataclass(frozen=True)
 class Link:
-    """Seconds of latency, and seconds a byte, of a link that a ring goes over."""
+    """Seconds of latency, and seconds a byte, of a link that gradients go over."""
 
     latency: float
     a_byte: float
 
-    def ring(self, ranks: int, size: float) -> float:
-        """Return the seconds of an all-reduce of ``size`` bytes over a ring."""
-        return 2 * (ranks - 1) * self.latency + 2 * (ranks - 1) / ranks * size * self.a_byte
+    def all_reduce(self, ranks: int, size: float, topology: Topology = "ring") -> float:
+        """Return the seconds of an all-reduce of ``size`` bytes."""
+        hops, sent = _all_reduce(ranks, size, topology)
+        return hops * self.latency + sent * self.a_byte
 
 
 ASSUMED = Link(5e-6, 1 / 25e9)
@@ -74,15 +83,17 @@ class StepModel:
     a_node: int
     assumed: tuple[str, ...] = ()
     data_rate: float = np.inf
+    variant: Variant = RING
 
     def parts(self, ranks: int, samples: float = 1.0) -> dict[str, float]:
         """Return the seconds of a step by part; ``samples``: how many a rank takes in a step."""
         nodes = max(1, ranks // self.a_node)
-        latency = self.between.ring(nodes, 0.0)
+        topology, tail = self.variant
+        latency = self.between.all_reduce(nodes, 0.0, topology)
         exchange = {
-            "exchange within nodes": self.within.ring(min(ranks, self.a_node), self.size),
+            "exchange within nodes": self.within.all_reduce(min(ranks, self.a_node), self.size, topology),
             "exchange latency": latency,
-            "exchange bandwidth": self.between.ring(nodes, self.size) - latency,
+            "exchange bandwidth": self.between.all_reduce(nodes, self.size, topology) - latency,
         }
         total = sum(exchange.values())
         visible = max(0.0, total - self.hidden) / total if total else 0.0
@@ -90,27 +101,29 @@ class StepModel:
             "compute": self.compute,
             "contention": self.contention if ranks >= self.a_node else 0.0,
             **{name: seconds * visible for name, seconds in exchange.items()},
-            "stragglers": self.straggler_sd * expected_largest(ranks),
+            "stragglers": self.straggler_sd * expected_largest(ranks, tail),
             "data": max(0.0, ranks * samples / self.data_rate - self.compute),
         }
 
-    def efficiency(self, ranks: int, samples: float = 1.0) -> float:
-        """Return the compute time of a single rank over the time of a step on so many ranks."""
-        return self.compute / sum(self.parts(ranks, samples).values())
+    def efficiency(self, ranks: int, samples: float = 1.0, baseline: int = 1) -> float:
+        """Return the time of a step on the ``baseline``'s ranks over that on so many ranks."""
+        return sum(self.parts(baseline, samples).values()) / sum(self.parts(ranks, samples).values())
 
 
 @cache
-def expected_largest(ranks: int) -> float:
-    """Return the expectation of the largest of so many standard normal numbers."""
+def expected_largest(ranks: int, tail: Tail = "normal") -> float:
+    """Return the expectation of the largest of so many standard normal, or exponential, numbers less their mean."""
+    if tail == "exponential":
+        return float(np.sum(1 / np.arange(2, ranks + 1)))
     return float(quad(lambda x: x * ranks * norm.pdf(x) * norm.cdf(x) ** (ranks - 1), -10, 10, limit=200)[0])
 
 
-def fit(steps: Sequence[MeasuredStep], size: float) -> StepModel:
+def fit(steps: Sequence[MeasuredStep], size: float, variant: Variant = RING, link: Link = ASSUMED) -> StepModel:
     """Fit the model to measured steps, by least squares with terms that are not negative.
 
     What the steps do not determine is assumed, and listed in ``assumed``: the latency of a link over which rings of
-    only one size went, and a link that was not used, are those of :data:`ASSUMED`; no exchange is hidden where there
-    are too few steps to tell.
+    only one size went, and a link that was not used, are those of ``link``; no exchange is hidden where there are too
+    few steps to tell.
     """
     a_node = max(step.ranks // step.nodes for step in steps)
     rings: dict[LinkName, list[int]] = {
@@ -119,12 +132,13 @@ def fit(steps: Sequence[MeasuredStep], size: float) -> StepModel:
     sizes = {link: len({ring for ring in used if ring > 1}) for link, used in rings.items()}
     free = list(_free_terms(sizes))
     hides = sum(step.ranks > 1 for step in steps) > len(free)
-    links, hidden = _fit_links(steps, rings, free, size, hides=hides)
+    shapes = {name: np.array([_all_reduce(ring, size, variant[0]) for ring in used]) for name, used in rings.items()}
+    links, hidden = _fit_links(steps, shapes, free, link, hides=hides)
     fewest = min(steps, key=lambda step: step.ranks)
     full = [step.compute for step in steps if step.ranks // step.nodes == a_node]
     return StepModel(
-        fewest.compute, float(np.mean(full)) - fewest.compute, _straggler_sd(steps), links["within"], links["between"],
-        hidden, size, a_node, tuple(_assumptions(sizes, hides=hides)),
+        fewest.compute, float(np.mean(full)) - fewest.compute, _straggler_sd(steps, variant[1]), links["within"],
+        links["between"], hidden, size, a_node, tuple(_assumptions(sizes, hides=hides)), variant=variant,
     )  # fmt: skip
 
 
@@ -137,8 +151,8 @@ def _free_terms(sizes: Mapping[LinkName, int]) -> Iterator[Term]:
             yield link, 1
 
 
-def _straggler_sd(steps: Sequence[MeasuredStep]) -> float:
-    largest = np.array([expected_largest(step.ranks) for step in steps])
+def _straggler_sd(steps: Sequence[MeasuredStep], tail: Tail) -> float:
+    largest = np.array([expected_largest(step.ranks, tail) for step in steps])
     late = np.array([step.stragglers for step in steps])
     return float(late @ largest / (largest @ largest)) if largest.any() else 0.0
 
@@ -155,14 +169,16 @@ def _assumptions(sizes: Mapping[LinkName, int], *, hides: bool) -> Iterator[str]
 
 
 def _fit_links(
-    steps: Sequence[MeasuredStep], rings: Mapping[LinkName, Sequence[int]], free: Sequence[Term], size: float,
+    steps: Sequence[MeasuredStep], shapes: Mapping[LinkName, Numbers], free: Sequence[Term], assumed: Link,
     *, hides: bool,
 ) -> tuple[dict[LinkName, Link], float]:  # fmt: skip
-    """Fit the links and the hidden seconds to the visible exchange, at the least squared error."""
+    """Fit the links and the hidden seconds to the visible exchange, at the least squared error.
+
+    ``shapes``: hops and bytes of each step's all-reduce over each link, (steps, 2).
+    """
     visible = np.array([step.exchange for step in steps])
-    shapes = {link: np.array([_ring(ring, size) for ring in used]) for link, used in rings.items()}
     fixed = sum(
-        shapes[link][:, term] * (ASSUMED.latency, ASSUMED.a_byte)[term]
+        shapes[link][:, term] * (assumed.latency, assumed.a_byte)[term]
         for link in shapes for term in (0, 1) if (link, term) not in free
     )  # fmt: skip
     terms = np.stack([shapes[link][:, term] for link, term in free], axis=1) if free else np.zeros((len(steps), 0))
@@ -179,12 +195,15 @@ def _fit_links(
     hidden = _fit_hidden(lambda seconds: solve(seconds)[0], longest) if hides else 0.0
     fitted = dict(zip(free, solve(hidden)[1], strict=True))
     return {
-        link: Link(fitted.get((link, 0), ASSUMED.latency), fitted.get((link, 1), ASSUMED.a_byte)) for link in shapes
+        link: Link(fitted.get((link, 0), assumed.latency), fitted.get((link, 1), assumed.a_byte)) for link in shapes
     }, hidden
 
 
-def _ring(ranks: int, size: float) -> tuple[float, float]:
-    return 2 * (ranks - 1), 2 * (ranks - 1) / ranks * size
+def _all_reduce(ranks: int, size: float, topology: Topology) -> tuple[float, float]:
+    """Return how many hops an all-reduce takes one after the other, and the bytes that a rank sends."""
+    if topology == "ring":
+        return 2 * (ranks - 1), 2 * (ranks - 1) / ranks * size
+    return 2 * np.log2(ranks), 2 * size * (ranks > 1)
 
 
 def _fit_hidden(error: Callable[[float], float], longest: float) -> float:

@@ -38,7 +38,7 @@ def _steps(cell: CellSettings, line: dict[str, Any]) -> Iterator[tuple[Any, ...]
 
 
 def epochs_table(steps: pd.DataFrame) -> pd.DataFrame:
-    """Sum the warm steps of each training by epoch: ``cell, epoch, steps, seconds_a_sample``.
+    """Sum the warm steps of each training by epoch: ``cell, epoch, steps, samples, seconds, seconds_a_sample``.
 
     Seconds are those of all ranks together: n ranks at full efficiency take an n-th of a single rank's.
     """
@@ -46,7 +46,7 @@ def epochs_table(steps: pd.DataFrame) -> pd.DataFrame:
     grouped = warm.groupby(["cell", "epoch"], sort=False)
     sums = grouped.agg(steps=("step", "size"), seconds=("seconds", "sum"), samples=("samples", "sum")).reset_index()
     epochs = sums.assign(seconds_a_sample=sums["seconds"] / sums["samples"])
-    return epochs[["cell", "epoch", "steps", "seconds_a_sample"]]
+    return epochs[["cell", "epoch", "steps", "samples", "seconds", "seconds_a_sample"]]
 
 
 def step_quantiles(steps: pd.DataFrame) -> pd.DataFrame:

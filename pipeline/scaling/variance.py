@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 
 from pipeline.quality.measures import names, slice_measures
-from pipeline.scaling.bootstrap import Numbers
+from pipeline.scaling.estimates import Numbers
 from pipeline.scaling.points import COMPARABLE, GRID_SETTINGS, finished_3d
 
 METRICS = names(slice_measures("paper"))
 SEED, PERMUTATIONS = 2025, 2000
+_ROUNDING = 1e-12  # of slopes that are equal
 LEAST_UNITS = 5  # fewer deviations say too little of a variance
 _UNITS = {"scans": ["dataset", "scan"], "datasets": ["dataset"], "seeds": ["seed"]}
 
@@ -53,9 +54,9 @@ def _deviations(ranks: int, group: pd.DataFrame) -> Iterator[dict[str, object]]:
 def falling_variance(cells: pd.DataFrame, quality: pd.DataFrame) -> pd.DataFrame:
     """Test whether the variance over scans, data sets or seeds falls with the number of ranks, as the paper says.
 
-    A unit is a scan, a data set or a seed. The statistic is the slope of log |unit's mean - median of the units| on
-    log2 of the ranks, as in the test of Brown & Forsythe (1974). The one-sided p-value is the share of permutations of
-    the rank counts with a slope as low; scans and data sets are permuted within each unit, seeds among all.
+    A unit is a scan, a data set or a seed. The statistic is the slope, on log2 of the ranks, of the logarithm of the
+    units' mean deviation from their median, as in the test of Brown & Forsythe (1974). The one-sided p-value is the
+    share of permutations of the rank counts, within each unit, with a slope as low: values of a unit are alike.
 
     Returns:
         A row a series, metric and kind of unit: ``slices … work, metric, over, units, ranks, slope, p_value, reason``.
@@ -80,27 +81,24 @@ def _tested(points: Sequence[tuple[int, pd.DataFrame]], metric: str, over: str) 
         return {**row, "reason": "one rank count"}
     if len(common) < LEAST_UNITS:
         return {**row, "reason": f"{len(common)} {over}, at least {LEAST_UNITS} are needed"}
-    slope, p_value = trend(values, ranks, paired=over != "seeds")
+    slope, p_value = trend(values, ranks)
     return {**row, "slope": slope, "p_value": p_value, "reason": ""}
 
 
-def trend(values: Numbers, ranks: Numbers, *, paired: bool) -> tuple[float, float]:
-    """Compute slope and one-sided p-value of a variance that falls with the ranks, of values (rank counts, units).
+def trend(values: Numbers, ranks: Numbers) -> tuple[float, float]:
+    """Compute slope and one-sided p-value of a spread that falls with the ranks, of values (rank counts, units).
 
-    ``paired``: each column is the same unit at all rank counts.
+    Each column is the same unit at all rank counts: a scan, or a seed, which draws the same samples on any.
     """
-    deviations = np.log(np.abs(values - np.median(values, axis=1, keepdims=True)) + np.finfo(float).tiny)
-    deviations = np.maximum(deviations, np.median(deviations) - 5)  # the median's own is log 0: it would outweigh all
-    generator, x = np.random.default_rng(SEED), np.log2(ranks) - np.log2(ranks).mean()
-    slope = _slope(deviations, x)
-    shape = deviations.shape
-    if paired:
-        drawn = [_slope(generator.permuted(deviations, axis=0), x) for _ in range(PERMUTATIONS)]
-    else:
-        flat = deviations.ravel()
-        drawn = [_slope(generator.permutation(flat).reshape(shape), x) for _ in range(PERMUTATIONS)]
-    return slope, float((1 + np.sum(np.array(drawn) <= slope)) / (1 + PERMUTATIONS))
+    deviations, x = np.abs(values - np.median(values, axis=1, keepdims=True)), np.log2(ranks) - np.log2(ranks).mean()
+    slope = float(_slope(deviations, x))
+    permuted = np.random.default_rng(SEED).permuted(np.tile(deviations, (PERMUTATIONS, 1, 1)), axis=1)
+    as_low = np.sum(_slope(permuted, x) <= slope + _ROUNDING)
+    return slope, float((1 + as_low) / (1 + PERMUTATIONS))
 
 
-def _slope(deviations: Numbers, x: Numbers) -> float:
-    return float((deviations.mean(axis=1) * x).sum() / (x**2).sum())
+def _slope(deviations: Numbers, x: Numbers) -> Numbers:
+    """Fit a slope over the rank counts to the logarithm of the mean of deviations (..., rank counts, units)."""
+    means = np.maximum(deviations.mean(axis=-1), np.finfo(float).tiny)
+    slope: Numbers = np.log(means) @ x / (x @ x)
+    return slope

@@ -76,7 +76,7 @@ def train(root: Path, cell: CellSettings, lines: int = 1) -> None:
     result: dict[str, Any] = {
         "parameters": 2_619_155, "steps": 4, "samples": 4, "peak_bytes": 2**30, "device": "cpu", "torch": "2",
         "effective_batch": cell.ranks, "cpu_seconds": 1.0, "precision": "float32", "version": "0", "data": "d",
-        "nodes": ["node1"],
+        "nodes": ["node1", "node2"][: 1 + cell.ranks // 4],
         "seconds": {"training": seconds, "validation": 5.0, "start": 1.0, "checkpoint": 0.5},
         "validation": {"rmse_hu": 30.0, "low_dose_rmse_hu": 40.0},
     }  # fmt: skip
@@ -86,9 +86,10 @@ def train(root: Path, cell: CellSettings, lines: int = 1) -> None:
     judged = {"kind": "validation", "epoch": 0, "low_dose_rmse_hu": 40.0}
     generator = np.random.default_rng(cell.training.seed + cell.slices)
     parts = {f"{part}_seconds": seconds / 1000 for part in PARTS}
+    times = {f"{name}_seconds": [seconds * cell.ranks / 100] for name in ("step", "own", "slowest")}
     trained = [
         {"kind": "train", "step": step, "epoch": 0, "loss": float(generator.gamma(20, 0.5 / 20)) / step**0.5,
-         **{f"{name}_seconds": [seconds / 100] for name in ("step", "own", "slowest")}, "warm": [step > 10], **parts}
+         **times, "warm": [step > 10], **parts}
         for step in range(1, lines + 1)
     ]  # fmt: skip
     written = trained + [{**judged, "step": step, "rmse_hu": rmse} for step, rmse in steps.items()]

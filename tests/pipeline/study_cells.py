@@ -4,7 +4,7 @@ import pandas as pd
 
 SERIES = {"sampling": "grouped", "transfer": "zero", "epochs": 50, "work": "strong", "arm": "full", "batch": 1,
           "accumulation": 1, "rate_rule": "none", "precision": "float32", "device": "cpu", "torch": "2", "version": "0",
-          "data": "d"}  # fmt: skip
+          "data": "d", "disturbed": "no", "left_out": False}  # fmt: skip
 
 
 def cells(

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from pipeline.scaling.projection import RANKS, projection
-from pipeline.scaling.step_model import ASSUMED, Link, MeasuredStep, StepModel, expected_largest, fit
+from pipeline.scaling.step_model import ASSUMED, VARIANTS, Link, MeasuredStep, StepModel, expected_largest, fit
 from tests.pipeline.study_cells import cells
 
 SIZE = 10.5e6  # bytes of the network's gradients
@@ -38,9 +38,9 @@ def test_the_largest_of_some_normal_numbers() -> None:
 
 
 def test_a_ring_moves_each_byte_almost_twice() -> None:
-    assert Link(0.0, 1e-9).ring(4, 1e9) == pytest.approx(1.5)
-    assert Link(1e-6, 0.0).ring(8, 1e9) == pytest.approx(14e-6)
-    assert Link(1.0, 1.0).ring(1, 1e9) == 0
+    assert Link(0.0, 1e-9).all_reduce(4, 1e9) == pytest.approx(1.5)
+    assert Link(1e-6, 0.0).all_reduce(8, 1e9) == pytest.approx(14e-6)
+    assert Link(1.0, 1.0).all_reduce(1, 1e9) == 0
 
 
 def test_a_known_step_is_found_and_unseen_points_are_forecast_within_one_percent() -> None:
@@ -58,7 +58,7 @@ def test_what_the_backward_pass_hides_is_found_too() -> None:
     """
     true = replace(TRUE, hidden=0.015)
     found = fit([point(true, ranks) for ranks in (1, 2, 4, 8, 16, 32, 64, 128)], SIZE)
-    within = found.within.ring(4, SIZE) - true.within.ring(4, SIZE)
+    within = found.within.all_reduce(4, SIZE) - true.within.all_reduce(4, SIZE)
     assert found.hidden - within == pytest.approx(0.015, rel=0.05)
     assert "no exchange is hidden" not in found.assumed
     for ranks in (256, 4096):
@@ -122,14 +122,82 @@ def test_a_study_says_where_its_scaling_ends_and_why() -> None:
 
 
 def test_what_no_measurement_tells_is_named() -> None:
-    one_node = projection(*study((1, 2, 4)))
-    assert set(one_node["assumed"]) == {"link between nodes: 5 us, 25 GB/s; no exchange is hidden"}
-    found = fit([point(TRUE, ranks) for ranks in (1, 2, 4)], SIZE)
-    assert found.between == ASSUMED
-    slow = projection(*study((1, 2, 4)), data_rate=100.0).set_index("ranks")
+    model = fit([point(TRUE, ranks) for ranks in (1, 2, 4)], SIZE)
+    assert model.between == ASSUMED
+    assert model.assumed == ("link between nodes: 5 us, 25 GB/s", "no exchange is hidden")
+    assumed = "latency within a node: 5 us; latency between nodes: 5 us; no exchange is hidden"
+    assert set(projection(*study((1, 4, 8)))["assumed"]) == {assumed}
+    slow = projection(*study((1, 4, 8)), data_rate=100.0).set_index("ranks")
     assert slow["limit"][4096] == "data"
     assert slow["step_seconds"][4096] == pytest.approx(4096 / 100, rel=0.05)
-    assert projection(*study((4,))).empty
+
+
+@pytest.mark.parametrize(
+    ("ranks", "reason"),
+    [
+        ((4,), "1 rank counts with warm steps, 3 are needed"),
+        ((4, 8), "2 rank counts with warm steps, 3 are needed"),
+        ((1, 2, 4), "all trainings ran on one node: nothing tells what a network between nodes costs"),
+    ],
+)
+def test_too_little_to_forecast_from_gives_a_reason_and_no_number(ranks: tuple[int, ...], reason: str) -> None:
+    (row,) = projection(*study(ranks)).to_dict("records")
+    assert row["reason"] == reason
+    assert row["fitted"] == " ".join(map(str, ranks))
+    assert all(pd.isna(row[name]) for name in ("ranks", "speed_up", "efficiency", "efficiency_low", "step_seconds"))
+
+
+def test_disturbed_trainings_are_no_part_of_a_forecast() -> None:
+    table, steps = study((1, 4, 8, 16))
+    table["left_out"] = table["ranks"] == 16
+    assert set(projection(table, steps)["fitted"]) == {"1 4 8"}
+    table["left_out"] = table["ranks"] >= 8
+    (row,) = projection(table, steps).to_dict("records")
+    assert row["reason"] == "2 rank counts with warm steps, 3 are needed (2 disturbed trainings were left out)"
+
+
+def test_a_disturbed_baseline_that_no_measure_caught_gives_no_forecast() -> None:
+    """Each rank of a step does as much on any number of ranks, so no step can be shorter than the baseline's."""
+    table, steps = study((1, 4, 8, 16))
+    slow = steps["cell"] == "3d-s16-r1"
+    for name in ("seconds", "own_seconds", "slowest_seconds"):
+        steps[name] = steps[name].mask(slow, 1.5 * steps[name])
+    (row,) = projection(table, steps).to_dict("records")
+    assert row["reason"].startswith("steps on 4 ranks were shorter than on 1, so the latter were disturbed")
+    assert pd.isna(row["efficiency"])
+
+
+def test_far_beyond_what_was_measured_a_forecast_is_a_scenario() -> None:
+    table = projection(*study((1, 4, 8))).set_index("ranks")
+    kinds = {8: "measured range", **dict.fromkeys((16, 32, 64), "forecast")}
+    assert table["kind"].to_dict() == {**dict.fromkeys(RANKS, "scenario"), **kinds}
+
+
+def test_a_forecast_is_against_the_fewest_measured_ranks() -> None:
+    table = projection(*study((2, 4, 8, 16))).set_index("ranks")
+    assert set(table["baseline_ranks"]) == {2}
+    assert table["speed_up"][64] == pytest.approx(32 * TRUE.efficiency(64, baseline=2), rel=0.03)
+    assert table["efficiency"][64] == pytest.approx(TRUE.efficiency(64, baseline=2), rel=0.03)
+
+
+def test_models_and_links_that_no_measurement_tells_apart_are_in_the_interval() -> None:
+    """A tree's latency grows with the logarithm of the nodes, a ring's with their number."""
+    table = projection(*study((1, 4, 8))).set_index("ranks")
+    width = (table["efficiency_high"] - table["efficiency_low"]).to_dict()
+    assert width[8] < 0.02
+    assert width[4096] > 5 * width[8]
+    measured = [point(TRUE, ranks) for ranks in (1, 4, 8)]
+    for variant in VARIANTS:
+        model = fit(measured, SIZE, variant)
+        assert table["efficiency_low"][4096] <= model.efficiency(4096) <= table["efficiency_high"][4096]
+
+
+def test_an_all_reduce_by_a_tree_and_delays_with_a_long_tail() -> None:
+    assert Link(1.0, 0.0).all_reduce(8, 1e9, "tree") == 6
+    assert Link(0.0, 1e-9).all_reduce(8, 1e9, "tree") == pytest.approx(2)
+    assert Link(1.0, 1.0).all_reduce(1, 1e9, "tree") == 0
+    drawn = np.random.default_rng(0).exponential(size=(4000, 64)).max(axis=1).mean() - 1
+    assert expected_largest(64, "exponential") == pytest.approx(drawn, rel=0.02)
 
 
 MEGABITS, BUFFER = 200, SIZE / 4
@@ -188,5 +256,5 @@ def test_gloo_over_a_slow_link_is_forecast_at_a_rank_count_that_the_fit_did_not_
     assert done.returncode == 0, done.stderr
     taken = {n: json.loads((tmp_path / f"{n}.json").read_text())[str(int(BUFFER))] for n in (2, 3, 4)}
     model = fit([MeasuredStep(n, 1, 1.0, taken[n], 0.0) for n in (2, 3)], BUFFER)
-    assert model.within.ring(4, BUFFER) == pytest.approx(taken[4], rel=0.1)
+    assert model.within.all_reduce(4, BUFFER) == pytest.approx(taken[4], rel=0.1)
     assert taken[2] == pytest.approx(2 * BUFFER * 8 / (MEGABITS * 1e6), rel=0.25)  # the link's own rate

@@ -14,9 +14,10 @@ from PIL import Image
 from pipeline.report.captions import TABLE_CAPTIONS
 from pipeline.report.figures import FIGURES, draw_all
 from pipeline.report.figures.fig4 import draw_accuracy, draw_time
-from pipeline.report.figures.style import ENDINGS, lines
+from pipeline.report.figures.scaling import draw_projection, draw_speed_up
+from pipeline.report.figures.style import ENDINGS, GREY, lines, new_figure
 from pipeline.report.files import FILES
-from pipeline.report.results import Results
+from pipeline.report.results import NothingToDraw, Results
 from pipeline.report.volumes import read_stacks, viewer_data
 from pipeline.report.write import write_report
 from pipeline.settings.cells import cells_of
@@ -231,3 +232,40 @@ def test_the_viewer_takes_as_many_middle_slices_as_fit(tmp_path: Path, monkeypat
     assert viewer_data(stacks)["slices"] == whole["slices"][2:5]
     monkeypatch.setattr("pipeline.report.volumes.PACKED_BYTES", 0)
     assert viewer_data(stacks)["slices"] == whole["slices"][3:4]
+
+
+def test_disturbed_and_impossible_points_are_marked_and_scenarios_dashed(results: Results) -> None:
+    speed = results.tables["speedup"].assign(disturbed="", impossible="")
+    speed.loc[1, ["disturbed", "impossible"]] = ["3d-s16-r2", "above 100 %"]
+    forecast = results.tables["projection"]
+    marked = Results({**results.tables, "speedup": speed}, results.curves, results.judged, None)
+    figure = new_figure()
+    draw_speed_up(figure, marked)
+    assert {"disturbed by other work", "above 100 %: impossible"} <= legend_of(figure)
+    for ax in figure.axes:
+        hollow = [np.asarray(line.get_xdata()) for line in ax.lines if line.get_markerfacecolor() == "white"]
+        assert np.concatenate(hollow).tolist() == [2]
+        assert [text.get_text() for text in ax.texts] == ["!"]
+    plain = new_figure()
+    draw_speed_up(plain, results)
+    assert not {"disturbed by other work", "above 100 %: impossible"} & legend_of(plain)
+    figure = new_figure()
+    draw_projection(figure, marked)
+    assert {"disturbed by other work", "scenario, not forecast"} <= legend_of(figure)
+    assert all(part in figure.axes[0].texts[-1].get_text() for part in forecast["assumed"].iloc[0].split("; "))
+    dashed = [line for line in figure.axes[0].lines if line.get_linestyle() == "--" and line.get_color() != GREY]
+    farthest = forecast.loc[forecast["kind"] == "scenario", "ranks"]
+    assert dashed
+    assert all(set(farthest) <= set(np.asarray(line.get_xdata()).tolist()) for line in dashed)
+
+
+def legend_of(figure: Figure) -> set[str]:
+    return {text.get_text() for legend in figure.legends for text in legend.get_texts()}
+
+
+def test_without_two_nodes_the_page_says_why_there_is_no_projection(results: Results) -> None:
+    reason = "all trainings ran on one node"
+    table = results.tables["projection"].iloc[:1].assign(ranks=np.nan, speed_up=np.nan, reason=reason)
+    without = Results({**results.tables, "projection": table}, results.curves, results.judged, None)
+    with pytest.raises(NothingToDraw, match=reason):
+        draw_projection(new_figure(), without)

@@ -68,8 +68,9 @@ FIGURES = {
     ),
     "efficiency": ReportFigure(
         draw_speed_up, "speedup",
-        "Speed-up and efficiency of training steps against the fewest ranks that are alike. Bands and bars: the 95 % "
-        "intervals of the table below.",
+        "Speed-up and efficiency of training steps against the fewest undisturbed ranks that are alike: the baseline, "
+        "at 1 and 100 %. Bars and bands: 95 % intervals over seeds or, of one seed, its epochs, as interval_over in "
+        "the table says. Hollow: trainings that other work disturbed.",
     ),
     "fig4-time": ReportFigure(
         draw_time, "scaling", "Time of training steps against ranks. Dots: each training; line: mean of the "
@@ -81,12 +82,14 @@ FIGURES = {
         "bars: one SD to either side, which is the spread of slices and no uncertainty of the mean.",
     ),
     "attribution": ReportFigure(
-        draw_attribution, "scaling", "What took the ranks' time that was not useful, by the control arms."
+        draw_attribution, "scaling",
+        "What took the ranks' time that was not useful, by the control arms. The table has the parts' 95 % intervals.",
     ),
     "projection": ReportFigure(
         draw_projection, "scaling",
-        "Speed-up that the fitted laws expect of more ranks than were measured. Bands: the 95 % intervals of the table "
-        "below.",
+        "Speed-up over the fewest measured ranks that the fitted model expects of more. Bands: 95 % over what was "
+        "measured, the choice of model and assumed links. Dashed: a scenario, beyond 8 times the largest measured "
+        "count.",
     ),
     "fig6-loss-slices": ReportFigure(
         draw_by_slices, "courses",

@@ -2,13 +2,15 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.report.figures.style import GREY, draw_line, letter, lines, rank_axis, style
+from pipeline.report.figures.style import GREY, draw_line, hollow_mark, letter, lines, rank_axis, style
 from pipeline.report.results import NothingToDraw, Results
+from pipeline.scaling.disturbance import YES
 from pipeline.scaling.points import GRID_SETTINGS
 from pipeline.settings.names import LOW_DOSE_INPUT
 
@@ -30,7 +32,8 @@ def draw_time(figure: Figure, results: Results) -> None:
         rank_axis(ax, list(shown["ranks"]))
         ax.set_ylabel(f"training time ({unit})" if panel % _IN_ROW == 0 else "")
         letter(ax, panel, f"{slices} slices")
-        ax.legend()
+        ax.legend(handles=[*ax.get_legend_handles_labels()[0],
+                           *([hollow_mark()] if (shown["disturbed"] == YES).any() else [])])  # fmt: skip
     figure.axes[0].set_ylim(bottom=0)
 
 
@@ -41,7 +44,9 @@ def _draw_times(ax: Axes, group: pd.DataFrame, number: int, label: str, divisor:
     ax.plot(times.index, times.iloc[0] * times.index[0] / times.index, color=GREY, ls="--", lw=0.8,
             label="ideal" if number == 0 else None)  # fmt: skip
     ax.plot(times.index, times, color=colour, marker=mark, label=label)
-    ax.plot(group["ranks"], group["training_seconds"] / divisor, color=colour, marker=".", ls="", alpha=0.7)
+    disturbed, dots = group[group["disturbed"] == YES], dict[str, Any](color=colour, ls="")
+    ax.plot(group["ranks"], group["training_seconds"] / divisor, marker=".", alpha=0.7, **dots)
+    ax.plot(disturbed["ranks"], disturbed["training_seconds"] / divisor, marker=mark, mfc="white", zorder=3, **dots)
 
 
 def draw_accuracy(figure: Figure, results: Results) -> None:

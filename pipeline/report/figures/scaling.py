@@ -7,37 +7,72 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from pipeline.report.figures.style import GREY, draw_line, letter, lines, rank_axis, style
+from pipeline.report.figures.style import COLOURS, GREY, draw_line, hollow_mark, letter, lines, rank_axis, style
 from pipeline.report.paper import TABLE_2
 from pipeline.report.results import NothingToDraw, Results
 from pipeline.scaling.points import GRID_SETTINGS
+
+_ALARM = COLOURS[1]
 
 
 def draw_speed_up(figure: Figure, results: Results) -> None:
     """Draw speed-up and efficiency against ranks, with bands, the ideal, and the paper's 16 slices.
 
-    Reads ``speedup``: ``slices, sampling, transfer, work, ranks, speed_up, efficiency`` and, where measured,
-    the intervals ``speed_up_low, speed_up_high, efficiency_low, efficiency_high``; a row a line and rank count.
+    Reads ``speedup``: ``slices, sampling, transfer, work, ranks, baseline_ranks, speed_up, efficiency, disturbed,
+    impossible`` and, where measured, the intervals ``speed_up_low, speed_up_high, efficiency_low, efficiency_high``; a
+    row a line and rank count. Marks of disturbed trainings are hollow; an exclamation mark stands above what cannot be.
     """
     speed = _of_several_ranks(results)
     figure.set_size_inches(7, 3)
     left, right = figure.subplots(1, 2)
     ranks = sorted(speed["ranks"].unique())
-    left.plot(ranks, ranks, color=GREY, ls="--", lw=0.8, label="ideal")
+    _draw_ideal(left, ranks, speed["baseline_ranks"])
     right.axhline(100, color=GREY, ls="--", lw=0.8)
     for number, (label, group) in enumerate(lines(speed)):
-        draw_line(left, group, "speed_up", number, label)
-        draw_line(right, group, "efficiency", number, label, 100)
+        for ax, column, scale in ((left, "speed_up", 1.0), (right, "efficiency", 100.0)):
+            draw_line(ax, group, column, number, label, scale)
+            _draw_marks(ax, group, column, number, scale)
     _draw_paper(left, right, ranks)
     left.set_yscale("log", base=2)
-    left.set(ylabel="speed-up", yticks=ranks, yticklabels=ranks)
+    left.set(ylabel="speed-up over the baseline", yticks=ranks, yticklabels=ranks)
     right.set(ylabel="efficiency (%)", ylim=(0, None))
     for number, (ax, title) in enumerate(((left, "speed-up"), (right, "efficiency"))):
         rank_axis(ax, ranks)
         letter(ax, number, title)
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    handles = left.get_legend_handles_labels()[0]
+    handles += [hollow_mark()] if speed["disturbed"].any() else []
+    handles += [_alarm_mark()] if speed["impossible"].any() else []
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+
+
+def _alarm_mark() -> Line2D:
+    return Line2D([], [], color=_ALARM, marker="$!$", ls="", markersize=6, label="above 100 %: impossible")
+
+
+def _draw_ideal(ax: Axes, ranks: Sequence[int], baselines: "pd.Series[float]") -> None:
+    """Draw the ideal speed-up over each count of ranks that is a baseline."""
+    for number, first in enumerate(sorted(baselines.unique())):
+        reached = [count for count in ranks if count >= first]
+        ax.plot(
+            reached,
+            [count / first for count in reached],
+            color=GREY,
+            ls="--",
+            lw=0.8,
+            label="ideal" if number == 0 else None,
+        )
+
+
+def _draw_marks(ax: Axes, group: pd.DataFrame, column: str, number: int, scale: float) -> None:
+    """Make the marks of disturbed trainings hollow, and put an exclamation mark above what cannot be."""
+    colour, mark = style(number)
+    disturbed, impossible = (group[group[name] != ""] for name in ("disturbed", "impossible"))
+    ax.plot(disturbed["ranks"], scale * disturbed[column], color=colour, marker=mark, ls="", mfc="white", zorder=3)
+    for point in zip(impossible["ranks"], scale * impossible[column], strict=True):
+        ax.annotate("!", point, (0, 5), textcoords="offset points", ha="center", weight="bold", color=_ALARM)
 
 
 def _of_several_ranks(results: Results) -> pd.DataFrame:
@@ -45,6 +80,7 @@ def _of_several_ranks(results: Results) -> pd.DataFrame:
     reason = "no two trainings that are alike in all but their ranks are done"
     speed = results.table("speedup", reason)
     settings = [name for name in GRID_SETTINGS if name in speed]
+    speed = speed.dropna(subset="speed_up")
     shown = speed[speed.groupby(settings)["ranks"].transform("nunique") > 1]
     if shown.empty:
         raise NothingToDraw(reason)
@@ -63,8 +99,8 @@ def _draw_paper(left: Axes, right: Axes, ranks: Sequence[int]) -> None:
 def draw_attribution(figure: Figure, results: Results) -> None:
     """Draw where the efficiency went: a bar a line and rank count, a part of the bar a cause.
 
-    Reads ``attribution``: ``slices, sampling, ranks, cause, lost``. ``lost`` is the share of the ranks' time that the
-    cause took (0.05: five per cent), below 0 where it gained.
+    Reads ``attribution``: ``slices, sampling, ranks, cause, lost, disturbed``. ``lost`` is the share of the ranks' time
+    that the cause took (0.05: five per cent), below 0 where it gained. Bars of disturbed trainings are hatched.
     """
     reason = "no control arm was trained, so nothing says where the time went"
     table = results.table("attribution", reason).dropna(subset="lost")
@@ -79,50 +115,99 @@ def draw_attribution(figure: Figure, results: Results) -> None:
     figure.set_size_inches(7, 1.2 + 0.28 * len(named))
     ax = figure.subplots()
     for row, (_, bar) in enumerate(named):
-        _draw_bar(ax, row, 100 * bar.set_index("cause")["lost"], causes)
+        hatch = "////" if (bar["disturbed"] != "").any() else ""
+        _draw_bar(ax, row, 100 * bar.set_index("cause")["lost"], causes, hatch)
     ax.set_yticks(range(len(named)), [label for label, _ in named])
     ax.invert_yaxis()
     ax.axvline(0, color="black", lw=0.6)
     ax.set_xlabel("share of the ranks' time that was lost (%)")
     handles = [Patch(color=style(number)[0], label=cause) for number, cause in enumerate(causes)]
+    if (table["disturbed"] != "").any():
+        handles.append(Patch(facecolor="white", edgecolor=GREY, hatch="////", label="disturbed trainings"))
     figure.legend(handles=handles, loc="outside lower center", ncols=4)
 
 
-def _draw_bar(ax: Axes, row: int, lost: "pd.Series[float]", causes: Sequence[str]) -> None:
+def _draw_bar(ax: Axes, row: int, lost: "pd.Series[float]", causes: Sequence[str], hatch: str) -> None:
     """Draw losses to the right of 0, one after the other, and gains to the left."""
     ends = {True: 0.0, False: 0.0}
     for cause, share in lost.items():
-        ax.barh(row, share, left=ends[share < 0], color=style(causes.index(str(cause)))[0], height=0.7)
+        ax.barh(
+            row,
+            share,
+            left=ends[share < 0],
+            facecolor=style(causes.index(str(cause)))[0],
+            height=0.7,
+            hatch=hatch,
+            edgecolor="white",
+            lw=0,
+        )
         ends[share < 0] += share
 
 
 def draw_projection(figure: Figure, results: Results) -> None:
-    """Draw the speed-up that fitted laws expect of more ranks, with its interval, and what was measured as marks.
+    """Draw the speed-up that the fitted model expects of more ranks, with its interval, and what was measured as marks.
 
-    Reads ``projection``: ``law, slices, sampling, transfer, epochs, ranks, speed_up`` and, where estimated,
-    ``speed_up_low, speed_up_high``; the marks are from ``speedup``.
+    Reads ``projection``: ``law, slices, sampling, transfer, epochs, ranks, kind, baseline_ranks, speed_up, assumed,
+    reason`` and, where estimated, ``speed_up_low, speed_up_high``; the marks are from ``speedup``. Scenarios are
+    dashed, and what they assume stands beside them.
     """
-    table = results.table("projection", "too few rank counts were measured to fit a law")
+    table = results.table("projection", "no training of a 3D network is done")
+    forecasts = table.dropna(subset="ranks")
+    if forecasts.empty:
+        raise NothingToDraw("; ".join(dict.fromkeys(table["reason"])))
     speed = _of_several_ranks(results)
     figure.set_size_inches(7, 4.4)
     ax = figure.subplots()
-    ranks = sorted({*table["ranks"], *speed["ranks"]})
-    ax.plot(ranks, ranks, color=GREY, ls="--", lw=0.8, label="ideal")
-    for number, (label, group) in enumerate(lines(table, ["law", *GRID_SETTINGS])):
-        _draw_law(ax, group.sort_values("ranks"), number, label)
+    ranks = sorted({int(count) for count in (*forecasts["ranks"], *speed["ranks"])})
+    _draw_ideal(ax, ranks, forecasts["baseline_ranks"])
+    for number, (label, group) in enumerate(lines(forecasts, ["law", *GRID_SETTINGS])):
+        _draw_forecast(ax, group.sort_values("ranks"), number, label)
     for number, (label, group) in enumerate(lines(speed)):
-        ax.plot(group["ranks"], group["speed_up"], color="black", marker=style(number)[1], ls="", mfc="none",
-                label=f"measured: {label}")  # fmt: skip
+        marks: Any = {"color": "black", "marker": style(number)[1], "ls": ""}
+        ax.plot(group["ranks"], group["speed_up"], label=f"measured: {label}", **marks)
+        disturbed = group[group["disturbed"] != ""]
+        ax.plot(disturbed["ranks"], disturbed["speed_up"], mfc="white", **marks)
     ax.axvline(speed["ranks"].max(), color=GREY, lw=0.6)
-    ax.annotate(" extrapolated", (speed["ranks"].max(), 0.02), xycoords=("data", "axes fraction"), color=GREY)
+    ax.annotate(" not measured", (speed["ranks"].max(), 0.02), xycoords=("data", "axes fraction"), color=GREY)
+    _name_assumptions(ax, forecasts)
     ax.set_yscale("log", base=2)
     rank_axis(ax, [2**power for power in range(int(np.log2(ranks[0])), int(np.log2(ranks[-1])) + 1)])
-    ax.set(ylabel="speed-up", yticks=ax.get_xticks(), yticklabels=[f"{tick:g}" for tick in ax.get_xticks()])
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    ax.set(
+        ylabel="speed-up over the baseline",
+        yticks=ax.get_xticks(),
+        yticklabels=[f"{tick:g}" for tick in ax.get_xticks()],
+    )
+    handles = [
+        *ax.get_legend_handles_labels()[0],
+        Line2D([], [], color=GREY, ls="--", label="scenario, not forecast"),
+        *([hollow_mark()] if (speed["disturbed"] != "").any() else []),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
 
 
-def _draw_law(ax: Axes, group: pd.DataFrame, number: int, label: str) -> None:
+def _draw_forecast(ax: Axes, group: pd.DataFrame, number: int, label: str) -> None:
+    """Draw a forecast as a line, and go on dashed from its end where it is a scenario."""
     colour, _ = style(number)
-    ax.plot(group["ranks"], group["speed_up"], color=colour, label=label)
+    forecast = group[group["kind"] != "scenario"]
+    ax.plot(forecast["ranks"], forecast["speed_up"], color=colour, label=label)
+    scenario = group[group["ranks"] >= forecast["ranks"].max()] if len(forecast) else group
+    ax.plot(scenario["ranks"], scenario["speed_up"], color=colour, ls="--", label=None if len(forecast) else label)
     if "speed_up_low" in group:
-        ax.fill_between(group["ranks"], group["speed_up_low"], group["speed_up_high"], color=colour, alpha=0.15, lw=0)
+        for part, alpha in ((forecast, 0.18), (scenario, 0.08)):
+            low, high = (part[f"speed_up_{end}"].astype(float) for end in ("low", "high"))
+            ax.fill_between(part["ranks"], low, high, color=colour, alpha=alpha, lw=0)
+
+
+def _name_assumptions(ax: Axes, forecasts: pd.DataFrame) -> None:
+    """Write above the lines what they assume."""
+    assumed = dict.fromkeys(part for text in forecasts["assumed"] for part in str(text).split("; ") if part)
+    texts = ["Assumed:", *assumed, "dashed, beyond 8 x the most measured ranks:", "that the model holds there too"]
+    ax.annotate(
+        "\n".join(texts),
+        (0.02, 0.98),
+        xycoords="axes fraction",
+        va="top",
+        fontsize=6.5,
+        color=GREY,
+        bbox={"facecolor": "white", "edgecolor": "none"},
+    )

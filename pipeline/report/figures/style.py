@@ -8,6 +8,7 @@ import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
 from data_prep.files import replacing
@@ -95,6 +96,11 @@ def draw_line(ax: Axes, table: pd.DataFrame, y: str, number: int, label: str, sc
     low, high = scale * table[f"{y}_low"], scale * table[f"{y}_high"]
     ax.fill_between(ranks, low, high, color=colour, alpha=0.18, lw=0)
     ax.errorbar(ranks, middle, [middle - low, high - middle], color=colour, lw=0, elinewidth=0.8, capsize=2)
+
+
+def hollow_mark() -> Line2D:
+    """Return a legend's entry of trainings that other work disturbed."""
+    return Line2D([], [], color=GREY, marker="o", ls="", mfc="white", label="disturbed by other work")
 
 
 def rank_axis(ax: Axes, ranks: Sequence[int]) -> None:

@@ -1,0 +1,104 @@
+"""Series of points that differ in their rank count alone, each with the time of a sample."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from pipeline.scaling.disturbance import YES
+from pipeline.scaling.estimates import MOST_BLOCKS, Estimate, Numbers, blocks, pooled
+from pipeline.scaling.points import COMPARABLE, GRID_SETTINGS, finished_3d
+
+WARM, WHOLE = "warm steps", "whole training: too short to leave the start out"
+
+
+@dataclass(frozen=True)
+class Point:
+    """Trainings that differ in their seed alone, as rows of ``cells.csv``.
+
+    ``seconds``: of a sample, of all ranks together; ``timing``: what was timed. ``left_out``: ids of trainings that
+    were disturbed. ``is_left_out``: all were, so that neither fits nor baselines may use the point; else
+    the ``trainings`` are the others.
+    """
+
+    ranks: int
+    trainings: pd.DataFrame
+    left_out: list[str]
+    seconds: Estimate
+    timing: str
+    is_left_out: bool
+
+    @property
+    def cell(self) -> str:
+        """Id of the first seed's training."""
+        return str(self.trainings["cell"].iloc[0])
+
+    @property
+    def disturbed(self) -> str:
+        """Ids of the disturbed among its trainings."""
+        return " ".join(self.trainings.loc[self.trainings["disturbed"] == YES, "cell"])
+
+
+@dataclass(frozen=True)
+class RankSeries:
+    """Points that differ in their rank count alone, the fewest ranks first, and the ``settings`` that they share."""
+
+    settings: dict[str, object]
+    points: list[Point]
+
+    @property
+    def usable(self) -> list[Point]:
+        """Points whose trainings were not all disturbed; the first is the baseline."""
+        return [point for point in self.points if not point.is_left_out]
+
+    @property
+    def left_out(self) -> str:
+        """Say which trainings fits leave out, and why; empty if none."""
+        cells = [cell for point in self.points for cell in point.left_out]
+        return f"left out, as disturbed: {' '.join(cells)}" if cells else ""
+
+
+def rank_series(cells: pd.DataFrame, epochs: pd.DataFrame) -> Iterator[RankSeries]:
+    """Yield the finished 3D trainings of a study in groups that may be compared.
+
+    Args:
+        cells: ``cell, state, dims, arm, alike, slices, sampling, transfer, epochs, work, ranks, samples,
+            training_seconds, disturbed, left_out``. Cells are compared only where ``alike``, a digest of all settings
+            but ranks and seed, is the same.
+        epochs: ``cell, epoch, seconds, samples``, of warm steps.
+    """
+    by_cell = {str(cell): group[["seconds", "samples"]].to_numpy(float) for cell, group in epochs.groupby("cell")}
+    for _, group in finished_3d(cells).groupby(COMPARABLE, sort=False):
+        is_warm = all(cell in by_cell for cell in group["cell"])
+        settings = {name: group[name].iloc[0] for name in GRID_SETTINGS}
+        counts = group.sort_values("ranks", kind="stable").groupby("ranks")
+        points = [_point(int(str(ranks)), seeds, by_cell if is_warm else {}) for ranks, seeds in counts]
+        yield RankSeries(settings, points)
+
+
+def _point(ranks: int, cells: pd.DataFrame, by_cell: Mapping[str, Numbers]) -> Point:
+    is_left_out = bool(cells["left_out"].all())
+    trainings = cells if is_left_out else cells[~cells["left_out"]]
+    left_out = list(cells.loc[cells["left_out"], "cell"])
+    if not by_cell:
+        seconds, samples = trainings[["training_seconds", "samples"]].to_numpy(float).T
+        return Point(ranks, trainings, left_out, pooled(seconds, samples, _seeds(len(seconds))), WHOLE, is_left_out)
+    estimate = _estimate([by_cell[cell] for cell in trainings["cell"]])
+    return Point(ranks, trainings, left_out, estimate, WARM, is_left_out)
+
+
+def _estimate(trainings: list[Numbers]) -> Estimate:
+    """Estimate the seconds of a sample from the ``seconds, samples`` of each epoch of each training."""
+    if len(trainings) > 1:
+        seconds, samples = np.stack([epochs.sum(axis=0) for epochs in trainings], axis=1)
+        return pooled(seconds, samples, _seeds(len(trainings)))
+    (epochs,) = trainings
+    count = min(len(epochs), MOST_BLOCKS)
+    in_blocks = f" in {count} blocks" if count < len(epochs) else ""
+    seconds, samples = blocks(epochs, count).T
+    return pooled(seconds, samples, f"{len(epochs)} epochs{in_blocks} of one seed" if count > 1 else _seeds(1))
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seeds" if count > 1 else "nothing: one training, with nothing to repeat"
