@@ -30,8 +30,8 @@ demo: setup
 
 test: setup .venv/kernels-ready
 	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then $(BIN)/quarterdose devcluster install; \
-	which chromium dciodvfy dcmftest pdflatex > /dev/null || \
-	(apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium dicom3tools dcmtk \
+	which chromium dciodvfy dcmftest faketime pdflatex > /dev/null || \
+	(apt-get update -qq && apt-get install -qq -y --no-install-recommends chromium dicom3tools dcmtk faketime \
 	texlive-latex-base texlive-latex-recommended > /dev/null); fi
 	$(TESTS) -n 2
 

@@ -17,7 +17,8 @@ from jobs.engine.decision import Cause
 from jobs.engine.graph import Graph, OpenGraph
 from jobs.engine.launch import share_items
 from jobs.engine.outcome import check_stage
-from jobs.engine.stage import Stage
+from jobs.engine.outputs import first_fault
+from jobs.engine.stage import Ref, Stage
 from jobs.engine.submissions import Submissions
 from jobs.engine.targets import check_targets
 from jobs.engine.worker import work_alone, work_together
@@ -115,21 +116,28 @@ def _join_item(open_graph: OpenGraph, root: Path, stage_name: str, item: str, wo
 
 
 def _await_inputs(graph: Graph, stage: Stage, items: Sequence[str]) -> None:
-    """Wait until the markers of all inputs are seen here; their jobs have ended, so mark as dead what has none.
+    """Wait until all inputs are seen here as their jobs, which have ended, left them; one without marker has died.
 
     Raises:
         RunFailed: too much of a stage before this one did not succeed.
     """
     refs = {ref for item in items for ref in stage.inputs(item)}
     deadline = time.monotonic() + _VISIBLE_SECONDS
-    while (missing := [ref for ref in refs if graph.marker(ref) is None]) and time.monotonic() < deadline:
+    while (late := [ref for ref in refs if not _is_seen(graph, ref)]) and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
-    for name, item in missing:
+    for name, item in late:
         source = graph.stages[name]
         source.markers.write_death(item, _describe_death(source, item))
     if not stage.concludes:
         for name in sorted({name for name, _ in refs}):
             check_stage(graph.stages[name])
+
+
+def _is_seen(graph: Graph, ref: Ref) -> bool:
+    """Whether an item's marker is seen here, and its outputs are those that the marker names."""
+    name, item = ref
+    marker = graph.marker(ref)
+    return marker is not None and (marker.state != "done" or not first_fault(graph.stages[name], item, marker))
 
 
 def _describe_death(stage: Stage, item: str) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from data_prep.files import check_writable
+from jobs.engine.decision import Cause
 from jobs.engine.graph import Graph, OpenGraph
 from jobs.engine.in_job import find_items, run_items, run_rank, run_share
 from jobs.engine.marker import Marker
@@ -47,13 +48,12 @@ class _Queue:
         record = Submissions(self.folder.root)
         self.submissions.append(record.add(stage, items, jobs, len(request.calls) * request.tasks, gpus))
 
-    def remove_marker(self, stage: Stage, item: str) -> None:
-        """Remove the marker of an item whose job is in the queue; remember it until all jobs are."""
-        marker = stage.markers.read(item)
-        if marker:
-            self._markers.append((stage, item, marker))
+    def remove_marker(self, stage: Stage, item: str, marker: Marker | None) -> None:
+        """Remove the marker of an item whose job is in the queue, unless the job has written another since."""
         stage.markers.clear_progress(item)
-        stage.markers.remove(item)
+        if marker and stage.markers.read(item) == marker:
+            self._markers.append((stage, item, marker))
+            stage.markers.remove(item)
 
     def take_back(self, cause: BaseException) -> None:
         """Leave queue, records and markers as they were before the first job.
@@ -145,7 +145,7 @@ def _queue_stages(queue: _Queue, graph: Graph) -> None:
     for stage in graph.stages.values():
         items = _unqueued_items(queue, graph, stage, queued)
         if items:
-            _queue_stage(queue, stage, items)
+            _queue_stage(queue, graph, stage, items, queued)
         queued.update((stage.name, item) for item in items)
 
 
@@ -167,11 +167,20 @@ def _unqueued_items(queue: _Queue, graph: Graph, stage: Stage, queued: set[Ref])
     return [item for item in items if (stage.name, item) not in queued]
 
 
-def _queue_stage(queue: _Queue, stage: Stage, items: Sequence[str]) -> None:
-    if stage.uses_ranks:
-        _queue_ranks(queue, stage, stage.start_order(items))
-    else:
+def _queue_stage(queue: _Queue, graph: Graph, stage: Stage, items: Sequence[str], queued: set[Ref]) -> None:
+    if not stage.uses_ranks:
         _queue_workers(queue, stage, items)
+        return
+    certain = [item for item in items if _runs_for_itself(queue, graph, stage, item, queued)]
+    markers = {item: stage.markers.read(item) for item in certain}
+    _queue_ranks(queue, stage, stage.start_order(items))
+    for item, marker in markers.items():
+        queue.remove_marker(stage, item, marker)
+
+
+def _runs_for_itself(queue: _Queue, graph: Graph, stage: Stage, item: str, queued: set[Ref]) -> bool:
+    """Whether an item runs whatever becomes of others; one that waits for them decides in its job."""
+    return queue.is_searched and graph.decide_item(stage, item, queued).reason.cause is not Cause.INPUT_RUNS_FIRST
 
 
 def _queue_ranks(queue: _Queue, stage: Stage, items: Sequence[str]) -> None:
@@ -190,9 +199,6 @@ def _put_ranks(
     ranks, dependency = max(stage.ranks(item) for item in items), queue.dependency(stage, items)
     request = JobRequest(name, [(queue.open_graph, *arguments)], ranks, ranks=True, dependency=dependency)
     queue.put(call, stage.name, items, request)
-    if queue.is_searched:  # else the job decides whether its items are run again
-        for item in items:
-            queue.remove_marker(stage, item)
 
 
 def _queue_workers(queue: _Queue, stage: Stage, items: Sequence[str]) -> None:

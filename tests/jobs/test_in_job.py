@@ -2,7 +2,7 @@
 
 import signal
 import threading
-import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +10,7 @@ import pytest
 from jobs.engine import in_job
 from jobs.engine.graph import Graph
 from jobs.engine.marker import Marker
+from jobs.engine.outputs import digest_outputs
 from jobs.engine.run_folder import RunFolder
 from jobs.stages.graph import graph_of, open_graph
 from pipeline.settings.run import RunSettings
@@ -27,13 +28,25 @@ def graph(tmp_path: Path) -> Graph:
 
 
 def test_a_marker_that_a_shared_file_system_shows_late_is_waited_for(graph: Graph) -> None:
-    """NFS may show a folder as it was for up to a minute."""
-    done = Marker("done", {}, time.time(), 1.0, "", {})
-    late = threading.Timer(2.0, graph.stages["split"].markers.write, ("split", done))
-    late.start()
-    began = time.monotonic()
+    """NFS may show a folder as it was for up to a minute: without the marker, or with an earlier one."""
+    split, events = graph.stages["split"], list[str]()
+    paths = split.outputs("split")
+    paths[0].parent.mkdir(parents=True)
+    for path in paths:
+        path.write_text("earlier")
+    earlier = Marker("done", {}, 1.0, 1.0, "", {}, digest_outputs(split, "split"))
+    for path in paths:
+        path.write_text("new")
+    done = replace(earlier, outputs=digest_outputs(split, "split"))
+
+    def write(marker: Marker) -> None:
+        events.append("seen")
+        split.markers.write("split", marker)
+
+    for seconds, marker in ((0.7, earlier), (1.4, done)):
+        threading.Timer(seconds, write, (marker,)).start()
     in_job._await_inputs(graph, graph.stages["train"], ["2d"])
-    assert time.monotonic() - began >= 1.9
+    assert events == ["seen", "seen"]
     assert graph.marker(("split", "split")) == done
 
 
