@@ -24,7 +24,7 @@ SETTINGS: dict[str, Any] = {
     },
     "train_2d": {"ranks": 2, "training": {"epochs": 2, "samples": 8, "batch": 2, "crop": 32, "validation_samples": 2}},
     "study": {
-        "ranks": [1, 2], "slices": [16], "sampling": "window",
+        "ranks": [1, 2], "slices": [16], "sampling": "window", "include_disturbed": True,  # tests run side by side
         "training": {"epochs": 2, "samples": 2, "crop": 16, "validation_samples": 2, "log_steps": 1},
     },
     "evaluate": {"crop": 192, "threads": 1},  # threads wait for one another by spinning, where cores are busy

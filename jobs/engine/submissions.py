@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from data_prep.errors import UserError
 from data_prep.files import write_atomic
+from data_prep.seal import BrokenSeal, sealed, unsealed
 from jobs.engine.graph import Graph
 
 ALL_ITEMS = "*"
@@ -50,19 +52,26 @@ class Submissions:
             self._file.unlink(missing_ok=True)
 
     def _write(self, submissions: Sequence[Submission]) -> None:
-        write_atomic(self._file, "".join(json.dumps(asdict(submission)) + "\n" for submission in submissions))
+        write_atomic(self._file, "".join(json.dumps(sealed(asdict(submission))) + "\n" for submission in submissions))
 
     def read(self) -> list[Submission]:
-        """Read all submissions, the oldest first; a line that was cut off by a crash is left out."""
+        """Read all submissions, the oldest first.
+
+        Raises:
+            UserError: a line was cut or changed.
+        """
+        lines = self._file.read_bytes().splitlines() if self._file.exists() else []
+        return [self._submission(number, line) for number, line in enumerate(lines, start=1)]
+
+    def _submission(self, number: int, line: bytes) -> Submission:
         try:
-            lines = self._file.read_text().splitlines(keepends=True)
-        except FileNotFoundError:
-            return []
-        records = [json.loads(line) for line in lines if line.endswith("\n")]
-        return [
-            Submission(**{**record, "items": tuple(record["items"]), "jobs": tuple(record["jobs"])})
-            for record in records
-        ]
+            record = unsealed(json.loads(line))
+        except (ValueError, BrokenSeal) as error:
+            raise UserError(
+                f"{self._file}: line {number} was cut or changed, so jobs in Slurm's queue may be overlooked: see with "
+                "`squeue` what still runs, and remove the line"
+            ) from error
+        return Submission(**{**record, "items": tuple(record["items"]), "jobs": tuple(record["jobs"])})
 
 
 def items_of(graph: Graph, submission: Submission) -> Sequence[str]:

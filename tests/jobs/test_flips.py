@@ -12,6 +12,7 @@ import pytest
 
 from data_prep.errors import UserError
 from jobs.engine.outcome import RunFailed
+from jobs.engine.submissions import Submissions
 from jobs.stages.graph import open_graph
 from tests.command_line import QUARTERDOSE, quarterdose, quarterdose_within
 from tests.toy_runs import SETTINGS, Toy, assert_alike
@@ -195,9 +196,7 @@ def test_a_scan_that_is_taken_away_is_said(toy: Toy) -> None:
 
 def test_a_run_here_beside_jobs_in_the_queue_is_refused(toy: Toy) -> None:
     """Where Slurm cannot be asked, it is not known whether they have ended."""
-    (toy.run_folder / "queue.jsonl").write_text(
-        '{"stage": "train", "items": ["2d"], "jobs": ["12"], "tasks": 2, "gpus": 0, "at": 1.0}\n'
-    )
+    Submissions(toy.run_folder).add("train", ["2d"], ["12"], 2, 0)
     environment = {"PATH": str(QUARTERDOSE.parent)}
     refused = subprocess.run(
         toy.command(), cwd=toy.folder, capture_output=True, text=True, check=False, env=environment
@@ -205,3 +204,8 @@ def test_a_run_here_beside_jobs_in_the_queue_is_refused(toy: Toy) -> None:
     assert refused.returncode == 2
     assert "whether they have ended is not known, as sacct is not installed here" in refused.stderr
     assert f"remove {toy.run_folder / 'queue.jsonl'}" in refused.stderr
+    spoil_now(toy, "queue.jsonl")
+    for command in ("status", "logs", "cancel"):
+        told = quarterdose_within(toy.folder, command, "runs/toy")
+        assert told.returncode == 2
+        assert "queue.jsonl: line 1 was cut or changed" in told.stderr

@@ -10,11 +10,12 @@ from subprocess import CompletedProcess
 import pytest
 
 from data_prep.files import locked
+from data_prep.seal import sealed
 from jobs.engine.item_states import ItemState, QueueState, item_states
 from jobs.engine.logs import Logs
 from jobs.engine.marker import Marker
 from jobs.engine.run_folder import LOCK, RunFolder
-from jobs.engine.submissions import Submission
+from jobs.engine.submissions import Submission, Submissions
 from jobs.engine.worker import PEER_LOST
 from jobs.stages.graph import graph_of
 from pipeline.settings.run import RunSettings
@@ -200,7 +201,7 @@ def test_slurm_is_asked_once_for_thousands_of_jobs(
 ) -> None:
     calls = slurm_commands(tmp_path, monkeypatch)
     record = {"stage": "study", "items": [CELL], "tasks": 1, "gpus": 0, "at": 0.0}
-    lines = (json.dumps({**record, "jobs": [str(45_000_000 + number)]}) for number in range(1219))
+    lines = (json.dumps(sealed({**record, "jobs": [str(45_000_000 + number)]})) for number in range(1219))
     (folder.root / "queue.jsonl").write_text("".join(f"{line}\n" for line in lines))
     done: CompletedProcess[str] = quarterdose_within(folder.root.parent, command, "t")
     assert done.returncode == 0, done.stderr
@@ -208,8 +209,7 @@ def test_slurm_is_asked_once_for_thousands_of_jobs(
 
 
 def test_without_slurm_the_run_folder_tells(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    record = {"stage": "study", "items": [CELL], "jobs": ["12"], "tasks": 1, "gpus": 0, "at": 0.0}
-    (folder.root / "queue.jsonl").write_text(f"{json.dumps(record)}\n")
+    Submissions(folder.root).add("study", [CELL], ["12"], 1, 0)
     write_marker(folder, "study", CELL, replace(FAILED, attempt="12.0/a"))
     write_log(folder, "slurm/12_0_log.out", f"study/{CELL}: started as rank 0 of 2", "ValueError: slice 3 is broken")
     monkeypatch.setenv("PATH", "")
