@@ -1,5 +1,6 @@
 """Whole runs on a real Slurm."""
 
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,9 @@ def test_cancel_ends_all_and_the_next_submission_does_the_rest(tmp_path: Path, c
     make_toy_scan(tmp_path)
     toy = Queued(tmp_path, SPREAD, cluster)
     toy.submit()
+    here = toy.run()
+    assert here.returncode == 2
+    assert re.search(r"jobs [\d, ]+ of this run are in Slurm's queue: wait for them .* or end them first", here.stderr)
     wait_for(lambda: (toy.run_folder / "markers" / "prepare" / "toy.json").exists(), WHOLE)
     assert "jobs cancelled" in toy.tell("cancel")
     wait_for(lambda: not toy.queued(), 60, pause=0.2)
