@@ -17,9 +17,9 @@ TABLE_CAPTIONS = {
     "table2": (
         "Each kind of training, over its seeds, with the paper's row of the same architecture, slices and ranks. "
         "MSE and MS-SSIM: mean ± SD over held-out slices, on -1024 to 3072 HU as [0, 1]. Time: of the training steps, "
-        "mean of the seeds. SDL: strided, GDL: grouped slices, TL: transfer from 2D. The paper scaled each volume by "
-        "its own range, trained on A100-80GB and tested on its own scans: its figures are there to be seen, not to be "
-        "subtracted. A dash: not measured, or not in the paper."
+        "mean of the seeds; an asterisk: other work disturbed a training. SDL: strided, GDL: grouped slices, TL: "
+        "transfer from 2D. The paper scaled each volume by its own range, trained on A100-80GB and tested on its own "
+        "scans: its figures are there to be seen, not to be subtracted. A dash: not measured, or not in the paper."
     ),
     "speedup": (
         "Speed-up and efficiency against the fewest undisturbed ranks that are alike, the baseline, whose own are 1 "

@@ -9,6 +9,7 @@ import pandas as pd
 from pipeline.quality.measures import Measure, names, slice_measures
 from pipeline.report.paper import TABLE_2, PaperRow
 from pipeline.report.tables import records
+from pipeline.scaling.disturbance import YES
 from pipeline.settings.names import LOW_DOSE_INPUT, RED_CNN
 
 _TRAINING = ["architecture", "transfer", "epochs", "slices", "ranks", "device"]
@@ -29,10 +30,10 @@ _SAMPLING = {"strided": "SDL", "grouped": "GDL", "window": "window"}
 def table2(cells: pd.DataFrame, judged: pd.DataFrame) -> pd.DataFrame:
     """Put each kind of training, over its seeds, into a row with the paper's numbers; the untouched input first.
 
-    ``seconds`` is the mean training time of the seeds; MSE (on -1024 to 3072 HU as [0, 1]) and MS-SSIM are mean and SD
-    over all held-out slices. The paper's row is that of the same architecture, slices and ranks. Of several, it is that
-    with as many epochs, else that of the same rank when both tables are sorted by epochs, most first. The paper's rows
-    without a training of ours come last.
+    ``seconds`` is the mean training time of the seeds; ``disturbed`` names those that other work disturbed. MSE (on
+    -1024 to 3072 HU as [0, 1]) and MS-SSIM are mean and SD over all held-out slices. The paper's row is that of the
+    same architecture, slices and ranks. Of several, it is that with as many epochs, else that of the same rank when
+    both tables are sorted by epochs, most first. The paper's rows without a training of ours come last.
     """
     trained = cells[(cells["state"] == "done") & (cells["arm"] == "full")].copy()
     trained["architecture"] = [architecture(row) for row in records(trained)]
@@ -41,13 +42,14 @@ def table2(cells: pd.DataFrame, judged: pd.DataFrame) -> pd.DataFrame:
     matched = set[PaperRow | None]()
     for kind, group in trained.groupby(_TRAINING, sort=False):
         row = dict(zip(_TRAINING, kind, strict=True))
-        row |= {"seeds": len(group), "seconds": group["training_seconds"].mean()}
+        row |= {"seeds": len(group), "seconds": group["training_seconds"].mean(),
+                "disturbed": " ".join(group.loc[group["disturbed"] == YES, "cell"])}  # fmt: skip
         paper_row = _paper_row(row, int(group["position"].iloc[0]))
         matched.add(paper_row)
         rows.append({**row, **_quality(judged, list(group["cell"])), **_paper_columns(paper_row)})
     rows += [_unmeasured(paper_row) for paper_row in TABLE_2 if paper_row not in matched]
-    columns = [*_TRAINING, "seeds", "seconds", *_quality(judged, []), *_paper_columns(None)]
-    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(_COUNTS, "Int64"))
+    columns = [*_TRAINING, "seeds", "seconds", "disturbed", *_quality(judged, []), *_paper_columns(None)]
+    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(_COUNTS, "Int64")).fillna({"disturbed": ""})
 
 
 def architecture(cell: dict[str, Any]) -> str:
@@ -101,7 +103,7 @@ def shown_rows(table: pd.DataFrame, sign: str) -> Iterator[list[str]]:
 def _figures(row: dict[str, Any], prefix: str, sign: str) -> Iterator[str]:
     if prefix:
         yield _count(row["paper_epochs"])
-    yield _clock(row[f"{prefix}seconds"])
+    yield _clock(row[f"{prefix}seconds"]) + ("*" if not prefix and row["disturbed"] else "")
     for measure in _MEASURES:
         text = _as_printed(measure).text if prefix else measure.text
         numbers = [row[f"{prefix}{measure.name}_{statistic}"] for statistic in ("mean", "sd")]

@@ -79,9 +79,10 @@ def _scaling(
     cells: pd.DataFrame, steps: pd.DataFrame, judged: pd.DataFrame, data_rate: float | None
 ) -> dict[str, pd.DataFrame]:
     """Compute the tables of how training scales with ranks."""
-    epochs = epochs_table(steps)
+    epochs, disturbed = epochs_table(steps), cells.set_index("cell")["disturbed"]
     return {
-        "epochs": epochs, "speedup": speed_up(cells, epochs), "laws": laws(cells, epochs),
+        "epochs": epochs.assign(disturbed=epochs["cell"].map(disturbed)), "speedup": speed_up(cells, epochs),
+        "laws": laws(cells, epochs),
         "attribution": attribution(cells, steps), "variance": variance(cells, judged),
         "variance_tests": falling_variance(cells, judged), "projection": projection(cells, steps, data_rate or np.inf),
         "unlike": unlike(cells),

@@ -76,7 +76,7 @@ def steps_to_2d(cells: pd.DataFrame, validations: pd.DataFrame) -> pd.DataFrame:
     Error is the validation RMSE over that of the low-dose input on the same samples; ``error_2d`` the 2D-DDnet's
     last. ``steps_to_2d``: steps before the first validation at or below it, and ``seconds_to_2d`` their training time;
     ``steps_saved``: those of the cell that differs in having no transfer, less these. All are empty where the error
-    was not reached.
+    was not reached. ``disturbed``: whether other work disturbed the cell, whose seconds then say little.
 
     Args:
         cells: ``cell, state, dims, arm, slices, ranks, seed, transfer, steps, training_seconds, alike_but_transfer``;
@@ -91,7 +91,17 @@ def steps_to_2d(cells: pd.DataFrame, validations: pd.DataFrame) -> pd.DataFrame:
     deep = finished_3d(cells).assign(error_2d=goal)
     deep["steps_to_2d"] = deep["cell"].map(reached).astype("Int64")
     deep["seconds_to_2d"] = deep["training_seconds"] / deep["steps"] * deep["steps_to_2d"].astype(float)
-    columns = ["cell", "slices", "ranks", "transfer", "error_2d", "steps_to_2d", "seconds_to_2d", "steps_saved"]
+    columns = [
+        "cell",
+        "slices",
+        "ranks",
+        "transfer",
+        "error_2d",
+        "steps_to_2d",
+        "seconds_to_2d",
+        "steps_saved",
+        "disturbed",
+    ]
     return _with_saved(deep)[columns]
 
 

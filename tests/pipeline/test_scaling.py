@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.signal import lfilter
 from scipy.stats import ttest_ind
 
 from pipeline.scaling.analysis import speed_up, steps_to_2d, unlike
@@ -291,6 +292,49 @@ def test_without_an_arm_its_parts_are_empty_and_it_is_named() -> None:
     assert table["seconds"]["data"] == pytest.approx(0.1, abs=0.02)
 
 
+def test_a_disturbed_arm_is_left_out_of_the_attribution_and_named() -> None:
+    cells_, steps = controlled()
+    table = attribution(changed(cells_, "cell", "silent", disturbed="yes", left_out=True), steps).set_index("cause")
+    assert set(table["disturbed"]) == {"silent"}
+    assert table["missing"]["exchange"] == "silent"
+    included = attribution(changed(cells_, "cell", "silent", disturbed="yes"), steps).set_index("cause")
+    assert set(included["disturbed"]) == {"silent"}
+    assert included["seconds"]["exchange"] == pytest.approx(0.2, abs=0.02)
+
+
+def test_a_cause_that_gains_time_beyond_its_interval_is_called_impossible() -> None:
+    cells_, steps = controlled()
+    slow = steps["cell"] == "synthetic"
+    steps["seconds"] = steps["seconds"].mask(slow, 2 * steps["seconds"])
+    table = attribution(cells_, steps).set_index("cause")
+    assert table["lost_high"]["data"] < 0
+    assert table["impossible"]["data"].startswith("below 0 beyond its interval: a control arm was slower")
+    assert table["impossible"]["exchange"] == ""
+
+
+def test_the_interval_of_an_attribution_grows_with_the_correlation_of_the_steps() -> None:
+    """By the square root of (1 + r) / (1 - r), were all of it seen in blocks of thirty steps; less the seen part."""
+    widths = []
+    for correlation in (0.0, 0.65):
+        cells_, steps = controlled()
+        noise = np.random.default_rng(1).standard_normal((4, 200))
+        correlated = lfilter([np.sqrt(1 - correlation**2)], [1, -correlation], noise).ravel()
+        factors = 1 + 0.05 * correlated
+        for name in ("seconds", "own_seconds", "slowest_seconds"):
+            steps[name] = steps.groupby("cell")[name].transform("median") * factors
+        table = attribution(cells_, steps).set_index("cause")
+        widths.append(table["lost_high"]["exchange"] - table["lost_low"]["exchange"])
+    assert 1.4 < widths[1] / widths[0] < 3.2
+
+
+def test_too_few_steps_give_no_interval_and_say_so() -> None:
+    cells_, steps = controlled()
+    table = attribution(cells_, steps[steps["step"] < 25]).set_index("cause")
+    assert table["lost"]["exchange"] == pytest.approx(0.2 / 1.75, abs=0.02)
+    assert np.isnan(table["lost_low"]["exchange"])
+    assert table["interval_over"]["exchange"] == "nothing: too few steps"
+
+
 def judged(spreads: dict[int, float], scans: int = 12, count: int = 3) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Scans of three data sets whose MSE spreads by so much at each rank count."""
     generator, rows = np.random.default_rng(4), []
@@ -332,7 +376,7 @@ def test_the_test_of_variance_is_wrong_as_often_as_it_says() -> None:
 
 def trained(cell: str, dims: int = 3, transfer: str = "none", ranks: int = 1, **more: str) -> dict[str, object]:
     row = {"cell": cell, "state": "done", "dims": dims, "slices": 16, "ranks": ranks, "transfer": transfer}
-    times = {"steps": 100, "training_seconds": 50.0, "seed": 0, "arm": "full"}
+    times = {"steps": 100, "training_seconds": 50.0, "seed": 0, "arm": "full", "disturbed": "no"}
     return {**row, **times, "alike_but_transfer": "x", **more}
 
 
@@ -370,8 +414,8 @@ def test_steps_that_a_transfer_saved() -> None:
     saved = {cell: None if pd.isna(value) else value for cell, value in table["steps_saved"].items()}
     assert saved == {**dict.fromkeys(table.index), "zero": 20, "mean": 40}
     csv = steps_to_2d(cells, validations).to_csv(index=False).splitlines()
-    assert csv[4] == "noise,16,1,noise,0.7,,,"
-    assert csv[2] == "zero,16,1,zero,0.7,20,10.0,20"
+    assert csv[4] == "noise,16,1,noise,0.7,,,,no"
+    assert csv[2] == "zero,16,1,zero,0.7,20,10.0,20,no"
 
 
 def test_without_a_2d_network_or_a_study_nothing_was_reached() -> None:

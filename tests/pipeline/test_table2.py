@@ -18,7 +18,8 @@ SPECIAL = r'50% of #1 & $x_1$ {a} \input{b} ~ ^ < > | "q" ± -5'
 
 def training(**changes: object) -> dict[str, object]:
     return {"state": "done", "arm": "full", "model": "ddnet", "dims": 3, "slices": 16, "ranks": 2,
-            "sampling": "grouped", "transfer": "zero", "epochs": 50, "device": "cpu", **changes}  # fmt: skip
+            "sampling": "grouped", "transfer": "zero", "epochs": 50, "device": "cpu", "disturbed": "no",
+            **changes}  # fmt: skip
 
 
 def table2_of(**changes: object) -> pd.DataFrame:
@@ -135,3 +136,11 @@ def test_latex_compiles_and_fits_the_page(tmp_path: Path, columns: str) -> None:
         log = (tmp_path / "paper.log").read_text(errors="replace")
         assert "Overfull" not in log
         assert "undefined" not in log
+
+
+def test_times_of_disturbed_trainings_have_an_asterisk() -> None:
+    table = table2_of(disturbed="yes")
+    assert table["disturbed"].tolist()[:3] == ["", "2d", "a1 a2"]
+    assert "| 3D-DDnet TL+GDL | 50 | 16 | 2 | 0:02:30* |" in as_markdown(table)
+    assert "0:02:30*" in as_latex(table, "run")
+    assert "*" not in as_markdown(table2_of())
