@@ -1,10 +1,14 @@
-"""Named scalings from HU to network units and back."""
+"""Named scalings from HU to network units and back.
+
+Settings name them, so that numpy is imported where it is needed: the command line answers sooner without.
+"""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 ScalingName = Literal["hu", "unit", "minmax"]
 HU_LOW, HU_HIGH = -1024.0, 3072.0
@@ -18,12 +22,14 @@ class Scaling:
     offset: float
     width: float
 
-    def to_network(self, hu: NDArray[np.generic]) -> NDArray[np.float32]:
+    def to_network(self, hu: "NDArray[np.generic]") -> "NDArray[np.float32]":
         """Convert HU to network units."""
+        import numpy as np
+
         return (np.asarray(hu, dtype=np.float32) - np.float32(self.offset)) / np.float32(self.width)
 
 
-def scaling(name: ScalingName, hu: NDArray[np.generic]) -> Scaling:
+def scaling(name: ScalingName, hu: "NDArray[np.generic]") -> Scaling:
     """Return the scaling of a volume.
 
     ``hu``: HU / 100. ``unit``: -1024 to 3072 HU become 0 to 1. ``minmax``: the volume's extremes become 0 and 1, as

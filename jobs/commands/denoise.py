@@ -12,7 +12,6 @@ from data_prep.files import check_writable, digest_files, held
 from data_prep.log import printable
 from data_prep.outputs import check_apart
 from data_prep.ownership import create_private_folder
-from jobs.engine.display import looking
 from slurm.profile import Profile, load_profile
 
 if TYPE_CHECKING:
@@ -67,6 +66,7 @@ def _denoise_here(
     """
     import torch
 
+    from jobs.engine.display import looking
     from jobs.stages.denoise import denoise_scan
     from pipeline.training.distributed import device_of
     from pipeline.training.world import World

@@ -5,12 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from data_prep.settings_file import load_settings
 from jobs.commands.options import Overrides
-from jobs.engine.display import looking
 from pipeline.settings.cells import CellSettings, cells_of
 from pipeline.settings.run import RunSettings
 from pipeline.settings.training import TrainingSettings
@@ -58,6 +55,7 @@ def _needs_of(cells: Iterable[CellSettings], *, gpu: bool) -> list[tuple["Convol
 
 
 def _try_all(needs: Sequence[tuple["ConvolutionShape", "Pass"]], device: "torch.device") -> Trials:
+    from jobs.engine.display import looking
     from pipeline.convolutions.trial import try_algorithms
 
     trials: Trials = {}
@@ -69,6 +67,9 @@ def _try_all(needs: Sequence[tuple["ConvolutionShape", "Pass"]], device: "torch.
 
 
 def _print(trials: Trials) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     from pipeline.convolutions.trial import quickest
 
     table, console = Table(*_COLUMNS, box=None, header_style="bold"), Console()

@@ -3,7 +3,6 @@
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from data_prep.settings_file import load_settings
 from jobs.commands.options import Config, Overrides
@@ -21,6 +20,8 @@ def plan(
     overrides: Overrides = None,
 ) -> None:
     """Predict the memory of each training, on a GPU the largest batch that fits, and on a cluster the hours."""
+    from rich.console import Console
+
     from jobs.commands.forecast import check_budget, forecast
     from jobs.commands.plan_table import plan_notes, plan_table
     from jobs.stages.graph import graph_of

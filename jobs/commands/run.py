@@ -11,7 +11,6 @@ from data_prep.log import logger
 from data_prep.settings_file import load_settings
 from jobs.commands.options import LOCAL, Config, DryRun, On, Overrides, Run
 from jobs.engine.decision import Decision
-from jobs.engine.display import Display, looking
 from jobs.engine.graph import Graph
 from jobs.engine.run_folder import LOCK, RunFolder
 from jobs.engine.targets import check_targets
@@ -62,6 +61,7 @@ def evaluate(config: Config, on: On = LOCAL, overrides: Overrides = None, dry_ru
 
 def report(folder: Run) -> None:
     """Make the report again, of what the run folder holds and of nothing else."""
+    from jobs.engine.display import Display
     from jobs.engine.launch import LocalLauncher
     from jobs.engine.outcome import list_failures
     from jobs.engine.run import run_stage
@@ -110,6 +110,8 @@ def _update(folder: RunFolder, graph: Graph, on: str, dry_run: bool) -> bool:
 
 def find_items(graph: Graph) -> None:
     """Search for the items of all stages that need it, with progress for people."""
+    from jobs.engine.display import looking
+
     with looking("looking through the sources") as progress:
         for stage in graph.stages.values():
             stage.find_items(progress)
@@ -122,6 +124,7 @@ def _print_decisions(graph: Graph) -> None:
 
 def run_here(folder: RunFolder, graph: Graph, profile: Profile | None) -> None:
     """Run the graph and follow it to its end; without a profile in processes of this machine."""
+    from jobs.engine.display import Display
     from jobs.engine.launch import Launcher, LocalLauncher, SubmittedLauncher
     from jobs.engine.outcome import RunFailed
     from jobs.engine.run import run_graph

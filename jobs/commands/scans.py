@@ -11,7 +11,6 @@ from data_prep.log import logger, printable
 from data_prep.settings_file import load_settings
 from jobs.commands.options import Config, Overrides
 from jobs.commands.run import find_items, locked, run_here
-from jobs.engine.display import looking
 from jobs.engine.run_folder import RunFolder
 from pipeline.settings.run import RunSettings
 
@@ -27,6 +26,7 @@ def verify(
 ) -> None:
     """Read every pair and compare it with its digests and the manifest; exit code 1 if any is wrong."""
     from data_prep.verify import verify as verify_pairs
+    from jobs.engine.display import looking
 
     with looking("verifying") as progress:
         count, faults = verify_pairs(data, progress)

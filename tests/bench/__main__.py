@@ -20,6 +20,7 @@ from rich.table import Table
 from data_prep.errors import UserError
 from data_prep.files import write_atomic
 from tests.bench.denoising import denoise_throughput
+from tests.bench.following import status_of_1219
 from tests.bench.loading import load_grouped, load_grouped_memmap, load_strided, load_strided_memmap
 from tests.bench.low_dose import low_dose, low_dose_rate
 from tests.bench.memory import saved_bytes
@@ -57,6 +58,7 @@ BENCHES = {
     "prepare-workers": (prepare_workers, "two unrelated runs", 0.95),
     "report-200": (report_200, "60 s", 1.0),
     "denoise-throughput": (denoise_throughput, "its network alone", 0.8),
+    "status-1219": (status_of_1219, "2 s", 1.0),
     "worker-memory": (worker_memory, "3 GiB", 1.0),
 }
 

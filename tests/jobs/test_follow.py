@@ -219,7 +219,18 @@ def test_without_slurm_the_run_folder_tells(folder: RunFolder, monkeypatch: pyte
 
 
 def test_following_a_run_imports_no_library_for_images_or_training(folder: RunFolder) -> None:
-    heavy = ("torch", "pandas", "scipy", "nibabel", "pydicom", "zarr", "submitit", "matplotlib")
+    heavy = (
+        "torch",
+        "numpy",
+        "rich.progress",
+        "pandas",
+        "scipy",
+        "nibabel",
+        "pydicom",
+        "zarr",
+        "submitit",
+        "matplotlib",
+    )
     code = f"""
 import sys
 from typer.testing import CliRunner

@@ -129,3 +129,21 @@ def test_a_cancelled_training_saves_itself_and_says_so(tmp_path: Path, spread_lo
     assert words in toy.tell("status")
     assert words in toy.tell("logs", "study")
     assert f"study/{CELL}: failed before: cell {CELL} {words}" in toy.run("--dry-run").stdout
+
+
+def test_restarts_that_are_used_up_are_said_with_the_way_out(
+    tmp_path: Path, spread_locally: Toy, cluster: Cluster
+) -> None:
+    endless = changed(ranks=[2], training={"epochs": 100, "samples": 40})
+    toy = without([CELL], spread_locally, tmp_path, cluster, endless, restarts=0)
+    toy.submit()
+    toy.await_steps(CELL, 2)
+    cluster.command("scancel", "--signal=USR2", toy.job("study"))
+    wait_for(lambda: toy.job("study") not in toy.queued(), 60, pause=0.2)
+    toy.tell("cancel")
+    (line,) = [line for line in toy.tell("status").splitlines() if line.split()[:2] == ["study", CELL]]
+    assert "the restarts of this job (0 of 0) are used up, and it was stopped because of a signal" in line
+    assert "raise `restarts` or `minutes` in the profile and submit again; it goes on from step" in line
+    assert f"job {toy.job('study')} was stopped and its restarts (0) are used up" in line
+    assert "was asked to stop" not in line
+    assert "cause: restarts used up: 0 of 0" in toy.tell("logs", "study")
