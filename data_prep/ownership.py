@@ -1,5 +1,6 @@
 """Who may change what lies in a folder: its user alone, or others who could put their files in its place."""
 
+import grp
 import os
 import pwd
 import stat
@@ -20,6 +21,7 @@ def check_unshared(folder: Path, remedy: str, owner: int | None = None) -> None:
 
     The folder, all folders above it and the links on the way must belong to them, and nobody else may write there. Only
     above the folder may others write where the sticky bit keeps them from replacing what is not theirs, as in ``/tmp``.
+    The user's private group, which many systems give each user together with the umask 002, is nobody else.
 
     Args:
         folder: whether it exists or not.
@@ -35,7 +37,7 @@ def check_unshared(folder: Path, remedy: str, owner: int | None = None) -> None:
         status = step.lstat()
         if status.st_uid not in trusted:
             raise UserError(f"{step} belongs to {_name(status.st_uid)}, who could replace {folder}: {remedy}")
-        if stat.S_ISDIR(status.st_mode) and status.st_mode & _BY_OTHERS:
+        if stat.S_ISDIR(status.st_mode) and _is_writable_by_others(step, status):
             is_last = step == steps[-1] and os.path.exists(folder)
             if is_last or not status.st_mode & stat.S_ISVTX:
                 raise UserError(_writable_by_others(step, status.st_mode, folder, remedy, is_last=is_last))
@@ -46,6 +48,33 @@ def _writable_by_others(step: Path, mode: int, folder: Path, remedy: str, *, is_
     mends = f"`chmod {letter}-w {step}`" + ("" if is_last else f" or `chmod +t {step}`")
     harm = "change what lies in it" if is_last else f"replace {folder}"
     return f"{step} can be written by {writers}, who could {harm} and so run code as you: {mends}, or {remedy}"
+
+
+def _is_writable_by_others(folder: Path, status: os.stat_result) -> bool:
+    others = status.st_mode & _BY_OTHERS
+    return bool(others) and (others != stat.S_IWGRP or not _is_private_group(status) or _has_access_list(folder))
+
+
+def _is_private_group(status: os.stat_result) -> bool:
+    """Whether a file's group is that of its user alone: of the same name, the user's first, without further members.
+
+    Root's is not: system users of many distributions have it too.
+    """
+    if status.st_gid == 0:
+        return False
+    try:
+        user, group = pwd.getpwuid(status.st_uid), grp.getgrgid(status.st_gid)
+    except KeyError:
+        return False
+    return user.pw_gid == group.gr_gid and user.pw_name == group.gr_name and set(group.gr_mem) <= {user.pw_name}
+
+
+def _has_access_list(folder: Path) -> bool:
+    """Whether the group's bit may stand for the rights of further users."""
+    try:
+        return "system.posix_acl_access" in os.listxattr(folder)
+    except OSError:
+        return True
 
 
 def _trusted_users() -> set[int]:

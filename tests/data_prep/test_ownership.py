@@ -1,4 +1,6 @@
+import grp
 import os
+import pwd
 import re
 import stat
 import struct
@@ -11,6 +13,10 @@ from data_prep.ownership import apply_umask, check_unshared, create_private_fold
 
 REMEDY = "choose another folder"
 NOBODY = 65534
+needs_shared_group = pytest.mark.skipif(
+    os.geteuid() != 0 and grp.getgrgid(os.getegid()).gr_name == pwd.getpwuid(os.geteuid()).pw_name,
+    reason="the group of this user's files is private",
+)
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
 
 
@@ -34,6 +40,7 @@ def test_a_folder_that_others_cannot_write_is_good(mode: int, tmp_path: Path) ->
     check_unshared(folder / "not" / "yet", REMEDY)
 
 
+@needs_shared_group
 @pytest.mark.parametrize("mode", [0o775, 0o770, 0o777, 0o702, 0o1777, 0o1770])
 def test_a_folder_that_others_can_write_is_named_with_the_ways_out(mode: int, tmp_path: Path) -> None:
     folder = folder_in(tmp_path)
@@ -46,6 +53,21 @@ def test_a_folder_that_others_can_write_is_named_with_the_ways_out(mode: int, tm
     assert "chmod +t" not in message
 
 
+@needs_root
+def test_a_user_s_private_group_is_nobody_else(tmp_path: Path) -> None:
+    """Debian's user daemon has a group of its own name."""
+    daemon = pwd.getpwnam("daemon")
+    folder = folder_in(tmp_path)
+    for path in (folder.parent, folder):
+        os.chown(path, daemon.pw_uid, daemon.pw_gid)
+        path.chmod(0o2775)
+    check_unshared(folder, REMEDY, owner=daemon.pw_uid)
+    os.chown(folder, daemon.pw_uid, grp.getgrnam("adm").gr_gid)
+    with pytest.raises(UserError, match="can be written by its group"):
+        check_unshared(folder, REMEDY, owner=daemon.pw_uid)
+
+
+@needs_shared_group
 @pytest.mark.parametrize("below", ["folder", "not/yet"])
 def test_a_folder_above_may_be_written_by_others_only_with_the_sticky_bit(below: str, tmp_path: Path) -> None:
     parent = folder_in(tmp_path).parent
@@ -98,6 +120,7 @@ def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
     assert "its links lead in a circle" in refusal(tmp_path / "a" / "folder")
 
 
+@needs_shared_group
 def test_an_access_control_list_that_lets_another_user_write_is_refused(tmp_path: Path) -> None:
     folder = folder_in(tmp_path)
     user, named, group, mask, others, unnamed = 1, 2, 4, 16, 32, 0xFFFFFFFF  # tags of linux/posix_acl_xattr.h
@@ -110,6 +133,7 @@ def test_an_access_control_list_that_lets_another_user_write_is_refused(tmp_path
     assert refusal(folder).startswith(f"{folder} can be written by its group")
 
 
+@needs_shared_group
 def test_a_private_folder_under_a_umask_that_lets_the_group_write(tmp_path: Path) -> None:
     os.umask(0o002)
     folder = tmp_path / "out" / "logs" / "slurm"
