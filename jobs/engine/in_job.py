@@ -99,13 +99,13 @@ def _join_item(open_graph: OpenGraph, root: Path, stage_name: str, item: str, wo
     graph = open_graph(root)
     stage = graph.stages[stage_name]
     _await_inputs(graph, stage, [item])
-    decision = graph.decide_item(stage, item)
+    marker, decision = stage.markers.read(item), graph.decide_item(stage, item)
     if not decision.run:
         if decision.reason.cause is not Cause.DONE:
             sys.exit(f"{stage_name}/{item}: {decision.reason}")
         return
     if world.leads:  # a marker from an earlier start of the job; any rank that fails from here on writes one
-        stage.markers.remove(item)
+        stage.markers.remove_unchanged(item, marker)
     try:
         work_together(open_graph, root, stage_name, item, world)
     except Stopped as stopped:

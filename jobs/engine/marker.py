@@ -95,14 +95,25 @@ class Markers:
         """Remove the item's marker, before it is run again."""
         self._path(item).unlink(missing_ok=True)
 
+    def remove_unchanged(self, item: str, marker: Marker | None) -> bool:
+        """Remove a marker that was read before, unless the item has another by now; return whether it was removed."""
+        is_same = marker is not None and self.read(item) == marker
+        if is_same:
+            self.remove(item)
+        return is_same
+
     def read_start(self, item: str) -> str | None:
         """Read the digest that :meth:`write_start` recorded last; None if the item never started."""
-        path = self.folder / f"{item}.begun"
-        return path.read_text() if path.exists() else None
+        words = self._read_start(item)
+        return words[0] if words else None
 
-    def write_start(self, item: str, digest: str) -> None:
-        """Record that the item starts, with the digest of its parts."""
-        write_atomic(self.folder / f"{item}.begun", digest)
+    def write_start(self, item: str, digest: str, rendezvous: str) -> None:
+        """Record that the item starts, with the digest of its parts, by the ranks that meet at ``rendezvous``."""
+        write_atomic(self._start(item), f"{digest} {rendezvous}")
+
+    def is_run_by_others(self, item: str, rendezvous: str) -> bool:
+        """Whether ranks are at the item that meet elsewhere."""
+        return self.is_running(item) and self._read_start(item)[1:] != rendezvous.split()
 
     def lock(self, item: str) -> Path:
         """Path of the file that the process which runs the item holds locked."""
@@ -130,6 +141,13 @@ class Markers:
     def clear_progress(self, item: str) -> None:
         """Remove the item's progress."""
         self._progress(item).unlink(missing_ok=True)
+
+    def _read_start(self, item: str) -> list[str]:
+        path = self._start(item)
+        return path.read_text(errors="replace").split() if path.exists() else []
+
+    def _start(self, item: str) -> Path:
+        return self.folder / f"{item}.begun"
 
     def _path(self, item: str) -> Path:
         return self.folder / f"{item}.json"

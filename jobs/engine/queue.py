@@ -51,9 +51,8 @@ class _Queue:
     def remove_marker(self, stage: Stage, item: str, marker: Marker | None) -> None:
         """Remove the marker of an item whose job is in the queue, unless the job has written another since."""
         stage.markers.clear_progress(item)
-        if marker and stage.markers.read(item) == marker:
+        if marker and stage.markers.remove_unchanged(item, marker):
             self._markers.append((stage, item, marker))
-            stage.markers.remove(item)
 
     def take_back(self, cause: BaseException) -> None:
         """Leave queue, records and markers as they were before the first job.

@@ -72,15 +72,15 @@ def _run_locked(graph: Graph, stage: Stage, item: str, world: World) -> Exceptio
         if world.size == 1 and not graph.decide_item(stage, item).run:
             return None  # another run has done it meanwhile
         parts = graph.parts(stage, item)
-        _start(stage, item, digest_json(parts))
+        _start(stage, item, digest_json(parts), world)
         return _run_marked(graph, stage, item, world, parts)
 
 
-def _start(stage: Stage, item: str, digest: str) -> None:
+def _start(stage: Stage, item: str, digest: str, world: World) -> None:
     """Discard what was left of other parts, and only then record the new ones, as either may be cut off."""
     if stage.markers.read_start(item) not in (None, digest):
         stage.discard(item)
-    stage.markers.write_start(item, digest)
+    stage.markers.write_start(item, digest, world.rendezvous)
     if not stage.uses_ranks:  # else the launcher of the ranks did it: any of them may fail before rank 0 comes here
         stage.markers.remove(item)
 
@@ -92,7 +92,7 @@ def _run_marked(graph: Graph, stage: Stage, item: str, world: World, parts: dict
     def fail(error: Exception) -> None:
         _log_error(stage, error)
         marker = Marker(_state(error), parts, time.time(), time.monotonic() - start, _reason(stage, error), {})
-        _mark_failure(stage, item, error, marker)
+        _mark_failure(stage, item, error, marker, world)
 
     try:
         check_outputs((graph.stages[name], source) for name, source in stage.inputs(item))
@@ -150,11 +150,14 @@ def _describe(error: Exception, *, private: bool) -> str:
     return origin if private else f"{origin}: {' '.join(str(error).split())}"
 
 
-def _mark_failure(stage: Stage, item: str, error: Exception, marker: Marker) -> None:
-    """Mark the item at once; a rank that only lost another waits first, as that one may know the reason."""
+def _mark_failure(stage: Stage, item: str, error: Exception, marker: Marker, world: World) -> None:
+    """Mark the item at once; a rank that only lost another waits first, as that one may know the reason.
+
+    An item that ranks of another start are at is theirs, and is not marked.
+    """
     if isinstance(error, PeerLost):
         time.sleep(_GRACE_SECONDS)
-    if stage.markers.read(item) is None:
+    if stage.markers.read(item) is None and not stage.markers.is_run_by_others(item, world.rendezvous):
         stage.markers.write(item, marker)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from data_prep.files import digest_json
+from data_prep.files import digest_json, locked
 from data_prep.progress import Progress
 from jobs.engine.decision import Decision
 from jobs.engine.graph import Graph
@@ -14,6 +14,7 @@ from jobs.engine.outcome import RunFailed, check_stage
 from jobs.engine.outputs import check_outputs, digest_outputs
 from jobs.engine.run_folder import RunFolder
 from jobs.engine.stage import Ref, Stage
+from jobs.engine.worker import work_together
 from jobs.stages.prepare import Prepare
 from pipeline.settings.run import RunSettings
 from pipeline.training.world import World
@@ -165,6 +166,28 @@ def test_failures_are_tried_again_and_refusals_unless_only_the_settings_decide(
     assert decisions(graph)["z"].run
     monkeypatch.setattr(Toy, "options", {"rate": 2})
     assert decisions(graph)["y"].run
+
+
+def test_a_rank_marks_no_item_that_ranks_of_another_start_are_at(graph: Graph) -> None:
+    markers, rank = graph.stages["toy"].markers, World(1, 2, 1, "tcp://node:2")
+
+    def fail() -> Marker | None:
+        with pytest.raises(NotImplementedError):
+            work_together(lambda _root: graph, markers.folder, "toy", "x", rank)
+        return markers.read("x")
+
+    markers.write_start("x", "digest", "tcp://node:1")
+    with locked(markers.lock("x")):
+        assert fail() is None
+        markers.write_death("x", "its process ended early")
+        assert markers.read("x") is None
+        markers.write_start("x", "digest", rank.rendezvous)
+        marker = fail()
+        assert marker is not None
+        assert marker.state == "failed"
+    markers.remove("x")
+    markers.write_start("x", "digest", "tcp://node:1")  # whose ranks have died
+    assert fail() is not None
 
 
 class Many(Toy):
