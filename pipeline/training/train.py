@@ -1,5 +1,7 @@
 """Training of one cell: its parts are built, restored from the newest checkpoint and handed to the trainer."""
 
+import os
+import tempfile
 import time
 from collections.abc import Generator, Mapping
 from pathlib import Path
@@ -8,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from data_prep.cache import cache_folder
+from data_prep.ownership import private_temporary_folder
 from data_prep.progress import Progress
 from data_prep.split import Split
 from pipeline.convolutions.choice import from_rows
@@ -108,8 +112,18 @@ def _build_model(cell: CellSettings, start: Path | None, device: torch.device) -
         model.load_state_dict(load_state(start))
     lay_out(model.to(device=device), cell.dims)
     if cell.training.compile:
-        model.compile()
+        compile_network(model)
     return model
+
+
+def compile_network(model: nn.Module) -> None:
+    """Let torch compile a network at its first use; programs of earlier compilations lie where nobody else can write.
+
+    torch's own choice is a folder of a known name in a folder where others can.
+    """
+    folder = private_temporary_folder(Path(tempfile.gettempdir()), "compiled") or cache_folder() / "compiled"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+    model.compile()
 
 
 def _read_newest(checkpoints: Checkpoints, ranks: Ranks) -> tuple[int, Mapping[str, Any]]:

@@ -1,6 +1,8 @@
 """A training from its first step to its last: what it learns, measures and refuses."""
 
 import math
+import os
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -9,12 +11,14 @@ from typing import Any
 import pytest
 import torch
 
+from data_prep.cache import cache_folder
 from pipeline.models import DDnet, build_network
 from pipeline.training.checkpoints import CheckpointError, Checkpoints, load_trained
 from pipeline.training.clock import PARTS
 from pipeline.training.distributed import joined
 from pipeline.training.divergence import TrainingError
 from pipeline.training.metrics_file import read_metrics
+from pipeline.training.train import compile_network
 from pipeline.training.world import World
 from tests.pipeline.cells import cell
 from tests.pipeline.trainings import CPU, losses, run, train_ranks
@@ -204,6 +208,20 @@ def test_weights_that_the_last_step_broke_are_not_kept(make_pair: Callable[..., 
 def test_a_world_that_is_not_whole_fails(tmp_path: Path) -> None:
     with pytest.raises(Exception, match=r"(?i)rank"), joined(World(3, 2, 0, f"file://{tmp_path}/meet"), CPU):
         pass
+
+
+@pytest.mark.parametrize("is_safe", [True, False])
+def test_compiled_programs_lie_where_nobody_else_can_write(
+    is_safe: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "")
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    tmp_path.chmod(0o1777 if is_safe else 0o777)
+    compile_network(torch.nn.Linear(1, 1))
+    folder = tmp_path / f"quarterdose-compiled-{os.geteuid()}"
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(folder if is_safe else cache_folder() / "compiled")
+    assert folder.stat().st_mode & 0o777 == 0o700
 
 
 @pytest.mark.compiler

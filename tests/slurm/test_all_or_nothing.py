@@ -1,9 +1,11 @@
 """Submissions on a real Slurm that fail: nothing is left of them in the queue, in the records or in the markers."""
 
 import os
+import pickle
 import pwd
 import signal
 import subprocess
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +20,7 @@ from slurm.profile import Profile
 from slurm.submit import JobRequest, enqueue
 from tests.command_line import QUARTERDOSE
 from tests.data_prep.dicom_series import write_series
+from tests.jobs.test_attack import Touch, as_other
 from tests.scans import chest
 from tests.slurm.clusters import kill_controller
 from tests.slurm.queued import PROFILE, Queued, changed
@@ -151,6 +154,27 @@ def test_an_array_in_parts_is_submitted_as_a_whole_or_not_at_all(tmp_path: Path,
     with at_most(cluster, 2003), pytest.raises(UserError, match="job submit limit"):
         enqueue(profile, tmp_path / "logs", write_line, JobRequest("lines", calls))
     wait_for(lambda: jobs(cluster) == [], 60, pause=0.2)
+
+
+def test_who_replaces_the_folder_of_a_waiting_job_runs_nothing(cluster: Cluster) -> None:
+    """Its parent became writable for the group after the submission; the other user is in the group."""
+    with tempfile.TemporaryDirectory(prefix="quarterdose-shared-") as name:
+        shared = Path(name)
+        logs, proof, attack = shared / "logs", shared / "proof", shared / "attack"
+        waiting = cluster.command("sbatch", "--parsable", "--hold", "-o", "/dev/null", "--wrap", "true").strip()
+        profile = Profile(executor="slurm", partition="gpu", memory_a_cpu=1024)
+        request = JobRequest("line", [(proof,)], dependency=f"afterany:{waiting}")
+        (job,) = enqueue(profile, logs, write_line, request)
+        (calls,) = logs.glob("*.calls")
+        (shared / "evil").write_bytes(pickle.dumps(Touch(attack)))
+        shared.chmod(0o775)
+        as_other('mv "$1" "$1.old"; mkdir -m 777 "$1"; cp "$2" "$1/$3"', logs, shared / "evil", calls.name)
+        cluster.command("scontrol", "release", waiting)
+        wait_for(lambda: job not in jobs(cluster), 60, pause=0.2)
+        (log,) = logs.glob(f"{job}_*log.out")
+        assert f"{shared} can be written by its group, who could replace {logs}" in log.read_text()
+        assert not proof.exists()
+        assert not attack.exists()
 
 
 def test_denoising_is_refused_without_a_job(tmp_path: Path, cluster: Cluster) -> None:
