@@ -78,7 +78,7 @@ def _columns(
     rows = records(table)
     return [
         Column(
-            f"{heading(name)} [95 %]" if f"{name}_low" in table else heading(name),
+            f"{heading(name)} [95\u00a0%]" if f"{name}_low" in table else heading(name),
             [_shown(name, row, cells if name in ids else ()) for row in rows],
         )
         for name in names if name not in ends

@@ -38,7 +38,9 @@ def table2(cells: pd.DataFrame, judged: pd.DataFrame) -> pd.DataFrame:
     trained = cells[(cells["state"] == "done") & (cells["arm"] == "full")].copy()
     trained["architecture"] = [architecture(row) for row in records(trained)]
     trained["position"] = trained.groupby(_KEY)["epochs"].rank("dense", ascending=False) - 1
-    rows: list[dict[str, Any]] = [{"architecture": "low-dose input", **_quality(judged, [LOW_DOSE_INPUT])}]
+    rows: list[dict[str, Any]] = [
+        {"architecture": "low-dose input", "disturbed": "", **_quality(judged, [LOW_DOSE_INPUT])}
+    ]
     matched = set[PaperRow | None]()
     for kind, group in trained.groupby(_TRAINING, sort=False):
         row = dict(zip(_TRAINING, kind, strict=True))
@@ -49,7 +51,7 @@ def table2(cells: pd.DataFrame, judged: pd.DataFrame) -> pd.DataFrame:
         rows.append({**row, **_quality(judged, list(group["cell"])), **_paper_columns(paper_row)})
     rows += [_unmeasured(paper_row) for paper_row in TABLE_2 if paper_row not in matched]
     columns = [*_TRAINING, "seeds", "seconds", "disturbed", *_quality(judged, []), *_paper_columns(None)]
-    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(_COUNTS, "Int64")).fillna({"disturbed": ""})
+    return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(_COUNTS, "Int64"))
 
 
 def architecture(cell: dict[str, Any]) -> str:
@@ -81,7 +83,7 @@ def _paper_columns(row: PaperRow | None) -> dict[str, Any]:
 
 
 def _unmeasured(row: PaperRow) -> dict[str, Any]:
-    return {**{name: getattr(row, name) for name in _KEY}, **_paper_columns(row)}
+    return {**{name: getattr(row, name) for name in _KEY}, "disturbed": "", **_paper_columns(row)}
 
 
 def as_markdown(table: pd.DataFrame) -> str:

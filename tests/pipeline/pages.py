@@ -21,7 +21,7 @@ LOW, FLAT, DEEP = "low-dose", "2d", "3d-s16-r1"
 def write_hostile_report(root: Path) -> None:
     """A small study with hostile texts, one failed training, and pixels at both ends of int16."""
     root.mkdir()
-    cells = cells_of(settings_of(study={"slices": [16], "ranks": [1, 2, 16]}))
+    cells = cells_of(settings_of(study={"slices": [16], "ranks": [1, 2, 4, 16]}))
     ids = [cell.id for cell in cells]
     full = chest(SLICES, SIDE)
     full[:, 0, :4] = -32768, 32767, -32768, 32767

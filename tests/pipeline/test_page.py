@@ -38,10 +38,10 @@ def test_tables_sort_by_number_and_keep_what_is_empty_last(page: Page) -> None:
         return table.locator("th").nth(names.index(name))
 
     header("ranks").get_by_role("button").click()
-    assert column("ranks") == ["1", "1", "2", "16"]
+    assert column("ranks") == ["1", "1", "2", "4", "16"]
     assert header("ranks").get_attribute("aria-sort") == "ascending"
     header("ranks").get_by_role("button").press("Enter")
-    assert column("ranks") == ["16", "2", "1", "1"]
+    assert column("ranks") == ["16", "4", "2", "1", "1"]
     assert header("ranks").get_attribute("aria-sort") == "descending"
     for _ in range(2):
         header("training (s)").get_by_role("button").click()
