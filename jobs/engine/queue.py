@@ -38,7 +38,7 @@ class _Queue:
     live: Sequence[Submission]
     submissions: list[Submission] = field(default_factory=list)
     _jobs: list[str] = field(default_factory=list)
-    _markers: list[tuple[Stage, str, Marker]] = field(default_factory=list)
+    _markers: list[tuple[Stage, str, Marker | None]] = field(default_factory=list)
 
     def put(self, call: Callable[..., None], stage: str, items: Sequence[str], request: JobRequest) -> None:
         """Submit ``call`` as ``request`` says, and record it."""
@@ -48,22 +48,25 @@ class _Queue:
         record = Submissions(self.folder.root)
         self.submissions.append(record.add(stage, items, jobs, len(request.calls) * request.tasks, gpus))
 
-    def remove_marker(self, stage: Stage, item: str, marker: Marker | None) -> None:
-        """Remove the marker of an item whose job is in the queue, unless the job has written another since."""
-        stage.markers.clear_progress(item)
-        if marker and stage.markers.remove_unchanged(item, marker):
-            self._markers.append((stage, item, marker))
+    def replace_marker(self, stage: Stage, item: str) -> None:
+        """Remember the marker of an item that is submitted, to be removed when all jobs are in the queue."""
+        self._markers.append((stage, item, stage.markers.read(item)))
+
+    def remove_markers(self) -> None:
+        """Remove the markers of items that are in the queue, unless a job has written another since."""
+        for stage, item, marker in self._markers:
+            if not stage.markers.is_running(item):
+                stage.markers.clear_progress(item)
+                stage.markers.remove_unchanged(item, marker)
 
     def take_back(self, cause: BaseException) -> None:
-        """Leave queue, records and markers as they were before the first job.
+        """Leave queue and records as they were before the first job.
 
         Raises:
             SlurmError: the jobs could not be cancelled, and stay recorded; the message names them.
         """
         take_back(self._jobs, cause)
         Submissions(self.folder.root).remove(self.submissions)
-        for stage, item, marker in self._markers:
-            stage.markers.write(item, marker)
 
     def dependency(self, stage: Stage, items: Sequence[str]) -> str:
         """Name all jobs that the items wait for, in Slurm's words; their end is enough where some may fail."""
@@ -122,6 +125,7 @@ def submit_graph(
     except BaseException as error:
         queue.take_back(error)
         raise
+    queue.remove_markers()
     return queue.submissions
 
 
@@ -170,11 +174,10 @@ def _queue_stage(queue: _Queue, graph: Graph, stage: Stage, items: Sequence[str]
     if not stage.uses_ranks:
         _queue_workers(queue, stage, items)
         return
-    certain = [item for item in items if _runs_for_itself(queue, graph, stage, item, queued)]
-    markers = {item: stage.markers.read(item) for item in certain}
+    for item in items:
+        if _runs_for_itself(queue, graph, stage, item, queued):
+            queue.replace_marker(stage, item)
     _queue_ranks(queue, stage, stage.start_order(items))
-    for item, marker in markers.items():
-        queue.remove_marker(stage, item, marker)
 
 
 def _runs_for_itself(queue: _Queue, graph: Graph, stage: Stage, item: str, queued: set[Ref]) -> bool:
