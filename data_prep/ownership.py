@@ -121,7 +121,7 @@ def apply_umask(folder: Path, umask: int) -> bool:
     """
     if not folder.is_dir() or _mode_under(umask, folder) == stat.S_IMODE(folder.stat().st_mode):
         return False
-    for parent, _, names in os.walk(folder):
+    for parent, _, names in os.walk(folder.resolve()):
         for path in (Path(parent), *(Path(parent, name) for name in names)):
             with suppress(OSError):  # it may be gone, or lie on a file system without modes
                 if not path.is_symlink() and path.stat().st_uid == os.geteuid():

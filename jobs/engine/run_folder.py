@@ -58,7 +58,7 @@ class RunFolder:
         """
         if not (root / "config.yaml").is_file():
             raise UserError(f"{root} is no run folder: it has no config.yaml")
-        check_unshared(root, _REMEDY, owner=root.stat().st_uid)
+        _check_unshared(root, owner=root.stat().st_uid)
         if Ledger(root).exists() and Ledger(root).first_stranger(["config.yaml"]):
             raise UserError(
                 f"{root / 'config.yaml'} was cut or changed after the run wrote it: move it, and run your own settings "
@@ -72,7 +72,7 @@ class RunFolder:
         Raises:
             UserError: someone else can change it.
         """
-        check_unshared(self.root, _REMEDY)
+        _check_unshared(self.root)
         umask = _UMASKS[self.settings.share]
         os.umask(umask)
         if apply_umask(self.root, umask):
@@ -105,7 +105,7 @@ class RunFolder:
             UserError: it is not, someone else can change it, or files that would be replaced were not written by the
                 program.
         """
-        check_unshared(self.root, _REMEDY)
+        _check_unshared(self.root)
         check_apart(self.root, [source.path for source in self.settings.data.sources if source.path])
         folders = {self.root: (*_SETTINGS_FILES, *_MODEL_FILES), **written}
         if not Ledger(self.root).exists() and self._is_of_earlier_version():
@@ -168,6 +168,12 @@ class RunFolder:
     def donor(self, fill: str) -> Path:
         """Return the file of 3D weights that were transferred from a 2D network."""
         return self.root / "transfer" / f"{fill}.pt"
+
+
+def _check_unshared(root: Path, owner: int | None = None) -> None:
+    """Check a run folder, and the folders elsewhere to which links in it lead, such as one on a larger disk."""
+    for folder in (root, *(path for path in root.glob("*") if path.is_symlink())):
+        check_unshared(folder, _REMEDY, owner)
 
 
 def resolved_yaml(settings: RunSettings) -> str:

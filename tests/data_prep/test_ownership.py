@@ -165,6 +165,7 @@ def test_modes_become_those_of_a_umask_and_only_once(umask: int, expected: dict[
     outside.touch()
     (folder / "link").symlink_to(outside)
     folder.chmod(0o711)
-    assert apply_umask(folder, umask)
+    (tmp_path / "linked").symlink_to(folder)
+    assert apply_umask(tmp_path / "linked", umask)
     assert modes(folder) == {**expected, "link": 0o644}
     assert not apply_umask(folder, umask)

@@ -150,6 +150,11 @@ def test_a_run_is_for_its_user_alone_unless_the_group_may_read(tmp_path: Path) -
     shutil.rmtree(toy.run_folder / "logs" / "submitit")  # submitted calls stay private
     assert modes(toy.run_folder) == {False: {0o640}, True: {0o750}}
     assert not (tmp_path / "attack").exists()
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "disk").chmod(0o777)
+    (toy.run_folder / "cells").symlink_to(tmp_path / "disk")
+    assert f"{tmp_path / 'disk'} can be written by everybody" in quarterdose(tmp_path, "status", "runs/toy").stderr
+    (toy.run_folder / "cells").unlink()
     toy.run_folder.chmod(0o770)
     for words in (("prepare", "toy.yaml"), ("status", "runs/toy"), ("logs", "runs/toy"), ("report", "runs/toy")):
         assert f"{toy.run_folder} can be written by its group" in quarterdose(tmp_path, *words).stderr
