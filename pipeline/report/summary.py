@@ -17,6 +17,7 @@ def summary(quality: pd.DataFrame, speed: pd.DataFrame, transfer: pd.DataFrame, 
     lines = _quality_lines(quality, width)
     lines += ["", f"{'cell':<{width}}{'ranks':>6}{'slices':>8}{'s/sample':>10}{'speed-up':>10}{'efficiency':>12}"]
     lines += [_speed_line(row, width) for row in records(speed)]
+    lines += [reason for reason in speed["reason"].unique() if reason]
     lines += _transfer_lines(transfer, width)
     lines += [f"{row['cell']}: {row['state']}: {row['reason']}" for row in records(cells[cells["state"] != "done"])]
     return "\n".join(lines) + "\n"
@@ -41,9 +42,11 @@ def _width(measure: SliceMeasure) -> int:
 
 def _speed_line(row: dict[str, Any], width: int) -> str:
     notes = ["disturbed" if row["disturbed"] else "", "impossible" if row["impossible"] else ""]
+    gain = "-" if pd.isna(row["speed_up"]) else f"{row['speed_up']:.2f}"
+    efficiency = "-" if pd.isna(row["efficiency"]) else f"{100 * row['efficiency']:.0f}%"
     return (
         f"{row['cell']:<{width}}{row['ranks']:>6}{row['slices']:>8}{row['seconds_a_sample']:>10.3g}"
-        f"{row['speed_up']:>10.2f}{100 * row['efficiency']:>11.0f}%  {', '.join(filter(None, notes))}"
+        f"{gain:>10}{efficiency:>12}  {', '.join(filter(None, notes))}"
     ).rstrip()
 
 

@@ -22,7 +22,7 @@ from pipeline.report.volumes import read_stacks, viewer_data
 from pipeline.report.write import write_report
 from pipeline.settings.cells import cells_of
 from pipeline.settings.run import RunSettings
-from tests.pipeline.runs import Hu, fill, judge, settings_of
+from tests.pipeline.runs import Hu, fill, judge, settings_of, write_load
 from tests.scans import chest
 
 HOSTILE = "<script>alert(1)</script>"
@@ -269,3 +269,23 @@ def test_without_two_nodes_the_page_says_why_there_is_no_projection(results: Res
     without = Results({**results.tables, "projection": table}, results.curves, results.judged, None)
     with pytest.raises(NothingToDraw, match=reason):
         draw_projection(new_figure(), without)
+
+
+def test_a_disturbed_study_says_so_in_its_summary_and_on_its_page(tmp_path: Path, settings: RunSettings) -> None:
+    cells = cells_of(settings)
+    ids = [cell.id for cell in cells]
+    fill(tmp_path, cells, ids)
+    for cell, share in (("3d-s16-r1", 0.5), ("3d-s16-r2", 0.0)):
+        write_load(tmp_path, cell, {"foreign_share": share})
+    write_report(tmp_path, settings, cells, dict.fromkeys(ids, ("done", "")), ["low-dose", *ids], pd.DataFrame())
+    report = tmp_path / "report"
+    speed = pd.read_csv(report / "speedup.csv").set_index("ranks")
+    assert speed["disturbed"][1] == "3d-s16-r1"
+    assert set(speed["baseline"]) == {"3d-s16-r2"}
+    lines = (report / "summary.txt").read_text().splitlines()
+    of_speed = lines[lines.index("") :]
+    assert [line.split()[-1] for line in of_speed if line.startswith("3d-s16-r")][:2] == ["disturbed", "100%"]
+    assert "left out, as disturbed: 3d-s16-r1" in lines
+    page = (report / "index.html").read_text()
+    assert "other processes took 50% of the cores that its ranks may use" in page
+    assert "left out, as disturbed: 3d-s16-r1" in page

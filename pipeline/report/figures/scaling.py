@@ -81,6 +81,8 @@ def _of_several_ranks(results: Results) -> pd.DataFrame:
     speed = results.table("speedup", reason)
     settings = [name for name in GRID_SETTINGS if name in speed]
     speed = speed.dropna(subset="speed_up")
+    if speed.empty:
+        raise NothingToDraw("all trainings of 3D networks were disturbed by other work")
     shown = speed[speed.groupby(settings)["ranks"].transform("nunique") > 1]
     if shown.empty:
         raise NothingToDraw(reason)
