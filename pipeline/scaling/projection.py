@@ -43,12 +43,16 @@ class CountedStep:
         """Return the mean of the units."""
         return self._step(self.parts.mean(axis=0))
 
-    def draw(self, generator: np.random.Generator) -> MeasuredStep:
-        """Draw a mean that the units allow: multivariate t about their own mean, with their covariance."""
+    @property
+    def deviations(self) -> Numbers:
+        """Of each unit: normal numbers times these are a deviation of the mean, (units, 3)."""
         count = len(self.parts)
-        deviations = (self.parts - self.parts.mean(axis=0)) / np.sqrt(count * (count - 1))
-        scale = np.sqrt((count - 1) / generator.chisquare(count - 1))
-        return self._step(self.parts.mean(axis=0) + scale * generator.standard_normal(count) @ deviations)
+        deviations: Numbers = (self.parts - self.parts.mean(axis=0)) / np.sqrt(count * (count - 1))
+        return deviations
+
+    def moved(self, factors: Numbers) -> MeasuredStep:
+        """Return the mean, moved by so much of each unit's deviation."""
+        return self._step(self.parts.mean(axis=0) + factors @ self.deviations)
 
     def seconds(self) -> float:
         """Return the mean seconds of a step."""
@@ -142,14 +146,42 @@ def _obstacle(measured: Sequence[CountedStep], disturbed: int) -> str:
 
 
 def _draws(measured: Sequence[CountedStep], size: float) -> Iterator[StepModel]:
-    """Refit the model to drawn steps, with each variant in turn and drawn links; nothing where no step was repeated."""
+    """Refit the model to drawn steps, with each variant in turn and drawn links; nothing where no step was repeated.
+
+    All steps of a draw are drawn by one multivariate t, so that an efficiency has Student's distribution.
+    """
     generator = np.random.default_rng(_SEED)
     if min(len(step.parts) for step in measured) < 2:
         return
+    freedom = _freedom(measured, size)
     for number in range(_DRAWS):
+        scale = np.sqrt(freedom / generator.chisquare(freedom))
+        steps = [step.moved(scale * generator.standard_normal(len(step.parts))) for step in measured]
         latency, a_byte = LINK_FACTOR ** generator.uniform(-1, 1, 2)
         link = Link(ASSUMED.latency * latency, ASSUMED.a_byte * a_byte)
-        yield fit([step.draw(generator) for step in measured], size, VARIANTS[number % len(VARIANTS)], link)
+        yield fit(steps, size, VARIANTS[number % len(VARIANTS)], link)
+
+
+def _freedom(measured: Sequence[CountedStep], size: float) -> float:
+    """Return Satterthwaite's degrees of freedom of the efficiency that is fitted at the largest measured count."""
+    variances = np.array([_variance(measured, step, size) for step in measured])
+    freedoms = np.array([len(step.parts) - 1 for step in measured])
+    total = variances.sum()
+    return float(total**2 / (variances**2 / freedoms).sum()) if total > 0 else float(freedoms.min())
+
+
+def _variance(measured: Sequence[CountedStep], step: CountedStep, size: float) -> float:
+    """Return the variance of the logarithm of that efficiency which comes from one rank count, by its slopes."""
+    slopes = [
+        _log_efficiency([x.moved(unit) if x is step else x.mean() for x in measured], size)
+        - _log_efficiency([x.mean() for x in measured], size)
+        for unit in np.eye(len(step.parts))
+    ]
+    return float(np.square(slopes).sum())
+
+
+def _log_efficiency(steps: Sequence[MeasuredStep], size: float) -> float:
+    return float(np.log(fit(steps, size).efficiency(steps[-1].ranks, baseline=steps[0].ranks)))
 
 
 def _interval_over(measured: Sequence[CountedStep], *, has_interval: bool) -> str:

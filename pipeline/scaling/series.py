@@ -92,7 +92,8 @@ def _estimate(trainings: list[Numbers]) -> Estimate:
     """Estimate the seconds of a sample from the ``seconds, samples`` of each epoch of each training."""
     if len(trainings) > 1:
         seconds, samples = np.stack([epochs.sum(axis=0) for epochs in trainings], axis=1)
-        return pooled(seconds, samples, _seeds(len(trainings)))
+        counts = sorted({len(epochs) for epochs in trainings})
+        return pooled(seconds, samples, f"{_seeds(len(trainings))} of {' or '.join(map(str, counts))} epochs")
     (epochs,) = trainings
     count = min(len(epochs), MOST_BLOCKS)
     in_blocks = f" in {count} blocks" if count < len(epochs) else ""

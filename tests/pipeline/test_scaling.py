@@ -105,7 +105,7 @@ def test_warm_epochs_of_all_seeds_are_one_point_with_an_interval() -> None:
     assert table["speed_up_high"][4] == pytest.approx(np.exp(welch.high), rel=1e-3)
     assert table["efficiency_low"][4] == pytest.approx(table["speed_up_low"][4] / 4)
     assert np.isnan(table["speed_up_low"][1])
-    assert table["interval_over"].tolist() == ["", *["3 seeds"] * 3]
+    assert table["interval_over"].tolist() == ["", *["3 seeds of 4 epochs"] * 3]
 
 
 def cells_on(ranks: int) -> list[str]:
