@@ -230,15 +230,13 @@ SIMULATIONS: tuple[tuple[Simulation, Design], ...] = (
 )
 
 
-def simulate(studies: int, first: int = 0) -> Iterator[Coverage]:
+def simulate(studies: int) -> Iterator[Coverage]:
     for number, (simulation, design) in enumerate(SIMULATIONS):
-        if number < first:
-            continue
         yield from simulation(design, studies, np.random.default_rng(number))
 
 
 if __name__ == "__main__":
     print("| interval | design | holds the truth | median width |\n| --- | --- | --: | --: |")
-    for row in simulate(int(sys.argv[1]) if len(sys.argv) > 1 else 1000, int(sys.argv[2]) if len(sys.argv) > 2 else 0):
+    for row in simulate(int(sys.argv[1]) if len(sys.argv) > 1 else 1000):
         width = "" if np.isnan(row.width) else f"{100 * row.width:.1f} %"
         print(f"| {row.interval} | {row.design} | {100 * row.share:.1f} % | {width} |", flush=True)

@@ -14,6 +14,7 @@ from pipeline.convolutions.trial import quickest, try_algorithms
 from pipeline.quality.anatomy import survey
 from pipeline.quality.judge import judge
 from pipeline.quality.scan import scan_on
+from pipeline.training.gpu_state import GpuState
 from tests.gpu.card import DRY, device
 from tests.pipeline.cells import cell
 from tests.pipeline.trainings import Halted, assert_same_losses, run
@@ -77,3 +78,13 @@ def test_low_dose_is_the_cpus_to_one_hu() -> None:
     )
     assert np.abs(ours - exact).max() <= 1
     assert (ours != exact).mean() < 0.01
+
+
+@pytest.mark.skipif(DRY, reason="a CPU has no such clock")
+def test_the_driver_tells_clock_rate_and_throttling() -> None:
+    state = GpuState(device())
+    state.sample()
+    samples, rates, throttled = state.sample()
+    assert samples == 2
+    assert 100 < rates / samples < 5000
+    assert 0 <= throttled <= samples
