@@ -13,7 +13,8 @@ _PERCENT = {"rmse_change", *(f"{name}{end}" for name in ("efficiency", "lost") f
 _TITLES = {measure.name: measure.title for measure in (*SLAB_MEASURES, *SCAN_MEASURES)}
 _UNITS = {"seconds": "(s)", "hu": "(HU)", "mm": "(mm)", "bytes": "(GiB)"}
 _IDS = ("cell", "baseline", "item")
-_IN_ROWS = ("fitted", "assumed")  # what a forecast rests on stands beside it
+_IN_ROWS = ("fitted", "assumed", "reason")  # what a forecast rests on, and why it is missing, stand beside it
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 class Shown(NamedTuple):
@@ -37,8 +38,15 @@ class Column(NamedTuple):
 
     @property
     def is_common(self) -> bool:
-        """Whether all rows, and there are several, say the same."""
-        return len(self.cells) > 1 and len(set(self.cells)) == 1 and self.title not in _IN_ROWS
+        """Whether all rows, and there are several, say the same or nothing."""
+        if len(self.cells) < 2 or len(set(self.cells)) > 1:
+            return False
+        return self.is_empty or not (self.title in _IN_ROWS or self.cells[0].leads_to)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no row says anything."""
+        return not any(cell.text for cell in self.cells)
 
 
 class ShownTable(NamedTuple):
@@ -147,7 +155,7 @@ def heading(column: str) -> str:
 
 
 def text_of(column: str, value: Any) -> str:
-    """Write a value in the format of its column's unit; a missing value is an empty text."""
+    """Write a value in the format of its column's unit, as papers do: 4.25 x 10⁻⁵; a missing value is an empty text."""
     if pd.isna(value):
         return ""
     if column in _PERCENT:
@@ -156,4 +164,7 @@ def text_of(column: str, value: Any) -> str:
         return f"{value / 2**30:.2f}"
     if not hasattr(value, "is_integer") or isinstance(value, int):
         return str(value)
-    return f"{value:.2e}" if 0 < abs(value) < 1e-3 else f"{value:.0f}" if value.is_integer() else f"{value:.4g}"
+    if 0 < abs(value) < 1e-3:
+        digits, exponent = f"{value:.2e}".split("e")
+        return f"{digits} \N{MULTIPLICATION SIGN} 10{str(int(exponent)).translate(_RAISED)}"
+    return f"{value:.0f}" if value.is_integer() or abs(value) >= 1e4 else f"{value:.4g}"

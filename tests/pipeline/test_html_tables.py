@@ -1,0 +1,65 @@
+"""Tables of the page: what stands in their cells, and what in the line above them."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.quality.measures import MEASURES
+from pipeline.report.html_tables import heading, show, show_datasets, text_of
+
+
+def texts(shown: object) -> dict[str, list[str]]:
+    return {column.title: [cell.text for cell in column.cells] for column in shown}  # type: ignore[attr-defined]
+
+
+def test_an_interval_stands_behind_its_number() -> None:
+    table = pd.DataFrame({
+        "ranks": [1, 2], "speed_up": [1.0, 1.934], "speed_up_low": [np.nan, 1.906], "speed_up_high": [np.nan, 1.962],
+        "efficiency": [1.0, 0.967], "efficiency_low": [np.nan, 0.953], "efficiency_high": [np.nan, 0.981],
+    })  # fmt: skip
+    shown = show(table, None, ())
+    assert texts(shown.columns) == {
+        "ranks": ["1", "2"], "speed up [95\u00a0%]": ["1", "1.934 [1.906, 1.962]"],
+        "efficiency [95\u00a0%]": ["100.0 %", "96.7 % [95.3 %, 98.1 %]"],
+    }  # fmt: skip
+    assert [cell.key for cell in shown.columns[1].cells] == [1.0, 1.934]  # sorted by the number alone
+
+
+def test_what_all_rows_say_stands_above_them_but_for_what_a_forecast_rests_on() -> None:
+    table = pd.DataFrame({"law": "a", "slices": 16, "ranks": [1, 2], "fitted": "1 2", "assumed": "much", "low": np.nan,
+                          "cell": "2d", "reason": ""})  # fmt: skip
+    shown = show(table, None, ())
+    assert [column.title for column in shown.columns] == ["law", "ranks", "fitted", "assumed"]
+    common = {column.title: column.is_empty for column in shown.common}
+    assert common == {"slices": False, "low": True, "cell": False, "reason": True}
+    assert [column.title for column in show(table, None, ["2d"]).columns] == [
+        "law", "ranks", "fitted", "assumed", "cell"]  # fmt: skip
+    alone = show(table.iloc[:1], None, ())
+    assert len(alone.columns) == 8
+    assert not alone.common
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(4.25e-5, "4.25 \N{MULTIPLICATION SIGN} 10⁻⁵"), (-1.2e-12, "-1.20 \N{MULTIPLICATION SIGN} 10⁻¹²"), (0.0, "0"),
+     (0.12344, "0.1234"), (13980.4, "13980"), (7.0, "7"), (float("nan"), ""), (3, "3"), ("a", "a")],
+)  # fmt: skip
+def test_numbers_are_written_as_in_a_paper(value: object, text: str) -> None:
+    assert text_of("mean", value) == text
+
+
+def test_units_stand_in_the_heading() -> None:
+    assert heading("training_seconds") == "training (s)"
+    assert heading("rmse_low_hu") == "rmse low (HU)"
+    assert heading("mse") == "mse"  # the numbers of such a column are not in the unit of the measure's title
+    assert (heading("peak_bytes"), text_of("peak_bytes", 2**30)) == ("peak (GiB)", "1.00")
+
+
+def test_data_sets_have_mean_sd_and_interval_in_the_measures_unit() -> None:
+    measured = {f"{measure.name}_{part}": [number, np.nan] for measure in MEASURES
+                for part, number in (("mean", 5e-4), ("sd", 2e-4), ("low", 3e-4), ("high", 8e-4))}  # fmt: skip
+    table = pd.DataFrame(
+        {"model": ["a", "b"], "part": "test", "dataset": ["x", "y"], "scans": 9, "patients": 8, **measured}
+    )
+    cells = texts(show_datasets(table, ()).columns)
+    assert cells["MSE (10⁻⁴)"] == ["5.000 ± 2.000 [3.000, 8.000]", ""]
