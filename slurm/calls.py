@@ -18,9 +18,12 @@ from typing import Any
 from data_prep.errors import UserError
 from data_prep.files import write_atomic
 from data_prep.ownership import check_unshared
+from slurm.job import start_of_job
 
 FAILED = "this process failed: "
 """Begins the last line of a call that raised an exception, followed by the exception's own words."""
+STARTED = "this process was started"
+"""Begins the first line of each start of a job: its log is continued after it was put back in the queue."""
 _ENDING = ".calls"
 _REMEDY = "submit again from a folder that is yours alone"
 
@@ -60,6 +63,7 @@ def read_call(path: Path, task: int) -> tuple[Callable[..., None], tuple[Any, ..
 
 def main() -> None:
     """Make the call of this task, as a job."""
+    print(STARTED, start_of_job())
     try:
         task = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
         call, arguments = read_call(Path(sys.argv[1]), task)

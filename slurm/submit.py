@@ -17,7 +17,7 @@ from data_prep.files import naming_full_disk
 from data_prep.ownership import create_private_folder
 from slurm.calls import FAILED, command_of, write_calls
 from slurm.commands import SlurmError, read_config
-from slurm.environment import environment_of_submission, heeding_interrupts
+from slurm.environment import environment_of_submission, errors_to, heeding_interrupts
 from slurm.profile import Profile, nodes_of
 from slurm.states import cancel
 
@@ -78,7 +78,7 @@ def submit(profile: Profile, folder: Path, tasks: int, call: Callable[..., None]
     executor.update_parameters(
         timeout_min=profile.minutes, tasks_per_node=tasks, gpus_per_node=profile.gpus_a_task * tasks
     )
-    with environment_of_submission(profile), heeding_interrupts():
+    with environment_of_submission(profile), heeding_interrupts(), errors_to(folder / "controllers.log"):
         return Job(executor._submit_command(command_of(write_calls(folder, call, [arguments]))))
 
 

@@ -10,10 +10,11 @@ from jobs.engine.graph import Graph
 from jobs.engine.item_states import ItemState, QueueState
 from jobs.engine.stage import Ref
 from jobs.engine.worker import PEER_LOST
+from slurm.calls import STARTED
 from slurm.causes import find_cause
 
 _TAIL_LINES = 40
-_START = re.compile(r"^(?:\S+/\S+: started as rank|submitit INFO .* - Starting with JobEnvironment)", re.MULTILINE)
+_START = re.compile(rf"^(?:\S+/\S+: started as rank|{STARTED})", re.MULTILINE)
 Log = tuple[Path, str]
 
 

@@ -19,6 +19,7 @@ from jobs.engine.submissions import Submission, Submissions
 from jobs.engine.worker import PEER_LOST
 from jobs.stages.graph import graph_of
 from pipeline.settings.run import RunSettings
+from slurm.calls import STARTED
 from slurm.sentences import describe_end, describe_wait
 from slurm.states import JobState
 from tests.command_line import quarterdose_within
@@ -105,6 +106,15 @@ def test_restarts_that_are_used_up_are_the_cause(folder: RunFolder) -> None:
     assert name == "12_0_log.out"
     assert "old" not in text
     assert text.endswith("cause: restarts used up: 2 of 2")
+
+
+def test_of_a_job_that_came_to_no_item_the_newest_start_is_shown(folder: RunFolder) -> None:
+    """It was put back in the queue after its first start."""
+    write_log(
+        folder, "slurm/12_0_log.out", f"{STARTED} 12.0", "*** JOB 12 CANCELLED AT 1 ***", f"{STARTED} 12.1", "No!"
+    )
+    queue = queued("failed", "job 12 failed with exit code 1", CELL)
+    assert logs(folder, queue) == [("12_0_log.out", f"{STARTED} 12.1\nNo!")]
 
 
 def test_items_that_wait_are_not_running(folder: RunFolder) -> None:
