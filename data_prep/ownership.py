@@ -51,8 +51,8 @@ def _writable_by_others(step: Path, mode: int, folder: Path, remedy: str, *, is_
 
 
 def _is_writable_by_others(folder: Path, status: os.stat_result) -> bool:
-    others = status.st_mode & _BY_OTHERS
-    return bool(others) and (others != stat.S_IWGRP or not _is_private_group(status) or _has_access_list(folder))
+    writers = status.st_mode & _BY_OTHERS
+    return bool(writers) and (writers != stat.S_IWGRP or not _is_private_group(status) or _has_access_list(folder))
 
 
 def _is_private_group(status: os.stat_result) -> bool:
