@@ -59,6 +59,16 @@ class Toy:
         return subprocess.Popen(self.command(), cwd=self.folder, text=True, stdout=subprocess.PIPE,
                                 stderr=subprocess.STDOUT, start_new_session=True)  # fmt: skip
 
+    def await_files(self, process: subprocess.Popen[str], pattern: str) -> None:
+        """Wait for files below the run folder that a process is to write; one that ends before says why."""
+
+        def is_written() -> bool:
+            written = any(self.run_folder.glob(pattern))
+            assert written or process.poll() is None, process.communicate()[0]
+            return written
+
+        wait_for(is_written)
+
     def markers(self) -> dict[str, float]:
         found = {path: json.loads(path.read_text()) for path in self.run_folder.glob("markers/*/*.json")}
         return {f"{path.parent.name}/{path.stem}": marker["finished"] for path, marker in found.items()}

@@ -190,7 +190,7 @@ def test_a_run_killed_everywhere_ends_as_if_it_had_not_been(
     ):
         before, temporary_files = fresh.markers(), set(temporary.iterdir())
         with fresh.start() as process:
-            wait_for(lambda place=place: list(fresh.run_folder.glob(place)))  # type: ignore[misc]
+            fresh.await_files(process, place)
             kill(process.pid, number)
             process.wait(60)
         wait_for(lambda: not _processes(fresh.folder), 10)
@@ -225,7 +225,7 @@ def test_a_donor_file_in_place_of_the_2d_training(toy: Toy) -> None:
 
 def test_two_runs_at_once_are_refused(fresh: Toy) -> None:
     with fresh.start() as process:
-        wait_for(lambda: list(fresh.run_folder.glob("markers/prepare/*.progress")))
+        fresh.await_files(process, "markers/prepare/*.progress")
         second = fresh.run()
         os.killpg(process.pid, signal.SIGKILL)
     assert second.returncode == 2
@@ -235,7 +235,7 @@ def test_two_runs_at_once_are_refused(fresh: Toy) -> None:
 def test_a_killed_worker_is_named_and_the_next_run_finishes(toy: Toy) -> None:
     toy.forget("study/3d-s16-r2", "evaluate/3d-s16-r2")
     with toy.start() as process:
-        wait_for(lambda: list(toy.run_folder.glob("markers/study/3d-s16-r2.progress")))
+        toy.await_files(process, "markers/study/3d-s16-r2.progress")
         wait_for(lambda: _workers(toy.folder))
         os.kill(_workers(toy.folder)[-1], signal.SIGKILL)
         output, _ = process.communicate(timeout=300)
