@@ -29,8 +29,8 @@ class Measurements:
     def start(self) -> None:
         """Start to measure at this moment; steps that were not settled are dropped."""
         self._pending = []
+        self._load.start()  # reads /proc, which takes milliseconds on a large node: no part of a step
         self.clock.start()
-        self._load.start()
         self._cpu_start, self._start = time.process_time(), time.perf_counter()
 
     def add(self, loss_and_norm: Tensor) -> None:

@@ -87,7 +87,7 @@ def busy_seconds(cores: Collection[int]) -> tuple[float, float]:
     except OSError:
         return np.nan, np.nan
     seconds = {fields[0]: sum(int(fields[column]) for column in _BUSY) / _TICKS for fields in lines}
-    return sum(seconds.get(f"cpu{core}", 0.0) for core in cores), seconds["cpu"]
+    return sum(seconds.get(f"cpu{core}", np.nan) for core in cores), seconds.get("cpu", np.nan)
 
 
 def process_seconds() -> float:
@@ -131,8 +131,8 @@ def summarise(load: dict[str, list[float]]) -> dict[str, float | None]:
         for name, number in {
             "cpu_share": (sums["process"] / wall).mean(),
             "switches_a_second": (sums["switches"] / wall).mean(),
-            "foreign_share": _largest(sums["foreign"] / sums["capacity"]),
-            "foreign_node_share": _largest(sums["foreign_node"] / sums["node_capacity"]),
+            "foreign_share": _largest_share(sums["foreign"], sums["cores"], sums["capacity"]),
+            "foreign_node_share": _largest_share(sums["foreign_node"], sums["node"], sums["node_capacity"]),
             "average_start": sums["average_start"][0],
             "average_end": os.getloadavg()[0],
             "jobs_start": sums["jobs_start"][0],
@@ -143,5 +143,11 @@ def summarise(load: dict[str, list[float]]) -> dict[str, float | None]:
     }
 
 
-def _largest(shares: NDArray[np.float64]) -> float:
-    return max(0.0, float(shares.max()))
+def _largest_share(foreign: NDArray[np.float64], busy: NDArray[np.float64], capacity: NDArray[np.float64]) -> float:
+    """Return the largest share of the cores that was foreign; NaN where /proc/stat could not be read or is not true.
+
+    In a sandbox it may count next to nothing, less than half of what the ranks themselves took.
+    """
+    ours = busy - foreign
+    shares = np.where(busy < 0.5 * ours, np.nan, foreign / capacity)
+    return float(np.maximum(0.0, shares.max()))

@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,14 @@ from pipeline.report.tables import cells_table
 from pipeline.scaling.disturbance import LIMITS, MEASURES, judge_load
 from pipeline.scaling.timing import steps_table
 from pipeline.settings.cells import cells_of
+from pipeline.training import node_load
 from pipeline.training.checkpoints import Checkpoints
+from pipeline.training.clock import StepClock
 from pipeline.training.gpu_state import GpuState
-from pipeline.training.node_load import neighbour_jobs, process_seconds
+from pipeline.training.measurements import Measurements
+from pipeline.training.node_load import LoadMeter, neighbour_jobs, process_seconds, summarise
 from pipeline.training.ranks import Ranks
+from pipeline.training.record import TrainingRecord
 from pipeline.training.world import World
 from tests.pipeline.cells import cell
 from tests.pipeline.runs import fill, settings_of, write_load
@@ -84,6 +88,52 @@ def test_a_training_s_own_reading_processes_are_no_foreign_work() -> None:
     done.set()
     reader.join()
     assert process_seconds() - start == pytest.approx(0.5, abs=0.15)
+
+
+NO_CPUS = "cpu  0 0 0 0 0 0 0 0 0 0\n"
+ZERO_CPUS = NO_CPUS + "".join(f"cpu{core} 0 0 0 0 0 0 0 0 0 0\n" for core in range(os.cpu_count() or 1))
+
+
+@pytest.mark.parametrize("counters", [None, "", NO_CPUS, ZERO_CPUS])
+def test_where_the_kernel_counts_no_cpu_seconds_other_work_was_not_measured(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, counters: str | None
+) -> None:
+    """As in some sandboxes, whose ``/proc/stat`` is missing, empty, without cores or full of zeros."""
+    monkeypatch.setattr(node_load, "_STAT", tmp_path / "stat")
+    if counters is not None:
+        (tmp_path / "stat").write_text(counters)
+    load: dict[str, list[float]] = {}
+    meter = LoadMeter(Ranks(World(), CPU), load)
+    _burn(0.05)
+    meter.settle()
+    measures = summarise(load)
+    assert measures["foreign_share"] is measures["foreign_node_share"] is None
+    assert judge_load(measures) == ("not measured", "")
+
+
+def test_a_little_less_than_the_ranks_own_seconds_is_no_foreign_work() -> None:
+    """Of a tick's grain."""
+    sums = {"wall": [10.0], "process": [9.9], "cores": [9.8], "node": [9.8], "foreign": [-0.1], "foreign_node": [-0.1],
+            "capacity": [10.0], "node_capacity": [10.0], "switches": [0.0], "gpu_samples": [0.0], "gpu_mhz": [0.0],
+            "gpu_throttled": [0.0], "average_start": [0.0], "jobs_start": [0.0]}  # fmt: skip
+    assert summarise(sums)["foreign_share"] == summarise(sums)["foreign_node_share"] == 0
+
+
+def test_reading_the_load_is_no_part_of_a_line_s_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = StepClock(CPU)
+    measurements = Measurements(TrainingRecord(), clock, Ranks(World(), CPU))
+    busy_seconds, ends = node_load.busy_seconds, list[float]()
+
+    def counted(cores: Collection[int]) -> tuple[float, float]:
+        seconds = busy_seconds(cores)
+        ends.append(time.perf_counter())
+        return seconds
+
+    monkeypatch.setattr(node_load, "busy_seconds", counted)
+    measurements.start()
+    clock.mark("data")
+    marked = time.perf_counter()
+    assert clock.seconds()["data"] <= marked - ends[-1]
 
 
 def test_the_sums_go_on_over_a_resumption(make_pair: Callable[..., Path], tmp_path: Path) -> None:
