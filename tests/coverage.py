@@ -227,6 +227,7 @@ SIMULATIONS: tuple[tuple[Simulation, Design], ...] = (
     *((of_attribution, Design((4, 8, 16), seeds)) for seeds in (1, 3, 5)),
     *((of_projection, Design(NODEWISE, seeds, 1)) for seeds in (1, 3, 5)),
     *((of_variance, Design((1, 2, 4), units)) for units in (5, 6, 12, 30)),
+    *((of_attribution, Design(ranks, 2)) for ranks in ((4, 8), (4, 8, 16))),
 )
 
 

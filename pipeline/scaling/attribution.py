@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.scaling.disturbance import YES
-from pipeline.scaling.estimates import Numbers, block_count, blocks, pooled, t_interval
+from pipeline.scaling.estimates import Numbers, Spread, block_count, blocks, pooled, spread_of, t_interval
 from pipeline.scaling.points import CONDITIONS, finished_3d
 from pipeline.settings.cells import ARMS, ArmName
 
@@ -128,40 +128,44 @@ def _mean(trainings: Sequence[Numbers], weights: Numbers) -> float:
 
 
 def _lost(
-    arms: Arms, seconds: float, slopes: Mapping[ArmName, Numbers], total: float, spread: tuple[float, int]
+    arms: Arms, seconds: float, slopes: Mapping[ArmName, Numbers], total: float, spread: Spread
 ) -> dict[str, object]:
     """Compute a cause's share of the whole, with its interval."""
-    terms = [term for arm, slope in slopes.items() for term in _variances(arms[arm], slope / total, spread)]
+    terms = _variances(arms, {arm: slope / total for arm, slope in slopes.items()}, spread)
     low, high = t_interval(seconds / total, *zip(*terms, strict=True))
     steps = ", ".join(f"{arm} {sum(map(len, arms[arm]))}" for arm in slopes)
-    units = "seeds, blocks of steps of arms with one seed" if spread[1] else "blocks of steps of one seed an arm"
+    units = "seeds, blocks of steps of arms with one seed" if spread.freedom else "blocks of steps of one seed an arm"
     return {"lost": seconds / total, "lost_low": low, "lost_high": high, "impossible": _impossible(high),
             "interval_over": "nothing: too few steps" if np.isnan(low) else f"{units}; {steps} steps"}  # fmt: skip
 
 
-def _variances(trainings: Sequence[Numbers], slope: Numbers, spread: tuple[float, int]) -> Iterator[tuple[float, int]]:
-    """Yield the variances of an arm's mean with their freedoms: between trainings, and between blocks of its steps.
+def _variances(arms: Arms, slopes: Mapping[ArmName, Numbers], spread: Spread) -> Iterator[tuple[float, int]]:
+    """Yield the variances of a sum of the arms' means with their freedoms: between trainings, and within single ones.
 
-    Several trainings differ by both; they stand in for how others, of which there is a single one, would differ.
+    Several trainings differ by both; they stand in for how others, of which there is a single one, would differ. The
+    variance between trainings is the same estimate in all arms, and so one term.
     """
-    between, freedom = spread
-    if freedom:
-        yield between * _mean(trainings, slope) ** 2 / len(trainings), freedom
-    if len(trainings) == 1:
-        (steps,) = trainings
-        count = block_count(len(steps))
-        within = pooled(blocks(steps @ slope, count), blocks(np.ones(len(steps)), count), "") if count > 1 else None
-        yield (within.variance, within.freedom) if within else (np.nan, 0)
+    if spread.freedom:
+        squares = sum(_mean(arms[arm], slope) ** 2 / len(arms[arm]) for arm, slope in slopes.items())
+        yield spread.variance * squares, spread.freedom
+    for arm, slope in slopes.items():
+        if len(arms[arm]) == 1:
+            yield _within(arms[arm][0], slope)
 
 
-def _spread(comparable: pd.DataFrame, warm: Mapping[str, Numbers]) -> tuple[float, int]:
-    """Pool the relative variance between the seeds of each rank count, with its degrees of freedom; 0, 0 without."""
+def _within(steps: Numbers, slope: Numbers) -> tuple[float, int]:
+    count = block_count(len(steps))
+    if count < 2:
+        return np.nan, 0
+    estimate = pooled(blocks(steps @ slope, count), blocks(np.ones(len(steps)), count), "")
+    return estimate.variance, estimate.freedom
+
+
+def _spread(comparable: pd.DataFrame, warm: Mapping[str, Numbers]) -> Spread:
+    """Pool the spread of the seeds of each rank count."""
     full = comparable[(comparable["arm"] == "full") & ~comparable["left_out"]]
-    squares, freedom = 0.0, 0
-    for _, seeds in full.groupby("ranks"):
-        logs = np.log([warm[cell][:, 0].mean() for cell in seeds["cell"] if cell in warm])
-        squares, freedom = squares + float(logs.var() * len(logs)), freedom + max(0, len(logs) - 1)
-    return (squares / freedom, freedom) if freedom else (0.0, 0)
+    return spread_of([warm[cell][:, 0].mean() for cell in seeds["cell"] if cell in warm]
+                     for _, seeds in full.groupby("ranks"))  # fmt: skip
 
 
 def _impossible(high: float) -> str:

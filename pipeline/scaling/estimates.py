@@ -7,8 +7,9 @@ closed form and with n - 1 in place of n. Intervals are Student's with the freed
 Satterthwaite 1946), as percentiles of a bootstrap of three to six units are far too narrow.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +53,24 @@ def pooled(sums: Numbers, weights: Numbers, over: str) -> Estimate:
         return Estimate(mean, np.nan, 0, over)
     residuals = (sums - mean * weights) / weights.sum()
     return Estimate(mean, float(count / (count - 1) * residuals @ residuals), count - 1, over)
+
+
+class Spread(NamedTuple):
+    """Relative variance between trainings that differ in their seed alone, with its degrees of freedom; 0, 0 without.
+
+    It is taken to be the same on any number of ranks, and stands in for how other seeds than a single one would differ.
+    """
+
+    variance: float
+    freedom: int
+
+
+def spread_of(groups: Iterable[Sequence[float]]) -> Spread:
+    """Pool the spread of several groups of trainings, each the seconds of its seeds."""
+    logs = [np.log(seconds) for seconds in groups if len(seconds) > 1]
+    freedom = sum(len(group) - 1 for group in logs)
+    squares = sum(float(group.var() * len(group)) for group in logs)
+    return Spread(squares / freedom, freedom) if freedom else Spread(0.0, 0)
 
 
 def blocks(values: Numbers, count: int) -> Numbers:

@@ -15,6 +15,7 @@ from tests.coverage import Design, Simulation, of_attribution, of_laws, of_proje
         (of_speed_up, Design((1, 8), 1, epochs=2), 200, 0.3),
         (of_laws, Design((1, 2, 4, 8), 3), 200, 5),
         (of_attribution, Design((4, 8, 16), 1), 100, 1.5),
+        (of_attribution, Design((4, 8), 2), 100, 4),
         (of_attribution, Design((4, 8, 16), 3), 100, 3),
         (of_projection, Design((1, 4, 8, 16), 3, epochs=1), 20, 0.2),
         (of_variance, Design((1, 2, 4), 12), 200, np.nan),

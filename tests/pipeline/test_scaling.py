@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.signal import lfilter
+from scipy.stats import t as student
 from scipy.stats import ttest_ind
 
 from pipeline.scaling.analysis import speed_up, steps_to_2d, unlike
@@ -325,6 +326,20 @@ def test_the_interval_of_an_attribution_grows_with_the_correlation_of_the_steps(
         table = attribution(cells_, steps).set_index("cause")
         widths.append(table["lost_high"]["exchange"] - table["lost_low"]["exchange"])
     assert 1.4 < widths[1] / widths[0] < 3.2
+
+
+def test_the_spread_of_seeds_is_one_estimate_however_many_arms_share_it() -> None:
+    """Two seeds of one arm give one degree of freedom, of steps that do not vary within a training."""
+    cells_, steps = controlled()
+    steps["seconds"] = steps["cell"].map({"full": 1.55, "synthetic": 1.45, "silent": 1.25, "alone": 1.05})
+    second = cells_[cells_["cell"] == "full"].assign(cell="second")
+    slower = steps[steps["cell"] == "full"].assign(cell="second", seconds=1.58)
+    row = attribution(pd.concat([cells_, second]), pd.concat([steps, slower])).set_index("cause").loc["data"]
+    full, total = (1.55 + 1.58) / 2, (1.55 + 1.58) / 2 + 0.2
+    lost, sd = (full - 1.45) / total, np.std(np.log([1.55, 1.58]), ddof=1)
+    error = sd / total * np.sqrt(((1 - lost) * full) ** 2 / 2 + 1.45**2)
+    assert row["lost"] == pytest.approx(lost)
+    assert row["lost_high"] - row["lost"] == pytest.approx(student.ppf(0.975, 1) * error)
 
 
 def test_too_few_steps_give_no_interval_and_say_so() -> None:
