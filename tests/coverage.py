@@ -32,16 +32,24 @@ COLD = 10
 
 @dataclass(frozen=True)
 class Design:
-    """Rank counts, seeds of each, epochs of each training and steps of each epoch."""
+    """Rank counts, seeds of each, epochs of each training and steps of each epoch.
+
+    ``is_disturbed``: of the fewest ranks all seeds but the first are left out.
+    """
 
     ranks: tuple[int, ...]
     seeds: int
     epochs: int = 2
     steps: int = 100
+    is_disturbed: bool = False
 
     def __str__(self) -> str:
-        seeds = f"{self.seeds} seed{'s' if self.seeds > 1 else ''}"
-        return f"{len(self.ranks)} rank counts, {seeds}, {self.epochs} epochs of {self.steps} steps"
+        seeds = _counted(self.seeds, "seed") + ", 1 of the baseline" * self.is_disturbed
+        return f"{len(self.ranks)} rank counts, {seeds}, {_counted(self.epochs, 'epoch')} of {self.steps} steps"
+
+
+def _counted(number: int, unit: str) -> str:
+    return f"{number} {unit}{'s' if number > 1 else ''}"
 
 
 class Coverage(NamedTuple):
@@ -92,6 +100,7 @@ def cells_of(design: Design, studies: int, **more: object) -> pd.DataFrame:
         "data": name,
     }
     columns: dict[str, Any] = {**SERIES, **identity, "state": "done", "dims": 3, "slices": 16, "samples": 1, **more}
+    columns["left_out"] = design.is_disturbed & (table["ranks"] == design.ranks[0]) & (table["seed"] > 0)
     return table.assign(**columns, training_seconds=np.nan, nodes=[nodes_of(ranks) for ranks in table["ranks"]])
 
 
@@ -228,6 +237,9 @@ SIMULATIONS: tuple[tuple[Simulation, Design], ...] = (
     *((of_projection, Design(NODEWISE, seeds, 1)) for seeds in (1, 3, 5)),
     *((of_variance, Design((1, 2, 4), units)) for units in (5, 6, 12, 30)),
     *((of_attribution, Design(ranks, 2)) for ranks in ((4, 8), (4, 8, 16))),
+    *((of_speed_up, Design(ranks, 3, is_disturbed=True)) for ranks in ((1, 8), FEW)),
+    (of_laws, Design(FEW, 3, is_disturbed=True)),
+    (of_projection, Design(NODEWISE, 3, 1, is_disturbed=True)),
 )
 
 

@@ -29,13 +29,15 @@ NOTHING = (np.nan, np.nan)
 class Estimate:
     """A mean, the ``variance`` of this mean with its degrees of ``freedom``, and the units that it is ``over``.
 
-    The variance is NaN, and the freedom 0, where nothing was repeated.
+    The variance is NaN, and the freedom 0, where nothing was repeated. ``is_shared``: the variance is by a spread that
+    others have too.
     """
 
     mean: float
     variance: float
     freedom: int
     over: str
+    is_shared: bool = False
 
     @property
     def relative_variance(self) -> float:
@@ -97,9 +99,21 @@ def t_interval(centre: float, variances: Sequence[float], freedoms: Sequence[flo
     return centre - half, centre + half
 
 
+def sum_interval(centre: float, slopes: Sequence[float], estimates: Sequence[Estimate]) -> tuple[float, float]:
+    """Return the 95 % interval about what has these slopes in the logarithms of estimates of one study.
+
+    The variances by a shared spread are one estimate, and so one term.
+    """
+    terms = [(estimate.is_shared, slope**2 * estimate.relative_variance, estimate.freedom)
+             for slope, estimate in zip(slopes, estimates, strict=True)]  # fmt: skip
+    independent = [(variance, freedom) for is_shared, variance, freedom in terms if not is_shared]
+    shared = [(variance, freedom) for is_shared, variance, freedom in terms if is_shared]
+    joint = [(sum(variance for variance, _ in shared), shared[0][1])] if shared else []
+    return t_interval(centre, *zip(*independent, *joint, strict=True))
+
+
 def ratio_interval(numerator: Estimate, denominator: Estimate) -> tuple[float, float]:
     """Return the 95 % interval of the ratio of two means, by its logarithm."""
-    pair = (numerator, denominator)
     centre = float(np.log(numerator.mean / denominator.mean))
-    low, high = np.exp(t_interval(centre, [x.relative_variance for x in pair], [x.freedom for x in pair]))
+    low, high = np.exp(sum_interval(centre, [1, -1], [numerator, denominator]))
     return float(low), float(high)

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import nnls
 
-from pipeline.scaling.estimates import Estimate, Numbers, ratio_interval, t_interval
+from pipeline.scaling.estimates import Estimate, Numbers, ratio_interval, sum_interval
 from pipeline.scaling.points import GRID_SETTINGS
 from pipeline.scaling.series import Point, RankSeries, rank_series
 
@@ -45,9 +45,7 @@ class Law:
         logs: Numbers = np.log([point.mean for point in points])
         centre = self._unbounded(ranks, np.exp(logs))
         slopes = [self._slopes(ranks, logs, row) for row in np.eye(len(points))]
-        freedoms = [point.freedom for point in points]
-        return {name: self._cut(t_interval(value, [slope[name] ** 2 * point.relative_variance
-                                                   for slope, point in zip(slopes, points, strict=True)], freedoms))
+        return {name: self._cut(sum_interval(value, [slope[name] for slope in slopes], points))
                 for name, value in centre.items()}  # fmt: skip
 
     def _slopes(self, ranks: Numbers, logs: Numbers, direction: Numbers) -> dict[str, float]:

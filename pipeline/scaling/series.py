@@ -1,13 +1,13 @@
 """Series of points that differ in their rank count alone, each with the time of a sample."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
 from pipeline.scaling.disturbance import YES
-from pipeline.scaling.estimates import MOST_BLOCKS, Estimate, Numbers, blocks, pooled
+from pipeline.scaling.estimates import MOST_BLOCKS, Estimate, Numbers, Spread, blocks, pooled, spread_of
 from pipeline.scaling.points import COMPARABLE, GRID_SETTINGS, finished_3d
 
 WARM, WHOLE = "warm steps", "whole training: too short to leave the start out"
@@ -17,14 +17,15 @@ WARM, WHOLE = "warm steps", "whole training: too short to leave the start out"
 class Point:
     """Trainings that differ in their seed alone, as rows of ``cells.csv``.
 
-    ``seconds``: of a sample, of all ranks together; ``timing``: what was timed. ``left_out``: ids of trainings that
-    were disturbed. ``is_left_out``: all were, so that neither fits nor baselines may use the point; else
-    the ``trainings`` are the others.
+    ``seconds``: of a sample, of all ranks together, and ``levels`` the same of each training; ``timing``: what was
+    timed. ``left_out``: ids of trainings that were disturbed. ``is_left_out``: all were, so that neither fits nor
+    baselines may use the point; else the ``trainings`` are the others.
     """
 
     ranks: int
     trainings: pd.DataFrame
     left_out: list[str]
+    levels: Numbers
     seconds: Estimate
     timing: str
     is_left_out: bool
@@ -74,32 +75,49 @@ def rank_series(cells: pd.DataFrame, epochs: pd.DataFrame) -> Iterator[RankSerie
         settings = {name: group[name].iloc[0] for name in GRID_SETTINGS}
         counts = group.sort_values("ranks", kind="stable").groupby("ranks")
         points = [_point(int(str(ranks)), seeds, by_cell if is_warm else {}) for ranks, seeds in counts]
-        yield RankSeries(settings, points)
+        yield RankSeries(settings, _with_spread(points))
+
+
+def _with_spread(points: list[Point]) -> list[Point]:
+    """Let points share the spread of all seeds where one has a single training, whose epochs do not hold it.
+
+    But for a point whose trainings were all disturbed, as their spread is another.
+    """
+    spread = spread_of(list(point.levels) for point in points if not point.is_left_out)
+    if not spread.freedom or all(len(point.levels) > 1 for point in points):
+        return points
+    return [point if point.is_left_out and len(point.levels) > 1 else _sharing(point, spread) for point in points]
+
+
+def _sharing(point: Point, spread: Spread) -> Point:
+    seeds = len(point.levels)
+    variance = spread.variance * point.seconds.mean**2 / seeds
+    over = f"{seeds} seed{'s' if seeds > 1 else ''}, with the spread of all rank counts' seeds"
+    return replace(point, seconds=Estimate(point.seconds.mean, variance, spread.freedom, over, is_shared=True))
 
 
 def _point(ranks: int, cells: pd.DataFrame, by_cell: Mapping[str, Numbers]) -> Point:
     is_left_out = bool(cells["left_out"].all())
     trainings = cells if is_left_out else cells[~cells["left_out"]]
     left_out = list(cells.loc[cells["left_out"], "cell"])
-    if not by_cell:
-        seconds, samples = trainings[["training_seconds", "samples"]].to_numpy(float).T
-        return Point(ranks, trainings, left_out, pooled(seconds, samples, _seeds(len(seconds))), WHOLE, is_left_out)
-    estimate = _estimate([by_cell[cell] for cell in trainings["cell"]])
-    return Point(ranks, trainings, left_out, estimate, WARM, is_left_out)
+    if by_cell:
+        epochs, timing = [by_cell[cell] for cell in trainings["cell"]], WARM
+    else:
+        sums = trainings[["training_seconds", "samples"]].to_numpy(float)
+        epochs, timing = list(sums[:, None]), WHOLE
+    seconds, samples = np.stack([rows.sum(axis=0) for rows in epochs], axis=1)
+    return Point(ranks, trainings, left_out, seconds / samples, _estimate(epochs), timing, is_left_out)
 
 
 def _estimate(trainings: list[Numbers]) -> Estimate:
     """Estimate the seconds of a sample from the ``seconds, samples`` of each epoch of each training."""
     if len(trainings) > 1:
         seconds, samples = np.stack([epochs.sum(axis=0) for epochs in trainings], axis=1)
-        counts = sorted({len(epochs) for epochs in trainings})
-        return pooled(seconds, samples, f"{_seeds(len(trainings))} of {' or '.join(map(str, counts))} epochs")
+        counts = " or ".join(map(str, sorted({len(epochs) for epochs in trainings})))
+        return pooled(seconds, samples, f"{len(trainings)} seeds" + (f" of {counts} epochs" if counts != "1" else ""))
     (epochs,) = trainings
     count = min(len(epochs), MOST_BLOCKS)
     in_blocks = f" in {count} blocks" if count < len(epochs) else ""
+    over = f"{len(epochs)} epochs{in_blocks} of one seed"
     seconds, samples = blocks(epochs, count).T
-    return pooled(seconds, samples, f"{len(epochs)} epochs{in_blocks} of one seed" if count > 1 else _seeds(1))
-
-
-def _seeds(count: int) -> str:
-    return f"{count} seeds" if count > 1 else "nothing: one training, with nothing to repeat"
+    return pooled(seconds, samples, over if count > 1 else "nothing: one training, with nothing to repeat")

@@ -13,6 +13,7 @@ from tests.coverage import Design, Simulation, of_attribution, of_laws, of_proje
         (of_speed_up, Design((1, 8), 3), 200, 0.15),
         (of_speed_up, Design((1, 8), 5), 200, 0.08),
         (of_speed_up, Design((1, 8), 1, epochs=2), 200, 0.3),
+        (of_speed_up, Design((1, 2, 4, 8), 3, is_disturbed=True), 200, 0.15),
         (of_laws, Design((1, 2, 4, 8), 3), 200, 5),
         (of_attribution, Design((4, 8, 16), 1), 100, 1.5),
         (of_attribution, Design((4, 8), 2), 100, 4),

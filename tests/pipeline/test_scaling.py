@@ -165,6 +165,24 @@ def test_of_several_seeds_only_the_disturbed_is_left_out() -> None:
     assert speed["speed_up"][2] == pytest.approx(2)
 
 
+def test_a_point_with_one_remaining_seed_has_the_spread_of_the_seeds_of_all_rank_counts() -> None:
+    """Its own epochs, all alike, would say that its time is exact."""
+    seconds = {1: 10.0, 2: 5.0}
+    levels = {"3d-s16-r2": 5.0, "3d-s16-r2-seed1": 5.1, "3d-s16-r2-seed2": 5.2}
+    steps = epochs(seconds)
+    steps["seconds"] = steps["seconds"].where(~steps["cell"].isin(levels), steps["cell"].map(levels) / 10)
+    table = seeds(seconds)
+    is_lost = table["cell"].isin(["3d-s16-r1-seed1", "3d-s16-r1-seed2"])
+    row = speed_up(table.assign(left_out=is_lost), steps).set_index("ranks").loc[2]
+    error = np.std(np.log(list(levels.values())), ddof=1) * np.sqrt(1 + 1 / 3)
+    half = np.log(row["speed_up_high"] / row["speed_up_low"]) / 2
+    assert half == pytest.approx(student.ppf(0.975, 2) * error)
+    spread = "with the spread of all rank counts' seeds"
+    assert row["interval_over"] == f"3 seeds, {spread}; of the baseline 1 seed, {spread}"
+    fractions = laws(table.assign(left_out=is_lost), steps).set_index("law")
+    assert fractions["high"]["Amdahl"] - fractions["low"]["Amdahl"] > half
+
+
 def test_without_an_undisturbed_training_there_is_no_speed_up() -> None:
     table = seeds({1: 10.0, 2: 5.0}).assign(disturbed="yes", left_out=True)
     speed = speed_up(table, NO_EPOCHS)
