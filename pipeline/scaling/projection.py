@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from pipeline.scaling.estimates import LEVEL, NOTHING, Numbers, block_count
+from pipeline.scaling.estimates import LEVEL, NOTHING, Numbers, Spread, block_count, spread_of
 from pipeline.scaling.implausible import WITHOUT_INTERVAL
 from pipeline.scaling.points import COMPARABLE, GRID_SETTINGS, finished_3d
 from pipeline.scaling.step_model import ASSUMED, VARIANTS, Link, MeasuredStep, StepModel, fit
@@ -31,13 +31,15 @@ class CountedStep:
     """Steps on one number of ranks and nodes.
 
     ``parts``: compute, visible exchange and stragglers of each unit, (units, 3); units are trainings, or blocks of the
-    steps of a single one.
+    steps of a single one. ``spread_sd``: relative deviation by which the seeds of a single one would differ, as those
+    of other rank counts do; 0 if it has several, or if none has.
     """
 
     ranks: int
     nodes: int
     parts: Numbers
     over: str
+    spread_sd: float = 0.0
 
     def mean(self) -> MeasuredStep:
         """Return the mean of the units."""
@@ -45,13 +47,13 @@ class CountedStep:
 
     @property
     def deviations(self) -> Numbers:
-        """Of each unit: normal numbers times these are a deviation of the mean, (units, 3)."""
-        count = len(self.parts)
-        deviations: Numbers = (self.parts - self.parts.mean(axis=0)) / np.sqrt(count * (count - 1))
-        return deviations
+        """Of each unit, and last of the spread: normal numbers times these are a deviation of the mean, (n, 3)."""
+        count, mean = len(self.parts), self.parts.mean(axis=0)
+        of_units = (self.parts - mean) / np.sqrt(count * (count - 1)) if count > 1 else np.empty((0, 3))
+        return np.vstack([of_units, *([self.spread_sd * mean] if self.spread_sd else [])])
 
     def moved(self, factors: Numbers) -> MeasuredStep:
-        """Return the mean, moved by so much of each unit's deviation."""
+        """Return the mean, moved by so much of each deviation."""
         return self._step(self.parts.mean(axis=0) + factors @ self.deviations)
 
     def seconds(self) -> float:
@@ -110,10 +112,13 @@ def _rows(group: pd.DataFrame, warm: Mapping[str, Numbers], data_rate: float) ->
 
 def _measured(cells: pd.DataFrame, warm: Mapping[str, Numbers]) -> Iterator[CountedStep]:
     """Yield the warm steps of each rank count that has any."""
-    for ranks, same in cells.groupby("ranks"):
-        trainings = [_parts(warm[cell]) for cell in same["cell"] if cell in warm]
-        if trainings:
-            yield CountedStep(int(str(ranks)), int(same["nodes"].max()), *_units(trainings))
+    trainings = {ranks: [_parts(warm[cell]) for cell in same["cell"] if cell in warm]
+                 for ranks, same in cells.groupby("ranks")}  # fmt: skip
+    spread = spread_of([steps.sum(axis=1).mean() for steps in seeds] for seeds in trainings.values())
+    nodes = cells.groupby("ranks")["nodes"].max()
+    for ranks, seeds in trainings.items():
+        if seeds:
+            yield CountedStep(int(str(ranks)), int(nodes[ranks]), *_units(seeds, spread))
 
 
 def _parts(steps: Numbers) -> Numbers:
@@ -122,13 +127,14 @@ def _parts(steps: Numbers) -> Numbers:
     return np.stack([busy, seconds - slowest, slowest - busy], axis=1)
 
 
-def _units(trainings: Sequence[Numbers]) -> tuple[Numbers, str]:
+def _units(trainings: Sequence[Numbers], spread: Spread) -> tuple[Numbers, str, float]:
     if len(trainings) > 1:
-        return np.array([steps.mean(axis=0) for steps in trainings]), f"{len(trainings)} seeds"
+        return np.array([steps.mean(axis=0) for steps in trainings]), f"{len(trainings)} seeds", 0.0
     (steps,) = trainings
     count = max(1, block_count(len(steps)))
     units = np.stack([part.mean(axis=0) for part in np.array_split(steps, count)])
-    return units, f"{count} blocks of steps of one seed"
+    over = f"{count} blocks of steps of one seed"
+    return units, over + ", with the spread of other rank counts' seeds" * bool(spread.freedom), spread.variance**0.5
 
 
 def _obstacle(measured: Sequence[CountedStep], disturbed: int) -> str:
@@ -151,12 +157,12 @@ def _draws(measured: Sequence[CountedStep], size: float) -> Iterator[StepModel]:
     All steps of a draw are drawn by one multivariate t, so that an efficiency has Student's distribution.
     """
     generator = np.random.default_rng(_SEED)
-    if min(len(step.parts) for step in measured) < 2:
+    if not all(len(step.deviations) for step in measured):
         return
     freedom = _freedom(measured, size)
     for number in range(_DRAWS):
         scale = np.sqrt(freedom / generator.chisquare(freedom))
-        steps = [step.moved(scale * generator.standard_normal(len(step.parts))) for step in measured]
+        steps = [step.moved(scale * generator.standard_normal(len(step.deviations))) for step in measured]
         latency, a_byte = LINK_FACTOR ** generator.uniform(-1, 1, 2)
         link = Link(ASSUMED.latency * latency, ASSUMED.a_byte * a_byte)
         yield fit(steps, size, VARIANTS[number % len(VARIANTS)], link)
@@ -164,20 +170,37 @@ def _draws(measured: Sequence[CountedStep], size: float) -> Iterator[StepModel]:
 
 def _freedom(measured: Sequence[CountedStep], size: float) -> float:
     """Return Satterthwaite's degrees of freedom of the efficiency that is fitted at the largest measured count."""
-    variances = np.array([_variance(measured, step, size) for step in measured])
-    freedoms = np.array([len(step.parts) - 1 for step in measured])
+    variances, freedoms = np.array(list(_terms(measured, size))).T
     total = variances.sum()
     return float(total**2 / (variances**2 / freedoms).sum()) if total > 0 else float(freedoms.min())
 
 
-def _variance(measured: Sequence[CountedStep], step: CountedStep, size: float) -> float:
-    """Return the variance of the logarithm of that efficiency which comes from one rank count, by its slopes."""
+def _terms(measured: Sequence[CountedStep], size: float) -> Iterator[tuple[float, int]]:
+    """Yield the variance that comes from each rank count, with its freedom.
+
+    Where one has the spread of the others' seeds, all that is between seeds is one term.
+    """
+    squares = [_squares(measured, step, size) for step in measured]
+    freedoms = [len(step.parts) - 1 for step in measured]
+    borrows = [step.spread_sd > 0 for step in measured]
+    if not any(borrows):
+        yield from zip((rows.sum() for rows in squares), freedoms, strict=True)
+        return
+    between = sum(rows[-1] if is_single else rows.sum() for rows, is_single in zip(squares, borrows, strict=True))
+    yield between, sum(freedom for freedom, is_single in zip(freedoms, borrows, strict=True) if not is_single)
+    for rows, freedom, is_single in zip(squares, freedoms, borrows, strict=True):
+        if is_single and freedom:
+            yield rows[:-1].sum(), freedom
+
+
+def _squares(measured: Sequence[CountedStep], step: CountedStep, size: float) -> Numbers:
+    """Return the variance of the logarithm of that efficiency by each deviation of one rank count, by its slopes."""
     slopes = [
         _log_efficiency([x.moved(unit) if x is step else x.mean() for x in measured], size)
         - _log_efficiency([x.mean() for x in measured], size)
-        for unit in np.eye(len(step.parts))
+        for unit in np.eye(len(step.deviations))
     ]
-    return float(np.square(slopes).sum())
+    return np.square(slopes)
 
 
 def _log_efficiency(steps: Sequence[MeasuredStep], size: float) -> float:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import t as student
 
 from pipeline.scaling.projection import RANKS, projection
 from pipeline.scaling.step_model import ASSUMED, VARIANTS, Link, MeasuredStep, StepModel, expected_largest, fit
@@ -154,6 +155,29 @@ def test_disturbed_trainings_are_no_part_of_a_forecast() -> None:
     table["left_out"] = table["ranks"] >= 8
     (row,) = projection(table, steps).to_dict("records")
     assert row["reason"] == "2 rank counts with warm steps, 3 are needed (2 disturbed trainings were left out)"
+
+
+def test_a_baseline_with_one_remaining_seed_has_the_spread_of_the_other_counts_seeds() -> None:
+    """Three seeds differ by 2 %; of the baseline, whose steps are all alike, one is left: six degrees of freedom."""
+    table, steps = (pd.concat(tables, ignore_index=True) for tables in zip(*(
+        _of_seed(*study((1, 4, 8, 16)), seed, level) for seed, level in enumerate((0.98, 1.0, 1.02))
+    ), strict=True))  # fmt: skip
+    table["left_out"] = (table["ranks"] == 1) & (table["seed"] > 0)
+    row = projection(table, steps).set_index("ranks").loc[16]
+    half = np.log(row["efficiency_high"] / row["efficiency_low"]) / 2
+    assert half == pytest.approx(student.ppf(0.975, 6) * 0.02 * np.sqrt(1 + 1 / 3), rel=0.25)
+    assert row["interval_over"].startswith(
+        "6 blocks of steps of one seed, with the spread of other rank counts' seeds;"
+    )
+
+
+def _of_seed(table: pd.DataFrame, steps: pd.DataFrame, seed: int, level: float) -> tuple[pd.DataFrame, pd.DataFrame]:
+    names, times = f"-seed{seed}", ["seconds", "own_seconds", "slowest_seconds"]
+    steps[times] = level * steps.groupby("cell")[times].transform("mean")
+    return (
+        table.assign(cell=table["cell"] + names, seed=seed),
+        steps.assign(cell=steps["cell"] + names),
+    )
 
 
 def test_a_disturbed_baseline_that_no_measure_caught_gives_no_forecast() -> None:
