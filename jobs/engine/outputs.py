@@ -22,7 +22,7 @@ def digest_outputs(stage: Stage, item: str) -> dict[str, str]:
 def first_fault(stage: Stage, item: str, marker: Marker) -> Reason | None:
     """Return the first output that is missing, or is no longer what the item's marker says; None if there is none."""
     root = stage.folder.root
-    for path in {*stage.outputs(item), *(root / name for name in marker.outputs)}:
+    for path in (*stage.outputs(item), *(root / name for name in marker.outputs)):
         if not path.exists():
             return Reason(Cause.OUTPUT_MISSING, (path.relative_to(root).as_posix(),))
     changed = (name for name, digest in marker.outputs.items() if _digest(root / name) != digest)
