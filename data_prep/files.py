@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +17,7 @@ from typing import Any, TextIO
 from data_prep.errors import UserError
 
 _PROBE_BYTES = 1 << 20
+_LOOKS, _LOOK_SECONDS = 5, 0.05
 
 Declare = Callable[[Path], None]
 """Called with a complete temporary file or folder, before it gets its final name."""
@@ -179,10 +181,12 @@ def _open_lock(path: Path) -> TextIO:
 
 
 def _lock_at_once(handle: TextIO, otherwise: str) -> None:
-    try:
-        _lock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise UserError(otherwise) from error
+    """Lock a file, or refuse after as long as :func:`is_locked` of another process may hold it."""
+    for _ in range(_LOOKS):
+        with suppress(BlockingIOError):
+            return _lock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(_LOOK_SECONDS)
+    raise UserError(otherwise)
 
 
 def _lock(handle: TextIO, operation: int) -> None:

@@ -1,5 +1,6 @@
 """Who may change what lies in a folder: its user alone, or others who could put their files in its place."""
 
+import errno
 import grp
 import os
 import pwd
@@ -16,7 +17,7 @@ _MAX_LINKS = 40  # as Linux itself
 _ALL_USERS = "0 0 4294967295"  # a process's map of users outside of containers that have users of their own
 
 
-def check_unshared(folder: Path, remedy: str, owner: int | None = None) -> None:
+def check_unshared(folder: Path, remedy: str, owner: int | None = None, *, trusts_group: bool = False) -> None:
     """Check that only this user and root can change what lies in a folder, or replace the folder.
 
     The folder, all folders above it and the links on the way must belong to them, and nobody else may write there. Only
@@ -27,6 +28,7 @@ def check_unshared(folder: Path, remedy: str, owner: int | None = None) -> None:
         folder: whether it exists or not.
         remedy: what else its user can do, such as "choose another `runs`".
         owner: id of a further user who may, where a folder of someone else is only looked at.
+        trusts_group: whether the folders above may belong to others, and be written by their groups.
 
     Raises:
         UserError: someone else can.
@@ -34,20 +36,22 @@ def check_unshared(folder: Path, remedy: str, owner: int | None = None) -> None:
     trusted = _trusted_users() | {os.geteuid() if owner is None else owner}
     steps = list(_steps(folder.absolute()))
     for step in steps:
-        status = step.lstat()
+        status, is_last = step.lstat(), step == steps[-1] and os.path.exists(folder)
+        if trusts_group and not is_last and not status.st_mode & stat.S_IWOTH:
+            continue
         if status.st_uid not in trusted:
             raise UserError(f"{step} belongs to {_name(status.st_uid)}, who could replace {folder}: {remedy}")
-        if stat.S_ISDIR(status.st_mode) and _is_writable_by_others(step, status):
-            is_last = step == steps[-1] and os.path.exists(folder)
-            if is_last or not status.st_mode & stat.S_ISVTX:
-                raise UserError(_writable_by_others(step, status.st_mode, folder, remedy, is_last=is_last))
+        is_sticky = not is_last and status.st_mode & stat.S_ISVTX
+        if stat.S_ISDIR(status.st_mode) and _is_writable_by_others(step, status) and not is_sticky:
+            raise UserError(_writable_by_others(step, status, folder, remedy, is_last=is_last))
 
 
-def _writable_by_others(step: Path, mode: int, folder: Path, remedy: str, *, is_last: bool) -> str:
-    writers, letter = ("everybody", "go") if mode & stat.S_IWOTH else ("its group", "g")
-    mends = f"`chmod {letter}-w {step}`" + ("" if is_last else f" or `chmod +t {step}`")
+def _writable_by_others(step: Path, status: os.stat_result, folder: Path, remedy: str, *, is_last: bool) -> str:
+    writers, letter = ("everybody", "go") if status.st_mode & stat.S_IWOTH else ("its group", "g")
     harm = "change what lies in it" if is_last else f"replace {folder}"
-    return f"{step} can be written by {writers}, who could {harm} and so run code as you: {mends}, or {remedy}"
+    mends = f"`chmod {letter}-w {step}`" + ("" if is_last else f" or `chmod +t {step}`")
+    ways = [mends, remedy] if status.st_uid == os.geteuid() else [remedy]  # the modes of others' folders are theirs
+    return f"{step} can be written by {writers}, who could {harm} and so run code as you: {', or '.join(ways)}"
 
 
 def _is_writable_by_others(folder: Path, status: os.stat_result) -> bool:
@@ -56,25 +60,28 @@ def _is_writable_by_others(folder: Path, status: os.stat_result) -> bool:
 
 
 def _is_private_group(status: os.stat_result) -> bool:
-    """Whether a file's group is that of its user alone: of the same name, the user's first, without further members.
+    """Whether a file's group is that of its owner, or of this user, alone.
 
-    Root's is not: system users of many distributions have it too.
+    It has the user's name, is the user's first, and has no further members. Root's is not: system users of many
+    distributions have it too.
     """
-    if status.st_gid == 0:
-        return False
     try:
-        user, group = pwd.getpwuid(status.st_uid), grp.getgrgid(status.st_gid)
+        group = grp.getgrgid(status.st_gid)
+        users = [pwd.getpwuid(user) for user in {status.st_uid, os.geteuid()} - {0}]
     except KeyError:
         return False
-    return user.pw_gid == group.gr_gid and user.pw_name == group.gr_name and set(group.gr_mem) <= {user.pw_name}
+    return any(
+        user.pw_gid == group.gr_gid and user.pw_name == group.gr_name and set(group.gr_mem) <= {user.pw_name}
+        for user in users
+    )
 
 
 def _has_access_list(folder: Path) -> bool:
     """Whether the group's bit may stand for the rights of further users."""
     try:
         return "system.posix_acl_access" in os.listxattr(folder)
-    except OSError:
-        return True
+    except OSError as error:
+        return error.errno not in (errno.ENOTSUP, errno.ENOSYS)
 
 
 def _trusted_users() -> set[int]:
@@ -117,16 +124,17 @@ def _steps(path: Path) -> Iterator[Path]:
 def apply_umask(folder: Path, umask: int) -> bool:
     """Set the modes of a folder and all below it to what files written under ``umask`` have; return whether it did.
 
-    Nothing is done where the folder's own mode is right. The owner's rights stay, and what belongs to others does.
+    Nothing is done where the folder's own mode, which is set last, is right. The owner's rights stay, and what belongs
+    to others does.
     """
     if not folder.is_dir() or _mode_under(umask, folder) == stat.S_IMODE(folder.stat().st_mode):
         return False
-    for parent, _, names in os.walk(folder.resolve()):
-        for path in (Path(parent), *(Path(parent, name) for name in names)):
+    for parent, _, names in os.walk(folder.resolve(), topdown=False):
+        for path in (*(Path(parent, name) for name in names), Path(parent)):
             with suppress(OSError):  # it may be gone, or lie on a file system without modes
                 if not path.is_symlink() and path.stat().st_uid == os.geteuid():
                     path.chmod(_mode_under(umask, path))
-    return True
+    return _mode_under(umask, folder) == stat.S_IMODE(folder.stat().st_mode)
 
 
 def _mode_under(umask: int, path: Path) -> int:
@@ -151,17 +159,19 @@ def private_temporary_folder(parent: Path, name: str) -> Path | None:
     return folder if is_private else None
 
 
-def create_private_folder(folder: Path, remedy: str) -> None:
+def create_private_folder(folder: Path, remedy: str, *, trusts_group: bool = False) -> None:
     """Create a folder that its user alone can read and write; missing ones above it can be read by others.
+
+    ``remedy`` and ``trusts_group``: of :func:`check_unshared`.
 
     Raises:
         UserError: it cannot be created, or someone else can change what lies in it.
     """
-    check_unshared(folder, remedy)
+    check_unshared(folder, remedy, trusts_group=trusts_group)
     try:
         for parent in reversed([parent for parent in folder.parents if not parent.exists()]):
             parent.mkdir(mode=_OPEN, exist_ok=True)
         folder.mkdir(mode=_PRIVATE, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder} cannot be created: {error.strerror}") from error
-    check_unshared(folder, remedy)
+    check_unshared(folder, remedy, trusts_group=trusts_group)

@@ -20,14 +20,14 @@ def check_association(profile: Profile) -> None:
     enforced = config.get("AccountingStorageEnforce", "").split(",")
     if "associations" not in enforced:
         return
-    user = pwd.getpwuid(os.geteuid()).pw_name
     try:
+        user = pwd.getpwuid(os.geteuid()).pw_name
         allowed = _allowed_qos(user, config["ClusterName"])
-    except SlurmError:
+    except (KeyError, SlurmError):
         return  # sbatch will say it
     if not allowed:
         raise UserError(f"user {user} has no account on this cluster, which gives jobs to accounts alone")
-    account, qos = effective_setting(profile, "account"), effective_setting(profile, "qos")
+    account, qos = (_lower(effective_setting(profile, name)) for name in ("account", "qos"))
     if account and account not in allowed:
         raise UserError(f"account {account} is not one of user {user}: {', '.join(sorted(allowed))}")
     choices = allowed[account] if account else set().union(*allowed.values())
@@ -35,11 +35,16 @@ def check_association(profile: Profile) -> None:
         raise UserError(f"qos {qos} is not one of user {user}: {', '.join(sorted(choices))}")
 
 
+def _lower(name: str | None) -> str | None:
+    """Return a name as Slurm compares it."""
+    return name.lower() if name else None
+
+
 def _allowed_qos(user: str, cluster: str) -> dict[str, set[str]]:
     """Ask accounting for the user's accounts, with the qualities of service of each."""
     allowed = dict[str, set[str]]()
     fields = ("format=account,qos", f"users={user}", f"clusters={cluster}")
     for line in output("sacctmgr", "-nP", "show", "associations", *fields).splitlines():
-        account, qos = line.split("|")
+        account, qos = line.lower().split("|")
         allowed.setdefault(account, set()).update(filter(None, qos.split(",")))
     return allowed

@@ -1,6 +1,7 @@
 """The cluster's partitions, as ``sinfo`` lists them, against what a profile asks for."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from data_prep.errors import UserError
@@ -67,7 +68,15 @@ def _demand(profile: Profile, partition: str | None, nodes: int, cpus: int, task
 
 
 def _check(groups: Sequence[_NodeGroup], demand: _Demand) -> None:
-    partition = _partition(groups, demand.partition)
+    """Check a demand against its partition; of several, of which Slurm takes one that can, the last is named."""
+    names = demand.partition.split(",") if demand.partition else [None]
+    for name in names[:-1]:
+        with suppress(UserError):
+            return _check_partition(_partition(groups, name), demand)
+    return _check_partition(_partition(groups, names[-1]), demand)
+
+
+def _check_partition(partition: Sequence[_NodeGroup], demand: _Demand) -> None:
     name, limit = partition[0].partition, partition[0].minutes
     if partition[0].state in _CLOSED:
         raise UserError(f"partition {name} takes no jobs at the moment: its state is {partition[0].state}")

@@ -66,7 +66,7 @@ def submit(profile: Profile, folder: Path, tasks: int, call: Callable[..., None]
         UserError: the debug executor is asked for more than one process, or ``folder`` is not the user's own or has a
             name that is no text.
     """
-    create_private_folder(folder, _REMEDY)
+    create_private_folder(folder, _REMEDY, trusts_group=True)  # the calls in it are known by their digest
     if profile.executor == "debug":
         if tasks > 1:
             raise UserError(
@@ -108,7 +108,7 @@ def enqueue(profile: Profile, folder: Path, call: Callable[..., None], request: 
             text, or Slurm refuses the job.
         SlurmError: Slurm is not installed, does not answer, or did not take back what it has.
     """
-    create_private_folder(folder, _REMEDY)
+    create_private_folder(folder, _REMEDY, trusts_group=True)  # the calls in it are known by their digest
     _check_encodable(folder)
     size = _max_array() if len(request.calls) > 1 else 1
     parts = [request.calls[first : first + size] for first in range(0, len(request.calls), size)]

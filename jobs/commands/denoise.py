@@ -105,7 +105,7 @@ def _enqueue(
 
     if profile.executor != "slurm":
         raise UserError("--on takes a profile whose executor is slurm; leave it out to denoise here")
-    create_private_folder(logs, "choose another --out")
+    create_private_folder(logs, "choose another --out", trusts_group=True)
     check_writable(logs)
     check_partitions(profile, 1)
     check_association(profile)

@@ -100,6 +100,8 @@ def _update(folder: RunFolder, graph: Graph, on: str, dry_run: bool) -> bool:
     if profile and profile.executor == "slurm" and not dry_run:
         _enqueue(folder, graph, profile)
         return False
+    if not dry_run:
+        check_queue(folder)
     find_items(graph)
     if dry_run:
         _print_decisions(graph)
@@ -134,7 +136,7 @@ def run_here(folder: RunFolder, graph: Graph, profile: Profile | None) -> None:
     launcher: Launcher = SubmittedLauncher(profile, open_graph) if profile else LocalLauncher(open_graph, modules)
     count, failures = 0, list[str]()
     with locked(folder), Display() as display:
-        _check_queue(folder)
+        check_queue(folder)
         decisions = _decide(graph)
         if any(decision.run for decision in decisions):
             check_targets(graph, decisions)
@@ -146,7 +148,7 @@ def run_here(folder: RunFolder, graph: Graph, profile: Profile | None) -> None:
         raise RunFailed(f"{len(failures)} items failed, first {failures[0]}; run the same command to try them again")
 
 
-def _check_queue(folder: RunFolder) -> None:
+def check_queue(folder: RunFolder) -> None:
     """Check that no job of the run is in Slurm's queue, which would do the same items."""
     from jobs.engine.queue import live_submissions
     from jobs.engine.submissions import Submissions

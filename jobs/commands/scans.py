@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 import typer
 
 from data_prep.errors import UserError
-from data_prep.log import logger, printable
+from data_prep.log import printable
 from data_prep.settings_file import load_settings
 from jobs.commands.options import Config, Overrides
-from jobs.commands.run import find_items, locked, run_here
+from jobs.commands.run import check_queue, find_items, locked, run_here
 from jobs.engine.run_folder import RunFolder
 from pipeline.settings.run import RunSettings
 
@@ -34,30 +34,24 @@ def verify(
         typer.echo(f"{fault.scan}: {fault.message}")
     typer.echo(f"{count} pairs in the manifest, {len(faults)} faults")
     damaged = {fault.scan: fault.message for fault in faults if fault.is_damaged}
-    if damaged and (mend or (data.parent / "config.yaml").is_file()):
-        _record_damage(data, damaged)
     if damaged and mend:
-        _prepare_again(data)
+        _prepare_again(data, damaged)
+    elif damaged:
+        typer.echo("with --mend damaged pairs are made anew")
     if len(damaged) < len(faults) or (damaged and not mend):
         raise typer.Exit(1)
 
 
-def _record_damage(data: Path, damaged: Mapping[str, str]) -> None:
-    """Let the preparation of a run make damaged pairs anew; ``damaged``: what is wrong, by scan."""
-    from jobs.stages.prepare import Prepare
-
-    folder = RunFolder.opened(data.parent)
-    with locked(folder):
-        for scan, message in damaged.items():
-            Prepare(folder).markers.write_damage(scan, message)
-    logger.info("`quarterdose prepare`, or `quarterdose verify --mend`, makes damaged pairs anew")
-
-
-def _prepare_again(data: Path) -> None:
+def _prepare_again(data: Path, damaged: Mapping[str, str]) -> None:
+    """Prepare scans anew whose pairs are damaged; ``damaged``: what is wrong, by scan."""
     from jobs.stages.graph import preparation_of
 
     folder = RunFolder.opened(data.parent)
+    check_queue(folder)
     graph = preparation_of(folder)
+    with locked(folder):
+        for scan, message in damaged.items():
+            graph.stages["prepare"].markers.write_damage(scan, message)
     find_items(graph)
     run_here(folder, graph, None)
 

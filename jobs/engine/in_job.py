@@ -17,7 +17,7 @@ from jobs.engine.decision import Cause
 from jobs.engine.graph import Graph, OpenGraph
 from jobs.engine.launch import share_items
 from jobs.engine.outcome import check_stage
-from jobs.engine.outputs import first_fault
+from jobs.engine.outputs import check_outputs, first_fault
 from jobs.engine.stage import Ref, Stage
 from jobs.engine.submissions import Submissions
 from jobs.engine.targets import check_targets
@@ -119,15 +119,20 @@ def _await_inputs(graph: Graph, stage: Stage, items: Sequence[str]) -> None:
     """Wait until all inputs are seen here as their jobs, which have ended, left them; one without marker has died.
 
     Raises:
-        RunFailed: too much of a stage before this one did not succeed.
+        RunFailed: too much of a stage before this one did not succeed, or what it left was changed since.
     """
     refs = {ref for item in items for ref in stage.inputs(item)}
     deadline = time.monotonic() + _VISIBLE_SECONDS
-    while (late := [ref for ref in refs if not _is_seen(graph, ref)]) and time.monotonic() < deadline:
+    late = [ref for ref in refs if not _is_seen(graph, ref)]
+    if late:
+        logger.info(f"waiting until {'/'.join(late[0])} is seen here as its job left it")
+    while late and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
+        late = [ref for ref in late if not _is_seen(graph, ref)]
     for name, item in late:
         source = graph.stages[name]
         source.markers.write_death(item, _describe_death(source, item))
+    check_outputs((graph.stages[name], item) for name, item in late)
     if not stage.concludes:
         for name in sorted({name for name, _ in refs}):
             check_stage(graph.stages[name])

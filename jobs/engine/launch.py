@@ -84,7 +84,7 @@ class LocalProcesses:
     def __init__(
         self, groups: Sequence[tuple[Callable[..., None], tuple[Any, ...], int]], modules: Sequence[str], folder: Path
     ) -> None:
-        create_private_folder(folder, "choose another `runs` in the settings")
+        create_private_folder(folder, "choose another `runs` in the settings", trusts_group=True)  # as its run says
         set_forkserver_preload([FORK_SERVER, *modules])
         ensure_running()  # the server imports them while this process imports torch
         from torch.multiprocessing.spawn import start_processes

@@ -5,7 +5,9 @@ import os
 import signal
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from data_prep.errors import MachineError
 
 
 class MemoryFile:
@@ -25,14 +27,23 @@ class Lifeline(MemoryFile):
 
 
 def call_with_lifeline(lifeline: Path, call: Any, *arguments: Any) -> None:
-    """Call in a process that ends by SIGKILL as soon as the process ends that holds the lifeline."""
-    threading.Thread(target=_end_with, args=(lifeline,), name="lifeline", daemon=True).start()
+    """Call in a process that ends by SIGKILL as soon as the process ends that holds the lifeline.
+
+    Raises:
+        MachineError: this machine does not let processes of one user open files of one another.
+    """
+    try:
+        file = lifeline.open("rb")
+    except FileNotFoundError:  # the process is gone
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise
+    except OSError as error:
+        raise MachineError(f"{lifeline} cannot be opened: {error.strerror}") from error
+    threading.Thread(target=_end_with, args=(file,), name="lifeline", daemon=True).start()
     call(*arguments)
 
 
-def _end_with(lifeline: Path) -> None:
-    try:
-        with lifeline.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH)
-    finally:  # where the file cannot be opened the process is gone
-        os.kill(os.getpid(), signal.SIGKILL)
+def _end_with(lifeline: BinaryIO) -> None:
+    with lifeline:
+        fcntl.flock(lifeline, fcntl.LOCK_SH)
+    os.kill(os.getpid(), signal.SIGKILL)

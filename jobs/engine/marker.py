@@ -109,11 +109,11 @@ class Markers:
 
     def write_start(self, item: str, digest: str, rendezvous: str) -> None:
         """Record that the item starts, with the digest of its parts, by the ranks that meet at ``rendezvous``."""
-        write_atomic(self._start(item), f"{digest} {rendezvous}")
+        write_atomic(self._start(item), f"{digest} {start_of_job()} {rendezvous}")
 
     def is_run_by_others(self, item: str, rendezvous: str) -> bool:
         """Whether ranks are at the item that meet elsewhere."""
-        return self.is_running(item) and self._read_start(item)[1:] != rendezvous.split()
+        return self.is_running(item) and self._read_start(item)[1:] != f"{start_of_job()} {rendezvous}".split()
 
     def lock(self, item: str) -> Path:
         """Path of the file that the process which runs the item holds locked."""

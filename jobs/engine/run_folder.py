@@ -32,7 +32,7 @@ _SETTINGS_FILES = ("config.yaml", "provenance.json")
 _MODEL_FILES = ("model.safetensors", "model-card.md")
 _UMASKS = {"none": 0o077, "group": 0o027}
 """What others may not do with files of the run, by the setting ``share``."""
-_REMEDY = "choose another `runs` in the settings"
+_REMEDY = "choose another `runs` in the settings, or `share: group` if you trust owners and groups of the folders above"
 _RECORDED = ("quarterdose", "torch", "zarr", "numcodecs", "numpy", "submitit")
 
 
@@ -58,13 +58,14 @@ class RunFolder:
         """
         if not (root / "config.yaml").is_file():
             raise UserError(f"{root} is no run folder: it has no config.yaml")
-        _check_unshared(root, owner=root.stat().st_uid)
         if Ledger(root).exists() and Ledger(root).first_stranger(["config.yaml"]):
             raise UserError(
                 f"{root / 'config.yaml'} was cut or changed after the run wrote it: move it, and run your own settings "
                 "file again, which writes it anew"
             )
-        return cls(root.absolute(), load_settings(root / "config.yaml", RunSettings))
+        settings = load_settings(root / "config.yaml", RunSettings)
+        _check_unshared(root, settings, owner=root.stat().st_uid)
+        return cls(root.absolute(), settings)
 
     def secure(self) -> None:
         """Let nobody else change the folder, nor read what this process writes from here on, but as ``share`` says.
@@ -72,7 +73,7 @@ class RunFolder:
         Raises:
             UserError: someone else can change it.
         """
-        _check_unshared(self.root)
+        _check_unshared(self.root, self.settings)
         umask = _UMASKS[self.settings.share]
         os.umask(umask)
         if apply_umask(self.root, umask):
@@ -105,7 +106,7 @@ class RunFolder:
             UserError: it is not, someone else can change it, or files that would be replaced were not written by the
                 program.
         """
-        _check_unshared(self.root)
+        _check_unshared(self.root, self.settings)
         check_apart(self.root, [source.path for source in self.settings.data.sources if source.path])
         folders = {self.root: (*_SETTINGS_FILES, *_MODEL_FILES), **written}
         if not Ledger(self.root).exists() and self._is_of_earlier_version():
@@ -170,10 +171,10 @@ class RunFolder:
         return self.root / "transfer" / f"{fill}.pt"
 
 
-def _check_unshared(root: Path, owner: int | None = None) -> None:
+def _check_unshared(root: Path, settings: RunSettings, owner: int | None = None) -> None:
     """Check a run folder, and the folders elsewhere to which links in it lead, such as one on a larger disk."""
     for folder in (root, *(path for path in root.glob("*") if path.is_symlink())):
-        check_unshared(folder, _REMEDY, owner)
+        check_unshared(folder, _REMEDY, owner, trusts_group=settings.share == "group")
 
 
 def resolved_yaml(settings: RunSettings) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from data_prep.progress import Progress
 from data_prep.split import Segment
+from jobs.engine.marker import Markers
 from jobs.engine.stage import Ref, Stage
 from jobs.stages.prepare import read_split
 from jobs.stages.train import CellStage
@@ -55,21 +56,16 @@ class Evaluate(Stage):
         shutil.rmtree(self.folder.evaluation(item), ignore_errors=True)
 
     def judged_items(self) -> list[str]:
-        """List the items whose judgement is up to date; it is not where the network was trained again since."""
+        """List the items whose judgement is up to date: of the split and the network that there are now."""
         return [item for item in self.items() if self._is_judged(item)]
 
     def _is_judged(self, item: str) -> bool:
         judgement = self.markers.read(item)
         if judgement is None or judgement.state != "done":
             return False
-        if item not in self.cells:
-            return True
-        stage, _ = self.cells[item]
-        training = stage.markers.read(item)
-        if training is None or training.state != "done":
-            return False
-        judged: str = judgement.parts["inputs"][f"{stage.name}/{item}"]
-        return judged == training.stamp
+        inputs = {ref: Markers(self.folder.root, ref[0]).read(ref[1]) for ref in self.inputs(item)}
+        stamps = {"/".join(ref): marker.stamp for ref, marker in inputs.items() if marker and marker.state == "done"}
+        return bool(judgement.parts["inputs"] == stamps)
 
     def run(self, item: str, world: World, progress: Progress) -> dict[str, Any]:
         from pipeline.evaluate.judgement import evaluate

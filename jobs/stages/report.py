@@ -11,7 +11,7 @@ from jobs.engine.graph import Graph
 from jobs.engine.stage import Ref, Stage
 from jobs.stages.evaluate import Evaluate
 from jobs.stages.train import CellStage
-from pipeline.report.files import FILES, REPORT_PATTERNS
+from pipeline.report.files import FIGURE_PATTERNS, FILES, REPORT_PATTERNS
 from pipeline.settings.cells import cells_of
 from pipeline.training.world import World
 
@@ -54,7 +54,7 @@ class WriteReport(Stage):
         }
 
     def outputs(self, item: str) -> list[Path]:
-        figures = sorted(self.folder.report.glob("figures/*"))
+        figures = (path for pattern in FIGURE_PATTERNS for path in sorted(self.folder.report.glob(pattern)))
         return [*(self.folder.report / name for name in FILES), *figures]
 
     def partly_written(self, item: str) -> Mapping[Path, str]:

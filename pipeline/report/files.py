@@ -8,6 +8,7 @@ TABLES = ("cells", "epochs", "speedup", "laws", "attribution", "variance", "vari
 FILES = (*(f"{name}.csv" for name in TABLES), "table2.md", "table2.tex", "summary.txt", "index.html")
 """Files of every report; which figures it has depends on what was trained."""
 
-REPORT_PATTERNS = (*FILES, "figures/*.png", "figures/*.svg", "figures/*.pdf")
+FIGURE_PATTERNS = ("figures/*.png", "figures/*.svg", "figures/*.pdf")
+REPORT_PATTERNS = (*FILES, *FIGURE_PATTERNS)
 QUALITY_PATTERNS = ("*.csv", "*.png", "*.svg", "*.pdf")
 """What a report, or the tables and figures of quality alone, replace in their folder."""

@@ -126,7 +126,9 @@ class RunSettings(Settings):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
     runs: Path = Field(Path("runs"), description="folder of all runs")
     share: Literal["none", "group"] = Field(
-        "none", description="who may read the run folder beside its user: nobody, or the folder's group"
+        "none",
+        description="who may read the run folder beside its user: nobody, or the folder's group; owners and groups "
+        "of the folders above are trusted then",
     )
     data: DataSettings
     train_2d: Train2DSettings = Field(Train2DSettings(), description="2D-DDnet, donor of the transfer")

@@ -120,7 +120,7 @@ def load_trained(cell: CellSettings, folder: Path) -> nn.Module:
     if not path.exists():
         raise CheckpointError(f"{path}, with which the training ended, is missing: {_REMEDY}")
     digest = checkpoints.digest(result["steps"])
-    if result.get("checkpoint", digest) != digest:
+    if result["checkpoint"] != digest:
         raise CheckpointError(f"{path} is not the file with which the training ended: delete it, and {_REMEDY}")
     network.load_state_dict(checkpoints.load(result["steps"])["model"])
     return network.eval()

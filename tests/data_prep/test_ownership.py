@@ -54,6 +54,22 @@ def test_a_folder_that_others_can_write_is_named_with_the_ways_out(mode: int, tm
 
 
 @needs_root
+def test_owners_and_groups_of_the_folders_above_can_be_trusted(tmp_path: Path) -> None:
+    folder = folder_in(tmp_path)
+    os.chown(folder.parent, NOBODY, 0)
+    folder.parent.chmod(0o2770)
+    assert "belongs to user nobody" in refusal(folder)
+    check_unshared(folder, REMEDY, trusts_group=True)
+    folder.parent.chmod(0o2777)
+    with pytest.raises(UserError, match="belongs to user nobody"):
+        check_unshared(folder, REMEDY, trusts_group=True)
+    folder.parent.chmod(0o2770)
+    folder.chmod(0o770)
+    with pytest.raises(UserError, match="can be written by its group, who could change what lies in it"):
+        check_unshared(folder, REMEDY, trusts_group=True)
+
+
+@needs_root
 def test_a_user_s_private_group_is_nobody_else(tmp_path: Path) -> None:
     """Debian's user daemon has a group of its own name."""
     daemon = pwd.getpwnam("daemon")
@@ -62,6 +78,15 @@ def test_a_user_s_private_group_is_nobody_else(tmp_path: Path) -> None:
         os.chown(path, daemon.pw_uid, daemon.pw_gid)
         path.chmod(0o2775)
     check_unshared(folder, REMEDY, owner=daemon.pw_uid)
+    os.chown(folder.parent, 0, daemon.pw_gid)  # as of `/scratch/USER`
+    if os.fork() == 0:
+        os.setuid(daemon.pw_uid)
+        try:
+            check_unshared(folder, REMEDY)
+        except UserError:
+            os._exit(1)
+        os._exit(0)
+    assert os.wait()[1] == 0
     os.chown(folder, daemon.pw_uid, grp.getgrnam("adm").gr_gid)
     with pytest.raises(UserError, match="can be written by its group"):
         check_unshared(folder, REMEDY, owner=daemon.pw_uid)

@@ -51,6 +51,18 @@ def test_a_marker_that_a_shared_file_system_shows_late_is_waited_for(graph: Grap
     assert graph.marker(("split", "split")) == done
 
 
+def test_an_input_that_was_changed_since_is_named(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(in_job, "_VISIBLE_SECONDS", 0.0)
+    split = graph.stages["split"]
+    for path in split.outputs("split"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("as it was")
+    split.markers.write("split", Marker("done", {}, 1.0, 1.0, "", {}, digest_outputs(split, "split")))
+    split.outputs("split")[1].write_text("otherwise")
+    with pytest.raises(RuntimeError, match=r"data/split\.json was cut or changed after it was written: run the same"):
+        in_job._await_inputs(graph, graph.stages["train"], ["2d"])
+
+
 def test_a_marker_that_never_comes_is_the_mark_of_a_job_that_died(
     graph: Graph, monkeypatch: pytest.MonkeyPatch
 ) -> None:

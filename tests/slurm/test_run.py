@@ -92,6 +92,7 @@ def test_cancel_ends_all_and_the_next_submission_does_the_rest(tmp_path: Path, c
     [
         ({"minutes": 10, "partition": "debug"}, "minutes 10 is over the time limit of partition debug, 5"),
         ({"partition": "nowhere"}, "partition nowhere is not one of: debug, gpu, scavenge"),
+        ({"partition": "nowhere,moon"}, "partition moon is not one of: debug, gpu, scavenge"),
         ({"gpus_a_task": 3}, "6 GPUs a node are asked for, those of gpu have 4"),
         ({"cpus_a_task": 2}, "4 cores a node are asked for, those of gpu have 2"),
         ({"cpus_a_worker": 3}, "3 cores a node are asked for, those of gpu have 2"),
