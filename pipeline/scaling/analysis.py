@@ -17,8 +17,8 @@ def speed_up(cells: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
     efficiency = speed-up * n0 / n, in strong and in weak scaling. ``_low`` and ``_high`` are a 95 % interval over what
     ``interval_over`` says: trainings of several seeds, or epochs of a single one. ``cell`` is the first seed's;
     ``disturbed`` names the row's trainings that other work disturbed; ``impossible`` says of an efficiency above 100 %
-    what is likely wrong. ``reason`` says what was left out, or why there is no baseline. Arguments as those of
-    :func:`~pipeline.scaling.series.rank_series`.
+    what is likely wrong. ``reason`` says what was left out, of which trainings the load was not measured, or why there
+    is no baseline. Arguments as those of :func:`~pipeline.scaling.series.rank_series`.
     """
     rows = [_row(series, point) for series in rank_series(cells, epochs) for point in series.points]
     columns = ["cell", *GRID_SETTINGS, "ranks", "seeds", "seconds_a_sample", "baseline", "baseline_ranks", "speed_up",
@@ -30,7 +30,7 @@ def speed_up(cells: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
 def _row(series: RankSeries, point: Point) -> dict[str, object]:
     row = {"cell": point.cell, **series.settings, "ranks": point.ranks, "seeds": len(point.trainings),
            "seconds_a_sample": point.seconds.mean, "timing": point.timing, "disturbed": point.disturbed,
-           "impossible": "", "reason": series.left_out}  # fmt: skip
+           "impossible": "", "reason": series.doubts}  # fmt: skip
     if not series.usable:
         return {**row, "interval_over": "", "reason": "no baseline: all of these trainings were disturbed"}
     first = series.usable[0]

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import pandas as pd
+
 YES, NO, NOT_MEASURED = "yes", "no", "not measured"
 
 
@@ -41,3 +43,9 @@ def judge_load(load: Mapping[str, float | None] | None) -> tuple[str, str]:
         return NO, ""
     jobs = max(load.get("jobs_start") or 0, load.get("jobs_end") or 0)
     return YES, "; ".join([*reasons, *([f"{jobs:.0f} other jobs were on its nodes"] if jobs else [])])
+
+
+def not_measured(cells: pd.DataFrame) -> str:
+    """Say of which trainings nobody knows whether they were disturbed; empty if of all it was measured."""
+    names = cells.loc[cells["disturbed"] == NOT_MEASURED, "cell"]
+    return f"load not measured: {' '.join(names)}" if len(names) else ""

@@ -86,14 +86,14 @@ def laws(cells: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
     scaling, the value is empty and ``reason`` says why. ``most_ranks``: where the speed-up of the USL is highest,
     infinite without coherency. Arguments as those of :func:`~pipeline.scaling.series.rank_series`.
     """
-    rows = [{**series.settings, **_with_left_out(row, series)}
+    rows = [{**series.settings, **_with_doubts(row, series)}
             for series in rank_series(cells, epochs) for row in _rows(series)]  # fmt: skip
     columns = [*GRID_SETTINGS, "law", "parameter", "ranks", "value", "low", "high", "interval_over", "reason"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _with_left_out(row: dict[str, object], series: RankSeries) -> dict[str, object]:
-    return {**row, "reason": "; ".join(filter(None, [str(row["reason"]), series.left_out]))}
+def _with_doubts(row: dict[str, object], series: RankSeries) -> dict[str, object]:
+    return {**row, "reason": "; ".join(filter(None, [str(row["reason"]), series.doubts]))}
 
 
 def _rows(series: RankSeries) -> Iterator[dict[str, object]]:

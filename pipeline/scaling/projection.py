@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from pipeline.scaling.disturbance import not_measured
 from pipeline.scaling.estimates import LEVEL, NOTHING, Numbers, Spread, block_count, spread_of
 from pipeline.scaling.implausible import WITHOUT_INTERVAL
 from pipeline.scaling.points import COMPARABLE, GRID_SETTINGS, finished_3d
@@ -70,7 +71,7 @@ def projection(cells: pd.DataFrame, steps: pd.DataFrame, data_rate: float = np.i
 
     Args:
         cells: ``cell, state, dims, arm, alike, slices, sampling, transfer, epochs, ranks, nodes, parameters, batch,
-            accumulation, left_out``.
+            accumulation, disturbed, left_out``.
         steps: ``cell, seconds, own_seconds, slowest_seconds, warm``.
         data_rate: samples a second that the file system gives all ranks together.
 
@@ -82,7 +83,7 @@ def projection(cells: pd.DataFrame, steps: pd.DataFrame, data_rate: float = np.i
         ``interval_over``, the models of :data:`~pipeline.scaling.step_model.VARIANTS` and assumed links of a range.
         ``limit``: the part that costs most; ``ends``: whether efficiency is below a half; ``fitted``: the measured
         rank counts; ``assumed``: what was not measured. A series with too little to forecast from has one row without
-        numbers, whose ``reason`` says why.
+        numbers, whose ``reason`` says why; else it names the trainings whose load was not measured.
     """
     warm = {str(cell): group[_TIMES].to_numpy(float) for cell, group in steps[steps["warm"]].groupby("cell")}
     groups = finished_3d(cells).groupby(COMPARABLE, sort=False)
@@ -94,17 +95,18 @@ def projection(cells: pd.DataFrame, steps: pd.DataFrame, data_rate: float = np.i
 
 
 def _rows(group: pd.DataFrame, warm: Mapping[str, Numbers], data_rate: float) -> Iterator[dict[str, object]]:
-    first, measured = group.iloc[0], list(_measured(group[~group["left_out"]], warm))
+    first, used = group.iloc[0], group[~group["left_out"]]
+    measured, doubt = list(_measured(used, warm)), not_measured(used)
     common = {"law": "step model", **{name: first[name] for name in _SETTINGS},
               "fitted": " ".join(str(step.ranks) for step in measured)}  # fmt: skip
     obstacle = _obstacle(measured, disturbed=int(group["left_out"].sum()))
     if obstacle:
-        yield {**common, "reason": obstacle}
+        yield {**common, "reason": "; ".join(filter(None, [obstacle, doubt]))}
         return
     size, samples = float(first["parameters"]) * GRADIENT_BYTES, float(first["batch"] * first["accumulation"])
     model = replace(fit([step.mean() for step in measured], size), data_rate=data_rate)
     drawn = [replace(draw, data_rate=data_rate) for draw in _draws(measured, size)]
-    common |= {"baseline_ranks": measured[0].ranks, "assumed": "; ".join(model.assumed), "reason": "",
+    common |= {"baseline_ranks": measured[0].ranks, "assumed": "; ".join(model.assumed), "reason": doubt,
                "interval_over": _interval_over(measured, has_interval=bool(drawn))}  # fmt: skip
     for ranks in RANKS:
         yield {**common, **_forecast(model, drawn, ranks, samples, measured)}

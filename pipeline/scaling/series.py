@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from pipeline.scaling.disturbance import YES
+from pipeline.scaling.disturbance import YES, not_measured
 from pipeline.scaling.estimates import MOST_BLOCKS, Estimate, Numbers, Spread, blocks, pooled, spread_of
 from pipeline.scaling.points import COMPARABLE, GRID_SETTINGS, finished_3d
 
@@ -54,10 +54,11 @@ class RankSeries:
         return [point for point in self.points if not point.is_left_out]
 
     @property
-    def left_out(self) -> str:
-        """Say which trainings fits leave out, and why; empty if none."""
+    def doubts(self) -> str:
+        """Say which trainings fits leave out, and which ones may have been disturbed; empty if none."""
         cells = [cell for point in self.points for cell in point.left_out]
-        return f"left out, as disturbed: {' '.join(cells)}" if cells else ""
+        left_out = f"left out, as disturbed: {' '.join(cells)}" if cells else ""
+        return "; ".join(filter(None, [left_out, not_measured(pd.concat([point.trainings for point in self.points]))]))
 
 
 def rank_series(cells: pd.DataFrame, epochs: pd.DataFrame) -> Iterator[RankSeries]:

@@ -180,6 +180,15 @@ def _of_seed(table: pd.DataFrame, steps: pd.DataFrame, seed: int, level: float) 
     )
 
 
+def test_a_forecast_names_the_trainings_whose_load_was_not_measured() -> None:
+    table, steps = study((1, 4, 8, 16))
+    table["disturbed"] = np.where(table["ranks"] == 4, "not measured", "no")
+    assert set(projection(table, steps)["reason"]) == {"load not measured: 3d-s16-r4"}
+    (row,) = projection(table[table["ranks"] > 1], steps[steps["cell"] != "3d-s16-r16"]).to_dict("records")
+    assert row["reason"] == "2 rank counts with warm steps, 3 are needed; load not measured: 3d-s16-r4"
+    assert set(projection(table.assign(disturbed="no"), steps)["reason"]) == {""}
+
+
 def test_a_disturbed_baseline_that_no_measure_caught_gives_no_forecast() -> None:
     """Each rank of a step does as much on any number of ranks, so no step can be shorter than the baseline's."""
     table, steps = study((1, 4, 8, 16))

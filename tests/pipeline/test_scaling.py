@@ -183,6 +183,18 @@ def test_a_point_with_one_remaining_seed_has_the_spread_of_the_seeds_of_all_rank
     assert fractions["high"]["Amdahl"] - fractions["low"]["Amdahl"] > half
 
 
+def test_trainings_whose_load_was_not_measured_are_named_where_they_count() -> None:
+    seconds = amdahl(0.1)
+    table = changed(seeds(seconds), "cell", "3d-s16-r1-seed1", disturbed="not measured")
+    other = cells({1: 10, 2: 5}, slices=32, alike="y")
+    speed = speed_up(pd.concat([table, other]), NO_EPOCHS)
+    doubt = "load not measured: 3d-s16-r1-seed1"
+    assert speed.groupby("slices")["reason"].unique().map(list).to_dict() == {16: [doubt], 32: [""]}
+    assert laws(table, NO_EPOCHS).set_index("law").loc["Karp-Flatt", "reason"].tolist() == [doubt] * 3
+    both = changed(table, "cell", "3d-s16-r1", disturbed="yes", left_out=True)
+    assert set(speed_up(both, NO_EPOCHS)["reason"]) == {f"left out, as disturbed: 3d-s16-r1; {doubt}"}
+
+
 def test_without_an_undisturbed_training_there_is_no_speed_up() -> None:
     table = seeds({1: 10.0, 2: 5.0}).assign(disturbed="yes", left_out=True)
     speed = speed_up(table, NO_EPOCHS)
