@@ -38,7 +38,7 @@ TABLE_CAPTIONS = {
     "variance": "SD over slices, and of the means of scans, data sets and seeds: spreads, not intervals of the mean.",
     "variance_tests": (
         "Slope of the logarithm of the units' mean deviation against that of the ranks. p value: one-sided, by "
-        "permutation of the rank counts within each unit."
+        "permutation of the rank counts within each unit; p holm: corrected for the number of tests of a series."
     ),
     "projection": (
         "What the step model, fitted to the measured ranks, expects of more, against the fewest of them. In brackets "

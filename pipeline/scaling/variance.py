@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from pipeline.quality.measures import names, slice_measures
+from pipeline.quality.statistics import holm
 from pipeline.scaling.estimates import Numbers
 from pipeline.scaling.points import COMPARABLE, GRID_SETTINGS, finished_3d
 
@@ -59,15 +60,23 @@ def falling_variance(cells: pd.DataFrame, quality: pd.DataFrame) -> pd.DataFrame
     share of permutations of the rank counts, within each unit, with a slope as low: values of a unit are alike.
 
     Returns:
-        A row a series, metric and kind of unit: ``slices … work, metric, over, units, ranks, slope, p_value, reason``.
-        With too few units, ``reason`` stands instead of a p-value.
+        A row a series, metric and kind of unit: ``slices … work, metric, over, units, ranks, slope, p_value, p_holm,
+        reason``. ``p_holm`` is corrected after Holm for the number of tests of the series. With too few units,
+        ``reason`` stands instead of a p-value.
     """
     series: dict[object, list[tuple[int, pd.DataFrame]]] = {}
     for digest, ranks, group in _points(cells, quality):
         series.setdefault(digest, []).append((ranks, group))
-    rows = [_tested(points, metric, over) for points in series.values() for metric in METRICS for over in _UNITS]
-    columns = [*GRID_SETTINGS, "metric", "over", "units", "ranks", "slope", "p_value", "reason"]
+    rows = [row for points in series.values() for row in _series_tests(points)]
+    columns = [*GRID_SETTINGS, "metric", "over", "units", "ranks", "slope", "p_value", "p_holm", "reason"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _series_tests(points: Sequence[tuple[int, pd.DataFrame]]) -> list[dict[str, object]]:
+    """Test each metric over each kind of unit, and correct the p-values for their number."""
+    rows = [_tested(points, metric, over) for metric in METRICS for over in _UNITS]
+    corrected = holm(np.array([row.get("p_value", np.nan) for row in rows], np.float64))
+    return [{**row, "p_holm": p_value} for row, p_value in zip(rows, corrected, strict=True)]
 
 
 def _tested(points: Sequence[tuple[int, pd.DataFrame]], metric: str, over: str) -> dict[str, object]:

@@ -190,7 +190,7 @@ def test_trainings_whose_load_was_not_measured_are_named_where_they_count() -> N
     speed = speed_up(pd.concat([table, other]), NO_EPOCHS)
     doubt = "load not measured: 3d-s16-r1-seed1"
     assert speed.groupby("slices")["reason"].unique().map(list).to_dict() == {16: [doubt], 32: [""]}
-    assert laws(table, NO_EPOCHS).set_index("law").loc["Karp-Flatt", "reason"].tolist() == [doubt] * 3
+    assert laws(table, NO_EPOCHS).query("law == 'Karp-Flatt'")["reason"].tolist() == [doubt] * 3
     both = changed(table, "cell", "3d-s16-r1", disturbed="yes", left_out=True)
     assert set(speed_up(both, NO_EPOCHS)["reason"]) == {f"left out, as disturbed: 3d-s16-r1; {doubt}"}
 
@@ -411,6 +411,22 @@ def test_a_fall_of_variance_is_found_where_there_is_one_and_not_where_there_is_n
     assert falls["reason"][("mse", "seeds")] == "3 seeds, at least 5 are needed"
     assert falls["reason"][("mse", "datasets")] == "3 datasets, at least 5 are needed"
     assert np.isnan(falls["p_value"][("mse", "seeds")])
+
+
+def test_p_values_of_a_series_are_corrected_for_their_number() -> None:
+    """Of two slice measures over scans; over seeds and data sets there is no test."""
+    table, quality = judged({1: 0.12, 2: 0.1, 4: 0.08}, scans=12)
+    quality["ms_ssim"] = 0.9 + 0.001 * np.random.default_rng(8).standard_normal(len(quality))
+    other, judged_other = (
+        table.assign(cell="o" + table["cell"], alike="y"),
+        quality.assign(model="o" + quality["model"]),
+    )
+    falls = falling_variance(pd.concat([table, other]), pd.concat([quality, judged_other]))
+    first, second = falls.iloc[:6], falls.iloc[6:]
+    low, high = sorted(first["p_value"].dropna())
+    assert low < high < 1
+    assert sorted(first["p_holm"].dropna()) == pytest.approx(sorted([min(1, 2 * low), min(1, max(2 * low, high))]))
+    assert first["p_holm"].tolist() == pytest.approx(second["p_holm"].tolist(), nan_ok=True)
 
 
 def test_the_test_of_variance_is_wrong_as_often_as_it_says() -> None:
