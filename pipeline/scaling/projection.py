@@ -67,7 +67,7 @@ class CountedStep:
 
 
 def projection(cells: pd.DataFrame, steps: pd.DataFrame, data_rate: float = np.inf) -> pd.DataFrame:
-    """Forecast the efficiency of each series from 8 to 4,096 ranks by its fitted model: a row a rank count.
+    """Forecast the efficiency of each series from 8 to 4,096 ranks, none below its baseline: a row a rank count.
 
     Args:
         cells: ``cell, state, dims, arm, alike, slices, sampling, transfer, epochs, ranks, nodes, parameters, batch,
@@ -108,7 +108,7 @@ def _rows(group: pd.DataFrame, warm: Mapping[str, Numbers], data_rate: float) ->
     drawn = [replace(draw, data_rate=data_rate) for draw in _draws(measured, size)]
     common |= {"baseline_ranks": measured[0].ranks, "assumed": "; ".join(model.assumed), "reason": doubt,
                "interval_over": _interval_over(measured, has_interval=bool(drawn))}  # fmt: skip
-    for ranks in RANKS:
+    for ranks in (ranks for ranks in RANKS if ranks >= measured[0].ranks):
         yield {**common, **_forecast(model, drawn, ranks, samples, measured)}
 
 

@@ -10,13 +10,15 @@ Which all-reduce and which delays, few measured rank counts cannot tell: a forec
 
     visible exchange = max(0, exchange - hidden), where the backward pass hides as much on any number of ranks
 
-``compute`` is that of the fewest ranks, ``contention`` what the ranks of a full node add to it. Both include the wait
-for data, which is assumed not to grow: the caller gives a file system's limit as ``data_rate``.
+Ranks that do not fill their nodes are shared by them alike, as jobs are submitted. ``compute`` is that of the fewest
+ranks, ``contention`` what the ranks of a full node add to it. Both include the wait for data, which is assumed not to
+grow: the caller gives a file system's limit as ``data_rate``.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from math import ceil
 from typing import Literal
 
 import numpy as np
@@ -87,11 +89,12 @@ class StepModel:
 
     def parts(self, ranks: int, samples: float = 1.0) -> dict[str, float]:
         """Return the seconds of a step by part; ``samples``: how many a rank takes in a step."""
-        nodes = max(1, ranks // self.a_node)
+        nodes = ceil(ranks / self.a_node)
+        on_node = ceil(ranks / nodes)
         topology, tail = self.variant
         latency = self.between.all_reduce(nodes, 0.0, topology)
         exchange = {
-            "exchange within nodes": self.within.all_reduce(min(ranks, self.a_node), self.size, topology),
+            "exchange within nodes": self.within.all_reduce(on_node, self.size, topology),
             "exchange latency": latency,
             "exchange bandwidth": self.between.all_reduce(nodes, self.size, topology) - latency,
         }
@@ -99,7 +102,7 @@ class StepModel:
         visible = max(0.0, total - self.hidden) / total if total else 0.0
         return {
             "compute": self.compute,
-            "contention": self.contention if ranks >= self.a_node else 0.0,
+            "contention": self.contention if on_node == self.a_node else 0.0,
             **{name: seconds * visible for name, seconds in exchange.items()},
             "stragglers": self.straggler_sd * expected_largest(ranks, tail),
             "data": max(0.0, ranks * samples / self.data_rate - self.compute),
@@ -125,17 +128,17 @@ def fit(steps: Sequence[MeasuredStep], size: float, variant: Variant = RING, lin
     only one size went, and a link that was not used, are those of ``link``; no exchange is hidden where there are too
     few steps to tell.
     """
-    a_node = max(step.ranks // step.nodes for step in steps)
     rings: dict[LinkName, list[int]] = {
-        "within": [step.ranks // step.nodes for step in steps], "between": [step.nodes for step in steps],
+        "within": [ceil(step.ranks / step.nodes) for step in steps], "between": [step.nodes for step in steps],
     }  # fmt: skip
+    a_node = max(rings["within"])
     sizes = {link: len({ring for ring in used if ring > 1}) for link, used in rings.items()}
     free = list(_free_terms(sizes))
     hides = sum(step.ranks > 1 for step in steps) > len(free)
     shapes = {name: np.array([_all_reduce(ring, size, variant[0]) for ring in used]) for name, used in rings.items()}
     links, hidden = _fit_links(steps, shapes, free, link, hides=hides)
     fewest = min(steps, key=lambda step: step.ranks)
-    full = [step.compute for step in steps if step.ranks // step.nodes == a_node]
+    full = [step.compute for step, on_node in zip(steps, rings["within"], strict=True) if on_node == a_node]
     return StepModel(
         fewest.compute, float(np.mean(full)) - fewest.compute, _straggler_sd(steps, variant[1]), links["within"],
         links["between"], hidden, size, a_node, tuple(_assumptions(sizes, hides=hides)), variant=variant,

@@ -122,6 +122,21 @@ def test_a_study_says_where_its_scaling_ends_and_why() -> None:
     assert set(table["assumed"]) == {"latency within a node: 5 us; no exchange is hidden"}
 
 
+def test_ranks_that_do_not_fill_their_nodes_are_shared_by_them_alike() -> None:
+    """Eight ranks take two nodes of six GPUs, four on each."""
+    parts = replace(TRUE, a_node=6).parts(8)
+    assert parts["exchange within nodes"] == pytest.approx(TRUE.within.all_reduce(4, SIZE))
+    assert parts["exchange latency"] == pytest.approx(TRUE.between.all_reduce(2, 0.0))
+    assert parts["contention"] == 0
+    assert replace(TRUE, a_node=6).parts(12)["contention"] == TRUE.contention
+
+
+def test_no_forecast_is_below_its_baseline() -> None:
+    table = projection(*study((16, 32, 64)))
+    assert table["ranks"].tolist() == [ranks for ranks in RANKS if ranks >= 16]
+    assert table["speed_up"].iloc[0] == pytest.approx(1)
+
+
 def test_what_no_measurement_tells_is_named() -> None:
     model = fit([point(TRUE, ranks) for ranks in (1, 2, 4)], SIZE)
     assert model.between == ASSUMED
