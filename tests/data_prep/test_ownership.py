@@ -4,6 +4,7 @@ import pwd
 import re
 import stat
 import struct
+import sys
 from pathlib import Path
 
 import pytest
@@ -79,14 +80,14 @@ def test_a_user_s_private_group_is_nobody_else(tmp_path: Path) -> None:
         path.chmod(0o2775)
     check_unshared(folder, REMEDY, owner=daemon.pw_uid)
     os.chown(folder.parent, 0, daemon.pw_gid)  # as of `/scratch/USER`
-    if os.fork() == 0:
+    child = os.fork()
+    if child == 0:
         os.setuid(daemon.pw_uid)
         try:
             check_unshared(folder, REMEDY)
-        except UserError:
-            os._exit(1)
-        os._exit(0)
-    assert os.wait()[1] == 0
+        finally:
+            os._exit(sys.exc_info()[0] is not None)
+    assert os.waitpid(child, 0)[1] == 0
     os.chown(folder, daemon.pw_uid, grp.getgrnam("adm").gr_gid)
     with pytest.raises(UserError, match="can be written by its group"):
         check_unshared(folder, REMEDY, owner=daemon.pw_uid)
