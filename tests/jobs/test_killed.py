@@ -2,11 +2,12 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -57,10 +58,10 @@ def _call(folder: Path) -> None:
     call_with_lifeline(Path((folder / "lifeline").read_text()), _hang, 1, folder)
 
 
-def start(call: Callable[..., None], folder: Path) -> Any:
-    process = get_context("spawn").Process(target=call, args=(folder,))
-    process.start()
-    return process
+def start(call: Callable[[Path], None], folder: Path) -> "subprocess.Popen[bytes]":
+    """Start a command that calls a function; a child of multiprocessing would share its parent's temporary folder."""
+    code = f"import pathlib, tests.jobs.test_killed as t; t.{call.__name__}(pathlib.Path({str(folder)!r}))"
+    return subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
 
 
 @pytest.mark.ranks
@@ -69,7 +70,7 @@ def test_ranks_that_hear_nothing_end_with_their_command(tmp_path: Path) -> None:
     command = start(_launch, tmp_path)
     wait_for(lambda: len(list(tmp_path.iterdir())) == 6)
     command.kill()
-    command.join()
+    command.wait()
     pids = [int((tmp_path / name).read_text()) for name in ("rank0", "rank1", "reader")]
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), 10)
     wait_for(lambda: not any(map(is_locked, tmp_path.glob("*.lock"))), 1)  # freed last
@@ -82,10 +83,11 @@ def test_submitted_processes_end_with_their_command(tmp_path: Path) -> None:
     early = start(_call, tmp_path)
     wait_for((tmp_path / "rank1").exists)
     command.kill()
-    early.join(30)
+    command.wait()
+    early.wait(30)
     late = start(_call, tmp_path)
-    late.join(30)
-    assert (early.exitcode, late.exitcode) == (-signal.SIGKILL, -signal.SIGKILL)
+    late.wait(30)
+    assert (early.returncode, late.returncode) == (-signal.SIGKILL, -signal.SIGKILL)
 
 
 @pytest.mark.whole
