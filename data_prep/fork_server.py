@@ -4,14 +4,18 @@ Its children ignore Ctrl-C: the process that started them hears it too, and asks
 """
 
 import os
+import select
 import shutil
 import signal
 import socket
+import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from types import FrameType
 
 from data_prep.processes import signal_at_end_of_parent
 
+_LAST_STANDARD = 2  # of stdin, stdout and stderr
 _LISTENER = "listener-"  # so `multiprocessing` names the socket of a fork server
 
 
@@ -27,6 +31,16 @@ def _socket_folders() -> Iterator[str]:
             yield folder
 
 
+def _is_orphan() -> bool:
+    """Whether the process that started this server died before it could be bound to it: its pipe has no other end."""
+    pipes = select.poll()
+    for descriptor in map(int, os.listdir("/proc/self/fd")):
+        with suppress(OSError):  # that of the listing itself
+            if descriptor > _LAST_STANDARD and stat.S_ISFIFO(os.fstat(descriptor).st_mode):
+                pipes.register(descriptor, 0)
+    return any(event & select.POLLHUP for _, event in pipes.poll(0))
+
+
 def _end(_number: int, _frame: FrameType | None) -> None:
     for folder in _FOLDERS:
         shutil.rmtree(folder, ignore_errors=True)
@@ -38,3 +52,5 @@ signal.signal(signal.SIGINT, signal.SIG_IGN)
 signal.signal(signal.SIGUSR1, _end)
 os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGUSR1, signal.SIG_DFL))
 signal_at_end_of_parent(signal.SIGUSR1)
+if _is_orphan():
+    os.kill(os.getpid(), signal.SIGUSR1)

@@ -11,6 +11,7 @@ from multiprocessing.forkserver import ensure_running, set_forkserver_preload
 from pathlib import Path
 from typing import Any, Protocol
 
+from data_prep.errors import UserError
 from data_prep.ownership import create_private_folder
 from data_prep.processes import FORK_SERVER, end_with_parent
 from jobs.engine.graph import OpenGraph
@@ -23,6 +24,7 @@ from slurm.submit import Job, submit, task
 _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 1.5  # when a rank has died: for the others to end by themselves, then after SIGTERM; then SIGKILL
 _STOP_SECONDS = 10.0
+_MAX_FOLDER_BYTES = 75
 
 
 class Processes(Protocol):
@@ -85,6 +87,7 @@ class LocalProcesses:
         self, groups: Sequence[tuple[Callable[..., None], tuple[Any, ...], int]], modules: Sequence[str], folder: Path
     ) -> None:
         create_private_folder(folder, "choose another `runs` in the settings", trusts_group=True)  # as its run says
+        _check_temporary_folder()
         set_forkserver_preload([FORK_SERVER, *modules])
         ensure_running()  # the server imports them while this process imports torch
         from torch.multiprocessing.spawn import start_processes
@@ -174,6 +177,16 @@ class SubmittedJobs:
     def stop(self) -> None:
         for job in self._jobs:
             job.cancel()
+
+
+def _check_temporary_folder() -> None:
+    """Check that sockets fit into the temporary folder: `multiprocessing` adds 32 bytes, and the system takes 107."""
+    folder = tempfile.gettempdir()
+    if len(os.fsencode(folder)) > _MAX_FOLDER_BYTES:
+        raise UserError(
+            f"{folder} has too long a name: let TMPDIR name a folder of at most {_MAX_FOLDER_BYTES} bytes, as sockets "
+            "lie in it"
+        )
 
 
 @contextmanager

@@ -8,7 +8,9 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -33,6 +35,24 @@ def fresh(tmp_path: Path) -> Toy:
     """A run that has not begun."""
     make_toy_scan(tmp_path)
     return Toy(tmp_path, LEAN)
+
+
+@pytest.fixture
+def short_folder() -> Iterator[Path]:
+    """A folder in which the path of a socket is no longer than the system takes."""
+    with TemporaryDirectory(prefix="q") as folder:
+        yield Path(folder)
+
+
+def test_a_temporary_folder_with_too_long_a_name_is_named(fresh: Toy, tmp_path: Path) -> None:
+    folder = tmp_path / ("long" * 20)
+    folder.mkdir()
+    environment = {**os.environ, "TMPDIR": str(folder)}
+    refused = subprocess.run(
+        fresh.command(), cwd=fresh.folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert refused.returncode == 2
+    assert f"{folder} has too long a name: let TMPDIR name a folder of at most 75 bytes" in refused.stderr
 
 
 @pytest.fixture
@@ -172,14 +192,13 @@ def test_status_tells_from_disk_alone(finished: Toy) -> None:
 
 
 def test_a_run_killed_everywhere_ends_as_if_it_had_not_been(
-    fresh: Toy, undisturbed: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fresh: Toy, undisturbed: Toy, short_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While modules are imported, in preparation, at the rendezvous, in training and in evaluation.
 
     Of most kills only the command itself hears: its processes end with it, and leave no temporary files.
     """
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
+    temporary = short_folder
     monkeypatch.setenv("TMPDIR", str(temporary))
     for place, kill, number in (
         ("config.yaml", os.kill, signal.SIGKILL),
