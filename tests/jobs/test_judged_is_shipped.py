@@ -51,7 +51,7 @@ def write_training(settings: CellSettings, folder: Path) -> None:
     lively = build_network(settings)
     nn.init.normal_(lively.get_parameter("up.3.reduce.conv.weight"), std=0.1)
     Checkpoints(folder / "checkpoints").save(1, {"model": lively.state_dict()}, 1)
-    write_json(folder / "result.json", {"steps": 1})
+    write_json(folder / "result.json", {"steps": 1, "checkpoint": Checkpoints(folder / "checkpoints").digest(1)})
 
 
 def ship(pair: Path, kind: Format, settings: CellSettings, folder: Path) -> Hu:
