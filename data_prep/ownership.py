@@ -50,8 +50,8 @@ def _writable_by_others(step: Path, status: os.stat_result, folder: Path, remedy
     writers, letter = ("everybody", "go") if status.st_mode & stat.S_IWOTH else ("its group", "g")
     harm = "change what lies in it" if is_last else f"replace {folder}"
     mends = f"`chmod {letter}-w {step}`" + ("" if is_last else f" or `chmod +t {step}`")
-    ways = [mends, remedy] if status.st_uid == os.geteuid() else [remedy]  # the modes of others' folders are theirs
-    return f"{step} can be written by {writers}, who could {harm} and so run code as you: {', or '.join(ways)}"
+    remedies = [mends, remedy] if status.st_uid == os.geteuid() else [remedy]  # the modes of others' folders are theirs
+    return f"{step} can be written by {writers}, who could {harm} and so run code as you: {', or '.join(remedies)}"
 
 
 def _is_writable_by_others(folder: Path, status: os.stat_result) -> bool:

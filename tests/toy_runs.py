@@ -101,13 +101,19 @@ def make_toy_scan(folder: Path) -> None:
     write_nifti(folder / "scans" / "toy.nii.gz", chest(48))
 
 
+def copied_run(folder: Path, toy: Toy, settings: dict[str, Any] = SETTINGS) -> Toy:
+    """Copy a run with its scan, to go on with, or to change."""
+    shutil.copytree(toy.folder, folder, dirs_exist_ok=True)
+    return Toy(folder, settings)
+
+
 def whole_run(folder: Path, settings: dict[str, Any], start: Toy | None = None) -> Toy:
     """Run the graph to its end; what ``start`` has done already, under the same settings, is copied."""
     if start:
-        shutil.copytree(start.folder, folder, dirs_exist_ok=True)
+        toy = copied_run(folder, start, settings)
     else:
         make_toy_scan(folder)
-    toy = Toy(folder, settings)
+        toy = Toy(folder, settings)
     done = toy.run()
     assert done.returncode == 0, done.stdout + done.stderr
     return toy

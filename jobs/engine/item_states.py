@@ -61,14 +61,14 @@ class _Files:
 def item_states(graph: Graph, queue: Mapping[Ref, QueueState]) -> dict[Ref, ItemState]:
     """Return the state of each item of each stage; ``queue``: of the items whose jobs Slurm knows."""
     states = dict[Ref, ItemState]()
-    rest = "for its turn" if _is_at_work(graph) else "for the next run"
+    idle = "for its turn" if _is_at_work(graph) else "for the next run"
     for stage in graph.stages.values():
         names = _names_in(stage)
         for item in stage.items():
             files, queued = _read_files(stage, item, names), queue.get((stage.name, item))
             states[stage.name, item] = (
                 _state_by_marker(stage, files, queued) or _state_in_queue(stage, files, queued)
-                or _state_at_rest(stage, item, files, states, rest)
+                or _state_at_rest(stage, item, files, states, idle)
             )  # fmt: skip
     return states
 
@@ -124,15 +124,15 @@ def _is_at_work(graph: Graph) -> bool:
     return any(is_locked(root / LOCK) for root in {stage.folder.root for stage in graph.stages.values()})
 
 
-def _state_at_rest(stage: Stage, item: str, files: _Files, states: Mapping[Ref, ItemState], rest: str) -> ItemState:
-    """Return the state of an item that nobody does now; ``rest``: note of one that waits for nothing else."""
+def _state_at_rest(stage: Stage, item: str, files: _Files, states: Mapping[Ref, ItemState], idle: str) -> ItemState:
+    """Return the state of an item that nobody does now; ``idle``: note of one that waits for nothing else."""
     if files.position:
         return ItemState("stopped", f"at {files.position}")
     unready = ("waiting", "running", "stopped") if stage.accepts_failed_inputs else _NOT_DONE
     source = next((ref for ref in stage.inputs(item) if ref in states and states[ref].state in unready), None)
     if source:
         return ItemState("waiting", f"for {'/'.join(source)}")
-    return ItemState("waiting", rest)
+    return ItemState("waiting", idle)
 
 
 _NOT_DONE = ("waiting", "running", "stopped", "failed", "refused")

@@ -39,11 +39,8 @@ def check_outputs(stages: Iterable[tuple[Stage, str]]) -> None:
         marker = stage.markers.read(item)
         fault = first_fault(stage, item, marker) if marker and marker.state == "done" else None
         if fault:
-            raise RunFailed(f"{stage.folder.root / fault.details[0]} {_without_path(fault)}: {_REMEDY}")
-
-
-def _without_path(fault: Reason) -> str:
-    return fault.cause.value.removeprefix("{} ")
+            path = stage.folder.root / fault.details[0]
+            raise RunFailed(f"{Reason(fault.cause, (str(path),))}: {_REMEDY}")
 
 
 def _digest(output: Path) -> str:

@@ -15,7 +15,7 @@ from jobs.engine.outcome import RunFailed
 from jobs.engine.submissions import Submissions
 from jobs.stages.graph import open_graph
 from tests.command_line import QUARTERDOSE, quarterdose, quarterdose_within
-from tests.toy_runs import SETTINGS, Toy, assert_alike
+from tests.toy_runs import Toy, assert_alike, copied_run
 
 pytestmark = pytest.mark.whole
 
@@ -35,16 +35,13 @@ UNREAD = {
 @pytest.fixture
 def toy(tmp_path: Path, undisturbed: Toy) -> Toy:
     """A copy of the whole run."""
-    shutil.copytree(undisturbed.folder, tmp_path, dirs_exist_ok=True)
-    return Toy(tmp_path, SETTINGS)
+    return copied_run(tmp_path, undisturbed)
 
 
 @pytest.fixture(scope="module")
 def walked(tmp_path_factory: pytest.TempPathFactory, undisturbed: Toy) -> Toy:
     """A copy of the whole run, whose files are changed and changed back."""
-    folder = tmp_path_factory.mktemp("walked")
-    shutil.copytree(undisturbed.folder, folder, dirs_exist_ok=True)
-    return Toy(folder, SETTINGS)
+    return copied_run(tmp_path_factory.mktemp("walked"), undisturbed)
 
 
 def flip(content: bytes) -> bytes:

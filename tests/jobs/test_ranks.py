@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import struct
 import subprocess
@@ -28,7 +27,7 @@ from pipeline.settings.run import RunSettings
 from pipeline.training.world import DistributionError, World
 from slurm.profile import load_profile
 from slurm.submit import submit
-from tests.toy_runs import SETTINGS, Toy, wait_for
+from tests.toy_runs import SETTINGS, Toy, copied_run, wait_for
 
 ALONE: dict[str, Any] = {**SETTINGS, "study": {**SETTINGS["study"], "ranks": [1]}}
 
@@ -36,8 +35,7 @@ ALONE: dict[str, Any] = {**SETTINGS, "study": {**SETTINGS["study"], "ranks": [1]
 @pytest.fixture
 def toy(tmp_path: Path, undisturbed: Toy) -> Toy:
     """A run whose scan is prepared: a whole one without its trainings."""
-    shutil.copytree(undisturbed.folder, tmp_path, dirs_exist_ok=True)
-    toy = Toy(tmp_path, ALONE)
+    toy = copied_run(tmp_path, undisturbed, ALONE)
     toy.forget("train/2d", "study/3d-s16-r1", "study/3d-s16-r2")
     return toy
 

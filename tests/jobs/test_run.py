@@ -4,7 +4,6 @@ import getpass
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import time
@@ -23,7 +22,7 @@ from pipeline.inference.model_file import load_model
 from pipeline.report.figures.style import ENDINGS
 from tests.command_line import QUARTERDOSE, quarterdose
 from tests.plain_ddnet import PlainDDnet
-from tests.toy_runs import SETTINGS, Toy, assert_alike, make_toy_scan, wait_for, whole_run
+from tests.toy_runs import SETTINGS, Toy, assert_alike, copied_run, make_toy_scan, wait_for, whole_run
 
 pytestmark = pytest.mark.whole
 
@@ -58,8 +57,7 @@ def test_a_temporary_folder_with_too_long_a_name_is_named(fresh: Toy, tmp_path: 
 @pytest.fixture
 def toy(tmp_path: Path, undisturbed: Toy) -> Toy:
     """A copy of the whole run, to go on with."""
-    shutil.copytree(undisturbed.folder, tmp_path, dirs_exist_ok=True)
-    return Toy(tmp_path, SETTINGS)
+    return copied_run(tmp_path, undisturbed)
 
 
 @pytest.fixture(scope="module")
