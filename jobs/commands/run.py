@@ -54,8 +54,8 @@ def evaluate(config: Config, on: On = LOCAL, overrides: Overrides = None, dry_ru
         assert isinstance(stage, Evaluate)
         remove_leftovers(folder.quality, ".*")
         with Ledger(folder.quality).recording(QUALITY_PATTERNS):
-            table = write_quality(folder.root, stage.judged_items(), folder.quality)
-        typer.echo(quality_lines(table))
+            tables = write_quality(folder.root, stage.judged_items(), folder.quality)
+        typer.echo(quality_lines(tables))
         typer.echo(f"tables and figures: {folder.quality}")
 
 

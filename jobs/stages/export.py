@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,7 +13,7 @@ from data_prep.split import Split
 from jobs.engine.stage import Ref, Stage
 from jobs.stages.evaluate import Evaluate
 from jobs.stages.prepare import read_split
-from pipeline.settings.names import LOW_DOSE_INPUT
+from pipeline.settings.names import LOW_DOSE_INPUT, TOTAL_VARIATION
 from pipeline.training.world import World
 
 MODEL = "model"
@@ -23,6 +23,7 @@ class Export(Stage):
     """Write the model file: of the judged networks that of the least error in validation, relative to its input."""
 
     name: ClassVar[str] = "export"
+    version: ClassVar[int] = 2
     accepts_failed_inputs: ClassVar[bool] = True
 
     def __init__(self, evaluate: Evaluate) -> None:
@@ -68,6 +69,7 @@ class Export(Stage):
             for name, segments in split.parts.items()
         }
         datasets = {segment.dataset for segments in split.parts.values() for segment in segments}
+        compared = [name for name in (LOW_DOSE_INPUT, TOTAL_VARIATION) if name in self.evaluate.judged_items()]
         keys = ("steps", "samples", "precision", "device", "torch", "version")
         return {
             "run": self.settings.name,
@@ -77,8 +79,19 @@ class Export(Stage):
             "training": {key: training[key] for key in keys},
             "convolutions": training.get("convolutions"),
             "validation": {key: round(training["validation"][key], 3) for key in ("rmse_hu", "low_dose_rmse_hu")},
-            "metrics": {name: _means(self.folder.evaluation(name)) for name in (LOW_DOSE_INPUT, best)},
+            "metrics": {name: _means(self.folder.evaluation(name)) for name in (*compared, best)},
+            "verdict": self._verdicts([*compared, best]),
         }
+
+    def _verdicts(self, models: Sequence[str]) -> list[str]:
+        """Say who wins on the test part: the network, total variation, or the input left alone."""
+        import pandas as pd
+
+        from pipeline.report.quality_tables import judged_table
+        from pipeline.report.verdicts import verdicts_table
+
+        manifest = pd.read_csv(self.folder.data / "manifest.csv", dtype=str)
+        return list(verdicts_table(judged_table(self.folder.root, models), manifest)["verdict"])
 
 
 def _relative_error(training: Mapping[str, Any]) -> float:

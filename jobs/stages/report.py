@@ -26,7 +26,7 @@ class WriteReport(Stage):
     """
 
     name: ClassVar[str] = "report"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     accepts_failed_inputs: ClassVar[bool] = True
     concludes: ClassVar[bool] = True
 

@@ -27,8 +27,8 @@ pass through untouched."""
 def write_model(path: Path, network: nn.Module, cell: CellSettings, provenance: Mapping[str, Any]) -> str:
     """Write the model file and its card (``model-card.md`` for ``model.safetensors``); return the digest.
 
-    ``provenance``: plain values. ``metrics`` in it holds a network's mean errors under its name, beside those of the
-    low-dose input; all else is listed as it is.
+    ``provenance``: plain values. ``metrics`` in it holds mean errors by the denoiser's name: of the low-dose input, of
+    total variation and of the network. ``verdict`` holds sentences on which of them wins. All else is listed as it is.
     """
     digest = save_model(path, network, cell, provenance)
     write_atomic(card_of(path), seal(_card(network, cell, provenance, digest)))
@@ -78,12 +78,19 @@ def _card(network: nn.Module, cell: CellSettings, provenance: Mapping[str, Any],
     facts = {
         **_architecture(network, cell),
         "SHA-256": f"`{digest}`",
-        **{key: value for key, value in provenance.items() if key not in ("metrics", "convolutions")},
+        **{key: value for key, value in provenance.items() if key not in ("metrics", "verdict", "convolutions")},
     }
-    metrics = provenance.get("metrics")
     parts = [f"# Model card: {cell.id}", *(f"* **{key}**: {_text(value)}" for key, value in facts.items())]
-    parts += ["", "## Held-out error", "", *(_table(metrics) if metrics else ["Not judged: weights of others."])]
+    parts += ["", "## Held-out error", "", *_judgement(provenance)]
     return "\n".join([*parts, "", "## Limits", "", _LIMITS, ""])
+
+
+def _judgement(provenance: Mapping[str, Any]) -> list[str]:
+    """Say who wins, then show the errors of all that were compared."""
+    metrics = provenance.get("metrics")
+    if not metrics:
+        return ["Not judged: weights of others."]
+    return [*(f"{_text(verdict)}\n" for verdict in provenance.get("verdict", ())), *_table(metrics)]
 
 
 def _architecture(network: nn.Module, cell: CellSettings) -> dict[str, str]:

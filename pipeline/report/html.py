@@ -19,7 +19,7 @@ from pipeline.report.cell_pages import HEIGHT, WIDTH, cell_pages
 from pipeline.report.figures import Drawn
 from pipeline.report.html_tables import ShownTable, show, show_datasets, show_quality, show_table2
 from pipeline.report.results import Results
-from pipeline.report.tables import read_json
+from pipeline.report.tables import read_json, records
 from pipeline.report.volumes import viewer_data
 from pipeline.settings.cells import CellSettings
 from pipeline.settings.run import RunSettings
@@ -65,6 +65,7 @@ def write_page(
         core_hours=_total(results.tables["accounting"], "core_hours"),
         figures=[(drawn, _data_url(drawn)) for drawn in figures],
         viewer=results.stacks and viewer_data(results.stacks),
+        verdicts=[(row["verdict"], row["winner"] == row["network"]) for row in records(results.verdicts)],
         worse=list(results.tables["quality"].query("beats_input == 'no'")["model"]),
         pages=cell_pages(cells, results.tables["cells"], results.curves), course_size=(WIDTH, HEIGHT),
         provenance=read_json(root / "provenance.json"),

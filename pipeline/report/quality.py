@@ -1,6 +1,6 @@
 """The quality of denoisers as CSV files, figures and lines, without the rest of the report."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -12,24 +12,25 @@ from pipeline.report.quality_tables import judged_table, quality_tables
 from pipeline.report.results import Results
 
 
-def write_quality(root: Path, judged: Sequence[str], target: Path) -> pd.DataFrame:
+def write_quality(root: Path, judged: Sequence[str], target: Path) -> dict[str, pd.DataFrame]:
     """Write tables and figures of the models ``judged`` in the run folder ``root`` to ``target``.
 
     Returns:
-        The table of models, which is ``quality.csv``.
+        The tables, by the names of their CSV files.
     """
     slices = judged_table(root, judged)
     tables = quality_tables(root, judged, slices)
     for name, table in tables.items():
         write_atomic(target / f"{name}.csv", table.to_csv(index=False))
     list(draw_all(Results(tables, pd.DataFrame(), slices, None), target, QUALITY))
-    return tables["quality"]
+    return tables
 
 
-def quality_lines(quality: pd.DataFrame) -> str:
-    """Write a few columns of the table of models for the terminal."""
+def quality_lines(tables: Mapping[str, pd.DataFrame]) -> str:
+    """Write a few columns of the table of models for the terminal, and who wins."""
     columns = {_column(measure): measure.short or measure.title for measure in shown_in("terminal")}
-    return quality.set_index("model")[[*columns]].rename(columns=columns).to_string(float_format="{:.4g}".format)
+    models = tables["quality"].set_index("model")[[*columns]].rename(columns=columns)
+    return "\n".join([models.to_string(float_format="{:.4g}".format), *tables["quality_verdicts"]["verdict"]])
 
 
 def _column(measure: Measure) -> str:

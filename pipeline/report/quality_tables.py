@@ -1,4 +1,4 @@
-"""Tables of how good denoisers are: by slice, by scan, by data set, and their noise spectra."""
+"""Tables of how good denoisers are: by slice, by scan, by data set, who wins, and their noise spectra."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,9 +11,9 @@ import pandas as pd
 from pipeline.quality.measures import MEASURES, RANKED_BY, SCAN_MEASURES, SLAB_MEASURES, SLICE_MEASURES, names
 from pipeline.quality.statistics import interval
 from pipeline.report.quality_tests import tests_table
+from pipeline.report.verdicts import ALL, verdicts_table
 from pipeline.settings.names import LOW_DOSE_INPUT
 
-ALL = "all"
 Rows = Mapping[str, Sequence[Mapping[str, Any]]]
 """Rows of the judged scans, by model."""
 
@@ -27,11 +27,13 @@ def quality_tables(root: Path, judged: Sequence[str], slices: pd.DataFrame) -> d
     if not judged:
         return {"quality": quality}
     rows = {model: json.loads((root / "evaluation" / f"{model}.scans.json").read_text()) for model in judged}
-    scans = scans_table(rows, pd.read_csv(root / "data" / "manifest.csv", dtype=str))
+    manifest = pd.read_csv(root / "data" / "manifest.csv", dtype=str)
+    scans = scans_table(rows, manifest)
     datasets = datasets_table(scans)
     return {
         "quality": with_scans(quality, datasets), "quality_scans": scans, "quality_datasets": datasets,
-        "quality_tests": tests_table(scans), "nps": nps_table(rows),
+        "quality_tests": tests_table(scans), "quality_verdicts": verdicts_table(slices, manifest),
+        "nps": nps_table(rows),
     }  # fmt: skip
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from pipeline.report.verdicts import COLUMNS as VERDICTS
 from pipeline.report.volumes import Stacks
 from pipeline.scaling.points import finished_3d
 
@@ -36,6 +37,11 @@ class Results:
         if table is None or table.empty:
             raise NothingToDraw(otherwise)
         return table
+
+    @property
+    def verdicts(self) -> pd.DataFrame:
+        """``quality_verdicts.csv``: who wins, in sentences; empty where nothing was judged."""
+        return self.tables.get("quality_verdicts", pd.DataFrame(columns=VERDICTS))
 
     def trained(self) -> pd.DataFrame:
         """Return the finished trainings of 3D networks from ``cells.csv``, without control arms.

@@ -1,5 +1,6 @@
 """The run in a few lines for the terminal."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
@@ -11,10 +12,12 @@ from pipeline.settings.names import DDNET_2D
 _COLUMN = 9  # characters of a measure without a longer title
 
 
-def summary(quality: pd.DataFrame, speed: pd.DataFrame, transfer: pd.DataFrame, cells: pd.DataFrame) -> str:
-    """Write the report's tables of the same names as text, and why trainings are not done."""
+def summary(
+    quality: pd.DataFrame, verdicts: Iterable[str], speed: pd.DataFrame, transfer: pd.DataFrame, cells: pd.DataFrame
+) -> str:
+    """Write the report's tables of the same names as text, ``verdicts`` on who wins, and why trainings are not done."""
     width = max([12, *map(len, cells["cell"])]) + 2
-    lines = _quality_lines(quality, width)
+    lines = [*_quality_lines(quality, width), *verdicts]
     lines += ["", f"{'cell':<{width}}{'ranks':>6}{'slices':>8}{'s/sample':>10}{'speed-up':>10}{'efficiency':>12}"]
     lines += [_speed_line(row, width) for row in records(speed)]
     lines += [reason for reason in speed["reason"].unique() if reason]

@@ -48,7 +48,7 @@ def write_report(
     """
     target = root / "report"
     results = collect(root, settings, cells, states, judged, accounting)
-    _write_tables(results.tables, target, settings.name)
+    _write_tables(results, target, settings.name)
     figures = list(draw_all(results, target / "figures"))
     write_page(root, settings, cells, results, figures, target)
     return {"cells": len(cells), "models": len(judged)}
@@ -89,10 +89,12 @@ def _scaling(
     }  # fmt: skip
 
 
-def _write_tables(tables: Mapping[str, pd.DataFrame], target: Path, run: str) -> None:
+def _write_tables(results: Results, target: Path, run: str) -> None:
+    tables = results.tables
     for name, table in tables.items():
         write_atomic(target / f"{name}.csv", table.to_csv(index=False))
     write_atomic(target / "table2.md", as_markdown(tables["table2"]))
     write_atomic(target / "table2.tex", as_latex(tables["table2"], run))
-    lines = summary(tables["quality"], tables["speedup"], tables["transfer"], tables["cells"])
+    verdicts = results.verdicts["verdict"]
+    lines = summary(tables["quality"], verdicts, tables["speedup"], tables["transfer"], tables["cells"])
     write_atomic(target / "summary.txt", lines)

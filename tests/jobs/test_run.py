@@ -79,7 +79,7 @@ def test_a_whole_run_leaves_its_report(finished: Toy) -> None:
     assert (cells["state"] == "done").all()
     assert cells["parameters"].tolist() == [566_451, 2_619_155, 2_619_155]
     model = load_model(finished.run_folder / "model.safetensors")
-    assert set(model.provenance["metrics"]) == {"low-dose", model.cell.id}
+    assert set(model.provenance["metrics"]) == {"low-dose", "tv", model.cell.id}
     validated = model.provenance["validation"]
     relative = {
         name: result["validation"]["rmse_hu"] / result["validation"]["low_dose_rmse_hu"]
@@ -90,6 +90,8 @@ def test_a_whole_run_leaves_its_report(finished: Toy) -> None:
     assert validated["rmse_hu"] / validated["low_dose_rmse_hu"] == pytest.approx(min(relative.values()), abs=1e-3)
     card = (finished.run_folder / "model-card.md").read_text()
     assert f"| {model.cell.id} | {float(quality['rmse_hu_mean'][model.cell.id]):.2f} |" in card
+    assert card.count(f"the network ({model.cell.id}) ") == 1
+    assert "the best of 3 networks (" in (report / "summary.txt").read_text()
     page = (report / "index.html").read_text()
     with np.load(finished.run_folder / "evaluation" / "2d.npz") as example:
         assert example["image"].shape == example["full_dose"].shape == (16, *example["image"].shape[1:])

@@ -39,7 +39,8 @@ def fill(
         (root / name).mkdir()
     parts = {part: [{"dataset": "d", "scan": scan, "start": 0, "stop": 4}] for part in ("train", "validation", "test")}
     (root / "data" / "split.json").write_text(json.dumps({"by": "slabs", "parts": parts}))
-    row = {"dataset": "d", "subject": "p", "scan": scan, "state": "kept", "reason": "", "slices": 40}
+    row = {"dataset": "d", "subject": "p", "scan": scan, "state": "kept", "reason": "", "slices": 40,
+           "low_dose": "measured"}  # fmt: skip
     rows = [row, *({**row, "dataset": dataset, "scan": f"s-{dataset}"} for dataset in DATASETS)]
     pd.DataFrame(rows).to_csv(root / "data" / "manifest.csv", index=False)
     (root / "provenance.json").write_text("{}")

@@ -2,6 +2,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,14 @@ def test_a_partial_study_gives_a_partial_report(tmp_path: Path, settings: RunSet
     assert "No figure: all trainings that are done have the same transfer." in page
     summary = (report / "summary.txt").read_text()
     assert "3d-s16-r2: failed: rank 1 died" in summary
+    for dataset in ("", " of LIDC-IDRI", " of Mayo"):
+        scans = "1 scan, 3" if dataset else "2 scans, 6"
+        sentence = (
+            f"On the test part{dataset} with measured low dose ({scans} slices) total variation was not judged, "
+            "the best of 2 networks (3d-s16-r1) removes 48.8 % of the input's RMSE."
+        )
+        assert sentence in summary
+        assert sentence in unescape(page)
 
 
 def test_a_report_without_any_training_still_has_the_input(tmp_path: Path, settings: RunSettings) -> None:

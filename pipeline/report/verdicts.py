@@ -1,0 +1,71 @@
+"""Who wins: total variation, the best network, or the input left alone; said in plain sentences."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+
+from pipeline.quality.measures import RANKED_BY
+from pipeline.settings.names import LOW_DOSE_INPUT, TOTAL_VARIATION
+
+COLUMNS = ("low_dose", "dataset", "scans", "slices", "rmse_low_dose", "rmse_tv", "network", "rmse_network", "winner",
+           "verdict")  # fmt: skip
+ALL = "all"
+
+
+def verdicts_table(judged: pd.DataFrame, manifest: pd.DataFrame) -> pd.DataFrame:
+    """Compare by the mean RMSE over the test part's slices: a row each kind of low dose and data set, with a sentence.
+
+    Measured and simulated low dose are never averaged together. Of several data sets of a kind there is also the row
+    ``all``. Without the input there is nothing to compare with, and no row.
+
+    Args:
+        judged: a row a model and slice: ``model``, ``dataset``, ``scan``, ``rmse_hu``.
+        manifest: says of each kept scan whether its ``low_dose`` was measured or simulated.
+    """
+    kinds = manifest.loc[manifest["state"] == "kept", ["dataset", "scan", "low_dose"]]
+    rows = judged.merge(kinds, on=["dataset", "scan"], how="left", validate="many_to_one")
+    return pd.DataFrame(list(_rows(rows)), columns=[*COLUMNS])
+
+
+def _rows(judged: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    for kind, of_kind in judged.groupby("low_dose"):
+        datasets = list(of_kind.groupby("dataset"))
+        for dataset, slices in [(ALL, of_kind), *datasets] if len(datasets) > 1 else datasets:
+            errors = slices.groupby("model", sort=False)[RANKED_BY].mean().to_dict()
+            if LOW_DOSE_INPUT in errors:
+                yield _row(str(kind), str(dataset), slices[slices["model"] == LOW_DOSE_INPUT], errors)
+
+
+def _row(kind: str, dataset: str, slices: pd.DataFrame, errors: Mapping[Any, float]) -> dict[str, Any]:
+    networks = {name: error for name, error in errors.items() if name not in (LOW_DOSE_INPUT, TOTAL_VARIATION)}
+    best = min(networks, key=lambda name: networks[name], default="")
+    scans, before, classical = slices["scan"].nunique(), errors[LOW_DOSE_INPUT], errors.get(TOTAL_VARIATION)
+    part = "the test part" if dataset == ALL else f"the test part of {dataset}"
+    start = f"On {part} with {kind} low dose ({scans} scan{'s' if scans > 1 else ''}, {len(slices)} slices) "
+    label = f"the best of {len(networks)} networks ({best})" if len(networks) > 1 else f"the network ({best})"
+    parts = [
+        "total variation was not judged" if classical is None else f"total variation {_change(classical, before)}",
+        f"{label} {_change(networks[best], before)}" if networks else "no network was judged",
+    ]
+    winner = _winner(errors, best)
+    verdict = f"{start}{', '.join(parts)}: {_name(winner)} wins." if winner else f"{start}{', '.join(parts)}."
+    return dict(zip(COLUMNS, (kind, dataset, scans, len(slices), before, classical, best, networks.get(best), winner,
+                              verdict), strict=True))  # fmt: skip
+
+
+def _change(error: float, before: float) -> str:
+    """Say by how much an error is below, or above, that of the input."""
+    share = 100 * (1 - error / before)
+    return f"{'removes' if share >= 0 else 'adds'} {abs(share):.1f} % {'of' if share >= 0 else 'to'} the input's RMSE"
+
+
+def _winner(errors: Mapping[Any, float], best: str) -> str:
+    """Return the model of the least error; none where total variation or a network is missing."""
+    if TOTAL_VARIATION not in errors or not best:
+        return ""
+    return min((LOW_DOSE_INPUT, TOTAL_VARIATION, best), key=lambda name: errors[name])
+
+
+def _name(winner: str) -> str:
+    return {LOW_DOSE_INPUT: "the input left alone", TOTAL_VARIATION: "total variation"}.get(winner, "the network")
