@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFont
 
 from data_prep.files import replacing
-from data_prep.lowdose.calibrate import noise_level
 from data_prep.paths import contact_path
 from data_prep.volume import LUNG_WINDOW
 
@@ -18,7 +17,6 @@ Hu = NDArray[np.int16]
 WINDOWS = {"lung": LUNG_WINDOW, "mediastinum": (40.0, 400.0)}
 """Display windows by the tissue that they show: centre and width, HU."""
 _SHOWN = 8  # slices on a scan's sheet
-_MEASURED = 8  # neighbouring slices: noise changes along the body
 _TILE = 160  # pixels
 _HEAD, _MARGIN = 44, 96
 _PAGE_SCANS = (4, 24)  # across and down
@@ -27,20 +25,18 @@ _DARK, _LIGHT = (20, 20, 20), (235, 235, 235)
 
 
 class Overview:
-    """Collects from a scan's chunks what its overview shows: a few slices, two sections, and the sums of its noise."""
+    """Collects from a scan's chunks what its overview shows: a few slices, two sections, squared differences."""
 
     def __init__(self, slices: int) -> None:
         self.seen = 0
         self._shown = {int(z) for z in np.linspace(0, slices - 1, _SHOWN + 2).round()[1:-1]}
-        middle = slices // 2 - _MEASURED // 2
-        self._measured = range(max(0, middle), min(slices, middle + _MEASURED))
         self._slices: dict[int, tuple[Hu, Hu]] = {}
         self._sections: list[tuple[Hu, Hu]] = []
         self._squares = 0.0
 
     def add(self, full: Hu, low: Hu) -> None:
         """Take the next slices of full and low dose, both (n, rows, columns)."""
-        for z in sorted({*self._shown, *self._measured} & set(range(self.seen, self.seen + len(full)))):
+        for z in sorted(self._shown & set(range(self.seen, self.seen + len(full)))):
             self._slices[z] = full[z - self.seen].copy(), low[z - self.seen].copy()
         middle = full.shape[1] // 2
         self._sections.append((full[:, middle].copy(), full[:, :, middle].copy()))
@@ -50,11 +46,6 @@ class Overview:
     def rmse(self) -> float:
         """Return the root mean squared difference of low and full dose, HU."""
         return round(float(np.sqrt(self._squares / self.seen)), 4)
-
-    def noise(self) -> tuple[float | None, float | None]:
-        """Return the noise SD (HU) of full and low dose in soft tissue of the middle slices, or None without it."""
-        full, low = (noise_level(np.stack([self._slices[z][dose] for z in self._measured])) for dose in (0, 1))
-        return _finite(full), _finite(low)
 
     def draw(self, path: Path, row: Mapping[str, Any]) -> None:
         """Write the contact sheet: slices from feet to head in two windows and both doses, and two sections."""
@@ -83,15 +74,13 @@ class Overview:
         return [_section(plane, stretch) for plane in planes]
 
 
-def _finite(noise: float) -> float | None:
-    return round(float(noise), 4) if np.isfinite(noise) else None
-
-
 def _titles(row: Mapping[str, Any]) -> tuple[str, str]:
     def number(name: str, unit: str) -> str:
         return f"{unit} unknown" if row[name] is None else f"{row[name]:.4g} {unit}"
 
-    noise = f"noise {number('noise_full_hu', 'HU')} full, {number('noise_low_hu', 'HU')} low dose ({row['low_dose']})"
+    noise = (
+        f"noise {number('noise_full_hu', 'HU')} full dose, {number('noise_added_hu', 'HU')} added ({row['low_dose']})"
+    )
     grid = f"{row['slices']} slices of {row['spacing_z_mm']:.3g} mm, pixels {row['spacing_xy_mm']:.3g} mm"
     acquisition = f"kernel {row['kernel'] or 'unknown'}, {number('kvp', 'kV')}, {number('mas', 'mAs')}"
     return f"{row['dataset']}  {row['scan']}", f"{grid}   {acquisition}   {noise}"
@@ -139,7 +128,7 @@ def _page(data: Path, rows: Sequence[Mapping[str, Any]]) -> Image.Image:
     for number, row in enumerate(rows):
         left, top = number % across * (3 * _THUMB + 8), number // across * height
         page.paste(_thumbnails(contact_path(data, row["dataset"], row["scan"])), (left, top))
-        noise = f", {row['noise_low_hu']:.3g} HU" if row["noise_low_hu"] else ""
+        noise = f", {row['noise_added_hu']:.3g} HU" if row["noise_added_hu"] else ""
         canvas.text((left + 2, top + _THUMB + 1), f"{row['scan'][-34:]}, {row['slices']}{noise}", _LIGHT, _font(12))
     return page
 

@@ -13,7 +13,11 @@ from numpy.typing import NDArray
 from data_prep.errors import ScanError
 from data_prep.files import digest_files
 from data_prep.group_writer import writing_group
+from data_prep.lowdose.matching import match
+from data_prep.lowdose.model import NoiseModel
 from data_prep.lowdose.noise import LowDoseSimulator
+from data_prep.lowdose.record import NoiseRecord
+from data_prep.lowdose.scan_noise import read_slabs
 from data_prep.overview import Overview
 from data_prep.paths import contact_path, pair_path
 from data_prep.progress import Progress, ignore_progress
@@ -40,19 +44,24 @@ def prepare(
         raise series.fault
     source = digest_files(series.files + series.low_files)
     scan, path = series.open(series.files).fitted(settings.fit), pair_path(data, series.dataset, series.scan)
-    overview = Overview(scan.slices)
+    overview, model = Overview(scan.slices), None
+    record = NoiseRecord(read_slabs(scan), scan.spacing[2], None if series.low_files else settings.low_dose.dose)
+    if not series.low_files:
+        model = match(record.slabs, record.own, settings.low_dose, scan.spacing[2], scan.acquisition)
     with (
         writing_group(path, ARRAYS, (scan.slices, SIDE, SIDE), scan.spacing, scan.affine_of(SIDE)) as writer,
-        _partners(series, scan, settings, threads) as partners,
+        _partners(series, scan, settings, model, threads) as partners,
     ):
         for full, low in partners:
             _check_doses(full, low, overview.seen)
             writer.write(full, low)
+            record.add(overview.seen, full, low)
             overview.add(full, low)
             progress(overview.seen, scan.slices, "slices")
-        digests = writer.close(_provenance(series, settings, source))
+        digests = writer.close(_provenance(series, settings, source, model))
     Pair(path).check()
-    row = _row(series, scan, overview) | {"sha256_source": source, **{f"sha256_{k}": v for k, v in digests.items()}}
+    row = _row(series, scan, overview, record, model)
+    row |= {"sha256_source": source, **{f"sha256_{k}": v for k, v in digests.items()}}
     overview.draw(contact_path(data, series.dataset, series.scan), row)
     return row
 
@@ -67,13 +76,15 @@ def _check_doses(full: Hu, low: Hu, first: int) -> None:
 
 
 @contextmanager
-def _partners(series: Series, scan: CTScan, settings: DataSettings, threads: int) -> Iterator[Iterator[tuple[Hu, Hu]]]:
-    """Give an iterator of chunks of full and low dose, measured or simulated."""
-    if series.low_files:
+def _partners(
+    series: Series, scan: CTScan, settings: DataSettings, model: NoiseModel | None, threads: int
+) -> Iterator[Iterator[tuple[Hu, Hu]]]:
+    """Give an iterator of chunks of full and low dose, measured or, with a model, simulated."""
+    if model is None:
         yield zip(scan.chunks(), _measured(series, scan, settings).chunks(), strict=True)
         return
     with ThreadPoolExecutor(threads) as pool:
-        low_dose = _simulation(settings.low_dose, scan, series.scan, pool, threads)
+        low_dose = _simulation(settings.low_dose, model, scan, series.scan, pool, threads)
         yield ((full, low_dose(full, first * CHUNK_SLICES)) for first, full in enumerate(scan.chunks()))
 
 
@@ -89,10 +100,11 @@ def _grid(scan: CTScan) -> str:
 
 
 def _simulation(
-    settings: LowDoseSettings, scan: CTScan, name: str, pool: ThreadPoolExecutor, threads: int
+    settings: LowDoseSettings, model: NoiseModel, scan: CTScan, name: str, pool: ThreadPoolExecutor, threads: int
 ) -> Callable[[Hu, int], Hu]:
     """Return the function that simulates a chunk's low dose; its result does not depend on the number of threads."""
-    simulator, part_slices = LowDoseSimulator(settings, SIDE, scan.spacing[2]), -(-CHUNK_SLICES // (2 * threads)) * 2
+    simulator = LowDoseSimulator(settings, SIDE, scan.spacing[2], model=model)
+    part_slices = -(-CHUNK_SLICES // (2 * threads)) * 2
 
     def low_dose(full: Hu, first: int) -> Hu:
         starts = range(0, len(full), part_slices)
@@ -102,7 +114,7 @@ def _simulation(
     return low_dose
 
 
-def _provenance(series: Series, settings: DataSettings, source: str) -> dict[str, Any]:
+def _provenance(series: Series, settings: DataSettings, source: str, model: NoiseModel | None) -> dict[str, Any]:
     low_dose: Any = "measured" if series.low_files else settings.low_dose.model_dump(mode="json")
     return {
         "dataset": series.dataset,
@@ -111,12 +123,15 @@ def _provenance(series: Series, settings: DataSettings, source: str) -> dict[str
         "reader": series.open.__name__,
         "fit": settings.fit,
         "low_dose": low_dose,
+        "noise_model": model and model.as_record(),
         "quarterdose": version("quarterdose"),
     }
 
 
-def _row(series: Series, scan: CTScan, overview: Overview) -> dict[str, Any]:
-    acquisition, noise = scan.acquisition, overview.noise()
+def _row(
+    series: Series, scan: CTScan, overview: Overview, record: NoiseRecord, model: NoiseModel | None
+) -> dict[str, Any]:
+    acquisition = scan.acquisition
     return {
         "dataset": series.dataset,
         "subject": series.subject,
@@ -129,7 +144,7 @@ def _row(series: Series, scan: CTScan, overview: Overview) -> dict[str, Any]:
         "kvp": acquisition.kvp,
         "mas": acquisition.mas,
         "low_dose": "measured" if series.low_files else "simulated",
-        "noise_full_hu": noise[0],
-        "noise_low_hu": noise[1],
+        "photons": model and float(f"{model.photons:.4g}"),
+        **record.row(),
         "rmse_low_hu": overview.rmse(),
     }

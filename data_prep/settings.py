@@ -2,11 +2,13 @@
 
 import math
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, field_validator, model_validator
 
 from data_prep.sources.kinds import KINDS
+
+Correlation = Annotated[float, Field(gt=-1, lt=1)]
 
 
 class Settings(BaseModel):
@@ -107,11 +109,11 @@ class LowDoseSettings(Settings):
     """Settings of the simulated low dose: noise added to the full-dose image."""
 
     dose: float = Field(0.25, gt=0, lt=1, description="fraction of the full dose")
-    photons: float = Field(
-        1.9e5, gt=0,
-        description="photons per detector channel and view at full dose, in air; the default is for the gridded "
-        "backprojection, the exact one needs 1.8e5 for as much noise",
-    )  # fmt: skip
+    photons: Literal["scan", "mas"] | PositiveFloat = Field(
+        "scan",
+        description="photons per detector channel and view at full dose, in air: a number; scan: as many as give the "
+        "scan's own noise; mas: by the scan's mAs, kV and slice thickness",
+    )
     bowtie: tuple[PositiveFloat, ...] = Field(
         (), description="photons relative to `photons` from the first channel to the last, interpolated; none: 1"
     )
@@ -126,10 +128,22 @@ class LowDoseSettings(Settings):
     backprojection: Literal["exact", "gridded"] = Field(
         "gridded", description="exact: fan beam as it is, three times as slow, noise up to a tenth lower"
     )
-    window: Literal["ramp", "hann", "cosine", "shepp-logan"] = "hann"
-    cutoff: float = Field(1.0, gt=0, le=1, description="of the reconstruction filter, fraction of Nyquist")
+    window: Literal["scan", "ramp", "hann", "cosine", "shepp-logan"] = Field(
+        "scan", description="apodisation of the reconstruction filter; scan: the one that gives the scan's own spectrum"
+    )
+    cutoff: float = Field(1.0, gt=0, le=1, description="of a named window, fraction of Nyquist")
+    z_correlation: Literal["scan"] | tuple[Correlation, ...] = Field(
+        "scan",
+        description="correlation of the noise of slices 1, 2 ... apart; none: 0; scan: that of the scan's own noise",
+    )
     seed: int = 0
     geometry: GeometrySettings = GeometrySettings()
+
+    @model_validator(mode="after")
+    def _check_counts(self) -> Self:
+        if self.domain == "counts" and (self.z_correlation != () or self.backprojection != "exact"):
+            raise ValueError("domain: counts draws each ray by itself: set z_correlation: [] and backprojection: exact")
+        return self
 
 
 class SplitSettings(Settings):

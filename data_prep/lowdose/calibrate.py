@@ -62,7 +62,7 @@ def calibrate(hu: NDArray[np.int16], pixel_mm: float, settings: LowDoseSettings,
         UserError: the slices hold no soft tissue, or no photon number gives this noise.
     """
     simulator = LowDoseSimulator(settings, hu.shape[1], pixel_mm)
-    relative = simulator.incident / settings.photons
+    relative = simulator.incident / simulator.model.photons
 
     def level(log_photons: float) -> float:
         simulator.incident = relative * math.exp(log_photons)

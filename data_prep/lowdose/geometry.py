@@ -35,6 +35,21 @@ class Fan:
         """Largest fan angle (radians) on both sides of the detector; two channels are left for interpolation."""
         return ((self.scanner.channels - 1) / 2 - 2 - abs(self.scanner.channel_offset)) * self.channel_angle
 
+    @property
+    def ray_spacing(self) -> float:
+        """Distance between neighbouring rays at the isocentre, mm."""
+        return self.scanner.source_isocentre_mm * self.channel_angle
+
+    @property
+    def nyquist(self) -> float:
+        """Highest frequency that the rays sample, cycles/mm at the isocentre."""
+        return 1 / (2 * self.ray_spacing)
+
+    @property
+    def reach(self) -> float:
+        """Radius (mm) of the disc about the isocentre that lies in every view."""
+        return self.scanner.source_isocentre_mm * math.sin(self.half_width)
+
     def view_angles(self, step: int = 1) -> Tensor:
         """Return the source angles (radians) in the middle of every ``step`` views of the first quarter turn."""
         return middles(self.quarter_views, step) * (2 * math.pi / self.scanner.views)
@@ -58,9 +73,8 @@ class FanGeometry(Fan):
 
     @property
     def radius(self) -> float:
-        """Radius in pixels of the disc that lies in the image and in every view."""
-        seen = self.scanner.source_isocentre_mm * math.sin(self.half_width) / self.pixel
-        return min(self.side / 2 - 1, seen)
+        """Radius in pixels of the disc that lies in every view; the image's corners may reach beyond it."""
+        return self.reach / self.pixel
 
     def positions(self) -> tuple[Tensor, Tensor]:
         """Return x and y (mm) of every pixel, each (side, side)."""

@@ -1,19 +1,24 @@
-"""Filtered backprojection by rebinning to parallel rays and gridding in Fourier space.
+"""Filtered backprojection of parallel rays by gridding in Fourier space.
 
-The fan-beam sinogram is interpolated (Catmull-Rom) to parallel rays, opposite rays are added, and each projection
-is filtered. The spectrum of a projection is a line through the origin of the image's spectrum (central slice
-theorem). It is spread onto an oversampled Cartesian grid with a Kaiser-Bessel kernel (Jackson et al. 1991,
+The spectrum of a projection is a line through the origin of the image's spectrum (central slice theorem). It is
+filtered and spread onto an oversampled Cartesian grid with a Kaiser-Bessel kernel (Jackson et al. 1991,
 doi:10.1109/42.97598; shape by Beatty et al. 2005, doi:10.1109/TMI.2005.848376).
+
+Noise that is white in a fan's rays is white in the parallel rays to which they are sorted. So it is drawn in parallel
+rays, as dense as the image's own band asks for, and nothing is interpolated.
 """
 
 import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
+from scipy.fft import next_fast_len
 from torch import Tensor
 
-from data_prep.lowdose.geometry import Fan, FanGeometry
-from data_prep.lowdose.projector import ramp_response
+from data_prep.lowdose.apodisation import Apodisation
+from data_prep.lowdose.geometry import FanGeometry, middles
+from data_prep.lowdose.projector import CHANNEL_STEP, VIEW_STEP, ramp_response
 from data_prep.lowdose.sparse import Table, cached
 
 OVERSAMPLING = 1.5
@@ -23,43 +28,83 @@ SHAPE = math.pi * math.sqrt((KERNEL / OVERSAMPLING * (OVERSAMPLING - 0.5)) ** 2 
 _ANGLES_AT_ONCE = 32  # they fit into a core's cache, which is twice as fast
 
 
+@dataclass(frozen=True)
+class ParallelRays:
+    """Parallel rays over half a turn, through all of an image and as dense as its diagonal's pixels."""
+
+    fan: FanGeometry
+
+    @property
+    def angles(self) -> int:
+        """Number of directions in half a turn."""
+        return self.fan.scanner.views // 2
+
+    @property
+    def spacing(self) -> float:
+        """Distance between neighbouring rays, mm."""
+        return self.fan.pixel * math.sqrt(0.5)
+
+    @property
+    def count(self) -> int:
+        """Number of rays of a direction, a multiple of ``CHANNEL_STEP``; a ray lies on either side of the centre."""
+        return CHANNEL_STEP * math.ceil(2 * (self.fan.side + KERNEL) / CHANNEL_STEP)
+
+    @property
+    def samples(self) -> int:
+        """Length of the Fourier transform of a projection."""
+        return int(next_fast_len(self.count, real=True))
+
+    @property
+    def grid(self) -> int:
+        """Cells along an edge of the Cartesian grid."""
+        return 2 * math.ceil(OVERSAMPLING * self.fan.side / 2)
+
+    @property
+    def step(self) -> float:
+        """Distance of radial frequencies, in cells of the grid."""
+        return self.grid * self.fan.pixel / (self.samples * self.spacing)
+
+
 class GriddedBackprojector:
-    """Filtered backprojection with the call of ``Backprojector`` and less work.
+    """Filtered backprojection of parallel rays, (angles, rays)."""
 
-    Its interpolation is sharper than the linear one of ``Backprojector``. So the same noise of the sinogram gives a
-    somewhat higher standard deviation in the image.
-    """
-
-    def __init__(self, geometry: FanGeometry, window: str, cutoff: float, device: torch.device) -> None:
-        rays = ParallelRays(Fan(geometry.scanner))
-        self.angles, self.samples = rays.angles, rays.samples
-        self.grid = 2 * math.ceil(OVERSAMPLING * geometry.side / 2)
+    def __init__(self, geometry: FanGeometry, apodisation: Apodisation, device: torch.device) -> None:
+        rays = ParallelRays(geometry)
+        self.angles, self.samples, self.grid = rays.angles, rays.samples, rays.grid
+        self.shape = rays.angles, rays.count
         self.first = self.grid // 2 - geometry.side // 2
         self.last = self.first + geometry.side
-        step = self.grid * geometry.pixel / (rays.samples * rays.spacing)  # of radial frequencies, in grid cells
-        frequencies = min(rays.samples // 2 + 1, math.ceil((self.grid / 2 - KERNEL) / step))
-        self.rebin = cached(_rebinning_table, rays).to(device)
-        self.spread = cached(_gridding_table, rays.angles, frequencies, step, self.grid).to(device)
-        ramp = ramp_response(rays.samples, rays.spacing, window, cutoff)[:frequencies]
-        ramp[0] /= 2  # a half turn of lines holds every other frequency once, the origin twice
-        self.response = (ramp * _centring(rays, geometry.side, frequencies, step / self.grid)).to(device)
+        response = _response(rays, apodisation)
+        self.sort = cached(_sorting_table, rays).to(device)
+        self.spread = cached(_gridding_table, rays.angles, len(response), rays.step, self.grid).to(device)
+        self.response = (response * _centring(rays, len(response))).to(device)
         scale = math.pi * self.grid**2 / (2 * rays.angles * rays.samples)
         self.roll_off = (scale * geometry.disc() * _roll_off(geometry.side, self.grid)).to(device)
 
-    def __call__(self, sinogram: Tensor) -> Tensor:
-        """Reconstruct (batch, views, channels) to 1/mm, (batch, side, side)."""
-        batch = len(sinogram)
-        parallel = self.rebin(sinogram.reshape(batch, -1).T.contiguous()).reshape(self.angles, -1, batch)
-        cells = self.spread(torch.view_as_real(self._filtered_spectra(parallel)).reshape(-1, 2 * batch))
-        planes = torch.view_as_complex(cells.reshape(-1, self.grid, batch, 2))
+    def deviation(self, variance: Tensor) -> Tensor:
+        """Return the SD of noise in the rays, (batch, angles, rays).
+
+        ``variance``: in the rays of the fan, (batch, coarse views, coarse channels).
+        """
+        angles, count = self.shape
+        sorted_rays = self.sort(variance.flatten(1).T.contiguous()).T.sqrt()
+        coarse = sorted_rays.reshape(1, len(variance), angles // VIEW_STEP + 2, -1)
+        fine = F.interpolate(coarse, (angles + 2 * VIEW_STEP, count + 2 * CHANNEL_STEP), mode="bilinear")
+        return fine[0, :, VIEW_STEP:-VIEW_STEP, CHANNEL_STEP:-CHANNEL_STEP]
+
+    def __call__(self, rays: Tensor) -> Tensor:
+        """Reconstruct (batch, angles, rays) to 1/mm, (batch, side, side)."""
+        spectra = self._filtered_spectra(rays)
+        cells = self.spread(torch.view_as_real(spectra).reshape(-1, 2 * len(rays)))
+        planes = torch.view_as_complex(cells.reshape(-1, self.grid, len(rays), 2))
         return torch.stack([self._image(plane) for plane in planes.unbind(-1)])
 
-    def _filtered_spectra(self, parallel: Tensor) -> Tensor:
+    def _filtered_spectra(self, rays: Tensor) -> Tensor:
         """Return lines through the origins of the images' spectra, (angles, radial frequencies, batch)."""
-        parts = zip(parallel.split(_ANGLES_AT_ONCE), self.response.split(_ANGLES_AT_ONCE), strict=True)
         count = self.response.shape[1]
-        spectra = [torch.fft.rfft(rays, n=self.samples, dim=1)[:, :count] * factor[..., None] for rays, factor in parts]
-        return torch.cat(spectra)
+        parts = zip(rays.split(_ANGLES_AT_ONCE, 1), self.response.split(_ANGLES_AT_ONCE), strict=True)
+        spectra = [torch.fft.rfft(part, n=self.samples)[..., :count] * factor for part, factor in parts]
+        return torch.cat([part.permute(1, 2, 0) for part in spectra])
 
     def _image(self, plane: Tensor) -> Tensor:
         """Return the image (side, side) from the upper half of its spectrum, (vertical, horizontal frequencies).
@@ -74,80 +119,71 @@ class GriddedBackprojector:
         return image
 
 
-@dataclass(frozen=True)
-class ParallelRays:
-    """Parallel rays over half a turn, spaced as the fan's rays at the isocentre."""
-
-    fan: Fan
-
-    @property
-    def angles(self) -> int:
-        """Number of directions in half a turn."""
-        return self.fan.scanner.views // 2
-
-    @property
-    def spacing(self) -> float:
-        """Distance between neighbouring rays, mm."""
-        return self.fan.scanner.source_isocentre_mm * self.fan.channel_angle
-
-    @property
-    def outermost(self) -> int:
-        """Number of the outermost ray that the fan has on both sides; the central ray is 0."""
-        return math.floor(self.fan.scanner.source_isocentre_mm * math.sin(self.fan.half_width) / self.spacing)
-
-    @property
-    def samples(self) -> int:
-        """Length of the filter, so long that the ends of a projection do not mix."""
-        return int(2 ** math.ceil(math.log2(1.3 * self.fan.scanner.channels)))
+def _response(rays: ParallelRays, apodisation: Apodisation) -> Tensor:
+    """Return the filter at radial frequencies, up to the corner of the image's band or where the filter ends."""
+    count = min(rays.samples // 2, math.ceil(math.sqrt(0.5) * rays.grid / rays.step)) + 1
+    frequency = torch.arange(count, dtype=torch.float64) / (rays.samples * rays.spacing)
+    response = (ramp_response(rays.samples, rays.spacing)[:count] * apodisation(frequency)).float()
+    response[0] /= 2  # a half turn of lines holds every other frequency once, the origin twice
+    return response
 
 
-def _rebinning_table(rays: ParallelRays) -> Table:
-    """Return the table whose rows are parallel rays (angles, outermost to outermost), summed over both directions."""
-    number = torch.arange(-rays.outermost, rays.outermost + 1, dtype=torch.float64)
-    forward, opposite = (_ray_terms(rays, number * sign, start) for sign, start in ((1, 0), (-1, rays.angles)))
-    indices, weights = (torch.stack(parts, 2) for parts in zip(forward, opposite, strict=True))
-    return Table.of(indices, weights, torch.full((rays.angles * len(number),), 32))
+def _sorting_table(rays: ParallelRays) -> Table:
+    """Return the table whose rows are the variances of every ``VIEW_STEP``-th direction and ``CHANNEL_STEP``-th ray.
 
-
-def _ray_terms(rays: ParallelRays, number: Tensor, start: int) -> tuple[Tensor, Tensor]:
-    """Return indices and weights of the 4 x 4 fan rays about each parallel ray, (angles, rays, 16).
-
-    The ray at angle t and distance s has the fan angle g = asin(s / R) and the source angle t + g.
+    Beyond either end there is one direction and ray more, for interpolation. A parallel ray is the mean of two
+    opposite rays of the fan. It stands for as many of them as lie in its width; where the fan has none, there is no
+    noise.
     """
     fan, scanner = rays.fan, rays.fan.scanner
-    angle = torch.asin(number * rays.spacing / scanner.source_isocentre_mm)
-    channel, channel_weights = _catmull_rom(fan.channel_position(angle))
-    turn = angle * scanner.views / (2 * math.pi) + start
-    view, view_weights = _catmull_rom(torch.arange(rays.angles, dtype=torch.float64)[:, None] + turn)
-    indices = (view % scanner.views)[..., :, None] * scanner.channels + channel[:, None, :]
-    weights = view_weights[..., :, None] * channel_weights[:, None, :]
-    return indices.flatten(2).int(), weights.flatten(2).float()
+    direction = middles(rays.angles + 2 * VIEW_STEP, VIEW_STEP) - VIEW_STEP
+    number = middles(rays.count + 2 * CHANNEL_STEP, CHANNEL_STEP) - CHANNEL_STEP - (rays.count - 1) / 2
+    distance = (number * rays.spacing).clamp(-fan.reach, fan.reach)
+    angle = torch.asin(distance / scanner.source_isocentre_mm)
+    share = fan.ray_spacing * angle.cos() / (4 * rays.spacing) * ((number * rays.spacing).abs() <= fan.reach)
+    indices, weights = [], []
+    for sign, start in ((1, 0), (-1, rays.angles)):
+        view = (
+            direction[:, None] + sign * angle * scanner.views / (2 * math.pi) + start - 0.5 * (VIEW_STEP - 1)
+        ) / VIEW_STEP
+        channel = (fan.channel_position(sign * angle) - (CHANNEL_STEP - 1) / 2) / CHANNEL_STEP
+        index, weight = _bilinear(view, channel, scanner.views // VIEW_STEP, scanner.channels // CHANNEL_STEP)
+        indices.append(index)
+        weights.append(weight * share[:, None])
+    terms = torch.cat(indices, -1)
+    return Table.of(terms, torch.cat(weights, -1), torch.full((terms[..., 0].numel(),), terms.shape[-1]))
 
 
-def _catmull_rom(position: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the four integers around each position, and their weights."""
-    low = position.floor()
-    t = position - low
-    weights = (-t + 2 * t**2 - t**3, 2 - 5 * t**2 + 3 * t**3, t + 4 * t**2 - 3 * t**3, -(t**2) + t**3)
-    return low.long()[..., None] + torch.arange(-1, 3), torch.stack(weights, -1) / 2
+def _bilinear(view: Tensor, channel: Tensor, views: int, channels: int) -> tuple[Tensor, Tensor]:
+    """Return indices and weights of the four samples about each position, (directions, rays, 4); views are periodic."""
+    channel = channel.clamp(0, channels - 1)
+    low_view, low_channel = view.floor(), channel.floor().clamp(max=channels - 2)
+    indices, weights = [], []
+    for i in (0, 1):
+        for j in (0, 1):
+            indices.append((low_view + i) % views * channels + low_channel + j)
+            weights.append((1 - (view - low_view - i).abs()) * (1 - (channel - low_channel - j).abs()))
+    return torch.stack(indices, -1), torch.stack(weights, -1)
 
 
 def _gridding_table(angles: int, frequencies: int, step: float, grid: int) -> Table:
     """Return the table whose rows are the cells of the upper half plane and ``REACH`` rows below.
 
-    Each cell sums the samples about it. The signs of the weights alternate from cell to cell, which moves the
-    centre of the image to the middle of the grid.
+    Each cell sums the samples about it that lie in the image's band, a square. The signs of the weights alternate
+    from cell to cell, which moves the centre of the image to the middle of the grid.
     """
     angle = torch.arange(angles, dtype=torch.float64)[:, None] * (math.pi / angles)
     radius = torch.arange(frequencies, dtype=torch.float64) * step
-    x, y = ((radius * f(angle)).reshape(-1, 1) for f in (torch.cos, torch.sin))
+    x, y = ((radius * f(angle)).reshape(-1) for f in (torch.cos, torch.sin))
+    sample = (torch.maximum(x.abs(), y) <= grid / 2).nonzero()[:, 0]
+    x, y = x[sample, None], y[sample, None]
     columns, rows = ((axis - KERNEL / 2).ceil() + torch.arange(KERNEL) for axis in (x, y))
     heights = _kaiser_bessel(rows - y)[:, :, None] * _kaiser_bessel(columns - x)[:, None]
     signs = 1 - 2 * ((rows[:, :, None] + columns[:, None]) % 2)
     cells = ((rows[:, :, None] + REACH) * grid + columns[:, None] % grid).long().reshape(-1)
     order = cells.argsort(stable=True)
     counts = cells.bincount(minlength=(int(rows.max()) + REACH + 1) * grid)
-    return Table.of(order // KERNEL**2, (heights * signs).reshape(-1)[order], counts)
+    return Table.of(sample[order // KERNEL**2], (heights * signs).reshape(-1)[order], counts)
 
 
 def _kaiser_bessel(distance: Tensor) -> Tensor:
@@ -156,11 +192,12 @@ def _kaiser_bessel(distance: Tensor) -> Tensor:
     return height * (distance.abs() <= KERNEL / 2)
 
 
-def _centring(rays: ParallelRays, side: int, frequencies: int, step: float) -> Tensor:
-    """Return phases that move the origin of a line to its central ray, and that of the image to its centre."""
+def _centring(rays: ParallelRays, frequencies: int) -> Tensor:
+    """Return phases that move the origin of a line to the centre of its rays, and that of the image to its centre."""
     angle = torch.arange(rays.angles, dtype=torch.float64)[:, None] * (math.pi / rays.angles)
+    side = rays.fan.side
     half_pixel = side // 2 - (side - 1) / 2
-    turns = rays.outermost / rays.samples + half_pixel * step * (angle.cos() + angle.sin())
+    turns = (rays.count - 1) / 2 / rays.samples + half_pixel * rays.step / rays.grid * (angle.cos() + angle.sin())
     phase = 2 * math.pi * turns * torch.arange(frequencies)
     return torch.polar(torch.ones_like(phase), phase).to(torch.complex64)
 

@@ -12,9 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from data_prep.lowdose.apodisation import Apodisation
 from data_prep.lowdose.geometry import FanGeometry
 from data_prep.lowdose.sparse import Table, cached
 
+VIEW_STEP, CHANNEL_STEP, PIXEL_STEP = 8, 4, 2
+"""Of the coarse projection."""
 _ROWS_AT_ONCE = 8192
 
 
@@ -25,31 +28,19 @@ class CoarseProjector:
     the variance of the noise (docs/decisions/low-dose.md).
     """
 
-    VIEW_STEP = 8
-    CHANNEL_STEP = 4
-    PIXEL_STEP = 2
-
     def __init__(self, geometry: FanGeometry, device: torch.device) -> None:
         self.geometry = geometry
-        self.views = geometry.quarter_views // self.VIEW_STEP
-        coarse = FanGeometry(geometry.scanner, geometry.side // self.PIXEL_STEP, geometry.pixel * self.PIXEL_STEP)
-        self.table = cached(_joseph_table, coarse, self.VIEW_STEP, self.CHANNEL_STEP).to(device)
+        self.views = geometry.quarter_views // VIEW_STEP
+        coarse = FanGeometry(geometry.scanner, geometry.side // PIXEL_STEP, geometry.pixel * PIXEL_STEP)
+        self.table = cached(_joseph_table, coarse, VIEW_STEP, CHANNEL_STEP).to(device)
 
     def __call__(self, attenuation: Tensor) -> Tensor:
         """Project attenuation (1/mm; batch, side, side) to line integrals (batch, coarse views, coarse channels)."""
         batch = len(attenuation)
-        coarse = F.avg_pool2d(attenuation, self.PIXEL_STEP)
+        coarse = F.avg_pool2d(attenuation, PIXEL_STEP)
         turned = torch.stack([torch.rot90(coarse, k, (1, 2)) for k in range(4)])
         rays = self.table(turned.reshape(4 * batch, -1).T.contiguous()).reshape(self.views, -1, 4, batch)
         return rays.permute(3, 2, 0, 1).reshape(batch, 4 * self.views, -1)
-
-    def interpolate(self, coarse: Tensor) -> Tensor:
-        """Interpolate linearly to all views and channels, (batch, views, channels)."""
-        turn = torch.cat([coarse[:, -1:], coarse, coarse[:, :1]], 1)  # views are periodic
-        scanner, step = self.geometry.scanner, self.VIEW_STEP
-        return F.interpolate(turn[None], (scanner.views + 2 * step, scanner.channels), mode="bilinear")[
-            0, :, step:-step
-        ]
 
 
 def _joseph_table(geometry: FanGeometry, view_step: int, channel_step: int) -> Table:
@@ -86,11 +77,19 @@ def _joseph_view(geometry: FanGeometry, angle: float, tangents: Tensor) -> tuple
 class Backprojector:
     """Exact filtered backprojection of an equiangular fan-beam sinogram."""
 
-    def __init__(self, geometry: FanGeometry, window: str, cutoff: float, device: torch.device) -> None:
+    def __init__(self, geometry: FanGeometry, apodisation: Apodisation, device: torch.device) -> None:
         self.geometry = geometry
+        self.shape = geometry.scanner.views, geometry.scanner.channels
         self.table = cached(_backprojection_table, geometry).to(device)
-        self.response = _filter_response(geometry, window, cutoff).to(device)
+        self.response = _filter_response(geometry, apodisation).to(device)
         self.cosines = (geometry.scanner.source_isocentre_mm * torch.cos(geometry.fan_angles())).float().to(device)
+
+    def deviation(self, variance: Tensor) -> Tensor:
+        """Return the SD of noise in all rays, (batch, views, channels), from coarse views and channels."""
+        coarse, (views, channels) = variance.sqrt(), self.shape
+        turn = torch.cat([coarse[:, -1:], coarse, coarse[:, :1]], 1)  # views are periodic
+        fine = F.interpolate(turn[None], (views + 2 * VIEW_STEP, channels), mode="bilinear")
+        return fine[0, :, VIEW_STEP:-VIEW_STEP]
 
     def __call__(self, sinogram: Tensor) -> Tensor:
         """Reconstruct (batch, views, channels) to 1/mm, (batch, side, side)."""
@@ -134,39 +133,27 @@ def _backprojection_rows(geometry: FanGeometry, positions: Tensor) -> tuple[Tens
     return torch.stack([index, index + 1], -1).int(), torch.stack([weight * (1 - share), weight * share], -1).float()
 
 
-def _filter_response(geometry: FanGeometry, window: str, cutoff: float) -> Tensor:
-    """Return the frequency response of the equiangular ramp times a window, for padded rows of channels."""
+def _filter_response(geometry: FanGeometry, apodisation: Apodisation) -> Tensor:
+    """Return the frequency response of the equiangular ramp and an apodisation, for padded rows of channels."""
     angle, length = geometry.channel_angle, 2 ** math.ceil(math.log2(2 * geometry.scanner.channels))
-    return _response(torch.sin(_offsets(length) * angle) / angle, angle, window, cutoff) / 2
+    ramp = _response(torch.sin(_offsets(length) * angle) / angle, angle) / 2
+    return ramp * apodisation(torch.linspace(0, geometry.nyquist, len(ramp), dtype=torch.float64)).float()
 
 
-def ramp_response(samples: int, spacing: float, window: str, cutoff: float) -> Tensor:
-    """Return the frequency response of the ramp times a window, for parallel rays ``spacing`` mm apart."""
-    return _response(_offsets(samples), spacing, window, cutoff)
+def ramp_response(samples: int, spacing: float) -> Tensor:
+    """Return the frequency response of the ramp for parallel rays ``spacing`` mm apart."""
+    return _response(_offsets(samples), spacing)
 
 
 def _offsets(length: int) -> Tensor:
     return torch.arange(length, dtype=torch.float64) - length // 2
 
 
-def _response(offsets: Tensor, spacing: float, window: str, cutoff: float) -> Tensor:
+def _response(offsets: Tensor, spacing: float) -> Tensor:
     """Return the response of a ramp sampled in space, ``offsets`` from its centre, which keeps its mean right."""
     odd = _offsets(len(offsets)) % 2 != 0
     kernel = torch.zeros(len(offsets), dtype=torch.float64)
     kernel[len(offsets) // 2] = 1 / (4 * spacing**2)
     kernel[odd] = -1 / (math.pi * offsets[odd] * spacing) ** 2
     ramp: Tensor = torch.fft.rfft(torch.fft.ifftshift(kernel)).real * spacing
-    frequency = torch.arange(len(ramp), dtype=torch.float64) / (len(ramp) - 1) / cutoff
-    return (ramp * torch.where(frequency <= 1, _window(window, frequency), 0.0)).float()
-
-
-def _window(name: str, frequency: Tensor) -> Tensor:
-    """Return the apodisation at frequencies from 0 to 1."""
-    if name == "hann":
-        return (1 + torch.cos(math.pi * frequency)) / 2
-    if name == "cosine":
-        return torch.cos(math.pi * frequency / 2)
-    if name == "shepp-logan":
-        return torch.sinc(frequency / 2)
-    assert name == "ramp"
-    return torch.ones_like(frequency)
+    return ramp.float()

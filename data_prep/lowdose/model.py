@@ -1,0 +1,93 @@
+"""What the added noise of one scan is like: how much, of which grain, how alike in neighbouring slices."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_prep.lowdose.apodisation import Apodisation, window
+from data_prep.lowdose.geometry import Fan
+from data_prep.settings import GeometrySettings, LowDoseSettings
+
+DEFAULT_PHOTONS, DEFAULT_WINDOW = 1.9e5, "hann"
+"""Of a scan whose own noise is not known (docs/decisions/low-dose.md)."""
+_FREQUENCIES = 512
+_MOST_SWING = 0.999
+_CHANNEL_STEP = 32
+
+
+@dataclass(frozen=True)
+class NoiseModel:
+    """The noise that a simulator adds.
+
+    ``scanner``: its detector is as wide as the scan's field. ``photons``: per channel and view at full dose, in air.
+    ``z_filter``: the white noise of a slice and of those behind it is added with these weights; their squares sum to
+    1. ``gain``: factor on the noise at ``gain_slices``, interpolated between them.
+    """
+
+    scanner: GeometrySettings
+    photons: float
+    apodisation: Apodisation
+    z_filter: tuple[float, ...] = (1.0,)
+    gain_slices: tuple[float, ...] = (0.0,)
+    gain: tuple[float, ...] = (1.0,)
+
+    def gains(self, slices: Sequence[int]) -> Tensor:
+        """Return the factors on the noise of slices, by their indices in the scan."""
+        return torch.from_numpy(np.interp(slices, self.gain_slices, self.gain)).float()
+
+    def as_record(self) -> dict[str, Any]:
+        """Return what is recorded with a pair: plain values of four digits, without the settings' own."""
+        window = self.apodisation
+        return {
+            "channels": self.scanner.channels,
+            "photons": _short(self.photons),
+            "window": {"cycles_per_mm": [*map(_short, window.frequency)], "factor": [*map(_short, window.factor)]},
+            "z_filter": [*map(_short, self.z_filter)],
+            "gain": {"slices": [*self.gain_slices], "factor": [*map(_short, self.gain)]},
+        }
+
+
+def _short(number: float) -> float:
+    return float(f"{number:.4g}")
+
+
+def named_model(settings: LowDoseSettings) -> NoiseModel:
+    """Return the model that the settings name, with defaults for what they leave to the scan."""
+    photons = DEFAULT_PHOTONS if isinstance(settings.photons, str) else settings.photons
+    correlation = () if settings.z_correlation == "scan" else settings.z_correlation
+    return NoiseModel(settings.geometry, photons, named_window(settings), z_filter(correlation))
+
+
+def named_window(settings: LowDoseSettings) -> Apodisation:
+    """Return the window that the settings name, or the default for ``scan``."""
+    name = DEFAULT_WINDOW if settings.window == "scan" else settings.window
+    return window(name, Fan(settings.geometry).nyquist * settings.cutoff)
+
+
+def z_filter(correlation: Sequence[float]) -> tuple[float, ...]:
+    """Return weights for a slice and those behind it that give white noise this correlation of slices 1, 2 ... apart.
+
+    They are the spectral factor of the correlation, of minimum phase. No noise has a correlation whose spectrum is
+    below zero somewhere; such a one is shrunk until it is not.
+    """
+    lags = np.arange(1, len(correlation) + 1)
+    swing = 2 * np.cos(np.outer(np.linspace(0, math.pi, _FREQUENCIES), lags)) @ np.asarray(correlation, np.float64)
+    shrunk = np.asarray(correlation) * min(1.0, _MOST_SWING / max(-swing.min(initial=0), 1e-12))
+    roots = np.roots(np.concatenate([shrunk[::-1], [1.0], shrunk]))
+    weights = np.atleast_1d(np.poly(sorted(roots, key=abs)[: len(roots) // 2])).real
+    return tuple((weights / np.linalg.norm(weights)).tolist())
+
+
+def widened(scanner: GeometrySettings, radius: float) -> GeometrySettings:
+    """Return a scanner whose detector sees a disc of this radius (mm) in every view; the same one if it does so."""
+    if Fan(scanner).reach >= radius:
+        return scanner
+    half = (
+        math.asin(radius / scanner.source_isocentre_mm) / Fan(scanner).channel_angle + 2 + abs(scanner.channel_offset)
+    )
+    return scanner.model_copy(update={"channels": _CHANNEL_STEP * math.ceil((2 * half + 1) / _CHANNEL_STEP)})

@@ -1,0 +1,87 @@
+"""Record the noise of a pair: the scan's own, what the low dose adds to it, and what it should add."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_prep.lowdose.scan_noise import ScanNoise, Slab, block_noise, summary
+
+RATIO_RANGE = (0.9, 1.1)
+"""Of added over expected noise; outside, the scan is flagged."""
+SMOOTH, SHARP = 0.22, 0.5
+"""Mean frequency of the noise (cycles/mm) below and above which its grain is pointed out."""
+
+
+class NoiseRecord:
+    """Collects the low dose of the slices in which the scan's own noise was measured, and compares both.
+
+    ``slabs``: of the full dose; ``dose``: fraction of the full dose, None where it is not known.
+    """
+
+    def __init__(self, slabs: Sequence[Slab], pixel: float, dose: float | None) -> None:
+        self.slabs, self.pixel, self.dose = slabs, pixel, dose
+        self.own = block_noise(slabs)
+        self._added: list[Slab] = []
+
+    def add(self, first: int, full: NDArray[np.int16], low: NDArray[np.int16]) -> None:
+        """Take a chunk of both doses, (n, rows, columns); ``first``: index of its first slice."""
+        for slab in self.slabs:
+            start = slab.first - first
+            if 0 <= start < len(full):
+                here = slice(start, start + len(slab.hu))
+                self._added.append(Slab(slab.first, low[here] - full[here]))
+
+    def row(self) -> Mapping[str, Any]:
+        """Return the manifest's columns of noise: SD in HU, mean frequency in cycles/mm; empty where unknown."""
+        own, added = self.noise()
+        ratio = added.sd / self._expected(own) if own and added and self.dose else None
+        return {
+            **_columns("full", own),
+            **_columns("added", added),
+            "noise_ratio": _rounded(ratio),
+            "noise_remark": "; ".join(_remarks(own, ratio)),
+        }
+
+    def noise(self) -> tuple[ScanNoise | None, ScanNoise | None]:
+        """Return the noise of the full dose, and what the low dose adds; None where it could not be measured."""
+        added = block_noise(self._added, self.slabs) if self.own else None
+        return (
+            summary(self.own, self.pixel) if self.own else None,
+            summary(added, self.pixel) if added else None,
+        )
+
+    def _expected(self, own: ScanNoise) -> float:
+        assert self.dose
+        return own.sd * math.sqrt((1 - self.dose) / self.dose)
+
+
+def _remarks(own: ScanNoise | None, ratio: float | None) -> list[str]:
+    if own is None:
+        return ["the scan's own noise cannot be measured: too little uniform soft tissue, or no noise"]
+    remarks = []
+    if own.centroid < SMOOTH:
+        remarks.append("grain of a smooth kernel or of iterative reconstruction")
+    if own.centroid > SHARP:
+        remarks.append("grain of a sharp kernel")
+    if ratio and not RATIO_RANGE[0] <= ratio <= RATIO_RANGE[1]:
+        remarks.append(f"added noise is {ratio:.2f} of the expected")
+    return remarks
+
+
+def _columns(name: str, noise: ScanNoise | None) -> dict[str, float | None]:
+    return {
+        f"noise_{name}_hu": _rounded(noise.sd if noise else None),
+        f"noise_{name}_frequency": _rounded(noise.centroid if noise else None),
+        f"noise_{name}_z_correlation": _rounded(_first(noise) if noise else None),
+    }
+
+
+def _first(noise: ScanNoise) -> float:
+    return noise.z_correlation[0] if noise.z_correlation else 0.0
+
+
+def _rounded(number: float | None) -> float | None:
+    return None if number is None else round(number, 4)

@@ -1,0 +1,192 @@
+"""Measure the noise of a scan: its level, its spectrum, and how alike it is in neighbouring slices.
+
+Anatomy is nearly the same in neighbouring slices, so their difference is mostly noise. Where to look is decided by
+their mean, on which the difference does not depend, so quiet blocks are not preferred. Sum and difference of slices
+have (1 + r) and (1 - r) times the power of a slice's noise, where r is the correlation of their noise. At high
+frequencies, where uniform tissue has no structure, this gives r. Divided by 1 - r, the difference gives the spectrum
+at all frequencies.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import t as student
+
+from data_prep.lowdose.blocks import NARROW, WIDE, Blocks, Indices, Planes, Power
+from data_prep.volume import CHUNK_SLICES, CTScan
+
+LAGS = 4
+SLABS, SLAB_SLICES = 10, LAGS + 1
+_MIN_BLOCKS, _MIN_SLABS = 40, 2
+_MOST_UNIFORM = 0.4  # share of the blocks of soft tissue
+_NARROW_BLOCKS = 60  # of a slab
+_MIN_SD = 0.5  # HU: below, rounding to whole HU is a good part of the noise
+_STRUCTURELESS = slice(5, 13)  # rings
+_LEAST_CORRELATION = 0.05
+_MOST_CORRELATION = 0.6  # of slices whose difference is looked at
+_MOST_VARIANCE = 2.0  # times the median: what is above has an edge that only one of two slices shows
+_HIGHEST_CORRELATION = 0.95
+_CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Slab:
+    """Neighbouring slices (n, rows, columns) in HU; ``first``: index of their first in the scan."""
+
+    first: int
+    hu: NDArray[np.int16]
+
+
+@dataclass(frozen=True)
+class Sites:
+    """Blocks of soft tissue that are uniform in two slices of a slab, ``lag`` slices apart; an entry for each.
+
+    ``blocks``: their kind; ``slab``: its number; ``lower``: number of the lower slice in it; ``row``, ``column``: of
+    the block.
+    """
+
+    blocks: Blocks
+    lag: int
+    slab: Indices
+    lower: Indices
+    row: Indices
+    column: Indices
+
+
+@dataclass(frozen=True)
+class ScanNoise:
+    """Noise in uniform soft tissue of a scan.
+
+    ``sd``: HU; ``interval``: of 95 %, from the differences of slabs. ``frequency``: cycles/mm; ``spectrum``: HU^2
+    mm^2. ``centroid``: mean frequency by power, cycles/mm. ``z_correlation``: of slices 1, 2 ... apart; what is below
+    0.05 is left out, with all that follows. ``blocks``: number of blocks that were looked at.
+    """
+
+    sd: float
+    interval: tuple[float, float]
+    frequency: tuple[float, ...]
+    spectrum: tuple[float, ...]
+    centroid: float
+    z_correlation: tuple[float, ...]
+    blocks: int
+
+
+@dataclass(frozen=True)
+class BlockNoise:
+    """Power of a slice's noise in the rings of a block's spectrum, (blocks, rings), at these sites.
+
+    ``alike``: correlation of the noise of slices that lie the sites' lag apart.
+    """
+
+    sites: Sites
+    power: Power
+    alike: float
+    z_correlation: tuple[float, ...]
+
+
+def read_slabs(scan: CTScan) -> list[Slab]:
+    """Read the slices of a scan in which its noise is measured, spread from feet to head."""
+    return [Slab(start, scan.slab(start, stop)) for start, stop in slab_ranges(scan.slices)]
+
+
+def slab_ranges(slices: int) -> list[tuple[int, int]]:
+    """Return start and stop of the slabs that are looked at; each lies in one chunk of slices."""
+    spread = np.linspace(0, max(0, slices - SLAB_SLICES), SLABS).round().astype(int).tolist()
+    starts = {min(start, (start // CHUNK_SLICES + 1) * CHUNK_SLICES - SLAB_SLICES) for start in spread}
+    return [(start, min(start + SLAB_SLICES, slices)) for start in sorted(starts)]
+
+
+def find_narrow_sites(slabs: Sequence[Slab], lag: int) -> Sites:
+    """Find the most uniform narrow blocks of each slab, however uniform they are."""
+    parts = [_sites([slab], lag, NARROW, 1.0, _NARROW_BLOCKS) for slab in slabs]
+    number = np.repeat(np.arange(len(slabs)), [len(part.slab) for part in parts])
+    joined = [np.concatenate([getattr(part, name) for part in parts]) for name in ("lower", "row", "column")]
+    return Sites(NARROW, lag, number, *joined)
+
+
+def _sites(slabs: Sequence[Slab], lag: int, blocks: Blocks, share: float, count: int | None = None) -> Sites:
+    """Find the most uniform blocks: this share of those of soft tissue, and at most ``count``."""
+    means = [_combined(slab, lag, 1) / np.float32(2) for slab in slabs]
+    uneven = np.concatenate([blocks.unevenness(mean) for mean in means])
+    soft = np.sort(uneven[np.isfinite(uneven)])[:count]
+    uniform = np.isfinite(uneven) & (uneven <= (np.quantile(soft, share) if len(soft) else 0.0))
+    number = np.repeat(np.arange(len(slabs)), [len(mean) for mean in means])
+    lower = np.concatenate([np.arange(len(mean)) for mean in means])
+    differences = np.concatenate([_combined(slab, lag, -1) for slab in slabs])
+    variances = blocks.cut(differences, *uniform.nonzero()).var((1, 2))
+    is_even = variances <= _MOST_VARIANCE * np.median(variances) if len(variances) else np.empty(0, np.bool_)
+    pair, row, column = (index[is_even] for index in uniform.nonzero())
+    return Sites(blocks, lag, number[pair], lower[pair], row, column)
+
+
+def _combined(slab: Slab, lag: int, sign: int) -> Planes:
+    """Return each slice's sum with (``sign`` 1) or difference from (-1) the one ``lag`` slices below it."""
+    upper, lower = slab.hu[lag:].astype(np.float32), slab.hu[:-lag].astype(np.float32)
+    return upper + sign * lower
+
+
+def block_noise(slabs: Sequence[Slab], guides: Sequence[Slab] | None = None) -> BlockNoise | None:
+    """Measure the noise in uniform soft tissue; None if there is too little of it, or hardly any noise.
+
+    ``guides``: the same slices of the full dose, if the slabs hold noise without anatomy; they show where to look.
+    """
+    correlation: list[float] = []
+    noise: BlockNoise | None = None
+    for lag in range(1, min((len(slab.hu) for slab in slabs), default=0)):
+        sites = _sites(guides or slabs, lag, WIDE, _MOST_UNIFORM)
+        if len(sites.slab) < _MIN_BLOCKS or len(np.unique(sites.slab)) < _MIN_SLABS:
+            break
+        total, difference = (pair_power(slabs, sites, sign) for sign in (1, -1))
+        alike = _correlation(total, difference)
+        if noise is None or correlation[-1] > _MOST_CORRELATION:
+            noise = BlockNoise(sites, difference / (1 - alike), alike, ())
+        if alike < _LEAST_CORRELATION:
+            break
+        correlation.append(alike)
+    if noise is None or math.sqrt(WIDE.variance(noise.power).mean()) < _MIN_SD:
+        return None
+    return replace(noise, z_correlation=tuple(correlation))
+
+
+def pair_power(slabs: Sequence[Slab], sites: Sites, sign: int) -> Power:
+    """Return the power of (upper + sign * lower) / sqrt(2) at each site, (sites, rings)."""
+    parts, blocks = [], sites.blocks
+    for number, slab in enumerate(slabs):
+        pairs = _combined(slab, sites.lag, sign) / np.float32(math.sqrt(2))
+        here = sites.slab == number
+        parts.append(blocks.ring_power(blocks.cut(pairs, sites.lower[here], sites.row[here], sites.column[here])))
+    return np.concatenate(parts)
+
+
+def _correlation(total: Power, difference: Power) -> float:
+    high, low = ((power.mean(0) * WIDE.ring_bins)[_STRUCTURELESS].sum() for power in (total, difference))
+    return float(min((high - low) / (high + low), _HIGHEST_CORRELATION))
+
+
+def summary(noise: BlockNoise, pixel: float) -> ScanNoise:
+    """Summarise the noise in blocks of pixels of ``pixel`` mm."""
+    power = noise.power.mean(0)
+    frequency = np.arange(len(power)) / (WIDE.side * pixel)
+    weights = power * WIDE.ring_bins
+    return ScanNoise(
+        sd=math.sqrt(WIDE.variance(power)),
+        interval=_interval(noise),
+        frequency=tuple(frequency.tolist()),
+        spectrum=tuple((power * pixel**2).tolist()),
+        centroid=float((frequency * weights).sum() / weights.sum()),
+        z_correlation=noise.z_correlation,
+        blocks=len(noise.power),
+    )
+
+
+def _interval(noise: BlockNoise) -> tuple[float, float]:
+    """Return the 95 % interval of the SD, by leaving out one slab after the other."""
+    variances, slabs = WIDE.variance(noise.power), np.unique(noise.sites.slab)
+    left_out = np.array([np.log(variances[noise.sites.slab != slab].mean()) / 2 for slab in slabs])
+    count = len(slabs)
+    error = math.sqrt((count - 1) / count * ((left_out - left_out.mean()) ** 2).sum())
+    middle, width = math.log(variances.mean()) / 2, float(student.ppf((1 + _CONFIDENCE) / 2, count - 1)) * error
+    return math.exp(middle - width), math.exp(middle + width)
