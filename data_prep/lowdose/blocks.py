@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import torch
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from scipy.fft import fft2
+from torch.nn.functional import avg_pool2d
 
 Planes = NDArray[np.float32]
 Power = NDArray[np.float64]
@@ -42,9 +44,7 @@ class Blocks:
 
         The result is (n, blocks down, blocks across).
         """
-        part, (count, rows, columns) = self.side // _PARTS, planes.shape
-        rows, columns = rows // part, columns // part
-        parts = planes[:, : rows * part, : columns * part].reshape(count, rows, part, columns, part).mean((2, 4))
+        parts = avg_pool2d(torch.from_numpy(planes), self.side // _PARTS).numpy()
         windows = sliding_window_view(parts, (_PARTS, _PARTS), (1, 2))[:, :: _PARTS // 2, :: _PARTS // 2]
         (low, high), mean = SOFT_TISSUE_HU, windows.mean((3, 4))
         is_soft = (windows.min((3, 4)) > low - _PART_MARGIN) & (windows.max((3, 4)) < high + _PART_MARGIN)

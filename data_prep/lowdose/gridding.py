@@ -89,8 +89,15 @@ class GriddedBackprojector:
         angles, count = self.shape
         sorted_rays = self.sort(variance.flatten(1).T.contiguous()).T.sqrt()
         coarse = sorted_rays.reshape(1, len(variance), angles // VIEW_STEP + 2, -1)
-        fine = F.interpolate(coarse, (angles + 2 * VIEW_STEP, count + 2 * CHANNEL_STEP), mode="bilinear")
-        return fine[0, :, VIEW_STEP:-VIEW_STEP, CHANNEL_STEP:-CHANNEL_STEP]
+        rays = F.interpolate(coarse, (coarse.shape[2], count + 2 * CHANNEL_STEP), mode="bilinear")
+        rays = rays[0, :, :, CHANNEL_STEP:-CHANNEL_STEP]
+        fine = torch.empty(len(variance), angles // VIEW_STEP, VIEW_STEP, count, device=rays.device)
+        for number in range(VIEW_STEP):
+            position = (number + 0.5) / VIEW_STEP + 0.5
+            below, share = int(position), position % 1
+            lower, upper = (rays[:, start : start + angles // VIEW_STEP] for start in (below, below + 1))
+            torch.lerp(lower, upper, share, out=fine[:, :, number])
+        return fine.reshape(-1, angles, count)
 
     def __call__(self, rays: Tensor) -> Tensor:
         """Reconstruct (batch, angles, rays) to 1/mm, (batch, side, side)."""
@@ -114,8 +121,8 @@ class GriddedBackprojector:
         mirror = plane[: REACH + 1].flip(0, 1).roll(1, 1).conj()
         plane = plane[REACH:].contiguous()
         plane[: REACH + 1] += mirror
-        columns = torch.fft.ifft(plane)[:, self.first : self.last].T.contiguous()
-        image: Tensor = torch.fft.irfft(columns, n=self.grid)[:, self.first : self.last].T * self.roll_off
+        columns = torch.fft.ifft(plane)[:, self.first : self.last]
+        image: Tensor = torch.fft.irfft(columns, n=self.grid, dim=0)[self.first : self.last] * self.roll_off
         return image
 
 

@@ -1,8 +1,7 @@
-"""Padding: pixels that hold no measurement, such as those outside the circle that was reconstructed."""
+"""Padding: pixels that hold no measurement, such as those outside of the circle that was reconstructed."""
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import maximum_filter, minimum_filter
 
 from data_prep.volume import AIR_HU
 
@@ -11,7 +10,18 @@ _WIDTH = 5  # pixels; in noisy air so many neighbours are never all at the lowes
 
 def padding(hu: NDArray[np.int16]) -> NDArray[np.bool_]:
     """Find padding in slices (n, rows, columns): areas of 5 x 5 pixels and more, all at -1024 HU."""
-    lowest = (hu == AIR_HU).view(np.uint8)
-    squares = minimum_filter(lowest, (1, _WIDTH, _WIDTH), mode="nearest")
-    opened: NDArray[np.bool_] = maximum_filter(squares, (1, _WIDTH, _WIDTH), mode="nearest").view(np.bool_)
-    return opened
+    lowest = hu == AIR_HU
+    if not lowest.any():
+        return lowest
+    reach = _WIDTH // 2
+    padded = np.pad(lowest, ((0, 0), (reach, reach), (reach, reach)), mode="edge")
+    squares = _along(_along(padded, 1, np.logical_and), 2, np.logical_and)
+    squares = np.pad(squares, ((0, 0), (reach, reach), (reach, reach)))
+    return _along(_along(squares, 1, np.logical_or), 2, np.logical_or)
+
+
+def _along(mask: NDArray[np.bool_], axis: int, combine: np.ufunc) -> NDArray[np.bool_]:
+    """Combine each pixel with its neighbours along an axis; the result is ``_WIDTH - 1`` shorter."""
+    length = mask.shape[axis] - _WIDTH + 1
+    parts = [mask.take(range(shift, shift + length), axis) for shift in range(_WIDTH)]
+    return np.asarray(combine.reduce(parts))
