@@ -11,6 +11,7 @@ from scipy.optimize import brentq
 from torch import Tensor
 
 from data_prep.errors import UserError
+from data_prep.lowdose.model import NoiseModel
 from data_prep.lowdose.noise import LowDoseSimulator
 from data_prep.settings import LowDoseSettings
 
@@ -53,15 +54,18 @@ def _mode(logarithms: NDArray[np.float64]) -> float:
     return float(levels[top] * np.exp((left - right) / (2 * (left - 2 * middle + right)) / _BINS_PER_UNIT))
 
 
-def calibrate(hu: NDArray[np.int16], pixel_mm: float, settings: LowDoseSettings, target_sd: float) -> float:
+def calibrate(
+    hu: NDArray[np.int16], pixel_mm: float, settings: LowDoseSettings, target_sd: float, model: NoiseModel | None = None
+) -> float:
     """Find the ``photons`` at which the low dose of full-dose slices (n, side, side) has a noise of ``target_sd`` HU.
 
-    All other settings stay as they are. The seeds stay the same too, so the noise changes smoothly with photons.
+    All else stays as the settings and the scan's noise model have it. The seeds stay the same too, so the noise
+    changes smoothly with photons.
 
     Raises:
         UserError: the slices hold no soft tissue, or no photon number gives this noise.
     """
-    simulator = LowDoseSimulator(settings, hu.shape[1], pixel_mm)
+    simulator = LowDoseSimulator(settings, hu.shape[1], pixel_mm, model=model)
     relative = simulator.incident / simulator.model.photons
 
     def level(log_photons: float) -> float:

@@ -10,7 +10,7 @@ _WIDTH = 5  # pixels; in noisy air so many neighbours are never all at the lowes
 
 def padding(hu: NDArray[np.int16]) -> NDArray[np.bool_]:
     """Find padding in slices (n, rows, columns): areas of 5 x 5 pixels and more, all at -1024 HU."""
-    lowest = hu == AIR_HU
+    lowest: NDArray[np.bool_] = hu == AIR_HU
     if not lowest.any():
         return lowest
     reach = _WIDTH // 2

@@ -35,14 +35,19 @@ class NoiseRecord:
                 self._added.append(Slab(slab.first, low[here] - full[here]))
 
     def row(self) -> Mapping[str, Any]:
-        """Return the manifest's columns of noise: SD in HU, mean frequency in cycles/mm; empty where unknown."""
+        """Return the manifest's columns of noise: SD in HU and its interval, mean frequency in cycles/mm."""
         own, added = self.noise()
-        ratio = added.sd / self._expected(own) if own and added and self.dose else None
+        expected = own.sd * math.sqrt((1 - self.dose) / self.dose) if own and self.dose else None
+        ratio = added.sd / expected if added and expected else None
+        low, high = own.interval if own else (None, None)
         return {
             **_columns("full", own),
+            "noise_full_hu_low": _rounded(low),
+            "noise_full_hu_high": _rounded(high),
             **_columns("added", added),
+            "noise_expected_hu": _rounded(expected),
             "noise_ratio": _rounded(ratio),
-            "noise_remark": "; ".join(_remarks(own, ratio)),
+            "noise_remark": "; ".join(_remarks(own, ratio, is_simulated=self.dose is not None)),
         }
 
     def noise(self) -> tuple[ScanNoise | None, ScanNoise | None]:
@@ -53,14 +58,11 @@ class NoiseRecord:
             summary(added, self.pixel) if added else None,
         )
 
-    def _expected(self, own: ScanNoise) -> float:
-        assert self.dose
-        return own.sd * math.sqrt((1 - self.dose) / self.dose)
 
-
-def _remarks(own: ScanNoise | None, ratio: float | None) -> list[str]:
+def _remarks(own: ScanNoise | None, ratio: float | None, *, is_simulated: bool) -> list[str]:
     if own is None:
-        return ["the scan's own noise cannot be measured: too little uniform soft tissue, or no noise"]
+        followed = ", so what is added follows the defaults" if is_simulated else ""
+        return [f"too little uniform soft tissue, or no noise, to measure the scan's own{followed}"]
     remarks = []
     if own.centroid < SMOOTH:
         remarks.append("grain of a smooth kernel or of iterative reconstruction")

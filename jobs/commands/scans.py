@@ -64,6 +64,9 @@ def calibrate(
 ) -> None:
     """Find the photon number at which the simulated low dose has a wanted noise, in the middle of a scan."""
     from data_prep.lowdose.calibrate import calibrate as photons_for
+    from data_prep.lowdose.matching import match
+    from data_prep.lowdose.model import DEFAULT_PHOTONS
+    from data_prep.lowdose.scan_noise import block_noise, read_slabs
     from data_prep.sources.discovery import discover
 
     settings = load_settings(config, RunSettings, overrides).data
@@ -72,8 +75,12 @@ def calibrate(
     if series is None:
         listed = ", ".join(list(scans)[:_LISTED_SCANS]) or "none at all"
         raise UserError(f"--scan: the sources hold no scan {scan!r}, but {listed}")
-    volume = series.open(series.files).fitted(settings.fit).middle(_CALIBRATION_SLICES).load()
-    photons = photons_for(volume.hu, volume.spacing[2], settings.low_dose, sd)
+    ct = series.open(series.files).fitted(settings.fit)
+    low_dose = settings.low_dose.model_copy(update={"photons": DEFAULT_PHOTONS})
+    slabs = read_slabs(ct)
+    model = match(slabs, block_noise(slabs), low_dose, ct.spacing[2], ct.acquisition)
+    volume = ct.middle(_CALIBRATION_SLICES).load()
+    photons = photons_for(volume.hu, volume.spacing[2], low_dose, sd, model)
     origin = f"{sd:g} HU at dose {settings.low_dose.dose:g} in the middle of {series.scan}"
     typer.echo(f"data.low_dose.photons: {photons:.4g}  # {origin}")
 
