@@ -49,7 +49,7 @@ BENCHES = {
     "step-clock": (step_clock, "1 % of a step", 1.0),
     "read-dicom": (read_dicom, "SimpleITK ImageSeriesReader", 1.5),
     "low-dose": (low_dose, "scikit-image radon + iradon", 50.0),
-    "low-dose-rate": (low_dose_rate, "10 slices/s", 1.0),
+    "low-dose-rate": (low_dose_rate, "25 slices/s", 1.0),
     "load-grouped": (load_grouped, "float32 TIFFs", 8.0),
     "load-grouped-memmap": (load_grouped_memmap, "np.memmap", 0.2),
     "load-strided": (load_strided, "float32 TIFFs", 8.0),

@@ -22,9 +22,10 @@ from data_prep.sources.discovery import discover
 from data_prep.sources.sample import sample_path
 from data_prep.sources.series import Series
 from data_prep.store import Pair
+from tests.bench.low_dose import simulate_scan
 from tests.bench.timing import medians
 from tests.beside import SHARED
-from tests.pairs import simulate, write_pair
+from tests.pairs import write_pair
 
 _QUARTERDOSE = Path(sys.executable).with_name("quarterdose")
 _GIB = 2**30
@@ -56,8 +57,8 @@ def prepare_scan() -> tuple[float, float]:
 
 
 def _parts(series: Series, settings: DataSettings, path: Path) -> None:
-    volume = series.open(series.files).load()
-    low = simulate(volume, settings.low_dose, series.scan)
+    scan = series.open(series.files)
+    volume, low = scan.load(), simulate_scan(scan, settings.low_dose)
     write_pair(path, {"full_dose": volume.hu, "low_dose": low}, volume.spacing, {})
     Pair(path).check()
 
