@@ -78,7 +78,7 @@ class GriddedBackprojector:
         self.sort = cached(_sorting_table, rays).to(device)
         self.spread = cached(_gridding_table, rays.angles, len(response), rays.step, self.grid).to(device)
         self.response = (response * _centring(rays, len(response))).to(device)
-        scale = math.pi * self.grid**2 / (2 * rays.angles * rays.samples)
+        scale = math.pi * self.grid**2 / (rays.angles * rays.samples)
         self.roll_off = (scale * geometry.disc() * _roll_off(geometry.side, self.grid)).to(device)
 
     def deviation(self, variance: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from data_prep.lowdose.apodisation import Apodisation, window
 from data_prep.lowdose.geometry import Fan
 from data_prep.settings import GeometrySettings, LowDoseSettings
 
-DEFAULT_PHOTONS, DEFAULT_WINDOW = 1.9e5, "hann"
+DEFAULT_PHOTONS, DEFAULT_WINDOW = 2.15e5, "hann"
 """Of a scan whose own noise is not known (docs/decisions/low-dose.md)."""
 _FREQUENCIES = 512
 _MOST_SWING = 0.999

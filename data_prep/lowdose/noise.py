@@ -149,8 +149,8 @@ def _incident_photons(settings: LowDoseSettings, model: NoiseModel) -> Tensor:
     angles = fan.fan_angles(CHANNEL_STEP).numpy()
     current, bowtie = np.array(settings.tube_current or (1.0,)), np.array(settings.bowtie or (1.0,))
     over_views = np.interp(views, np.arange(len(current)) / len(current), current, period=1)
-    edge = Fan(settings.geometry).channel_angle * (settings.geometry.channels - 1) / 2
-    over_channels = np.interp(angles, np.linspace(-edge, edge, len(bowtie)), bowtie)
+    first, last = Fan(settings.geometry).fan_angles()[[0, -1]].tolist()
+    over_channels = np.interp(angles, np.linspace(first, last, len(bowtie)), bowtie)
     return torch.from_numpy(model.photons * over_views[:, None] * over_channels).float()
 
 

@@ -102,7 +102,7 @@ def test_the_sheet_shows_the_scan(sample: CTVolume, tmp_path: Path) -> None:
     # box filter of 3.2 pixels: compare the means of eighths
     expected = shown[77:, 77:].mean()
     assert tile.mean() == pytest.approx(expected, rel=0.03)
-    assert 10 < row["noise_full_hu"] < row["noise_low_hu"]
+    assert 10 < row["noise_full_hu"] < row["noise_added_hu"]
 
 
 class Place:

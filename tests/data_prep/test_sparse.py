@@ -10,10 +10,7 @@ import pytest
 import torch
 
 from data_prep.lowdose import sparse
-from data_prep.lowdose.geometry import FanGeometry
-from data_prep.lowdose.gridding import GriddedBackprojector
 from data_prep.lowdose.sparse import Table, cached
-from data_prep.settings import GeometrySettings
 
 ROWS = 1000
 
@@ -141,10 +138,3 @@ def test_of_two_processes_at_once_one_makes_the_table(tmp_path: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         assert pool.starmap(use, [(str(tmp_path), tmp_path / "log")] * 2, chunksize=1) == [True, True]
     assert times_made(tmp_path / "log") == 1
-
-
-def test_scans_with_other_pixels_share_the_rebinning(folder: Path) -> None:
-    scanner = GeometrySettings(views=64, channels=64)
-    for pixel in (0.7, 0.8):
-        GriddedBackprojector(FanGeometry(scanner, 32, pixel), "hann", 1.0, torch.device("cpu"))
-    assert len(entries(folder)) == 3  # one rebinning, two griddings
