@@ -126,7 +126,7 @@ class LowDoseSettings(Settings):
     )
     water_per_mm: float = Field(0.0192, gt=0, description="attenuation of water")
     backprojection: Literal["exact", "gridded"] = Field(
-        "gridded", description="exact: fan beam as it is, three times as slow, noise up to a tenth lower"
+        "gridded", description="exact: fan beam as it is, six times as slow, less noise of high frequencies"
     )
     window: Literal["scan", "ramp", "hann", "cosine", "shepp-logan"] = Field(
         "scan", description="apodisation of the reconstruction filter; scan: the one that gives the scan's own spectrum"

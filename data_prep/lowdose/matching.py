@@ -20,7 +20,7 @@ from data_prep.lowdose.scan_noise import BlockNoise, Sites, Slab, find_narrow_si
 from data_prep.settings import LowDoseSettings
 from data_prep.volume import Acquisition
 
-_PHOTONS_PER_MAS_MM = 230.0
+_PHOTONS_PER_MAS_MM = 700.0
 """At 120 kV, per channel and view; of a Siemens Sensation 10 and a GE LightSpeed16 (docs/decisions/low-dose.md)."""
 _KVP = 120.0
 _LEVEL_RINGS = slice(2, 5)  # of the spectrum, in which the filter of most kernels is nearly the ramp
