@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFont
 
 from data_prep.files import replacing
+from data_prep.lowdose.flags import is_flagged
 from data_prep.paths import contact_path
 from data_prep.volume import LUNG_WINDOW
 
@@ -18,10 +19,12 @@ WINDOWS = {"lung": LUNG_WINDOW, "mediastinum": (40.0, 400.0)}
 """Display windows by the tissue that they show: centre and width, HU."""
 _SHOWN = 8  # slices on a scan's sheet
 _TILE = 160  # pixels
-_HEAD, _MARGIN = 44, 96
+_HEAD, MARGIN = 44, 96
+WIDTH = MARGIN + (_SHOWN + 2) * _TILE
+"""Of a scan's sheet, pixels."""
 _PAGE_SCANS = (4, 24)  # across and down
 _THUMB, _CAPTION = 112, 18
-_DARK, _LIGHT = (20, 20, 20), (235, 235, 235)
+DARK, LIGHT, WARNING = (20, 20, 20), (235, 235, 235), (255, 150, 60)
 
 
 class Overview:
@@ -47,26 +50,27 @@ class Overview:
         """Return the root mean squared difference of low and full dose, HU."""
         return round(float(np.sqrt(self._squares / self.seen)), 4)
 
-    def draw(self, path: Path, row: Mapping[str, Any]) -> None:
-        """Write the contact sheet: slices from feet to head in two windows and both doses, and two sections."""
-        sheet = Image.new("RGB", (_MARGIN + (_SHOWN + 2) * _TILE, _HEAD + 4 * _TILE), _DARK)
+    def draw(self, path: Path, row: Mapping[str, Any], noise: Image.Image) -> None:
+        """Write the contact sheet: slices from feet to head in two windows and both doses, two sections, ``noise``."""
+        sheet = Image.new("RGB", (WIDTH, _HEAD + 4 * _TILE + noise.height), DARK)
+        sheet.paste(noise, (0, _HEAD + 4 * _TILE))
         canvas = ImageDraw.Draw(sheet)
         for line, text in enumerate(_titles(row)):
-            canvas.text((8, 4 + 19 * line), text, _LIGHT, _font(15))
+            canvas.text((8, 4 + 19 * line), text, LIGHT, font(15))
         for number, (window, dose) in enumerate(product(WINDOWS, (0, 1))):
             self._draw_slices(sheet, _HEAD + number * _TILE, window, dose)
         for number, section in enumerate(self._planes(float(row["spacing_z_mm"]) / float(row["spacing_xy_mm"]))):
-            sheet.paste(section, (_MARGIN + _SHOWN * _TILE, _HEAD + 2 * number * _TILE))
+            sheet.paste(section, (MARGIN + _SHOWN * _TILE, _HEAD + 2 * number * _TILE))
         with replacing(path) as temporary:
             sheet.save(temporary, "PNG")
 
     def _draw_slices(self, sheet: Image.Image, top: int, window: str, dose: int) -> None:
         canvas = ImageDraw.Draw(sheet)
-        canvas.text((6, top + 60), f"{window}\n{('full', 'low')[dose]} dose", _LIGHT, _font(13))
+        canvas.text((6, top + 60), f"{window}\n{('full', 'low')[dose]} dose", LIGHT, font(13))
         for column, z in enumerate(sorted(self._shown)):
-            left = _MARGIN + column * _TILE
+            left = MARGIN + column * _TILE
             sheet.paste(_tile(self._slices[z][dose], WINDOWS[window]), (left, top))
-            canvas.text((left + 4, top + 3), f"{z}", _LIGHT, _font(12))
+            canvas.text((left + 4, top + 3), f"{z}", LIGHT, font(12))
 
     def _planes(self, stretch: float) -> list[Image.Image]:
         """Return the coronal and the sagittal section of the full dose, head up, in the patient's proportions."""
@@ -86,14 +90,15 @@ def _titles(row: Mapping[str, Any]) -> tuple[str, str]:
     return f"{row['dataset']}  {row['scan']}", f"{grid}   {acquisition}   {noise}"
 
 
-def _grey(hu: Hu, window: tuple[float, float]) -> NDArray[np.uint8]:
+def grey(hu: Hu | NDArray[np.float32], window: tuple[float, float]) -> NDArray[np.uint8]:
+    """Return the brightness of a pixel in a display window: centre and width, HU."""
     centre, width = window
     grey: NDArray[np.uint8] = (np.clip((hu - (centre - width / 2)) / width, 0, 1) * 255).astype(np.uint8)
     return grey
 
 
 def _tile(hu: Hu, window: tuple[float, float]) -> Image.Image:
-    return Image.fromarray(_grey(hu, window)).resize((_TILE, _TILE), Image.Resampling.BOX)
+    return Image.fromarray(grey(hu, window)).resize((_TILE, _TILE), Image.Resampling.BOX)
 
 
 def _section(plane: Hu, stretch: float) -> Image.Image:
@@ -101,10 +106,11 @@ def _section(plane: Hu, stretch: float) -> Image.Image:
     height, width = plane.shape[0] * stretch, plane.shape[1]
     scale = 2 * _TILE / max(width, height)
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return Image.fromarray(_grey(plane, WINDOWS["mediastinum"])).resize(size, Image.Resampling.BOX)
+    return Image.fromarray(grey(plane, WINDOWS["mediastinum"])).resize(size, Image.Resampling.BOX)
 
 
-def _font(size: int) -> Any:
+def font(size: int) -> Any:
+    """Return the font of contact sheets in a size."""
     return ImageFont.load_default(size)
 
 
@@ -123,27 +129,28 @@ def draw_pages(data: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 def _page(data: Path, rows: Sequence[Mapping[str, Any]]) -> Image.Image:
     across, height = _PAGE_SCANS[0], _THUMB + _CAPTION
-    page = Image.new("RGB", (across * (3 * _THUMB + 8), -(-len(rows) // across) * height), _DARK)
+    page = Image.new("RGB", (across * (3 * _THUMB + 8), -(-len(rows) // across) * height), DARK)
     canvas = ImageDraw.Draw(page)
     for number, row in enumerate(rows):
         left, top = number % across * (3 * _THUMB + 8), number // across * height
         page.paste(_thumbnails(contact_path(data, row["dataset"], row["scan"])), (left, top))
         noise = f", {row['noise_added_hu']:.3g} HU" if row["noise_added_hu"] else ""
-        canvas.text((left + 2, top + _THUMB + 1), f"{row['scan'][-34:]}, {row['slices']}{noise}", _LIGHT, _font(12))
+        colour = WARNING if is_flagged(row) else LIGHT
+        canvas.text((left + 2, top + _THUMB + 1), f"{row['scan'][-34:]}, {row['slices']}{noise}", colour, font(12))
     return page
 
 
 def _thumbnails(path: Path) -> Image.Image:
     """Cut from a scan's sheet the middle slice at full and at low dose, and the coronal section."""
-    strip = Image.new("RGB", (3 * _THUMB, _THUMB), _DARK)
-    middle, section = _MARGIN + _SHOWN // 2 * _TILE, _MARGIN + _SHOWN * _TILE
+    strip = Image.new("RGB", (3 * _THUMB, _THUMB), DARK)
+    middle, section = MARGIN + _SHOWN // 2 * _TILE, MARGIN + _SHOWN * _TILE
     tops = (_HEAD + 2 * _TILE, _HEAD + 3 * _TILE)
     boxes = [(middle, top, middle + _TILE, top + _TILE) for top in tops]
     boxes.append((section, _HEAD, section + 2 * _TILE, _HEAD + 2 * _TILE))
     with Image.open(path) as sheet:
         for number, box in enumerate(boxes):
             part = sheet.crop(box)
-            part = part.crop(ImageChops.difference(part, Image.new("RGB", part.size, _DARK)).getbbox())
+            part = part.crop(ImageChops.difference(part, Image.new("RGB", part.size, DARK)).getbbox())
             part.thumbnail((_THUMB, _THUMB), Image.Resampling.BOX)
             strip.paste(part, (number * _THUMB, 0))
     return strip

@@ -18,6 +18,7 @@ from data_prep.lowdose.model import NoiseModel
 from data_prep.lowdose.noise import LowDoseSimulator
 from data_prep.lowdose.record import NoiseRecord
 from data_prep.lowdose.scan_noise import read_slabs
+from data_prep.noise_strip import noise_strip
 from data_prep.overview import Overview
 from data_prep.paths import contact_path, pair_path
 from data_prep.progress import Progress, ignore_progress
@@ -62,7 +63,7 @@ def prepare(
     Pair(path).check()
     row = _row(series, scan, overview, record, model)
     row |= {"sha256_source": source, **{f"sha256_{k}": v for k, v in digests.items()}}
-    overview.draw(contact_path(data, series.dataset, series.scan), row)
+    overview.draw(contact_path(data, series.dataset, series.scan), row, noise_strip(record, row))
     return row
 
 

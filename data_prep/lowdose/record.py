@@ -2,15 +2,15 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from data_prep.lowdose.flags import RATIO_RANGE
 from data_prep.lowdose.scan_noise import ScanNoise, Slab, block_noise, summary
 
-RATIO_RANGE = (0.9, 1.1)
-"""Of added over expected noise; outside, the scan is flagged."""
 SMOOTH, SHARP = 0.22, 0.5
 """Mean frequency of the noise (cycles/mm) below and above which its grain is pointed out."""
 
@@ -18,13 +18,14 @@ SMOOTH, SHARP = 0.22, 0.5
 class NoiseRecord:
     """Collects the low dose of the slices in which the scan's own noise was measured, and compares both.
 
-    ``slabs``: of the full dose; ``dose``: fraction of the full dose, None where it is not known.
+    ``slabs``: of the full dose; ``dose``: fraction of the full dose, None where it is not known. ``added``: what the
+    low dose adds to the slabs, once all chunks were added.
     """
 
     def __init__(self, slabs: Sequence[Slab], pixel: float, dose: float | None) -> None:
         self.slabs, self.pixel, self.dose = slabs, pixel, dose
         self.own = block_noise(slabs)
-        self._added: list[Slab] = []
+        self.added: list[Slab] = []
 
     def add(self, first: int, full: NDArray[np.int16], low: NDArray[np.int16]) -> None:
         """Take a chunk of both doses, (n, rows, columns); ``first``: index of its first slice."""
@@ -32,12 +33,12 @@ class NoiseRecord:
             start = slab.first - first
             if 0 <= start < len(full):
                 here = slice(start, start + len(slab.hu))
-                self._added.append(Slab(slab.first, low[here] - full[here]))
+                self.added.append(Slab(slab.first, low[here] - full[here]))
 
     def row(self) -> Mapping[str, Any]:
         """Return the manifest's columns of noise: SD in HU and its interval, mean frequency in cycles/mm."""
-        own, added = self.noise()
-        expected = own.sd * math.sqrt((1 - self.dose) / self.dose) if own and self.dose else None
+        own, added = self.noise
+        expected = own.sd * self.expected_factor if own and self.expected_factor else None
         ratio = added.sd / expected if added and expected else None
         low, high = own.interval if own else (None, None)
         return {
@@ -50,13 +51,19 @@ class NoiseRecord:
             "noise_remark": "; ".join(_remarks(own, ratio, is_simulated=self.dose is not None)),
         }
 
+    @cached_property
     def noise(self) -> tuple[ScanNoise | None, ScanNoise | None]:
-        """Return the noise of the full dose, and what the low dose adds; None where it could not be measured."""
-        added = block_noise(self._added, self.slabs) if self.own else None
+        """Noise of the full dose, and what the low dose adds; None where it could not be measured."""
+        added = block_noise(self.added, self.slabs) if self.own else None
         return (
             summary(self.own, self.pixel) if self.own else None,
             summary(added, self.pixel) if added else None,
         )
+
+    @property
+    def expected_factor(self) -> float | None:
+        """SD of the noise that the dose must add, over the scan's own; None where the dose is not known."""
+        return math.sqrt((1 - self.dose) / self.dose) if self.dose else None
 
 
 def _remarks(own: ScanNoise | None, ratio: float | None, *, is_simulated: bool) -> list[str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from data_prep.lowdose.blocks import NARROW, WIDE, Blocks, Indices, Planes, Power
 from data_prep.volume import CHUNK_SLICES, CTScan
@@ -188,5 +188,5 @@ def _interval(noise: BlockNoise) -> tuple[float, float]:
     left_out = np.array([np.log(variances[noise.sites.slab != slab].mean()) / 2 for slab in slabs])
     count = len(slabs)
     error = math.sqrt((count - 1) / count * ((left_out - left_out.mean()) ** 2).sum())
-    middle, width = math.log(variances.mean()) / 2, float(student.ppf((1 + _CONFIDENCE) / 2, count - 1)) * error
+    middle, width = math.log(variances.mean()) / 2, float(stdtrit(count - 1, (1 + _CONFIDENCE) / 2)) * error
     return math.exp(middle - width), math.exp(middle + width)

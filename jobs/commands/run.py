@@ -27,6 +27,7 @@ def run(config: Config, on: On = LOCAL, overrides: Overrides = None, dry_run: Dr
     folder = RunFolder.of(load_settings(config, RunSettings, overrides))
     if _update(folder, graph_of(folder), on, dry_run):
         _print_summary(folder)
+        _warn_of_noise(folder)
 
 
 def prepare(config: Config, on: On = LOCAL, overrides: Overrides = None, dry_run: DryRun = False) -> None:
@@ -39,6 +40,7 @@ def prepare(config: Config, on: On = LOCAL, overrides: Overrides = None, dry_run
         for dataset, state, count in count_states(folder.data):
             typer.echo(f"{dataset}: {count} {state}")
         typer.echo(f"manifest: {folder.data / 'manifest.csv'}, contact sheets: {folder.data / 'contact'}")
+        _warn_of_noise(folder)
 
 
 def evaluate(config: Config, on: On = LOCAL, overrides: Overrides = None, dry_run: DryRun = False) -> None:
@@ -77,6 +79,13 @@ def report(folder: Run) -> None:
         run_stage(stage, stage.items(), LocalLauncher(open_graph, stage.modules), display)
     list_failures(stage)
     _print_summary(run_folder)
+
+
+def _warn_of_noise(folder: RunFolder) -> None:
+    from jobs.stages.prepare import describe_noise
+
+    if sentence := describe_noise(folder.data):
+        logger.warning(sentence)
 
 
 def _print_summary(folder: RunFolder) -> None:

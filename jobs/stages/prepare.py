@@ -28,7 +28,7 @@ class Prepare(Stage):
     """Simulate or read the low dose of one scan an item; write both doses as a Zarr pair, with a contact sheet."""
 
     name: ClassVar[str] = "prepare"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     modules: ClassVar[tuple[str, ...]] = (
         "data_prep.prepare", "data_prep.readers.dicom", "data_prep.readers.nifti",
     )  # fmt: skip
@@ -219,6 +219,15 @@ def _no_image(files: PassedOver) -> dict[str, Any]:
 def read_split(stage: Stage) -> Split:
     """Read the split of a stage's run."""
     return Split.from_json(json.loads((stage.folder.data / "split.json").read_text()))
+
+
+def describe_noise(data: Path) -> str:
+    """Say how many prepared scans have noise that a person should look at; nothing if none has."""
+    import pandas as pd
+
+    from data_prep.lowdose.flags import describe_flags
+
+    return describe_flags(pd.read_csv(data / "manifest.csv"))
 
 
 def count_states(data: Path) -> list[tuple[str, str, int]]:

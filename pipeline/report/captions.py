@@ -59,7 +59,9 @@ TABLE_CAPTIONS = {
         "rest is start-up, and work that was lost with a node."
     ),
     "scans": (
-        "A row a series: prepared, or set aside with its reason. RMSE: low dose against full dose, over all voxels."
+        "A row a series: prepared, or set aside with its reason. Own noise: SD in uniform soft tissue of the full "
+        "dose, in brackets its 95 % interval. Added: SD of what the low dose adds there. Expected: what the dose must "
+        "add to the own noise. RMSE: low dose against full dose, over all voxels."
     ),
 }
 """By the name of the table's CSV file; ``scans`` is the manifest."""

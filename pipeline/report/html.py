@@ -14,6 +14,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from data_prep.files import write_atomic
+from data_prep.lowdose.flags import describe_flags
 from pipeline.report.captions import TABLE_CAPTIONS
 from pipeline.report.cell_pages import HEIGHT, WIDTH, cell_pages
 from pipeline.report.figures import Drawn
@@ -32,7 +33,8 @@ _COLUMNS = {
               "start_seconds", "step_p50_seconds", "step_p95_seconds", "cpu_seconds", "peak_bytes", "device",
               "disturbed", "disturbance", "reason"],
 }  # fmt: skip
-_MANIFEST = ["dataset", "subject", "scan", "state", "slices", "spacing_z_mm", "spacing_xy_mm", "rmse_low_hu", "reason"]
+_MANIFEST = ["dataset", "subject", "scan", "state", "slices", "spacing_z_mm", "spacing_xy_mm", "kernel", "low_dose",
+             "noise_full_hu", "noise_added_hu", "noise_ratio", "noise_remark", "rmse_low_hu", "reason"]  # fmt: skip
 
 
 def write_page(
@@ -49,7 +51,7 @@ def write_page(
     )  # fmt: skip
     environment.filters["pretty"] = partial(json.dumps, indent=1, ensure_ascii=False)
     scripts, style = [_asset("tables.js"), _asset("viewer.js")], _asset("page.css")
-    split = read_json(root / "data" / "split.json")
+    split, manifest = read_json(root / "data" / "split.json"), _manifest(root / "data" / "manifest.csv")
     gpu_hours = _total(results.tables["accounting"], "gpu_hours")
     page = environment.get_template("page.html.j2").render(
         settings=settings,
@@ -57,7 +59,7 @@ def write_page(
         policy=_policy(scripts, style), scripts=scripts, style=style,
         split=split,
         held_out=split["parts"]["test"][:1] if split else [],
-        manifest=_manifest(root / "data" / "manifest.csv"),
+        manifest=show(manifest, _MANIFEST, ()), noise_flags=describe_flags(manifest),
         tables=_tables(results.tables, [cell.id for cell in cells]), captions=TABLE_CAPTIONS,
         states=results.tables["cells"]["state"].value_counts().to_dict(),
         gpu_hours=gpu_hours,
@@ -91,8 +93,8 @@ def _tables(tables: Mapping[str, pd.DataFrame], cells: Collection[str]) -> dict[
     return {**shown, "quality": show_quality(tables["quality"], cells), "table2": show_table2(tables["table2"])}
 
 
-def _manifest(path: Path) -> ShownTable:
-    return show(pd.read_csv(path) if path.exists() else pd.DataFrame(), _MANIFEST, ())
+def _manifest(path: Path) -> pd.DataFrame:
+    return pd.read_csv(path) if path.exists() else pd.DataFrame()
 
 
 def _total(accounting: pd.DataFrame, column: str) -> float | None:

@@ -18,6 +18,7 @@ import yaml
 from PIL import Image
 
 from data_prep.errors import MachineError, ScanError
+from data_prep.paths import contact_path
 from data_prep.prepare import prepare
 from data_prep.settings import DataSettings
 from data_prep.sources.discovery import discover
@@ -86,6 +87,8 @@ def test_a_scan_in_chunks_equals_a_scan_at_once_on_any_number_of_threads(tmp_pat
     pair = Pair(tmp_path / "1" / "dicom" / f"{series.scan}.zarr")
     whole = simulate(CTVolume(pair.read("full_dose"), SPACING), settings.low_dose, series.scan)
     np.testing.assert_array_equal(pair.read("low_dose"), whole)
+    sheets = [contact_path(tmp_path / threads, "dicom", series.scan).read_bytes() for threads in ("1", "2")]
+    assert sheets[0] == sheets[1]
 
 
 def test_the_sheet_shows_the_scan(sample: CTVolume, tmp_path: Path) -> None:
@@ -96,7 +99,7 @@ def test_the_sheet_shows_the_scan(sample: CTVolume, tmp_path: Path) -> None:
     with Image.open(tmp_path / "data" / "contact" / "dicom" / f"{series.scan}.png") as sheet:
         grey = np.asarray(sheet.convert("L"), dtype=float)
     middle = sample.hu[20 + 4 * 9]  # the fourth of eight evenly spaced slices of twenty, in the mediastinal window
-    assert grey.shape == (44 + 640, 96 + 1600)
+    assert grey.shape == (44 + 640 + 320, 96 + 1600)
     tile = grey[44 + 320 + 24 : 44 + 480, 96 + 3 * 160 + 24 : 96 + 4 * 160]
     shown = np.clip((middle + 160) / 400, 0, 1) * 255
     # box filter of 3.2 pixels: compare the means of eighths
@@ -142,6 +145,7 @@ def test_each_series_has_its_row_and_its_reason(place: Place) -> None:
     done = place.run({"kind": "dicom", "path": "scans", "keep_ids": True})
     assert done.returncode == 0, done.stdout + done.stderr
     assert "dicom: 3 kept" in done.stdout
+    assert "noise to look at in 3 of 3 scans" in done.stdout
     manifest = place.manifest().set_index("subject")
     assert manifest["state"].value_counts().to_dict() == {"kept": 3, "turned away": 2}
     assert str(manifest["reason"]["gap"]).startswith("a slice is missing: 5.00 mm between")

@@ -22,7 +22,7 @@ from jobs.engine.run_folder import RunFolder
 from jobs.engine.targets import check_targets
 from jobs.engine.worker import work_alone
 from jobs.stages.graph import graph_of, open_graph, preparation_of
-from jobs.stages.prepare import Prepare, count_states
+from jobs.stages.prepare import Prepare, count_states, describe_noise
 from pipeline.settings.run import RunSettings
 from tests.command_line import QUARTERDOSE
 from tests.data_prep.dicom_series import write_series
@@ -128,6 +128,7 @@ def test_files_that_are_no_images_are_counted_and_make_nothing_again(root: Path,
     rows = manifest[["state", "dataset", "subject", "scan", "slices", "reason"]].to_numpy().tolist()
     assert rows[1:] == [["no image", "nifti", "", "", 2, "has no image's name (2)"]]
     assert count_states(root / "data") == [("nifti", "kept", 1), ("nifti", "no image", 2)]
+    assert "in 1 of 1 scans: the own noise of 1 could not be measured" in describe_noise(root / "data")
     (tmp_path / "scans" / "notes.txt").write_bytes(b"x")
     assert prepare(root) == (0, [])
 

@@ -102,6 +102,25 @@ def test_a_report_without_scans_says_what_is_missing(tmp_path: Path, settings: R
         assert page.count(f'id="{name}"') == 1
 
 
+def test_the_table_of_scans_shows_their_noise_and_the_page_warns_of_odd_noise(
+    tmp_path: Path, settings: RunSettings
+) -> None:
+    cells = cells_of(settings)
+    fill(tmp_path, cells, set())
+    path = tmp_path / "data" / "manifest.csv"
+    manifest = pd.read_csv(path).assign(noise_full_hu=12.5, noise_full_hu_low=12.0, noise_full_hu_high=13.0)
+    others = len(manifest) - 1
+    ratios, remarks = [1.24, *[1.0] * others], ["added noise is 1.24 of the expected", *[""] * others]
+    manifest.assign(noise_added_hu=41.25, noise_ratio=ratios, noise_remark=remarks).to_csv(path, index=False)
+    states = {cell.id: ("missing", "not trained") for cell in cells}
+    write_report(tmp_path, settings, cells, states, ["low-dose"], pd.DataFrame())
+    page = (tmp_path / "report" / "index.html").read_text()
+    for text in ("own noise (HU) [95\u00a0%] = 12.5 [12, 13]", "added noise (HU) = 41.25",
+                 ">added / expected noise</th>", ">remark on noise</th>", "added noise is 1.24 of the expected</td>",
+                 f"Noise to look at in 1 of {len(manifest)} scans: the noise added to 1 is below 0.9"):  # fmt: skip
+        assert text in page
+
+
 def test_red_cnn_and_several_transfers_stand_side_by_side(tmp_path: Path) -> None:
     study = {"slices": [16], "ranks": [1, 2], "transfer": ["none", "zero", "repeat"]}
     settings = settings_of(red_cnn={}, study=study)

@@ -1,0 +1,49 @@
+"""Which scans' noise a person should look at, by their rows in the manifest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RATIO_RANGE = (0.9, 1.1)
+"""Of added over expected noise; outside, the scan is flagged."""
+
+
+def has_odd_ratio(row: Mapping[str, Any]) -> bool:
+    """Whether the added noise is not what the dose must add; not where the ratio is unknown."""
+    ratio = row["noise_ratio"]
+    return ratio is not None and (ratio < RATIO_RANGE[0] or ratio > RATIO_RANGE[1])
+
+
+def is_unmeasured(row: Mapping[str, Any]) -> bool:
+    """Whether the noise of the full dose could not be measured."""
+    return row["noise_full_hu"] is None or math.isnan(row["noise_full_hu"])
+
+
+def is_flagged(row: Mapping[str, Any]) -> bool:
+    """Whether a person should look at the scan's noise."""
+    return is_unmeasured(row) or has_odd_ratio(row)
+
+
+def describe_flags(manifest: pd.DataFrame) -> str:
+    """Say in a sentence how many of the kept scans are flagged, and where to look; nothing if none is."""
+    if "noise_ratio" not in manifest:  # no scan was prepared, or by an earlier version
+        return ""
+    rows: list[Any] = manifest[manifest["state"] == "kept"].to_dict("records")
+    odd, unmeasured = sum(map(has_odd_ratio, rows)), sum(map(is_unmeasured, rows))
+    low, high = RATIO_RANGE
+    parts = {
+        f"the noise added to {odd} is below {low} or above {high} of what the dose must add": odd,
+        f"the own noise of {unmeasured} could not be measured": unmeasured,
+    }
+    if not odd + unmeasured:
+        return ""
+    return (
+        f"noise to look at in {odd + unmeasured} of {len(rows)} scans: "
+        f"{'; '.join(part for part, count in parts.items() if count)} "
+        "(noise_remark in data/manifest.csv, data/contact)"
+    )

@@ -1,0 +1,114 @@
+"""The noise of a scan on its contact sheet, and the flags of scans whose noise a person should look at."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from data_prep.lowdose.flags import describe_flags
+from data_prep.lowdose.record import NoiseRecord
+from data_prep.lowdose.scan_noise import Slab
+from data_prep.noise_strip import noise_crops, noise_strip
+from data_prep.overview import WARNING, Overview, draw_pages
+from data_prep.paths import contact_path
+
+SIDE, PIXEL, SD = 192, 0.7, 10.0
+
+
+def record(*, added: float = 3 * SD, dose: float | None = 0.1, sd: float = SD) -> NoiseRecord:
+    """Record two slabs of soft tissue with white noise; the left third has edges that move from slice to slice."""
+    rng = np.random.default_rng(1)
+    full = (50 + rng.normal(0, sd, (10, SIDE, SIDE))).astype(np.int16)
+    full[:, :, : SIDE // 3] += (400 * (np.arange(SIDE // 3) // 8 % 2) + 40 * np.arange(10)[:, None, None]).astype(
+        np.int16
+    )
+    low = full + np.rint(rng.normal(0, added, full.shape)).astype(np.int16)
+    record = NoiseRecord([Slab(0, full[:5]), Slab(5, full[5:])], PIXEL, dose)
+    record.add(0, full, low)
+    return record
+
+
+def has_warning(image: Image.Image) -> bool:
+    return bool((np.asarray(image) == WARNING).all(-1).any())
+
+
+def test_both_crops_show_the_noise_of_uniform_tissue_on_one_scale() -> None:
+    own, added = noise_crops(record())
+    assert own.shape == added.shape == (72, 72)
+    assert own.std() == pytest.approx(SD, rel=0.04)  # an edge or a step of 40 HU would show
+    assert added.std() == pytest.approx(SD, rel=0.04)
+    assert abs(np.corrcoef(own.ravel(), added.ravel())[0, 1]) < 0.05
+
+
+def test_the_noise_of_a_measured_pair_stands_as_it_is() -> None:
+    _, added = noise_crops(record(dose=None))
+    assert added.std() == pytest.approx(3 * SD, rel=0.04)
+    np.testing.assert_array_equal(added, np.rint(added))
+
+
+@pytest.mark.parametrize(("added", "is_odd"), [(3.0, False), (3.6, True), (2.4, True)])
+def test_a_strip_warns_of_noise_that_the_dose_does_not_ask_for(added: float, is_odd: bool) -> None:
+    noise = record(added=added * SD)
+    row = noise.row()
+    assert row["noise_ratio"] == pytest.approx(added / 3, rel=0.03)
+    assert has_warning(noise_strip(noise, row)) == is_odd
+
+
+def test_the_plot_has_both_spectra_at_their_height() -> None:
+    noise = record()
+    strip = np.asarray(noise_strip(noise, noise.row()))[:, 770:1271]
+    added = (strip == (255, 190, 80)).all(-1)
+    rows = [np.flatnonzero(added[24:276, x]).mean() for x in (150, 200, 250, 300)]
+    # white noise of 10 HU has 100 HU^2 a pixel of 0.7 mm: 49 HU^2 mm^2; the axis ends 5 % above the highest ring
+    own, low = (np.array(scan.spectrum[1:]) for scan in noise.noise if scan)
+    limit = 1.05 * max(own.max(), low.max() / 9)
+    assert np.mean(rows) == pytest.approx(252 * (1 - 49 / limit), abs=12)
+
+
+def test_a_scan_without_noise_says_so_in_place_of_the_strip() -> None:
+    noise = record(sd=0.0)
+    row = noise.row()
+    assert row["noise_remark"].startswith("too little uniform soft tissue, or no noise")
+    strip = noise_strip(noise, row)
+    assert strip.height < 60
+    assert has_warning(strip)
+
+
+def test_a_page_marks_the_scans_to_look_at(tmp_path: Path) -> None:
+    hu = np.random.default_rng(0).normal(40, 50, (10, 512, 512)).astype(np.int16)
+    rows = []
+    for scan, added in (("a", 3 * SD), ("b", 2 * SD)):
+        noise, overview = record(added=added), Overview(10)
+        overview.add(hu, hu)
+        row = manifest_row(scan=scan, **noise.row())
+        overview.draw(contact_path(tmp_path, "d", scan), row, noise_strip(noise, row))
+        rows.append(row)
+    draw_pages(tmp_path, rows)
+    with Image.open(tmp_path / "contact" / "d-1.png") as page:
+        width = page.width // 4
+        assert not has_warning(page.crop((0, 0, width, page.height)))
+        assert has_warning(page.crop((width, 112, 2 * width, page.height)))  # the caption
+        assert not has_warning(page.crop((width, 0, 2 * width, 112)))  # the slices and the section alone
+
+
+def manifest_row(**values: Any) -> dict[str, Any]:
+    return {
+        "dataset": "d", "scan": "s", "state": "kept", "slices": 10, "spacing_z_mm": 1.0, "spacing_xy_mm": PIXEL,
+        "kernel": "", "kvp": None, "mas": None, "low_dose": "simulated", "noise_full_hu": 10.0, "noise_ratio": 1.0,
+        **values,
+    }  # fmt: skip
+
+
+def test_a_sentence_counts_the_scans_to_look_at() -> None:
+    good, odd, measured = manifest_row(), manifest_row(noise_ratio=1.2), manifest_row(noise_ratio=None)
+    unmeasured = manifest_row(noise_full_hu=None, noise_ratio=None)
+    set_aside = manifest_row(state="turned away", noise_full_hu=None, noise_ratio=None)
+    sentence = describe_flags(pd.DataFrame([good, odd, odd, measured, unmeasured, set_aside]))
+    assert sentence.startswith("noise to look at in 3 of 5 scans: the noise added to 2 is below 0.9 or above 1.1")
+    assert "the own noise of 1 could not be measured" in sentence
+    assert "data/manifest.csv" in sentence
+    assert describe_flags(pd.DataFrame([good, measured])) == ""
+    assert describe_flags(pd.DataFrame([{"dataset": "d", "state": "turned away"}])) == ""
