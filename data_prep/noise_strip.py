@@ -19,7 +19,7 @@ Planes = NDArray[np.float32]
 _CROP, _ZOOM = 72, 4  # pixels of the scan, and of the sheet for each of them
 _TILE, _GAP, _CAPTION = _CROP * _ZOOM, 8, 24
 _GREY_SDS = 6.0  # width of the display window
-_LEFT, _TOP, _RIGHT, _BOTTOM = 770, _CAPTION, 1270, _CAPTION + _TILE - 36  # of the plot
+_LEFT, _TOP, _RIGHT, _BOTTOM = 770, _CAPTION, 1270, _CAPTION + _TILE - 46  # of the plot
 _COLUMNS = (1310, 1460, 1580)  # of the numbers: name, scan's own, added
 _REMARK_WIDTH = 52  # characters
 _TICKS = 6  # at most, on an axis
@@ -102,8 +102,8 @@ def _draw_plot(canvas: ImageDraw.ImageDraw, curves: Sequence[Curve]) -> None:
     frequency = np.array(curves[0].noise.frequency[1:])
     limits = float(frequency[-1]), 1.05 * max(float(curve.power.max()) for curve in curves)
     scale = (_RIGHT - _LEFT) / limits[0], (_BOTTOM - _TOP) / limits[1]
-    title = "power (HU^2 mm^2) by frequency (cycles/mm); marks: mean frequency"
-    canvas.text((_LEFT, 5), title, LIGHT, font(13))
+    canvas.text((_LEFT, 5), "power (HU^2 mm^2)", LIGHT, font(13))
+    canvas.text((_RIGHT, _BOTTOM + 30), "frequency (cycles/mm); marks: mean frequency", LIGHT, font(13), "rt")
     for tick in _ticks(limits[0]):
         x = _LEFT + tick * scale[0]
         canvas.line([(x, _TOP), (x, _BOTTOM)], _GRID)
@@ -117,7 +117,7 @@ def _draw_plot(canvas: ImageDraw.ImageDraw, curves: Sequence[Curve]) -> None:
         canvas.line([(float(x), float(y)) for x, y in points], curve.colour, 4 - 2 * number, "curve")
         x, base = _LEFT + curve.noise.centroid * scale[0], _BOTTOM + (9, -9)[number]
         canvas.polygon([(x, _BOTTOM), (x - 4, base), (x + 4, base)], curve.colour)
-        canvas.text((_RIGHT - 8, _TOP + 6 + 20 * number), curve.title, curve.colour, font(13), "rt")
+        canvas.text((_LEFT + 160 + 120 * number, 5), curve.title, curve.colour, font(13))
 
 
 def _ticks(limit: float) -> list[float]:
@@ -135,8 +135,8 @@ def _draw_numbers(canvas: ImageDraw.ImageDraw, curves: Sequence[Curve], row: Map
         "correlation of slices": lambda noise: f"{noise.z_correlation[0] if noise.z_correlation else 0:.2f}",
         "blocks": lambda noise: f"{noise.blocks}",
     }
-    for x, title in zip(_COLUMNS[1:], ("the scan's own", "added"), strict=True):
-        canvas.text((x, 5), title, LIGHT, font(13))
+    for x, title, curve in zip(_COLUMNS[1:], ("the scan's own", "added"), curves, strict=False):
+        canvas.text((x, 5), title, curve.colour, font(13))
     for number, (name, text) in enumerate(texts.items()):
         y = _TOP + 20 * number
         canvas.text((_COLUMNS[0], y), name, LIGHT, font(13))

@@ -33,7 +33,7 @@ _COLUMNS = {
               "start_seconds", "step_p50_seconds", "step_p95_seconds", "cpu_seconds", "peak_bytes", "device",
               "disturbed", "disturbance", "reason"],
 }  # fmt: skip
-_MANIFEST = ["dataset", "subject", "scan", "state", "slices", "spacing_z_mm", "spacing_xy_mm", "kernel", "low_dose",
+_MANIFEST = ["dataset", "subject", "scan", "state", "slices", "spacing_z_mm", "spacing_xy_mm",
              "noise_full_hu", "noise_added_hu", "noise_ratio", "noise_remark", "rmse_low_hu", "reason"]  # fmt: skip
 
 
