@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from data_prep.errors import ScanError
@@ -16,7 +17,7 @@ from data_prep.lowdose.model import NoiseModel, named_model, widened, z_filter
 from data_prep.lowdose.noise import LowDoseSimulator
 from data_prep.lowdose.padding import padding
 from data_prep.lowdose.prediction import block_variance, unit_power
-from data_prep.lowdose.scan_noise import BlockNoise, Sites, Slab, find_narrow_sites, pair_power
+from data_prep.lowdose.scan_noise import BlockNoise, Sites, Slab, find_narrow_sites, pair_power, pair_sectors
 from data_prep.settings import LowDoseSettings
 from data_prep.volume import Acquisition
 
@@ -28,6 +29,9 @@ _ROUNDS = 2  # of the filter and of the photons
 _ROUNDING = 1 / 12  # HU^2, of whole HU
 _TINY = 1e-12
 _RAMP = Apodisation((0.0,), (1.0,))
+_SECTOR_RINGS = slice(3, 10)  # of wide blocks
+_SPARING = (0.0, 0.8)
+_MIN_WIDE = 15
 _FINE_RINGS = slice(3, 7)  # of narrow blocks
 _MIN_NARROW = 8
 
@@ -51,6 +55,7 @@ def match(
         model = replace(model, z_filter=z_filter(own.z_correlation))
     fit = _Fit(slabs, own, settings, pixel)
     if settings.photons == "scan":
+        model = replace(model, sparing=fit.sparing(model))
         model = replace(model, photons=fit.photons(model))
     if settings.window == "scan":
         model = replace(model, apodisation=fit.apodisation(model))
@@ -88,6 +93,26 @@ class _Fit:
         self.slabs, self.own, self.settings, self.pixel = slabs, own, settings, pixel
         self.middles = np.array([slab.first + (len(slab.hu) - 1) / 2 for slab in slabs])
         self._line_integrals: list[Tensor] = []
+
+    def sparing(self, model: NoiseModel) -> float:
+        """Return the sparing for which the noise predicted of the full dose has the scan's power by slab and direction.
+
+        Noise of dense directions, such as from shoulder to shoulder, is the more, the less they are spared.
+        """
+        sites = self.own.sites
+        unit = _sectors(self._unit(replace(model, apodisation=_RAMP), WIDE))
+        slabs = [number for number in range(len(self.slabs)) if (sites.slab == number).sum() >= _MIN_WIDE]
+        if not slabs:
+            return 0.0
+        own = np.stack([_sectors(pair_sectors(self.slabs, sites, number)) for number in slabs])
+
+        def mismatch(sparing: float) -> float:
+            simulator = self._simulator(replace(model, sparing=sparing))
+            variances = self._variances(sites, simulator, simulator.full_dose_variance)
+            predicted = np.stack([variances[sites.slab == number].mean(0) * unit for number in slabs])
+            return float(np.cov(np.log(own / predicted).ravel(), aweights=predicted.ravel()))
+
+        return float(minimize_scalar(mismatch, bounds=_SPARING, method="bounded", options={"xatol": 0.05}).x)
 
     def photons(self, model: NoiseModel) -> float:
         """Return the photons for which the noise predicted of the full dose has the scan's power at low frequencies."""
@@ -151,11 +176,16 @@ class _Fit:
         axis, means = sites.blocks.centres(self.slabs[0].hu.shape[1]), []
         for number in np.unique(sites.slab):
             here = sites.slab == number
-            counts = simulator.incident * torch.exp(-self._line_integrals[number])
+            counts = simulator.counts_behind(self._line_integrals[number])
             local = block_variance(simulator.geometry, law(counts), axis[sites.column[here]], axis[sites.row[here]])
             lower, block = sites.lower[here], np.arange(here.sum())
             means.append((local[lower, block] + local[lower + sites.lag, block]) / 2)
         return np.concatenate(means)
+
+
+def _sectors(power: Power) -> Power:
+    """Return the power of wide blocks by direction, at medium frequencies."""
+    return np.asarray((power * WIDE.ring_bins[:, None])[_SECTOR_RINGS].sum(0))
 
 
 def _level(power: Power) -> float:

@@ -15,6 +15,8 @@ from data_prep.settings import GeometrySettings, LowDoseSettings
 
 DEFAULT_PHOTONS, DEFAULT_WINDOW = 2.15e5, "hann"
 """Of a scan whose own noise is not known (docs/decisions/low-dose.md)."""
+SPARED_FROM = 3.0
+"""Line integral from which rays are spared: 16 cm of water."""
 _FREQUENCIES = 512
 _MOST_SWING = 0.999
 _CHANNEL_STEP = 32
@@ -25,6 +27,8 @@ class NoiseModel:
     """The noise that a simulator adds.
 
     ``scanner``: its detector is as wide as the scan's field. ``photons``: per channel and view at full dose, in air.
+    ``sparing``: share of a line integral above ``SPARED_FROM`` that costs no photons, as tube currents follow the body
+    and scanners smooth the rays of few photons.
     ``z_filter``: the white noise of a slice and of those behind it is added with these weights; their squares sum to
     1. ``gain``: factor on the noise at ``gain_slices``, interpolated between them.
     """
@@ -32,6 +36,7 @@ class NoiseModel:
     scanner: GeometrySettings
     photons: float
     apodisation: Apodisation
+    sparing: float = 0.0
     z_filter: tuple[float, ...] = (1.0,)
     gain_slices: tuple[float, ...] = (0.0,)
     gain: tuple[float, ...] = (1.0,)
@@ -46,6 +51,7 @@ class NoiseModel:
         return {
             "channels": self.scanner.channels,
             "photons": _short(self.photons),
+            "sparing": _short(self.sparing),
             "window": {"cycles_per_mm": [*map(_short, window.frequency)], "factor": [*map(_short, window.factor)]},
             "z_filter": [*map(_short, self.z_filter)],
             "gain": {"slices": [*self.gain_slices], "factor": [*map(_short, self.gain)]},
@@ -60,7 +66,7 @@ def named_model(settings: LowDoseSettings) -> NoiseModel:
     """Return the model that the settings name, with defaults for what they leave to the scan."""
     photons = DEFAULT_PHOTONS if isinstance(settings.photons, str) else settings.photons
     correlation = () if settings.z_correlation == "scan" else settings.z_correlation
-    return NoiseModel(settings.geometry, photons, named_window(settings), z_filter(correlation))
+    return NoiseModel(settings.geometry, photons, named_window(settings), z_filter=z_filter(correlation))
 
 
 def named_window(settings: LowDoseSettings) -> Apodisation:

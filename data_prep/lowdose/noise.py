@@ -21,7 +21,7 @@ from torch import Tensor
 
 from data_prep.lowdose.geometry import Fan, FanGeometry, middles
 from data_prep.lowdose.gridding import GriddedBackprojector
-from data_prep.lowdose.model import NoiseModel, named_model
+from data_prep.lowdose.model import SPARED_FROM, NoiseModel, named_model
 from data_prep.lowdose.padding import padding
 from data_prep.lowdose.projector import CHANNEL_STEP, VIEW_STEP, Backprojector, CoarseProjector
 from data_prep.settings import LowDoseSettings
@@ -84,7 +84,12 @@ class LowDoseSimulator:
 
     def counts(self, full_hu: Tensor) -> Tensor:
         """Return the photons expected at full dose in coarse views and channels, from slices (batch, side, side)."""
-        return self.incident * torch.exp(-self.line_integrals(full_hu))
+        return self.counts_behind(self.line_integrals(full_hu))
+
+    def counts_behind(self, line_integrals: Tensor) -> Tensor:
+        """Return the photons expected at full dose behind these line integrals, of the same shape."""
+        spared = self.model.sparing * (line_integrals - SPARED_FROM).clamp_(min=0)
+        return self.incident * torch.exp(spared - line_integrals)
 
     def line_integrals(self, full_hu: Tensor) -> Tensor:
         """Return line integrals of slices (batch, side, side), (batch, coarse views, coarse channels)."""

@@ -153,12 +153,19 @@ def block_noise(slabs: Sequence[Slab], guides: Sequence[Slab] | None = None) -> 
 
 def pair_power(slabs: Sequence[Slab], sites: Sites, sign: int) -> Power:
     """Return the power of (upper + sign * lower) / sqrt(2) at each site, (sites, rings)."""
-    parts, blocks = [], sites.blocks
-    for number, slab in enumerate(slabs):
-        pairs = _combined(slab, sites.lag, sign) / np.float32(math.sqrt(2))
-        here = sites.slab == number
-        parts.append(blocks.ring_power(blocks.cut(pairs, sites.lower[here], sites.row[here], sites.column[here])))
+    parts = [sites.blocks.ring_power(_pair_blocks(slab, sites, number, sign)) for number, slab in enumerate(slabs)]
     return np.concatenate(parts)
+
+
+def pair_sectors(slabs: Sequence[Slab], sites: Sites, number: int) -> Power:
+    """Return the mean power of (upper - lower) / sqrt(2) at the sites of a slab by direction, (rings, DIRECTIONS)."""
+    return sites.blocks.sector_power(_pair_blocks(slabs[number], sites, number, -1))
+
+
+def _pair_blocks(slab: Slab, sites: Sites, number: int, sign: int) -> Planes:
+    pairs = _combined(slab, sites.lag, sign) / np.float32(math.sqrt(2))
+    chosen = sites.slab == number
+    return sites.blocks.cut(pairs, sites.lower[chosen], sites.row[chosen], sites.column[chosen])
 
 
 def _correlation(total: Power, difference: Power) -> float:
