@@ -46,6 +46,7 @@ class NoiseRecord:
             "noise_full_hu_low": _rounded(low),
             "noise_full_hu_high": _rounded(high),
             **_columns("added", added),
+            **_columns("low", self.low()),
             "noise_expected_hu": _rounded(expected),
             "noise_ratio": _rounded(ratio),
             "noise_remark": "; ".join(_remarks(own, ratio, is_simulated=self.dose is not None)),
@@ -59,6 +60,12 @@ class NoiseRecord:
             summary(self.own, self.pixel) if self.own else None,
             summary(added, self.pixel) if added else None,
         )
+
+    def low(self) -> ScanNoise | None:
+        """Measure the noise of the low dose itself, as that of a scan which a network shall denoise."""
+        slabs = [Slab(added.first, full.hu + added.hu) for full, added in zip(self.slabs, self.added, strict=True)]
+        noise = block_noise(slabs)
+        return summary(noise, self.pixel) if noise else None
 
     @property
     def expected_factor(self) -> float | None:
@@ -84,11 +91,12 @@ def _columns(name: str, noise: ScanNoise | None) -> dict[str, float | None]:
     return {
         f"noise_{name}_hu": _rounded(noise.sd if noise else None),
         f"noise_{name}_frequency": _rounded(noise.centroid if noise else None),
-        f"noise_{name}_z_correlation": _rounded(_first(noise) if noise else None),
+        f"noise_{name}_z_correlation": _rounded(first_correlation(noise) if noise else None),
     }
 
 
-def _first(noise: ScanNoise) -> float:
+def first_correlation(noise: ScanNoise) -> float:
+    """Return the correlation of the noise of neighbouring slices."""
     return noise.z_correlation[0] if noise.z_correlation else 0.0
 
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from data_prep.errors import ScanError, UserError
 from data_prep.files import Declare, claimed, digest_files, publishing, remove_leftovers
 from data_prep.group_writer import writing_group
+from data_prep.input_noise import measure_input
 from data_prep.log import logger, printable
 from data_prep.originals import MIN_SLICES, Original, dicom_original, nifti_original, pair_original
 from data_prep.plausibility import HuCheck
@@ -34,6 +35,7 @@ from jobs.stages.denoise_outputs import NIFTI_ENDINGS, OutputOptions, check_outp
 from pipeline.inference.corrector import Corrector
 from pipeline.inference.model_file import Model, load_model
 from pipeline.inference.scan import denoise_slices
+from pipeline.inference.trained_noise import as_record, compare
 from pipeline.training.distributed import device_of
 from pipeline.training.world import World
 
@@ -95,7 +97,7 @@ def _denoise_source(
         output.check_replaceable()
         remove_leftovers(output.path.parent, re.escape(output.path.name))
         with (
-            output.recording(recipe) as declare,
+            output.recording({**recipe, "noise": _compare_noise(scan, original, model)}) as declare,
             _writing(output.path, original, model, options, recipe, declare) as writer,
             _checking_hu(original) as checked,
         ):
@@ -103,6 +105,15 @@ def _denoise_source(
                 writer.write(hu if options.format != "zarr" else hu[None])
                 progress(z, original.slices, "slices")
     return f"{output.path}: {original.slices} slices"
+
+
+def _compare_noise(scan: Path, original: Original, model: Model) -> dict[str, Any]:
+    """Measure the scan's noise, and warn if it is not such as the model was trained on; return both for the record."""
+    noise, trained = measure_input(original), model.provenance.get("noise", {})
+    remark = compare(noise, trained)
+    if remark:
+        logger.warning(f"{printable(str(scan))}: {remark}")
+    return {"input": noise and as_record(noise), "trained": trained, "remark": remark}
 
 
 def denoise_in_job(

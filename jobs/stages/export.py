@@ -4,17 +4,20 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from data_prep.errors import UserError
 from data_prep.ledger import FILE as LEDGER
 from data_prep.progress import Progress
-from data_prep.split import Split
+from data_prep.split import Segment, Split
 from jobs.engine.stage import Ref, Stage
 from jobs.stages.evaluate import Evaluate
 from jobs.stages.prepare import read_split
 from pipeline.settings.names import LOW_DOSE_INPUT, TOTAL_VARIATION
 from pipeline.training.world import World
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MODEL = "model"
 
@@ -75,6 +78,7 @@ class Export(Stage):
             "run": self.settings.name,
             "data sets": sorted(datasets),
             "low dose": self.settings.data.low_dose.model_dump(mode="json"),
+            "noise": self._noise(split.parts["train"]),
             "split": {"by": split.by, **parts, "digest": training["data"]},
             "training": {key: training[key] for key in keys},
             "convolutions": training.get("convolutions"),
@@ -83,15 +87,28 @@ class Export(Stage):
             "verdict": self._verdicts([*compared, best]),
         }
 
-    def _verdicts(self, models: Sequence[str]) -> list[str]:
-        """Say who wins on the test part: the network, total variation, or the input left alone."""
+    def _noise(self, segments: Sequence[Segment]) -> dict[str, Any]:
+        """Describe the noise of the training's scans."""
+        from pipeline.inference.trained_noise import describe_training
+        from pipeline.report.tables import records
+
+        scans = {(segment.dataset, segment.scan) for segment in segments}
+        rows = [row for row in records(self._manifest()) if (row["dataset"], row["scan"]) in scans]
+        return describe_training(rows, self.settings.data.low_dose.dose)
+
+    def _manifest(self) -> "pd.DataFrame":
+        """Read the manifest's rows of scans that were kept."""
         import pandas as pd
 
+        manifest = pd.read_csv(self.folder.data / "manifest.csv", dtype=str)
+        return manifest[manifest["state"] == "kept"]
+
+    def _verdicts(self, models: Sequence[str]) -> list[str]:
+        """Say who wins on the test part: the network, total variation, or the input left alone."""
         from pipeline.report.quality_tables import judged_table
         from pipeline.report.verdicts import verdicts_table
 
-        manifest = pd.read_csv(self.folder.data / "manifest.csv", dtype=str)
-        return list(verdicts_table(judged_table(self.folder.root, models), manifest)["verdict"])
+        return list(verdicts_table(judged_table(self.folder.root, models), self._manifest())["verdict"])
 
 
 def _relative_error(training: Mapping[str, Any]) -> float:

@@ -12,6 +12,7 @@ from torch import nn
 from data_prep.errors import UserError
 from data_prep.files import is_plain_file, write_atomic
 from pipeline.inference.model_file import load_model, save_model
+from pipeline.inference.trained_noise import as_text
 from pipeline.quality.measures import slice_measures
 from pipeline.settings.cells import CellSettings
 from pipeline.settings.names import LOW_DOSE_INPUT
@@ -28,7 +29,8 @@ def write_model(path: Path, network: nn.Module, cell: CellSettings, provenance: 
     """Write the model file and its card (``model-card.md`` for ``model.safetensors``); return the digest.
 
     ``provenance``: plain values. ``metrics`` in it holds mean errors by the denoiser's name: of the low-dose input, of
-    total variation and of the network. ``verdict`` holds sentences on which of them wins. All else is listed as it is.
+    total variation and of the network; ``verdict``: sentences on which of them wins; ``noise``: that of the training's
+    low dose. All else is listed as it is.
     """
     digest = save_model(path, network, cell, provenance)
     write_atomic(card_of(path), seal(_card(network, cell, provenance, digest)))
@@ -79,6 +81,7 @@ def _card(network: nn.Module, cell: CellSettings, provenance: Mapping[str, Any],
         **_architecture(network, cell),
         "SHA-256": f"`{digest}`",
         **{key: value for key, value in provenance.items() if key not in ("metrics", "verdict", "convolutions")},
+        **({"noise": as_text(provenance["noise"])} if "noise" in provenance else {}),
     }
     parts = [f"# Model card: {cell.id}", *(f"* **{key}**: {_text(value)}" for key, value in facts.items())]
     parts += ["", "## Held-out error", "", *_judgement(provenance)]

@@ -1,5 +1,6 @@
 """The command line from a model file and a scan to files that other programs read."""
 
+import json
 import re
 import signal
 import subprocess
@@ -25,7 +26,7 @@ from tests.beside import shared_file
 from tests.data_prep.dicom_series import change, write_enhanced, write_series
 from tests.pairs import write_pair
 from tests.pipeline.cells import cell
-from tests.scans import Hu, chest
+from tests.scans import Hu, chest, write_nifti
 from tests.toy_models import SPACING, toy_model
 
 
@@ -111,6 +112,39 @@ def test_a_pair_whose_position_was_not_recorded_says_so(
     pair = make_pair("a", 4, 32) / "toy" / "a.zarr"
     said = denoise(pair, "--model", model_path, "--out", tmp_path / "out", "--format", "nifti")
     assert "did not record its position in the patient" in said + capsys.readouterr().out
+
+
+def test_noise_that_the_model_was_not_trained_on_is_said_and_recorded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hu = np.random.default_rng(0).normal(40, 40, (10, 96, 96)).round().astype(np.int16)
+    hu[:, :16] = -1000
+    write_nifti(tmp_path / "noisy.nii.gz", hu)
+    settings, white = cell(2, norm="group"), {
+        "mean frequency (cycles/mm)": [0.5, 0.6], "correlation of neighbouring slices": [0.0, 0.1],
+    }  # fmt: skip
+    for name, sds in (("same", [30.0, 45.0]), ("weaker", [10.0, 15.0])):
+        trained = {"SD (HU)": sds, **white}
+        save_model(tmp_path / name, build_network(settings), settings, {"noise": trained})
+        arguments = ("--model", tmp_path / name, "--out", tmp_path / "out", "--format", "zarr")
+        lines = (denoise(tmp_path / "noisy.nii.gz", *arguments) + capsys.readouterr().out).splitlines()
+        record = json.loads((tmp_path / "out" / "noisy.zarr.json").read_text())["noise"]
+        assert record["trained"] == trained
+        assert record["input"]["SD (HU)"] == pytest.approx(40, rel=0.03)
+        assert record["input"]["mean frequency (cycles/mm)"] == pytest.approx(0.3826 / 0.7, rel=0.03)  # of white noise
+        assert record["input"]["correlation of neighbouring slices"] == pytest.approx(0, abs=0.06)
+        remark = "its noise is outside of what the model was trained on: SD (HU) "
+        assert record["remark"].startswith(remark) if name == "weaker" else not record["remark"]
+        said = [line for line in lines if "trained" in line]
+        assert said == ([f"{tmp_path}/noisy.nii.gz: {record['remark']}"] if name == "weaker" else [])
+    assert record["remark"].endswith(", trained on 10 to 15")
+
+
+def test_noise_that_cannot_be_measured_is_said(model_path: Path, tmp_path: Path) -> None:
+    denoise(placed_nifti(tmp_path), "--model", model_path, "--out", tmp_path / "out", "--format", "zarr")
+    record = json.loads((tmp_path / "out" / "placed.zarr.json").read_text())["noise"]
+    assert record["input"] is None
+    assert record["remark"].startswith("its noise could not be measured")
 
 
 def test_a_list_of_scans_of_any_kind(

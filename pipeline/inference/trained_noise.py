@@ -1,0 +1,78 @@
+"""The noise that a network was trained on, as its model file says it, and how another scan's compares with it."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from data_prep.lowdose.record import first_correlation
+from data_prep.lowdose.scan_noise import ScanNoise
+
+SD_FACTOR, FREQUENCY_FACTOR, CORRELATION_MARGIN = 1.25, 1.15, 0.15
+"""By so much a scan's noise may leave the range of the training's scans. A measured SD alone is sure to some 15 %."""
+
+SD, FREQUENCY, CORRELATION = "SD (HU)", "mean frequency (cycles/mm)", "correlation of neighbouring slices"
+_COLUMNS = {SD: "noise_low_hu", FREQUENCY: "noise_low_frequency", CORRELATION: "noise_low_z_correlation"}
+
+
+def describe_training(rows: Sequence[Mapping[str, Any]], dose: float) -> dict[str, Any]:
+    """Describe the low dose of a training's scans for the model file: no id of a patient or scan.
+
+    ``rows``: the scans' rows of the manifest; ``dose``: fraction of the full dose, where it was simulated. Ranges are
+    the least and the greatest of the scans whose noise could be measured; they are missing if there is none.
+    """
+    measured = [row for row in rows if _is_number(row.get("noise_low_hu"))]
+    ranges = {name: _range([float(row[column]) for row in measured]) for name, column in _COLUMNS.items() if measured}
+    doses = {f"{100 * dose:g} %" if row["low_dose"] == "simulated" else str(row["low_dose"]) for row in rows}
+    kernels = {row["kernel"] for row in rows if isinstance(row.get("kernel"), str)}
+    return {**ranges, "dose": sorted(doses), "kernels": sorted(kernels) or ["unknown"],
+            "scans": f"{len(measured)} of {len(rows)} measured"}  # fmt: skip
+
+
+def as_text(trained: Mapping[str, Any]) -> str:
+    """Write what :func:`describe_training` gave for the model card."""
+    return "; ".join(f"{name} {_text(name, value)}" for name, value in trained.items())
+
+
+def _is_number(value: Any) -> bool:
+    return value is not None and math.isfinite(float(value))
+
+
+def _range(values: Sequence[float]) -> list[float]:
+    return [round(min(values), 4), round(max(values), 4)]
+
+
+def compare(noise: ScanNoise | None, trained: Mapping[str, Any]) -> str:
+    """Say in one line how a scan's noise lies outside of a training's; empty if it lies inside.
+
+    ``trained``: as :func:`describe_training` gives it, or nothing.
+    """
+    if noise is None:
+        return "its noise could not be measured, so nobody knows whether the model was trained on such noise"
+    if SD not in trained:
+        return "the model does not say on which noise it was trained"
+    parts = [
+        f"{name} {value:.3g}, trained on {_text(name, trained[name])}"
+        for name, value in as_record(noise).items()
+        if not _is_inside(name, value, *trained[name])
+    ]
+    return f"its noise is outside of what the model was trained on: {'; '.join(parts)}" if parts else ""
+
+
+def as_record(noise: ScanNoise) -> dict[str, float]:
+    """Return what is compared, by the names of the model file."""
+    values = {SD: noise.sd, FREQUENCY: noise.centroid, CORRELATION: first_correlation(noise)}
+    return {name: round(value, 4) for name, value in values.items()}
+
+
+def _is_inside(name: str, value: float, low: float, high: float) -> bool:
+    if name == CORRELATION:
+        return low - CORRELATION_MARGIN <= value <= high + CORRELATION_MARGIN
+    factor = SD_FACTOR if name == SD else FREQUENCY_FACTOR
+    return low / factor <= value <= high * factor
+
+
+def _text(name: str, value: Any) -> str:
+    if name not in _COLUMNS:
+        return ", ".join(value) if isinstance(value, list) else str(value)
+    low, high = value
+    return f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
