@@ -98,7 +98,7 @@ def wait_for(condition: Callable[[], object], seconds: float = 120, pause: float
 
 def make_toy_scan(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
-    write_nifti(folder / "scans" / "toy.nii.gz", chest(48))
+    write_nifti(folder / "scans" / "toy.nii.gz", chest(48, side=512))  # small crops of padding would hold no noise
 
 
 def copied_run(folder: Path, toy: Toy, settings: dict[str, Any] = SETTINGS) -> Toy:
