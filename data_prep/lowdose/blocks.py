@@ -15,7 +15,8 @@ Power = NDArray[np.float64]
 Indices = NDArray[np.int64]
 SOFT_TISSUE_HU = (0.0, 130.0)
 DIRECTIONS = 12
-"""Sectors of half a turn, the first from the image's rows on, towards its columns."""
+"""Sectors of half a turn; the first is centred on the direction of the image's rows, the second is next to it, towards the
+columns. Noise along the long axis of a body differs most from that of its neighbours, so it has its sector."""
 _PARTS = 4  # along a block's edge; their means show whether it is uniform
 _PART_MARGIN = 30.0  # HU by which the mean of a part may leave soft tissue
 
@@ -72,7 +73,7 @@ class Blocks:
     @cached_property
     def _in_sector(self) -> NDArray[np.bool_]:
         axis = np.fft.fftfreq(self.side)
-        sector = np.floor(np.arctan2(axis[:, None], axis) / (np.pi / DIRECTIONS)).astype(np.int64) % DIRECTIONS
+        sector = np.rint(np.arctan2(axis[:, None], axis) / (np.pi / DIRECTIONS)).astype(np.int64) % DIRECTIONS
         return np.asarray(sector.reshape(-1, 1) == np.arange(DIRECTIONS))
 
     @cached_property

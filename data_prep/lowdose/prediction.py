@@ -55,7 +55,7 @@ def block_variance(
     channel = ((geometry.channel_position(fan_angle) - (CHANNEL_STEP - 1) / 2) / CHANNEL_STEP).round().long()
     index = torch.arange(len(angles)) * variances.shape[2] + channel.clamp(0, variances.shape[2] - 1)
     weights = 1 - (fan_angle.roll(-1, 1) - fan_angle.roll(1, 1)) * len(angles) / (4 * math.pi)  # directions per view
-    sector = ((angles - fan_angle) / (math.pi / DIRECTIONS)).floor().long() % DIRECTIONS
+    sector = ((angles - fan_angle) / (math.pi / DIRECTIONS)).round().long() % DIRECTIONS
     rays = variances.double().flatten(1)[:, index] * weights  # (slices, blocks, views)
     sums = torch.zeros(len(index), DIRECTIONS, dtype=torch.float64).scatter_add_(1, sector, weights)
     totals = torch.zeros(len(variances), *sums.shape, dtype=torch.float64)
