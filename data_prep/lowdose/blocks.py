@@ -15,10 +15,17 @@ Power = NDArray[np.float64]
 Indices = NDArray[np.int64]
 SOFT_TISSUE_HU = (0.0, 130.0)
 DIRECTIONS = 12
-"""Sectors of half a turn; the first is centred on the direction of the image's rows, the second is next to it, towards the
-columns. Noise along the long axis of a body differs most from that of its neighbours, so it has its sector."""
+"""Sectors of half a turn, the first centred on the direction of the image's rows, the next towards its columns.
+
+Noise along the axes of a body differs most from that of other directions, so they have their own sectors.
+"""
 _PARTS = 4  # along a block's edge; their means show whether it is uniform
 _PART_MARGIN = 30.0  # HU by which the mean of a part may leave soft tissue
+
+
+def sector_of(direction: Power) -> Indices:
+    """Return the sector of each direction, radians."""
+    return np.asarray(np.rint(direction / (np.pi / DIRECTIONS)).astype(np.int64) % DIRECTIONS)
 
 
 @dataclass(frozen=True)
@@ -70,11 +77,24 @@ class Blocks:
     def _in_ring(self) -> Power:
         return np.asarray((self.ring[:, None] == np.arange(len(self.ring_bins))) / self.ring_bins)
 
+    @property
+    def wave_steps(self) -> int:
+        """Number of :attr:`waves` to a cycle a pixel."""
+        return 3 * self.side
+
     @cached_property
-    def _in_sector(self) -> NDArray[np.bool_]:
-        axis = np.fft.fftfreq(self.side)
-        sector = np.rint(np.arctan2(axis[:, None], axis) / (np.pi / DIRECTIONS)).astype(np.int64) % DIRECTIONS
-        return np.asarray(sector.reshape(-1, 1) == np.arange(DIRECTIONS))
+    def waves(self) -> tuple[Power, Power]:
+        """Frequencies along the rows and along the columns, cycles a pixel, of waves of half a plane."""
+        axis = (np.arange(self.wave_steps) + 0.5) / self.wave_steps - 0.5
+        y, x = np.meshgrid(axis[axis > 0], axis, indexing="ij")
+        return x.ravel(), y.ravel()
+
+    @cached_property
+    def wave_power(self) -> Power:
+        """Power in each ring, (waves, rings), of waves whose variance is 1 and whose phase is random."""
+        x, y = (np.exp(2j * np.pi * np.outer(axis, np.arange(self.side))) for axis in self.waves)
+        planes = y[:, :, None] * x[:, None]
+        return self.ring_power(planes.real.astype(np.float32)) + self.ring_power(planes.imag.astype(np.float32))
 
     @cached_property
     def _taper(self) -> Planes:
@@ -90,19 +110,14 @@ class Blocks:
         return np.linalg.qr(trends.reshape(6, -1).T)[0].astype(np.float32)
 
     def ring_power(self, blocks: Planes) -> Power:
-        """Return the mean power in each ring, (blocks, rings), HU^2; the mean over all frequencies is the variance."""
-        return self._power(blocks) @ self._in_ring
+        """Return the mean power in each ring, (blocks, rings), HU^2, of blocks without their trends.
 
-    def sector_power(self, blocks: Planes) -> Power:
-        """Return the mean over blocks of what each sector gives to the mean power of a ring, (rings, DIRECTIONS)."""
-        return np.asarray((self._in_ring * self._power(blocks).mean(0)[:, None]).T @ self._in_sector)
-
-    def _power(self, blocks: Planes) -> Power:
-        """Return the power of blocks without their trends, (blocks, frequencies)."""
+        The mean over all frequencies is the variance.
+        """
         flat = blocks.reshape(len(blocks), self.side**2)
         even = (flat - (flat @ self._trends) @ self._trends.T).reshape(blocks.shape)
         spectra = fft2(even * self._taper).reshape(flat.shape)
-        return np.asarray((spectra.real**2 + spectra.imag**2) / self.side**2, np.float64)
+        return np.asarray((spectra.real**2 + spectra.imag**2) / self.side**2, np.float64) @ self._in_ring
 
     def variance(self, power: Power) -> Power:
         """Return the variance from the power of rings, (..., rings)."""

@@ -11,6 +11,7 @@ rays, as dense as the image's own band asks for, and nothing is interpolated.
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from scipy.fft import next_fast_len
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from data_prep.lowdose.apodisation import Apodisation
 from data_prep.lowdose.geometry import FanGeometry, middles
-from data_prep.lowdose.projector import CHANNEL_STEP, VIEW_STEP, ramp_response
+from data_prep.lowdose.projector import CHANNEL_STEP, VIEW_STEP, Power, ramp_power, ramp_response
 from data_prep.lowdose.sparse import Table, cached
 
 OVERSAMPLING = 1.5
@@ -70,6 +71,7 @@ class GriddedBackprojector:
 
     def __init__(self, geometry: FanGeometry, apodisation: Apodisation, device: torch.device) -> None:
         rays = ParallelRays(geometry)
+        self.geometry, self.apodisation = geometry, apodisation
         self.angles, self.samples, self.grid = rays.angles, rays.samples, rays.grid
         self.shape = rays.angles, rays.count
         self.first = self.grid // 2 - geometry.side // 2
@@ -105,6 +107,14 @@ class GriddedBackprojector:
         cells = self.spread(torch.view_as_real(spectra).reshape(-1, 2 * len(rays)))
         planes = torch.view_as_complex(cells.reshape(-1, self.grid, len(rays), 2))
         return torch.stack([self._image(plane) for plane in planes.unbind(-1)])
+
+    def noise_power(self, x: Power, y: Power) -> Power:
+        """Return the image's power spectrum for noise of variance 1 in the fan, at frequencies along x and y (1/mm).
+
+        The image's band is a square.
+        """
+        is_inside = np.maximum(np.abs(x), np.abs(y)) <= 0.5 / self.geometry.pixel
+        return ramp_power(self.geometry, self.apodisation, np.hypot(x, y)) * is_inside
 
     def _filtered_spectra(self, rays: Tensor) -> Tensor:
         """Return lines through the origins of the images' spectra, (angles, radial frequencies, batch)."""

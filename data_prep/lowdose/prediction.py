@@ -3,34 +3,38 @@
 Filtered backprojection turns noise that is white along the detector into noise whose spectrum has the shape of the
 squared filter over frequency. What a block has of it at frequencies of one direction comes from the rays across that
 direction through the block (central slice theorem). So its power is a sum over directions: variance of those rays
-times what noise of variance 1 gives. The latter is measured once.
+times what noise of variance 1 gives.
 """
 
 import math
+from itertools import product
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from data_prep.lowdose.blocks import DIRECTIONS, Blocks
+from data_prep.lowdose.blocks import DIRECTIONS, Blocks, Power, sector_of
 from data_prep.lowdose.geometry import FanGeometry
 from data_prep.lowdose.noise import Reconstruction
 from data_prep.lowdose.projector import CHANNEL_STEP, VIEW_STEP
 
-_FIELDS = 1
-_SEED = 20260
 
+def unit_power(reconstruct: Reconstruction, geometry: FanGeometry, blocks: Blocks) -> Power:
+    """Return what each direction gives to the rings of a block (RINGS, DIRECTIONS), for noise of variance 1 in a fan.
 
-def unit_power(reconstruct: Reconstruction, geometry: FanGeometry, blocks: Blocks) -> NDArray[np.float64]:
-    """Return what each direction gives to the rings of a block (RINGS, DIRECTIONS), for white noise of variance 1."""
-    generator = torch.Generator().manual_seed(_SEED)
-    coarse = geometry.scanner.views // VIEW_STEP, geometry.scanner.channels // CHANNEL_STEP
-    deviation = reconstruct.deviation(torch.ones(1, *coarse))
-    image = reconstruct(torch.randn(_FIELDS, *reconstruct.shape, generator=generator) * deviation).numpy()
-    axis = blocks.centres(geometry.side)
-    inside = np.hypot(axis[:, None], axis) + blocks.side < min(geometry.side / 2, geometry.radius)
-    return blocks.sector_power(blocks.cut(image, *np.broadcast_to(inside, (_FIELDS, *inside.shape)).nonzero()))
+    A block shows frequencies above those of its pixels as lower ones.
+    """
+    x, y = blocks.waves
+    cell = 2 / (blocks.wave_steps * geometry.pixel) ** 2  # the waves are those of half a plane
+    unit = np.zeros((len(blocks.ring_bins), DIRECTIONS))
+    highest = math.floor(2 * geometry.nyquist * geometry.pixel + 0.5)
+    folds = range(-highest, highest + 1)
+    for right, down in product(folds, folds):
+        power = reconstruct.noise_power((x + right) / geometry.pixel, (y + down) / geometry.pixel) * cell
+        in_sector = sector_of(np.arctan2(y + down, x + right))[:, None] == np.arange(DIRECTIONS)
+        unit += blocks.wave_power.T @ (power[:, None] * in_sector)
+    return unit
 
 
 def block_variance(
@@ -55,7 +59,7 @@ def block_variance(
     channel = ((geometry.channel_position(fan_angle) - (CHANNEL_STEP - 1) / 2) / CHANNEL_STEP).round().long()
     index = torch.arange(len(angles)) * variances.shape[2] + channel.clamp(0, variances.shape[2] - 1)
     weights = 1 - (fan_angle.roll(-1, 1) - fan_angle.roll(1, 1)) * len(angles) / (4 * math.pi)  # directions per view
-    sector = ((angles - fan_angle) / (math.pi / DIRECTIONS)).round().long() % DIRECTIONS
+    sector = torch.from_numpy(sector_of((angles - fan_angle).numpy()))
     rays = variances.double().flatten(1)[:, index] * weights  # (slices, blocks, views)
     sums = torch.zeros(len(index), DIRECTIONS, dtype=torch.float64).scatter_add_(1, sector, weights)
     totals = torch.zeros(len(variances), *sums.shape, dtype=torch.float64)

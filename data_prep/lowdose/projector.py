@@ -8,14 +8,17 @@ quarter turns at once. Images are (side, side, batch); sinograms are
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from data_prep.lowdose.apodisation import Apodisation
-from data_prep.lowdose.geometry import FanGeometry
+from data_prep.lowdose.geometry import Fan, FanGeometry
 from data_prep.lowdose.sparse import Table, cached
 
+Power = NDArray[np.float64]
 VIEW_STEP, CHANNEL_STEP, PIXEL_STEP = 8, 4, 2
 """Of the coarse projection."""
 _ROWS_AT_ONCE = 8192
@@ -78,7 +81,7 @@ class Backprojector:
     """Exact filtered backprojection of an equiangular fan-beam sinogram."""
 
     def __init__(self, geometry: FanGeometry, apodisation: Apodisation, device: torch.device) -> None:
-        self.geometry = geometry
+        self.geometry, self.apodisation = geometry, apodisation
         self.shape = geometry.scanner.views, geometry.scanner.channels
         self.table = cached(_backprojection_table, geometry).to(device)
         self.response = _filter_response(geometry, apodisation).to(device)
@@ -100,6 +103,16 @@ class Backprojector:
         image = sum(torch.rot90(quarters[:, k], -k, (1, 2)) for k in range(4))
         assert isinstance(image, Tensor)
         return image * (2 * math.pi / self.geometry.scanner.views)
+
+    def noise_power(self, x: Power, y: Power) -> Power:
+        """Return the image's power spectrum for noise of variance 1 in the fan, at frequencies along x and y (1/mm).
+
+        Linear interpolation between channels takes some of it away, and repeats it above their Nyquist frequency.
+        """
+        spacing, frequency = self.geometry.ray_spacing, np.hypot(x, y)
+        folded = np.abs(frequency - np.rint(frequency * spacing) / spacing)
+        interpolation = folded / frequency * np.sinc(frequency * spacing) ** 4
+        return ramp_power(self.geometry, self.apodisation, folded) * interpolation
 
     def _filter(self, turn: Tensor) -> Tensor:
         length = 2 * (len(self.response) - 1)
@@ -143,6 +156,15 @@ def _filter_response(geometry: FanGeometry, apodisation: Apodisation) -> Tensor:
 def ramp_response(samples: int, spacing: float) -> Tensor:
     """Return the frequency response of the ramp for parallel rays ``spacing`` mm apart."""
     return _response(_offsets(samples), spacing)
+
+
+def ramp_power(fan: Fan, apodisation: Apodisation, frequency: Power) -> Power:
+    """Return the power spectrum that filtered backprojection gives to white noise of variance 1 in the rays of a fan.
+
+    ``frequency``: cycles/mm. Times the area of the plane of frequencies it is a variance, 1/mm^2.
+    """
+    factor = apodisation(torch.from_numpy(frequency)).numpy()
+    return np.asarray(math.pi * fan.ray_spacing / fan.scanner.views * frequency * factor**2)
 
 
 def _offsets(length: int) -> Tensor:
