@@ -109,15 +109,25 @@ class Blocks:
         trends = np.stack([np.ones_like(x), y, x, y * y, y * x, x * x])
         return np.linalg.qr(trends.reshape(6, -1).T)[0].astype(np.float32)
 
-    def ring_power(self, blocks: Planes) -> Power:
-        """Return the mean power in each ring, (blocks, rings), HU^2, of blocks without their trends.
+    @cached_property
+    def _in_sector(self) -> NDArray[np.bool_]:
+        axis = np.fft.fftfreq(self.side)
+        return np.asarray(sector_of(np.arctan2(axis[:, None], axis)).reshape(-1, 1) == np.arange(DIRECTIONS))
 
-        The mean over all frequencies is the variance.
-        """
+    def ring_power(self, blocks: Planes) -> Power:
+        """Return the mean power in each ring, (blocks, rings), HU^2; the mean over all frequencies is the variance."""
+        return self._power(blocks) @ self._in_ring
+
+    def sector_power(self, blocks: Planes) -> Power:
+        """Return the mean over blocks of what each sector gives to the mean power of a ring, (rings, DIRECTIONS)."""
+        return np.asarray((self._in_ring * self._power(blocks).mean(0)[:, None]).T @ self._in_sector)
+
+    def _power(self, blocks: Planes) -> Power:
+        """Return the power of blocks without their trends, (blocks, frequencies)."""
         flat = blocks.reshape(len(blocks), self.side**2)
         even = (flat - (flat @ self._trends) @ self._trends.T).reshape(blocks.shape)
         spectra = fft2(even * self._taper).reshape(flat.shape)
-        return np.asarray((spectra.real**2 + spectra.imag**2) / self.side**2, np.float64) @ self._in_ring
+        return np.asarray((spectra.real**2 + spectra.imag**2) / self.side**2, np.float64)
 
     def variance(self, power: Power) -> Power:
         """Return the variance from the power of rings, (..., rings)."""

@@ -1,7 +1,8 @@
 """Synthetic scans with noise of known level, grain and correlation of slices, and the low dose that follows them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count, takewhile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ Array = NDArray[np.float64]
 Hu = NDArray[np.int16]
 Grain = Callable[[int, int], Array]
 """Noise of variance 1, (slices, side, side), from a number of slices and a seed."""
+UNKNOWN = Acquisition()
 
 
 @dataclass(frozen=True)
@@ -35,26 +37,36 @@ class LowDose:
 
 
 def low_dose_of(
-    slabs: Sequence[Slab], pixel: float, settings: LowDoseSettings, acquisition: Acquisition = Acquisition()
+    slabs: Sequence[Slab], pixel: float, settings: LowDoseSettings, acquisition: Acquisition = UNKNOWN
 ) -> LowDose:
     """Simulate slabs as a preparation does, without the slices between them."""
     record = NoiseRecord(slabs, pixel, settings.dose)
     model = match(slabs, record.own, settings, pixel, acquisition)
-    simulator, added = LowDoseSimulator(settings, slabs[0].hu.shape[1], pixel, model=model), []
-    for slab in slabs:
-        low = simulator.low_dose(slab.hu, "scan", slab.first)
-        record.add(slab.first, slab.hu, low)
-        added.append(low.astype(np.float64) - slab.hu)
+    simulator = LowDoseSimulator(settings, slabs[0].hu.shape[1], pixel, model=model)
+    low: dict[int, Hu] = {}
+    for first, hu in _runs(slabs):
+        low_hu = simulator.low_dose(hu, "scan", first)
+        record.add(first, hu, low_hu)
+        low |= {first + number: plane for number, plane in enumerate(low_hu)}
+    added = [
+        np.stack([low[slab.first + number] for number in range(len(slab.hu))]).astype(np.float64) - slab.hu
+        for slab in slabs
+    ]
     return LowDose(record, model, added)
 
 
-def noisy_slabs(plane: Array, grain: Grain, sd: float, count: int = 8) -> list[Slab]:
+def _runs(slabs: Sequence[Slab]) -> Iterator[tuple[int, Hu]]:
+    """Yield the index of the first slice, and the slices, of slabs that overlap or touch."""
+    planes = {slab.first + number: plane for slab in slabs for number, plane in enumerate(slab.hu)}
+    starts = [index for index in sorted(planes) if index - 1 not in planes]
+    for start in starts:
+        yield start, np.stack([planes[index] for index in takewhile(planes.__contains__, count(start))])
+
+
+def noisy_slabs(plane: Array, grain: Grain, sd: float, slabs: int = 8) -> list[Slab]:
     """Slabs of a scan that has the same anatomy (side, side) in all slices."""
-    slabs = []
-    for number in range(count):
-        hu = plane + sd * grain(SLAB_SLICES, number)
-        slabs.append(Slab(32 * number, np.clip(hu, -1024, 3071).round().astype(np.int16)))
-    return slabs
+    volumes = (plane + sd * grain(SLAB_SLICES, number) for number in range(slabs))
+    return [Slab(32 * number, np.clip(hu, -1024, 3071).round().astype(np.int16)) for number, hu in enumerate(volumes)]
 
 
 def coloured(side: int, pixel: float, spectrum: Callable[[Array], Array], taps: Sequence[float] = (1.0,)) -> Grain:
@@ -66,7 +78,7 @@ def coloured(side: int, pixel: float, spectrum: Callable[[Array], Array], taps: 
     def grain(slices: int, seed: int) -> Array:
         white = np.random.default_rng(seed).normal(size=(slices + len(weights) - 1, side, side))
         fields = np.fft.ifft2(np.fft.fft2(white) * response).real
-        return sum(weight * fields[lag : lag + slices] for lag, weight in enumerate(weights))
+        return np.asarray(sum(weight * fields[lag : lag + slices] for lag, weight in enumerate(weights)))
 
     return grain
 
@@ -77,10 +89,10 @@ def bell(peak: float) -> Callable[[Array], Array]:
 
 
 def ellipse(side: int, pixel: float, half_axes: tuple[float, float], centre: tuple[float, float] = (0, 0)) -> Array:
-    """Distance from the centre in half axes, (side, side): inside of an ellipse of these half axes (mm) it is below 1."""
+    """Distance from the centre in half axes (mm) of an ellipse, (side, side): inside of it, it is below 1."""
     axis = (np.arange(side) - (side - 1) / 2) * pixel
     x, y = (axis[None] - centre[0]) / half_axes[0], (axis[:, None] - centre[1]) / half_axes[1]
-    return np.hypot(x, y)
+    return np.asarray(np.hypot(x, y))
 
 
 def abdomen(side: int, pixel: float, half_axes: tuple[float, float]) -> Array:
