@@ -18,6 +18,9 @@ from pipeline.intensity import scaling
 from pipeline.sampling import check_enough, choose
 from pipeline.settings.cells import CellSettings
 
+AIR_BELOW_HU = -950  # around the body; lung is above
+MOST_AIR = 0.25  # share of a crop
+CROP_DRAWS = 8  # at most, until a crop has less air
 CACHED_SLICES = 1024  # 1 GiB of decoded 512 x 512 pairs in each reading process
 
 
@@ -27,7 +30,7 @@ class PairSamples(Dataset[tuple[Tensor, Tensor, Tensor]]):
     In 3D a sample is a volume, (1, slices, rows, columns). In 2D it is a slice, (1, rows, columns); when
     ``validating``, all slices of a volume, (slices, rows, columns). An epoch of ``per_epoch`` samples visits the
     segments in a fresh random order. The slices and the crop of sample i are drawn from (seed, i), so that ranks,
-    workers and resumption do not change them.
+    workers and resumption do not change them. Crops with much air are drawn again.
 
     Raises:
         UserError: there is no segment, or one has too few slices.
@@ -66,11 +69,16 @@ class PairSamples(Dataset[tuple[Tensor, Tensor, Tensor]]):
         return self.segments[int(order[number % len(self.segments)])]
 
     def _crop(self, pairs: NDArray[np.int16], generator: np.random.Generator) -> NDArray[np.int16]:
+        """Crop low and full dose alike; crops of air teach little but that the low dose is clipped there."""
         side = self.cell.training.crop
         if side is None:
             return pairs
-        top, left = (int(generator.integers(length - side + 1)) for length in pairs.shape[-2:])
-        return pairs[..., top : top + side, left : left + side]
+        for _ in range(CROP_DRAWS):
+            top, left = (int(generator.integers(length - side + 1)) for length in pairs.shape[-2:])
+            cropped = pairs[..., top : top + side, left : left + side]
+            if (cropped[1] < AIR_BELOW_HU).mean() < MOST_AIR:
+                break
+        return cropped
 
     def _tensor(self, volume: NDArray[np.float32]) -> Tensor:
         tensor = torch.from_numpy(volume)

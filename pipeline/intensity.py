@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 ScalingName = Literal["hu", "unit", "minmax"]
 HU_LOW, HU_HIGH = -1024.0, 3072.0
+CHEST_SD: dict[ScalingName, float] = {"hu": 5.0, "unit": 0.12, "minmax": 0.12}  # 500 HU in a slice, network units
 DATA_RANGE: dict[ScalingName, float] = {"hu": 20.0, "unit": 1.0, "minmax": 1.0}  # for SSIM, network units
 
 

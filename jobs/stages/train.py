@@ -31,7 +31,7 @@ _CELL_FILES = r"metrics\.jsonl|result\.json|checkpoints/step-\d+\.pt|tensorboard
 class CellStage(Stage):
     """Train one cell an item, in ``cells/<id>``."""
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     uses_ranks: ClassVar[bool] = True
     resumes: ClassVar[bool] = True
     # each DistributedDataParallel imports the latter

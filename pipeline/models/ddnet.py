@@ -20,7 +20,7 @@ from pipeline.kernels.pooling import max_pool
 from pipeline.kernels.upsampling import double_and_join
 from pipeline.models.convolution import SLOPE, Convolution, NormedConvolution, build_convolution, convolve_and_activate
 from pipeline.models.dimensions import LINEAR, MAX_POOL
-from pipeline.models.norms import ChannelNorm, build_norm, held_statistics
+from pipeline.models.norms import ChannelNorm, build_norm, fixed_norm, held_statistics
 from pipeline.models.stripes import run_in_stripes, uses_stripes
 from pipeline.settings.training import SIDE_MULTIPLE, Norm
 
@@ -99,6 +99,8 @@ class DDnet(nn.Module):
         residual: the network predicts the correction, output = input + network(input). Its last layer is then
             linear and starts at zero, so that the untrained network returns its input.
         norm: normalisation of the channels.
+        input_sd: standard deviation of the input, by which group norm's first layer divides. One channel's own
+            statistics would take from each sample what its HU and its noise are.
         checkpointing: each dense and up block is computed again in the backward pass, so that its inner features
             need no memory until then.
     """
@@ -106,10 +108,13 @@ class DDnet(nn.Module):
     norm: ChannelNorm
     stem: Convolution
 
-    def __init__(self, dims: int, *, residual: bool = False, norm: Norm = "batch", checkpointing: bool = False) -> None:
+    def __init__(
+        self, dims: int, *, residual: bool = False, norm: Norm = "batch", input_sd: float = 1.0,
+        checkpointing: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.dims, self.residual, self.checkpointing = dims, residual, checkpointing
-        self.norm = build_norm(norm, 1)
+        self.norm = fixed_norm(input_sd) if norm == "group" else build_norm(norm, 1)
         self.stem = build_convolution(dims, 1, FILTERS, 7)
         self.down = nn.ModuleList(Down(dims, norm) for _ in range(LEVELS))
         last = LEVELS - 1

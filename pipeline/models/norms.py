@@ -157,6 +157,14 @@ def build_norm(kind: Norm, channels: int) -> ChannelNorm:
     return BatchNorm(channels, frozen=kind == "frozen", sync=kind == "sync")
 
 
+def fixed_norm(sd: float) -> BatchNorm:
+    """Build the normalisation of one channel by zero mean and this standard deviation, which no input changes."""
+    norm = BatchNorm(1, frozen=True)
+    assert norm.running_var is not None
+    norm.running_var.fill_(sd**2)
+    return norm
+
+
 def pool_statistics(parts: Sequence[tuple[int, Statistics]]) -> Statistics:
     """Compute the statistics of an image from the sizes and statistics of its parts (Chan et al. 1979)."""
     sizes = torch.tensor([size for size, _ in parts], dtype=torch.float64, device=parts[0][1].mean.device)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from torch import nn
 
+from pipeline.intensity import CHEST_SD
 from pipeline.models.ddnet import DDnet
 from pipeline.models.redcnn import REDCNN
 from pipeline.settings.cells import CellSettings
@@ -13,8 +14,9 @@ from pipeline.settings.names import ModelName
 def _build_ddnet(cell: CellSettings) -> nn.Module:
     training = cell.training
     return DDnet(
-        cell.dims, residual=training.residual, norm=training.norm, checkpointing=training.activation_checkpointing
-    )
+        cell.dims, residual=training.residual, norm=training.norm, input_sd=CHEST_SD[training.scaling],
+        checkpointing=training.activation_checkpointing,
+    )  # fmt: skip
 
 
 def _build_redcnn(cell: CellSettings) -> nn.Module:

@@ -1,6 +1,7 @@
 """From series to pairs, manifest and contact sheets, by the command line and in real processes."""
 
 import json
+import math
 import os
 import re
 import resource
@@ -106,6 +107,8 @@ def test_the_sheet_shows_the_scan(sample: CTVolume, tmp_path: Path) -> None:
     expected = shown[77:, 77:].mean()
     assert tile.mean() == pytest.approx(expected, rel=0.03)
     assert 10 < row["noise_full_hu"] < row["noise_added_hu"]
+    assert row["noise_low_hu"] == pytest.approx(math.hypot(row["noise_full_hu"], row["noise_added_hu"]), rel=0.1)
+    assert row["noise_low_frequency"] == pytest.approx(row["noise_added_frequency"], rel=0.1)
 
 
 class Place:

@@ -49,6 +49,14 @@ def test_a_sample_depends_on_seed_and_index_alone(make_pair: Callable[..., Path]
     assert not torch.equal(first[5][0], samples(data, seed=1)[5][0])
 
 
+def test_crops_with_much_air_are_drawn_again(make_pair: Callable[..., Path]) -> None:
+    """A toy chest fills half of its plane: more than half of the crops anywhere would have much air."""
+    flat = PairSamples(make_pair(), [Segment("toy", "a", 0, 48)], cell(2, crop=16), 0, 200)
+    air = np.array([float((flat[i][1] < -9.5).float().mean()) for i in range(200)])
+    assert (air > 0.25).sum() < 10
+    assert air.max() > 0  # the rim of the body is not left out
+
+
 def test_samples_stay_inside_their_segment(make_pair: Callable[..., Path]) -> None:
     data = make_pair(slices=48)
     inside = PairSamples(data, [Segment("toy", "a", 20, 36)], cell(), 0, 4)

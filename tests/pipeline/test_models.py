@@ -11,13 +11,15 @@ from torch.nn.parallel import DistributedDataParallel
 
 from data_prep.errors import UserError
 from pipeline.convolutions.memory_format import channels_last, lay_out
-from pipeline.models import DDnet, inflate, load_published
+from pipeline.intensity import ScalingName
+from pipeline.models import DDnet, build_network, inflate, load_published
 from pipeline.models.norms import BatchNorm
 from pipeline.settings.names import Fill
 from pipeline.settings.training import Norm
 from pipeline.training.distributed import joined
 from pipeline.training.world import World
 from tests.beside import shared_file
+from tests.pipeline.cells import cell
 from tests.pipeline.networks import SIDES, lively
 from tests.plain_ddnet import PlainDDnet
 from tests.ranks import run_ranks
@@ -97,6 +99,17 @@ def test_frozen_statistics_stay_and_group_norm_does_not_look_at_other_samples() 
     assert all(torch.equal(value, before[name]) for name, value in frozen.state_dict().items())
     torch.testing.assert_close(group(x)[1:], group(x[1:]))
     torch.testing.assert_close(group.eval()(x), group.train()(x))
+
+
+@pytest.mark.parametrize(("scaling", "sd"), [("hu", 5.0), ("unit", 0.12), ("minmax", 0.12)])
+def test_group_norm_leaves_a_sample_its_hu_and_its_noise(scaling: ScalingName, sd: float) -> None:
+    """A sample's own mean and deviation would make soft tissue of lung, and noise of 20 HU equal to one of 200."""
+    network = build_network(cell(2, norm="group", scaling=scaling)).double()
+    assert isinstance(network, DDnet)
+    x = torch.randn(2, 1, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for training in (True, False):
+        standard = network.train(training).norm.standardise(3 + 10 * x)
+        torch.testing.assert_close(standard, (3 + 10 * x) / sd, rtol=2e-3, atol=0)  # the norm adds 1e-5 to the variance
 
 
 def _sync_rank(rank: int, folder: Path) -> None:

@@ -100,7 +100,7 @@ def test_the_registry_builds_what_a_cell_names(model: str, dims: int, kind: type
 def test_it_learns_in_the_trainer_and_is_judged_like_any_other(make_pair: Callable[..., Path], tmp_path: Path) -> None:
     places = {"train": (0, 24), "validation": (24, 40), "test": (40, 42)}
     split = Split("slabs", {part: [Segment("toy", "a", *place)] for part, place in places.items()})  # type: ignore[misc]
-    settings = cell(crop=32, epochs=2, samples=10, batch=2, validation_samples=2, learning_rate=3e-4)
+    settings = cell(crop=32, epochs=2, samples=10, batch=2, validation_samples=2, learning_rate=1e-3)
     data = make_pair(side=192)
     result = train(settings, data, split, tmp_path / "cell", World(), None, ignore_progress)
     write_json(tmp_path / "cell" / "result.json", result)
