@@ -91,6 +91,8 @@ def test_a_whole_run_leaves_its_report(finished: Toy) -> None:
     card = (finished.run_folder / "model-card.md").read_text()
     assert f"| {model.cell.id} | {float(quality['rmse_hu_mean'][model.cell.id]):.2f} |" in card
     assert card.count(f"the network ({model.cell.id}) ") == 1
+    assert model.provenance["noise"]["scans"].endswith("of 1 measured")
+    assert "* **noise**: " in card
     assert "the best of 3 networks (" in (report / "summary.txt").read_text()
     page = (report / "index.html").read_text()
     with np.load(finished.run_folder / "evaluation" / "2d.npz") as example:

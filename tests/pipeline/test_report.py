@@ -69,7 +69,8 @@ def test_a_partial_study_gives_a_partial_report(tmp_path: Path, settings: RunSet
         assert sentence in unescape(page)
 
 
-def test_a_report_without_any_training_still_has_the_input(tmp_path: Path, settings: RunSettings) -> None:
+def test_a_report_without_any_training_still_has_the_input(tmp_path: Path) -> None:
+    settings = settings_of(study={"slices": [16]}, data={"sources": [{"kind": "mayo", "path": "mayo"}]})
     cells = cells_of(settings)
     fill(tmp_path, cells, set())
     write_report(
@@ -84,7 +85,10 @@ def test_a_report_without_any_training_still_has_the_input(tmp_path: Path, setti
         "noise-spectra.png",
         "sharpness.png",
     ]
-    assert "No figure: no training of a 3D network is done." in (report / "index.html").read_text()
+    page = (report / "index.html").read_text()
+    assert "No figure: no training of a 3D network is done." in page
+    assert "not for diagnosis. Measured low dose." in page
+    assert "Simulated dose" not in page
 
 
 def test_a_report_without_scans_says_what_is_missing(tmp_path: Path, settings: RunSettings) -> None:
@@ -94,8 +98,8 @@ def test_a_report_without_scans_says_what_is_missing(tmp_path: Path, settings: R
     report = tmp_path / "report"
     assert pd.read_csv(report / "cells.csv")["state"].tolist() == ["missing"] * 3
     page = (report / "index.html").read_text()
-    for text in ("The scans were not split", "None: nothing was judged", "None: there is no manifest",
-                 "No images: nothing was judged on the held-out slices"):  # fmt: skip
+    for text in ("Simulated dose: 25 % of full.", "The scans were not split", "None: nothing was judged",
+                 "None: there is no manifest", "No images: nothing was judged on the held-out slices"):  # fmt: skip
         assert text in page
     assert page.count("No figure:") == len(FIGURES)
     for name in FIGURES:
