@@ -118,7 +118,9 @@ def test_verbose_adds_what_is_left_as_it_is_and_quiet_leaves_the_results(undistu
     quiet, usual, verbose = (
         quarterdose(undisturbed.folder, *flag, "run", "toy.yaml").stdout for flag in (["--quiet"], [], ["--verbose"])
     )
-    assert quiet.rstrip().endswith(f"report: {undisturbed.run_folder / 'report' / 'index.html'}")
+    report, warning = quiet.splitlines()[-2:]
+    assert report == f"report: {undisturbed.run_folder / 'report' / 'index.html'}"
+    assert warning.startswith("noise to look at in 1 of 1 scans: the own noise of 1 could not be measured")
     assert usual == f"nothing to do: every item is complete and unchanged\n{quiet}"
     added = verbose.removesuffix(usual).splitlines()
     assert [line for line in added if line.endswith(": done")] == added
@@ -152,8 +154,9 @@ def test_evaluate_tells_the_quality_of_what_is_judged(finished: Toy) -> None:
     assert finished.markers() == before
     target = finished.run_folder / "quality"
     assert {path.name for path in target.iterdir()} == {
-        ".quarterdose.json", "quality.csv", "quality_scans.csv", "quality_datasets.csv", "quality_tests.csv", "nps.csv",
-        *(f"{name}{ending}" for name in ("sharpness", "bias") for ending in ENDINGS),
+        ".quarterdose.json", "quality.csv", "quality_scans.csv", "quality_datasets.csv", "quality_tests.csv",
+        "quality_verdicts.csv", "nps.csv",
+        *(f"{name}{ending}" for name in ("noise-spectra", "sharpness", "bias") for ending in ENDINGS),
     }  # fmt: skip
     quality = pd.read_csv(target / "quality.csv").set_index("model")
     assert all(model in told for model in quality.index)
