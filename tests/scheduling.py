@@ -5,6 +5,8 @@ from xdist.scheduler import LoadScopeScheduling
 _TOGETHER = {  # by the beginning of a test's id; the first that fits
     "tests/slurm/test_disturbed.py": "disturbed runs on a cluster",
     "tests/slurm/test_": "a cluster",
+    "tests/data_prep/test_real_noise.py": "low doses of real scans",
+    "tests/data_prep/test_scan_noise.py": "low doses of synthetic scans",
     "tests/pipeline/test_page": "a browser",
     "tests/pipeline/test_report.py": "figures",
     "tests/pipeline/test_models.py": "the plain network's gradients",

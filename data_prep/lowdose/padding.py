@@ -9,14 +9,16 @@ _WIDTH = 5  # pixels; in noisy air so many neighbours are never all at the lowes
 
 
 def padding(hu: NDArray[np.int16]) -> NDArray[np.bool_]:
-    """Find padding in slices (n, rows, columns): areas of 5 x 5 pixels and more, all at -1024 HU."""
+    """Find padding in slices (n, rows, columns): areas of 5 x 5 pixels and more, all at -1024 HU.
+
+    At the image's edge it goes on outside, so that there a narrow strip is enough.
+    """
     lowest: NDArray[np.bool_] = hu == AIR_HU
     if not lowest.any():
         return lowest
-    reach = _WIDTH // 2
-    padded = np.pad(lowest, ((0, 0), (reach, reach), (reach, reach)), mode="edge")
+    margin = _WIDTH - 1
+    padded = np.pad(lowest, ((0, 0), (margin, margin), (margin, margin)), mode="edge")
     squares = _along(_along(padded, 1, np.logical_and), 2, np.logical_and)
-    squares = np.pad(squares, ((0, 0), (reach, reach), (reach, reach)))
     return _along(_along(squares, 1, np.logical_or), 2, np.logical_or)
 
 

@@ -1,0 +1,120 @@
+"""Where the added noise reaches: air, corners, large and small fields, but not padding."""
+
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import uniform_filter
+
+from data_prep.lowdose.model import named_model, widened
+from data_prep.lowdose.noise import LowDoseSimulator
+from data_prep.lowdose.padding import padding
+from data_prep.lowdose.scan_noise import Slab
+from data_prep.settings import GeometrySettings, LowDoseSettings
+from tests.data_prep.noisy_scans import Array, LowDose, abdomen, bell, coloured, ellipse, low_dose_of, noisy_slabs
+
+COARSE = GeometrySettings(views=288, channels=368, channel_arc_mm=2.5716)
+
+
+def local_sd(noise: Array, side: int = 15) -> Array:
+    """SD over slices and squares of ``side`` pixels, of noise whose mean is 0."""
+    return np.asarray(np.sqrt(uniform_filter((noise**2).mean(0), side)))
+
+
+def full_to_added(low_dose: LowDose, area: NDArray[np.bool_]) -> float:
+    """SD of what the slices of a scan with the same anatomy everywhere differ by, low over full dose."""
+    full, added = (
+        np.concatenate([np.diff(hu, axis=0)[:, area] for hu in slices])
+        for slices in ([slab.hu.astype(float) for slab in low_dose.record.slabs], low_dose.added)
+    )
+    return float(added.std() / full.std())
+
+
+def test_padding_is_square_areas_of_the_lowest_value() -> None:
+    hu = np.full((2, 64, 64), -1000, np.int16)
+    hu[0, 10:15, 20:25] = -1024
+    hu[0, 30:34, 20:60] = -1024  # too narrow
+    hu[1, :, 62:] = -1024  # at the edge it goes on outside of the image
+    hu[1, 5, 5] = -1024
+    expected = np.zeros(hu.shape, bool)
+    expected[0, 10:15, 20:25] = True
+    expected[1, :, 62:] = True
+    np.testing.assert_array_equal(padding(hu), expected)
+
+
+@pytest.mark.parametrize("is_padded", [True, False])
+def test_noise_ends_where_padding_begins_or_reaches_the_corners(is_padded: bool) -> None:
+    """Air as a scanner stores it: not below -1024 HU, which alone is no padding."""
+    circle = ellipse(128, 4, (250, 250)) < 1
+    plane = np.where(ellipse(128, 4, (160, 115)) < 1, 40.0, -1000.0)
+    air = plane + np.random.default_rng(0).normal(0, 14, (3, 128, 128))
+    hu = np.clip(air, -1024, 3000).round().astype(np.int16)
+    if is_padded:
+        hu[:, ~circle] = -1024
+    scanner = widened(COARSE, 128 / 2 * 4 * 2**0.5)
+    settings = LowDoseSettings(geometry=COARSE)
+    low = LowDoseSimulator(settings, 128, 4, model=replace(named_model(settings), scanner=scanner)).low_dose(hu, "a", 0)
+    if is_padded:
+        np.testing.assert_array_equal(low[:, ~circle], -1024)
+    corners = (low - hu)[:, [[0], [1], [2], [-1], [-2]], [0, 1, 2, -1, -2]]
+    assert (corners != 0).any() == (not is_padded)
+    edge = circle & (ellipse(128, 4, (240, 240)) > 1)
+    assert (low - hu)[:, edge].std() > 3
+    if not is_padded:
+        assert 0.5 < corners.std() / (low - hu)[:, edge].std() < 1.5
+
+
+@cache
+def with_arms() -> LowDose:
+    """A body with its arms down at 300 mm from the centre, beyond the scanner's fan."""
+    plane = abdomen(512, 1.5, (200, 130))
+    for x in (-300, 300):
+        plane[ellipse(512, 1.5, (45, 45), (x, 20)) < 1] = 50
+        plane[ellipse(512, 1.5, (14, 14), (x, 20)) < 1] = 900
+    slabs = noisy_slabs(plane, coloured(512, 1.5, bell(0.2)), 12.0, 3)
+    return low_dose_of(slabs, 1.5, LowDoseSettings(dose=0.1))
+
+
+def test_arms_beyond_the_fan_do_not_flood_the_image() -> None:
+    low_dose, body = with_arms(), ellipse(512, 1.5, (200, 130)) < 0.85
+    sd = local_sd(np.concatenate(low_dose.added))
+    assert 0.9 < low_dose.ratio < 1.1
+    assert full_to_added(low_dose, body) == pytest.approx(3, rel=0.1)
+    assert sd[body].max() < 1.5 * np.median(sd[body])
+    assert sd.max() < 1.5 * np.median(sd[body])
+    assert sd.min() > 0.2 * np.median(sd[body])  # corners too
+
+
+def test_a_cropped_field_of_view_gets_its_level() -> None:
+    """90 mm of a body of 330 mm: most of what weakens the rays is not in the image."""
+    slabs = noisy_slabs(abdomen(256, 0.35, (165, 120)), coloured(256, 0.35, bell(0.3)), 14.0, 4)
+    low_dose = low_dose_of(slabs, 0.35, LowDoseSettings(dose=0.1))
+    sd = local_sd(np.concatenate(low_dose.added), 31)
+    assert 0.9 < low_dose.ratio < 1.1
+    assert full_to_added(low_dose, np.ones((256, 256), bool)) == pytest.approx(3, rel=0.1)
+    assert 0.6 < sd.min() / np.median(sd) < sd.max() / np.median(sd) < 1.5
+
+
+def test_air_has_half_the_noise_of_soft_tissue() -> None:
+    """As real quarter-dose slices have it, 14.4 against 28.5 HU, where a scan spares dense rays as real ones do."""
+    side, pixel = 512, 0.664
+    shape = ellipse(side, pixel, (160, 115))
+    settings = LowDoseSettings()
+    scan = LowDoseSimulator(settings, side, pixel, model=replace(named_model(settings), sparing=0.3, photons=1.5e5))
+    plane = torch.from_numpy(np.where(shape < 1, 40.0, -1000.0)).float()[None]
+    deviation = scan.reconstruct.deviation(scan.full_dose_variance(scan.counts(plane)))
+
+    def noise(slices: int, seed: int) -> Array:
+        draws = torch.randn(slices, *scan.reconstruct.shape, generator=torch.Generator().manual_seed(seed))
+        return scan.reconstruct(draws * deviation).double().numpy() * 1000 / settings.water_per_mm
+
+    slabs: list[Slab] = noisy_slabs(plane[0].double().numpy(), noise, 1.0, 4)
+    low_dose = low_dose_of(slabs, pixel, settings)
+    added = np.concatenate(low_dose.added)
+    soft, air = added[:, shape < 0.4].std(), added[:, shape > 1.06].std()
+    assert low_dose.model.sparing == pytest.approx(0.3, abs=0.1)
+    assert low_dose.ratio == pytest.approx(1, abs=0.1)
+    assert air / soft == pytest.approx(14.4 / 28.5, abs=0.05)
