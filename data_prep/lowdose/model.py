@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from data_prep.lowdose.apodisation import Apodisation, window
 from data_prep.lowdose.geometry import Fan
+from data_prep.lowdose.scan_noise import LAGS
 from data_prep.settings import GeometrySettings, LowDoseSettings
 
 DEFAULT_PHOTONS, DEFAULT_WINDOW = 2.15e5, "hann"
@@ -19,6 +21,9 @@ SPARED_FROM = 3.0
 """Line integral from which rays are spared: 16 cm of water."""
 _FREQUENCIES = 512
 _MOST_SWING = 0.999
+_PROJECTIONS = 200
+_LONGEST = 32  # slices over which noise is alike
+_LEAST, _TINY = 0.01, 1e-12
 _CHANNEL_STEP = 32
 
 
@@ -78,15 +83,44 @@ def named_window(settings: LowDoseSettings) -> Apodisation:
 def z_filter(correlation: Sequence[float]) -> tuple[float, ...]:
     """Return weights for a slice and those behind it that give white noise this correlation of slices 1, 2 ... apart.
 
-    They are the spectral factor of the correlation, of minimum phase. No noise has a correlation whose spectrum is
-    below zero somewhere; such a one is shrunk until it is not.
+    They are the spectral factor of the correlation, of minimum phase. A correlation that no noise has, for its spectrum
+    is below zero somewhere, is replaced by a similar one.
     """
-    lags = np.arange(1, len(correlation) + 1)
-    swing = 2 * np.cos(np.outer(np.linspace(0, math.pi, _FREQUENCIES), lags)) @ np.asarray(correlation, np.float64)
-    shrunk = np.asarray(correlation) * min(1.0, _MOST_SWING / max(-swing.min(initial=0), 1e-12))
+    possible = _possible(correlation)
+    shrunk = possible * min(1.0, _MOST_SWING / max(1 - _spectrum(possible).min(), _TINY))
     roots = np.roots(np.concatenate([shrunk[::-1], [1.0], shrunk]))
     weights = np.atleast_1d(np.poly(sorted(roots, key=abs)[: len(roots) // 2])).real
     return tuple((weights / np.linalg.norm(weights)).tolist())
+
+
+def _possible(correlation: Sequence[float]) -> NDArray[np.float64]:
+    """Return a similar correlation whose spectrum is hardly below zero.
+
+    One of as many slices as are measured goes on in a line to zero. Then by turns its spectrum is kept from being below
+    zero, and the correlation is set to what it was, and to zero beyond its slices, until both hardly change.
+    """
+    if _spectrum(correlation).min() >= 0:
+        return np.asarray(correlation, np.float64)
+    similar = np.array([*correlation, *(_continued(correlation) if len(correlation) == LAGS else ())])
+    reach = len(similar) + len(correlation)
+    for _ in range(_PROJECTIONS):
+        similar[: len(correlation)] = correlation
+        lags = np.fft.irfft(np.maximum(_spectrum(similar), 0))
+        similar = lags[1 : reach + 1] / lags[0]
+    return similar[: np.flatnonzero(np.abs(similar) >= _LEAST).max(initial=0) + 1]
+
+
+def _continued(correlation: Sequence[float]) -> NDArray[np.float64]:
+    """Return the line through the last two correlations, down to zero."""
+    line = correlation[-1] + (correlation[-1] - correlation[-2]) * np.arange(1, _LONGEST - len(correlation) + 1)
+    return np.asarray(line[np.cumprod(line > 0) > 0], np.float64)
+
+
+def _spectrum(correlation: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the spectrum of noise of variance 1 and this correlation, from frequency 0 to the highest."""
+    lags = np.zeros(_FREQUENCIES)
+    lags[: len(correlation) + 1] = 1, *correlation
+    return np.asarray(2 * np.fft.rfft(lags).real - 1)
 
 
 def widened(scanner: GeometrySettings, radius: float) -> GeometrySettings:

@@ -86,7 +86,7 @@ def test_photons_by_mas_follow_mas_thickness_and_the_square_of_kv() -> None:
 
 @pytest.mark.parametrize(("key", "name"), [("mas", "mAs"), ("kvp", "kV"), ("thickness", "slice thickness")])
 def test_photons_by_mas_are_refused_without_them(key: str, name: str) -> None:
-    acquisition = replace(Acquisition(mas=100, kvp=120, thickness=1), **{key: None})
+    acquisition = Acquisition(**{"mas": 100.0, "kvp": 120.0, "thickness": 1.0, key: None})  # type: ignore[arg-type]
     settings = SETTINGS.model_copy(update={"photons": "mas"})
     expected = f"it does not say its {name}, which photons: mas needs; set photons to scan or a number"
     with pytest.raises(ScanError, match=expected):
