@@ -65,7 +65,8 @@ def calibrate(
     Raises:
         UserError: the slices hold no soft tissue, or no photon number gives this noise.
     """
-    simulator = LowDoseSimulator(settings, hu.shape[1], pixel_mm, model=model)
+    numbered = settings.model_copy(update={"photons": _PHOTON_RANGE[0]})
+    simulator = LowDoseSimulator(numbered, hu.shape[1], pixel_mm, model=model)
     relative = simulator.incident / simulator.model.photons
 
     def level(log_photons: float) -> float:

@@ -103,7 +103,7 @@ class _Fit:
         unit = _sectors(self._unit(replace(model, apodisation=_RAMP), WIDE))
         slabs = [number for number in range(len(self.slabs)) if (sites.slab == number).sum() >= _MIN_WIDE]
         if not slabs:
-            return 0.0
+            return model.sparing
         own = np.stack([_sectors(pair_sectors(self.slabs, sites, number)) for number in slabs])
 
         def mismatch(sparing: float) -> float:

@@ -15,7 +15,7 @@ from data_prep.lowdose.geometry import Fan
 from data_prep.lowdose.scan_noise import LAGS
 from data_prep.settings import GeometrySettings, LowDoseSettings
 
-DEFAULT_PHOTONS, DEFAULT_WINDOW = 2.15e5, "hann"
+DEFAULT_PHOTONS, DEFAULT_SPARING, DEFAULT_WINDOW = 1.35e5, 0.3, "hann"
 """Of a scan whose own noise is not known (docs/decisions/low-dose.md)."""
 SPARED_FROM = 3.0
 """Line integral from which rays are spared: 16 cm of water."""
@@ -70,8 +70,9 @@ def _short(number: float) -> float:
 def named_model(settings: LowDoseSettings) -> NoiseModel:
     """Return the model that the settings name, with defaults for what they leave to the scan."""
     photons = DEFAULT_PHOTONS if isinstance(settings.photons, str) else settings.photons
+    sparing = DEFAULT_SPARING if settings.photons == "scan" else 0.0
     correlation = () if settings.z_correlation == "scan" else settings.z_correlation
-    return NoiseModel(settings.geometry, photons, named_window(settings), z_filter=z_filter(correlation))
+    return NoiseModel(settings.geometry, photons, named_window(settings), sparing, z_filter(correlation))
 
 
 def named_window(settings: LowDoseSettings) -> Apodisation:

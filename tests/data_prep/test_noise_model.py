@@ -49,7 +49,8 @@ def test_a_scan_whose_noise_cannot_be_measured_gets_the_defaults_and_a_remark(na
     low_dose = low_dose_of(slabs_of(hu), PIXEL, SETTINGS)
     row = low_dose.record.row()
     assert low_dose.model == replace(named_model(SETTINGS), scanner=low_dose.model.scanner)
-    assert (low_dose.model.photons, low_dose.model.z_filter, low_dose.model.gain) == (2.15e5, (1.0,), (1.0,))
+    assert (low_dose.model.photons, low_dose.model.sparing) == (1.35e5, 0.3)
+    assert (low_dose.model.z_filter, low_dose.model.gain) == ((1.0,), (1.0,))
     assert row["noise_remark"].startswith("too little uniform soft tissue, or no noise, to measure the scan's own, so")
     assert is_flagged(row)
     assert row["noise_ratio"] is None
