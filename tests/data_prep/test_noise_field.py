@@ -127,3 +127,28 @@ def test_air_has_half_the_noise_of_soft_tissue_where_a_scan_spares_dense_rays_as
     assert low_dose.model.sparing == pytest.approx(0.3, abs=0.1)
     assert low_dose.ratio == pytest.approx(1, abs=0.1)
     assert air / soft == pytest.approx(14.4 / 28.5, abs=0.05)
+
+
+def odd_plane(name: str) -> Array:
+    plane = abdomen(256, 1.4, (165, 120))
+    match name:
+        case "metal":
+            for x in (40, -60):
+                plane[ellipse(256, 1.4, (25, 25), (x, 0)) < 1] = 3071
+        case "contrast":
+            plane[ellipse(256, 1.4, (60, 50), (0, -30)) < 1] = 380
+        case "head":
+            plane = np.where(ellipse(256, 1.4, (75, 95)) < 1, 1200.0, -1000.0)
+            plane[ellipse(256, 1.4, (68, 88)) < 1] = 35
+        case "off centre":
+            plane = np.where(ellipse(256, 1.4, (60, 45), (90, -60)) < 1, 50.0, -1000.0)
+    return plane
+
+
+@pytest.mark.parametrize("name", ["metal", "contrast", "head", "off centre"])
+def test_odd_scans_get_their_level_too(name: str) -> None:
+    slabs = noisy_slabs(odd_plane(name), coloured(256, 1.4, bell(0.15)), 12.0, 3)
+    low_dose = low_dose_of(slabs, 1.4, LowDoseSettings(dose=0.1))
+    assert low_dose.record.row()["noise_full_hu"] == pytest.approx(12, rel=0.05)
+    assert 0.9 < low_dose.ratio < 1.1
+    assert max(np.abs(hu).max() for hu in low_dose.added) < 36 * 15
