@@ -72,7 +72,7 @@ def noise_crops(record: NoiseRecord) -> tuple[Planes, Planes]:
     slab, lower, top, left = _most_uniform_square(record.own.sites)
     square = np.s_[top : top + _CROP, left : left + _CROP]
     full, low = record.slabs[slab].hu.astype(np.float32), record.added[slab].hu.astype(np.float32)
-    difference = (full[lower + lag][square] - full[lower][square]) / math.sqrt(2 * (1 - record.own.alike))
+    difference = (full[lower + lag][square] - full[lower][square]) / math.sqrt(2 * (1 - record.own.pair_correlation))
     return difference, low[lower][square] / np.float32(record.expected_factor or 1.0)
 
 

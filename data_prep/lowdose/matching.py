@@ -37,7 +37,7 @@ _MIN_NARROW = 8
 
 
 def match(
-    slabs: Sequence[Slab], own: BlockNoise | None, settings: LowDoseSettings, pixel: float, acquisition: Acquisition
+    slabs: Sequence[Slab], noise: BlockNoise | None, settings: LowDoseSettings, pixel: float, acquisition: Acquisition
 ) -> NoiseModel:
     """Find the noise model of a scan from some of its slices and the noise that was measured in them.
 
@@ -49,11 +49,11 @@ def match(
     model = replace(named_model(settings), scanner=widened(settings.geometry, _field_radius(slabs, pixel)))
     if settings.photons == "mas":
         model = replace(model, photons=photons_of(acquisition))
-    if own is None:
+    if noise is None:
         return model
     if settings.z_correlation == "scan":
-        model = replace(model, z_filter=z_filter(own.z_correlation))
-    fit = _Fit(slabs, own, settings, pixel)
+        model = replace(model, z_filter=z_filter(noise.z_correlation))
+    fit = _Fit(slabs, noise, settings, pixel)
     if settings.photons == "scan":
         model = replace(model, sparing=fit.sparing(model))
         model = replace(model, photons=fit.photons(model))
@@ -89,8 +89,8 @@ def _field_radius(slabs: Sequence[Slab], pixel: float) -> float:
 class _Fit:
     """Fits parts of the noise model to the noise of a scan's blocks."""
 
-    def __init__(self, slabs: Sequence[Slab], own: BlockNoise, settings: LowDoseSettings, pixel: float) -> None:
-        self.slabs, self.own, self.settings, self.pixel = slabs, own, settings, pixel
+    def __init__(self, slabs: Sequence[Slab], noise: BlockNoise, settings: LowDoseSettings, pixel: float) -> None:
+        self.slabs, self.noise, self.settings, self.pixel = slabs, noise, settings, pixel
         self.middles = np.array([slab.first + (len(slab.hu) - 1) / 2 for slab in slabs])
         self._line_integrals: list[Tensor] = []
 
@@ -99,18 +99,18 @@ class _Fit:
 
         Noise of dense directions, such as from shoulder to shoulder, is the more, the less they are spared.
         """
-        sites = self.own.sites
+        sites = self.noise.sites
         unit = _sectors(self._unit(replace(model, apodisation=_RAMP), WIDE))
         slabs = [number for number in range(len(self.slabs)) if (sites.slab == number).sum() >= _MIN_WIDE]
         if not slabs:
             return model.sparing
-        own = np.stack([_sectors(pair_sectors(self.slabs, sites, number)) for number in slabs])
+        measured = np.stack([_sectors(pair_sectors(self.slabs, sites, number)) for number in slabs])
 
         def mismatch(sparing: float) -> float:
             simulator = self._simulator(replace(model, sparing=sparing))
             variances = self._variances(sites, simulator, simulator.full_dose_variance)
             predicted = np.stack([variances[sites.slab == number].mean(0) * unit for number in slabs])
-            return float(np.cov(np.log(own / predicted).ravel(), aweights=predicted.ravel()))
+            return float(np.cov(np.log(measured / predicted).ravel(), aweights=predicted.ravel()))
 
         return float(minimize_scalar(mismatch, bounds=_SPARING, method="bounded", options={"xatol": 0.05}).x)
 
@@ -119,19 +119,19 @@ class _Fit:
         unit = self._unit(replace(model, apodisation=_RAMP), WIDE)
         for _ in range(_ROUNDS):
             simulator = self._simulator(model)
-            predicted = self._variances(self.own.sites, simulator, simulator.full_dose_variance).mean(0) @ unit.T
-            factor = _level(predicted) / _level(self.own.power.mean(0))
+            predicted = self._variances(self.noise.sites, simulator, simulator.full_dose_variance).mean(0) @ unit.T
+            factor = _level(predicted) / _level(self.noise.power.mean(0))
             model = replace(model, photons=model.photons * factor)
         return model.photons
 
     def apodisation(self, model: NoiseModel) -> Apodisation:
         """Return the factor on the ramp for which the added noise has the scan's spectrum."""
         simulator = self._simulator(model)
-        variances = self._variances(self.own.sites, simulator, simulator.variance).mean(0)
-        own, factor = np.maximum(self.own.power.mean(0) - _ROUNDING, 0), np.ones(len(WIDE.ring_bins))
+        variances = self._variances(self.noise.sites, simulator, simulator.variance).mean(0)
+        measured, factor = np.maximum(self.noise.power.mean(0) - _ROUNDING, 0), np.ones(len(WIDE.ring_bins))
         for _ in range(_ROUNDS + 1):
             predicted = variances @ self._unit(replace(model, apodisation=self._tabulated(factor)), WIDE).T
-            factor *= np.sqrt(own / np.maximum(predicted, _TINY))
+            factor *= np.sqrt(measured / np.maximum(predicted, _TINY))
             factor /= factor[_LEVEL_RINGS].mean()
         return self._tabulated(factor)
 
@@ -141,8 +141,8 @@ class _Fit:
         The tube current may follow the body, and filters of the scanner spare rays of few photons.
         """
         simulator, a = self._simulator(model), self.settings.dose
-        narrow, wide = find_narrow_sites(self.slabs, self.own.sites.lag), self.own.sites
-        power = pair_power(self.slabs, narrow, -1) / (1 - self.own.alike)
+        narrow, wide = find_narrow_sites(self.slabs, self.noise.sites.lag), self.noise.sites
+        power = pair_power(self.slabs, narrow, -1) / (1 - self.noise.pair_correlation)
         predicted = self._variances(narrow, simulator, simulator.variance) @ self._unit(model, NARROW).T
         ratio = _fine(power) / _fine(predicted)
         measured = [number for number in range(len(self.slabs)) if (narrow.slab == number).sum() >= _MIN_NARROW]
@@ -150,7 +150,7 @@ class _Fit:
         predicted = self._variances(wide, simulator, simulator.variance) @ self._unit(model, WIDE).T
         factors = np.interp(self.middles[wide.slab], self.middles[measured], gain)
         added = (WIDE.variance(predicted) * factors**2).sum()
-        gain *= math.sqrt((1 - a) / a * WIDE.variance(self.own.power).sum() / added)
+        gain *= math.sqrt((1 - a) / a * WIDE.variance(self.noise.power).sum() / added)
         return tuple(self.middles[measured].tolist()), tuple(gain.tolist())
 
     def _tabulated(self, factor: NDArray[np.float64]) -> Apodisation:
@@ -175,10 +175,10 @@ class _Fit:
             self._line_integrals = [simulator.line_integrals(torch.from_numpy(slab.hu).float()) for slab in self.slabs]
         axis, means = sites.blocks.centres(self.slabs[0].hu.shape[1]), []
         for number in np.unique(sites.slab):
-            here = sites.slab == number
+            chosen = sites.slab == number
             counts = simulator.counts_behind(self._line_integrals[number])
-            local = block_variance(simulator.geometry, law(counts), axis[sites.column[here]], axis[sites.row[here]])
-            lower, block = sites.lower[here], np.arange(here.sum())
+            local = block_variance(simulator.geometry, law(counts), axis[sites.column[chosen]], axis[sites.row[chosen]])
+            lower, block = sites.lower[chosen], np.arange(chosen.sum())
             means.append((local[lower, block] + local[lower + sites.lag, block]) / 2)
         return np.concatenate(means)
 

@@ -32,24 +32,24 @@ class NoiseRecord:
         for slab in self.slabs:
             start = slab.first - first
             if 0 <= start < len(full):
-                here = slice(start, start + len(slab.hu))
-                self.added.append(Slab(slab.first, low[here] - full[here]))
+                inside = slice(start, start + len(slab.hu))
+                self.added.append(Slab(slab.first, low[inside] - full[inside]))
 
     def row(self) -> Mapping[str, Any]:
         """Return the manifest's columns of noise: SD in HU and its interval, mean frequency in cycles/mm."""
-        own, added = self.noise
-        expected = own.sd * self.expected_factor if own and self.expected_factor else None
+        full, added = self.noise
+        expected = full.sd * self.expected_factor if full and self.expected_factor else None
         ratio = added.sd / expected if added and expected else None
-        low, high = own.interval if own else (None, None)
+        low, high = full.interval if full else (None, None)
         return {
-            **_columns("full", own),
+            **_columns("full", full),
             "noise_full_hu_low": _rounded(low),
             "noise_full_hu_high": _rounded(high),
             **_columns("added", added),
             **_columns("low", self.low()),
             "noise_expected_hu": _rounded(expected),
             "noise_ratio": _rounded(ratio),
-            "noise_remark": "; ".join(_remarks(own, ratio, is_simulated=self.dose is not None)),
+            "noise_remark": "; ".join(_remarks(full, ratio, is_simulated=self.dose is not None)),
         }
 
     @cached_property
@@ -73,14 +73,14 @@ class NoiseRecord:
         return math.sqrt((1 - self.dose) / self.dose) if self.dose else None
 
 
-def _remarks(own: ScanNoise | None, ratio: float | None, *, is_simulated: bool) -> list[str]:
-    if own is None:
+def _remarks(noise: ScanNoise | None, ratio: float | None, *, is_simulated: bool) -> list[str]:
+    if noise is None:
         followed = ", so what is added follows the defaults" if is_simulated else ""
         return [f"too little uniform soft tissue, or no noise, to measure the scan's own{followed}"]
     remarks = []
-    if own.centroid < SMOOTH:
+    if noise.centroid < SMOOTH:
         remarks.append("grain of a smooth kernel or of iterative reconstruction")
-    if own.centroid > SHARP:
+    if noise.centroid > SHARP:
         remarks.append("grain of a sharp kernel")
     if ratio and not RATIO_RANGE[0] <= ratio <= RATIO_RANGE[1]:
         remarks.append(f"added noise is {ratio:.2f} of the expected")

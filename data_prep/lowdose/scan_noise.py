@@ -78,12 +78,12 @@ class ScanNoise:
 class BlockNoise:
     """Power of a slice's noise in the rings of a block's spectrum, (blocks, rings), at these sites.
 
-    ``alike``: correlation of the noise of slices that lie the sites' lag apart.
+    ``pair_correlation``: correlation of the noise of slices that lie the sites' lag apart.
     """
 
     sites: Sites
     power: Power
-    alike: float
+    pair_correlation: float
     z_correlation: tuple[float, ...]
 
 
@@ -140,12 +140,12 @@ def block_noise(slabs: Sequence[Slab], guides: Sequence[Slab] | None = None) -> 
         if len(sites.slab) < _MIN_BLOCKS or len(np.unique(sites.slab)) < _MIN_SLABS:
             break
         total, difference = (pair_power(slabs, sites, sign) for sign in (1, -1))
-        alike = _correlation(total, difference)
+        pair_correlation = _correlation(total, difference)
         if noise is None or correlation[-1] > _MOST_CORRELATION:
-            noise = BlockNoise(sites, difference / (1 - alike), alike, ())
-        if alike < _LEAST_CORRELATION:
+            noise = BlockNoise(sites, difference / (1 - pair_correlation), pair_correlation, ())
+        if pair_correlation < _LEAST_CORRELATION:
             break
-        correlation.append(alike)
+        correlation.append(pair_correlation)
     if noise is None or math.sqrt(WIDE.variance(noise.power).mean()) < _MIN_SD:
         return None
     return replace(noise, z_correlation=tuple(correlation))
