@@ -13,7 +13,7 @@ from torch.nn.functional import avg_pool2d
 Planes = NDArray[np.float32]
 Power = NDArray[np.float64]
 Indices = NDArray[np.int64]
-SOFT_TISSUE_HU = (0.0, 130.0)
+SOFT_TISSUE_HU = (-20.0, 130.0)
 DIRECTIONS = 12
 """Sectors of half a turn, the first centred on the direction of the image's rows, the next towards its columns.
 
@@ -47,20 +47,24 @@ class Blocks:
         count = (side - self.side) // self.step + 1
         return np.asarray(np.arange(count) * self.step + (self.side - side) / 2, np.float64)
 
-    def unevenness(self, planes: Planes) -> NDArray[np.float64]:
-        """Return the SD (HU) of the parts' means in each block of (n, rows, columns); infinite if it is no soft tissue.
+    def part_means(self, planes: Planes) -> Planes:
+        """Return the means of the blocks' parts in planes (n, rows, columns), (n, parts down, parts across)."""
+        return np.asarray(avg_pool2d(torch.from_numpy(planes), self.side // _PARTS).numpy())
+
+    def unevenness(self, parts: Planes) -> NDArray[np.float64]:
+        """Return the SD (HU) of the means of each block's parts; infinite if it is no soft tissue.
 
         The result is (n, blocks down, blocks across).
         """
-        parts = avg_pool2d(torch.from_numpy(planes), self.side // _PARTS).numpy()
         windows = sliding_window_view(parts, (_PARTS, _PARTS), (1, 2))[:, :: _PARTS // 2, :: _PARTS // 2]
         (low, high), mean = SOFT_TISSUE_HU, windows.mean((3, 4))
         is_soft = (windows.min((3, 4)) > low - _PART_MARGIN) & (windows.max((3, 4)) < high + _PART_MARGIN)
         return np.where(is_soft & (mean >= low) & (mean <= high), windows.std((3, 4)), np.inf)
 
-    def cut(self, planes: Planes, plane: Indices, row: Indices, column: Indices) -> Planes:
+    def cut(self, planes: NDArray[np.generic], plane: Indices, row: Indices, column: Indices) -> Planes:
         """Cut blocks, (blocks, side, side), out of planes (n, rows, columns); the indices count planes and blocks."""
-        return sliding_window_view(planes, (self.side, self.side), (1, 2))[plane, row * self.step, column * self.step]
+        windows = sliding_window_view(planes, (self.side, self.side), (1, 2))
+        return windows[plane, row * self.step, column * self.step].astype(np.float32)
 
     @cached_property
     def ring(self) -> Indices:

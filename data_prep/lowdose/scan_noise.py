@@ -109,23 +109,18 @@ def find_narrow_sites(slabs: Sequence[Slab], lag: int) -> Sites:
 
 def _sites(slabs: Sequence[Slab], lag: int, blocks: Blocks, share: float, count: int | None = None) -> Sites:
     """Find the most uniform blocks: this share of those of soft tissue, and at most ``count``."""
-    means = [_combined(slab, lag, 1) / np.float32(2) for slab in slabs]
-    uneven = np.concatenate([blocks.unevenness(mean) for mean in means])
+    parts = [blocks.part_means(slab.hu.astype(np.float32)) for slab in slabs]
+    means = [(slab[lag:] + slab[:-lag]) / 2 for slab in parts]
+    uneven = blocks.unevenness(np.concatenate(means))
     soft = np.sort(uneven[np.isfinite(uneven)])[:count]
     uniform = np.isfinite(uneven) & (uneven <= (np.quantile(soft, share) if len(soft) else 0.0))
     number = np.repeat(np.arange(len(slabs)), [len(mean) for mean in means])
     lower = np.concatenate([np.arange(len(mean)) for mean in means])
-    differences = np.concatenate([_combined(slab, lag, -1) for slab in slabs])
-    variances = blocks.cut(differences, *uniform.nonzero()).var((1, 2))
+    pair, row, column = uniform.nonzero()
+    sites = Sites(blocks, lag, number[pair], lower[pair], row, column)
+    variances = np.concatenate([_pair_blocks(slab, sites, index, -1).var((1, 2)) for index, slab in enumerate(slabs)])
     is_even = variances <= _MOST_VARIANCE * np.median(variances) if len(variances) else np.empty(0, np.bool_)
-    pair, row, column = (index[is_even] for index in uniform.nonzero())
-    return Sites(blocks, lag, number[pair], lower[pair], row, column)
-
-
-def _combined(slab: Slab, lag: int, sign: int) -> Planes:
-    """Return each slice's sum with (``sign`` 1) or difference from (-1) the one ``lag`` slices below it."""
-    upper, lower = slab.hu[lag:].astype(np.float32), slab.hu[:-lag].astype(np.float32)
-    return upper + sign * lower
+    return Sites(blocks, lag, *(index[is_even] for index in (sites.slab, sites.lower, row, column)))
 
 
 def block_noise(slabs: Sequence[Slab], guides: Sequence[Slab] | None = None) -> BlockNoise | None:
@@ -163,9 +158,11 @@ def pair_sectors(slabs: Sequence[Slab], sites: Sites, number: int) -> Power:
 
 
 def _pair_blocks(slab: Slab, sites: Sites, number: int, sign: int) -> Planes:
-    pairs = _combined(slab, sites.lag, sign) / np.float32(math.sqrt(2))
+    """Return (upper + sign * lower) / sqrt(2) in the blocks at the sites of a slab, (blocks, side, side)."""
     chosen = sites.slab == number
-    return sites.blocks.cut(pairs, sites.lower[chosen], sites.row[chosen], sites.column[chosen])
+    lower, row, column = sites.lower[chosen], sites.row[chosen], sites.column[chosen]
+    bottom, top = (sites.blocks.cut(slab.hu, index, row, column) for index in (lower, lower + sites.lag))
+    return np.asarray((top + sign * bottom) / np.float32(math.sqrt(2)))
 
 
 def _correlation(total: Power, difference: Power) -> float:
