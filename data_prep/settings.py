@@ -2,19 +2,47 @@
 
 import math
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    field_validator,
+    model_validator,
+)
 
 from data_prep.sources.kinds import KINDS
 
-Correlation = Annotated[float, Field(gt=-1, lt=1)]
-
 
 class Settings(BaseModel):
-    """Base of all groups of settings: frozen, and unknown keys are refused."""
+    """Base of all groups of settings: frozen; unknown keys and numbers that are not finite are refused."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def expect(expected: str) -> WrapValidator:
+    """Say in one sentence what is allowed, where pydantic would complain for each member of a union."""
+
+    def validate(setting: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return handler(setting)
+        except ValidationError as error:
+            raise ValueError(f"Input should be {expected}") from error
+
+    return WrapValidator(validate)
+
+
+Photons = Annotated[Literal["scan", "mas"] | PositiveFloat, expect("scan, mas or a number above 0")]
+Correlation = Annotated[float, Field(gt=-1, lt=1)]
+ZCorrelation = Annotated[
+    Literal["scan"] | Annotated[tuple[Correlation, ...], Field(max_length=8)],
+    expect("scan or a list of at most 8 numbers between -1 and 1"),
+]
 
 
 def expand_home(path: Path) -> Path:
@@ -109,7 +137,7 @@ class LowDoseSettings(Settings):
     """Settings of the simulated low dose: noise added to the full-dose image."""
 
     dose: float = Field(0.25, gt=0, lt=1, description="fraction of the full dose")
-    photons: Literal["scan", "mas"] | PositiveFloat = Field(
+    photons: Photons = Field(
         "scan",
         description="photons per detector channel and view at full dose, in air: a number; scan: as many as give the "
         "scan's own noise; mas: by the scan's mAs, kV and slice thickness",
@@ -132,7 +160,7 @@ class LowDoseSettings(Settings):
         "scan", description="apodisation of the reconstruction filter; scan: the one that gives the scan's own spectrum"
     )
     cutoff: float = Field(1.0, gt=0, le=1, description="of a named window, fraction of Nyquist")
-    z_correlation: Literal["scan"] | tuple[Correlation, ...] = Field(
+    z_correlation: ZCorrelation = Field(
         "scan",
         description="correlation of the noise of slices 1, 2 ... apart; none: 0; scan: that of the scan's own noise",
     )

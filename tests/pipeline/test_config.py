@@ -27,6 +27,7 @@ def load(tmp_path: Path, text: str = MINIMAL, *overrides: str) -> RunSettings:
         ("data.sources=[{kind: sample, pth: x}]", r"data\.sources\.0\.pth is not a setting; valid here: kind, path"),
         ("colour=red", r"colour is not a setting; valid here: name, runs, share, data"),
         ("data.low_dose.dose=2", r"data\.low_dose\.dose: Input should be less than 1 \(got 2\)"),
+        ("data.low_dose.electronic_sd=.inf", r"electronic_sd: Input should be a finite number \(got inf\)"),
         ("study.slices=[20]", r"study\.slices\.0: Input should be a multiple of 16 \(got 20\)"),
         ("study.training.crop=100", r"study\.training\.crop: Input should be a multiple of 16 \(got 100\)"),
         ("study.training.samples=3", "samples 3 must be a multiple of ranks x batch x accumulation = 2"),
@@ -47,6 +48,33 @@ def load(tmp_path: Path, text: str = MINIMAL, *overrides: str) -> RunSettings:
 def test_wrong_settings_name_the_key_and_what_is_allowed(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         load(tmp_path, MINIMAL, override)
+
+
+@pytest.mark.parametrize(
+    ("key", "allowed", "refused"),
+    [
+        ("photons", "scan, mas or a number above 0", ["foo", "0", "-2", ".nan", ".inf", "null", "[1]"]),
+        (
+            "z_correlation",
+            "scan or a list of at most 8 numbers between -1 and 1",
+            ["mas", "0.3", "[1]", "[0.3, x]", "[.nan]", "null", f"[{'0.1, ' * 9}]"],
+        ),
+    ],
+)
+def test_a_setting_of_several_kinds_says_in_one_sentence_what_is_allowed(
+    tmp_path: Path, key: str, allowed: str, refused: list[str]
+) -> None:
+    for text in refused:
+        with pytest.raises(UserError, match=rf"data\.low_dose\.{key}: Input should be {allowed} \(got [^()]+\)$"):
+            load(tmp_path, MINIMAL, f"data.low_dose.{key}={text}")
+
+
+@pytest.mark.parametrize(
+    ("key", "accepted"), [("photons", ["scan", "mas", "2.0e+5"]), ("z_correlation", ["scan", "[]"])]
+)
+def test_a_setting_of_several_kinds_takes_each(tmp_path: Path, key: str, accepted: list[str]) -> None:
+    for text in accepted:
+        load(tmp_path, MINIMAL, f"data.low_dose.{key}={text}")
 
 
 @pytest.mark.parametrize(
