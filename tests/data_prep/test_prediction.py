@@ -19,12 +19,12 @@ COARSE = 576 // VIEW_STEP, 736 // CHANNEL_STEP
 
 
 @pytest.mark.parametrize("name", ["ramp", "hann"])
-@pytest.mark.parametrize("way", [Backprojector, GriddedBackprojector])
+@pytest.mark.parametrize("reconstruction", [Backprojector, GriddedBackprojector])
 def test_blocks_of_drawn_noise_have_the_predicted_power(
-    way: type[Backprojector] | type[GriddedBackprojector], name: str
+    reconstruction: type[Backprojector] | type[GriddedBackprojector], name: str
 ) -> None:
-    """The exact way takes power away between its channels, and folds what is above the pixels' frequencies."""
-    reconstruct = way(GEOMETRY, window(name, GEOMETRY.nyquist), torch.device("cpu"))
+    """The exact one takes power away between its channels, and folds what is above the pixels' frequencies."""
+    reconstruct = reconstruction(GEOMETRY, window(name, GEOMETRY.nyquist), torch.device("cpu"))
     draws = torch.randn(24, *reconstruct.shape, generator=torch.Generator().manual_seed(0))
     images = reconstruct(draws * reconstruct.deviation(torch.ones(1, *COARSE))).numpy()
     centres = WIDE.centres(GEOMETRY.side)

@@ -168,10 +168,10 @@ def test_backprojection_of_exact_chords_gives_the_disc(
     assert abs(float(image[outside].mean())) < 0.002
 
 
-def test_both_ways_give_noise_of_the_same_level_and_spectrum() -> None:
+def test_both_reconstructions_give_noise_of_the_same_level_and_spectrum() -> None:
     """But for what the exact one loses as it interpolates between channels: (2 + cos) / 3 of the power is left."""
     fine = FanGeometry(GeometrySettings(views=288), 128, 0.7)
-    exact, gridded = (white_noise(fine, way(fine, hann(fine), CPU)) for way in (Backprojector, GriddedBackprojector))
+    exact, gridded = (white_noise(fine, kind(fine, hann(fine), CPU)) for kind in (Backprojector, GriddedBackprojector))
     assert torch.equal(exact == 0, gridded == 0)  # beyond the disc
     powers = [radial_power(image[:, 32:96, 32:96])[1:25] for image in (exact, gridded)]
     turn = 2 * math.pi * torch.arange(1, 25) / (64 * fine.pixel) * fine.ray_spacing
