@@ -11,7 +11,7 @@ from torch import nn
 
 from data_prep.errors import UserError
 from data_prep.files import is_plain_file, write_atomic
-from pipeline.inference.model_file import load_model, save_model
+from pipeline.inference.model_file import check_model_file, save_model
 from pipeline.inference.trained_noise import as_text
 from pipeline.quality.measures import slice_measures
 from pipeline.settings.cells import CellSettings
@@ -54,7 +54,7 @@ def check_model_replaceable(path: Path) -> None:
         UserError: they are not, or are of another kind.
     """
     if os.path.lexists(path):
-        _read_model(path)
+        _check_model(path)
     card = card_of(path)
     if not os.path.lexists(card):
         return
@@ -63,9 +63,9 @@ def check_model_replaceable(path: Path) -> None:
         raise _foreign(card)
 
 
-def _read_model(path: Path) -> None:
+def _check_model(path: Path) -> None:
     try:
-        load_model(path)
+        check_model_file(path)
     except UserError as error:
         raise _foreign(path) from error
     if path.is_symlink():

@@ -23,7 +23,8 @@ from data_prep.files import digest_json, replacing
 from pipeline.models import build_network
 from pipeline.settings.cells import CellSettings
 
-FORMAT = 1
+FORMAT = 2
+"""1 was the same, of networks whose group norm took its first layer's statistics from the sample."""
 _KEY = "quarterdose"
 
 
@@ -66,20 +67,44 @@ def load_model(path: Path) -> Model:
     """
     state, description = _read(path)
     if description.get("format") != FORMAT:
-        raise UserError(
-            f"{path} is a model file of format {description.get('format')}, this quarterdose reads format {FORMAT}: "
-            f"take quarterdose {description.get('provenance', {}).get('quarterdose', 'that wrote it')}"
-        )
-    digest = description.pop("sha256", "")
-    if digest != _digest(state, description):
-        raise UserError(f"{path} does not hold what was written: its SHA-256 differs")
+        raise UserError(f"{path} is a model file of format {description.get('format')}, {_other_format(description)}")
+    digest = _verify(path, state, description)
     try:
         return _build(state, description, digest)
     except (ValidationError, RuntimeError) as error:
         writer = description["provenance"]["quarterdose"]
         raise UserError(
-            f"{path} holds a network of quarterdose {writer} that this one, {version('quarterdose')}, cannot build"
+            f"{path} holds a network of quarterdose {writer} that this one, {version('quarterdose')}, cannot build: "
+            "train it again"
         ) from error
+
+
+def check_model_file(path: Path) -> None:
+    """Check that :func:`save_model` wrote the file, in this format or an earlier one, and nobody changed it.
+
+    Raises:
+        UserError: it is no model file, or is damaged.
+    """
+    _verify(path, *_read(path))
+
+
+def _verify(path: Path, state: Mapping[str, Tensor], description: dict[str, Any]) -> str:
+    """Take the digest out of the description and return it; raise UserError if it is another."""
+    digest = str(description.pop("sha256", ""))
+    if digest != _digest(state, description):
+        raise UserError(f"{path} does not hold what was written: its SHA-256 differs")
+    return digest
+
+
+def _other_format(description: Mapping[str, Any]) -> str:
+    """Say what to do with a file of another format."""
+    if description.get("format") == 1:
+        return (
+            f"and since format {FORMAT} group norm's first layer is another: train the network again, or import its "
+            "weights again (import-model --overwrite)"
+        )
+    writer = description.get("provenance", {}).get("quarterdose", "that wrote it")
+    return f"this quarterdose reads format {FORMAT}: take quarterdose {writer}"
 
 
 def _build(state: Mapping[str, Tensor], description: Mapping[str, Any], digest: str) -> Model:

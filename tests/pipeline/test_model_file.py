@@ -7,7 +7,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from data_prep.errors import UserError
-from pipeline.inference.model_card import write_model
+from pipeline.inference import model_file
+from pipeline.inference.model_card import check_model_replaceable, write_model
 from pipeline.inference.model_file import load_model, save_model
 from pipeline.models import build_network
 from tests.pipeline.cells import cell
@@ -50,8 +51,8 @@ def test_a_file_that_is_damaged_or_does_not_fit_is_refused_in_one_line(tmp_path:
     save_file({"a": torch.zeros(1)}, path)
     refused("lacks the key quarterdose")
     digest = save_model(path, build_network(one), one, {})
-    changed(path, format=2, provenance={"quarterdose": "9.9"})
-    refused("format 2, this quarterdose reads format 1: take quarterdose 9.9")
+    changed(path, format=3, provenance={"quarterdose": "9.9"})
+    refused("format 3, this quarterdose reads format 2: take quarterdose 9.9")
     save_model(path, build_network(one), one, {})
     changed(path, provenance={"run": "another", "quarterdose": "0.1.0"})
     refused("SHA-256 differs")
@@ -62,7 +63,22 @@ def test_a_file_that_is_damaged_or_does_not_fit_is_refused_in_one_line(tmp_path:
     refused("SHA-256 differs")
     assert len(digest) == 64
     save_model(path, build_network(one), cell(3), {})
-    refused(r"of quarterdose [0-9.]+ that this one, [0-9.]+, cannot build")
+    refused(r"of quarterdose [0-9.]+ that this one, [0-9.]+, cannot build: train it again")
+
+
+def test_a_model_of_the_first_format_is_refused_with_what_changed_and_may_be_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.safetensors"
+    monkeypatch.setattr(model_file, "FORMAT", 1)
+    save_model(path, build_network(cell(2)), cell(2), {})
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="format 1, and since format 2 group norm's first layer is another: train"):
+        load_model(path)
+    check_model_replaceable(path)
+    changed(path, provenance={"run": "another"})
+    with pytest.raises(UserError, match="not written by quarterdose, or was changed later"):
+        check_model_replaceable(path)
 
 
 def test_the_card_says_data_metrics_against_the_input_and_limits(tmp_path: Path) -> None:
