@@ -93,6 +93,7 @@ def _denoise_source(
         if output.record().get("source_sha256") not in (None, digest):
             raise UserError(f"{output.path} has just become another scan's: run the same command again")
         if output.is_complete(recipe) and not options.overwrite:
+            _warn_of_noise(scan, output.record().get("noise", {}).get("remark", ""))
             return f"{output.path}: done before, by the same model"
         output.check_replaceable()
         remove_leftovers(output.path.parent, re.escape(output.path.name))
@@ -111,9 +112,13 @@ def _compare_noise(scan: Path, original: Original, model: Model) -> dict[str, An
     """Measure the scan's noise, and warn if it is not such as the model was trained on; return both for the record."""
     noise, trained = measure_input(original), model.provenance.get("noise", {})
     remark = compare(noise, trained)
+    _warn_of_noise(scan, remark)
+    return {"input": noise and as_record(noise), "trained": trained, "remark": remark}
+
+
+def _warn_of_noise(scan: Path, remark: str) -> None:
     if remark:
         logger.warning(f"{printable(str(scan))}: {remark}")
-    return {"input": noise and as_record(noise), "trained": trained, "remark": remark}
 
 
 def denoise_in_job(
