@@ -30,7 +30,7 @@ def is_flagged(row: Mapping[str, Any]) -> bool:
 
 
 def describe_flags(manifest: pd.DataFrame) -> str:
-    """Say in a sentence how many of the kept scans are flagged, and where to look; nothing if none is."""
+    """Say how many of the kept scans are flagged, and why; nothing if none is."""
     if "noise_ratio" not in manifest:  # no scan was prepared, or by an earlier version
         return ""
     rows: list[Any] = manifest[manifest["state"] == "kept"].to_dict("records")
@@ -44,6 +44,5 @@ def describe_flags(manifest: pd.DataFrame) -> str:
         return ""
     return (
         f"noise to look at in {odd + unmeasured} of {len(rows)} scans: "
-        f"{'; '.join(part for part, count in parts.items() if count)} "
-        "(noise_remark in data/manifest.csv, data/contact)"
+        f"{'; '.join(part for part, count in parts.items() if count)}"
     )

@@ -222,12 +222,14 @@ def read_split(stage: Stage) -> Split:
 
 
 def describe_noise(data: Path) -> str:
-    """Say how many prepared scans have noise that a person should look at; nothing if none has."""
+    """Say how many prepared scans have noise that a person should look at, and in which files; nothing if none has."""
     import pandas as pd
 
     from data_prep.lowdose.flags import describe_flags
 
-    return describe_flags(pd.read_csv(data / "manifest.csv"))
+    manifest = data / "manifest.csv"
+    flags = describe_flags(pd.read_csv(manifest))
+    return f"{flags} (noise_remark in {manifest}, sheets in {data / 'contact'})" if flags else ""
 
 
 def count_states(data: Path) -> list[tuple[str, str, int]]:

@@ -108,7 +108,6 @@ def test_a_sentence_counts_the_scans_to_look_at() -> None:
     set_aside = manifest_row(state="turned away", noise_full_hu=None, noise_ratio=None)
     sentence = describe_flags(pd.DataFrame([good, odd, odd, measured, unmeasured, set_aside]))
     assert sentence.startswith("noise to look at in 3 of 5 scans: the noise added to 2 is below 0.9 or above 1.1")
-    assert "the own noise of 1 could not be measured" in sentence
-    assert "data/manifest.csv" in sentence
+    assert sentence.endswith("; the own noise of 1 could not be measured")
     assert describe_flags(pd.DataFrame([good, measured])) == ""
     assert describe_flags(pd.DataFrame([{"dataset": "d", "state": "turned away"}])) == ""

@@ -18,9 +18,10 @@ from pipeline.report.figures.fig4 import draw_accuracy, draw_time
 from pipeline.report.figures.scaling import draw_projection, draw_speed_up
 from pipeline.report.figures.style import ENDINGS, GREY, lines, new_figure
 from pipeline.report.files import FILES
+from pipeline.report.html import write_page
 from pipeline.report.results import NothingToDraw, Results
 from pipeline.report.volumes import read_stacks, viewer_data
-from pipeline.report.write import write_report
+from pipeline.report.write import collect, write_report
 from pipeline.settings.cells import cells_of
 from pipeline.settings.run import RunSettings
 from tests.pipeline.runs import Hu, fill, judge, settings_of, write_load
@@ -66,7 +67,7 @@ def test_a_partial_study_gives_a_partial_report(tmp_path: Path, settings: RunSet
             "the best of 2 networks (3d-s16-r1) removes 48.8 % of the input's RMSE."
         )
         assert sentence in summary
-        assert sentence in unescape(page)
+        assert f"<p>{sentence}</p>" in unescape(page)  # no warning, as nothing won against the network
 
 
 def test_a_report_without_any_training_still_has_the_input(tmp_path: Path) -> None:
@@ -89,6 +90,20 @@ def test_a_report_without_any_training_still_has_the_input(tmp_path: Path) -> No
     assert "No figure: no training of a 3D network is done." in page
     assert "not for diagnosis. Measured low dose." in page
     assert "Simulated dose" not in page
+    assert page.count("<p>On the test part") == 3
+
+
+@pytest.mark.parametrize(("network", "start"), [("2d", '<p class="warn">'), ("3d-s16-r1", "<p>")])
+def test_the_page_warns_where_a_network_loses(network: str, start: str, tmp_path: Path, settings: RunSettings) -> None:
+    cells = cells_of(settings)
+    fill(tmp_path, cells, {network})
+    judge(tmp_path, "tv", np.full((3, 64, 64), -500, np.int16))
+    states = {cell.id: ("done" if cell.id == network else "missing", "") for cell in cells}
+    results = collect(tmp_path, settings, cells, states, ["low-dose", "tv", network], pd.DataFrame())
+    write_page(tmp_path, settings, cells, results, [], tmp_path)
+    page = (tmp_path / "index.html").read_text()
+    assert page.count(f"{start}On the test part") == 3
+    assert page.count("On the test part") == 3
 
 
 def test_a_report_without_scans_says_what_is_missing(tmp_path: Path, settings: RunSettings) -> None:
@@ -121,7 +136,8 @@ def test_the_table_of_scans_shows_their_noise_and_the_page_warns_of_odd_noise(
     page = (tmp_path / "report" / "index.html").read_text()
     for text in ("own noise (HU) [95\u00a0%] = 12.5 [12, 13]", "added noise (HU) = 41.25",
                  ">added / expected noise</th>", ">remark on noise</th>", "added noise is 1.24 of the expected</td>",
-                 f"Noise to look at in 1 of {len(manifest)} scans: the noise added to 1 is below 0.9"):  # fmt: skip
+                 f"Noise to look at in 1 of {len(manifest)} scans: the noise added to 1 is below 0.9",
+                 'of what the dose must add. The column "remark on noise" says why;'):  # fmt: skip
         assert text in page
 
 
