@@ -70,16 +70,16 @@ def test_noise_ends_where_padding_begins_or_reaches_the_corners(is_padded: bool)
 @cache
 def with_arms() -> LowDose:
     """A body with its arms down at 300 mm from the centre, beyond the scanner's fan."""
-    plane = abdomen(512, 1.5, (200, 130))
+    plane = abdomen(384, 2.0, (200, 130))
     for x in (-300, 300):
-        plane[ellipse(512, 1.5, (45, 45), (x, 20)) < 1] = 50
-        plane[ellipse(512, 1.5, (14, 14), (x, 20)) < 1] = 900
-    slabs = noisy_slabs(plane, coloured(512, 1.5, bell(0.2)), 12.0, 3)
-    return low_dose_of(slabs, 1.5, LowDoseSettings(dose=0.1))
+        plane[ellipse(384, 2.0, (45, 45), (x, 20)) < 1] = 50
+        plane[ellipse(384, 2.0, (14, 14), (x, 20)) < 1] = 900
+    slabs = noisy_slabs(plane, coloured(384, 2.0, bell(0.15)), 12.0, 3)
+    return low_dose_of(slabs, 2.0, LowDoseSettings(dose=0.1, geometry=COARSE))
 
 
 def test_arms_beyond_the_fan_do_not_flood_the_image() -> None:
-    low_dose, body = with_arms(), ellipse(512, 1.5, (200, 130)) < 0.85
+    low_dose, body = with_arms(), ellipse(384, 2.0, (200, 130)) < 0.85
     sd = local_sd(np.concatenate(low_dose.added))
     assert 0.9 < low_dose.ratio < 1.1
     assert full_to_added(low_dose, body) == pytest.approx(3, rel=0.1)
@@ -90,11 +90,11 @@ def test_arms_beyond_the_fan_do_not_flood_the_image() -> None:
 
 def test_a_cropped_field_of_view_gets_its_level() -> None:
     """90 mm of a body of 330 mm: most of what weakens the rays is not in the image."""
-    slabs = noisy_slabs(abdomen(256, 0.35, (165, 120)), coloured(256, 0.35, bell(0.3)), 14.0, 4)
-    low_dose = low_dose_of(slabs, 0.35, LowDoseSettings(dose=0.1))
+    slabs = noisy_slabs(abdomen(192, 0.47, (165, 120)), coloured(192, 0.47, bell(0.3)), 14.0, 3)
+    low_dose = low_dose_of(slabs, 0.47, LowDoseSettings(dose=0.1, geometry=COARSE))
     sd = local_sd(np.concatenate(low_dose.added), 31)
     assert 0.9 < low_dose.ratio < 1.1
-    assert full_to_added(low_dose, np.ones((256, 256), bool)) == pytest.approx(3, rel=0.1)
+    assert full_to_added(low_dose, np.ones((192, 192), bool)) == pytest.approx(3, rel=0.1)
     assert 0.6 < sd.min() / np.median(sd) < sd.max() / np.median(sd) < 1.5
 
 
@@ -109,10 +109,11 @@ def test_air_has_half_the_noise_of_soft_tissue_by_default() -> None:
 
 
 def test_air_has_half_the_noise_of_soft_tissue_where_a_scan_spares_dense_rays_as_real_ones_do() -> None:
-    side, pixel = 512, 0.664
+    """With half the default views, of twice the photons."""
+    side, pixel = 384, 0.885
     shape = ellipse(side, pixel, (160, 115))
-    settings = LowDoseSettings()
-    scan = LowDoseSimulator(settings, side, pixel, model=replace(named_model(settings), sparing=0.3, photons=1.5e5))
+    settings = LowDoseSettings(geometry=GeometrySettings(views=576))
+    scan = LowDoseSimulator(settings, side, pixel, model=replace(named_model(settings), sparing=0.3, photons=3e5))
     plane = torch.from_numpy(np.where(shape < 1, 40.0, -1000.0)).float()[None]
     deviation = scan.reconstruct.deviation(scan.full_dose_variance(scan.counts(plane)))
 
@@ -120,7 +121,7 @@ def test_air_has_half_the_noise_of_soft_tissue_where_a_scan_spares_dense_rays_as
         draws = torch.randn(slices, *scan.reconstruct.shape, generator=torch.Generator().manual_seed(seed))
         return scan.reconstruct(draws * deviation).double().numpy() * 1000 / settings.water_per_mm
 
-    slabs: list[Slab] = noisy_slabs(plane[0].double().numpy(), noise, 1.0, 4)
+    slabs: list[Slab] = noisy_slabs(plane[0].double().numpy(), noise, 1.0, 3)
     low_dose = low_dose_of(slabs, pixel, settings)
     added = np.concatenate(low_dose.added)
     soft, air = added[:, shape < 0.4].std(), added[:, shape > 1.06].std()
@@ -145,10 +146,12 @@ def odd_plane(name: str) -> Array:
     return plane
 
 
-@pytest.mark.parametrize("name", ["metal", "contrast", "head", "off centre"])
-def test_odd_scans_get_their_level_too(name: str) -> None:
+@pytest.mark.parametrize(("name", "highest"), [("metal", 1.7), ("contrast", 1.35), ("head", 1.2), ("off centre", 1.2)])
+def test_odd_scans_get_their_level_too(name: str, highest: float) -> None:
+    """Nowhere, in dense parts or in air, does the noise leave the bounds around that of soft tissue, 36 HU."""
     slabs = noisy_slabs(odd_plane(name), coloured(256, 1.4, bell(0.15)), 12.0, 3)
     low_dose = low_dose_of(slabs, 1.4, LowDoseSettings(dose=0.1))
     assert low_dose.record.row()["noise_full_hu"] == pytest.approx(12, rel=0.05)
     assert 0.9 < low_dose.ratio < 1.1
-    assert max(np.abs(hu).max() for hu in low_dose.added) < 36 * 15
+    sd = local_sd(np.concatenate(low_dose.added))
+    assert 0.3 * 36 < sd.min() < sd.max() < highest * 36

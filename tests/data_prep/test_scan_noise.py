@@ -64,7 +64,7 @@ def test_noise_of_simulated_slices_has_the_correlation() -> None:
 @cache
 def of_known_grain(name: str) -> LowDose:
     peak, taps = KNOWN[name]
-    slabs = noisy_slabs(abdomen(SIDE, PIXEL, (165, 120)), coloured(SIDE, PIXEL, bell(peak), taps), SD)
+    slabs = noisy_slabs(abdomen(SIDE, PIXEL, (165, 120)), coloured(SIDE, PIXEL, bell(peak), taps), SD, 6)
     return low_dose_of(slabs, PIXEL, LowDoseSettings(dose=DOSE))
 
 
