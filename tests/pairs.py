@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.group_writer import writing_group
+from data_prep.lowdose.model import NoiseModel
 from data_prep.lowdose.noise import LowDoseSimulator
 from data_prep.settings import LowDoseSettings
 from data_prep.store import ARRAYS
@@ -19,9 +20,11 @@ from tests.scans import chest
 _BATCH = 16  # slices that a thread simulates at a time
 
 
-def simulate(volume: CTVolume, settings: LowDoseSettings, scan: str, *, threads: int = 1) -> NDArray[np.int16]:
+def simulate(
+    volume: CTVolume, settings: LowDoseSettings, scan: str, *, threads: int = 1, model: NoiseModel | None = None
+) -> NDArray[np.int16]:
     """Simulate the low-dose partner of a full-dose volume: int16 HU, same shape, not below -1024."""
-    simulator = LowDoseSimulator(settings, volume.hu.shape[1], volume.spacing[2])
+    simulator = LowDoseSimulator(settings, volume.hu.shape[1], volume.spacing[2], model=model)
     starts = range(0, len(volume.hu), _BATCH)
     with ThreadPoolExecutor(threads) as pool:
         batches = pool.map(lambda start: simulator.low_dose(volume.hu[start : start + _BATCH], scan, start), starts)

@@ -19,16 +19,19 @@ import yaml
 from PIL import Image
 
 from data_prep.errors import MachineError, ScanError
+from data_prep.lowdose.matching import match
+from data_prep.lowdose.scan_noise import Slab, block_noise, slab_ranges
 from data_prep.paths import contact_path
 from data_prep.prepare import prepare
 from data_prep.settings import DataSettings
 from data_prep.sources.discovery import discover
 from data_prep.store import Pair
-from data_prep.volume import CTVolume
+from data_prep.volume import Acquisition, CTVolume
 from jobs.engine.worker import work_alone
 from jobs.stages.graph import open_graph
 from tests.command_line import QUARTERDOSE, quarterdose_within
 from tests.data_prep.dicom_series import change, edit, write_series
+from tests.data_prep.noisy_scans import Hu, abdomen, bell, coloured
 from tests.pairs import simulate
 from tests.ranks import run_ranks
 from tests.resident import give_back_at_once, resident
@@ -79,14 +82,27 @@ def test_a_low_dose_that_is_the_full_dose_is_refused(equal: slice, tmp_path: Pat
     assert not list((tmp_path / "data").rglob("*.zarr"))
 
 
-def test_a_scan_in_chunks_equals_a_scan_at_once_on_any_number_of_threads(tmp_path: Path) -> None:
-    write_series(tmp_path / "a", chest(70), SPACING)
+def noisy_abdomen(slices: int, side: int = 128) -> Hu:
+    """Soft tissue with noise of 12 HU that neighbouring slices share in part."""
+    noise = 12 * coloured(side, SPACING[2], bell(0.3), (0.8, 1.0))(slices, 0)
+    return np.asarray((abdomen(side, SPACING[2], (42, 40)) + noise).clip(-1024).round().astype(np.int16))
+
+
+@pytest.mark.parametrize("kind", ["without noise", "noisy"])
+def test_a_scan_in_chunks_equals_a_scan_at_once_on_any_number_of_threads(kind: str, tmp_path: Path) -> None:
+    write_series(tmp_path / "a", noisy_abdomen(40) if kind == "noisy" else chest(70), SPACING)
     settings = data_settings({"kind": "dicom", "path": tmp_path / "a"})
     (series,) = discover(settings.sources).series
     rows = [prepare(series, settings, tmp_path / str(threads), threads=threads) for threads in (1, 2)]
     assert rows[0] == rows[1]
+    assert bool(rows[0]["noise_full_hu"]) == (kind == "noisy")
     pair = Pair(tmp_path / "1" / "dicom" / f"{series.scan}.zarr")
-    whole = simulate(CTVolume(pair.read("full_dose"), SPACING), settings.low_dose, series.scan)
+    volume, model = CTVolume(pair.read("full_dose"), SPACING), None
+    if kind == "noisy":
+        slabs = [Slab(start, volume.hu[start:stop]) for start, stop in slab_ranges(len(volume.hu))]
+        model = match(slabs, block_noise(slabs), settings.low_dose, SPACING[2], Acquisition())
+        assert len(model.z_filter) > 1
+    whole = simulate(volume, settings.low_dose, series.scan, model=model)
     np.testing.assert_array_equal(pair.read("low_dose"), whole)
     sheets = [contact_path(tmp_path / threads, "dicom", series.scan).read_bytes() for threads in ("1", "2")]
     assert sheets[0] == sheets[1]
