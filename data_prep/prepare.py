@@ -146,6 +146,6 @@ def _row(
         "mas": acquisition.mas,
         "low_dose": "measured" if series.low_files else "simulated",
         "photons": model and float(f"{model.photons:.4g}"),
-        **record.row(),
+        **record.row(is_cut=model is not None and model.is_cut),
         "rmse_low_hu": overview.rmse(),
     }

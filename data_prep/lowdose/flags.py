@@ -20,8 +20,8 @@ def has_odd_ratio(row: Mapping[str, Any]) -> bool:
 
 
 def is_unmeasured(row: Mapping[str, Any]) -> bool:
-    """Whether the noise of the full dose could not be measured."""
-    return row["noise_full_hu"] is None or math.isnan(row["noise_full_hu"])
+    """Whether the noise of the full dose, or what was added to it, could not be measured."""
+    return any(row[name] is None or math.isnan(row[name]) for name in ("noise_full_hu", "noise_added_hu"))
 
 
 def is_flagged(row: Mapping[str, Any]) -> bool:
@@ -38,7 +38,7 @@ def describe_flags(manifest: pd.DataFrame) -> str:
     low, high = RATIO_RANGE
     parts = {
         f"the noise added to {odd} is below {low} or above {high} of what the dose must add": odd,
-        f"the own noise of {unmeasured} could not be measured": unmeasured,
+        f"the own or the added noise of {unmeasured} could not be measured": unmeasured,
     }
     if not odd + unmeasured:
         return ""

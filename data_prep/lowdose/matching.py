@@ -13,7 +13,8 @@ from torch import Tensor
 from data_prep.errors import ScanError
 from data_prep.lowdose.apodisation import Apodisation
 from data_prep.lowdose.blocks import NARROW, WIDE, Blocks, Power
-from data_prep.lowdose.model import NoiseModel, named_model, widened, z_filter
+from data_prep.lowdose.geometry import Fan
+from data_prep.lowdose.model import NoiseModel, named_model, reached_correlation, widened, z_filter
 from data_prep.lowdose.noise import LowDoseSimulator
 from data_prep.lowdose.padding import padding
 from data_prep.lowdose.prediction import block_variance, unit_power
@@ -33,6 +34,7 @@ _SECTOR_RINGS = slice(3, 10)  # of wide blocks
 _SPARING = (0.0, 0.8)
 _MIN_WIDE = 15
 _FINE_RINGS = slice(3, 7)  # of narrow blocks
+_CORRELATION_TOLERANCE = 0.05
 _MIN_NARROW = 8
 
 
@@ -44,9 +46,14 @@ def match(
     What the settings leave to a scan whose own noise is not known (None) gets its default.
 
     Raises:
-        ScanError: ``photons: mas``, and the scan does not say its mAs, kV and thickness.
+        ScanError: ``photons: mas``, and the scan does not say its mAs, kV and thickness; or no noise has the
+            correlation that the settings name.
     """
-    model = replace(named_model(settings), scanner=widened(settings.geometry, _field_radius(slabs, pixel)))
+    radius = _field_radius(slabs, pixel)
+    scanner = widened(settings.geometry, radius)
+    model = replace(named_model(settings), scanner=scanner, is_cut=Fan(scanner).reach < radius)
+    if settings.z_correlation != "scan":
+        _check_correlation(settings.z_correlation, model.z_filter)
     if settings.photons == "mas":
         model = replace(model, photons=photons_of(acquisition))
     if noise is None:
@@ -76,6 +83,16 @@ def photons_of(acquisition: Acquisition) -> float:
         if not factor:
             raise ScanError(f"it does not say its {name}, which photons: mas needs; set photons to scan or a number")
     return _PHOTONS_PER_MAS_MM * mas * thickness * (kvp / _KVP) ** 2
+
+
+def _check_correlation(correlation: Sequence[float], weights: Sequence[float]) -> None:
+    """Refuse a correlation that no noise has."""
+    reached = np.zeros(max(len(correlation), len(weights) - 1))
+    reached[: len(weights) - 1] = reached_correlation(weights)
+    reached = reached[: len(correlation)]
+    if np.abs(reached - correlation).max(initial=0) > _CORRELATION_TOLERANCE:
+        nearest = ", ".join(f"{number:.2f}" for number in reached)
+        raise ScanError(f"no noise has data.low_dose.z_correlation {list(correlation)}; similar is [{nearest}]")
 
 
 def _field_radius(slabs: Sequence[Slab], pixel: float) -> float:
@@ -112,7 +129,7 @@ class _Fit:
             predicted = np.stack([variances[sites.slab == number].mean(0) * unit for number in slabs])
             return float(np.cov(np.log(measured / predicted).ravel(), aweights=predicted.ravel()))
 
-        return float(minimize_scalar(mismatch, bounds=_SPARING, method="bounded", options={"xatol": 0.05}).x)
+        return float(minimize_scalar(mismatch, bounds=_SPARING, method="bounded", options={"xatol": 0.02}).x)
 
     def photons(self, model: NoiseModel) -> float:
         """Return the photons for which the noise predicted of the full dose has the scan's power at low frequencies."""

@@ -25,6 +25,7 @@ _PROJECTIONS = 200
 _LONGEST = 32  # slices over which noise is alike
 _LEAST, _TINY = 0.01, 1e-12
 _CHANNEL_STEP = 32
+_WIDEST = 0.95  # of the radius of the source's circle: a fan of 144 degrees
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class NoiseModel:
     ``sparing``: share of a line integral above ``SPARED_FROM`` that costs no photons, as tube currents follow the body
     and scanners smooth the rays of few photons.
     ``z_filter``: the white noise of a slice and of those behind it is added with these weights; their squares sum to
-    1. ``gain``: factor on the noise at ``gain_slices``, interpolated between them.
+    1. ``gain``: factor on the noise at ``gain_slices``, interpolated between them. ``is_cut``: the scan's field is
+    wider than any fan; beyond the fan there is no noise.
     """
 
     scanner: GeometrySettings
@@ -45,26 +47,28 @@ class NoiseModel:
     z_filter: tuple[float, ...] = (1.0,)
     gain_slices: tuple[float, ...] = (0.0,)
     gain: tuple[float, ...] = (1.0,)
+    is_cut: bool = False
 
     def gains(self, slices: Sequence[int]) -> Tensor:
         """Return the factors on the noise of slices, by their indices in the scan."""
         return torch.from_numpy(np.interp(slices, self.gain_slices, self.gain)).float()
 
     def as_record(self) -> dict[str, Any]:
-        """Return what is recorded with a pair: plain values of four digits, without the settings' own."""
-        window = self.apodisation
+        """Return what is recorded with a pair: plain values, without the settings' own."""
         return {
             "channels": self.scanner.channels,
-            "photons": _short(self.photons),
-            "sparing": _short(self.sparing),
-            "window": {"cycles_per_mm": [*map(_short, window.frequency)], "factor": [*map(_short, window.factor)]},
-            "z_filter": [*map(_short, self.z_filter)],
-            "gain": {"slices": [*self.gain_slices], "factor": [*map(_short, self.gain)]},
+            "photons": self.photons,
+            "sparing": self.sparing,
+            "window": {"cycles_per_mm": [*self.apodisation.frequency], "factor": [*self.apodisation.factor]},
+            "z_filter": [*self.z_filter],
+            "gain": {"slices": [*self.gain_slices], "factor": [*self.gain]},
         }
 
 
-def _short(number: float) -> float:
-    return float(f"{number:.4g}")
+def reached_correlation(weights: Sequence[float]) -> tuple[float, ...]:
+    """Return the correlation of slices 1, 2 ... apart that a z filter gives to white noise."""
+    lags = np.correlate(weights, weights, "full")[len(weights) :]
+    return tuple(lags.tolist())
 
 
 def named_model(settings: LowDoseSettings) -> NoiseModel:
@@ -87,21 +91,21 @@ def z_filter(correlation: Sequence[float]) -> tuple[float, ...]:
     They are the spectral factor of the correlation, of minimum phase. A correlation that no noise has, for its spectrum
     is below zero somewhere, is replaced by a similar one.
     """
-    possible = _possible(correlation)
+    possible = _possible(np.trim_zeros(np.asarray(correlation, np.float64), "b"))
     shrunk = possible * min(1.0, _MOST_SWING / max(1 - _spectrum(possible).min(), _TINY))
     roots = np.roots(np.concatenate([shrunk[::-1], [1.0], shrunk]))
     weights = np.atleast_1d(np.poly(sorted(roots, key=abs)[: len(roots) // 2])).real
     return tuple((weights / np.linalg.norm(weights)).tolist())
 
 
-def _possible(correlation: Sequence[float]) -> NDArray[np.float64]:
+def _possible(correlation: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return a similar correlation whose spectrum is hardly below zero.
 
     One of as many slices as are measured goes on in a line to zero. Then by turns its spectrum is kept from being below
     zero, and the correlation is set to what it was, and to zero beyond its slices, until both hardly change.
     """
     if _spectrum(correlation).min() >= 0:
-        return np.asarray(correlation, np.float64)
+        return correlation
     similar = np.array([*correlation, *(_continued(correlation) if len(correlation) == LAGS else ())])
     reach = len(similar) + len(correlation)
     for _ in range(_PROJECTIONS):
@@ -111,13 +115,13 @@ def _possible(correlation: Sequence[float]) -> NDArray[np.float64]:
     return similar[: np.flatnonzero(np.abs(similar) >= _LEAST).max(initial=0) + 1]
 
 
-def _continued(correlation: Sequence[float]) -> NDArray[np.float64]:
+def _continued(correlation: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the line through the last two correlations, down to zero."""
     line = correlation[-1] + (correlation[-1] - correlation[-2]) * np.arange(1, _LONGEST - len(correlation) + 1)
     return np.asarray(line[np.cumprod(line > 0) > 0], np.float64)
 
 
-def _spectrum(correlation: Sequence[float] | NDArray[np.float64]) -> NDArray[np.float64]:
+def _spectrum(correlation: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the spectrum of noise of variance 1 and this correlation, from frequency 0 to the highest."""
     lags = np.zeros(_FREQUENCIES)
     lags[: len(correlation) + 1] = 1, *correlation
@@ -125,7 +129,11 @@ def _spectrum(correlation: Sequence[float] | NDArray[np.float64]) -> NDArray[np.
 
 
 def widened(scanner: GeometrySettings, radius: float) -> GeometrySettings:
-    """Return a scanner whose detector sees a disc of this radius (mm) in every view; the same one if it does so."""
+    """Return a scanner whose detector sees a disc of this radius (mm) in every view; the same one if it does so.
+
+    No fan sees what lies near the circle of the source or outside of it.
+    """
+    radius = min(radius, _WIDEST * scanner.source_isocentre_mm)
     if Fan(scanner).reach >= radius:
         return scanner
     half = (

@@ -9,8 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.lowdose.flags import RATIO_RANGE
-from data_prep.lowdose.scan_noise import ScanNoise, Slab, block_noise, summary
+from data_prep.lowdose.scan_noise import BlockNoise, ScanNoise, Slab, block_noise, slab_sd, summary
 
+_ROUNDING = 1 / 12  # HU^2, of the low dose to whole HU
+_MOST_SHIFT = 0.05  # of the mean frequency
+ADDED_UNKNOWN = "too little noise was added to be measured"
 SMOOTH, SHARP = 0.22, 0.5
 """Mean frequency of the noise (cycles/mm) below and above which its grain is pointed out."""
 
@@ -25,43 +28,60 @@ class NoiseRecord:
     def __init__(self, slabs: Sequence[Slab], pixel: float, dose: float | None) -> None:
         self.slabs, self.pixel, self.dose = slabs, pixel, dose
         self.own = block_noise(slabs)
-        self.added: list[Slab] = []
+        self.added = [Slab(slab.first, np.zeros_like(slab.hu)) for slab in slabs]
 
     def add(self, first: int, full: NDArray[np.int16], low: NDArray[np.int16]) -> None:
         """Take a chunk of both doses, (n, rows, columns); ``first``: index of its first slice."""
-        for slab in self.slabs:
-            start = slab.first - first
-            if 0 <= start < len(full):
-                inside = slice(start, start + len(slab.hu))
-                self.added.append(Slab(slab.first, low[inside] - full[inside]))
+        for slab in self.added:
+            start, stop = max(slab.first, first), min(slab.first + len(slab.hu), first + len(full))
+            if start < stop:
+                chunk = slice(start - first, stop - first)
+                slab.hu[start - slab.first : stop - slab.first] = low[chunk] - full[chunk]
 
-    def row(self) -> Mapping[str, Any]:
-        """Return the manifest's columns of noise: SD in HU and its interval, mean frequency in cycles/mm."""
+    def row(self, *, is_cut: bool = False) -> Mapping[str, Any]:
+        """Return the manifest's columns of noise: SD in HU and its interval, mean frequency in cycles/mm.
+
+        ``is_cut``: where the field is wider than the fan no noise was added.
+        """
         full, added = self.noise
+        low = self._low()
         expected = full.sd * self.expected_factor if full and self.expected_factor else None
-        ratio = added.sd / expected if added and expected else None
-        low, high = full.interval if full else (None, None)
+        ratio = math.sqrt(max(added.sd**2 - _ROUNDING, 0)) / expected if added and expected else None
+        remarks = _remarks(full, added, ratio, is_simulated=self.dose is not None)
+        remarks += ["no noise beyond the fan, which the field is wider than"] if is_cut else []
         return {
             **_columns("full", full),
-            "noise_full_hu_low": _rounded(low),
-            "noise_full_hu_high": _rounded(high),
+            **_bounds("noise_full_hu", full.interval if full else None),
             **_columns("added", added),
-            **_columns("low", self.low()),
+            **_columns("low", low),
+            **_bounds("noise_low_hu", low.slab_range if low else None),
             "noise_expected_hu": _rounded(expected),
             "noise_ratio": _rounded(ratio),
-            "noise_remark": "; ".join(_remarks(full, ratio, is_simulated=self.dose is not None)),
+            **_bounds("noise_ratio", self._slab_ratios()),
+            "noise_remark": "; ".join(remarks),
         }
 
     @cached_property
     def noise(self) -> tuple[ScanNoise | None, ScanNoise | None]:
         """Noise of the full dose, and what the low dose adds; None where it could not be measured."""
-        added = block_noise(self.added, self.slabs) if self.own else None
         return (
             summary(self.own, self.pixel) if self.own else None,
-            summary(added, self.pixel) if added else None,
+            summary(self._added_noise, self.pixel) if self._added_noise else None,
         )
 
-    def low(self) -> ScanNoise | None:
+    @cached_property
+    def _added_noise(self) -> BlockNoise | None:
+        return block_noise(self.added, self.slabs) if self.own else None
+
+    def _slab_ratios(self) -> tuple[float, float] | None:
+        """Return the least and the highest ratio of added to expected noise of a slab."""
+        if not self.own or not self._added_noise or not self.expected_factor:
+            return None
+        full, added = slab_sd(self.own), slab_sd(self._added_noise)
+        ratios = [added[slab] / full[slab] / self.expected_factor for slab in full if slab in added]
+        return (min(ratios), max(ratios)) if ratios else None
+
+    def _low(self) -> ScanNoise | None:
         """Measure the noise of the low dose itself, as that of a scan which a network shall denoise."""
         slabs = [Slab(added.first, full.hu + added.hu) for full, added in zip(self.slabs, self.added, strict=True)]
         noise = block_noise(slabs)
@@ -73,18 +93,27 @@ class NoiseRecord:
         return math.sqrt((1 - self.dose) / self.dose) if self.dose else None
 
 
-def _remarks(noise: ScanNoise | None, ratio: float | None, *, is_simulated: bool) -> list[str]:
-    if noise is None:
-        followed = ", so what is added follows the defaults" if is_simulated else ""
-        return [f"too little uniform soft tissue, or no noise, to measure the scan's own{followed}"]
+def _remarks(full: ScanNoise | None, added: ScanNoise | None, ratio: float | None, *, is_simulated: bool) -> list[str]:
+    if full is None:
+        followed = "; what the settings leave to the scan follows the defaults" if is_simulated else ""
+        return [f"too few slices, too little uniform soft tissue, or no noise, to measure the scan's own{followed}"]
+    if added is None:
+        return [ADDED_UNKNOWN]
     remarks = []
-    if noise.centroid < SMOOTH:
+    if full.centroid < SMOOTH:
         remarks.append("grain of a smooth kernel or of iterative reconstruction")
-    if noise.centroid > SHARP:
+    if full.centroid > SHARP:
         remarks.append("grain of a sharp kernel")
-    if ratio and not RATIO_RANGE[0] <= ratio <= RATIO_RANGE[1]:
+    if is_simulated and abs(added.centroid / full.centroid - 1) > _MOST_SHIFT:
+        remarks.append(f"mean frequency of the added noise is {added.centroid / full.centroid:.2f} of the scan's own")
+    if ratio is not None and not RATIO_RANGE[0] <= ratio <= RATIO_RANGE[1]:
         remarks.append(f"added noise is {ratio:.2f} of the expected")
     return remarks
+
+
+def _bounds(name: str, bounds: tuple[float, float] | None) -> dict[str, float | None]:
+    low, high = bounds or (None, None)
+    return {f"{name}_low": _rounded(low), f"{name}_high": _rounded(high)}
 
 
 def _columns(name: str, noise: ScanNoise | None) -> dict[str, float | None]:

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from data_prep.lowdose.blocks import NARROW, WIDE, Blocks, Indices, Planes, Power
-from data_prep.volume import CHUNK_SLICES, CTScan
+from data_prep.volume import CTScan
 
 LAGS = 4
 SLABS, SLAB_SLICES = 10, LAGS + 1
 _MIN_BLOCKS, _MIN_SLABS = 40, 2
+_SLAB_BLOCKS = 15  # of a slab whose level is told
 _MOST_UNIFORM = 0.4  # share of the blocks of soft tissue
 _NARROW_BLOCKS = 60  # of a slab
 _MIN_SD = 0.5  # HU: below, rounding to whole HU is a good part of the noise
@@ -62,7 +63,8 @@ class ScanNoise:
 
     ``sd``: HU; ``interval``: of 95 %, from the differences of slabs. ``frequency``: cycles/mm; ``spectrum``: HU^2
     mm^2. ``centroid``: mean frequency by power, cycles/mm. ``z_correlation``: of slices 1, 2 ... apart; what is below
-    0.05 is left out, with all that follows. ``blocks``: number of blocks that were looked at.
+    0.05 is left out, with all that follows. ``slab_range``: least and highest SD of a slab. ``blocks``: number of
+    blocks that were looked at.
     """
 
     sd: float
@@ -71,6 +73,7 @@ class ScanNoise:
     spectrum: tuple[float, ...]
     centroid: float
     z_correlation: tuple[float, ...]
+    slab_range: tuple[float, float]
     blocks: int
 
 
@@ -93,10 +96,10 @@ def read_slabs(scan: CTScan) -> list[Slab]:
 
 
 def slab_ranges(slices: int) -> list[tuple[int, int]]:
-    """Return start and stop of the slabs that are looked at; each lies in one chunk of slices."""
-    spread = np.linspace(0, max(0, slices - SLAB_SLICES), SLABS).round().astype(int).tolist()
-    starts = {min(start, (start // CHUNK_SLICES + 1) * CHUNK_SLICES - SLAB_SLICES) for start in spread}
-    return [(start, min(start + SLAB_SLICES, slices)) for start in sorted(starts)]
+    """Return start and stop of the slabs that are looked at; they have no slice in common."""
+    length = min(SLAB_SLICES, max(slices // _MIN_SLABS, 1))
+    starts = np.linspace(0, slices - length, min(SLABS, slices // length)).round().astype(int).tolist()
+    return [(start, start + length) for start in starts]
 
 
 def find_narrow_sites(slabs: Sequence[Slab], lag: int) -> Sites:
@@ -141,7 +144,7 @@ def block_noise(slabs: Sequence[Slab], guides: Sequence[Slab] | None = None) -> 
         if pair_correlation < _LEAST_CORRELATION:
             break
         correlation.append(pair_correlation)
-    if noise is None or math.sqrt(WIDE.variance(noise.power).mean()) < _MIN_SD:
+    if noise is None or not math.sqrt(WIDE.variance(noise.power).mean()) >= _MIN_SD:
         return None
     return replace(noise, z_correlation=tuple(correlation))
 
@@ -167,7 +170,7 @@ def _pair_blocks(slab: Slab, sites: Sites, number: int, sign: int) -> Planes:
 
 def _correlation(total: Power, difference: Power) -> float:
     high, low = ((power.mean(0) * WIDE.ring_bins)[_STRUCTURELESS].sum() for power in (total, difference))
-    return float(min((high - low) / (high + low), _HIGHEST_CORRELATION))
+    return float(min((high - low) / (high + low), _HIGHEST_CORRELATION)) if high + low else 0.0
 
 
 def summary(noise: BlockNoise, pixel: float) -> ScanNoise:
@@ -182,8 +185,16 @@ def summary(noise: BlockNoise, pixel: float) -> ScanNoise:
         spectrum=tuple((power * pixel**2).tolist()),
         centroid=float((frequency * weights).sum() / weights.sum()),
         z_correlation=noise.z_correlation,
+        slab_range=(min(slab_sd(noise).values()), max(slab_sd(noise).values())),
         blocks=len(noise.power),
     )
+
+
+def slab_sd(noise: BlockNoise) -> dict[int, float]:
+    """Return the SD (HU) of each slab that has enough blocks, by its number; of all if none has."""
+    counts = np.bincount(noise.sites.slab)
+    slabs = np.flatnonzero(counts >= min(_SLAB_BLOCKS, counts.max()))
+    return {int(slab): math.sqrt(WIDE.variance(noise.power[noise.sites.slab == slab]).mean()) for slab in slabs}
 
 
 def _interval(noise: BlockNoise) -> tuple[float, float]:

@@ -2,19 +2,21 @@
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from data_prep.errors import ScanError
 from data_prep.lowdose.flags import is_flagged
+from data_prep.lowdose.geometry import Fan
 from data_prep.lowdose.matching import match, photons_of
 from data_prep.lowdose.model import named_model
 from data_prep.lowdose.noise import LowDoseSimulator
 from data_prep.lowdose.record import NoiseRecord
 from data_prep.lowdose.scan_noise import Slab, slab_ranges
 from data_prep.settings import GeometrySettings, LowDoseSettings
-from data_prep.volume import CHUNK_SLICES, Acquisition
+from data_prep.volume import Acquisition
 from tests.data_prep.noisy_scans import Hu, abdomen, bell, coloured, low_dose_of, noisy_slabs
 
 SIDE, PIXEL = 128, 1.4
@@ -36,6 +38,7 @@ UNMEASURABLE = {
     "two slices": volume(2),
     "three slices": volume(3),
     "without noise": volume(20, 0),
+    "of water without noise": volume(20, 0, 0),
     "of bone": volume(20, 12, 900),
     "of air": volume(20, 12, -1000),
     "all padding": volume(20, 0, -1024),
@@ -51,19 +54,46 @@ def test_a_scan_whose_noise_cannot_be_measured_gets_the_defaults_and_a_remark(na
     assert low_dose.model == replace(named_model(SETTINGS), scanner=low_dose.model.scanner)
     assert (low_dose.model.photons, low_dose.model.sparing) == (1.35e5, 0.3)
     assert (low_dose.model.z_filter, low_dose.model.gain) == ((1.0,), (1.0,))
-    assert row["noise_remark"].startswith("too little uniform soft tissue, or no noise, to measure the scan's own, so")
+    assert row["noise_remark"] == (
+        "too few slices, too little uniform soft tissue, or no noise, to measure the scan's own; "
+        "what the settings leave to the scan follows the defaults"
+    )
     assert is_flagged(row)
     assert row["noise_ratio"] is None
     if name == "all padding":
         assert not np.any(low_dose.added)
 
 
-@pytest.mark.parametrize("slices", [4, 6, 31, 33, 64, 70])
-def test_slabs_lie_in_a_chunk_each(slices: int) -> None:
+@pytest.mark.parametrize(("slices", "count", "length"), [(4, 2, 2), (6, 2, 3), (31, 6, 5), (64, 10, 5), (500, 10, 5)])
+def test_slabs_are_as_long_and_as_many_as_fit_and_share_no_slice(slices: int, count: int, length: int) -> None:
     ranges = slab_ranges(slices)
-    assert all(start // CHUNK_SLICES == (stop - 1) // CHUNK_SLICES for start, stop in ranges)
-    assert {stop - start for start, stop in ranges} == {min(slices, 5)}
-    assert all(0 <= start < stop <= slices for start, stop in ranges)
+    assert [stop - start for start, stop in ranges] == [length] * count
+    assert (ranges[0][0], ranges[-1][1]) == (0, slices)
+    assert all(stop <= start for (_, stop), (start, _) in pairwise(ranges))
+
+
+def test_a_field_wider_than_any_fan_is_cut_and_said() -> None:
+    low_dose = low_dose_of(slabs_of(volume(20, level=-1000)), 7.0, SETTINGS)
+    assert low_dose.model.is_cut
+    assert low_dose.record.row(is_cut=True)["noise_remark"].endswith(
+        "no noise beyond the fan, which the field is wider than"
+    )
+    assert Fan(low_dose.model.scanner).reach == pytest.approx(0.95 * 595, rel=0.01)
+    assert not low_dose.added[0][:, 0, 0].any()
+
+
+@pytest.mark.parametrize("correlation", [(0.9,), (0.9, 0.9, 0.9), (-0.9,)])
+def test_a_named_correlation_that_no_noise_has_is_refused_with_a_similar_one(correlation: tuple[float, ...]) -> None:
+    settings = SETTINGS.model_copy(update={"z_correlation": correlation})
+    with pytest.raises(ScanError, match=r"no noise has data.low_dose.z_correlation \[.*\]; similar is \[-?0\."):
+        match(slabs_of(volume(20)), None, settings, PIXEL, Acquisition())
+
+
+def test_little_added_noise_is_flagged() -> None:
+    slabs = noisy_slabs(abdomen(SIDE, PIXEL, (85, 75)), coloured(SIDE, PIXEL, bell(0.15)), 1.2, 2)
+    row = low_dose_of(slabs, PIXEL, SETTINGS.model_copy(update={"dose": 0.99})).record.row()
+    assert row["noise_remark"] == "too little noise was added to be measured"
+    assert is_flagged(row)
 
 
 def test_six_slices_are_enough() -> None:

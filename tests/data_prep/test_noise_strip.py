@@ -97,7 +97,8 @@ def test_a_page_marks_the_scans_to_look_at(tmp_path: Path) -> None:
 def manifest_row(**values: Any) -> dict[str, Any]:
     return {
         "dataset": "d", "scan": "s", "state": "kept", "slices": 10, "spacing_z_mm": 1.0, "spacing_xy_mm": PIXEL,
-        "kernel": "", "kvp": None, "mas": None, "low_dose": "simulated", "noise_full_hu": 10.0, "noise_ratio": 1.0,
+        "kernel": "", "kvp": None, "mas": None, "low_dose": "simulated", "noise_full_hu": 10.0,
+        "noise_added_hu": 30.0, "noise_ratio": 1.0,
         **values,
     }  # fmt: skip
 
@@ -108,6 +109,6 @@ def test_a_sentence_counts_the_scans_to_look_at() -> None:
     set_aside = manifest_row(state="turned away", noise_full_hu=None, noise_ratio=None)
     sentence = describe_flags(pd.DataFrame([good, odd, odd, measured, unmeasured, set_aside]))
     assert sentence.startswith("noise to look at in 3 of 5 scans: the noise added to 2 is below 0.9 or above 1.1")
-    assert sentence.endswith("; the own noise of 1 could not be measured")
+    assert sentence.endswith("; the own or the added noise of 1 could not be measured")
     assert describe_flags(pd.DataFrame([good, measured])) == ""
     assert describe_flags(pd.DataFrame([{"dataset": "d", "state": "turned away"}])) == ""

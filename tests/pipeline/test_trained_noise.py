@@ -11,7 +11,7 @@ from data_prep.lowdose.scan_noise import ScanNoise
 from pipeline.inference.trained_noise import as_text, compare, describe_training
 from pipeline.report.tables import records
 
-NOISE = ScanNoise(40.0, (36.0, 44.0), (0.0, 0.5), (1.0, 1.0), 0.38, (0.25, 0.06), 900)
+NOISE = ScanNoise(40.0, (36.0, 44.0), (0.0, 0.5), (1.0, 1.0), 0.38, (0.25, 0.06), (35.0, 45.0), 900)
 ROWS = pd.DataFrame([
     {"subject": "patient-7", "scan": "s1", "kernel": "B40f", "low_dose": "simulated", "noise_low_hu": "35.5",
      "noise_low_frequency": "0.377", "noise_low_z_correlation": "0.05"},
