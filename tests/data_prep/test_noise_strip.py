@@ -71,7 +71,7 @@ def test_the_plot_has_both_spectra_at_their_height() -> None:
 def test_a_scan_without_noise_says_so_in_place_of_the_strip() -> None:
     noise = record(sd=0.0)
     row = noise.row()
-    assert row["noise_remark"].startswith("too little uniform soft tissue, or no noise")
+    assert row["noise_remark"].startswith("too few slices, too little uniform soft tissue, or no noise")
     strip = noise_strip(noise, row)
     assert strip.height < 60
     assert has_warning(strip)
