@@ -11,17 +11,25 @@ SD_FACTOR, FREQUENCY_FACTOR, CORRELATION_MARGIN = 1.25, 1.15, 0.15
 """By so much a scan's noise may leave the range of the training's scans. A measured SD alone is sure to some 15 %."""
 
 SD, FREQUENCY, CORRELATION = "SD (HU)", "mean frequency (cycles/mm)", "correlation of neighbouring slices"
-_COLUMNS = {SD: "noise_low_hu", FREQUENCY: "noise_low_frequency", CORRELATION: "noise_low_z_correlation"}
+_COLUMNS = {
+    SD: ("noise_low_hu_low", "noise_low_hu_high"), FREQUENCY: ("noise_low_frequency",),
+    CORRELATION: ("noise_low_z_correlation",),
+}  # fmt: skip
+"""Columns of the manifest from whose least and greatest number the ranges are."""
 
 
 def describe_training(rows: Sequence[Mapping[str, Any]], dose: float) -> dict[str, Any]:
     """Describe the low dose of a training's scans for the model file: no id of a patient or scan.
 
     ``rows``: the scans' rows of the manifest; ``dose``: fraction of the full dose, where it was simulated. Ranges are
-    the least and the greatest of the scans whose noise could be measured; they are missing if there is none.
+    the least and the greatest of the scans whose noise could be measured, of the SD those of their slabs: one number a
+    scan would say nothing of a body's thin and dense parts. They are missing if no noise could be measured.
     """
     measured = [row for row in rows if _is_number(row.get("noise_low_hu"))]
-    ranges = {name: _range([float(row[column]) for row in measured]) for name, column in _COLUMNS.items() if measured}
+    ranges = {
+        name: _range([float(row[column]) for row in measured for column in columns])
+        for name, columns in _COLUMNS.items() if measured
+    }  # fmt: skip
     doses = {f"{100 * dose:g} %" if row["low_dose"] == "simulated" else str(row["low_dose"]) for row in rows}
     kernels = {row["kernel"] for row in rows if isinstance(row.get("kernel"), str)}
     return {**ranges, "dose": sorted(doses), "kernels": sorted(kernels) or ["unknown"],
