@@ -1,7 +1,8 @@
 """Measure the noise of a scan: its level, its spectrum, and how alike it is in neighbouring slices.
 
 Anatomy is nearly the same in neighbouring slices, so their difference is mostly noise. Where to look is decided by
-their mean, on which the difference does not depend, so quiet blocks are not preferred. Sum and difference of slices
+their mean, on which the difference does not depend, so blocks that chance made quiet are not preferred (those of
+regions with less noise are). Sum and difference of slices
 have (1 + r) and (1 - r) times the power of a slice's noise, where r is the correlation of their noise. At high
 frequencies, where uniform tissue has no structure, this gives r. Divided by 1 - r, the difference gives the spectrum
 at all frequencies.
