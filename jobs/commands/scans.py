@@ -58,7 +58,13 @@ def _prepare_again(data: Path, damaged: Mapping[str, str]) -> None:
 
 def calibrate(
     config: Config,
-    sd: Annotated[float, typer.Option(help="Wanted noise SD of the low dose in soft tissue, HU.", show_default=False)],
+    sd: Annotated[
+        float,
+        typer.Option(
+            help="Wanted noise SD of the low dose in soft tissue, HU: the most frequent of small windows.",
+            show_default=False,
+        ),
+    ],
     scan: Annotated[str, typer.Option(help="Id of the scan to look at; else the first.")] = "",
     overrides: Overrides = None,
 ) -> None:
