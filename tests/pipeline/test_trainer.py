@@ -29,7 +29,7 @@ from tests.ranks import start_ranks
     ("dims", "how"),
     [
         (2, {"crop": 32, "epochs": 3, "samples": 16, "batch": 2, "norm": "batch", "learning_rate": 3e-3}),
-        (3, {"crop": 16, "epochs": 2, "samples": 6, "batch": 1, "norm": "frozen", "learning_rate": 1e-3}),
+        (3, {"crop": 32, "epochs": 2, "samples": 6, "batch": 1, "norm": "frozen", "learning_rate": 1e-3}),
     ],
 )
 def test_training_gets_better_and_says_what_it_did(
