@@ -164,11 +164,14 @@ class _Fit:
         ratio = _fine(power) / _fine(predicted)
         measured = [number for number in range(len(self.slabs)) if (narrow.slab == number).sum() >= _MIN_NARROW]
         gain = np.array([math.sqrt(np.median(ratio[narrow.slab == number])) for number in measured])
+        slices = self.middles[measured]
+        if not measured:  # one factor for the whole scan
+            slices, gain = self.middles[:1], np.ones(1)
         predicted = self._variances(wide, simulator, simulator.variance) @ self._unit(model, WIDE).T
-        factors = np.interp(self.middles[wide.slab], self.middles[measured], gain)
+        factors = np.interp(self.middles[wide.slab], slices, gain)
         added = (WIDE.variance(predicted) * factors**2).sum()
         gain *= math.sqrt((1 - a) / a * WIDE.variance(self.noise.power).sum() / added)
-        return tuple(self.middles[measured].tolist()), tuple(gain.tolist())
+        return tuple(slices.tolist()), tuple(gain.tolist())
 
     def _tabulated(self, factor: NDArray[np.float64]) -> Apodisation:
         """Return the apodisation with these factors at the rings; below the lowest ring of the level it is constant."""

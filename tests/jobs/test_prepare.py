@@ -129,7 +129,7 @@ def test_files_that_are_no_images_are_counted_and_make_nothing_again(root: Path,
     assert rows[1:] == [["no image", "nifti", "", "", 2, "has no image's name (2)"]]
     assert count_states(root / "data") == [("nifti", "kept", 1), ("nifti", "no image", 2)]
     assert describe_noise(root / "data") == (
-        "noise to look at in 1 of 1 scans: the own noise of 1 could not be measured "
+        "noise to look at in 1 of 1 scans: the own or the added noise of 1 could not be measured "
         f"(noise_remark in {root}/data/manifest.csv, sheets in {root}/data/contact)"
     )
     (tmp_path / "scans" / "notes.txt").write_bytes(b"x")

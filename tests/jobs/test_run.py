@@ -120,7 +120,7 @@ def test_verbose_adds_what_is_left_as_it_is_and_quiet_leaves_the_results(undistu
     )
     report, warning = quiet.splitlines()[-2:]
     assert report == f"report: {undisturbed.run_folder / 'report' / 'index.html'}"
-    assert warning.startswith("noise to look at in 1 of 1 scans: the own noise of 1 could not be measured")
+    assert warning.startswith("noise to look at in 1 of 1 scans: the own or the added noise of 1 could not be measured")
     assert usual == f"nothing to do: every item is complete and unchanged\n{quiet}"
     added = verbose.removesuffix(usual).splitlines()
     assert [line for line in added if line.endswith(": done")] == added
