@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,8 @@ def test_a_real_scan_gets_three_times_its_noise_at_a_tenth_of_the_dose(
     assert own
     assert added
     assert added.centroid == pytest.approx(own.centroid, rel=0.03)
-    assert added.z_correlation == pytest.approx(own.z_correlation, abs=0.05)
+    for pair in zip_longest(added.z_correlation, own.z_correlation, fillvalue=0.025):  # what is below 0.05 is left out
+        assert pair[0] == pytest.approx(pair[1], abs=0.05)
     has_power = np.array(own.spectrum) > 0.03 * max(own.spectrum)
     has_power[:2] = False  # lower frequencies hold anatomy
     np.testing.assert_allclose((np.array(added.spectrum) / own.spectrum / 9)[has_power], 1, atol=0.15)
