@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.lowdose.blocks import WIDE
-from data_prep.lowdose.scan_noise import ScanNoise, Slab, block_noise, slab_ranges, summary
+from data_prep.lowdose.scan_noise import ScanNoise, Slab, measure_noise, slab_ranges
 from data_prep.originals import Original
 from data_prep.volume import AIR_HU
 
@@ -19,8 +19,7 @@ def measure_input(scan: Original) -> ScanNoise | None:
         return None
     slabs = [Slab(start, np.stack([_read(scan, z) for z in range(start, stop)]))
              for start, stop in slab_ranges(scan.slices)]  # fmt: skip
-    noise = block_noise(slabs)
-    return summary(noise, scan.spacing[2]) if noise else None
+    return measure_noise(slabs, scan.spacing[2])
 
 
 def _read(scan: Original, z: int) -> NDArray[np.int16]:

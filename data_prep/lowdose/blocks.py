@@ -67,7 +67,7 @@ class Blocks:
         return windows[plane, row * self.step, column * self.step].astype(np.float32)
 
     @cached_property
-    def ring(self) -> Indices:
+    def _ring(self) -> Indices:
         """The ring of each frequency of a block."""
         axis = np.fft.fftfreq(self.side, 1 / self.side)
         return np.asarray(np.rint(np.hypot(axis[:, None], axis)).ravel(), np.int64)
@@ -75,11 +75,11 @@ class Blocks:
     @cached_property
     def ring_bins(self) -> Indices:
         """Number of frequencies in each ring."""
-        return np.bincount(self.ring)
+        return np.bincount(self._ring)
 
     @cached_property
     def _in_ring(self) -> Power:
-        return np.asarray((self.ring[:, None] == np.arange(len(self.ring_bins))) / self.ring_bins)
+        return np.asarray((self._ring[:, None] == np.arange(len(self.ring_bins))) / self.ring_bins)
 
     @property
     def wave_steps(self) -> int:

@@ -13,9 +13,8 @@ RATIO_RANGE = (0.9, 1.1)
 """Of added over expected noise; outside, the scan is flagged."""
 
 
-def has_odd_ratio(row: Mapping[str, Any]) -> bool:
-    """Whether the added noise is not what the dose must add; not where the ratio is unknown."""
-    ratio = row["noise_ratio"]
+def is_odd(ratio: float | None) -> bool:
+    """Whether the added noise, over the expected, is not what the dose must add; not where the ratio is unknown."""
     return ratio is not None and (ratio < RATIO_RANGE[0] or ratio > RATIO_RANGE[1])
 
 
@@ -26,7 +25,7 @@ def is_unmeasured(row: Mapping[str, Any]) -> bool:
 
 def is_flagged(row: Mapping[str, Any]) -> bool:
     """Whether a person should look at the scan's noise."""
-    return is_unmeasured(row) or has_odd_ratio(row)
+    return is_unmeasured(row) or is_odd(row["noise_ratio"])
 
 
 def describe_flags(manifest: pd.DataFrame) -> str:
@@ -34,7 +33,7 @@ def describe_flags(manifest: pd.DataFrame) -> str:
     if "noise_ratio" not in manifest:  # no scan was prepared, or by an earlier version
         return ""
     rows: list[Any] = manifest[manifest["state"] == "kept"].to_dict("records")
-    odd, unmeasured = sum(map(has_odd_ratio, rows)), sum(map(is_unmeasured, rows))
+    odd, unmeasured = sum(is_odd(row["noise_ratio"]) for row in rows), sum(map(is_unmeasured, rows))
     low, high = RATIO_RANGE
     parts = {
         f"the noise added to {odd} is below {low} or above {high} of what the dose must add": odd,

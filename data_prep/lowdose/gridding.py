@@ -18,8 +18,9 @@ from scipy.fft import next_fast_len
 from torch import Tensor
 
 from data_prep.lowdose.apodisation import Apodisation
+from data_prep.lowdose.blocks import Power
 from data_prep.lowdose.geometry import FanGeometry, middles
-from data_prep.lowdose.projector import CHANNEL_STEP, VIEW_STEP, Power, ramp_power, ramp_response
+from data_prep.lowdose.projector import CHANNEL_STEP, VIEW_STEP, ramp_power, ramp_response
 from data_prep.lowdose.sparse import Table, cached
 
 OVERSAMPLING = 1.5

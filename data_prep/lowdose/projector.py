@@ -11,14 +11,13 @@ import math
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from data_prep.lowdose.apodisation import Apodisation
+from data_prep.lowdose.blocks import Power
 from data_prep.lowdose.geometry import Fan, FanGeometry
 from data_prep.lowdose.sparse import Table, cached
 
-Power = NDArray[np.float64]
 VIEW_STEP, CHANNEL_STEP, PIXEL_STEP = 8, 4, 2
 """Of the coarse projection."""
 _ROWS_AT_ONCE = 8192

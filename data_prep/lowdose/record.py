@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.lowdose.flags import RATIO_RANGE
-from data_prep.lowdose.scan_noise import BlockNoise, ScanNoise, Slab, block_noise, slab_sd, summary
+from data_prep.lowdose.flags import is_odd
+from data_prep.lowdose.scan_noise import BlockNoise, ScanNoise, Slab, block_noise, measure_noise, slab_sd, summary
 
 _ROUNDING = 1 / 12  # HU^2, of the low dose to whole HU
 _MOST_SHIFT = 0.05  # of the mean frequency
-ADDED_UNKNOWN = "too little noise was added to be measured"
-SMOOTH, SHARP = 0.22, 0.5
+_SMOOTH, _SHARP = 0.22, 0.5
 """Mean frequency of the noise (cycles/mm) below and above which its grain is pointed out."""
 
 
@@ -84,8 +83,7 @@ class NoiseRecord:
     def _low(self) -> ScanNoise | None:
         """Measure the noise of the low dose itself, as that of a scan which a network shall denoise."""
         slabs = [Slab(added.first, full.hu + added.hu) for full, added in zip(self.slabs, self.added, strict=True)]
-        noise = block_noise(slabs)
-        return summary(noise, self.pixel) if noise else None
+        return measure_noise(slabs, self.pixel)
 
     @property
     def expected_factor(self) -> float | None:
@@ -98,15 +96,15 @@ def _remarks(full: ScanNoise | None, added: ScanNoise | None, ratio: float | Non
         followed = "; what the settings leave to the scan follows the defaults" if is_simulated else ""
         return [f"too few slices, too little uniform soft tissue, or no noise, to measure the scan's own{followed}"]
     if added is None:
-        return [ADDED_UNKNOWN]
+        return ["too little noise was added to be measured"]
     remarks = []
-    if full.centroid < SMOOTH:
+    if full.centroid < _SMOOTH:
         remarks.append("grain of a smooth kernel or of iterative reconstruction")
-    if full.centroid > SHARP:
+    if full.centroid > _SHARP:
         remarks.append("grain of a sharp kernel")
     if is_simulated and abs(added.centroid / full.centroid - 1) > _MOST_SHIFT:
         remarks.append(f"mean frequency of the added noise is {added.centroid / full.centroid:.2f} of the scan's own")
-    if ratio is not None and not RATIO_RANGE[0] <= ratio <= RATIO_RANGE[1]:
+    if is_odd(ratio):
         remarks.append(f"added noise is {ratio:.2f} of the expected")
     return remarks
 

@@ -174,9 +174,15 @@ def _correlation(total: Power, difference: Power) -> float:
     return float(min((high - low) / (high + low), _HIGHEST_CORRELATION)) if high + low else 0.0
 
 
+def measure_noise(slabs: Sequence[Slab], pixel: float) -> ScanNoise | None:
+    """Measure the noise of a scan, of pixels of ``pixel`` mm; None as :func:`block_noise`."""
+    noise = block_noise(slabs)
+    return summary(noise, pixel) if noise else None
+
+
 def summary(noise: BlockNoise, pixel: float) -> ScanNoise:
     """Summarise the noise in blocks of pixels of ``pixel`` mm."""
-    power = noise.power.mean(0)
+    power, levels = noise.power.mean(0), slab_sd(noise).values()
     frequency = np.arange(len(power)) / (WIDE.side * pixel)
     weights = power * WIDE.ring_bins
     return ScanNoise(
@@ -186,7 +192,7 @@ def summary(noise: BlockNoise, pixel: float) -> ScanNoise:
         spectrum=tuple((power * pixel**2).tolist()),
         centroid=float((frequency * weights).sum() / weights.sum()),
         z_correlation=noise.z_correlation,
-        slab_range=(min(slab_sd(noise).values()), max(slab_sd(noise).values())),
+        slab_range=(min(levels), max(levels)),
         blocks=len(noise.power),
     )
 
