@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from data_prep.errors import UserError
 from pipeline.convolutions.memory_format import channels_last
+from pipeline.intensity import CHEST_SD
 from pipeline.kernels.choice import uses_kernels
 from pipeline.kernels.pooling import max_pool
 from pipeline.kernels.upsampling import double_and_join
@@ -22,6 +23,7 @@ from pipeline.models.convolution import SLOPE, Convolution, NormedConvolution, b
 from pipeline.models.dimensions import LINEAR, MAX_POOL
 from pipeline.models.norms import ChannelNorm, build_norm, fixed_norm, held_statistics
 from pipeline.models.stripes import run_in_stripes, uses_stripes
+from pipeline.settings.cells import CellSettings
 from pipeline.settings.training import SIDE_MULTIPLE, Norm
 
 FILTERS = 16
@@ -173,3 +175,12 @@ def check_sides(sides: tuple[int, ...]) -> None:
     """Raise UserError for sides that cannot be halved four times."""
     if any(side % SIDE_MULTIPLE for side in sides):
         raise UserError(f"sides {tuple(sides)} cannot go through DDnet: each must be a multiple of {SIDE_MULTIPLE}")
+
+
+def build(cell: CellSettings) -> DDnet:
+    """Build a cell's network."""
+    training = cell.training
+    return DDnet(
+        cell.dims, residual=training.residual, norm=training.norm, input_sd=CHEST_SD[training.scaling],
+        checkpointing=training.activation_checkpointing,
+    )  # fmt: skip

@@ -5,13 +5,15 @@ from torch import Tensor, nn
 
 from data_prep.errors import UserError
 from pipeline.convolutions.layers import Conv2d, ConvTranspose2d
-from pipeline.settings.training import RED_CNN_SIDE
+from pipeline.settings.architectures import ARCHITECTURES
+from pipeline.settings.cells import CellSettings
 
 LAYERS = 5
 FILTERS = 96
 KERNEL = 5
 INITIAL_SD = 0.01
-assert LAYERS * (KERNEL - 1) + 1 == RED_CNN_SIDE
+LEAST_SIDE = LAYERS * (KERNEL - 1) + 1
+assert ARCHITECTURES["redcnn"].least_side == LEAST_SIDE
 
 
 class REDCNN(nn.Module):
@@ -43,10 +45,8 @@ class REDCNN(nn.Module):
         Raises:
             UserError: a side is too short.
         """
-        if min(x.shape[2:]) < RED_CNN_SIDE:
-            raise UserError(
-                f"sides {tuple(x.shape[2:])} are too short for RED-CNN: each must be {RED_CNN_SIDE} or more"
-            )
+        if min(x.shape[2:]) < LEAST_SIDE:
+            raise UserError(f"sides {tuple(x.shape[2:])} are too short for RED-CNN: each must be {LEAST_SIDE} or more")
         features = [x]
         for layer in self.encoder:
             features.append(F.relu(layer(features[-1]), inplace=True))
@@ -56,3 +56,8 @@ class REDCNN(nn.Module):
             y = y if level % 2 else y + features[level]
             y = y if self.residual and level == 0 else F.relu(y, inplace=True)
         return y
+
+
+def build(cell: CellSettings) -> REDCNN:
+    """Build a cell's network."""
+    return REDCNN(residual=cell.training.residual)

@@ -3,11 +3,14 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import Field
 
 from data_prep.settings import Settings
 from pipeline.sampling import Sampling
-from pipeline.settings.names import DDNET_2D, RED_CNN, ModelName, Transfer
+from pipeline.settings.architectures import Dims
+from pipeline.settings.names import DDNET_2D, RED_CNN, Transfer
 from pipeline.settings.run import GridSettings, RunSettings, StudySettings, Train2DSettings
 from pipeline.settings.training import SIDE_MULTIPLE, TrainingSettings
 
@@ -43,8 +46,9 @@ class CellSettings(Settings):
     """Settings of one training, resolved. ``validated``: number of slices of the volumes that it is validated on."""
 
     id: str
-    model: ModelName = "ddnet"
-    dims: Literal[2, 3]
+    model: str = "ddnet"
+    options: dict[str, Any] = Field({}, description="of the architecture, with their defaults filled in")
+    dims: Dims
     ranks: int
     slices: int
     sampling: Sampling
@@ -53,6 +57,9 @@ class CellSettings(Settings):
     transfer: Transfer
     arm: ArmName = "full"
     training: TrainingSettings
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())  # options may hold lists
 
     @property
     def is_control(self) -> bool:
@@ -73,7 +80,7 @@ def cells_of(run: RunSettings) -> list[CellSettings]:
     return list({cell.id: cell for cell in (*flat, *deep, *arms)}.values())
 
 
-def _flat_cell(run: RunSettings, name: str, model: ModelName, settings: Train2DSettings) -> CellSettings:
+def _flat_cell(run: RunSettings, name: str, model: str, settings: Train2DSettings) -> CellSettings:
     """Build a 2D training, validated on the slices of volumes as thin as the study may have."""
     return CellSettings(
         id=name, model=model, dims=2, ranks=settings.ranks, slices=1, sampling="window", validated=SIDE_MULTIPLE,

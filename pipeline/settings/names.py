@@ -15,4 +15,3 @@ Fill = Literal["zero", "repeat", "mean", "noise"]
 """How the planes of a 3D kernel are filled from a 2D one."""
 
 Transfer = Literal["none", Fill]
-ModelName = Literal["ddnet", "redcnn"]

@@ -11,7 +11,6 @@ from pipeline.kernels.choice import kernels_on_all_devices
 from pipeline.models.ddnet import DDnet
 from pipeline.models.registry import build_network
 from pipeline.settings.cells import CellSettings
-from pipeline.settings.names import ModelName
 from pipeline.settings.training import Norm
 from pipeline.training.memory import LiveBytes, SavedBytes, blank_batches, build_step, largest_batch, predict
 from tests.pipeline.cells import cell
@@ -165,7 +164,7 @@ def test_no_operator_runs_on_real_tensors(norm: Norm) -> None:
         ("redcnn", {"dims": 2, "crop": 256, "batch": 8}, 7 * GIB),
     ],
 )
-def test_largest_batch_is_the_last_that_fits(model: ModelName, how: dict[str, Any], usable: int) -> None:
+def test_largest_batch_is_the_last_that_fits(model: str, how: dict[str, Any], usable: int) -> None:
     def with_batch(count: int) -> CellSettings:
         return cell(**{**how, "batch": count}).model_copy(update={"model": model})
 
