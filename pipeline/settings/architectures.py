@@ -4,15 +4,26 @@ No torch is imported: ``build`` names a function, which is imported when a netwo
 """
 
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Literal
+
+from pydantic import ConfigDict
 
 from data_prep.settings import Settings
 
 Dims = Literal[2, 3]
+MONAI = "monai:"
+"""Prefix of the networks of MONAI, of which the name of the class follows."""
 
 
 class NoOptions(Settings):
     """Options of an architecture that has none."""
+
+
+class MonaiOptions(Settings):
+    """Options of a network of MONAI, which are checked where it is built."""
+
+    model_config = ConfigDict(extra="allow")
 
 
 @dataclass(frozen=True)
@@ -22,7 +33,8 @@ class Architecture:
     ``title``: its name for people. ``build``: module and function, from a cell's settings to its untrained network,
     which maps (batch, 1, sides) to the same shape. ``dims``: in which it exists. ``options``: what settings may choose
     beside the training. ``least_side``: of the plane, in pixels. ``checkpoints``: whether it can compute activations
-    again in the backward pass. ``is_positive``: whether it ends in a ReLU where it does not predict the correction.
+    again in the backward pass. ``has_norms``: whether it has the normalisation that ``training.norm`` chooses.
+    ``is_positive``: whether it ends in a ReLU where it does not predict the correction.
     """
 
     title: str
@@ -31,12 +43,29 @@ class Architecture:
     options: type[Settings] = field(default=NoOptions)
     least_side: int = 16
     checkpoints: bool = False
+    has_norms: bool = False
     is_positive: bool = False
 
 
 ARCHITECTURES = {
-    "ddnet": Architecture("DDnet", "pipeline.models.ddnet:build", checkpoints=True),
+    "ddnet": Architecture("DDnet", "pipeline.models.ddnet:build", checkpoints=True, has_norms=True),
     "redcnn": Architecture(
         "RED-CNN", "pipeline.models.redcnn:build", dims=(2,), least_side=21, is_positive=True
     ),
 }  # fmt: skip
+
+
+def architecture_of(model: str) -> Architecture:
+    """Return the record of the architecture that settings call ``model``: one of ours, or ``monai:NAME``.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    if model.startswith(MONAI) and model != MONAI:
+        name = model.removeprefix(MONAI)
+        return Architecture(f"MONAI's {name}", "pipeline.models.monai_network:build", options=MonaiOptions)
+    if model not in ARCHITECTURES:
+        close = get_close_matches(model, ARCHITECTURES, 1)
+        guess = f" (did you mean {close[0]}?)" if close else ""
+        raise ValueError(f"{model!r} is no network{guess}: take {', '.join(ARCHITECTURES)} or {MONAI}NAME")
+    return ARCHITECTURES[model]
