@@ -94,15 +94,15 @@ def _fault(error: ErrorDetails, model: type[BaseModel]) -> str:
 
 
 def _fields_at(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """List the settings that are valid at a location; keys of a mapping and indices of a list name no setting."""
     for part in location:
-        if isinstance(part, int):
-            continue
-        model = _model_in(model.model_fields[part].annotation)
+        if part in model.model_fields:
+            model = _model_in(model.model_fields[str(part)].annotation)
     return list(model.model_fields)
 
 
 def _model_in(annotation: Any) -> type[BaseModel]:
-    """Return the settings class in an annotation such as ``X`` or ``tuple[X, ...]``."""
+    """Return the settings class in an annotation such as ``X``, ``tuple[X, ...]`` or ``dict[str, X]``."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     inner = [a for a in annotation.__args__ if isinstance(a, type) and issubclass(a, BaseModel)]

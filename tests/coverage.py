@@ -99,7 +99,16 @@ def cells_of(design: Design, studies: int, **more: object) -> pd.DataFrame:
         "alike": name,
         "data": name,
     }
-    columns: dict[str, Any] = {**SERIES, **identity, "state": "done", "dims": 3, "slices": 16, "samples": 1, **more}
+    columns: dict[str, Any] = {
+        **SERIES,
+        **identity,
+        "state": "done",
+        "network": "3d",
+        "in_grid": True,
+        "slices": 16,
+        "samples": 1,
+        **more,
+    }
     columns["left_out"] = design.is_disturbed & (table["ranks"] == design.ranks[0]) & (table["seed"] > 0)
     return table.assign(**columns, training_seconds=np.nan, nodes=[nodes_of(ranks) for ranks in table["ranks"]])
 

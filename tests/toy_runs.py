@@ -22,13 +22,28 @@ SETTINGS: dict[str, Any] = {
         "low_dose": {"dose": 0.1, "geometry": {"views": 288, "channels": 368, "channel_arc_mm": 2.5716}},
         "split": {"validation": 0.33, "test": 0.33, "gap": 0},
     },
-    "train_2d": {"ranks": 2, "training": {"epochs": 2, "samples": 8, "batch": 2, "crop": 32, "validation_samples": 2}},
+    "networks": {
+        "2d": {
+            "model": "ddnet", "dims": 2, "ranks": 2,
+            "training": {"epochs": 2, "samples": 8, "batch": 2, "crop": 32, "validation_samples": 2},
+        },
+        "3d": {
+            "model": "ddnet", "dims": 3,
+            "training": {"epochs": 2, "samples": 2, "crop": 16, "validation_samples": 2, "log_steps": 1},
+        },
+    },
     "study": {
         "ranks": [1, 2], "slices": [16], "sampling": "window", "include_disturbed": True,  # tests run side by side
-        "training": {"epochs": 2, "samples": 2, "crop": 16, "validation_samples": 2, "log_steps": 1},
     },
     "evaluate": {"crop": 192, "threads": 1},  # threads wait for one another by spinning, where cores are busy
 }  # fmt: skip
+
+
+def with_network(settings: dict[str, Any], network: str, *, training: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """Return the settings with one network changed; ``training``: what changes of its training."""
+    former = settings["networks"][network]
+    changed = {**former, **changes, "training": {**former["training"], **training}}
+    return {**settings, "networks": {**settings["networks"], network: changed}}
 
 
 _OUTPUTS = {  # of an item of each stage, below the run folder

@@ -31,15 +31,15 @@ def forecast(folder: RunFolder, graph: Graph, profile: Profile) -> list[Forecast
     """Forecast the hours of each training that is not done.
 
     Operations of its steps and validations, divided by a rate: the median of the run's finished trainings with the
-    same number of dimensions, else the profile's ``teraflops``.
+    same network, else the profile's ``teraflops``.
 
     Raises:
         UserError: there is no rate, or the number of training volumes is not known yet.
     """
     pending = [cell for stage, cell in _cells(graph) if not stage.markers.is_done(cell.id)]
     volumes = _volumes(graph)
-    rates = {dims: list(_rates(graph, dims, volumes)) for dims in (2, 3)}
-    return [_forecast(folder, cell, profile, rates[cell.dims], volumes) for cell in pending]
+    rates = {network: list(_rates(graph, network, volumes)) for network in folder.settings.networks}
+    return [_forecast(folder, cell, profile, rates[cell.network], volumes) for cell in pending]
 
 
 def _cells(graph: Graph) -> Iterator[tuple[CellStage, CellSettings]]:
@@ -57,11 +57,11 @@ def _volumes(graph: Graph) -> int | None:
     return len(read_split(stage).parts["train"])
 
 
-def _rates(graph: Graph, dims: int, volumes: int | None) -> Iterator[float]:
-    """Yield a rank's operations per second in each finished training."""
+def _rates(graph: Graph, network: str, volumes: int | None) -> Iterator[float]:
+    """Yield a rank's operations per second in each finished training of a network."""
     for stage, cell in _cells(graph):
         marker = stage.markers.read(cell.id)
-        if cell.dims == dims and marker and marker.state == "done":
+        if cell.network == network and marker and marker.state == "done":
             seconds = marker.result["seconds"]
             yield _operations(cell, volumes) / cell.ranks / (seconds["training"] + seconds["validation"])
 
@@ -80,8 +80,8 @@ def _forecast(
 ) -> Forecast:
     if not rates and profile.teraflops is None:
         raise UserError(
-            f"no {cell.dims}D training of {folder.root} is done that would tell the rate of a rank: set teraflops in "
-            "the profile"
+            f"no training of network {cell.network} in {folder.root} is done that would tell the rate of a rank: set "
+            "teraflops in the profile"
         )
     rate = median(rates) if rates else 1e12 * (profile.teraflops or 0.0)
     hours = _operations(cell, volumes) / cell.ranks / rate / _HOUR

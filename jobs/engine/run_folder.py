@@ -166,9 +166,9 @@ class RunFolder:
         """Return the path of the judged slices of one network, without file ending."""
         return self.root / "evaluation" / cell
 
-    def donor(self, fill: str) -> Path:
-        """Return the file of 3D weights that were transferred from a 2D network."""
-        return self.root / "transfer" / f"{fill}.pt"
+    def transferred(self, item: str) -> Path:
+        """Return the file of 3D weights that an item of the transfer made of a 2D network's."""
+        return self.root / "transfer" / f"{item}.pt"
 
 
 def _check_unshared(root: Path, settings: RunSettings, owner: int | None = None) -> None:

@@ -34,7 +34,7 @@ class Stage(ABC):
     """Name of the stage of which each item needs all items, also those that are still to be found."""
     accepts_failed_inputs: ClassVar[bool] = False
     """Whether an item runs although some of its inputs failed."""
-    is_lenient: ClassVar[bool] = False
+    is_lenient: bool = False
     """Whether a single success is enough for the run to go on; then its jobs also start after failed ones."""
     keeps_refusals: ClassVar[bool] = False
     """Whether what :meth:`reads` returns decides alone on a refusal; else a refused item is tried again by each run."""

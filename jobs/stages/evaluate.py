@@ -26,7 +26,7 @@ class Evaluate(Stage):
     uses_gpu: ClassVar[bool] = True
     resumes: ClassVar[bool] = True
     modules: ClassVar[tuple[str, ...]] = ("pipeline.evaluate.judgement",)
-    is_lenient: ClassVar[bool] = True  # a network whose training failed cannot be judged
+    is_lenient: bool = True  # a network whose training failed cannot be judged
 
     def __init__(self, trainings: Sequence[CellStage]) -> None:
         super().__init__(trainings[0].folder)

@@ -8,15 +8,16 @@ from jobs.stages.evaluate import Evaluate
 from jobs.stages.export import Export
 from jobs.stages.prepare import Prepare, SplitScans
 from jobs.stages.report import WriteReport
-from jobs.stages.train import Study, Train2D, Transfer
+from jobs.stages.train import Study, TrainDonors, Transfer
 
 
 def graph_of(folder: RunFolder) -> Graph:
     """Build the whole graph: prepare, split, train, transfer, study, evaluate, export, report."""
-    prepare, train, study = Prepare(folder), Train2D(folder), Study(folder)
-    evaluate = Evaluate([train, study])
-    stages = [prepare, SplitScans(prepare), train, Transfer(train, study), study, evaluate, Export(evaluate)]
-    return Graph([*stages, WriteReport([train, study], evaluate, stages)])
+    prepare, donors = Prepare(folder), TrainDonors(folder)
+    study = Study(donors)
+    evaluate = Evaluate([donors, study])
+    stages = [prepare, SplitScans(prepare), donors, Transfer(donors, study), study, evaluate, Export(evaluate)]
+    return Graph([*stages, WriteReport([donors, study], evaluate, stages)])
 
 
 def open_graph(root: Path) -> Graph:

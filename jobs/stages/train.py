@@ -1,4 +1,4 @@
-"""Stages that train: the 2D-DDnet, the transfer of its weights to 3D, and the other cells of the study."""
+"""Stages that train: donors, the transfer of their weights from 2D to 3D, and the other networks of the run."""
 
 import io
 import json
@@ -17,7 +17,7 @@ from jobs.engine.stage import Ref, Stage
 from jobs.stages.prepare import read_split
 from jobs.stages.staging import staged
 from pipeline.settings.cells import CellSettings, cells_of
-from pipeline.settings.names import DDNET_2D
+from pipeline.settings.networks import NetworkSettings
 from pipeline.settings.training import WITHOUT_EFFECT
 from pipeline.training.world import DistributionError, World
 
@@ -70,8 +70,8 @@ class CellStage(Stage):
 
     def initial_weights(self, item: str) -> Path | None:
         """Return the file of transferred weights with which the training starts, or None."""
-        fill = self.cells[item].transfer
-        return None if fill == "none" else self.folder.donor(fill)
+        cell = self.cells[item]
+        return None if cell.transfer == "none" else self.folder.transferred(transfer_item(cell))
 
     def run(self, item: str, world: World, progress: Progress) -> dict[str, Any]:
         """Train the cell, from its newest checkpoint if there is one.
@@ -103,89 +103,105 @@ def _checkpoint_of(result: Path) -> str:
         return ""
 
 
-class Train2D(CellStage):
-    """Train the 2D-DDnet, with which the study is compared and from which it may start."""
+def transfer_item(cell: CellSettings) -> str:
+    """Return the item of the transfer with which a training starts."""
+    return f"{cell.network}-{cell.transfer}"
+
+
+class TrainDonors(CellStage):
+    """Train the 2D networks that have a 3D counterpart, which is compared with them and may start from them."""
 
     name: ClassVar[str] = "train"
 
     def __init__(self, folder: RunFolder) -> None:
-        super().__init__(folder, (cell for cell in cells_of(folder.settings) if cell.id == DDNET_2D))
+        cells = cells_of(folder.settings)
+        donors = {cell.counterpart for cell in cells}
+        super().__init__(folder, (cell for cell in cells if cell.id in donors))
+        self.is_lenient = len(self.cells) > 1  # networks that do not start from the one that failed are trained
 
 
 class Transfer(Stage):
-    """Inflate 2D weights, of the 2D training or of a donor file, to 3D, in one way (``fill``) an item."""
+    """Inflate the 2D weights of a donor, trained or in a file, to 3D: an item a 3D network and way (``fill``)."""
 
     name: ClassVar[str] = "transfer"
 
-    def __init__(self, train: Train2D, study: "Study") -> None:
-        super().__init__(train.folder)
-        self.train = train
-        self.cells: dict[str, CellSettings] = {
-            cell.transfer: cell for cell in study.cells.values() if cell.transfer != "none"
-        }
-        self.donor = self.settings.study.donor
+    def __init__(self, donors: TrainDonors, study: "Study") -> None:
+        super().__init__(donors.folder)
+        self.donors = donors
+        self.cells = {transfer_item(cell): cell for cell in study.cells.values() if cell.transfer != "none"}
+        self.is_lenient = len(self.cells) > 1
 
     def find_items(self, progress: Progress) -> str:
-        self._donor_stamp()
+        for cell in self.cells.values():
+            self._stamp_of_file(cell)
         return ""
 
     def items(self) -> list[str]:
         return list(self.cells)
 
     def reads(self, item: str) -> Mapping[str, Any]:
-        return {"fill": item, "seed": self.settings.study.training.seed, "donor": self._donor_stamp()}
+        cell = self.cells[item]
+        seed = self._network(cell).training.seed
+        return {"fill": cell.transfer, "seed": seed, "donor": self._stamp_of_file(cell)}
 
-    def _donor_stamp(self) -> tuple[str, int, int] | None:
-        if self.donor is None:
+    def _network(self, cell: CellSettings) -> NetworkSettings:
+        return self.settings.networks[cell.network]
+
+    def _stamp_of_file(self, cell: CellSettings) -> tuple[str, int, int] | None:
+        donor = self._network(cell).donor_file
+        if donor is None:
             return None
-        if not self.donor.is_file():
-            raise UserError(f"study.donor: {self.donor} does not exist or is no file")
-        return stamp_of_file(self.donor)
+        if not donor.is_file():
+            raise UserError(f"networks.{cell.network}.donor_file: {donor} does not exist or is no file")
+        return stamp_of_file(donor)
 
     def inputs(self, item: str) -> list[Ref]:
-        return [] if self.donor else [(self.train.name, cell) for cell in self.train.items()]
+        cell = self.cells[item]
+        return [] if self._network(cell).donor_file else [(self.donors.name, cell.counterpart)]
 
     def outputs(self, item: str) -> list[Path]:
-        return [self.folder.donor(item)]
+        return [self.folder.transferred(item)]
 
     def run(self, item: str, world: World, progress: Progress) -> dict[str, Any]:
         import torch
 
         from pipeline.models import DDnet, build_network, inflate
-        from pipeline.training.checkpoints import load_trained
 
-        (cell_2d,), cell = self.train.cells.values(), self.cells[item]
-        network_2d = self._donor_network() if self.donor else load_trained(cell_2d, self.folder.cell(cell_2d.id))
-        network_3d = build_network(cell)
+        cell = self.cells[item]
+        network_2d, network_3d = self._donor_network(cell), build_network(cell)
         assert isinstance(network_2d, DDnet)
         assert isinstance(network_3d, DDnet)
         assert cell.transfer != "none"
-        inflate(network_2d, network_3d, cell.transfer, seed=self.settings.study.training.seed)
+        inflate(network_2d, network_3d, cell.transfer, seed=self._network(cell).training.seed)
         weights = io.BytesIO()  # torch writes the name of a file into it
         torch.save(network_3d.state_dict(), weights)
-        write_atomic(self.folder.donor(item), weights.getvalue())
-        return {"fill": item}
+        write_atomic(self.folder.transferred(item), weights.getvalue())
+        return {"fill": cell.transfer}
 
-    def _donor_network(self) -> "Module":
-        """Load the network of the donor file; errors name the setting."""
+    def _donor_network(self, cell: CellSettings) -> "Module":
+        """Load the 2D network from which a cell starts; errors name the setting."""
         from pipeline.models import published_network
+        from pipeline.training.checkpoints import load_trained
 
-        assert self.donor is not None
+        file = self._network(cell).donor_file
+        if file is None:
+            return load_trained(self.donors.cells[cell.counterpart], self.folder.cell(cell.counterpart))
         try:
-            return published_network(self.donor)
+            return published_network(file)
         except UserError as error:
-            raise UserError(f"study.donor {error}") from error
+            raise UserError(f"networks.{cell.network}.donor_file {error}") from error
 
 
 class Study(CellStage):
-    """Train the cells of the study: the grid of 3D networks and, if it is set, RED-CNN."""
+    """Train the other networks: those of the study's grids, and 2D networks without a 3D counterpart."""
 
     name: ClassVar[str] = "study"
-    is_lenient: ClassVar[bool] = True
+    is_lenient: bool = True
 
-    def __init__(self, folder: RunFolder) -> None:
-        super().__init__(folder, (cell for cell in cells_of(folder.settings) if cell.id != DDNET_2D))
-        self.shares_job = folder.settings.study.allocation == "one"
+    def __init__(self, donors: TrainDonors) -> None:
+        cells = cells_of(donors.settings)
+        super().__init__(donors.folder, (cell for cell in cells if cell.id not in donors.cells))
+        self.shares_job = self.settings.study.allocation == "one"
 
     def start_order(self, items: Sequence[str]) -> Sequence[str]:
         order = list(items)  # shuffled: a drift of the machine must not look like an effect of what is studied
@@ -193,5 +209,5 @@ class Study(CellStage):
         return order
 
     def inputs(self, item: str) -> list[Ref]:
-        fill = self.cells[item].transfer
-        return [*super().inputs(item), *([] if fill == "none" else [("transfer", fill)])]
+        cell = self.cells[item]
+        return [*super().inputs(item), *([] if cell.transfer == "none" else [("transfer", transfer_item(cell))])]

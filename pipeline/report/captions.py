@@ -48,9 +48,10 @@ TABLE_CAPTIONS = {
     ),
     "unlike": "Trainings of the same slices that differ in more than ranks and seed: no times of theirs are compared.",
     "transfer": (
-        "Steps before the first validation of a 3D cell whose error (RMSE over that of the low-dose input, on the "
-        "validation samples) is at or below the 2D-DDnet's last one; saved: against the cell that is alike but has no "
-        "transfer. Single trainings, without intervals. Empty: not reached, or nothing to compare with."
+        "Steps before the first validation of a cell whose error (RMSE over that of the low-dose input, on the "
+        "validation samples) is at or below the last one of its 2D counterpart; saved: against the cell that "
+        "is alike but has no transfer. Single trainings, without intervals. Empty: not reached, or nothing to compare "
+        "with."
     ),
     "cells": "A row a training. Times are sums over it; those of a step are the median and the 95th percentile.",
     "accounting": (

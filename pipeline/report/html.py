@@ -27,7 +27,7 @@ from pipeline.settings.names import LOW_DOSE_INPUT, TOTAL_VARIATION
 from pipeline.settings.run import RunSettings
 
 # folders and files may be named after patients
-_PATHS: Any = {"runs": True, "study": {"donor": True}, "data": {"sources": {"__all__": {"path"}}}}
+_PATHS: Any = {"runs": True, "networks": {"__all__": {"donor_file"}}, "data": {"sources": {"__all__": {"path"}}}}
 _COLUMNS = {
     "cells": ["cell", "state", "model", "slices", "ranks", "nodes", "sampling", "transfer", "seed", "arm", "work",
               "epochs", "parameters", "steps", "samples", "effective_batch", "training_seconds", "validation_seconds",

@@ -7,7 +7,7 @@ import pandas as pd
 
 from pipeline.report.verdicts import COLUMNS as VERDICTS
 from pipeline.report.volumes import Stacks
-from pipeline.scaling.points import finished_3d
+from pipeline.scaling.points import finished_in_grid
 
 
 class NothingToDraw(Exception):
@@ -44,12 +44,12 @@ class Results:
         return self.tables.get("quality_verdicts", pd.DataFrame(columns=VERDICTS))
 
     def trained(self) -> pd.DataFrame:
-        """Return the finished trainings of 3D networks from ``cells.csv``, without control arms.
+        """Return the finished trainings of the study's grids from ``cells.csv``, without control arms.
 
         Raises:
             NothingToDraw: no such training is done.
         """
-        cells = finished_3d(self.tables["cells"])
+        cells = finished_in_grid(self.tables["cells"])
         if cells.empty:
-            raise NothingToDraw("no training of a 3D network is done")
+            raise NothingToDraw("no training of the study is done")
         return cells

@@ -7,7 +7,6 @@ import pandas as pd
 
 from pipeline.quality.measures import RANKED_BY, SliceMeasure, slice_measures
 from pipeline.report.tables import records
-from pipeline.settings.names import DDNET_2D
 
 _COLUMN = 9  # characters of a measure without a longer title
 
@@ -58,7 +57,9 @@ def _transfer_lines(transfer: pd.DataFrame, width: int) -> list[str]:
     table = transfer.dropna(subset="error_2d")
     if table.empty:
         return []
-    level = f"as good as {DDNET_2D} in validation ({100 * table['error_2d'].iloc[0]:.1f}% of the input's RMSE)"
+    goals = table.drop_duplicates("counterpart").set_index("counterpart")["error_2d"]
+    errors = ", ".join(f"{flat}: {100 * error:.1f}%" for flat, error in goals.items())
+    level = f"as good as the 2D counterpart in validation ({errors} of the input's RMSE)"
     lines = [
         f"{row['cell']:<{width}}{row['transfer']:>10}{_count(row['steps_to_2d'], 'not reached'):>14}"
         f"{_count(row['steps_saved'], ''):>8}"

@@ -10,9 +10,10 @@ from pipeline.quality.measures import Measure, names, slice_measures
 from pipeline.report.paper import TABLE_2, PaperRow
 from pipeline.report.tables import records
 from pipeline.scaling.disturbance import YES
-from pipeline.settings.names import LOW_DOSE_INPUT, RED_CNN
+from pipeline.settings.architectures import architecture_of
+from pipeline.settings.names import LOW_DOSE_INPUT
 
-_TRAINING = ["architecture", "transfer", "epochs", "slices", "ranks", "device"]
+_TRAINING = ["architecture", "network", "transfer", "epochs", "slices", "ranks", "device"]
 _KEY = ["architecture", "slices", "ranks"]
 _COUNTS = ("epochs", "slices", "ranks", "seeds", "paper_epochs", "paper_seconds")
 _MEASURES = slice_measures("paper")
@@ -59,9 +60,10 @@ def architecture(cell: dict[str, Any]) -> str:
 
     SDL: strided slices, GDL: grouped slices, TL: weights transferred from 2D.
     """
+    title = architecture_of(cell["model"]).title_in(cell["dims"])
     if cell["dims"] == 2:
-        return "RED-CNN" if cell["model"] == RED_CNN else "2D-DDnet"
-    return f"3D-DDnet {'' if cell['transfer'] == 'none' else 'TL+'}{_SAMPLING[cell['sampling']]}"
+        return title
+    return f"{title} {'' if cell['transfer'] == 'none' else 'TL+'}{_SAMPLING[cell['sampling']]}"
 
 
 def _quality(judged: pd.DataFrame, models: list[str]) -> dict[str, float]:

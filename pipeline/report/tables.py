@@ -40,9 +40,10 @@ def cells_table(
 def _cell_row(root: Path, cell: CellSettings, state: str, reason: str) -> dict[str, Any]:
     training = cell.training
     row: dict[str, Any] = {
-        "cell": cell.id, "state": state, "model": cell.model, "dims": cell.dims, "slices": cell.slices,
-        "ranks": cell.ranks, "sampling": cell.sampling, "transfer": cell.transfer, "seed": training.seed,
-        "arm": cell.arm, "work": training.work, "epochs": training.epochs, "batch": training.batch,
+        "cell": cell.id, "state": state, "network": cell.network, "model": cell.model, "dims": cell.dims,
+        "slices": cell.slices, "ranks": cell.ranks, "sampling": cell.sampling, "transfer": cell.transfer,
+        "seed": training.seed, "arm": cell.arm, "in_grid": cell.is_in_grid, "counterpart": cell.counterpart,
+        "work": training.work, "epochs": training.epochs, "batch": training.batch,
         "accumulation": training.accumulation, "rate_rule": training.rate_rule, "alike": "", "alike_but_transfer": "",
         **dict.fromkeys([*_RESULT, "nodes", "node_list", *(f"{kind}_seconds" for kind in _SECONDS), *MEASURES]),
         "disturbed": "", "disturbance": "",
@@ -53,9 +54,8 @@ def _cell_row(root: Path, cell: CellSettings, state: str, reason: str) -> dict[s
 
 
 def _result(cell: CellSettings, result: dict[str, Any]) -> dict[str, Any]:
-    shared = cell.model_dump(
-        mode="json", exclude={"id": True, "ranks": True, "training": {*WITHOUT_EFFECT, "seed"}}
-    )  # fmt: skip
+    exclude: Any = {"id": True, "ranks": True, "training": {*WITHOUT_EFFECT, "seed"}}
+    shared = {"network": cell.network, **cell.model_dump(mode="json", exclude=exclude)}
     compared = [result[name] for name in CONDITIONS]
     disturbed, disturbance = judge_load(result.get("load"))
     return {

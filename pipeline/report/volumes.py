@@ -12,12 +12,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from data_prep.overview import WINDOWS
+from pipeline.settings.architectures import architecture_of
 from pipeline.settings.cells import CellSettings
-from pipeline.settings.names import DDNET_2D, LOW_DOSE_INPUT, RED_CNN
+from pipeline.settings.names import LOW_DOSE_INPUT
 
 Hu = NDArray[np.int16]
 PACKED_BYTES = 10 * 2**20
 """Limit for all slices of the viewer, before base64 makes them a third larger: the page stays below 25 MB."""
+MOST_NETWORKS = 4
+"""Whose images figures and the viewer show: those of the least error."""
 DIFFERENCE_HU = 100
 """Differences from the full dose are shown from minus to plus this."""
 _WINDOWS = {**WINDOWS, "bone": (400.0, 1800.0)}
@@ -27,7 +30,8 @@ _WINDOWS = {**WINDOWS, "bone": (400.0, 1800.0)}
 class Stacks:
     """HU of the same slices, each (slices, rows, columns).
 
-    ``images``: low dose, 2D networks and the best 3D network, by what figures call them; ``full``: the full dose.
+    ``images``: the low dose and the best training of each network, by what figures call them; ``full``: the full
+    dose.
     """
 
     images: Mapping[str, Hu]
@@ -41,16 +45,31 @@ class Stacks:
 
 def read_stacks(root: Path, quality: pd.DataFrame, cells: Sequence[CellSettings], dose: float) -> Stacks | None:
     """Read the example images of the networks in ``quality`` from ``root/evaluation``; None if nothing was judged."""
-    models, deep = list(quality.sort_values("rmse_hu_mean")["model"]), {cell.id for cell in cells if cell.dims == 3}
-    best = next((model for model in models if model in deep), None)
-    names = {f"low dose ({100 * dose:g} %)": LOW_DOSE_INPUT, "2D-DDnet": DDNET_2D, "RED-CNN": RED_CNN,
-             f"3D-DDnet ({best})": best}  # fmt: skip
-    images, full = {}, None
-    for name, model in names.items():
+    models, images, full = list(quality.sort_values("rmse_hu_mean")["model"]), dict[str, Hu](), None
+    for name, model in {f"low dose ({100 * dose:g} %)": LOW_DOSE_INPUT, **_best_trainings(models, cells)}.items():
         if model in models:
             with np.load(root / "evaluation" / f"{model}.npz") as example:
                 images[name], full = example["image"], example["full_dose"]
     return None if full is None else Stacks(images, full)
+
+
+def _best_trainings(models: Sequence[str], cells: Sequence[CellSettings]) -> dict[str, str]:
+    """Return the first training in ``models``, the best come first, of each of the ``MOST_NETWORKS`` best networks.
+
+    Networks are in the order of the settings. The id of a training stands in brackets where it says more than its
+    architecture.
+    """
+    of_id = {cell.id: cell for cell in cells}
+    ranked = [of_id[model] for model in models if model in of_id]
+    best = {cell.network: cell for cell in reversed(ranked)}
+    shown = sorted(sorted(best.values(), key=ranked.index)[:MOST_NETWORKS], key=cells.index)
+    return {_title(cell, shown): cell.id for cell in shown}
+
+
+def _title(cell: CellSettings, shown: Sequence[CellSettings]) -> str:
+    title = architecture_of(cell.model).title_in(cell.dims)
+    is_single = sum((other.model, other.dims) == (cell.model, cell.dims) for other in shown) == 1
+    return title if is_single and not cell.is_in_grid else f"{title} ({cell.id})"
 
 
 def viewer_data(stacks: Stacks) -> dict[str, Any]:

@@ -4,9 +4,8 @@ import pandas as pd
 
 from pipeline.scaling.estimates import NOTHING, ratio_interval
 from pipeline.scaling.implausible import explain_excess
-from pipeline.scaling.points import CONDITIONS, GRID_SETTINGS, finished_3d
+from pipeline.scaling.points import CONDITIONS, GRID_SETTINGS, finished_in_grid
 from pipeline.scaling.series import Point, RankSeries, rank_series
-from pipeline.settings.names import DDNET_2D
 
 
 def speed_up(cells: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
@@ -53,16 +52,16 @@ def _interval_over(first: Point, point: Point) -> str:
 
 
 def unlike(cells: pd.DataFrame) -> pd.DataFrame:
-    """List finished trainings of the same slices, sampling, transfer and arm that differ too much to be compared.
+    """List finished trainings of the same network, slices, sampling, transfer and arm that cannot be compared.
 
-    A row a value of each setting in which they differ, ``what``: ``slices, sampling, transfer, arm, what, value,
-    cells``.
+    A row a value of each setting in which they differ, ``what``: ``network, slices, sampling, transfer, arm, what,
+    value, cells``.
     """
-    shared = ["slices", "sampling", "transfer", "arm"]
+    shared = ["network", "slices", "sampling", "transfer", "arm"]
     settings = ["epochs", "work", "batch", "accumulation", "rate_rule", *CONDITIONS]
     rows = [
         (*name, setting, value, " ".join(same["cell"]))
-        for name, group in finished_3d(cells, with_controls=True).groupby(shared, sort=False)
+        for name, group in finished_in_grid(cells, with_controls=True).groupby(shared, sort=False)
         for setting in settings
         if group[setting].nunique(dropna=False) > 1
         for value, same in group.groupby(setting, dropna=False)
@@ -71,24 +70,26 @@ def unlike(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def steps_to_2d(cells: pd.DataFrame, validations: pd.DataFrame) -> pd.DataFrame:
-    """Count the steps after which each finished 3D cell was as good as the 2D-DDnet, and those its transfer saved.
+    """Count the steps after which each finished cell was as good as its 2D counterpart, and those its transfer saved.
 
-    Error is the validation RMSE over that of the low-dose input on the same samples; ``error_2d`` the 2D-DDnet's
+    Error is the validation RMSE over that of the low-dose input on the same samples; ``error_2d`` the counterpart's
     last. ``steps_to_2d``: steps before the first validation at or below it, and ``seconds_to_2d`` their training time;
     ``steps_saved``: those of the cell that differs in having no transfer, less these. All are empty where the error
     was not reached. ``disturbed``: whether other work disturbed the cell, whose seconds then say little.
 
     Args:
-        cells: ``cell, state, dims, arm, slices, ranks, seed, transfer, steps, training_seconds, alike_but_transfer``;
-            the last is a digest of all other settings.
+        cells: ``cell, network, counterpart, state, in_grid, arm, slices, ranks, seed, transfer, steps,
+            training_seconds, alike_but_transfer``; the last is a digest of all other settings.
         validations: ``cell, step, rmse_hu, low_dose_rmse_hu``.
     """
     finished = cells.loc[cells["state"] == "done", "cell"]
     errors = validations[validations["cell"].isin(finished)].sort_values("step")
     errors["error"] = errors["rmse_hu"] / errors["low_dose_rmse_hu"]
-    goal = errors.loc[errors["cell"] == DDNET_2D, "error"].iloc[-1:].max()  # NaN without one
-    reached = errors[errors["error"] <= goal].groupby("cell")["step"].first()
-    deep = finished_3d(cells).assign(error_2d=goal)
+    deep = finished_in_grid(cells)
+    deep = deep[deep["counterpart"] != ""]
+    deep = deep.assign(error_2d=deep["counterpart"].map(errors.groupby("cell")["error"].last()))
+    goals = errors["cell"].map(deep.set_index("cell")["error_2d"])
+    reached = errors[errors["error"] <= goals].groupby("cell")["step"].first()
     deep["steps_to_2d"] = deep["cell"].map(reached).astype("Int64")
     deep["seconds_to_2d"] = deep["training_seconds"] / deep["steps"] * deep["steps_to_2d"].astype(float)
     columns = [
@@ -96,6 +97,7 @@ def steps_to_2d(cells: pd.DataFrame, validations: pd.DataFrame) -> pd.DataFrame:
         "slices",
         "ranks",
         "transfer",
+        "counterpart",
         "error_2d",
         "steps_to_2d",
         "seconds_to_2d",
@@ -106,7 +108,7 @@ def steps_to_2d(cells: pd.DataFrame, validations: pd.DataFrame) -> pd.DataFrame:
 
 
 def _with_saved(deep: pd.DataFrame) -> pd.DataFrame:
-    shared = ["slices", "ranks", "seed", "alike_but_transfer"]
+    shared = ["network", "slices", "ranks", "seed", "alike_but_transfer"]
     plain = deep[deep["transfer"] == "none"].rename(columns={"steps_to_2d": "without"})
     pairs = deep.merge(plain[[*shared, "without"]], how="left", on=shared)
     return pairs.assign(steps_saved=(pairs["without"] - pairs["steps_to_2d"]).mask(pairs["transfer"] == "none"))

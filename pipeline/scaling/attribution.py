@@ -20,10 +20,10 @@ import pandas as pd
 
 from pipeline.scaling.disturbance import YES
 from pipeline.scaling.estimates import Numbers, Spread, block_count, blocks, pooled, spread_of, t_interval
-from pipeline.scaling.points import CONDITIONS, finished_3d
+from pipeline.scaling.points import CONDITIONS, finished_in_grid
 from pipeline.settings.cells import ARMS, ArmName
 
-_POINT = ["slices", "sampling"]  # with ranks; control arms have neither transfer nor epochs
+_POINT = ["network", "slices", "sampling"]  # with ranks; control arms have neither transfer nor epochs
 _SHARED = [*_POINT, "batch", "accumulation", *CONDITIONS]
 _TIMES = ["seconds", "own_seconds", "slowest_seconds", "data_seconds"]
 Weights = Mapping[ArmName, Sequence[float]]
@@ -45,39 +45,40 @@ Arms = Mapping[ArmName, list[Numbers]]
 
 
 def attribution(cells: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
-    """Attribute the time lost at each point (slices, sampling, ranks) that has control arms: a row a cause.
+    """Attribute the time lost at each point (network, slices, sampling, ranks) that has control arms: a row a cause.
 
     Args:
-        cells: ``cell, state, dims, arm, slices, sampling, ranks, steps, start_seconds, disturbed, left_out`` and what
-            else arms must share: ``batch, accumulation, precision, device, torch, version, data``.
+        cells: ``cell, network, state, in_grid, arm, slices, sampling, ranks, steps, start_seconds, disturbed,
+            left_out`` and what else arms must share: ``batch, accumulation, precision, device, torch, version, data``.
         steps: ``cell, seconds, own_seconds, slowest_seconds, data_seconds, warm``; cold steps are left out.
 
     Returns:
-        ``slices, sampling, ranks, step_seconds, alone_seconds, efficiency, cause, seconds, lost, lost_low, lost_high,
-        interval_over, disturbed, impossible, missing``. ``seconds``: what the cause took of a step. ``lost``: its share
-        of a step and of the start, with a 95 % interval over what ``interval_over`` says. ``efficiency``: T1 / T. The
-        cause ``start`` is the training's start, divided by its steps. ``disturbed``: the point's trainings that other
-        work disturbed; they are left out unless they are to be included. A cause is empty where an arm that it needs
-        is among the ``missing``.
+        ``network, slices, sampling, ranks, step_seconds, alone_seconds, efficiency, cause, seconds, lost, lost_low,
+        lost_high, interval_over, disturbed, impossible, missing``. ``seconds``: what the cause took of a step.
+        ``lost``: its share of a step and of the start, with a 95 % interval over what ``interval_over`` says.
+        ``efficiency``: T1 / T. The cause ``start`` is the training's start, divided by its steps. ``disturbed``: the
+        point's trainings that other work disturbed; they are left out unless they are to be included. A cause is
+        empty where an arm that it needs is among the ``missing``.
     """
     warm = {str(cell): group[_TIMES].to_numpy(float) for cell, group in steps[steps["warm"]].groupby("cell")}
-    rows = [row for slices, sampling, ranks, comparable in _comparable(cells)
-            for row in _rows({"slices": slices, "sampling": sampling, "ranks": ranks}, comparable, warm)]  # fmt: skip
+    rows = [row for point, comparable in _comparable(cells) for row in _rows(point, comparable, warm)]
     columns = [*_POINT, "ranks", "step_seconds", "alone_seconds", "efficiency", "cause", "seconds", "lost", "lost_low",
                "lost_high", "interval_over", "disturbed", "impossible", "missing"]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
 
 
-def _comparable(cells: pd.DataFrame) -> Iterator[tuple[Any, Any, int, pd.DataFrame]]:
-    """Yield slices, sampling and ranks of each point with control arms, once for each group that may be compared."""
+def _comparable(cells: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
+    """Yield the settings of each point with control arms, once for each group of trainings that may be compared."""
     controls = [name for name, arm in ARMS.items() if name != "full" and not arm.single_rank]
-    points = set(cells.loc[cells["arm"].isin(controls), [*_POINT, "ranks"]].itertuples(index=False))
-    finished = finished_3d(cells, with_controls=True)
-    for slices, sampling, ranks in sorted(points):
-        trainings = finished[(finished["slices"] == slices) & (finished["sampling"] == sampling)]
+    points = (
+        cells.loc[cells["arm"].isin(controls), [*_POINT, "ranks"]].drop_duplicates().sort_values([*_POINT, "ranks"])
+    )
+    finished = finished_in_grid(cells, with_controls=True)
+    for point in points.to_dict("records"):
+        trainings = finished[(finished[_POINT] == [point[name] for name in _POINT]).all(axis=1)]
         for _, comparable in trainings.groupby(_SHARED, dropna=False):
-            if (comparable["ranks"] == ranks).any():
-                yield slices, sampling, int(ranks), comparable
+            if (comparable["ranks"] == point["ranks"]).any():
+                yield {str(name): setting for name, setting in point.items()}, comparable
 
 
 def _rows(point: dict[str, Any], comparable: pd.DataFrame, warm: Mapping[str, Numbers]) -> Iterator[dict[str, object]]:

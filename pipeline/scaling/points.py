@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-GRID_SETTINGS = ["slices", "sampling", "transfer", "epochs", "work"]
+GRID_SETTINGS = ["network", "slices", "sampling", "transfer", "epochs", "work"]
 """Columns of ``cells.csv`` that a study varies besides ranks and seed: a curve against ranks shares their values."""
 
 CONDITIONS = ["precision", "device", "torch", "version", "data"]
@@ -12,7 +12,7 @@ COMPARABLE = ["slices", "alike"]
 """Columns that trainings share which differ in ranks and seed alone; ``alike`` is a digest of all other settings."""
 
 
-def finished_3d(cells: pd.DataFrame, *, with_controls: bool = False) -> pd.DataFrame:
-    """Select the finished trainings of 3D networks from ``cells.csv``; control arms, short and for times, if asked."""
-    finished = cells[(cells["state"] == "done") & (cells["dims"] == 3)]
+def finished_in_grid(cells: pd.DataFrame, *, with_controls: bool = False) -> pd.DataFrame:
+    """Select the study's finished trainings from ``cells.csv``; control arms, short and for times, if asked."""
+    finished = cells[(cells["state"] == "done") & cells["in_grid"]]
     return finished if with_controls else finished[finished["arm"] == "full"]

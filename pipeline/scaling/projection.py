@@ -9,7 +9,7 @@ import pandas as pd
 from pipeline.scaling.disturbance import not_measured
 from pipeline.scaling.estimates import LEVEL, NOTHING, Numbers, Spread, block_count, spread_of
 from pipeline.scaling.implausible import WITHOUT_INTERVAL
-from pipeline.scaling.points import COMPARABLE, GRID_SETTINGS, finished_3d
+from pipeline.scaling.points import COMPARABLE, GRID_SETTINGS, finished_in_grid
 from pipeline.scaling.step_model import ASSUMED, VARIANTS, Link, MeasuredStep, StepModel, fit
 
 RANKS = tuple(2**power for power in range(3, 13))
@@ -70,8 +70,8 @@ def projection(cells: pd.DataFrame, steps: pd.DataFrame, data_rate: float = np.i
     """Forecast the efficiency of each series from 8 to 4,096 ranks, none below its baseline: a row a rank count.
 
     Args:
-        cells: ``cell, state, dims, arm, alike, slices, sampling, transfer, epochs, ranks, nodes, parameters, batch,
-            accumulation, disturbed, left_out``.
+        cells: ``cell, network, state, in_grid, arm, alike, slices, sampling, transfer, epochs, ranks, nodes,
+            parameters, batch, accumulation, disturbed, left_out``.
         steps: ``cell, seconds, own_seconds, slowest_seconds, warm``.
         data_rate: samples a second that the file system gives all ranks together.
 
@@ -86,7 +86,7 @@ def projection(cells: pd.DataFrame, steps: pd.DataFrame, data_rate: float = np.i
         numbers, whose ``reason`` says why; else it names the trainings whose load was not measured.
     """
     warm = {str(cell): group[_TIMES].to_numpy(float) for cell, group in steps[steps["warm"]].groupby("cell")}
-    groups = finished_3d(cells).groupby(COMPARABLE, sort=False)
+    groups = finished_in_grid(cells).groupby(COMPARABLE, sort=False)
     rows = [row for _, group in groups for row in _rows(group, warm, data_rate)]
     columns = ["law", *_SETTINGS, "ranks", "kind", "baseline_ranks", "step_seconds", "speed_up", "speed_up_low",
                "speed_up_high", "efficiency", "efficiency_low", "efficiency_high", "interval_over", "limit", "ends",

@@ -8,7 +8,7 @@ import pandas as pd
 from pipeline.quality.measures import names, slice_measures
 from pipeline.quality.statistics import holm
 from pipeline.scaling.estimates import Numbers
-from pipeline.scaling.points import COMPARABLE, GRID_SETTINGS, finished_3d
+from pipeline.scaling.points import COMPARABLE, GRID_SETTINGS, finished_in_grid
 
 METRICS = names(slice_measures("paper"))
 SEED, PERMUTATIONS = 2025, 2000
@@ -21,7 +21,7 @@ def variance(cells: pd.DataFrame, quality: pd.DataFrame) -> pd.DataFrame:
     """Compute mean and standard deviations over slices, scans, data sets and seeds: a row a point and metric.
 
     Args:
-        cells: ``cell, state, dims, arm, alike, seed, ranks`` and :data:`~pipeline.scaling.points.GRID_SETTINGS`.
+        cells: ``cell, state, in_grid, arm, alike, seed, ranks`` and :data:`~pipeline.scaling.points.GRID_SETTINGS`.
         quality: a row a judged slice: ``model`` (a cell's id), ``dataset, scan, slice`` and the metrics.
 
     Returns:
@@ -36,7 +36,7 @@ def variance(cells: pd.DataFrame, quality: pd.DataFrame) -> pd.DataFrame:
 
 def _points(cells: pd.DataFrame, quality: pd.DataFrame) -> Iterator[tuple[object, int, pd.DataFrame]]:
     """Yield a digest of the series, the rank count and the judged slices of each point."""
-    judged = finished_3d(cells).merge(quality, left_on="cell", right_on="model", suffixes=("", "_judged"))
+    judged = finished_in_grid(cells).merge(quality, left_on="cell", right_on="model", suffixes=("", "_judged"))
     for (_, digest, ranks), group in judged.groupby([*COMPARABLE, "ranks"], sort=False):
         yield digest, int(str(ranks)), group
 

@@ -46,6 +46,10 @@ class Architecture:
     has_norms: bool = False
     is_positive: bool = False
 
+    def title_in(self, dims: Dims) -> str:
+        """Return the name with the number of dimensions, as in 3D-DDnet."""
+        return f"{dims}D-{self.title}"
+
 
 ARCHITECTURES = {
     "ddnet": Architecture("DDnet", "pipeline.models.ddnet:build", checkpoints=True, has_norms=True),
@@ -63,7 +67,7 @@ def architecture_of(model: str) -> Architecture:
     """
     if model.startswith(MONAI) and model != MONAI:
         name = model.removeprefix(MONAI)
-        return Architecture(f"MONAI's {name}", "pipeline.models.monai_network:build", options=MonaiOptions)
+        return Architecture(f"{name} of MONAI", "pipeline.models.monai_network:build", options=MonaiOptions)
     if model not in ARCHITECTURES:
         close = get_close_matches(model, ARCHITECTURES, 1)
         guess = f" (did you mean {close[0]}?)" if close else ""

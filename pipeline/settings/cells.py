@@ -1,6 +1,6 @@
 """Cells: all trainings that the settings of a run ask for, each with its settings resolved."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Literal
@@ -10,8 +10,10 @@ from pydantic import Field
 from data_prep.settings import Settings
 from pipeline.sampling import Sampling
 from pipeline.settings.architectures import Dims
-from pipeline.settings.names import DDNET_2D, RED_CNN, Transfer
-from pipeline.settings.run import GridSettings, RunSettings, StudySettings, Train2DSettings
+from pipeline.settings.names import Transfer
+from pipeline.settings.networks import donor_of
+from pipeline.settings.run import RunSettings
+from pipeline.settings.study import GridSettings
 from pipeline.settings.training import SIDE_MULTIPLE, TrainingSettings
 
 ArmName = Literal["full", "synthetic", "silent", "alone"]
@@ -43,7 +45,11 @@ ARMS: dict[ArmName, Arm] = {
 
 
 class CellSettings(Settings):
-    """Settings of one training, resolved. ``validated``: number of slices of the volumes that it is validated on."""
+    """Settings of one training, resolved. ``validated``: number of slices of the volumes that it is validated on.
+
+    ``counterpart``: id of the 2D training with which a 3D one is compared, and from which it starts unless ``transfer``
+    is none; empty where there is none.
+    """
 
     id: str
     model: str = "ddnet"
@@ -55,11 +61,22 @@ class CellSettings(Settings):
     validated: int
     validated_sampling: Sampling
     transfer: Transfer
+    counterpart: str = ""
     arm: ArmName = "full"
     training: TrainingSettings
 
     def __hash__(self) -> int:
         return hash(self.model_dump_json())  # options may hold lists
+
+    @property
+    def network(self) -> str:
+        """Id of the network, with which that of the cell begins."""
+        return self.id.partition("-")[0]
+
+    @property
+    def is_in_grid(self) -> bool:
+        """Whether it is of the study's grids; else its network is trained once."""
+        return self.id != self.network
 
     @property
     def is_control(self) -> bool:
@@ -68,61 +85,83 @@ class CellSettings(Settings):
 
 
 def cells_of(run: RunSettings) -> list[CellSettings]:
-    """List every training of a run: in 2D, then the study's grids in the order of their settings, then control arms.
+    """List every training of a run: networks that no grid names, the study's grids, then control arms.
 
     Trainings with equal settings have the same id and are listed once.
     """
-    flat = [_flat_cell(run, DDNET_2D, "ddnet", run.train_2d)]
-    if run.red_cnn:
-        flat.append(_flat_cell(run, RED_CNN, "redcnn", run.red_cnn))
-    deep = [cell for grid in run.study.grids for cell in _grid_cells(run.study, grid)]
-    arms = [arm for cell in deep for arm in _control_arms(run.study, cell)]
-    return list({cell.id: cell for cell in (*flat, *deep, *arms)}.values())
+    single = [_single_cell(run, network) for network in run.networks if not run.is_in_grid(network)]
+    studied = [cell for grid in run.study.grids for network in run.networks_of(grid)
+               for cell in _grid_cells(run, grid, network)]  # fmt: skip
+    cells = _with_counterparts(run, {cell.id: cell for cell in (*single, *studied)})
+    arms = [arm for cell in cells for arm in _control_arms(run, cell) if run.is_in_grid(cell.network)]
+    return list({cell.id: cell for cell in (*cells, *arms)}.values())
 
 
-def _flat_cell(run: RunSettings, name: str, model: str, settings: Train2DSettings) -> CellSettings:
-    """Build a 2D training, validated on the slices of volumes as thin as the study may have."""
+def _single_cell(run: RunSettings, network: str) -> CellSettings:
+    """Build the training of a network that no grid names: with the study's first slices and sampling in 3D."""
+    cell = _cell(run, network, run.study.slices[0], run.study.sampling[0], "none", run.networks[network].training)
+    return cell.model_copy(update={"id": network, "ranks": run.networks[network].ranks})
+
+
+def _grid_cells(run: RunSettings, grid: GridSettings, network: str) -> Iterator[CellSettings]:
+    training = run.networks[network].training
+    axes = (grid.transfer, grid.sampling, grid.seeds or (training.seed,), grid.slices, grid.ranks)
+    for transfer, sampling, seed, slices, ranks in product(*axes):
+        changes = {"seed": seed, "epochs": grid.epochs or training.epochs}
+        cell = _cell(run, network, slices, sampling, transfer, training.model_copy(update=changes))
+        yield _name(run, cell.model_copy(update={"id": network, "ranks": ranks}))
+
+
+def _cell(
+    run: RunSettings, network: str, slices: int, sampling: Sampling, transfer: Transfer, training: TrainingSettings
+) -> CellSettings:
+    """Build a training on one rank; a 2D one is validated on the slices of volumes as thin as the study may have."""
+    settings = run.networks[network]
+    volumes: dict[str, Any] = {"slices": slices, "sampling": sampling, "transfer": transfer,
+                               "validated": slices, "validated_sampling": sampling}  # fmt: skip
+    planes: dict[str, Any] = {"slices": 1, "sampling": "window", "transfer": "none",
+                              "validated": SIDE_MULTIPLE, "validated_sampling": run.study.sampling[0]}  # fmt: skip
     return CellSettings(
-        id=name, model=model, dims=2, ranks=settings.ranks, slices=1, sampling="window", validated=SIDE_MULTIPLE,
-        validated_sampling=run.study.sampling[0], transfer="none", training=settings.training,
+        id=network, model=settings.model, options=settings.options, dims=settings.dims, ranks=1, training=training,
+        **(planes if settings.dims == 2 else volumes),
     )  # fmt: skip
 
 
-def _grid_cells(study: StudySettings, grid: GridSettings) -> Iterator[CellSettings]:
-    seeds = grid.seeds or (study.training.seed,)
-    axes = (grid.transfer, grid.sampling, seeds, grid.slices, grid.ranks)
-    for transfer, sampling, seed, slices, ranks in product(*axes):
-        changes = {"seed": seed, "epochs": grid.epochs or study.training.epochs}
-        yield _name(study, CellSettings(
-            id="", dims=3, ranks=ranks, slices=slices, sampling=sampling, validated=slices,
-            validated_sampling=sampling, transfer=transfer, training=study.training.model_copy(update=changes),
-        ))  # fmt: skip
+def _with_counterparts(run: RunSettings, cells: Mapping[str, CellSettings]) -> list[CellSettings]:
+    """Add to each 3D training the first 2D training of its donor."""
+    first = {cell.network: cell.id for cell in reversed(list(cells.values()))}
+    donors = {network: donor_of(network, run.networks) for network in run.networks}
+    return [cell.model_copy(update={"counterpart": first.get(donors[cell.network] or "", "")})
+            for cell in cells.values()]  # fmt: skip
 
 
-def _control_arms(study: StudySettings, cell: CellSettings) -> Iterator[CellSettings]:
+def _control_arms(run: RunSettings, cell: CellSettings) -> Iterator[CellSettings]:
     """Yield short trainings from random weights, whose times show where the time of the cell's own steps goes."""
-    if study.control_steps is None:
+    if run.study.control_steps is None:
         return
-    samples = study.control_steps * cell.training.batch * cell.training.accumulation
-    changes = {"samples": samples, "work": "weak", "epochs": 1, "seed": study.training.seed, "validation_samples": 1}
+    samples = run.study.control_steps * cell.training.batch * cell.training.accumulation
+    seed = run.networks[cell.network].training.seed
+    changes = {"samples": samples, "work": "weak", "epochs": 1, "seed": seed, "validation_samples": 1}
     training = cell.training.model_copy(update=changes)
     for name, arm in ARMS.items():
         ranks = 1 if arm.single_rank else cell.ranks
         if name != "full" and arm.on(ranks) == arm:
-            yield _name(study, cell.model_copy(update={
+            yield _name(run, cell.model_copy(update={
                 "arm": name, "ranks": ranks, "transfer": "none", "training": training,
             }))  # fmt: skip
 
 
-def _name(study: StudySettings, cell: CellSettings) -> CellSettings:
-    """Name the cell after the settings that differ from the study's defaults."""
-    epochs, seed = cell.training.epochs, cell.training.seed
+def _name(run: RunSettings, cell: CellSettings) -> CellSettings:
+    """Name the cell after the settings that differ from the defaults of the study and its network."""
+    epochs, seed, training = cell.training.epochs, cell.training.seed, run.networks[cell.network].training
     parts = [
-        f"3d-s{cell.slices}-r{cell.ranks}",
-        *([cell.sampling] if cell.sampling != study.sampling[0] else []),
-        *([cell.transfer] if cell.transfer != "zero" and not cell.is_control else []),
-        *([f"e{epochs}"] if epochs != study.training.epochs and not cell.is_control else []),
-        *([f"seed{seed}"] if seed != study.training.seed else []),
+        cell.network,
+        *([f"s{cell.slices}"] if cell.dims == 3 else []),
+        f"r{cell.ranks}",
+        *([cell.sampling] if cell.dims == 3 and cell.sampling != run.study.sampling[0] else []),
+        *([cell.transfer] if cell.dims == 3 and cell.transfer != "zero" and not cell.is_control else []),
+        *([f"e{epochs}"] if epochs != training.epochs and not cell.is_control else []),
+        *([f"seed{seed}"] if seed != training.seed else []),
         *([cell.arm] if cell.is_control else []),
     ]
     return cell.model_copy(update={"id": "-".join(parts)})

@@ -1,4 +1,4 @@
-"""Names of denoisers and trainings, and of choices in the settings that several modules use."""
+"""Names of denoisers, and of choices in the settings that several modules use."""
 
 from typing import Literal
 
@@ -7,9 +7,6 @@ LOW_DOSE_INPUT = "low-dose"
 
 TOTAL_VARIATION = "tv"
 """Name of the classical denoiser where networks are listed."""
-
-DDNET_2D, RED_CNN = "2d", "redcnn"
-"""Ids of the 2D trainings."""
 
 Fill = Literal["zero", "repeat", "mean", "noise"]
 """How the planes of a 3D kernel are filled from a 2D one."""

@@ -3,83 +3,21 @@
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from data_prep.settings import DataSettings, Settings, expand_home
 from data_prep.split import Part
-from pipeline.sampling import Sampling
-from pipeline.settings.names import Transfer
-from pipeline.settings.training import RED_CNN_SIDE, Side, TrainingSettings
+from pipeline.settings.networks import DEFAULT_NETWORKS, NetworkSettings, check_ids, donor_of
+from pipeline.settings.study import GridSettings, StudySettings
+from pipeline.settings.training import Side, TrainingSettings
 
-
-class Train2DSettings(Settings):
-    """Settings of a 2D training."""
-
-    ranks: int = Field(1, ge=1)
-    training: TrainingSettings = TrainingSettings()
-
-
-class GridSettings(Settings):
-    """Grid of 3D trainings: all combinations of the listed values. A single value is a list of one."""
-
-    ranks: tuple[PositiveInt, ...] = Field((1, 2), min_length=1)
-    slices: tuple[Side, ...] = Field((16, 32), min_length=1)
-    sampling: tuple[Sampling, ...] = Field(("grouped",), min_length=1)
-    transfer: tuple[Transfer, ...] = Field(("zero",), min_length=1)
-    seeds: tuple[int, ...] | None = Field(None, min_length=1, description="in place of training.seed")
-    epochs: PositiveInt | None = Field(None, description="in place of training.epochs")
-
-    @field_validator("ranks", "slices", "sampling", "transfer", "seeds", mode="before")
-    @classmethod
-    def _listed(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str | int) else value
-
-
-class StudySettings(GridSettings):
-    """Grid of 3D trainings, and further grids, which inherit from it the values that they do not set."""
-
-    also: tuple[GridSettings, ...] = Field((), description="further grids; trainings that are alike are done once")
-    donor: Path | None = Field(
-        None, description="2D weights in the authors' names (.npz, .pt) to transfer; else those trained here"
-    )
-    training: TrainingSettings = TrainingSettings()
-    control_steps: int | None = Field(
-        None, ge=20, description="of each control arm (made-up data, no exchange, one rank alone); null: no such arms"
-    )
-    allocation: Literal["each", "one"] = Field(
-        "each", description="each: every training is a job; one: all share one job, and so its nodes, in turn"
-    )
-    data_rate: float | None = Field(
-        None, gt=0, description="samples a second that the file system gives all ranks, for the projection; null: any"
-    )
-    include_disturbed: bool = Field(
-        False, description="speed-up, laws and projection also use trainings that other processes disturbed"
-    )
-    order_seed: int = Field(0, description="of the order in which trainings are begun")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _inherit(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or not isinstance(values.get("also"), list | tuple):
-            return values
-        inherited = {name: values[name] for name in GridSettings.model_fields if name in values}
-        also = [{**inherited, **grid} if isinstance(grid, dict) else grid for grid in values["also"]]
-        return {**values, "also": also}
-
-    @field_validator("donor")
-    @classmethod
-    def _resolve(cls, donor: Path | None) -> Path | None:
-        return donor and expand_home(donor).absolute()
-
-    @property
-    def grids(self) -> tuple[GridSettings, ...]:
-        """The study's own grid and the further ones."""
-        return (self, *self.also)
-
-    @property
-    def transfers(self) -> bool:
-        """Whether a training starts from transferred weights."""
-        return any(fill != "none" for grid in self.grids for fill in grid.transfer)
+_MOVED = {
+    "train_2d": "train_2d is networks.2d now: write networks: {2d: {model: ddnet, dims: 2, ranks: …, training: {…}}, "
+    "3d: {model: ddnet, dims: 3}}; study.training is of all networks, and networks.3d.training of the 3D one",
+    "red_cnn": "red_cnn is one of the networks now: write networks: {redcnn: {model: redcnn, dims: 2, ranks: …, "
+    "training: {…}}}, beside the others",
+}
+"""Settings of earlier versions, and how to write them."""
 
 
 class EvaluateSettings(Settings):
@@ -131,70 +69,140 @@ class RunSettings(Settings):
         "of the folders above are trusted then",
     )
     data: DataSettings
-    train_2d: Train2DSettings = Field(Train2DSettings(), description="2D-DDnet, donor of the transfer")
-    red_cnn: Train2DSettings | None = Field(None, description="RED-CNN for comparison, if given")
     study: StudySettings = StudySettings()
+    networks: dict[str, NetworkSettings] = Field(
+        DEFAULT_NETWORKS, validate_default=True, description="by id; those that no grid names are trained once"
+    )
     evaluate: EvaluateSettings = EvaluateSettings()
     budget: BudgetSettings = BudgetSettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _share_training(cls, values: Any) -> Any:
+        """Give each network the settings of ``study.training`` that its own do not set."""
+        if not isinstance(values, dict):
+            return values
+        for key, sentence in _MOVED.items():
+            if key in values:
+                raise ValueError(sentence)
+        networks = values.get("networks", DEFAULT_NETWORKS)
+        if not isinstance(networks, dict):
+            return values
+        return {**values, "networks": {name: _sharing(network, _shared(values)) for name, network in networks.items()}}
 
     @field_validator("runs")
     @classmethod
     def _expand(cls, runs: Path) -> Path:
         return expand_home(runs)
 
+    @field_validator("networks", mode="before")
+    @classmethod
+    def _check_ids(cls, networks: Any) -> Any:
+        if isinstance(networks, dict):
+            check_ids(networks)
+        return networks
+
+    @model_validator(mode="after")
+    def _check_networks(self) -> Self:
+        for network in self.networks:
+            donor_of(network, self.networks)
+        for number, grid in enumerate(self.study.grids):
+            key = f"study.also.{number - 1}.network" if number else "study.network"
+            for network in grid.network or ():
+                if network not in self.networks:
+                    raise ValueError(f"{key}: there is no network {network}; networks has {', '.join(self.networks)}")
+        return self
+
     @model_validator(mode="after")
     def _check_samples(self) -> Self:
-        for key, ranks, training in self._trainings():
-            step = training.batch * training.accumulation * (ranks if training.work == "strong" else 1)
-            if training.samples is not None and training.samples % step:
-                factors = "ranks x batch x accumulation" if training.work == "strong" else "batch x accumulation"
-                raise ValueError(f"{key}.training.samples {training.samples} must be a multiple of {factors} = {step}")
+        for network, settings in self.networks.items():
+            for ranks in sorted(self._rank_counts(network)):
+                _check_samples(network, ranks, settings.training)
         return self
 
     @model_validator(mode="after")
     def _check_transfer(self) -> Self:
-        study, donor = self.study.training, self.train_2d.training
-        if not self.study.transfers or self.study.donor:
-            return self
+        for network, settings in self.networks.items():
+            starts = any(fill != "none" for grid in self.study.grids if network in self.networks_of(grid)
+                         for fill in grid.transfer)  # fmt: skip
+            if settings.dims == 3 and settings.donor_file:
+                _check_donor_file(network, settings, is_used=starts)
+            elif settings.dims == 3 and starts:
+                self._check_donor(network, settings)
+        return self
+
+    def _check_donor(self, network: str, settings: NetworkSettings) -> None:
+        donor = donor_of(network, self.networks)
+        if donor is None:
+            raise ValueError(
+                f"networks.{network} cannot start from 2D weights: add a 2D network of model {settings.model} with the "
+                "same options, or set study.transfer to none"
+            )
+        deep, flat = settings.training, self.networks[donor].training
         for name in ("residual", "scaling"):
-            if getattr(study, name) != getattr(donor, name):
-                raise ValueError(f"study.training.{name} must equal train_2d.training.{name} for a transfer")
-        if (study.norm == "group") != (donor.norm == "group"):
-            raise ValueError("study.training.norm and train_2d.training.norm must both be group, or neither")
-        return self
-
-    @model_validator(mode="after")
-    def _check_donor(self) -> Self:
-        study = self.study.training
-        if self.study.donor and not self.study.transfers:
-            raise ValueError("study.donor has no effect with study.transfer none: name a fill, or leave it out")
-        if self.study.donor and (study.residual or study.norm == "group" or study.scaling == "hu"):
+            if getattr(deep, name) != getattr(flat, name):
+                raise ValueError(
+                    f"networks.{network}.training.{name} must equal networks.{donor}.training.{name} for a transfer"
+                )
+        if (deep.norm == "group") != (flat.norm == "group"):
             raise ValueError(
-                "study.donor holds a network without residual or group norm, on [0, 1]: set study.training.residual "
-                "to false, norm to batch, sync or frozen, and scaling to minmax or unit"
+                f"networks.{network}.training.norm and networks.{donor}.training.norm must both be group, or neither"
             )
-        return self
 
-    @model_validator(mode="after")
-    def _check_red_cnn(self) -> Self:
-        if self.red_cnn is None:
-            return self
-        training = self.red_cnn.training
-        if training.activation_checkpointing:
-            raise ValueError("red_cnn.training.activation_checkpointing has no effect on RED-CNN: leave it out")
-        if training.crop and training.crop < RED_CNN_SIDE:
-            raise ValueError(
-                f"red_cnn.training.crop {training.crop} is too small: RED-CNN takes {RED_CNN_SIDE} or more"
-            )
-        if training.scaling == "hu" and not training.residual:
-            raise ValueError(
-                "red_cnn.training without residual ends in a ReLU and gives no HU below 0: "
-                "set red_cnn.training.scaling to unit or minmax"
-            )
-        return self
+    def networks_of(self, grid: GridSettings) -> tuple[str, ...]:
+        """Return the ids of the networks of a grid of the study: by default all 3D networks."""
+        return grid.network or tuple(name for name, network in self.networks.items() if network.dims == 3)
 
-    def _trainings(self) -> list[tuple[str, int, TrainingSettings]]:
-        flat = {"train_2d": self.train_2d, "red_cnn": self.red_cnn}
-        ranks_of_study = {ranks for grid in self.study.grids for ranks in grid.ranks}
-        cells = [("study", ranks, self.study.training) for ranks in sorted(ranks_of_study)]
-        return [*((key, settings.ranks, settings.training) for key, settings in flat.items() if settings), *cells]
+    def is_in_grid(self, network: str) -> bool:
+        """Whether a grid of the study names the network; else it is trained once."""
+        return any(network in self.networks_of(grid) for grid in self.study.grids)
+
+    def _rank_counts(self, network: str) -> set[int]:
+        counts = {ranks for grid in self.study.grids if network in self.networks_of(grid) for ranks in grid.ranks}
+        return counts or {self.networks[network].ranks}
+
+
+def _shared(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings in ``study.training``; none where they are faulty, so that a fault is named once."""
+    study = values.get("study")
+    if isinstance(study, StudySettings):
+        return study.training.model_dump()
+    training = study.get("training") if isinstance(study, dict) else None
+    if isinstance(training, TrainingSettings):
+        return training.model_dump()
+    try:
+        TrainingSettings.model_validate(training)
+    except ValidationError:
+        return {}
+    assert isinstance(training, dict)
+    return training
+
+
+def _sharing(network: Any, shared: dict[str, Any]) -> Any:
+    """Add the shared settings of a training to those of a network that differ."""
+    if not isinstance(network, dict) or not isinstance(network.get("training", {}), dict):
+        return network
+    return {**network, "training": {**shared, **network.get("training", {})}}
+
+
+def _check_samples(network: str, ranks: int, training: TrainingSettings) -> None:
+    step = training.batch * training.accumulation * (ranks if training.work == "strong" else 1)
+    if training.samples is not None and training.samples % step:
+        factors = "ranks x batch x accumulation" if training.work == "strong" else "batch x accumulation"
+        raise ValueError(
+            f"networks.{network}.training.samples {training.samples} must be a multiple of {factors} = {step}"
+        )
+
+
+def _check_donor_file(network: str, settings: NetworkSettings, *, is_used: bool) -> None:
+    training = settings.training
+    if not is_used:
+        raise ValueError(
+            f"networks.{network}.donor_file has no effect with study.transfer none: name a fill, or leave it out"
+        )
+    if training.residual or training.norm == "group" or training.scaling == "hu":
+        raise ValueError(
+            f"networks.{network}.donor_file holds a network without residual or group norm, on [0, 1]: set "
+            f"networks.{network}.training.residual to false, norm to batch, sync or frozen, and scaling to minmax or "
+            "unit"
+        )

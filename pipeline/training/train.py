@@ -85,8 +85,7 @@ def _build_trainer(
     )
     step = _build_step(cell, start, ranks)
     if convolutions:
-        for network in (step.model, step.judged):
-            use_algorithms(network, from_rows(convolutions["algorithms"]))
+        use_algorithms(step.model, from_rows(convolutions["algorithms"]))
     record = _restore(step, state)
     record.seconds["start"] += time.perf_counter() - start_time
     return Trainer(
@@ -104,18 +103,17 @@ def _build_step(cell: CellSettings, start: Path | None, ranks: Ranks) -> Trainin
     if ranks.world.size > 1 and ARMS[cell.arm].exchanges_gradients:
         network = exchange_gradients(model, cell.training, ranks.device, clock)
     low_precision = cell.training.lowers_precision(gpu=ranks.device.type == "cuda")
-    step = TrainingStep(cell, model, network, clock, low_precision=low_precision)
-    if cell.training.compile:
-        for compiled in {step.model, step.judged}:
-            compile_network(compiled)
-    return step
+    return TrainingStep(cell, model, network, clock, low_precision=low_precision)
 
 
 def _build_model(cell: CellSettings, start: Path | None, device: torch.device) -> nn.Module:
     model = build_network(cell)
     if start is not None:
         model.load_state_dict(load_state(start))
-    return lay_out(model.to(device=device), cell.dims)
+    lay_out(model.to(device=device), cell.dims)
+    if cell.training.compile:
+        compile_network(model)
+    return model
 
 
 def compile_network(model: nn.Module) -> None:

@@ -28,7 +28,7 @@ def refused(
 def test_unknown_setting(tmp_path: Path) -> None:
     said = refused(tmp_path, "{kind: nifti, path: scans}", "--set", "study.slicez=[16]")
     assert (
-        "study.slicez is not a setting; valid here: ranks, slices, sampling, transfer, seeds, epochs, also, donor"
+        "study.slicez is not a setting; valid here: network, ranks, slices, sampling, transfer, seeds, epochs, also"
         in said
     )
 

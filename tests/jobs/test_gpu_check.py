@@ -11,7 +11,7 @@ from pipeline.settings.cells import cells_of
 from tests.command_line import CONFIG, quarterdose_within
 
 SMALL = [
-    word for setting in ("study.training.crop=16", "train_2d.training.crop=16", "study.slices=[16]", "study.ranks=[1]")
+    word for setting in ("study.training.crop=16", "study.slices=[16]", "study.ranks=[1]")
     for word in ("--set", setting)
 ]  # fmt: skip
 

@@ -26,9 +26,10 @@ def test_cpu(tmp_path: Path) -> None:
 
 
 def test_gpu_says_what_fits_and_what_to_try(tmp_path: Path) -> None:
+    deep_settings = "{model: ddnet, dims: 3, training: {crop: null, precision: float32}}"
     _, flat, deep, *notes = plan(
-        tmp_path, "--gpu", "T4-16GB", "--set", "study.training.crop=null", "--set", "study.training.precision=float32",
-        "--set", "study.slices=[64]",
+        tmp_path, "--gpu", "T4-16GB", "--set", "study.slices=[64]",
+        "--set", f"networks={{2d: {{model: ddnet, dims: 2}}, 3d: {deep_settings}}}",
     )  # fmt: skip
     assert flat[5] == "bfloat16"
     assert flat[-2] == "yes"
@@ -48,7 +49,7 @@ def test_unknown_gpu_is_told_the_known(tmp_path: Path) -> None:
 
 
 PROFILE = "executor: slurm\ngpus_a_task: 1\n{}"
-STEPS = ("--set", "study.training.samples=120", "--set", "train_2d.training.samples=120")
+STEPS = ("--set", "study.training.samples=120")
 
 
 def test_hours_are_those_of_the_arithmetic_at_the_profile_s_rate(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from jobs.engine.launch import LocalProcesses, run_submitted_rank
 from jobs.engine.marker import Marker, Markers
 from jobs.engine.run_folder import RunFolder
 from jobs.stages.graph import open_graph
-from jobs.stages.train import Train2D
+from jobs.stages.train import TrainDonors
 from pipeline.sampling import choose
 from pipeline.settings.cells import cells_of
 from pipeline.settings.run import RunSettings
@@ -110,7 +110,7 @@ def test_the_message_is_that_of_the_rank_at_fault(toy: Toy) -> None:
 @pytest.mark.whole
 def test_a_stopped_rank_ends_its_submitted_job(toy: Toy) -> None:
     """Nobody dies by himself: the other rank hangs, and submitit waits for both."""
-    command = [*toy.command("--on", "local"), "--set", "train_2d.training.epochs=5000"]
+    command = [*toy.command("--on", "local"), "--set", "networks.2d.training.epochs=5000"]
     with subprocess.Popen(command, cwd=toy.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as run:
         wait_for(lambda: list(toy.run_folder.glob("cells/2d/checkpoints/*.pt")))
         rank_1 = _rank(toy.folder, 1)
@@ -156,4 +156,4 @@ def test_a_job_of_another_size_than_was_asked_for_trains_nothing(tmp_path: Path)
     )  # fmt: skip
     assert not folder.cell("2d").exists()
     with pytest.raises(DistributionError, match="but its job says that this process is one of 3"):
-        Train2D(folder).run("2d", World(1, 3, 1, meeting), lambda done, total, note: None)
+        TrainDonors(folder).run("2d", World(1, 3, 1, meeting), lambda done, total, note: None)

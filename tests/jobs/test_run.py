@@ -22,7 +22,7 @@ from pipeline.inference.model_file import load_model
 from pipeline.report.figures.style import ENDINGS
 from tests.command_line import QUARTERDOSE, quarterdose
 from tests.plain_ddnet import PlainDDnet
-from tests.toy_runs import SETTINGS, Toy, assert_alike, copied_run, make_toy_scan, wait_for, whole_run
+from tests.toy_runs import SETTINGS, Toy, assert_alike, copied_run, make_toy_scan, wait_for, whole_run, with_network
 
 pytestmark = pytest.mark.whole
 
@@ -135,7 +135,7 @@ def test_a_dry_run_says_why(finished: Toy) -> None:
     assert "run  prepare/toy: low_dose.dose changed from 0.1 to 0.2" in changed
     assert "run  split/split: prepare/toy runs first" in changed
     assert changed.count("keep") == 0
-    more = finished.run("--dry-run", "--set", "study.ranks=[1,2,4]", "--set", "study.training.samples=4").stdout
+    more = finished.run("--dry-run", "--set", "study.ranks=[1,2,4]", "--set", "networks.3d.training.samples=4").stdout
     assert "study/3d-s16-r4: never run" in more
     last = sorted((finished.run_folder / "cells/3d-s16-r1/checkpoints").iterdir())[-1]
     last.rename(last.with_suffix(".away"))
@@ -178,7 +178,7 @@ def test_the_same_graph_through_submitit_gives_the_same_losses(toy: Toy, undistu
 
 
 def test_the_same_graph_with_the_debug_executor(toy: Toy) -> None:
-    alone = ("--set", "train_2d.ranks=1", "--set", "study.ranks=[1]")
+    alone = ("--set", "networks.2d.ranks=1", "--set", "study.ranks=[1]")
     toy.forget("prepare/toy", "train/2d")
     toy.write(LEAN)
     refused = toy.run("--on", "debug")
@@ -231,18 +231,18 @@ def test_a_run_killed_everywhere_ends_as_if_it_had_not_been(
 def test_a_donor_file_in_place_of_the_2d_training(toy: Toy) -> None:
     torch.manual_seed(0)
     torch.save(PlainDDnet(2).state_dict(), toy.folder / "donor.pt")
-    alone = {"ranks": 1, "training": {**SETTINGS["train_2d"]["training"], "epochs": 1}}
-    training = {**SETTINGS["study"]["training"], "epochs": 1, "residual": False, "scaling": "unit", "norm": "frozen"}
-    study = {**SETTINGS["study"], "ranks": [1], "transfer": ["none", "zero"], "donor": "donor.pt", "training": training}
-    toy.write({**LEAN, "train_2d": alone, "study": study})
+    unlike = {"epochs": 1, "residual": False, "scaling": "unit", "norm": "frozen"}
+    settings = with_network(LEAN, "2d", ranks=1, training={"epochs": 1})
+    settings = with_network(settings, "3d", donor_file="donor.pt", training=unlike)
+    toy.write({**settings, "study": {**SETTINGS["study"], "ranks": [1], "transfer": ["none", "zero"]}})
     done = toy.run()
     assert done.returncode == 0, done.stdout + done.stderr
     transfer = pd.read_csv(toy.run_folder / "report" / "transfer.csv").set_index("cell")["transfer"]
     assert transfer.to_dict() == {"3d-s16-r1-none": "none", "3d-s16-r1": "zero"}
     torch.save(PlainDDnet(2).state_dict(), toy.folder / "donor.pt")
     redone = toy.run("--dry-run").stdout
-    assert "run  transfer/zero: donor changed from" in redone
-    assert "run  study/3d-s16-r1: transfer/zero runs first" in redone
+    assert "run  transfer/3d-zero: donor changed from" in redone
+    assert "run  study/3d-s16-r1: transfer/3d-zero runs first" in redone
     for kept in ("train/2d", "study/3d-s16-r1-none"):
         assert f"keep {kept}: done" in redone
 
@@ -278,8 +278,8 @@ def test_a_killed_worker_is_named_and_the_next_run_finishes(toy: Toy) -> None:
 def test_a_training_that_is_asked_to_stop_goes_on_with_the_next_run(toy: Toy) -> None:
     """One rank gets the signal that Slurm sends before a time limit."""
     toy.forget("train/2d")
-    train = {**SETTINGS["train_2d"], "training": {**SETTINGS["train_2d"]["training"], "epochs": 40, "log_steps": 1}}
-    toy.write({**LEAN, "train_2d": train, "study": {**SETTINGS["study"], "ranks": [1]}})
+    settings = with_network(LEAN, "2d", training={"epochs": 40, "log_steps": 1})
+    toy.write({**settings, "study": {**SETTINGS["study"], "ranks": [1]}})
     with toy.start() as process:
         wait_for(lambda: len(toy.losses().get("2d", [])) > 5)
         os.kill(_workers(toy.folder)[-1], signal.SIGUSR2)
@@ -297,11 +297,8 @@ def test_a_changed_training_starts_anew_and_one_without_its_last_checkpoint_goes
     old = toy.losses()
     result = (toy.run_folder / "cells/2d/result.json").read_text()
     sorted((toy.run_folder / "cells/2d/checkpoints").iterdir())[-1].unlink()
-    changed = {
-        **SETTINGS,
-        "study": {**SETTINGS["study"], "ranks": [1], "training": {**SETTINGS["study"]["training"], "seed": 5}},
-    }
-    toy.write(changed)
+    changed = with_network(SETTINGS, "3d", training={"seed": 5})
+    toy.write({**changed, "study": {**SETTINGS["study"], "ranks": [1]}})
     assert toy.run().returncode == 0
     new = toy.losses()
     assert new["2d"] == old["2d"]

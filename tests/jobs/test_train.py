@@ -15,11 +15,12 @@ from jobs.engine.graph import Graph
 from jobs.engine.marker import Marker
 from jobs.engine.run_folder import RunFolder
 from jobs.stages.graph import graph_of
-from jobs.stages.train import CellStage, Study, Train2D, Transfer
+from jobs.stages.train import CellStage, Study, TrainDonors, Transfer
 from pipeline.models import DDnet
 from pipeline.settings.run import RunSettings
 from pipeline.training.world import World
 from tests.beside import shared_file
+from tests.pipeline.runs import WITH_RED_CNN
 from tests.plain_ddnet import PlainDDnet
 
 UNLIKE = {"residual": False, "scaling": "unit", "norm": "frozen"}
@@ -31,7 +32,9 @@ def graph_with(root: Path, study: Mapping[str, Any], **more: Any) -> Graph:
 
 
 def donating(root: Path, donor: Path, *fills: str) -> Graph:
-    return graph_with(root, {"donor": donor, "transfer": fills or ("zero",), "training": UNLIKE})
+    deep = {"model": "ddnet", "dims": 3, "donor_file": donor, "training": UNLIKE}
+    networks = {"2d": {"model": "ddnet", "dims": 2}, "3d": deep}
+    return graph_with(root, {"transfer": fills or ("zero",)}, networks=networks)
 
 
 def transfer_of(graph: Graph) -> Transfer:
@@ -63,9 +66,9 @@ def test_a_donor_file_starts_the_3d_network(tmp_path: Path, ending: str) -> None
     """A volume that does not change along z gives what the authors' 2D network gives."""
     state = plain_weights()
     transfer = transfer_of(donating(tmp_path, write_donor(tmp_path / f"donor.{ending}", state)))
-    transfer.run("zero", World(), ignore_progress)
+    transfer.run("3d-zero", World(), ignore_progress)
     deep = DDnet(3).eval()
-    deep.load_state_dict(torch.load(transfer.folder.donor("zero"), weights_only=True))
+    deep.load_state_dict(torch.load(transfer.folder.transferred("3d-zero"), weights_only=True))
     plain, x = PlainDDnet(2).eval(), torch.rand(1, 1, 32, 16)
     plain.load_state_dict(state)
     found = deep(x.unsqueeze(2).repeat(1, 1, 16, 1, 1))
@@ -76,15 +79,15 @@ def test_a_donor_file_starts_the_3d_network(tmp_path: Path, ending: str) -> None
 @torch.no_grad()
 def test_the_published_weights_as_donor_give_the_authors_3d_output(tmp_path: Path) -> None:
     transfer = transfer_of(donating(tmp_path, shared_file("ddnet/published_2d_weights.npz"), "none", "zero", "mean"))
-    assert transfer.items() == ["zero", "mean"]
+    assert transfer.items() == ["3d-zero", "3d-mean"]
     for fill in transfer.items():
         transfer.run(fill, World(), ignore_progress)
     deep = DDnet(3).eval()
-    deep.load_state_dict(torch.load(transfer.folder.donor("zero"), weights_only=True))
+    deep.load_state_dict(torch.load(transfer.folder.transferred("3d-zero"), weights_only=True))
     with np.load(shared_file("ddnet/golden_forward.npz")) as golden:
         found = deep(torch.from_numpy(golden["input"])[None, None])[0, 0].numpy()
         assert np.quantile(np.abs(found - golden["output_3d_zero_inflated_eval"]), 0.99) < 1e-5
-    zero, mean = (torch.load(transfer.folder.donor(fill), weights_only=True) for fill in transfer.items())
+    zero, mean = (torch.load(transfer.folder.transferred(fill), weights_only=True) for fill in transfer.items())
     torch.testing.assert_close(mean["stem.weight"][:, :, 0] * 7, zero["stem.weight"][:, :, 3])
 
 
@@ -105,12 +108,12 @@ def test_donors_that_are_none_are_refused_by_name(tmp_path: Path, name: str, con
         (tmp_path / name).write_text("weights")
     else:
         write_donor(tmp_path / name, content)
-    with pytest.raises(UserError, match=rf"study\.donor \S+{name}: .*{message}"):
-        transfer_of(donating(tmp_path, tmp_path / name)).run("zero", World(), ignore_progress)
+    with pytest.raises(UserError, match=rf"networks\.3d\.donor_file \S+{name}: .*{message}"):
+        transfer_of(donating(tmp_path, tmp_path / name)).run("3d-zero", World(), ignore_progress)
 
 
 def test_a_donor_that_is_missing_is_refused_before_anything_runs(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"study\.donor: \S+absent\.npz does not exist"):
+    with pytest.raises(UserError, match=r"networks\.3d\.donor_file: \S+absent\.npz does not exist"):
         transfer_of(donating(tmp_path, tmp_path / "absent.npz")).find_items(ignore_progress)
     transfer_of(graph_with(tmp_path, {})).find_items(ignore_progress)
 
@@ -129,30 +132,30 @@ def finish(graph: Graph, stage: str, item: str) -> None:
 
 def test_the_transfer_waits_for_the_2d_training_or_for_nothing_but_its_file(tmp_path: Path, sample_path: Path) -> None:
     trained = graph_with(tmp_path / "trained", {"transfer": ["none", "repeat"]})
-    assert str(decision(trained, "transfer", "repeat").reason) == "train/2d runs first"
+    assert str(decision(trained, "transfer", "3d-repeat").reason) == "train/2d runs first"
     donor = write_donor(tmp_path / "donor.pt", plain_weights())
     given = donating(tmp_path / "given", donor)
-    assert str(decision(given, "transfer", "zero").reason) == "never run"
-    finish(given, "transfer", "zero")
-    assert not decision(given, "transfer", "zero").run
+    assert str(decision(given, "transfer", "3d-zero").reason) == "never run"
+    finish(given, "transfer", "3d-zero")
+    assert not decision(given, "transfer", "3d-zero").run
     assert decision(given, "train", "2d").run
     os.utime(donor, (1, 1))
-    assert str(decision(given, "transfer", "zero").reason).startswith("donor changed from ['donor.pt', ")
+    assert str(decision(given, "transfer", "3d-zero").reason).startswith("donor changed from ['donor.pt', ")
 
 
 def test_each_cell_starts_as_it_says(tmp_path: Path) -> None:
     study = {"transfer": ["zero", "none", "noise"], "ranks": [1], "slices": [16]}
-    graph = graph_with(tmp_path, study, red_cnn={})
+    graph = graph_with(tmp_path, study, networks=WITH_RED_CNN)
     stage, flat = graph.stages["study"], graph.stages["train"]
     assert isinstance(stage, Study)
-    assert isinstance(flat, Train2D)
+    assert isinstance(flat, TrainDonors)
     assert flat.items() == ["2d"]
     found = {item: _start(stage, item) for item in stage.items()}
     assert found == {
         "redcnn": (None, []),
-        "3d-s16-r1": ("zero.pt", ["zero"]),
+        "3d-s16-r1": ("3d-zero.pt", ["3d-zero"]),
         "3d-s16-r1-none": (None, []),
-        "3d-s16-r1-noise": ("noise.pt", ["noise"]),
+        "3d-s16-r1-noise": ("3d-noise.pt", ["3d-noise"]),
     }
 
 

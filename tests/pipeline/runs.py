@@ -21,6 +21,11 @@ DATASETS = ("LIDC-IDRI", "Mayo")
 SLICE_VALUES, SCAN_VALUES = dict.fromkeys(names(SLICE_MEASURES), 0.5), dict.fromkeys(names(MEASURES), 0.5)
 
 
+WITH_RED_CNN = {
+    "2d": {"model": "ddnet", "dims": 2}, "redcnn": {"model": "redcnn", "dims": 2}, "3d": {"model": "ddnet", "dims": 3},
+}  # fmt: skip
+
+
 def settings_of(**values: Any) -> RunSettings:
     """Settings of a run of the sample."""
     return RunSettings.model_validate({"name": "t", "data": {"sources": [{"kind": "sample"}]}, **values})

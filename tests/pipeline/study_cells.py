@@ -11,8 +11,9 @@ def cells(
     seconds: dict[int, float], slices: int = 16, alike: str = "x", state: str = "done", seed: int = 0, **more: object
 ) -> pd.DataFrame:
     rows = [
-        {"cell": f"3d-s{slices}-r{ranks}{f'-seed{seed}' if seed else ''}", "state": state, "dims": 3, "slices": slices,
-         "ranks": ranks, **SERIES, "alike": alike, "seed": seed, "samples": 10, "training_seconds": value, **more}
+        {"cell": f"3d-s{slices}-r{ranks}{f'-seed{seed}' if seed else ''}", "state": state, "network": "3d",
+         "in_grid": True, "slices": slices, "ranks": ranks, **SERIES, "alike": alike, "seed": seed,
+         "samples": 10, "training_seconds": value, **more}
         for ranks, value in seconds.items()
     ]  # fmt: skip
     return pd.DataFrame(rows)

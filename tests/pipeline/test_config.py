@@ -1,4 +1,6 @@
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -13,6 +15,21 @@ MINIMAL = "name: x\ndata: {sources: [{kind: sample}]}\n"
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
+def networks(**changes: dict[str, Any]) -> str:
+    """Write an override: the default networks with changes, and further ones, 2D-DDnets unless they say so."""
+    named = {"flat": "2d", "deep": "3d"}
+    flat = {"model": "ddnet", "dims": 2}
+    both: dict[str, dict[str, Any]] = {"2d": flat, "3d": {"model": "ddnet", "dims": 3}}
+    for name, settings in changes.items():
+        network = named.get(name, name)
+        both[network] = {**both.get(network, flat), **settings}
+    return f"networks={json.dumps(both)}"
+
+
+def red_cnn(**training: Any) -> str:
+    return networks(redcnn={"model": "redcnn", "ranks": 2, "training": training})
+
+
 def load(tmp_path: Path, text: str = MINIMAL, *overrides: str) -> RunSettings:
     path = tmp_path / "x.yaml"
     path.write_text(text)
@@ -22,7 +39,21 @@ def load(tmp_path: Path, text: str = MINIMAL, *overrides: str) -> RunSettings:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("train_2d.lrate=1", r"train_2d\.lrate is not a setting; valid here: ranks, training"),
+        ("train_2d.lrate=1", r"train_2d is networks\.2d now: write networks: \{2d: "),
+        ("red_cnn={}", r"red_cnn is one of the networks now: write networks: \{redcnn: \{model: redcnn, dims: 2, "),
+        ("study.donor=x.npz", r"study: donor is a setting of a network now: write networks\.ID\.donor_file"),
+        (networks(u={"model": "unit"}), r"networks\.u\.model: 'unit' is no network"),
+        ("networks={u: {model: ddnet}}", r"networks\.u\.dims is missing"),
+        (networks(**{"a-b": {}}), "networks: 'a-b' is no id of a network: at most 32 letters"),
+        (networks(tv={}), "'tv' is the name of a classical denoiser"),
+        (networks(u={"options": {"width": 3}}), r"networks\.u\.options: width: DDnet has no such option; valid: none"),
+        (networks(u={"lrate": 3}), r"networks\.u\.lrate is not a setting; valid here: model, dims, options"),
+        (networks(u={"training": {"crops": 3}}), r"networks\.u\.training\.crops is not a setting; valid here: recipe"),
+        (networks(u={"donor": "2d"}), "a 2D one starts from random weights"),
+        (networks(u={}), r"networks\.3d could start from 2d or u: name the one"),
+        (networks(deep={"donor": "x"}), r"networks\.3d\.donor: x is no 2D network of model ddnet.*those are: 2d"),
+        ("networks={3d: {model: ddnet, dims: 3}}", r"networks\.3d cannot start from 2D weights: add a 2D network of"),
+        ("study.network=4d", r"study\.network: there is no network 4d; networks has 2d, 3d"),
         ("data.low_dose.dos=1", r"data\.low_dose\.dos is not a setting; valid here: dose, photons"),
         ("data.sources=[{kind: sample, pth: x}]", r"data\.sources\.0\.pth is not a setting; valid here: kind, path"),
         ("colour=red", r"colour is not a setting; valid here: name, runs, share, data"),
@@ -30,16 +61,23 @@ def load(tmp_path: Path, text: str = MINIMAL, *overrides: str) -> RunSettings:
         ("data.low_dose.electronic_sd=.inf", r"electronic_sd: Input should be a finite number \(got inf\)"),
         ("study.slices=[20]", r"study\.slices\.0: Input should be a multiple of 16 \(got 20\)"),
         ("study.training.crop=100", r"study\.training\.crop: Input should be a multiple of 16 \(got 100\)"),
-        ("study.training.samples=3", "samples 3 must be a multiple of ranks x batch x accumulation = 2"),
+        (
+            "study.training.samples=3",
+            r"networks\.3d\.training\.samples 3 must be a multiple of ranks x batch x accumulation = 2",
+        ),
         ("study.training={norm: batch, crop: 16}", "crop 16 and batch 1 leave batch norm one value"),
-        ("study.training.residual=false", r"study\.training\.residual must equal train_2d"),
-        ("study.training.scaling=unit", r"study\.training\.scaling must equal train_2d"),
+        (networks(deep={"training": {"residual": False}}), r"3d\.training\.residual must equal networks\.2d\.training"),
+        (networks(deep={"training": {"scaling": "unit"}}), r"3d\.training\.scaling must equal networks\.2d"),
+        (networks(deep={"training": {"norm": "frozen"}}), r"and networks\.2d\.training\.norm must both be group"),
         ("study.transfer=[none,one]", r"study\.transfer\.1: Input should be 'none', 'zero', 'repeat'"),
-        ("study.donor=x.npz", r"study\.donor holds a network without residual.*set study\.training\.residual to false"),
-        ("red_cnn={training: {activation_checkpointing: true}}", "activation_checkpointing has no effect on RED-CNN"),
-        ("red_cnn={training: {crop: 16, batch: 2}}", r"red_cnn\.training\.crop 16 is too small: RED-CNN takes 21"),
-        ("red_cnn={training: {residual: false}}", r"set red_cnn\.training\.scaling to unit or minmax"),
-        ("red_cnn={ranks: 2, training: {samples: 3}}", r"red_cnn\.training\.samples 3 must be a multiple"),
+        (
+            networks(deep={"donor_file": "x.npz"}),
+            r"donor_file holds a network without residual.*set networks\.3d\.training\.residual to false",
+        ),
+        (red_cnn(activation_checkpointing=True), "activation_checkpointing has no effect on RED-CNN"),
+        (red_cnn(crop=16, batch=2), r"redcnn: training\.crop 16 is too small: RED-CNN takes 21"),
+        (red_cnn(residual=False), r"redcnn: training: RED-CNN without residual ends in a ReLU.*set scaling to unit"),
+        (red_cnn(samples=3), r"networks\.redcnn\.training\.samples 3 must be a multiple"),
         ("name=../x", "name: String should match pattern"),
         ("name.x=1", "name is a value, not a group"),
         ("study", "must look like a.b=value"),
@@ -103,7 +141,7 @@ def test_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_the_paper_recipe_by_name_and_overrides_of_it(tmp_path: Path) -> None:
     run = load(tmp_path, MINIMAL, "study.training.recipe=paper", "study.training.epochs=3", "study.transfer=none")
-    training = run.study.training
+    training = run.networks["3d"].training
     assert (training.scaling, training.residual, training.schedule, training.ms_ssim) == (
         "unit",
         False,
@@ -111,11 +149,11 @@ def test_the_paper_recipe_by_name_and_overrides_of_it(tmp_path: Path) -> None:
         "authors",
     )
     assert (training.crop, training.batch, training.learning_rate, training.epochs) == (None, 1, 1e-3, 3)
-    assert run.train_2d.training.recipe == "default"
+    assert run.networks["2d"].training == training
 
 
 def test_resolved_settings_resolve_to_themselves(tmp_path: Path) -> None:
-    run = load(tmp_path, MINIMAL, "train_2d.training.recipe=paper", "study.transfer=none")
+    run = load(tmp_path, MINIMAL, "study.training.recipe=paper", "study.transfer=[none,zero]")
     again = load(tmp_path, yaml.safe_dump(run.model_dump(mode="json")))
     assert again == run
 
@@ -126,21 +164,22 @@ def test_the_grid_of_cells(tmp_path: Path) -> None:
 
 
 def test_red_cnn_and_several_transfers_are_cells_of_the_grid(tmp_path: Path) -> None:
-    grid = ("red_cnn={training: {crop: 32}}", "study.transfer=[none,zero]", "study.slices=[16,32]", "study.ranks=[1]")
+    grid = (red_cnn(crop=32), "study.transfer=[none,zero]", "study.slices=[16,32]", "study.ranks=[1]")
     cells = {cell.id: cell for cell in cells_of(load(tmp_path, MINIMAL, *grid))}
     assert list(cells) == ["2d", "redcnn", "3d-s16-r1-none", "3d-s32-r1-none", "3d-s16-r1", "3d-s32-r1"]
     assert [cell.transfer for cell in cells.values()] == ["none", "none", "none", "none", "zero", "zero"]
     assert [cell.validated for cell in cells.values()] == [16, 16, 16, 32, 16, 32]
-    red_cnn = cells["redcnn"]
-    assert (red_cnn.model, red_cnn.dims, red_cnn.slices, red_cnn.training.crop) == ("redcnn", 2, 1, 32)
+    redcnn = cells["redcnn"]
+    assert (redcnn.model, redcnn.dims, redcnn.slices, redcnn.training.crop) == ("redcnn", 2, 1, 32)
     assert {cell.model for cell in cells.values() if cell.id != "redcnn"} == {"ddnet"}
 
 
 def test_a_donor_wants_a_network_like_it_and_a_use(tmp_path: Path) -> None:
-    fitting = ("study.donor=x.npz", "study.training={residual: false, scaling: unit, norm: frozen}")
-    assert load(tmp_path, MINIMAL, *fitting).study.donor == Path("x.npz").absolute()
-    with pytest.raises(UserError, match=r"study\.donor has no effect with study\.transfer none"):
-        load(tmp_path, MINIMAL, *fitting, "study.transfer=none")
+    unlike = {"residual": False, "scaling": "unit", "norm": "frozen"}
+    fitting = networks(deep={"donor_file": "x.npz", "training": unlike})
+    assert load(tmp_path, MINIMAL, fitting).networks["3d"].donor_file == Path("x.npz").absolute()
+    with pytest.raises(UserError, match=r"networks\.3d\.donor_file has no effect with study\.transfer none"):
+        load(tmp_path, MINIMAL, fitting, "study.transfer=none")
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
@@ -161,6 +200,20 @@ def test_the_paper_s_table_2_to_the_row(tmp_path: Path) -> None:
     assert len(full) == 1 + 3 * len(rows)
     assert [(c.training.epochs, c.ranks) for c in full if c.dims == 2] == [(50, 1)]
     assert {c.training.recipe for c in full} == {"paper"}
+
+
+def test_networks_are_an_axis_of_the_grid(tmp_path: Path) -> None:
+    """Of a 2D network slices, sampling and transfer change nothing; a network that no grid names is trained once."""
+    grid = ("study.network=[2d,3d]", "study.slices=[16,32]", "study.transfer=[none,zero]", "study.seeds=[0,1]")
+    text = MINIMAL + "study: {training: {crop: 32}}"
+    run = load(tmp_path, text, networks(flat={"training": {"crop": 48}}, redcnn={"model": "redcnn"}), *grid)
+    cells = {cell.id: cell for cell in cells_of(run)}
+    deep = [f"3d-s{s}-r{r}{fill}{seed}" for fill in ("-none", "") for seed in ("", "-seed1") for s in (16, 32)
+            for r in (1, 2)]  # fmt: skip
+    assert list(cells) == ["redcnn", "2d-r1", "2d-r2", "2d-r1-seed1", "2d-r2-seed1", *deep]
+    assert {cell.network: cell.training.crop for cell in cells.values()} == {"redcnn": 32, "2d": 48, "3d": 32}
+    assert {cell.counterpart for cell in cells.values() if cell.dims == 3} == {"2d-r1"}
+    assert [cell.is_in_grid for cell in cells.values()] == [False] + [True] * 20
 
 
 def test_trainings_that_are_alike_are_done_once(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Locator, Page
 from pipeline.report.write import write_report
 from pipeline.settings.cells import cells_of
 from tests.pipeline.pages import DEEP, FLAT, HOSTILE, LOW
-from tests.pipeline.runs import fill, judge, settings_of
+from tests.pipeline.runs import WITH_RED_CNN, fill, judge, settings_of
 from tests.scans import chest
 
 pytestmark = pytest.mark.browser
@@ -89,7 +89,7 @@ def test_what_slips_in_is_neither_run_nor_fetched(browser: Browser, page_run: Pa
 
 def test_a_study_of_24_cells_stays_below_25_mb(tmp_path: Path) -> None:
     study = {"slices": [16, 32], "ranks": [1, 2, 4, 8], "transfer": ["none", "zero", "repeat"]}
-    settings = settings_of(red_cnn={}, study=study)
+    settings = settings_of(networks=WITH_RED_CNN, study=study)
     cells = cells_of(settings)
     ids = [cell.id for cell in cells]
     noise = np.random.default_rng(0).normal(0, 20, (16, 512, 512))

@@ -24,7 +24,7 @@ from pipeline.report.volumes import read_stacks, viewer_data
 from pipeline.report.write import collect, write_report
 from pipeline.settings.cells import cells_of
 from pipeline.settings.run import RunSettings
-from tests.pipeline.runs import Hu, fill, judge, settings_of, write_load
+from tests.pipeline.runs import WITH_RED_CNN, Hu, fill, judge, settings_of, write_load
 from tests.scans import chest
 
 HOSTILE = "<script>alert(1)</script>"
@@ -87,7 +87,7 @@ def test_a_report_without_any_training_still_has_the_input(tmp_path: Path) -> No
         "sharpness.png",
     ]
     page = (report / "index.html").read_text()
-    assert "No figure: no training of a 3D network is done." in page
+    assert "No figure: no training of the study is done." in page
     assert "not for diagnosis. Measured low dose." in page
     assert "Simulated dose" not in page
     assert page.count("<p>On the test part") == 3
@@ -143,7 +143,7 @@ def test_the_table_of_scans_shows_their_noise_and_the_page_warns_of_odd_noise(
 
 def test_red_cnn_and_several_transfers_stand_side_by_side(tmp_path: Path) -> None:
     study = {"slices": [16], "ranks": [1, 2], "transfer": ["none", "zero", "repeat"]}
-    settings = settings_of(red_cnn={}, study=study)
+    settings = settings_of(networks=WITH_RED_CNN, study=study)
     cells = cells_of(settings)
     ids = [cell.id for cell in cells]
     fill(tmp_path, cells, ids)
@@ -170,12 +170,12 @@ def test_red_cnn_and_several_transfers_stand_side_by_side(tmp_path: Path) -> Non
         cell.id: saved[cell.transfer] for cell in cells if cell.transfer in saved
     }
     summary = (report / "summary.txt").read_text().splitlines()
-    assert "as good as 2d in validation (75.0% of the input's RMSE)" in summary
+    assert "as good as the 2D counterpart in validation (2d: 75.0% of the input's RMSE)" in summary
     assert "3d-s16-r2               zero             0       4" in summary
     assert "3d-s16-r2-none          none             4" in [line.rstrip() for line in summary]
     with Image.open(report / "figures" / "fig9-slices.png") as picture:
         assert picture.width == round(300 * 1.75 * 5)  # low dose, 2D, RED-CNN, the best 3D, full dose
-    assert "Steps until as good as the 2D-DDnet" in (report / "index.html").read_text()
+    assert "Steps until as good as the 2D counterpart" in (report / "index.html").read_text()
 
 
 @pytest.fixture(scope="module")

@@ -436,7 +436,8 @@ def test_the_test_of_variance_is_wrong_as_often_as_it_says() -> None:
 
 
 def trained(cell: str, dims: int = 3, transfer: str = "none", ranks: int = 1, **more: str) -> dict[str, object]:
-    row = {"cell": cell, "state": "done", "dims": dims, "slices": 16, "ranks": ranks, "transfer": transfer}
+    row = {"cell": cell, "network": f"{dims}d", "counterpart": "2d" if dims == 3 else "", "state": "done",
+           "in_grid": dims == 3, "slices": 16, "ranks": ranks, "transfer": transfer}  # fmt: skip
     times = {"steps": 100, "training_seconds": 50.0, "seed": 0, "arm": "full", "disturbed": "no"}
     return {**row, **times, "alike_but_transfer": "x", **more}
 
@@ -475,8 +476,8 @@ def test_steps_that_a_transfer_saved() -> None:
     saved = {cell: None if pd.isna(value) else value for cell, value in table["steps_saved"].items()}
     assert saved == {**dict.fromkeys(table.index), "zero": 20, "mean": 40}
     csv = steps_to_2d(cells, validations).to_csv(index=False).splitlines()
-    assert csv[4] == "noise,16,1,noise,0.7,,,,no"
-    assert csv[2] == "zero,16,1,zero,0.7,20,10.0,20,no"
+    assert csv[4] == "noise,16,1,noise,2d,0.7,,,,no"
+    assert csv[2] == "zero,16,1,zero,2d,0.7,20,10.0,20,no"
 
 
 def test_without_a_2d_network_or_a_study_nothing_was_reached() -> None:

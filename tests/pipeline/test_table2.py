@@ -17,7 +17,7 @@ SPECIAL = r'50% of #1 & $x_1$ {a} \input{b} ~ ^ < > | "q" ± -5'
 
 
 def training(**changes: object) -> dict[str, object]:
-    return {"state": "done", "arm": "full", "model": "ddnet", "dims": 3, "slices": 16, "ranks": 2,
+    return {"state": "done", "arm": "full", "network": "3d", "model": "ddnet", "dims": 3, "slices": 16, "ranks": 2,
             "sampling": "grouped", "transfer": "zero", "epochs": 50, "device": "cpu", "disturbed": "no",
             **changes}  # fmt: skip
 
@@ -25,7 +25,16 @@ def training(**changes: object) -> dict[str, object]:
 def table2_of(**changes: object) -> pd.DataFrame:
     """Table 2 of one 3D training with two seeds, 100 and 200 s, and one 2D network that was not judged."""
     deep = training(**changes)
-    flat = {**deep, "cell": "2d", "dims": 2, "slices": 1, "ranks": 1, "transfer": "none", "training_seconds": 3725.0}
+    flat = {
+        **deep,
+        "cell": "2d",
+        "network": "2d",
+        "dims": 2,
+        "slices": 1,
+        "ranks": 1,
+        "transfer": "none",
+        "training_seconds": 3725.0,
+    }
     seeds = [{**deep, "cell": f"a{seed}", "training_seconds": 100.0 * seed} for seed in (1, 2)]
     judged = [("low-dose", 4e-4, 0.90), ("a1", 1e-4, 0.92), ("a1", 2e-4, 0.94), ("a2", 3e-4, 0.96)]
     return table2(pd.DataFrame([flat, *seeds]), pd.DataFrame(judged, columns=["model", "mse", "ms_ssim"]))

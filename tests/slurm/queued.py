@@ -15,7 +15,7 @@ import yaml
 
 from slurm.devcluster import Cluster
 from tests.command_line import QUARTERDOSE
-from tests.toy_runs import SETTINGS, Toy, wait_for
+from tests.toy_runs import SETTINGS, Toy, wait_for, with_network
 
 PROFILE: dict[str, Any] = {
     "executor": "slurm", "partition": "gpu", "minutes": 30, "tasks_a_node": 2, "gpus_a_task": 1, "memory_a_cpu": 8192,
@@ -86,10 +86,9 @@ def changed(**study: Any) -> dict[str, Any]:
     """The toy's settings with another study, and with less to judge and to train in the plane."""
     settings = copy.deepcopy(SETTINGS)
     settings["evaluate"]["also"] = []
-    training = study.pop("training", {})
-    settings["train_2d"] = {"ranks": 1, "training": {**settings["train_2d"]["training"], "epochs": 1}}
-    settings["study"] = {**settings["study"], **study, "training": {**settings["study"]["training"], **training}}
-    return settings
+    settings = with_network(settings, "2d", ranks=1, training={"epochs": 1})
+    settings = with_network(settings, "3d", training=study.pop("training", {}))
+    return {**settings, "study": {**settings["study"], **study}}
 
 
 SPREAD = {**changed(ranks=[1, 4], training={"samples": 4}), "budget": {"gpu_hour_price": 2}}

@@ -31,7 +31,7 @@ def draw_time(figure: Figure, results: Results) -> None:
             _draw_times(ax, group, number, label, divisor)
         rank_axis(ax, list(shown["ranks"]))
         ax.set_ylabel(f"training time ({unit})" if panel % _IN_ROW == 0 else "")
-        letter(ax, panel, f"{slices} slices")
+        letter(ax, panel, _title(slices))
         ax.legend(handles=[*ax.get_legend_handles_labels()[0],
                            *([hollow_mark()] if (shown["disturbed"] == YES).any() else [])])  # fmt: skip
     figure.axes[0].set_ylim(bottom=0)
@@ -53,7 +53,7 @@ def draw_accuracy(figure: Figure, results: Results) -> None:
     """Draw Fig 4 c, d: MS-SSIM of the held-out slices of each data set against ranks, with the low-dose input's."""
     cells, judged = results.trained(), results.judged
     if judged[judged["model"].isin(cells["cell"])].empty:
-        raise NothingToDraw("no 3D network was judged on the held-out slices")
+        raise NothingToDraw("no network of the study was judged on the held-out slices")
     merged = cells[["cell", "slices", "ranks", *_IN_PANEL]].merge(judged, left_on="cell", right_on="model")
     input_means = judged[judged["model"] == LOW_DOSE_INPUT].groupby("dataset")["ms_ssim"].mean()
     offset = cells["slices"].nunique()  # letters go on after the panels of time
@@ -64,7 +64,7 @@ def draw_accuracy(figure: Figure, results: Results) -> None:
         _draw_input(ax, input_means)
         rank_axis(ax, list(shown["ranks"]))
         ax.set(ylabel="MS-SSIM" if panel % _IN_ROW == 0 else "")
-        letter(ax, offset + panel, f"{slices} slices")
+        letter(ax, offset + panel, _title(slices))
         ax.legend()
 
 
@@ -74,6 +74,10 @@ def _draw_input(ax: Axes, means: "pd.Series[float]") -> None:
         label = f"input, {dataset}" if len(means) > 1 else "low-dose input"
         ax.annotate(label, (1, mean), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=6,
                     color=GREY)  # fmt: skip
+
+
+def _title(slices: int) -> str:
+    return "2D networks" if slices == 1 else f"{slices} slices"
 
 
 def _spread(group: pd.DataFrame, metric: str) -> pd.DataFrame:

@@ -21,7 +21,7 @@ def draw_by_slices(figure: Figure, results: Results) -> None:
 def draw_by_transfer(figure: Figure, results: Results) -> None:
     """Draw Fig 7: a line a transfer, or none, for each slice count with several of them."""
     cells = results.trained()
-    kinds = cells.groupby("slices")["transfer"].transform("nunique")
+    kinds = cells.groupby(["network", "slices"])["transfer"].transform("nunique")
     if kinds.max() < 2:
         raise NothingToDraw("all trainings that are done have the same transfer")
     _draw_courses(figure, results, cells[kinds > 1])

@@ -82,7 +82,7 @@ def _of_several_ranks(results: Results) -> pd.DataFrame:
     settings = [name for name in GRID_SETTINGS if name in speed]
     speed = speed.dropna(subset="speed_up")
     if speed.empty:
-        raise NothingToDraw("all trainings of 3D networks were disturbed by other work")
+        raise NothingToDraw("all trainings of the study were disturbed by other work")
     shown = speed[speed.groupby(settings)["ranks"].transform("nunique") > 1]
     if shown.empty:
         raise NothingToDraw(reason)
@@ -153,7 +153,7 @@ def draw_projection(figure: Figure, results: Results) -> None:
     reason`` and, where estimated, ``speed_up_low, speed_up_high``; the marks are from ``speedup``. Scenarios are
     dashed, and what they assume stands beside them.
     """
-    table = results.table("projection", "no training of a 3D network is done")
+    table = results.table("projection", "no training of the study is done")
     forecasts = table.dropna(subset="ranks")
     if forecasts.empty:
         raise NothingToDraw("; ".join(dict.fromkeys(table["reason"])))

@@ -37,6 +37,7 @@ _STYLE: Any = {
     "svg.hashsalt": "quarterdose",  # the same figure is the same file
 }
 _LABELS = {
+    "network": "{}",
     "slices": "{} slices",
     "sampling": "{}",
     "transfer": "transfer {}",
