@@ -15,7 +15,7 @@ from data_prep.paths import pair_path
 from data_prep.split import Segment
 from data_prep.store import Pair
 from pipeline.intensity import scaling
-from pipeline.sampling import check_enough, choose
+from pipeline.sampling import check_enough, choose, mirror
 from pipeline.settings.cells import CellSettings
 
 AIR_BELOW_HU = -950  # around the body; lung is above
@@ -31,6 +31,7 @@ class PairSamples(Dataset[tuple[Tensor, Tensor, Tensor]]):
     ``validating``, all slices of a volume, (slices, rows, columns). An epoch of ``per_epoch`` samples visits the
     segments in a fresh random order. The slices and the crop of sample i are drawn from (seed, i), so that ranks,
     workers and resumption do not change them. Crops with much air are drawn again.
+    Flips are drawn last, and none when validating.
 
     Raises:
         UserError: there is no segment, or one has too few slices.
@@ -49,6 +50,7 @@ class PairSamples(Dataset[tuple[Tensor, Tensor, Tensor]]):
             check_enough(len(segment), self.slices)
         self.data, self.segments, self.cell = data, list(segments), cell
         self.seed, self.per_epoch = seed, per_epoch
+        self.flips = cell.training.flips and not validating
         self._decoded: dict[tuple[Path, int], NDArray[np.int16]] = {}  # by pair and slice; the last used comes last
         self._buffer: NDArray[np.int16] | None = None
 
@@ -58,7 +60,7 @@ class PairSamples(Dataset[tuple[Tensor, Tensor, Tensor]]):
         chosen = segment.start + choose(self.sampling, len(segment), self.slices, generator)
         pairs = self._read(pair_path(self.data, segment.dataset, segment.scan), chosen.tolist())
         scales = [scaling(self.cell.training.scaling, volume) for volume in pairs]
-        cropped = self._crop(pairs, generator)
+        cropped = self._flip(self._crop(pairs, generator), generator)
         low, full = (self._tensor(s.to_network(volume)) for s, volume in zip(scales, cropped, strict=True))
         return low, full, torch.tensor([[s.offset, s.width] for s in scales])
 
@@ -79,6 +81,13 @@ class PairSamples(Dataset[tuple[Tensor, Tensor, Tensor]]):
             if (cropped[1] < AIR_BELOW_HU).mean() < MOST_AIR:
                 break
         return cropped
+
+    def _flip(self, pairs: NDArray[np.int16], generator: np.random.Generator) -> NDArray[np.int16]:
+        """Mirror low and full dose alike, and turn them where rows and columns are as many."""
+        if not self.flips:
+            return pairs
+        rows, columns = pairs.shape[-2:]
+        return np.ascontiguousarray(mirror(pairs, int(generator.integers(8 if rows == columns else 4))))
 
     def _tensor(self, volume: NDArray[np.float32]) -> Tensor:
         tensor = torch.from_numpy(volume)

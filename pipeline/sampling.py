@@ -1,4 +1,4 @@
-"""Which voxels of a scan go through a network: slices that make a volume, and the centre of their plane.
+"""Which voxels of a scan go through a network: slices that make a volume, the centre of their plane, its symmetries.
 
 ``strided`` and ``grouped`` are the samplings of the 3D-DDnet paper: every k-th slice of the whole scan, or the slices
 around its middle. ``window`` takes neighbouring slices from a random place, drawn anew at each visit.
@@ -65,3 +65,13 @@ def crop_centre(image: "NDArray[Voxel]", side: int | None) -> "NDArray[Voxel]":
         return image
     top, left = ((length - side) // 2 for length in image.shape[-2:])
     return image[..., top : top + side, left : left + side]
+
+
+def mirror(image: "NDArray[Voxel]", symmetry: int) -> "NDArray[Voxel]":
+    """View each plane, (..., rows, columns), in one of the square's eight symmetries, 0 being itself.
+
+    The numbers below 4 mirror rows (bit 0) and columns (bit 1); from 4 on rows and columns are swapped too.
+    """
+    top, left = (-1 if symmetry & bit else 1 for bit in (1, 2))
+    mirrored = image[..., ::top, ::left]
+    return mirrored.swapaxes(-1, -2) if symmetry & 4 else mirrored

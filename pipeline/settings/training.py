@@ -31,6 +31,8 @@ RECIPES: dict[str, dict[str, Any]] = {
         "epochs": 50,
         "crop": None,
         "batch": 1,
+        "flips": False,
+        "average": None,
     },
 }
 
@@ -66,6 +68,13 @@ class TrainingSettings(Settings):
         1, ge=1, description="batches a rank and step; effective batch = ranks x batch x accumulation"
     )
     crop: Side | None = Field(64, description="side in the plane, pixels; null: the whole slice")
+    flips: bool = Field(
+        False, description="samples are mirrored and turned in the plane: all symmetries of the square, slices in order"
+    )
+    average: float | None = Field(
+        None, gt=0, le=0.5, description="mean age, as a share of the steps so far, of the averaged weights that are "
+        "judged and exported; null: those of the last step"
+    )  # fmt: skip
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the network's arithmetic; auto: bfloat16 on GPUs, float32 on CPUs"
     )

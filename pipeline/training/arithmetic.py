@@ -36,7 +36,7 @@ def _count(cell: CellSettings) -> Operations:
     with blank_step(cell) as step:
         with FlopCounterMode(display=False) as batch:
             step.accumulate(next(blank_batches(cell)), last=True)
-        step.model.eval()
+        step.judged.eval()
         with FlopCounterMode(display=False) as sample:
             step.judge(*blank_sample(cell))
     return Operations(int(batch.get_total_flops()), int(sample.get_total_flops()))

@@ -111,6 +111,8 @@ def _first_line(error: Exception) -> str:
 def load_trained(cell: CellSettings, folder: Path) -> nn.Module:
     """Load the network with which the finished training in ``folder`` ended, in eval mode on the CPU.
 
+    Its weights are the averaged ones where the training averaged them.
+
     Raises:
         CheckpointError: the checkpoint that ``result.json`` names is missing or was changed.
     """
@@ -122,5 +124,6 @@ def load_trained(cell: CellSettings, folder: Path) -> nn.Module:
     digest = checkpoints.digest(result["steps"])
     if result["checkpoint"] != digest:
         raise CheckpointError(f"{path} is not the file with which the training ended: delete it, and {_REMEDY}")
-    network.load_state_dict(checkpoints.load(result["steps"])["model"])
+    state = checkpoints.load(result["steps"])
+    network.load_state_dict(state["average"]["weights"] if state.get("average") else state["model"])
     return network.eval()

@@ -34,8 +34,9 @@ from pipeline.training.step import TrainingStep
 class StepMemory:
     """Memory of one rank in a training: the number of ``parameters``; otherwise bytes.
 
-    ``weights``: parameters and running statistics. ``optimiser``: Adam's two moments and, if there are several ranks,
-    the buckets in which gradients are exchanged. ``saved``: tensors of the forward pass for the backward pass.
+    ``weights``: parameters and running statistics. ``optimiser``: Adam's two moments, the averaged weights and, if
+    there are several ranks, the buckets in which gradients are exchanged. ``saved``: tensors of the forward pass for
+    the backward pass.
     ``step``: the peak of a step, with all of these. ``validation``: the peak of judging one volume.
     """
 
@@ -223,7 +224,7 @@ def _predict(cell: CellSettings, gpu: bool) -> StepMemory:
         step = build_step(cell, model, gpu=gpu)
         optimiser, saved = live.current - weights, SavedBytes(model, live)
         step_peak = live.peak_of(lambda: step.take(blank_batches(cell), cell.training.learning_rate))
-        model.eval()
+        step.judged.eval()
         validation_peak = live.peak_of(lambda: step.judge(*blank_sample(cell)))
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return StepMemory(parameters, weights, optimiser, saved.count, step_peak, validation_peak)

@@ -11,6 +11,8 @@ from torch.nn.utils import get_total_norm
 from pipeline.convolutions.memory_format import channels_last
 from pipeline.losses import build_loss
 from pipeline.settings.cells import CellSettings
+from pipeline.training.average import WeightAverage
+from pipeline.training.checkpoints import CheckpointError
 from pipeline.training.clock import StepClock
 from pipeline.training.exchange import without_exchange
 from pipeline.training.loader import Batch
@@ -38,11 +40,17 @@ class TrainingStep:
         self.device = next(model.parameters()).device
         self.loss = build_loss(cell.training)
         self.optimizer = torch.optim.Adam(model.parameters(), lr=cell.training.learning_rate, eps=1e-8, foreach=foreach)
+        self.average = WeightAverage(model, cell.training.average) if cell.training.average else None
 
     @property
     def exchanges(self) -> bool:
         """Whether gradients are exchanged with other ranks."""
         return self.network is not self.model
+
+    @property
+    def judged(self) -> nn.Module:
+        """The network that is validated: with the averaged weights, if the settings ask for them."""
+        return self.average.network if self.average else self.model
 
     def take(self, batches: Iterator[Batch], rate: float) -> Tensor:
         """Take one step at a learning rate with the next batches; return its loss and its gradients' norm, (2,)."""
@@ -53,6 +61,8 @@ class TrainingStep:
         for number in range(1, self.cell.training.accumulation + 1):
             loss += self.accumulate(next(batches), last=number == self.cell.training.accumulation)
         self.optimizer.step()
+        if self.average:
+            self.average.update(self.model)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         loss_and_norm = torch.stack([loss, get_total_norm(gradients)])
         self.clock.mark("optimiser")
@@ -78,17 +88,29 @@ class TrainingStep:
         axis = 1 if self.cell.dims == 2 else 0  # in 2D the slices of a volume are a batch
         low, full = (self._to_device(images.unsqueeze(axis)) for images in (low, full))
         with self._autocast():
-            output = self.model(low)
+            output = self.judged(low)
         return judge(output.float(), self.loss, low, full, scales)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the state of network and optimiser, for a checkpoint."""
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        """Return the state of network, optimiser and averaged weights (None without them), for a checkpoint."""
+        average = self.average.state_dict() if self.average else None
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "average": average}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore network and optimiser from the state of a checkpoint."""
+        """Restore network, optimiser and averaged weights from the state of a checkpoint.
+
+        Raises:
+            CheckpointError: the training averages its weights, but the checkpoint has no average.
+        """
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.average:
+            if not state.get("average"):
+                raise CheckpointError(
+                    f"the newest checkpoint of cell {self.cell.id} has no averaged weights, as training.average asks "
+                    "for: delete the cell's checkpoints, or set training.average to null"
+                )
+            self.average.load_state_dict(state["average"])
 
     def _to_device(self, images: Tensor) -> Tensor:
         return images.to(self.device, non_blocking=True).contiguous(memory_format=channels_last(self.cell.dims))

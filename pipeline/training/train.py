@@ -85,7 +85,8 @@ def _build_trainer(
     )
     step = _build_step(cell, start, ranks)
     if convolutions:
-        use_algorithms(step.model, from_rows(convolutions["algorithms"]))
+        for network in (step.model, step.judged):
+            use_algorithms(network, from_rows(convolutions["algorithms"]))
     record = _restore(step, state)
     record.seconds["start"] += time.perf_counter() - start_time
     return Trainer(
@@ -103,17 +104,18 @@ def _build_step(cell: CellSettings, start: Path | None, ranks: Ranks) -> Trainin
     if ranks.world.size > 1 and ARMS[cell.arm].exchanges_gradients:
         network = exchange_gradients(model, cell.training, ranks.device, clock)
     low_precision = cell.training.lowers_precision(gpu=ranks.device.type == "cuda")
-    return TrainingStep(cell, model, network, clock, low_precision=low_precision)
+    step = TrainingStep(cell, model, network, clock, low_precision=low_precision)
+    if cell.training.compile:
+        for compiled in {step.model, step.judged}:
+            compile_network(compiled)
+    return step
 
 
 def _build_model(cell: CellSettings, start: Path | None, device: torch.device) -> nn.Module:
     model = build_network(cell)
     if start is not None:
         model.load_state_dict(load_state(start))
-    lay_out(model.to(device=device), cell.dims)
-    if cell.training.compile:
-        compile_network(model)
-    return model
+    return lay_out(model.to(device=device), cell.dims)
 
 
 def compile_network(model: nn.Module) -> None:

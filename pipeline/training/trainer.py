@@ -126,8 +126,8 @@ class Trainer:
         if self.steps_taken % self.length.epoch_steps or self.steps_taken == self.record.validated:
             return
         with self.record.time("validation"):
-            self.ranks.copy_from_first(self.step.model.buffers())
-            self.step.model.eval()
+            self.ranks.copy_from_first(self.step.judged.buffers())
+            self.step.judged.eval()
             validation = summed_up(self.ranks.sum(self._judge_share()))
         check_finite("validation loss", validation["loss"], self.cell, self.steps_taken)
         self._write("validation", max(0, self.steps_taken // self.length.epoch_steps - 1), validation)

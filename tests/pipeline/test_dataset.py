@@ -14,6 +14,8 @@ from data_prep.store import Pair
 from pipeline.dataset import PairSamples, RankBatches
 from tests.pipeline.cells import cell
 
+SEGMENT = Segment("toy", "a", 0, 48)
+
 
 def samples(data: Path, seed: int = 0, stop: int = 48, dims: int = 3) -> PairSamples:
     return PairSamples(data, [Segment("toy", "a", 0, stop)], cell(dims), seed, 4)
@@ -55,6 +57,57 @@ def test_crops_with_much_air_are_drawn_again(make_pair: Callable[..., Path]) -> 
     air = np.array([float((flat[i][1] < -9.5).float().mean()) for i in range(200)])
     assert (air > 0.25).sum() < 10
     assert air.max() > 0  # the rim of the body is not left out
+
+
+def _symmetries(images: np.ndarray) -> list[np.ndarray]:
+    turned = [np.rot90(images, quarters, (-2, -1)) for quarters in range(4)]
+    return [*turned, *(np.flip(image, -1) for image in turned)]
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_flips_draw_all_symmetries_of_the_square_alike_for_both_doses(
+    make_pair: Callable[..., Path], dims: int
+) -> None:
+    data, drawn = make_pair(), set[int]()
+    plain, flipped = (PairSamples(data, [SEGMENT], cell(dims, flips=flips), 0, 40) for flips in (False, True))
+    for index in range(40):
+        same = [
+            [np.array_equal(image, flipped[index][dose].numpy()) for image in _symmetries(plain[index][dose].numpy())]
+            for dose in (0, 1)
+        ]
+        assert same[0] == same[1]
+        assert sum(same[0]) == 1
+        drawn.add(same[0].index(True))
+    assert drawn == set(range(8))
+    assert flipped[3][0].is_contiguous()
+
+
+def test_planes_that_are_no_squares_are_mirrored_and_not_turned(make_pair: Callable[..., Path]) -> None:
+    samples = PairSamples(make_pair(), [SEGMENT], cell(2, crop=None, flips=True), 0, 1)
+    plane = np.arange(2 * 3 * 4, dtype=np.int16).reshape(2, 1, 3, 4)
+    mirrored = [plane, plane[..., ::-1, :], plane[..., ::-1], plane[..., ::-1, ::-1]]
+    drawn = [samples._flip(plane, np.random.default_rng(seed)) for seed in range(30)]
+    assert {next(i for i, image in enumerate(mirrored) if np.array_equal(image, x)) for x in drawn} == set(range(4))
+
+
+def test_without_flips_and_in_validation_only_slices_and_crop_are_drawn(make_pair: Callable[..., Path]) -> None:
+    """So the samples of a seed are those that they were before there were flips."""
+    data = make_pair()
+    pair = Pair(data / "toy" / "a.zarr")
+    arrays = np.stack([pair.read(name) for name in ("low_dose", "full_dose")])
+    trained = PairSamples(data, [SEGMENT], cell(flips=False), 7, 4)
+    validated = PairSamples(data, [SEGMENT], cell(flips=True), 7, 4, validating=True)
+    for index in range(6):
+        generator = np.random.default_rng((7, index))
+        start = generator.integers(48 - 16 + 1)
+        for _ in range(8):
+            top, left = generator.integers(64 - 16 + 1), generator.integers(64 - 16 + 1)
+            cropped = arrays[:, start : start + 16, top : top + 16, left : left + 16]
+            if (cropped[1] < -950).mean() < 0.25:
+                break
+        for samples in (trained, validated):
+            for dose in (0, 1):
+                assert np.array_equal((100 * samples[index][dose][0]).round().numpy(), cropped[dose])
 
 
 def test_samples_stay_inside_their_segment(make_pair: Callable[..., Path]) -> None:

@@ -83,7 +83,8 @@ def test_predicts_gpu_memory(precision: str, checkpointing: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "how", [{"norm": "group"}, {"norm": "sync"}, {"precision": "bfloat16", "activation_checkpointing": True}]
+    "how",
+    [{"norm": "group", "average": 0.1}, {"norm": "sync"}, {"precision": "bfloat16", "activation_checkpointing": True}],
 )
 def test_fake_tensors_hold_to_the_byte_what_real_ones_do(how: dict[str, Any]) -> None:
     settings = cell(crop=32, **how)
@@ -125,7 +126,7 @@ def test_counts_storages_once_and_until_they_are_freed() -> None:
 
 
 def test_weights_moments_and_shared_gradients() -> None:
-    alone, shared = (predict(cell(ranks=ranks, crop=32), gpu=False) for ranks in (1, 2))
+    alone, shared = (predict(cell(ranks=ranks, crop=32, average=None), gpu=False) for ranks in (1, 2))
     network = build_network(cell())
     buffers = sum(b.numel() * b.element_size() for b in network.buffers())
     counters = 4 * len(list(network.parameters()))  # Adam's number of steps, beside each parameter
@@ -133,6 +134,9 @@ def test_weights_moments_and_shared_gradients() -> None:
     assert alone.weights == 4 * alone.parameters + buffers
     assert alone.optimiser == 2 * 4 * alone.parameters + counters
     assert shared.optimiser - alone.optimiser == 4 * alone.parameters
+    averaged = predict(cell(crop=32, average=0.1), gpu=False)
+    assert averaged.optimiser - alone.optimiser == alone.weights
+    assert averaged.step - alone.step == averaged.validation - alone.validation == alone.weights
 
 
 def test_checkpointing_keeps_a_sixth_or_less() -> None:

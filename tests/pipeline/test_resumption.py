@@ -29,6 +29,7 @@ from tests.pipeline.cells import cell
 from tests.pipeline.trainings import CPU, SPLIT, Halted, assert_same_losses, losses, run, train_ranks
 from tests.ranks import run_ranks
 
+COMPLETE: dict[str, Any] = {"flips": True, "average": 0.2, "norm": "batch", "crop": 32}  # with running statistics
 Trained = Callable[[CellSettings], tuple[Path, dict[str, Any]]]
 
 
@@ -49,11 +50,14 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return train_once
 
 
-@pytest.mark.parametrize(("dims", "stop_at"), [(2, 1), (2, 3), (3, 4), (2, 5), (2, 7)])
+@pytest.mark.parametrize(
+    ("dims", "stop_at", "how"),
+    [(2, 1, {}), (2, 3, {}), (3, 4, {}), (2, 5, {}), (2, 7, {}), (2, 3, COMPLETE), (2, 6, COMPLETE), (3, 5, COMPLETE)],
+)
 def test_a_stopped_training_goes_on_to_the_same_losses(
-    data: Path, trained: Trained, tmp_path: Path, dims: int, stop_at: int
+    data: Path, trained: Trained, tmp_path: Path, dims: int, stop_at: int, how: dict[str, Any]
 ) -> None:
-    settings = cell(dims, checkpoint_minutes=1e-9)
+    settings = cell(dims, checkpoint_minutes=1e-9, **how)
     folder, whole = trained(settings)
     with pytest.raises(Halted):
         run(settings, data, tmp_path / "parts", stop_at)
@@ -134,6 +138,31 @@ def test_a_signal_in_a_validation_stops_too_and_it_is_made_again(
     assert calls == at + 1
     run(settings, data, tmp_path / "parts")
     assert_same_losses(tmp_path / "parts", whole)
+
+
+def _killed_training(settings: CellSettings, data: Path, folder: Path) -> None:
+    def kill(done: int, total: int, note: str) -> None:
+        if done == 7:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    train(settings, data, SPLIT, folder, World(), None, kill)
+
+
+def test_a_killed_training_with_all_that_good_ones_have_goes_on_to_the_same_bits(
+    data: Path, trained: Trained, tmp_path: Path
+) -> None:
+    """From the last checkpoint, in the middle of an epoch."""
+    settings = cell(2, checkpoint_steps=3, **COMPLETE)
+    victim = multiprocessing.get_context("fork").Process(target=_killed_training, args=(settings, data, tmp_path))
+    victim.start()
+    victim.join()
+    assert victim.exitcode == -signal.SIGKILL
+    assert Checkpoints(tmp_path / "checkpoints").newest() == 6
+    run(settings, data, tmp_path)
+    folder, _ = trained(settings)
+    assert_same_losses(tmp_path, folder)
+    first, second = (load_trained(settings, path).state_dict() for path in (folder, tmp_path))
+    assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def _asked_rank(rank: int, settings: CellSettings, data: Path, folder: Path) -> None:
