@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.errors import ScanError
+from data_prep.errors import ScanError, UserError
 from data_prep.log import logger
+from data_prep.partners import LOW_DOSE
 from data_prep.readers.dicom import DicomSeries
 from data_prep.readers.dicom_slice import read_original
 from data_prep.readers.nifti import open_nifti
@@ -80,14 +81,17 @@ def pair_original(path: Path) -> Original:
     """Return the low dose of a Zarr pair as an original, with a warning if its position was not recorded.
 
     Raises:
-        UserError: it is no pair, or it is damaged.
+        UserError: it is no pair, it is damaged, or it has several low doses.
     """
     pair = Pair(path)
+    if len(pair.partners) > 1:
+        arrays = ", ".join(partner.array for partner in pair.partners)
+        raise UserError(f"{path} holds several low doses, wanted a pair of one: {arrays}")
     slices, *plane = pair.shape
     z, y, x = pair.provenance["spacing_mm"]
 
     def read(index: int) -> tuple[Numbers, NDArray[np.bool_]]:
-        (hu,) = pair.read("low_dose", index, index + 1)
+        (hu,) = pair.read(LOW_DOSE, index, index + 1)
         return hu, np.zeros(hu.shape, np.bool_)
 
     if pair.affine is None:

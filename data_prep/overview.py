@@ -27,6 +27,10 @@ _THUMB, _CAPTION = 112, 18
 DARK, LIGHT, WARNING = (20, 20, 20), (235, 235, 235), (255, 150, 60)
 
 
+Further = tuple[float | None, "Overview", Image.Image]
+"""A further low dose of a scan: fraction of the full dose, its overview, the strip of its noise."""
+
+
 class Overview:
     """Collects from a scan's chunks what its overview shows: a few slices, two sections, squared differences."""
 
@@ -50,23 +54,32 @@ class Overview:
         """Return the root mean squared difference of low and full dose, HU."""
         return round(float(np.sqrt(self._squares / self.seen)), 4)
 
-    def draw(self, path: Path, row: Mapping[str, Any], noise: Image.Image) -> None:
-        """Write the contact sheet: slices from feet to head in two windows and both doses, two sections, ``noise``."""
-        sheet = Image.new("RGB", (WIDTH, _HEAD + 4 * _TILE + noise.height), DARK)
+    def draw(self, path: Path, row: Mapping[str, Any], noise: Image.Image, further: Sequence[Further] = ()) -> None:
+        """Write the contact sheet: slices from feet to head in two windows and both doses, two sections, ``noise``.
+
+        ``further``: low doses of the same scan, whose slices and noise follow below.
+        """
+        height = _HEAD + 4 * _TILE + noise.height
+        sheet = Image.new("RGB", (WIDTH, height + sum(2 * _TILE + strip.height for _, _, strip in further)), DARK)
         sheet.paste(noise, (0, _HEAD + 4 * _TILE))
         canvas = ImageDraw.Draw(sheet)
         for line, text in enumerate(_titles(row)):
             canvas.text((8, 4 + 19 * line), text, LIGHT, font(15))
         for number, (window, dose) in enumerate(product(WINDOWS, (0, 1))):
-            self._draw_slices(sheet, _HEAD + number * _TILE, window, dose)
+            self._draw_slices(sheet, _HEAD + number * _TILE, f"{window}\n{('full', 'low')[dose]} dose", window, dose)
         for number, section in enumerate(self._planes(float(row["spacing_z_mm"]) / float(row["spacing_xy_mm"]))):
             sheet.paste(section, (MARGIN + _SHOWN * _TILE, _HEAD + 2 * number * _TILE))
+        for fraction, overview, strip in further:
+            for number, window in enumerate(WINDOWS):
+                overview._draw_slices(sheet, height + number * _TILE, f"{window}\ndose {fraction:g}", window, 1)
+            sheet.paste(strip, (0, height + 2 * _TILE))
+            height += 2 * _TILE + strip.height
         with replacing(path) as temporary:
             sheet.save(temporary, "PNG")
 
-    def _draw_slices(self, sheet: Image.Image, top: int, window: str, dose: int) -> None:
+    def _draw_slices(self, sheet: Image.Image, top: int, title: str, window: str, dose: int) -> None:
         canvas = ImageDraw.Draw(sheet)
-        canvas.text((6, top + 60), f"{window}\n{('full', 'low')[dose]} dose", LIGHT, font(13))
+        canvas.text((6, top + 60), title, LIGHT, font(13))
         for column, z in enumerate(sorted(self._shown)):
             left = MARGIN + column * _TILE
             sheet.paste(_tile(self._slices[z][dose], WINDOWS[window]), (left, top))

@@ -16,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from data_prep.partners import Partner, partners_of
 from data_prep.sources.kinds import KINDS
 
 
@@ -38,6 +39,7 @@ def expect(expected: str) -> WrapValidator:
 
 
 Photons = Annotated[Literal["scan", "mas"] | PositiveFloat, expect("scan, mas or a number above 0")]
+Dose = Annotated[float, Field(gt=0, lt=1)]
 Correlation = Annotated[float, Field(gt=-1, lt=1)]
 ZCorrelation = Annotated[
     Literal["scan"] | Annotated[tuple[Correlation, ...], Field(max_length=8)],
@@ -136,7 +138,8 @@ class GeometrySettings(Settings):
 class LowDoseSettings(Settings):
     """Settings of the simulated low dose: noise added to the full-dose image."""
 
-    dose: float = Field(0.25, gt=0, lt=1, description="fraction of the full dose")
+    doses: tuple[Dose, ...] = Field((0.25,), min_length=1, description="fractions of the full dose: one, or a list")
+    realisations: int = Field(1, ge=1, description="low doses of each dose, which differ in their noise alone")
     photons: Photons = Field(
         "scan",
         description="photons per detector channel and view at full dose, in air: a number; scan: as many as give the "
@@ -166,6 +169,48 @@ class LowDoseSettings(Settings):
     )
     seed: int = 0
     geometry: GeometrySettings = GeometrySettings()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_old_key(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "dose" in values:
+            raise ValueError("dose is called doses now: write doses: 0.1, or doses: [0.05, 0.1] for several")
+        return values
+
+    @field_validator("doses", mode="before")
+    @classmethod
+    def _list_doses(cls, doses: Any) -> Any:
+        return (doses,) if isinstance(doses, int | float | str) else doses
+
+    @field_validator("doses")
+    @classmethod
+    def _sort_doses(cls, doses: tuple[float, ...]) -> tuple[float, ...]:
+        if len(set(doses)) < len(doses):
+            raise ValueError("Input should name each dose once")
+        return tuple(sorted(doses))
+
+    @property
+    def dose(self) -> float:
+        """The dose, of settings that have a single one."""
+        (dose,) = self.doses
+        return dose
+
+    @property
+    def partners(self) -> tuple[Partner, ...]:
+        """The low doses that a pair gets, those of the lowest dose first."""
+        return partners_of(self.doses, self.realisations)
+
+    def at(self, dose: float) -> Self:
+        """Return the same settings for one dose."""
+        return self.model_copy(update={"doses": (dose,), "realisations": 1})
+
+    def as_record(self) -> dict[str, Any]:
+        """Return what is recorded with a pair; of a single partner as versions recorded it that had one ``dose``."""
+        record = self.model_dump(mode="json")
+        if len(self.partners) > 1:
+            return record
+        del record["doses"], record["realisations"]
+        return {"dose": self.dose, **record}
 
     @model_validator(mode="after")
     def _check_counts(self) -> Self:

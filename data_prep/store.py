@@ -19,9 +19,9 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from data_prep.errors import UserError
 from data_prep.group_writer import AFFINE, SHARD_SLICES, array_bytes
+from data_prep.partners import FULL_DOSE, Partner
 from data_prep.seal import SEAL, BrokenSeal, unsealed
 
-ARRAYS = ("full_dose", "low_dose")
 blosc.use_threads = False  # two threads read a volume, and blosc's own threads would compete with them
 _MAX_OVERHEAD_BYTES = 64  # of a slice that cannot be compressed: blosc's header and the checksum
 _INDEX_ENTRY_BYTES, _CHECKSUM_BYTES = 16, 4  # of Zarr's codecs sharding_indexed and crc32c
@@ -31,6 +31,14 @@ _Row = Annotated[list[FiniteFloat], Field(min_length=4, max_length=4)]
 _Length = Annotated[FiniteFloat, Field(gt=0)]
 
 
+class _PartnerRecord(BaseModel):
+    """What a pair records of each of several partners at least."""
+
+    dose: Annotated[FiniteFloat, Field(gt=0, lt=1)]
+    realisation: Annotated[int, Field(ge=1)]
+    array: Annotated[str, Field(pattern=r"^low_dose_[0-9.e-]{1,32}_[0-9]{1,9}$")]
+
+
 class _Record(BaseModel):
     """What a pair's attribute holds at least."""
 
@@ -38,6 +46,7 @@ class _Record(BaseModel):
     spacing_mm: tuple[_Length, _Length, _Length]
     sha256: dict[str, str]
     affine_ras_mm: Annotated[list[_Row], Field(min_length=4, max_length=4)] | None = None
+    partners: Annotated[list[_PartnerRecord], Field(min_length=2)] | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +69,7 @@ class Pair:
 
     @cached_property
     def _arrays(self) -> dict[str, zarr.Array[Any]]:
-        arrays = {name: self._array(name) for name in ARRAYS}
+        arrays = {name: self._array(name) for name in (FULL_DOSE, *(partner.array for partner in self.partners))}
         shapes = {array.shape for array in arrays.values()}
         if len(shapes) > 1 or any(not _is_stored_as_written(array) for array in arrays.values()):
             raise UserError(
@@ -97,6 +106,15 @@ class Pair:
         assert isinstance(recorded, dict)
         return self._unsealed(recorded)
 
+    @cached_property
+    def partners(self) -> tuple[Partner, ...]:
+        """The low doses of the pair; the dose of a measured one is not known."""
+        several = self.provenance.get("partners")
+        if several:
+            return tuple(Partner(record["dose"], record["realisation"], record["array"]) for record in several)
+        low_dose = self.provenance.get("low_dose")
+        return (Partner(low_dose.get("dose") if isinstance(low_dose, dict) else None),)
+
     def _unsealed(self, recorded: dict[str, Any]) -> dict[str, Any]:
         """Check the record's own digest, which pairs of earlier versions lack."""
         try:
@@ -112,8 +130,8 @@ class Pair:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Numbers of slices, rows and columns, equal for both arrays."""
-        slices, rows, columns = self._arrays[ARRAYS[0]].shape
+        """Numbers of slices, rows and columns, equal for all arrays."""
+        slices, rows, columns = self._arrays[FULL_DOSE].shape
         return slices, rows, columns
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[np.int16]:
@@ -127,15 +145,18 @@ class Pair:
         self._read_into(hu, name, indices)
         return hu
 
-    def read_slices(self, indices: Sequence[int], out: NDArray[np.int16] | None = None) -> NDArray[np.int16]:
+    def read_slices(
+        self, indices: Sequence[int], out: NDArray[np.int16] | None = None, low: str | None = None
+    ) -> NDArray[np.int16]:
         """Return HU of any slices of full and low dose, (2, slices, rows, columns); raises as :meth:`read`.
 
-        ``out``: an array to read into, which takes a quarter less time than a new one.
+        ``out``: an array to read into, which takes a quarter less time than a new one. ``low``: array of the low dose;
+        by default the first partner's.
         """
-        hu = np.empty((len(ARRAYS), len(indices), *self.shape[1:]), np.int16) if out is None else out
+        hu = np.empty((2, len(indices), *self.shape[1:]), np.int16) if out is None else out
         with ThreadPoolExecutor(1) as thread:  # only for this read: threads do not survive a fork
-            low_dose = thread.submit(self._read_into, hu[1], "low_dose", indices)
-            self._read_into(hu[0], "full_dose", indices)
+            low_dose = thread.submit(self._read_into, hu[1], low or self.partners[0].array, indices)
+            self._read_into(hu[0], FULL_DOSE, indices)
             low_dose.result()
         return hu
 
@@ -153,17 +174,18 @@ class Pair:
             raise self._damaged(name) from error
 
     def check(self) -> None:
-        """Read both arrays, a shard at a time, and compare them with the recorded digests.
+        """Read all arrays, a shard at a time, and compare them with the recorded digests.
 
         Raises:
             UserError: an array does not hold the bytes that were written.
             OSError: they cannot be read from the disk.
         """
-        for name, recorded in self.provenance["sha256"].items():
+        digests = self.provenance["sha256"]
+        for name in self._arrays:
             digest = hashlib.sha256()
             for start in range(0, self.shape[0], SHARD_SLICES):
                 digest.update(array_bytes(self.read(name, start, start + SHARD_SLICES)))
-            if digest.hexdigest() != recorded:
+            if digest.hexdigest() != digests.get(name):
                 raise self._damaged(name)
 
     def _damaged(self, name: str) -> UserError:

@@ -7,11 +7,13 @@ from pathlib import Path
 import pandas as pd
 
 from data_prep.errors import UserError
+from data_prep.partners import FULL_DOSE
 from data_prep.paths import pair_path
 from data_prep.progress import Progress, ignore_progress
-from data_prep.store import ARRAYS, Pair
+from data_prep.store import Pair
 
-_COLUMNS = ["dataset", "scan", *(f"sha256_{name}" for name in ARRAYS)]
+_DIGEST, _SOURCE = "sha256_", "sha256_source"
+_COLUMNS = ["dataset", "scan", f"{_DIGEST}{FULL_DOSE}"]
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def verify(data: Path, progress: Progress = ignore_progress) -> tuple[int, list[
 
 
 def _read_manifest(data: Path) -> list[dict[str, str]]:
-    """Read the rows of the scans that have a pair."""
+    """Read the rows of the scans that have a pair: data set, scan, and the digests of its arrays."""
     path = data / "manifest.csv"
     try:
         manifest = pd.read_csv(path, dtype=str)
@@ -55,8 +57,10 @@ def _read_manifest(data: Path) -> list[dict[str, str]]:
     lacking = [name for name in _COLUMNS if name not in manifest]
     if lacking and "kept" in set(manifest.get("state", ["kept"])):
         raise UserError(f"{path} lacks the column {lacking[0]}: move it, and run the preparation again")
-    rows = manifest.reindex(columns=_COLUMNS).dropna().to_dict("records")
-    return [{str(key): str(text) for key, text in row.items()} for row in rows]
+    digests = [name for name in map(str, manifest) if name.startswith(_DIGEST) and name != _SOURCE]
+    columns = list(dict.fromkeys([*_COLUMNS, *digests]))
+    rows = manifest.reindex(columns=columns).dropna(subset=_COLUMNS).to_dict("records")
+    return [{str(key): str(text) for key, text in row.items() if not pd.isna(text)} for row in rows]
 
 
 def _faults(row: Mapping[str, str], data: Path) -> list[Fault]:
@@ -70,5 +74,7 @@ def _faults(row: Mapping[str, str], data: Path) -> list[Fault]:
     except (UserError, OSError) as error:
         return [Fault(scan, str(error), is_damaged=True)]
     recorded = pair.provenance["sha256"]
-    wrong = " and ".join(name for name in ARRAYS if recorded[name] != row[f"sha256_{name}"])
+    listed = {name.removeprefix(_DIGEST): digest for name, digest in row.items() if name.startswith(_DIGEST)}
+    names = dict.fromkeys([*recorded, *listed])
+    wrong = " and ".join(name for name in names if recorded.get(name) != listed.get(name))
     return [Fault(scan, f"the manifest has another digest for {wrong} of {path}", is_damaged=False)] if wrong else []

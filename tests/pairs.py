@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from data_prep.group_writer import writing_group
 from data_prep.lowdose.model import NoiseModel
 from data_prep.lowdose.noise import LowDoseSimulator
+from data_prep.partners import FULL_DOSE, LOW_DOSE
 from data_prep.settings import LowDoseSettings
-from data_prep.store import ARRAYS
 from data_prep.volume import CTVolume
 from tests.scans import chest
 
+ARRAYS = (FULL_DOSE, LOW_DOSE)
 _BATCH = 16  # slices that a thread simulates at a time
 
 

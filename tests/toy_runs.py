@@ -19,7 +19,7 @@ SETTINGS: dict[str, Any] = {
     "name": "toy",
     "data": {
         "sources": [{"kind": "nifti", "path": "scans", "dataset": "toy", "keep_ids": True}],
-        "low_dose": {"dose": 0.1, "geometry": {"views": 288, "channels": 368, "channel_arc_mm": 2.5716}},
+        "low_dose": {"doses": 0.1, "geometry": {"views": 288, "channels": 368, "channel_arc_mm": 2.5716}},
         "split": {"validation": 0.33, "test": 0.33, "gap": 0},
     },
     "networks": {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -29,19 +29,28 @@ def is_flagged(row: Mapping[str, Any]) -> bool:
 
 
 def describe_flags(manifest: pd.DataFrame) -> str:
-    """Say how many of the kept scans are flagged, and why; nothing if none is."""
+    """Say how many of the kept scans are flagged, and why; nothing if none is.
+
+    A scan with a row for each of several low doses is flagged if one of them is.
+    """
     if "noise_ratio" not in manifest:  # no scan was prepared, or by an earlier version
         return ""
     rows: list[Any] = manifest[manifest["state"] == "kept"].to_dict("records")
-    odd, unmeasured = sum(is_odd(row["noise_ratio"]) for row in rows), sum(map(is_unmeasured, rows))
+    odd, unmeasured = _scans(row for row in rows if is_odd(row["noise_ratio"])), _scans(filter(is_unmeasured, rows))
+    flagged = _scans(filter(is_flagged, rows))
     low, high = RATIO_RANGE
     parts = {
         f"the noise added to {odd} is below {low} or above {high} of what the dose must add": odd,
         f"the own or the added noise of {unmeasured} could not be measured": unmeasured,
     }
-    if not odd + unmeasured:
+    if not flagged:
         return ""
     return (
-        f"noise to look at in {odd + unmeasured} of {len(rows)} scans: "
+        f"noise to look at in {flagged} of {_scans(rows)} scans: "
         f"{'; '.join(part for part, count in parts.items() if count)}"
     )
+
+
+def _scans(rows: Iterable[Mapping[str, Any]]) -> int:
+    """Count the scans that rows are of."""
+    return len({(row["dataset"], row["scan"]) for row in rows})

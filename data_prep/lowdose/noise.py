@@ -51,28 +51,28 @@ class LowDoseSimulator:
         self.reconstruct = BACKPROJECTORS[settings.backprojection](self.geometry, self.model.apodisation, self.device)
         self.incident = _incident_photons(settings, self.model).to(self.device)
 
-    def low_dose(self, hu: NDArray[np.int16], scan: str, first: int) -> NDArray[np.int16]:
+    def low_dose(self, hu: NDArray[np.int16], scan: str, first: int, draw: str = "") -> NDArray[np.int16]:
         """Return the low dose (int16 HU, not below -1024) of neighbouring slices (n, side, side).
 
         ``first``: index of their first slice in the scan. Each slice has its own seed, so the same slice always
-        gets the same noise, whichever slices come with it. Padding comes out as it is.
+        gets the same noise in the same ``draw``, whichever slices come with it. Padding comes out as it is.
         """
-        batches = [self._low_dose_batch(hu[i : i + _BATCH], scan, first + i) for i in range(0, len(hu), _BATCH)]
+        batches = [self._low_dose_batch(hu[i : i + _BATCH], scan, first + i, draw) for i in range(0, len(hu), _BATCH)]
         return np.concatenate(batches)
 
-    def _low_dose_batch(self, hu: NDArray[np.int16], scan: str, first: int) -> NDArray[np.int16]:
+    def _low_dose_batch(self, hu: NDArray[np.int16], scan: str, first: int, draw: str) -> NDArray[np.int16]:
         """Fill the batch to a multiple of ``_LANES``: torch sums in another order where columns are few."""
         filled = np.pad(hu, ((0, -len(hu) % _LANES), (0, 0), (0, 0)))
         full = torch.from_numpy(filled.astype(np.float32)).to(self.device)
-        noise = self.noise_hu(full, self.seeds(scan, range(first, first + len(full))))
+        noise = self.noise_hu(full, self.seeds(scan, range(first, first + len(full)), draw))
         noise *= self.model.gains(range(first, first + len(full))).to(self.device)[:, None, None]
         low = noise.add_(full).round_().clamp_(AIR_HU, 32767)[: len(hu)].to(torch.int16).cpu().numpy()
         return np.where(padding(hu), hu, low)
 
-    def seeds(self, scan: str, slices: Sequence[int]) -> list[int]:
+    def seeds(self, scan: str, slices: Sequence[int], draw: str = "") -> list[int]:
         """Return the seeds of neighbouring slices, and of those behind that share noise with them."""
         stop = slices[-1] + len(self.model.z_filter)
-        return [slice_seed(self.settings.seed, scan, index) for index in range(slices[0], stop)]
+        return [slice_seed(self.settings.seed, scan, index, draw) for index in range(slices[0], stop)]
 
     def noise_hu(self, full_hu: Tensor, seeds: Sequence[int]) -> Tensor:
         """Return the noise (HU) to add to full-dose slices (HU), both (batch, side, side).
@@ -159,7 +159,7 @@ def _incident_photons(settings: LowDoseSettings, model: NoiseModel) -> Tensor:
     return torch.from_numpy(model.photons * over_views[:, None] * over_channels).float()
 
 
-def slice_seed(seed: int, scan: str, index: int) -> int:
-    """Return the seed of one slice, which depends only on these three arguments."""
-    name = f"{seed}/{scan}/{index}".encode()
+def slice_seed(seed: int, scan: str, index: int, draw: str = "") -> int:
+    """Return the seed of one slice, which depends only on these arguments; ``draw`` tells its several noises apart."""
+    name = f"{seed}/{scan}/{index}{draw and f'/{draw}'}".encode()
     return int.from_bytes(hashlib.blake2b(name, digest_size=8).digest()) >> 1

@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from copy import copy
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +28,13 @@ class NoiseRecord:
     def __init__(self, slabs: Sequence[Slab], pixel: float, dose: float | None) -> None:
         self.slabs, self.pixel, self.dose = slabs, pixel, dose
         self.own = block_noise(slabs)
-        self.added = [Slab(slab.first, np.zeros_like(slab.hu)) for slab in slabs]
+        self.added = _without_noise(slabs)
+
+    def of_dose(self, dose: float | None) -> Self:
+        """Return an empty record of another low dose of the same slabs."""
+        record = copy(self)
+        record.dose, record.added = dose, _without_noise(self.slabs)
+        return record
 
     def add(self, first: int, full: NDArray[np.int16], low: NDArray[np.int16]) -> None:
         """Take a chunk of both doses, (n, rows, columns); ``first``: index of its first slice."""
@@ -89,6 +96,10 @@ class NoiseRecord:
     def expected_factor(self) -> float | None:
         """SD of the noise that the dose must add, over the scan's own; None where the dose is not known."""
         return math.sqrt((1 - self.dose) / self.dose) if self.dose else None
+
+
+def _without_noise(slabs: Sequence[Slab]) -> list[Slab]:
+    return [Slab(slab.first, np.zeros_like(slab.hu)) for slab in slabs]
 
 
 def _remarks(full: ScanNoise | None, added: ScanNoise | None, ratio: float | None, *, is_simulated: bool) -> list[str]:

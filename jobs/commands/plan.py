@@ -19,12 +19,14 @@ def plan(
     on: Annotated[str | None, typer.Option(help="Profile by which hours are forecast and the budget is kept.")] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Predict the memory of each training, on a GPU the largest batch that fits, and on a cluster the hours."""
+    """Predict each training's memory, on a GPU the largest batch that fits, on a cluster the hours; and the disk."""
     from rich.console import Console
 
     from jobs.commands.forecast import check_budget, forecast
     from jobs.commands.plan_table import plan_notes, plan_table
+    from jobs.commands.store_size import store_note
     from jobs.stages.graph import graph_of
+    from jobs.stages.prepare import Prepare
 
     settings, console = load_settings(config, RunSettings, overrides), Console()
     folder = RunFolder.of(settings)
@@ -35,6 +37,7 @@ def plan(
     console.print(table)
     for note in plan_notes(settings, gpu, forecasts):
         typer.echo(note)
+    typer.echo(store_note(Prepare(folder)))
     if profile:
         check_budget(folder, graph, profile)
 

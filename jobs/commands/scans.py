@@ -76,6 +76,8 @@ def calibrate(
     from data_prep.sources.discovery import discover
 
     settings = load_settings(config, RunSettings, overrides).data
+    if len(settings.low_dose.doses) > 1:
+        raise UserError("photons are looked for at one dose: choose it, as by --set data.low_dose.doses=0.1")
     scans = {series.scan: series for series in discover(settings.sources).series}
     series = scans.get(scan) if scan else next(iter(scans.values()), None)
     if series is None:

@@ -77,7 +77,7 @@ class Export(Stage):
         return {
             "run": self.settings.name,
             "data sets": sorted(datasets),
-            "low dose": self.settings.data.low_dose.model_dump(mode="json"),
+            "low dose": self.settings.data.low_dose.as_record(),
             "noise": self._noise(split.parts["train"]),
             "split": {"by": split.by, **parts, "digest": training["data"]},
             "training": {key: training[key] for key in keys},
@@ -89,12 +89,13 @@ class Export(Stage):
 
     def _noise(self, segments: Sequence[Segment]) -> dict[str, Any]:
         """Describe the noise of the training's scans."""
+        from data_prep.noise_table import read_noise
         from pipeline.inference.trained_noise import describe_training
         from pipeline.report.tables import records
 
         scans = {(segment.dataset, segment.scan) for segment in segments}
-        rows = [row for row in records(self._manifest()) if (row["dataset"], row["scan"]) in scans]
-        return describe_training(rows, self.settings.data.low_dose.dose)
+        rows = [row for row in records(read_noise(self.folder.data)) if (row["dataset"], row["scan"]) in scans]
+        return describe_training(rows, self.settings.data.low_dose.doses[0])
 
     def _manifest(self) -> "pd.DataFrame":
         """Read the manifest's rows of scans that were kept."""

@@ -10,6 +10,9 @@ from typing import Any, ClassVar
 from data_prep.files import digest_json, write_atomic, write_json
 from data_prep.ledger import Ledger
 from data_prep.log import printable
+from data_prep.noise_table import FILE as NOISE
+from data_prep.noise_table import PARTNERS, partner_rows, read_noise
+from data_prep.partners import FULL_DOSE
 from data_prep.paths import contact_path, pair_path
 from data_prep.progress import Progress
 from data_prep.sources.discovery import discover
@@ -20,7 +23,7 @@ from jobs.engine.outcome import check_stage
 from jobs.engine.stage import Ref, Stage
 from pipeline.training.world import World
 
-_PAIR_FILES = r"zarr\.json|(full_dose|low_dose)/(zarr\.json|c/\d+/0/0)"
+_PAIR_FILES = r"zarr\.json|(full_dose|low_dose(_[\d.e-]+_\d+)?)/(zarr\.json|c/\d+/0/0)"
 _NO_IMAGE = "no image"  # state of a source's files that are none: a row for all of them
 
 
@@ -68,7 +71,7 @@ class Prepare(Stage):
 
     def reads(self, item: str) -> Mapping[str, Any]:
         data, series = self.settings.data, self.series[item]
-        low_dose = "measured" if series.low_files else data.low_dose.model_dump(mode="json")
+        low_dose = "measured" if series.low_files else data.low_dose.as_record()
         return {"low_dose": low_dose, "fit": data.fit, "source files": series.stamp}
 
     def location(self, item: str) -> str:
@@ -79,7 +82,7 @@ class Prepare(Stage):
         return [pair_path(self.folder.data, dataset, item), contact_path(self.folder.data, dataset, item)]
 
     def product(self, result: Mapping[str, Any], outputs: Mapping[str, str]) -> Any:
-        return dict(result)  # the row of the manifest, with the digests of both doses
+        return dict(result)  # the row of the manifest, with the digests of all arrays
 
     def folders(self, item: str) -> Mapping[Path, str]:
         return {pair_path(self.folder.data, self.series[item].dataset, item): _PAIR_FILES}
@@ -144,7 +147,9 @@ class SplitScans(Stage):
         return [(self.gathers, scan) for scan in self.prepare.items()]
 
     def outputs(self, item: str) -> list[Path]:
-        return [self.folder.data / "manifest.csv", self.folder.data / "split.json"]
+        """List manifest and split; of several partners also the table of their noise."""
+        names = ("manifest.csv", "split.json", *([NOISE] if len(self.settings.data.low_dose.partners) > 1 else []))
+        return [self.folder.data / name for name in names]
 
     def product(self, result: Mapping[str, Any], outputs: Mapping[str, str]) -> Any:
         return result["trained on"]
@@ -170,18 +175,18 @@ class SplitScans(Stage):
         with Ledger(self.folder.data).recording([path.name for path in self.outputs(item)]):
             return self._write(*self.outputs(item))
 
-    def _write(self, manifest: Path, split_file: Path) -> dict[str, Any]:
-        used = self._write_manifest(manifest)
+    def _write(self, manifest: Path, split_file: Path, *noise: Path) -> dict[str, Any]:
+        used = self._write_manifest(manifest, *noise)
         check_stage(self.prepare)
         studies = [{**row, "studies": self.prepare.series[row["scan"]].studies} for row in used]
         parts = split(studies, self.settings.data.split, self.min_slices)
         write_json(split_file, parts.to_json())
         slices = {part: sum(map(len, segments)) for part, segments in parts.parts.items()}
-        pairs = {row["scan"]: [row[f"sha256_{name}"] for name in ("full_dose", "low_dose")] for row in used}
+        pairs = {row["scan"]: [row[f"sha256_{name}"] for name in _arrays(row)] for row in used}
         return {"by": parts.by, "slices": slices, "trained on": digest_json([parts.to_json(), pairs])}
 
-    def _write_manifest(self, manifest: Path) -> list[dict[str, Any]]:
-        """Write the manifest and the contact sheets of data sets; return the rows of the scans that are used."""
+    def _write_manifest(self, manifest: Path, *noise: Path) -> list[dict[str, Any]]:
+        """Write the manifest, ``noise`` and the contact sheets of data sets; return the rows of the used scans."""
         import pandas as pd
 
         from data_prep.overview import draw_pages
@@ -192,7 +197,10 @@ class SplitScans(Stage):
             draw_pages(self.folder.data, [row for row in used if row["dataset"] == dataset])
         excluded = [_turned_away(series, series.reason, series.images) for series in self.prepare.exclusions]
         passed_over = [_no_image(files) for files in self.prepare.passed_over]
-        write_atomic(manifest, pd.DataFrame(rows + excluded + passed_over).to_csv(index=False))
+        for path in noise:
+            write_atomic(path, pd.DataFrame([line for row in used for line in partner_rows(row)]).to_csv(index=False))
+        table = pd.DataFrame(rows + excluded + passed_over).drop(columns=PARTNERS, errors="ignore")
+        write_atomic(manifest, table.to_csv(index=False))
         return used
 
     def _row(self, scan: str) -> dict[str, Any]:
@@ -204,6 +212,11 @@ class SplitScans(Stage):
         is_short = slices < self.min_slices
         reason = f"{slices} slices, a volume of the study takes {self.min_slices}" if is_short else ""
         return {**marker.result, "state": "turned away" if is_short else "kept", "reason": reason}
+
+
+def _arrays(row: Mapping[str, Any]) -> list[str]:
+    """List the arrays of a scan's pair."""
+    return [FULL_DOSE, *(partner["array"] for partner in partner_rows(row))]
 
 
 def _turned_away(series: Series | Exclusion, reason: str, slices: int) -> dict[str, Any]:
@@ -223,13 +236,11 @@ def read_split(stage: Stage) -> Split:
 
 def describe_noise(data: Path) -> str:
     """Say how many prepared scans have noise that a person should look at, and in which files; nothing if none has."""
-    import pandas as pd
-
     from data_prep.lowdose.flags import describe_flags
 
-    manifest = data / "manifest.csv"
-    flags = describe_flags(pd.read_csv(manifest))
-    return f"{flags} (noise_remark in {manifest}, sheets in {data / 'contact'})" if flags else ""
+    path = next(path for path in (data / NOISE, data / "manifest.csv") if path.exists())
+    flags = describe_flags(read_noise(data))
+    return f"{flags} (noise_remark in {path}, sheets in {data / 'contact'})" if flags else ""
 
 
 def count_states(data: Path) -> list[tuple[str, str, int]]:

@@ -21,7 +21,8 @@ _COLUMNS = {
 def describe_training(rows: Sequence[Mapping[str, Any]], dose: float) -> dict[str, Any]:
     """Describe the low dose of a training's scans for the model file: no id of a patient or scan.
 
-    ``rows``: the scans' rows of the manifest; ``dose``: fraction of the full dose, where it was simulated. Ranges are
+    ``rows``: the scans' rows of the manifest, of several low doses a row each; ``dose``: fraction of the full dose, if
+    it was simulated, of rows that do not say it, as those of earlier versions. Ranges are
     the least and the greatest of the scans whose noise could be measured, of the SD those of their slabs: one number a
     scan would say nothing of a body's thin and dense parts. They are missing if no noise could be measured.
     """
@@ -30,15 +31,25 @@ def describe_training(rows: Sequence[Mapping[str, Any]], dose: float) -> dict[st
         name: _range([float(row[column]) for row in measured for column in columns])
         for name, columns in _COLUMNS.items() if measured
     }  # fmt: skip
-    doses = {f"{100 * dose:g} %" if row["low_dose"] == "simulated" else str(row["low_dose"]) for row in rows}
+    doses = {float(row["dose"]) if _is_number(row.get("dose")) else dose for row in rows if _is_simulated(row)}
+    kinds = {str(row["low_dose"]) for row in rows if not _is_simulated(row)}
     kernels = {row["kernel"] for row in rows if isinstance(row.get("kernel"), str)}
-    return {**ranges, "dose": sorted(doses), "kernels": sorted(kernels) or ["unknown"],
-            "scans": f"{len(measured)} of {len(rows)} measured"}  # fmt: skip
+    return {**ranges, "dose": [*(f"{100 * fraction:g} %" for fraction in sorted(doses)), *sorted(kinds)],
+            "kernels": sorted(kernels) or ["unknown"],
+            "scans": f"{_scans(measured)} of {_scans(rows)} measured"}  # fmt: skip
 
 
 def as_text(trained: Mapping[str, Any]) -> str:
     """Write what :func:`describe_training` gave for the model card."""
     return "; ".join(f"{name} {_text(name, value)}" for name, value in trained.items())
+
+
+def _scans(rows: Sequence[Mapping[str, Any]]) -> int:
+    return len({(row.get("dataset"), row.get("scan")) for row in rows})
+
+
+def _is_simulated(row: Mapping[str, Any]) -> bool:
+    return bool(row["low_dose"] == "simulated")
 
 
 def _is_number(value: Any) -> bool:

@@ -72,7 +72,9 @@ def collect(
         "transfer": steps_to_2d(trained, validation_table(curves)), "table2": table2(trained, slices),
         "accounting": accounting,
     }  # fmt: skip
-    return Results(tables, curves, slices, read_stacks(root, quality["quality"], cells, settings.data.low_dose.dose))
+    return Results(
+        tables, curves, slices, read_stacks(root, quality["quality"], cells, settings.data.low_dose.doses[0])
+    )
 
 
 def _scaling(

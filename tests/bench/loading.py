@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from skimage import io
 
 from data_prep.sources.sample import sample_path
-from data_prep.store import ARRAYS, Pair
+from data_prep.store import Pair
 from tests.bench.timing import Timed, medians
-from tests.pairs import write_pair
+from tests.pairs import ARRAYS, write_pair
 
 Hu = NDArray[np.int16]
 GROUPED, STRIDED = range(50, 66), range(0, 128, 8)

@@ -60,7 +60,7 @@ def test_both_backprojections_give_the_samples_tissue_the_same_noise(sample: CTV
 
 
 def test_the_calibrated_photons_give_the_wanted_noise() -> None:
-    settings, hu = LowDoseSettings(dose=0.25), body(5)
+    settings, hu = LowDoseSettings(doses=(0.25,)), body(5)
     photons = calibrate(hu, PIXEL, settings, 20.0)
     made = LowDoseSimulator(settings.model_copy(update={"photons": photons}), SIDE, PIXEL)
     assert noise_level(made.low_dose(hu, "any", 0)) == pytest.approx(20, rel=0.03)
@@ -68,14 +68,14 @@ def test_the_calibrated_photons_give_the_wanted_noise() -> None:
 
 def test_more_wanted_noise_takes_fewer_photons_by_its_square() -> None:
     """Without noise of its own and of the electronics, the variance goes with 1 / photons."""
-    settings, hu = LowDoseSettings(dose=0.25, electronic_sd=0), body(0.5)
+    settings, hu = LowDoseSettings(doses=(0.25,), electronic_sd=0), body(0.5)
     photons = [calibrate(hu, PIXEL, settings, sd) for sd in (10.0, 20.0)]
     assert photons[0] / photons[1] == pytest.approx(4, rel=0.05)
 
 
 def test_photons_count_before_the_bowtie() -> None:
-    halved = LowDoseSettings(dose=0.25, bowtie=(0.5,))
-    plain, filtered = (calibrate(body(5), PIXEL, s, 20.0) for s in (LowDoseSettings(dose=0.25), halved))
+    halved = LowDoseSettings(doses=(0.25,), bowtie=(0.5,))
+    plain, filtered = (calibrate(body(5), PIXEL, s, 20.0) for s in (LowDoseSettings(doses=(0.25,)), halved))
     assert filtered / plain == pytest.approx(2, rel=0.01)
 
 

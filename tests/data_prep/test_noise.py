@@ -24,7 +24,7 @@ def made(**settings: Any) -> LowDoseSimulator:
 
 def simulator(dose: float, photons: float = 1e6, **settings: Any) -> LowDoseSimulator:
     """Without electronic noise unless it is asked for."""
-    return made(**{"dose": dose, "photons": photons, "electronic_sd": 0.0, **settings})
+    return made(**{"doses": (dose,), "photons": photons, "electronic_sd": 0.0, **settings})
 
 
 def noise(simulator: LowDoseSimulator, image: Tensor, batches: int, first: int = 0) -> Tensor:
@@ -193,7 +193,7 @@ def volume(slices: int) -> CTVolume:
 
 
 def test_the_same_seed_gives_the_same_bytes_whatever_the_batches_and_threads() -> None:
-    settings = LowDoseSettings.model_validate({"dose": 0.1, "geometry": COARSE})
+    settings = LowDoseSettings.model_validate({"doses": 0.1, "geometry": COARSE})
     whole = simulate(volume(37), settings, "scan", threads=2)
     assert whole.dtype == np.int16
     np.testing.assert_array_equal(whole, simulate(volume(37), settings, "scan", threads=1))
@@ -205,7 +205,7 @@ def test_the_same_seed_gives_the_same_bytes_whatever_the_batches_and_threads() -
 
 @pytest.mark.parametrize("domain", [{}, {"z_correlation": (0.6, 0.2)}, COUNTS], ids=["log", "alike", "counts"])
 def test_a_scan_may_come_in_any_pieces(domain: dict[str, Any]) -> None:
-    settings = LowDoseSettings.model_validate({"dose": 0.1, "geometry": COARSE, **domain})
+    settings = LowDoseSettings.model_validate({"doses": 0.1, "geometry": COARSE, **domain})
     whole, made = simulate(volume(20), settings, "scan"), LowDoseSimulator(settings, SIDE, PIXEL)
     pieces = [made.low_dose(volume(n).hu, "scan", first) for first, n in ((0, 3), (3, 1), (4, 16))]
     np.testing.assert_array_equal(np.concatenate(pieces), whole)
@@ -216,7 +216,7 @@ def test_noise_of_the_real_sample_is_what_its_dose_predicts(sample: CTVolume) ->
     middle = CTVolume(sample.hu[60:64], sample.spacing)
     rms = []
     for dose in (0.5, 0.1):
-        low = simulate(middle, LowDoseSettings(dose=dose, photons=1e7, electronic_sd=0), "x", threads=2)
+        low = simulate(middle, LowDoseSettings(doses=(dose,), photons=1e7, electronic_sd=0), "x", threads=2)
         body = (sample.hu[60:64] > -500) & (sample.hu[60:64] < 500)
         rms.append(float((low.astype(float) - sample.hu[60:64])[body].std()))
     assert rms[1] / rms[0] == pytest.approx(3, rel=0.05)

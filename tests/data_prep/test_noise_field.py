@@ -75,7 +75,7 @@ def with_arms() -> LowDose:
         plane[ellipse(384, 2.0, (45, 45), (x, 20)) < 1] = 50
         plane[ellipse(384, 2.0, (14, 14), (x, 20)) < 1] = 900
     slabs = noisy_slabs(plane, coloured(384, 2.0, bell(0.15)), 12.0, 3)
-    return low_dose_of(slabs, 2.0, LowDoseSettings(dose=0.1, geometry=COARSE))
+    return low_dose_of(slabs, 2.0, LowDoseSettings(doses=(0.1,), geometry=COARSE))
 
 
 def test_arms_beyond_the_fan_do_not_flood_the_image() -> None:
@@ -91,7 +91,7 @@ def test_arms_beyond_the_fan_do_not_flood_the_image() -> None:
 def test_a_cropped_field_of_view_gets_its_level() -> None:
     """90 mm of a body of 330 mm: most of what weakens the rays is not in the image."""
     slabs = noisy_slabs(abdomen(192, 0.47, (165, 120)), coloured(192, 0.47, bell(0.3)), 14.0, 3)
-    low_dose = low_dose_of(slabs, 0.47, LowDoseSettings(dose=0.1, geometry=COARSE))
+    low_dose = low_dose_of(slabs, 0.47, LowDoseSettings(doses=(0.1,), geometry=COARSE))
     sd = local_sd(np.concatenate(low_dose.added), 31)
     assert 0.9 < low_dose.ratio < 1.1
     assert full_to_added(low_dose, np.ones((192, 192), bool)) == pytest.approx(3, rel=0.1)
@@ -150,7 +150,7 @@ def odd_plane(name: str) -> Array:
 def test_odd_scans_get_their_level_too(name: str, highest: float) -> None:
     """Nowhere, in dense parts or in air, does the noise leave the bounds around that of soft tissue, 36 HU."""
     slabs = noisy_slabs(odd_plane(name), coloured(256, 1.4, bell(0.15)), 12.0, 3)
-    low_dose = low_dose_of(slabs, 1.4, LowDoseSettings(dose=0.1))
+    low_dose = low_dose_of(slabs, 1.4, LowDoseSettings(doses=(0.1,)))
     assert low_dose.record.row()["noise_full_hu"] == pytest.approx(12, rel=0.05)
     assert 0.9 < low_dose.ratio < 1.1
     sd = local_sd(np.concatenate(low_dose.added))

@@ -21,7 +21,7 @@ from tests.data_prep.noisy_scans import Hu, abdomen, bell, coloured, low_dose_of
 
 SIDE, PIXEL = 128, 1.4
 COARSE = GeometrySettings(views=288, channels=368, channel_arc_mm=2.5716)
-SETTINGS = LowDoseSettings(dose=0.1, geometry=COARSE)
+SETTINGS = LowDoseSettings(doses=(0.1,), geometry=COARSE)
 
 
 def volume(slices: int, sd: float = 12.0, level: float = 50.0) -> Hu:
@@ -91,7 +91,7 @@ def test_a_named_correlation_that_no_noise_has_is_refused_with_a_similar_one(cor
 
 def test_little_added_noise_is_flagged() -> None:
     slabs = noisy_slabs(abdomen(SIDE, PIXEL, (85, 75)), coloured(SIDE, PIXEL, bell(0.15)), 1.2, 2)
-    row = low_dose_of(slabs, PIXEL, SETTINGS.model_copy(update={"dose": 0.99})).record.row()
+    row = low_dose_of(slabs, PIXEL, SETTINGS.at(0.99)).record.row()
     assert row["noise_remark"] == "too little noise was added to be measured"
     assert is_flagged(row)
 
@@ -125,7 +125,7 @@ def test_photons_by_mas_are_refused_without_them(key: str, name: str) -> None:
 
 
 def test_named_settings_stay_as_they_are_named() -> None:
-    settings = LowDoseSettings(dose=0.1, photons=1e5, window="hann", z_correlation=(0.5,), geometry=COARSE)
+    settings = LowDoseSettings(doses=(0.1,), photons=1e5, window="hann", z_correlation=(0.5,), geometry=COARSE)
     slabs = noisy_slabs(abdomen(SIDE, PIXEL, (85, 75)), coloured(SIDE, PIXEL, bell(0.15)), 12.0, 4)
     model = low_dose_of(slabs, PIXEL, settings).model
     assert model == replace(named_model(settings), scanner=model.scanner)

@@ -107,8 +107,10 @@ def test_a_sentence_counts_the_scans_to_look_at() -> None:
     good, odd, measured = manifest_row(), manifest_row(noise_ratio=1.2), manifest_row(noise_ratio=None)
     unmeasured = manifest_row(noise_full_hu=None, noise_ratio=None)
     set_aside = manifest_row(state="turned away", noise_full_hu=None, noise_ratio=None)
-    sentence = describe_flags(pd.DataFrame([good, odd, odd, measured, unmeasured, set_aside]))
+    rows = [good, odd, odd, measured, unmeasured, set_aside]
+    sentence = describe_flags(pd.DataFrame([{**row, "scan": f"s{number}"} for number, row in enumerate(rows)]))
     assert sentence.startswith("noise to look at in 3 of 5 scans: the noise added to 2 is below 0.9 or above 1.1")
     assert sentence.endswith("; the own or the added noise of 1 could not be measured")
+    assert describe_flags(pd.DataFrame([good, odd, good])).startswith("noise to look at in 1 of 1 scans")  # three doses
     assert describe_flags(pd.DataFrame([good, measured])) == ""
     assert describe_flags(pd.DataFrame([{"dataset": "d", "state": "turned away"}])) == ""

@@ -43,7 +43,7 @@ TINY = {"views": 32, "channels": 48, "channel_arc_mm": 19.716}  # where nobody l
 
 
 def data_settings(*sources: dict[str, Any], **more: Any) -> DataSettings:
-    return DataSettings.model_validate({"sources": sources, "low_dose": {"dose": 0.1, "geometry": SMALL}, **more})
+    return DataSettings.model_validate({"sources": sources, "low_dose": {"doses": 0.1, "geometry": SMALL}, **more})
 
 
 def test_a_measured_pair_holds_what_was_measured(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ class Place:
     def run(self, *sources: dict[str, Any], before: Any = None, **data: Any) -> subprocess.CompletedProcess[str]:
         settings = {
             "name": "p",
-            "data": {"sources": list(sources), "low_dose": {"dose": 0.1, "geometry": TINY}, "max_failed": 0.9,
+            "data": {"sources": list(sources), "low_dose": {"doses": 0.1, "geometry": TINY}, "max_failed": 0.9,
                      "split": {"gap": 0, "validation": 0.33, "test": 0.33}, **data},
             "study": {"slices": [16]},
         }  # fmt: skip
@@ -333,7 +333,7 @@ def test_memory_does_not_grow_with_the_scans_length(kind: str, tmp_path: Path) -
             write_nifti(folder / "a.nii.gz", chest(slices, 512))
         else:
             write_series(folder, chest(slices, 512), SPACING)
-        settings = data_settings({"kind": kind, "path": folder}, low_dose={"dose": 0.1, "geometry": TINY})
+        settings = data_settings({"kind": kind, "path": folder}, low_dose={"doses": 0.1, "geometry": TINY})
         run_ranks(_prepare_and_measure, (settings, folder), 1)
         peaks.append(int((folder / "peak").read_text()) / 2**20)
     assert peaks[1] - peaks[0] < 30

@@ -24,7 +24,7 @@ SAMPLE, LIDC, SHARP, SOFT = "LIDC-IDRI-0001", "LIDC-IDRI-0003", "Lung_Dx-A0002 B
 def low_dose(name: str, sample_path: Path | None) -> LowDose:
     scan = open_nifti(sample_path) if sample_path else dicom_scan(*name.split())
     slabs = read_slabs(scan)[::3]  # enough for the limits below
-    return low_dose_of(slabs, scan.spacing[2], LowDoseSettings(dose=0.1), scan.acquisition)
+    return low_dose_of(slabs, scan.spacing[2], LowDoseSettings(doses=(0.1,)), scan.acquisition)
 
 
 def dicom_scan(folder: str, kernel: str | None = None) -> CTScan:

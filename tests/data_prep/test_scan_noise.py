@@ -65,7 +65,7 @@ def test_noise_of_simulated_slices_has_the_correlation() -> None:
 def of_known_grain(name: str) -> LowDose:
     peak, taps = KNOWN[name]
     slabs = noisy_slabs(abdomen(SIDE, PIXEL, (165, 120)), coloured(SIDE, PIXEL, bell(peak), taps), SD, 6)
-    return low_dose_of(slabs, PIXEL, LowDoseSettings(dose=DOSE))
+    return low_dose_of(slabs, PIXEL, LowDoseSettings(doses=(DOSE,)))
 
 
 @pytest.mark.parametrize("name", KNOWN)
@@ -112,7 +112,7 @@ def scanned(backprojection: str, window: str) -> tuple[list[Slab], LowDose]:
         return simulator.reconstruct(draws * deviation).double().numpy() * 1000 / scan.water_per_mm
 
     slabs = noisy_slabs(plane, noise, 1.0, 12)
-    return slabs, low_dose_of(slabs, SMALL_PIXEL, LowDoseSettings(dose=DOSE, geometry=SCANNER))
+    return slabs, low_dose_of(slabs, SMALL_PIXEL, LowDoseSettings(doses=(DOSE,), geometry=SCANNER))
 
 
 @pytest.mark.parametrize("window", ["hann", "ramp"])

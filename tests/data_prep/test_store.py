@@ -1,10 +1,12 @@
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,10 @@ from ome_zarr_models.v05.image import Image
 from data_prep.errors import UserError
 from data_prep.files import is_locked, locked, publishing, replacing, write_atomic
 from data_prep.group_writer import SHARD_SLICES, GroupWriter, writing_group
-from data_prep.store import ARRAYS, Pair
+from data_prep.partners import FULL_DOSE, partners_of
+from data_prep.store import Pair
 from data_prep.volume import AIR_HU
-from tests.pairs import digest_array, write_pair
+from tests.pairs import ARRAYS, digest_array, write_pair
 from tests.scans import Hu, chest
 
 
@@ -213,7 +216,7 @@ STREAM = """
 import sys, numpy as np
 from pathlib import Path
 from data_prep.group_writer import writing_group
-from data_prep.store import ARRAYS
+from tests.pairs import ARRAYS
 hu = np.random.default_rng(1).integers(-1000, 1000, (32, 512, 512)).astype("int16")
 print("writing", flush=True)
 with writing_group(Path(sys.argv[1]), ARRAYS, (32 * 100, 512, 512), (1, 1, 1)) as writer:
@@ -319,3 +322,57 @@ def test_a_lock_is_free_after_its_holder_is_killed(tmp_path: Path) -> None:
     assert not is_locked(path)
     with locked(path):
         assert is_locked(path)
+
+
+def several_partners(path: Path) -> dict[str, Hu]:
+    """Write a pair of two doses and two realisations; return its arrays."""
+    partners = partners_of((0.05, 0.1), 2)
+    noise = np.random.default_rng(0)
+    arrays = {FULL_DOSE: chest(40)}
+    for partner in partners:
+        arrays[partner.array] = (arrays[FULL_DOSE] + noise.normal(0, 40, (40, 64, 64))).astype(np.int16)
+    with writing_group(path, list(arrays), (40, 64, 64), (2.5, 0.7, 0.7)) as writer:
+        writer.write(*arrays.values())
+        writer.close({"partners": [asdict(partner) for partner in partners]})
+    return arrays
+
+
+def test_several_partners_are_listed_checked_and_read_each(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr"
+    arrays, pair = several_partners(path), Pair(path)
+    pair.check()
+    assert [(partner.dose, partner.realisation, partner.array) for partner in pair.partners] == [
+        (0.05, 1, "low_dose_0.05_1"), (0.05, 2, "low_dose_0.05_2"),
+        (0.1, 1, "low_dose_0.1_1"), (0.1, 2, "low_dose_0.1_2"),
+    ]  # fmt: skip
+    for partner in pair.partners:
+        both = pair.read_slices([3, 30], low=partner.array)
+        np.testing.assert_array_equal(both, [arrays[name][[3, 30]] for name in (FULL_DOSE, partner.array)])
+    np.testing.assert_array_equal(pair.read_slices([0])[1], arrays["low_dose_0.05_1"][:1])
+    location = parse_url(path)
+    assert location is not None
+    ome = Image.from_zarr(zarr.open_group(path, mode="r")).ome_attributes
+    assert [image.name for image in ome.multiscales] == list(arrays)
+    for image in ome.multiscales:
+        np.testing.assert_array_equal(location.load(image.datasets[0].path).compute(), arrays[str(image.name)])
+
+
+def test_a_changed_partner_and_a_missing_one_are_found(tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr"
+    several_partners(path)
+    group: Any = zarr.open_group(path, mode="r+")
+    group["low_dose_0.1_2"][7, 3, 3] += 1
+    with pytest.raises(UserError, match=r"low_dose_0\.1_2 does not hold what was written"):
+        Pair(path).check()
+    shutil.rmtree(path / "low_dose_0.1_2")
+    with pytest.raises(UserError, match=r"lacks the array low_dose_0\.1_2"):
+        Pair(path).read(FULL_DOSE)
+
+
+@pytest.mark.parametrize("array", ["../../b.zarr/low_dose", "full_dose", "low_dose"])
+def test_a_partner_can_only_be_an_array_of_the_pair(array: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.zarr"
+    partners = [{"dose": dose, "realisation": 1, "array": array} for dose in (0.05, 0.1)]
+    write_pair(path, dict.fromkeys(ARRAYS, chest(4)), (1, 1, 1), {"partners": partners})
+    with pytest.raises(UserError, match=r"attribute quarterdose\.partners\.0\.array is missing or not of its kind"):
+        Pair(path).read(FULL_DOSE)

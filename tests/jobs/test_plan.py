@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.command_line import CONFIG, quarterdose_within
+from tests.data_prep.dicom_series import write_series
+from tests.scans import chest, write_nifti
 
 SOURCE = "{kind: nifti, path: absent}"
 
@@ -17,12 +19,13 @@ def plan(folder: Path, *words: str) -> list[list[str]]:
 
 
 def test_cpu(tmp_path: Path) -> None:
-    header, flat, thin, thick, note = plan(tmp_path)
+    header, flat, thin, thick, note, store = plan(tmp_path)
     assert header[:7] == ["cell", "ranks", "slices", "crop", "batch", "precision", "checkpointing"]
     assert flat[:8] == ["2d", "1", "1", "64", "1", "float32", "no", "566,451"]
     assert thin[:8] == ["3d-s16-r1", "1", "16", "64", "1", "float32", "no", "2,619,155"]
     assert 1.5 < float(thick[-1]) / float(thin[-1]) < 2  # twice the slices, the same weights
     assert " ".join(note).startswith("All tensors of a rank on CPUs")
+    assert " ".join(store).startswith("Pairs on disk: about 0.56 MB a slice (full dose and 1 low dose); the slices are")
 
 
 def test_gpu_says_what_fits_and_what_to_try(tmp_path: Path) -> None:
@@ -35,7 +38,7 @@ def test_gpu_says_what_fits_and_what_to_try(tmp_path: Path) -> None:
     assert flat[-2] == "yes"
     assert int(flat[-1]) > 1000
     assert [deep[5], *deep[-2:]] == ["float32", "no", "0"]
-    assert " ".join(notes[-1]) == (
+    assert " ".join(notes[-2]) == (
         "3d-s64-r1 does not fit with any batch: try activation_checkpointing or a smaller crop."
     )
 
@@ -92,3 +95,23 @@ def test_a_budget_that_is_too_small_or_cannot_be_kept_is_refused(
             assert done.returncode == 2
             assert message in done.stderr
     assert not (tmp_path / "runs" / "x" / "queue.jsonl").exists()
+
+
+def test_the_store_grows_with_doses_and_realisations(tmp_path: Path) -> None:
+    several = ("--set", "data.low_dose.doses=[0.05, 0.1]", "--set", "data.low_dose.realisations=2")
+    store = " ".join(plan(tmp_path, *several)[-1])
+    assert store.startswith("Pairs on disk: about 1.4 MB a slice (full dose and 4 low doses)")
+
+
+def test_the_slices_of_known_scans_are_counted(tmp_path: Path) -> None:
+    write_series(tmp_path / "absent" / "a", chest(20, 64), (2.5, 0.7, 0.7), patient="a")
+    write_nifti(tmp_path / "b" / "b.nii", chest(20, 64))
+    sources = "data.sources=[{kind: dicom, path: absent}, {kind: nifti, path: b}]"
+    assert "the slices are counted once" in " ".join(plan(tmp_path, "--set", sources)[-1])
+    done = quarterdose_within(tmp_path, "run", "x.yaml", "--dry-run", "--set", sources)
+    assert done.returncode == 0, done.stderr
+    store = " ".join(plan(tmp_path, "--set", sources)[-1])
+    assert store == (
+        "Pairs on disk: about 0.011 GB for 1 scan of 20 slices (full dose and 1 low dose); the slices of 1 more are "
+        "not known."
+    )

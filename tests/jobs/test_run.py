@@ -131,7 +131,7 @@ def test_a_dry_run_says_why(finished: Toy) -> None:
     before = finished.markers()
     same = finished.run("--dry-run").stdout
     assert same.count("keep") == len(before) == 13
-    changed = finished.run("--dry-run", "--set", "data.low_dose.dose=0.2").stdout
+    changed = finished.run("--dry-run", "--set", "data.low_dose.doses=0.2").stdout
     assert "run  prepare/toy: low_dose.dose changed from 0.1 to 0.2" in changed
     assert "run  split/split: prepare/toy runs first" in changed
     assert changed.count("keep") == 0

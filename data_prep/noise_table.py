@@ -1,0 +1,39 @@
+"""The noise of a run's pairs: a row a prepared scan, or of several partners a row each, in a file of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from data_prep.partners import LOW_DOSE
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FILE = "manifest_noise.csv"
+PARTNERS = "partners"
+"""Key of a scan's row, under which the rows of several partners stand."""
+_SCAN = ["dataset", "scan"]
+_TEXTS = dict.fromkeys([*_SCAN, "subject", "kernel"], str)
+
+
+def partner_rows(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a scan's partners: those that it lists, or what its own row says of its single one."""
+    ids = {name: row[name] for name in _SCAN}
+    own = {name: value for name, value in row.items() if name.startswith(("noise_", "rmse_")) or name == "dose"}
+    for partner in row.get(PARTNERS) or ({"dose": None, "realisation": 1, "array": LOW_DOSE, **own},):
+        yield {**ids, **partner}
+
+
+def read_noise(data: Path) -> pd.DataFrame:
+    """Read the manifest's rows of prepared scans; where scans have several partners, a row each with its own noise."""
+    import pandas as pd
+
+    manifest = pd.read_csv(data / "manifest.csv", dtype=_TEXTS)
+    kept = manifest[manifest["state"] == "kept"]
+    if not (data / FILE).exists():
+        return kept
+    noise = pd.read_csv(data / FILE, dtype=_TEXTS)
+    shared = [name for name in kept if name in _SCAN or name not in noise]
+    return kept[shared].merge(noise, on=_SCAN)
