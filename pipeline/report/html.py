@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from data_prep.files import write_atomic
 from data_prep.lowdose.flags import describe_flags
+from data_prep.noise_table import read_noise
 from pipeline.report.captions import TABLE_CAPTIONS
 from pipeline.report.cell_pages import HEIGHT, WIDTH, cell_pages
 from pipeline.report.figures import Drawn
@@ -60,7 +61,7 @@ def write_page(
         policy=_policy(scripts, style), scripts=scripts, style=style,
         split=split,
         held_out=split["parts"]["test"][:1] if split else [],
-        manifest=show(manifest, _MANIFEST, ()), noise_flags=describe_flags(manifest),
+        manifest=show(manifest, _MANIFEST, ()), noise_flags=_noise_flags(root / "data"),
         tables=_tables(results.tables, [cell.id for cell in cells]), captions=TABLE_CAPTIONS,
         states=results.tables["cells"]["state"].value_counts().to_dict(),
         gpu_hours=gpu_hours,
@@ -97,6 +98,10 @@ def _tables(tables: Mapping[str, pd.DataFrame], cells: Collection[str]) -> dict[
 
 def _manifest(path: Path) -> pd.DataFrame:
     return pd.read_csv(path) if path.exists() else pd.DataFrame()
+
+
+def _noise_flags(data: Path) -> str:
+    return describe_flags(read_noise(data)) if (data / "manifest.csv").exists() else ""
 
 
 def _total(accounting: pd.DataFrame, column: str) -> float | None:
