@@ -1,13 +1,19 @@
-"""Layers of convolution that compute by chosen algorithms; without a choice they are torch's own."""
+"""Layers of convolution that compute by chosen algorithms; without a choice they are torch's own.
 
-from collections.abc import Mapping
+Their images are channels last. (torch's own, of less than 20,480 rows, in 3D on CPUs are not, and what follows were as
+slow.)
+"""
+
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from pipeline.convolutions.algorithms import ALGORITHMS
+from pipeline.convolutions.memory_format import channels_last
 from pipeline.convolutions.shape import ConvolutionShape, Pass
 
 Algorithms = Mapping[ConvolutionShape, Mapping[Pass, str]]
@@ -18,47 +24,69 @@ class _ByAlgorithms(nn.modules.conv._ConvNd):
     algorithms: Algorithms | None = None
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002 - torch's name
-        if self.algorithms is None:
+        has_shape = ConvolutionShape.describes(self.kernel_size, self.stride, self.dilation, self.groups)
+        if self.algorithms is None or not has_shape:
             y: Tensor = super()._conv_forward(input, weight, bias)
-            return y
-        return convolve_by(self.algorithms, input, weight, bias, int(self.padding[0]))
+            return y.contiguous(memory_format=channels_last(y.dim() - 2))
+        return convolve_by(self.algorithms, input, weight, bias, padding_of(self))
 
 
 class Conv2d(_ByAlgorithms, nn.Conv2d):
-    """Convolution of slices, of stride 1; ``algorithms``: by which it computes, or None."""
+    """Convolution of slices; ``algorithms``: by which it computes where it has a shape, or None."""
 
 
 class Conv3d(_ByAlgorithms, nn.Conv3d):
-    """Convolution of volumes, of stride 1; ``algorithms``: by which it computes, or None."""
+    """Convolution of volumes; ``algorithms``: by which it computes where it has a shape, or None."""
 
 
-class ConvTranspose2d(nn.ConvTranspose2d):
-    """Transposed convolution of slices, of stride 1 and without padding; ``algorithms``: by which it computes, or None.
-
-    It is a convolution with mirrored kernels, and zeros around the image.
-    """
-
+class _TransposedByAlgorithms(nn.modules.conv._ConvTransposeNd):
     algorithms: Algorithms | None = None
 
     def forward(self, input: Tensor, output_size: Any = None) -> Tensor:  # noqa: A002 - torch's name
-        """Map (batch, in, rows, columns) to (batch, out, rows + kernel - 1, columns + kernel - 1)."""
-        if self.algorithms is None:
-            return super().forward(input, output_size)
-        weight = self.weight.transpose(0, 1).flip(2, 3)
-        return convolve_by(self.algorithms, input, weight, self.bias, self.kernel_size[0] - 1)
+        has_shape = ConvolutionShape.describes(self.kernel_size, self.stride, self.dilation, self.groups)
+        if self.algorithms is None or not has_shape:
+            y: Tensor = super().forward(input, output_size)
+            return y
+        weight = self.weight.transpose(0, 1).flip(tuple(range(2, self.weight.dim())))
+        padding = [kernel - 1 - side for kernel, side in zip(self.kernel_size, padding_of(self), strict=True)]
+        return convolve_by(self.algorithms, input, weight, self.bias, padding)
+
+
+class ConvTranspose2d(_TransposedByAlgorithms, nn.ConvTranspose2d):
+    """Transposed convolution of slices; ``algorithms``: by which it computes where it has a shape, or None.
+
+    It then is a convolution with mirrored kernels, and zeros around the image.
+    """
+
+
+class ConvTranspose3d(_TransposedByAlgorithms, nn.ConvTranspose3d):
+    """Transposed convolution of volumes; ``algorithms``: by which it computes where it has a shape, or None."""
 
 
 def use_algorithms(network: nn.Module, algorithms: Algorithms | None) -> None:
     """Let all convolutions of the network compute by the algorithms, which must have every shape; None: by torch."""
     for layer in network.modules():
-        if isinstance(layer, Conv2d | Conv3d | ConvTranspose2d):
+        if isinstance(layer, _ByAlgorithms | _TransposedByAlgorithms):
             layer.algorithms = algorithms
 
 
-def convolve_by(algorithms: Algorithms, x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> Tensor:
-    """Convolve (batch, in, sides) with (out, in, kernel) by the algorithms, in the precision of autocast."""
+def padding_of(layer: nn.modules.conv._ConvNd) -> tuple[int, ...]:
+    """Return a layer's padding by axis."""
+    assert not isinstance(layer.padding, str)
+    return layer.padding
+
+
+def convolve_by(
+    algorithms: Algorithms, x: Tensor, weight: Tensor, bias: Tensor | None, padding: Sequence[int]
+) -> Tensor:
+    """Convolve (batch, in, sides) with (out, in, kernel) by the algorithms, in the precision of autocast.
+
+    ``padding``: by axis. Where it differs between the axes, the image is padded first.
+    """
     x, weight = to_autocast(x, weight)
     shape = ConvolutionShape.of(x, weight, padding)
+    if shape.sides != x.shape[2:]:
+        x = F.pad(x, [zeros for side in reversed(padding) for zeros in (side, side)])
     y: Tensor = ChosenConvolution.apply(x, weight, shape, algorithms[shape])  # type: ignore[no-untyped-call]
     return y if bias is None else y.add_(bias.to(y.dtype).reshape(-1, *[1] * shape.dims))
 

@@ -16,7 +16,7 @@ Needs = Mapping[ConvolutionShape, tuple[Pass, ...]]
 class NeedsCollector(TorchDispatchMode):
     """Collects the convolutions that torch runs under it, in the order of their first run.
 
-    Those of groups of channels, which only the loss has, are not collected.
+    Those that :class:`ConvolutionShape` does not describe are not collected, since torch's own are taken for them.
     """
 
     def __init__(self) -> None:
@@ -37,14 +37,19 @@ class NeedsCollector(TorchDispatchMode):
 
 
 def _passes_of(func: Any, args: tuple[Any, ...]) -> Iterator[tuple[ConvolutionShape, Pass]]:
-    if func is torch.ops.aten.convolution.default and args[8] == 1:
+    if func is torch.ops.aten.convolution.default and ConvolutionShape.describes(
+        args[1].shape[2:], args[3], args[5], args[8]
+    ):
         yield _shape_of(args[0], args[1], args[4], transposed=args[6]), "output"
-    elif func is torch.ops.aten.convolution_backward.default and args[9] == 1:
+    elif func is torch.ops.aten.convolution_backward.default and ConvolutionShape.describes(
+        args[2].shape[2:], args[4], args[6], args[9]
+    ):
         shape = _shape_of(args[1], args[2], args[5], transposed=args[7])
         yield from ((shape, name) for name, is_needed in zip(PASSES[1:], args[10], strict=False) if is_needed)
 
 
 def _shape_of(x: Tensor, weight: Tensor, padding: list[int], *, transposed: bool) -> ConvolutionShape:
     if transposed:
-        return ConvolutionShape.of(x, weight.transpose(0, 1), weight.shape[-1] - 1 - padding[0])
-    return ConvolutionShape.of(x, weight, padding[0])
+        mirrored = [weight.shape[-1] - 1 - side for side in padding]
+        return ConvolutionShape.of(x, weight.transpose(0, 1), mirrored)
+    return ConvolutionShape.of(x, weight, padding)

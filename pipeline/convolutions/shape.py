@@ -1,7 +1,7 @@
 """Sizes of a convolution, and its passes."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self, get_args
 
@@ -18,7 +18,8 @@ PASSES: tuple[Pass, ...] = get_args(Pass)
 class ConvolutionShape:
     """Sizes of a convolution of stride 1 whose kernel and padding are the same along all axes.
 
-    ``sides``: of the input. ``precision``: the numbers' type by torch's name.
+    ``sides``: of the input, with its padding where that differs between the axes; ``padding`` is then 0.
+    ``precision``: the numbers' type by torch's name.
     """
 
     batch: int
@@ -30,12 +31,21 @@ class ConvolutionShape:
     precision: str
 
     @classmethod
-    def of(cls, x: Tensor, weight: Tensor, padding: int) -> Self:
-        """Return the shape of a convolution of (batch, in, sides) by (out, in, kernel)."""
+    def of(cls, x: Tensor, weight: Tensor, padding: Sequence[int]) -> Self:
+        """Return the shape of a convolution of (batch, in, sides) by (out, in, kernel); ``padding``: by axis."""
         batch, channels_in, *sides = x.shape
+        uniform = padding[0]
+        if set(padding) != {uniform}:
+            sides = [side + 2 * zeros for side, zeros in zip(sides, padding, strict=True)]
+            uniform = 0
         return cls(
-            batch, channels_in, weight.shape[0], weight.shape[-1], padding, tuple(sides), str(x.dtype).split(".")[-1]
+            batch, channels_in, weight.shape[0], weight.shape[-1], uniform, tuple(sides), str(x.dtype).split(".")[-1]
         )
+
+    @staticmethod
+    def describes(kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int], groups: int) -> bool:
+        """Whether a convolution of these sizes, each by axis, has a shape: those without have no algorithms."""
+        return {*stride, *dilation, groups} == {1} and len(set(kernel)) == 1
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> Self:

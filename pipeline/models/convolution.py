@@ -26,6 +26,12 @@ def build_convolution(dims: int, channels_in: int, channels_out: int, kernel: in
     return layer
 
 
+def set_to_zero(layer: nn.Module) -> None:
+    """Let the layer return zeros, as the last layer of an untrained network that predicts the correction."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+
+
 def convolve(layer: Convolution, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Run the layer with ``weight`` and ``bias`` in place of its parameters."""
     y: Tensor = layer._conv_forward(x, weight, bias)

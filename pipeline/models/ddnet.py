@@ -9,19 +9,22 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from data_prep.errors import UserError
 from pipeline.convolutions.memory_format import channels_last
 from pipeline.intensity import CHEST_SD
-from pipeline.kernels.choice import uses_kernels
-from pipeline.kernels.pooling import max_pool
-from pipeline.kernels.upsampling import double_and_join
-from pipeline.models.convolution import SLOPE, Convolution, NormedConvolution, build_convolution, convolve_and_activate
-from pipeline.models.dimensions import LINEAR, MAX_POOL
+from pipeline.models.convolution import (
+    SLOPE,
+    Convolution,
+    NormedConvolution,
+    build_convolution,
+    convolve_and_activate,
+    set_to_zero,
+)
 from pipeline.models.norms import ChannelNorm, build_norm, fixed_norm, held_statistics
+from pipeline.models.resampling import double_beside, halve
 from pipeline.models.stripes import run_in_stripes, uses_stripes
 from pipeline.settings.cells import CellSettings
 from pipeline.settings.training import SIDE_MULTIPLE, Norm
@@ -52,29 +55,13 @@ class Down(nn.Module):
 
     def __init__(self, dims: int, norm: Norm) -> None:
         super().__init__()
-        self.pool = MAX_POOL[dims](3, stride=2, padding=1)
         self.dense = nn.Sequential(*(DenseLayer(dims, FILTERS + GROWTH * j, norm) for j in range(DENSE_LAYERS)))
         self.transition = NormedConvolution(dims, FILTERS + GROWTH * DENSE_LAYERS, FILTERS, 1, norm)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, 16, sides) to (batch, 16, sides / 2)."""
-        y: Tensor = self.transition(self.dense(max_pool(x) if uses_kernels(x) else self.pool(x)))
+        y: Tensor = self.transition(self.dense(halve(x)))
         return y
-
-
-def _compact(gradient: Tensor) -> Tensor:
-    """Copy a part of a concatenation's gradient: its gaps slow the interpolation's backward pass four times."""
-    return gradient.contiguous(memory_format=channels_last(gradient.dim() - 2))
-
-
-def _double_and_join(x: Tensor, skip: Tensor) -> Tensor:
-    """Interpolate to twice the sides, the corners of both images in line; concatenate with the skip connection."""
-    if uses_kernels(x):
-        return double_and_join(x, skip)
-    y = F.interpolate(x, scale_factor=2, mode=LINEAR[x.dim() - 2], align_corners=True)
-    if y.requires_grad:
-        y.register_hook(_compact)
-    return torch.cat([y, skip], 1)
 
 
 class Up(nn.Module):
@@ -89,7 +76,7 @@ class Up(nn.Module):
         """Map (batch, 16, sides) and the skip connection, (batch, 16, 2 sides), to (batch, out, 2 sides)."""
         if uses_stripes(self.mix, self.reduce, skip):
             return run_in_stripes(self.mix, self.reduce, x, skip)
-        y: Tensor = self.reduce(self.mix(_double_and_join(x, skip)))
+        y: Tensor = self.reduce(self.mix(double_beside(x, skip)))
         return y
 
 
@@ -124,9 +111,7 @@ class DDnet(nn.Module):
             Up(dims, 1 if i == last else FILTERS, norm, linear=residual and i == last) for i in range(LEVELS)
         )
         if residual:
-            final = self.up[last].get_submodule("reduce.conv")
-            for parameter in final.parameters():
-                nn.init.zeros_(parameter)
+            set_to_zero(self.up[last].get_submodule("reduce.conv"))
 
     def forward(self, x: Tensor) -> Tensor:
         """Denoise (batch, 1, sides); every side must be a multiple of 16.

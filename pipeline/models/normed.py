@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from pipeline.convolutions.algorithms import ALGORITHMS, LIBRARY
-from pipeline.convolutions.layers import Conv2d, Conv3d, to_autocast
+from pipeline.convolutions.layers import Conv2d, Conv3d, padding_of, to_autocast
 from pipeline.convolutions.shape import PASSES, ConvolutionShape
 from pipeline.kernels.group_norm import normalise_rows, normalise_rows_backward
 from pipeline.kernels.operators import as_image, as_rows
@@ -49,7 +49,7 @@ def map_normed(x: Tensor, norm: GroupNorm, weight: Tensor, linear: Callable[[Ten
 
 def convolution_of(layer: Conv2d | Conv3d, x: Tensor, weight: Tensor) -> LinearMap:
     """Return the layer's convolution by its algorithms."""
-    shape = ConvolutionShape.of(x, weight, int(layer.padding[0]))
+    shape = ConvolutionShape.of(x, weight, padding_of(layer))
     names = dict.fromkeys(PASSES, LIBRARY) if layer.algorithms is None else layer.algorithms[shape]
     return LinearMap(*(partial(ALGORITHMS[name][names.get(name, LIBRARY)].compute, shape) for name in PASSES))
 

@@ -1,19 +1,19 @@
-"""Transfer of a trained 2D network's weights to a 3D one."""
+"""Transfer of a trained 2D network's weights to the 3D network of the same architecture and options."""
 
+from collections.abc import Mapping
 from typing import get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from data_prep.errors import UserError
-from pipeline.models.ddnet import DDnet
 from pipeline.settings.names import Fill
 
 NOISE_SHARE = 0.01
 
 
-def inflate(model_2d: DDnet, model_3d: DDnet, fill: Fill = "zero", *, seed: int = 0) -> None:
-    """Copy the 2D weights into the 3D network; biases and normalisation stay as they are.
+def inflate(network_2d: nn.Module, network_3d: nn.Module, fill: Fill = "zero", *, seed: int = 0) -> None:
+    """Copy the 2D weights into the 3D network; biases, normalisation and layers without a z axis stay as they are.
 
     ``zero``: the 2D kernel lies in the centre plane, zeros in the other planes: a volume that is constant in z gives
     the 2D output. ``repeat``: the kernel lies in every plane. ``mean``: the same divided by the number of planes,
@@ -21,20 +21,43 @@ def inflate(model_2d: DDnet, model_3d: DDnet, fill: Fill = "zero", *, seed: int 
     the kernel's standard deviation in the other planes.
 
     Raises:
-        UserError: the dimensions are wrong, only one of the networks is residual, or the fill is unknown.
+        UserError: the dimensions are wrong, the networks differ in architecture, options or residual, or the fill is
+            unknown.
     """
-    if (model_2d.dims, model_3d.dims) != (2, 3):
-        raise UserError(f"transfer goes from 2 to 3 dimensions, not from {model_2d.dims} to {model_3d.dims}")
-    if model_2d.residual != model_3d.residual:
-        raise UserError("transfer needs both networks residual or neither")
     if fill not in get_args(Fill):
         raise UserError(f"fill {fill!r} is unknown; valid: {', '.join(get_args(Fill))}")
-    generator = torch.Generator().manual_seed(seed)
-    flat, deep = model_2d.state_dict(), model_3d.state_dict()
-    model_3d.load_state_dict({name: _to_3d(flat[name], deep[name].shape, fill, generator) for name in deep})
+    flat, deep = network_2d.state_dict(), network_3d.state_dict()
+    if getattr(network_2d, "residual", None) != getattr(network_3d, "residual", None):
+        raise UserError("transfer needs both networks residual or neither")
+    _check_fit(flat, deep)
+    strides, generator = _strides_of_doubling(network_3d), torch.Generator().manual_seed(seed)
+    network_3d.load_state_dict({
+        name: _to_3d(flat[name], deep[name].shape, fill, strides.get(name, 1), generator) for name in deep
+    })  # fmt: skip
 
 
-def _to_3d(weight: Tensor, shape: torch.Size, fill: Fill, generator: torch.Generator) -> Tensor:
+def _check_fit(flat: Mapping[str, Tensor], deep: Mapping[str, Tensor]) -> None:
+    """Raise UserError if the weights are not those of one architecture in 2D and 3D."""
+    dims = [max(weight.dim() for weight in state.values()) - 2 for state in (flat, deep)]
+    if dims != [2, 3]:
+        raise UserError(f"transfer goes from 2 to 3 dimensions, not from {dims[0]} to {dims[1]}")
+    different = set(flat) ^ set(deep)
+    if different:
+        raise UserError(f"transfer needs one architecture in 2D and 3D: only one of the two has {min(different)}")
+    for name, weight in deep.items():
+        plane = weight.shape[:2] + weight.shape[3:] if weight.dim() == 5 else weight.shape
+        if flat[name].shape not in (plane, weight.shape):
+            shapes = f"{tuple(flat[name].shape)} in 2D and {tuple(weight.shape)} in 3D"
+            raise UserError(f"transfer needs the same options in 2D and 3D: {name} has shape {shapes}")
+
+
+def _strides_of_doubling(network: nn.Module) -> dict[str, int]:
+    """Return, by the name of their weight, the strides in z of transposed convolutions: planes between input planes."""
+    layers = {f"{name}.weight": layer for name, layer in network.named_modules()}
+    return {name: layer.stride[0] for name, layer in layers.items() if isinstance(layer, nn.ConvTranspose3d)}
+
+
+def _to_3d(weight: Tensor, shape: torch.Size, fill: Fill, stride: int, generator: torch.Generator) -> Tensor:
     if weight.shape == shape:
         return weight
     planes = shape[2]
@@ -45,5 +68,9 @@ def _to_3d(weight: Tensor, shape: torch.Size, fill: Fill, generator: torch.Gener
     if fill == "noise" and planes > 1:
         deviation = NOISE_SHARE * float(weight.std(correction=0))
         kernel.normal_(0, deviation, generator=generator)
-    kernel[:, :, planes // 2] = weight
+    if stride == 1:
+        kernel[:, :, planes // 2] = weight
+    else:  # every stride-th plane of the kernel adds to the same plane of the output
+        for z in range(planes):
+            kernel[:, :, z] = weight / len(range(z % stride, planes, stride))
     return kernel

@@ -5,9 +5,9 @@ No torch is imported: ``build`` names a function, which is imported when a netwo
 
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from data_prep.settings import Settings
 
@@ -18,6 +18,37 @@ MONAI = "monai:"
 
 class NoOptions(Settings):
     """Options of an architecture that has none."""
+
+
+class REDCNNOptions(Settings):
+    """Options of RED-CNN."""
+
+    width: int = Field(96, ge=1, description="channels of the features")
+
+
+class ResNetOptions(Settings):
+    """Options of ResNet."""
+
+    width: int = Field(128, ge=1, description="channels of the features")
+    blocks: int = Field(10, ge=1, description="residual blocks, of two convolutions each")
+
+
+class UNetOptions(Settings):
+    """Options of U-Net."""
+
+    width: int = Field(32, ge=16, multiple_of=16, description="channels at the image's size; each level doubles them")
+    levels: int = Field(3, ge=1, le=4, description="how often all sides are halved")
+
+
+class NAFNetOptions(Settings):
+    """Options of NAFNet; the defaults are the authors' smaller network for noise of cameras."""
+
+    width: int = Field(32, ge=1, description="channels at the image's size; each level doubles them")
+    blocks: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (2, 2, 4, 8), min_length=1, max_length=4, description="of each level on the way down"
+    )
+    middle: int = Field(12, ge=1, description="blocks at the lowest level")
+    decoder: int = Field(2, ge=1, description="blocks of each level on the way up")
 
 
 class MonaiOptions(Settings):
@@ -54,9 +85,13 @@ class Architecture:
 ARCHITECTURES = {
     "ddnet": Architecture("DDnet", "pipeline.models.ddnet:build", checkpoints=True, has_norms=True),
     "redcnn": Architecture(
-        "RED-CNN", "pipeline.models.redcnn:build", dims=(2,), least_side=21, is_positive=True
+        "RED-CNN", "pipeline.models.redcnn:build", options=REDCNNOptions, least_side=21, is_positive=True
     ),
-}  # fmt: skip
+    "cnn10": Architecture("CNN-10", "pipeline.models.cnn10:build"),
+    "resnet": Architecture("ResNet", "pipeline.models.resnet:build", options=ResNetOptions),
+    "unet": Architecture("U-Net", "pipeline.models.unet:build", options=UNetOptions, has_norms=True),
+    "nafnet": Architecture("NAFNet", "pipeline.models.nafnet:build", options=NAFNetOptions),
+}
 
 
 def architecture_of(model: str) -> Architecture:

@@ -189,7 +189,7 @@ def test_inflated_published_weights_give_the_golden_3d_output(published: DDnet) 
 def test_zero_fill_gives_the_2d_output_in_every_slice_of_a_constant_volume(residual: bool) -> None:
     torch.manual_seed(1)
     flat, deep = lively(DDnet(2, residual=residual)).eval(), DDnet(3, residual=residual).eval()
-    inflate(flat, deep)  # type: ignore[arg-type]
+    inflate(flat, deep)
     slice_ = torch.rand(1, 1, 48, 32)
     output = deep(slice_.unsqueeze(2).repeat(1, 1, 32, 1, 1))
     for z in range(32):

@@ -1,0 +1,202 @@
+"""What every network promises, whichever it is: a new record in ARCHITECTURES is tested here at once."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from data_prep.store import Pair
+from pipeline.convolutions.layers import use_algorithms
+from pipeline.convolutions.memory_format import lay_out
+from pipeline.convolutions.needs import NeedsCollector
+from pipeline.evaluate.denoisers import load_denoiser
+from pipeline.models import build_network, inflate
+from pipeline.settings.architectures import ARCHITECTURES
+from pipeline.settings.cells import CellSettings
+from pipeline.settings.run import EvaluateSettings
+from pipeline.training.checkpoints import load_trained
+from pipeline.training.memory import LiveBytes, blank_batches, build_step, predict
+from tests.pipeline.algorithms import last_algorithms
+from tests.pipeline.cells import cell
+from tests.pipeline.trainings import Halted, assert_same_losses, run
+from tests.shipping import ship, write_training
+
+SMALL: dict[str, dict[str, Any]] = {
+    "redcnn": {"width": 6},
+    "resnet": {"width": 8, "blocks": 2},
+    "unet": {"width": 16, "levels": 2},
+    "nafnet": {"width": 4, "blocks": (1, 1), "middle": 1, "decoder": 1},
+}
+"""Options with which a network takes little time; a network that is not here is small anyway."""
+NETWORKS = [
+    pytest.param(name, dims, id=f"{name}-{dims}d") for name in ARCHITECTURES for dims in ARCHITECTURES[name].dims
+]
+PAIRS = [name for name, architecture in ARCHITECTURES.items() if len(architecture.dims) == 2]
+SIDES = {2: (32, 48), 3: (16, 32, 48)}
+CROP = 32
+
+
+def small(name: str, dims: int, **training: Any) -> CellSettings:
+    options = ARCHITECTURES[name].options(**SMALL.get(name, {})).model_dump()
+    settings = cell(dims, **{"norm": "group", "crop": CROP, **training})
+    return settings.model_copy(update={"model": name, "options": options})
+
+
+def lively(network: nn.Module, seed: int = 0) -> nn.Module:
+    """Random weights everywhere, so that no layer is left at its neutral start or lets nothing through."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            size = 1 / parameter[0].numel() ** 0.5 if parameter.dim() > 1 else 0.2
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * size)
+    return network
+
+
+def convolution(channels_in: int, channels_out: int, pixels: int) -> int:
+    return channels_in * channels_out * pixels + channels_out
+
+
+def gated(width: int, pixels: int) -> int:
+    """Two norms and shares, mixes to twice the channels and back, attention, a depthwise convolution."""
+    mixes = 2 * convolution(width, 2 * width, 1) + 3 * convolution(width, width, 1)
+    return 6 * width + mixes + 2 * width * (pixels + 1)
+
+
+def unet_pair(channels_in: int, channels_out: int, pixels: int) -> int:
+    norms = 2 * (channels_in + channels_out)
+    return norms + convolution(channels_in, channels_out, pixels) + convolution(channels_out, channels_out, pixels)
+
+
+def count_parameters(name: str, dims: int) -> int:
+    """Count the parameters of a network's default size from its paper's sizes."""
+    five, three = 5**dims, 3**dims
+    widths = [32, 64, 128, 256, 512]
+    counts = {
+        "ddnet": {2: 566_451, 3: 2_619_155}[dims],
+        "redcnn": convolution(1, 96, five) + 8 * convolution(96, 96, five) + convolution(96, 1, five),
+        "cnn10": convolution(1, 64, 9**dims) + convolution(64, 32, three) + convolution(32, 1, five),
+        "resnet": convolution(1, 128, three) + 20 * convolution(128, 128, three) + convolution(128, 1, three),
+        "unet": (
+            convolution(1, 32, three) + 64 + convolution(32, 32, three) + convolution(32, 1, 1)
+            + sum(unet_pair(w, 2 * w, three) + unet_pair(3 * w, w, three) for w in widths[:3])
+        ),
+        "nafnet": (
+            convolution(1, 32, three) + convolution(32, 1, three)
+            + sum(n * gated(w, three) for n, w in zip((4, 4, 6, 10, 12), widths, strict=True))
+            + sum(convolution(w, 2 * w, 4) + 2 * w * 4 * w for w in widths[:4])
+        ),
+    }  # fmt: skip
+    return counts[name]
+
+
+@pytest.mark.parametrize(("name", "dims"), NETWORKS)
+def test_its_default_size_is_the_papers(name: str, dims: int) -> None:
+    settings = cell(dims, norm="group").model_copy(update={"model": name})
+    network = build_network(settings)
+    assert sum(parameter.numel() for parameter in network.parameters()) == count_parameters(name, dims)
+    published = {("redcnn", 2): 1_848_865, ("cnn10", 2): 24_513, ("nafnet", 2): 29_158_561}  # NAFNet: 29.16 M
+    assert count_parameters(name, dims) == published.get((name, dims), count_parameters(name, dims))
+
+
+@pytest.mark.parametrize(("name", "dims"), NETWORKS)
+def test_it_keeps_the_shape_and_starts_as_the_identity(name: str, dims: int) -> None:
+    x = torch.randn(2, 1, *SIDES[dims], generator=torch.Generator().manual_seed(0))
+    assert torch.equal(build_network(small(name, dims))(x), x)
+    y = build_network(small(name, dims, residual=False, scaling="unit"))(x)
+    assert y.shape == x.shape
+    assert not torch.equal(y, x)
+
+
+@pytest.mark.parametrize(("name", "dims"), NETWORKS)
+def test_every_parameter_learns_and_the_error_falls(name: str, dims: int) -> None:
+    settings = small(name, dims)
+    x = torch.randn(1, 1, *SIDES[dims], generator=torch.Generator().manual_seed(0))
+    network = build_network(settings)
+    optimiser = torch.optim.Adam(network.parameters(), 1e-3)
+    for _ in range(3):  # zeros of the last layer, and then of NAFNet's shares, hide what lies before them
+        optimiser.zero_grad()
+        network(x).square().mean().backward()
+        optimiser.step()
+    assert float(network(x).square().mean()) < float(x.square().mean())
+    lively(network)(x).square().mean().backward()
+    for parameter, weights in network.named_parameters():
+        assert weights.grad is not None, parameter
+        assert weights.grad.isfinite().all(), parameter
+        assert weights.grad.any(), parameter
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", PAIRS)
+@pytest.mark.parametrize("residual", [False, True])
+def test_zero_fill_gives_the_2d_output_in_every_slice_of_a_constant_volume(name: str, residual: bool) -> None:
+    """In the first and the last slice too: what lies beyond them meets zeros of the kernels."""
+    settings = [small(name, dims, residual=residual, scaling="unit") for dims in ARCHITECTURES[name].dims]
+    flat, deep = (lively(build_network(training)).eval() for training in settings)
+    inflate(flat, deep)
+    plane = torch.rand(1, 1, 64, 32, generator=torch.Generator().manual_seed(0))
+    output, expected = deep(plane.unsqueeze(2).repeat(1, 1, 16, 1, 1)), flat(plane)
+    scale = float(expected.square().mean().sqrt())
+    assert not torch.allclose(expected, plane, atol=1e-2 * scale)
+    for z in range(16):
+        torch.testing.assert_close(output[:, :, z], expected, rtol=0, atol=1e-5 * max(scale, 1.0))
+
+
+@pytest.mark.parametrize(("name", "dims"), NETWORKS)
+def test_it_computes_the_same_by_any_algorithms(name: str, dims: int) -> None:
+    """Those that GPUs and bfloat16 choose among; layers that have none are torch's."""
+    network = lay_out(lively(build_network(small(name, dims))), dims)
+    x = torch.randn(1, 1, *SIDES[dims], generator=torch.Generator().manual_seed(0))
+
+    def run_once() -> tuple[Tensor, Tensor]:
+        network.zero_grad()
+        y = network(x)
+        y.square().mean().backward()
+        return y.detach(), torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None])
+
+    with NeedsCollector() as collected:
+        expected = run_once()
+    use_algorithms(network, {shape: last_algorithms(shape) for shape in collected.needs})
+    for ours, exact in zip(run_once(), expected, strict=True):
+        assert float((ours - exact).norm() / exact.norm()) < 1e-4
+
+
+@pytest.mark.parametrize(("name", "dims"), NETWORKS)
+def test_a_training_that_was_killed_ends_with_the_same_bits(
+    name: str, dims: int, make_pair: Callable[..., Path], tmp_path: Path
+) -> None:
+    settings = small(name, dims, epochs=1, samples=2, validation_samples=1, checkpoint_minutes=1e-9)
+    data = make_pair()
+    run(settings, data, tmp_path / "whole")
+    with pytest.raises(Halted):
+        run(settings, data, tmp_path / "killed", stop_at=1)
+    run(settings, data, tmp_path / "killed")
+    assert_same_losses(tmp_path / "killed", tmp_path / "whole")
+    whole, killed = (load_trained(settings, tmp_path / folder).state_dict() for folder in ("whole", "killed"))
+    assert all(torch.equal(values, whole[parameter]) for parameter, values in killed.items())
+
+
+@pytest.mark.parametrize(("name", "dims"), NETWORKS)
+def test_its_memory_is_predicted(name: str, dims: int) -> None:
+    settings = small(name, dims)
+    network = lay_out(build_network(settings), dims)
+    weights = {parameter: values.clone() for parameter, values in network.state_dict().items()}
+    with LiveBytes() as live:
+        network.to_empty(device="cpu").load_state_dict(weights)
+        step = build_step(settings, network, gpu=False)
+        peak = live.peak_of(lambda: step.take(blank_batches(settings), rate=1e-3))
+    assert predict(settings, gpu=False).step == pytest.approx(peak, rel=0.02)
+
+
+@pytest.mark.parametrize(("name", "dims"), NETWORKS)
+def test_judged_is_shipped_as_dicom(name: str, dims: int, make_pair: Callable[..., Path], tmp_path: Path) -> None:
+    settings = small(name, dims)
+    write_training(lively(build_network(settings)), tmp_path / "cell")
+    pair = make_pair(slices=18, side=50) / "toy" / "a.zarr"
+    low = Pair(pair).read("low_dose")
+    judged = load_denoiser(settings, tmp_path / "cell", EvaluateSettings(threads=1))(low)
+    assert np.abs(judged.astype(int) - low).mean() > 1
+    np.testing.assert_array_equal(judged, ship(pair, "dicom", settings, tmp_path))
