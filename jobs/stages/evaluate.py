@@ -11,7 +11,7 @@ from jobs.engine.marker import Markers
 from jobs.engine.stage import Ref, Stage
 from jobs.stages.prepare import read_split
 from jobs.stages.train import CellStage
-from pipeline.settings.names import LOW_DOSE_INPUT, TOTAL_VARIATION
+from pipeline.settings.names import LOW_DOSE_INPUT
 from pipeline.training.world import World
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Evaluate(Stage):
-    """Judge one denoiser an item: ``low-dose``, the baseline; ``tv``; and the cells that are no control arms."""
+    """Judge one denoiser an item: ``low-dose``, the baseline; classical ones; and cells that are no control arms."""
 
     name: ClassVar[str] = "evaluate"
     version: ClassVar[int] = 7
@@ -37,10 +37,10 @@ class Evaluate(Stage):
         return self.settings.evaluate.workers
 
     def items(self) -> list[str]:
-        return [LOW_DOSE_INPUT, TOTAL_VARIATION, *self.cells]
+        return [LOW_DOSE_INPUT, *self.settings.evaluate.classical, *self.cells]
 
     def reads(self, item: str) -> Mapping[str, Any]:
-        return self.settings.evaluate.model_dump(mode="json", exclude={"workers", "threads"})
+        return self.settings.evaluate.model_dump(mode="json", exclude={"workers", "threads", "classical"})
 
     def inputs(self, item: str) -> list[Ref]:
         return [("split", "split"), *([(self.cells[item][0].name, item)] if item in self.cells else [])]
@@ -79,12 +79,13 @@ class Evaluate(Stage):
 
     def _denoiser(self, item: str, validation: Sequence[Segment]) -> tuple["Denoiser", dict[str, float]]:
         """Return the denoiser of an item, and what was tuned for it on the validation part."""
-        from pipeline.evaluate.denoisers import identity, load_denoiser, tune_total_variation
+        from pipeline.evaluate.denoisers import identity, load_denoiser, tune_classical
 
         settings = self.settings.evaluate
         if item == LOW_DOSE_INPUT:
             return identity(settings), {}
-        if item == TOTAL_VARIATION:
-            denoiser, strength = tune_total_variation(self.folder.data, validation, settings)
-            return denoiser, {"strength_hu": strength}
+        for name in settings.classical:
+            if item == name:
+                denoiser, strength = tune_classical(name, self.folder.data, validation, settings)
+                return denoiser, {"strength_hu": strength}
         return load_denoiser(self.cells[item][1], self.folder.cell(item), settings), {}

@@ -13,7 +13,7 @@ from data_prep.split import Segment, Split
 from jobs.engine.stage import Ref, Stage
 from jobs.stages.evaluate import Evaluate
 from jobs.stages.prepare import read_split
-from pipeline.settings.names import LOW_DOSE_INPUT, TOTAL_VARIATION
+from pipeline.settings.names import LOW_DOSE_INPUT
 from pipeline.training.world import World
 
 if TYPE_CHECKING:
@@ -72,7 +72,9 @@ class Export(Stage):
             for name, segments in split.parts.items()
         }
         datasets = {segment.dataset for segments in split.parts.values() for segment in segments}
-        compared = [name for name in (LOW_DOSE_INPUT, TOTAL_VARIATION) if name in self.evaluate.judged_items()]
+        compared = [
+            name for name in (LOW_DOSE_INPUT, *self.settings.evaluate.classical) if name in self.evaluate.judged_items()
+        ]
         keys = ("steps", "samples", "precision", "device", "torch", "version")
         return {
             "run": self.settings.name,
@@ -105,7 +107,7 @@ class Export(Stage):
         return manifest[manifest["state"] == "kept"]
 
     def _verdicts(self, models: Sequence[str]) -> list[str]:
-        """Say who wins on the test part: the network, total variation, or the input left alone."""
+        """Say who wins on the test part: the network, a classical denoiser, or the input left alone."""
         from pipeline.report.quality_tables import judged_table
         from pipeline.report.verdicts import verdicts_table
 

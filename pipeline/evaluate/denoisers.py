@@ -14,9 +14,10 @@ from data_prep.split import Segment
 from data_prep.store import Pair
 from pipeline.inference.corrector import Corrector
 from pipeline.inference.scan import ArrayScan, denoise_slices
-from pipeline.quality.classical import SlicePair, choose_strength, total_variation
+from pipeline.quality.classical import CLASSICAL, SlabPair, choose_strength
 from pipeline.sampling import crop_centre
 from pipeline.settings.cells import CellSettings
+from pipeline.settings.names import ClassicalName
 from pipeline.settings.run import EvaluateSettings
 from pipeline.training.checkpoints import load_trained
 from pipeline.training.distributed import device_of
@@ -50,20 +51,27 @@ def identity(settings: EvaluateSettings) -> Denoiser:
     return lambda low: crop_centre(low, settings.crop)
 
 
-def tune_total_variation(
-    data: Path, validation: Sequence[Segment], settings: EvaluateSettings
+def tune_classical(
+    name: ClassicalName, data: Path, validation: Sequence[Segment], settings: EvaluateSettings
 ) -> tuple[Denoiser, float]:
-    """Tune total variation; return it and its strength (HU).
+    """Tune a classical denoiser; return it and its strength (HU).
 
-    The strength is the best on ``TUNING_SLICES`` slices that are spread over the validation part.
+    The strength is the best on ``TUNING_SLICES`` slices, in slabs that are spread over the validation part.
     """
-    strength = choose_strength(_spread_slices(data, validation, settings.crop))
-    return lambda low: total_variation(crop_centre(low, settings.crop), strength, threads_of(settings)), strength
+    method = CLASSICAL[name]
+    strength = choose_strength(method, _spread_slabs(data, validation, method.slices, settings.crop))
+    return lambda low: method.denoise(crop_centre(low, settings.crop), strength, threads_of(settings)), strength
 
 
-def _spread_slices(data: Path, segments: Sequence[Segment], crop: int | None) -> Iterator[SlicePair]:
-    slices = [(segment, z) for segment in segments for z in range(segment.start, segment.stop)]
-    chosen = np.unique(np.linspace(0, len(slices) - 1, TUNING_SLICES).round().astype(int))
-    for segment, z in (slices[number] for number in chosen):
-        full, low = Pair(pair_path(data, segment.dataset, segment.scan)).read_slices([z])
-        yield crop_centre(low, crop)[0], crop_centre(full, crop)[0]
+def _spread_slabs(data: Path, segments: Sequence[Segment], slices: int, crop: int | None) -> Iterator[SlabPair]:
+    """Read slabs of so many slices, or of the whole segment where it has fewer."""
+    starts = [
+        (segment, z)
+        for segment in segments
+        for z in range(segment.start, max(segment.start + 1, segment.stop - slices + 1))
+    ]
+    chosen = np.unique(np.linspace(0, len(starts) - 1, TUNING_SLICES // slices).round().astype(int))
+    for segment, z in (starts[number] for number in chosen):
+        slab = range(z, min(z + slices, segment.stop))
+        full, low = Pair(pair_path(data, segment.dataset, segment.scan)).read_slices(slab)
+        yield crop_centre(low, crop), crop_centre(full, crop)

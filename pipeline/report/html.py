@@ -24,7 +24,7 @@ from pipeline.report.results import Results
 from pipeline.report.tables import read_json, records
 from pipeline.report.volumes import viewer_data
 from pipeline.settings.cells import CellSettings
-from pipeline.settings.names import LOW_DOSE_INPUT, TOTAL_VARIATION
+from pipeline.settings.names import CLASSICAL_TITLES, LOW_DOSE_INPUT
 from pipeline.settings.run import RunSettings
 
 # folders and files may be named after patients
@@ -69,7 +69,7 @@ def write_page(
         core_hours=_total(results.tables["accounting"], "core_hours"),
         figures=[(drawn, _data_url(drawn)) for drawn in figures],
         viewer=results.stacks and viewer_data(results.stacks),
-        verdicts=[(row["verdict"], row["winner"] in (LOW_DOSE_INPUT, TOTAL_VARIATION))
+        verdicts=[(row["verdict"], row["winner"] in (LOW_DOSE_INPUT, *CLASSICAL_TITLES))
                   for row in records(results.verdicts)],
         worse=list(results.tables["quality"].query("beats_input == 'no'")["model"]),
         pages=cell_pages(cells, results.tables["cells"], results.curves), course_size=(WIDTH, HEIGHT),

@@ -1,4 +1,4 @@
-"""Who wins: total variation, the best network, or the input left alone; said in plain sentences."""
+"""Who wins: a classical denoiser, the best network, or the input left alone; said in plain sentences."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -6,11 +6,12 @@ from typing import Any
 import pandas as pd
 
 from pipeline.quality.measures import RANKED_BY
-from pipeline.settings.names import LOW_DOSE_INPUT, TOTAL_VARIATION
+from pipeline.settings.names import CLASSICAL_TITLES, LOW_DOSE_INPUT
 
-COLUMNS = ("low_dose", "dataset", "scans", "slices", "rmse_low_dose", "rmse_tv", "network", "rmse_network", "winner",
-           "verdict")  # fmt: skip
+COLUMNS = ("low_dose", "dataset", "scans", "slices", "rmse_low_dose", "classical", "rmse_classical", "network",
+           "rmse_network", "winner", "verdict")  # fmt: skip
 ALL = "all"
+_NAMES: dict[str, str] = {LOW_DOSE_INPUT: "the input left alone", **CLASSICAL_TITLES}
 
 
 def verdicts_table(judged: pd.DataFrame, manifest: pd.DataFrame) -> pd.DataFrame:
@@ -38,20 +39,23 @@ def _rows(judged: pd.DataFrame) -> Iterator[dict[str, Any]]:
 
 
 def _row(kind: str, dataset: str, slices: pd.DataFrame, errors: Mapping[Any, float]) -> dict[str, Any]:
-    networks = {name: error for name, error in errors.items() if name not in (LOW_DOSE_INPUT, TOTAL_VARIATION)}
+    networks = {name: error for name, error in errors.items() if name not in (LOW_DOSE_INPUT, *CLASSICAL_TITLES)}
     best = min(networks, key=lambda name: networks[name], default="")
-    scans, before, classical = slices["scan"].nunique(), errors[LOW_DOSE_INPUT], errors.get(TOTAL_VARIATION)
+    classical = min(errors.keys() & CLASSICAL_TITLES.keys(), key=lambda name: errors[name], default="")
+    scans, before = slices["scan"].nunique(), errors[LOW_DOSE_INPUT]
     part = "the test part" if dataset == ALL else f"the test part of {dataset}"
     start = f"On {part} with {kind} low dose ({scans} scan{'s' if scans > 1 else ''}, {len(slices)} slices) "
     label = f"the best of {len(networks)} networks ({best})" if len(networks) > 1 else f"the network ({best})"
     parts = [
-        "total variation was not judged" if classical is None else f"total variation {_change(classical, before)}",
+        f"{CLASSICAL_TITLES[classical]} {_change(errors[classical], before)}"
+        if classical
+        else "no classical denoiser was judged",
         f"{label} {_change(networks[best], before)}" if networks else "no network was judged",
     ]
-    winner = _winner(errors, best)
+    winner = _winner(errors, classical, best)
     verdict = f"{start}{', '.join(parts)}: {_name(winner)} wins." if winner else f"{start}{', '.join(parts)}."
-    return dict(zip(COLUMNS, (kind, dataset, scans, len(slices), before, classical, best, networks.get(best), winner,
-                              verdict), strict=True))  # fmt: skip
+    return dict(zip(COLUMNS, (kind, dataset, scans, len(slices), before, classical, errors.get(classical), best,
+                              networks.get(best), winner, verdict), strict=True))  # fmt: skip
 
 
 def _change(error: float, before: float) -> str:
@@ -60,12 +64,12 @@ def _change(error: float, before: float) -> str:
     return f"{'removes' if share >= 0 else 'adds'} {abs(share):.1f} % {'of' if share >= 0 else 'to'} the input's RMSE"
 
 
-def _winner(errors: Mapping[Any, float], best: str) -> str:
-    """Return the model of the least error; none where total variation or a network is missing."""
-    if TOTAL_VARIATION not in errors or not best:
+def _winner(errors: Mapping[Any, float], classical: str, best: str) -> str:
+    """Return the model of the least error; none where a classical denoiser or a network is missing."""
+    if not classical or not best:
         return ""
-    return min((LOW_DOSE_INPUT, TOTAL_VARIATION, best), key=lambda name: errors[name])
+    return min((LOW_DOSE_INPUT, classical, best), key=lambda name: errors[name])
 
 
 def _name(winner: str) -> str:
-    return {LOW_DOSE_INPUT: "the input left alone", TOTAL_VARIATION: "total variation"}.get(winner, "the network")
+    return _NAMES.get(winner, "the network")

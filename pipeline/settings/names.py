@@ -5,8 +5,9 @@ from typing import Literal
 LOW_DOSE_INPUT = "low-dose"
 """Name of the untouched input where networks are listed: the baseline of every table."""
 
-TOTAL_VARIATION = "tv"
-"""Name of the classical denoiser where networks are listed."""
+ClassicalName = Literal["tv", "nlm"]
+CLASSICAL_TITLES: dict[str, str] = {"tv": "total variation", "nlm": "3D non-local means"}
+"""Names of the classical denoisers where networks are listed, with what people call them."""
 
 Fill = Literal["zero", "repeat", "mean", "noise"]
 """How the planes of a 3D kernel are filled from a 2D one."""

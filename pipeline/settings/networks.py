@@ -9,11 +9,10 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 
 from data_prep.settings import Settings, expand_home
 from pipeline.settings.architectures import Architecture, Dims, architecture_of
-from pipeline.settings.names import TOTAL_VARIATION
+from pipeline.settings.names import CLASSICAL_TITLES
 from pipeline.settings.training import TrainingSettings
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]{0,31}")
-_RESERVED = (TOTAL_VARIATION,)
 DEFAULT_NETWORKS: dict[str, Any] = {"2d": {"model": "ddnet", "dims": 2}, "3d": {"model": "ddnet", "dims": 3}}
 
 
@@ -109,7 +108,7 @@ def check_ids(networks: Mapping[str, object]) -> None:
                 f"{network!r} is no id of a network: at most 32 letters, digits, underscores and points, the first a "
                 "letter or digit"
             )
-        if network in _RESERVED:
+        if network in CLASSICAL_TITLES:
             raise ValueError(f"{network!r} is the name of a classical denoiser: give the network another id")
 
 

@@ -7,6 +7,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from data_prep.settings import DataSettings, Settings, expand_home
 from data_prep.split import Part
+from pipeline.settings.names import ClassicalName
 from pipeline.settings.networks import DEFAULT_NETWORKS, NetworkSettings, check_ids, donor_of
 from pipeline.settings.study import GridSettings, StudySettings
 from pipeline.settings.training import Side, TrainingSettings
@@ -26,6 +27,9 @@ class EvaluateSettings(Settings):
     crop: Side | None = Field(None, ge=192, description="side of the centre that is judged; null: the whole slice")
     also: tuple[Literal["train", "validation"], ...] = Field(
         ("validation",), description="parts of the split that are judged beside the test part"
+    )
+    classical: tuple[ClassicalName, ...] = Field(
+        ("tv",), description="classical denoisers: tv, total variation; nlm, 3D non-local means"
     )
     device: Literal["auto", "cpu"] = "auto"
     threads: int | None = Field(

@@ -4,20 +4,21 @@ import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
-from skimage.restoration import denoise_tv_chambolle
+from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
 
 from data_prep.split import Part, Segment
 from data_prep.store import Pair
-from pipeline.evaluate.denoisers import Denoiser, identity, tune_total_variation
+from pipeline.evaluate.denoisers import Denoiser, identity, tune_classical
 from pipeline.evaluate.judgement import evaluate
 from pipeline.quality import scan as judged_scan
-from pipeline.quality.classical import STRENGTHS, choose_strength, total_variation
+from pipeline.quality.classical import CLASSICAL, choose_strength, non_local_means, total_variation
 from pipeline.quality.noise_power import Noise, noise
+from pipeline.settings.names import CLASSICAL_TITLES, ClassicalName
 from pipeline.settings.run import EvaluateSettings
 
 HOW = EvaluateSettings(device="cpu", threads=1)
@@ -138,13 +139,13 @@ def test_a_scans_row_says_what_was_done_to_it(make_pair: Callable[..., Path], tm
 
 
 def test_the_classical_strength_is_that_of_least_error_on_the_validation_part(data: Path, tmp_path: Path) -> None:
-    denoiser, strength = tune_total_variation(data, PARTS["validation"], HOW)
+    denoiser, strength = tune_classical("tv", data, PARTS["validation"], HOW)
     pair = Pair(data / "toy" / "v.zarr")
     low, full = (pair.read(name).astype(float) for name in ("low_dose", "full_dose"))
     errors = {weight: np.mean((denoise_tv_chambolle(low, weight=weight, channel_axis=0) - full) ** 2)
-              for weight in STRENGTHS}  # fmt: skip
+              for weight in CLASSICAL["tv"].strengths}  # fmt: skip
     assert strength == min(errors, key=lambda weight: errors[weight])
-    assert STRENGTHS[0] < strength < STRENGTHS[-1]
+    assert CLASSICAL["tv"].strengths[0] < strength < CLASSICAL["tv"].strengths[-1]
     ours = evaluate(denoiser, data, PARTS, HOW, tmp_path / "tv", ignore_progress)
     theirs = evaluate(identity(HOW), data, PARTS, HOW, tmp_path / "low", ignore_progress)
     assert ours["rmse_hu"] < 0.5 * theirs["rmse_hu"]
@@ -156,6 +157,23 @@ def test_slices_that_threads_share_are_the_same() -> None:
     np.testing.assert_array_equal(total_variation(low, 40.0, threads=3), expected)
 
 
+def test_non_local_means_average_alike_patches_of_all_slices_and_slabs_do_not_show() -> None:
+    """Two levels with noise of 20 HU, against the library on the whole volume, whose sums round otherwise."""
+    level = np.where(np.arange(24) < 12, 0, 400)
+    noise = np.random.default_rng(0).normal(0, 20, (40, 12, 24))
+    low = (level + noise).round().astype(np.int16)
+    image = non_local_means(low, 20.0, threads=2)
+    whole = denoise_nl_means(low.astype(np.float32), 5, 3, h=12.0, sigma=20.0, fast_mode=True)
+    np.testing.assert_allclose(image, whole, atol=0.05)
+    assert (image - level).std() < 0.3 * 20
+    np.testing.assert_array_equal(image, non_local_means(low, 20.0))
+
+
+def test_every_classical_denoiser_has_a_name_for_settings_and_people() -> None:
+    assert list(CLASSICAL) == list(get_args(ClassicalName)) == list(CLASSICAL_TITLES)
+
+
 def test_a_clean_scan_is_denoised_least() -> None:
     image = np.random.default_rng(0).integers(-1000, 1000, (64, 64)).astype(np.int16)
-    assert choose_strength([(image, image)]) == STRENGTHS[0]
+    for method in CLASSICAL.values():
+        assert choose_strength(method, [(image[None], image[None])]) == method.strengths[0]

@@ -63,7 +63,7 @@ def test_a_partial_study_gives_a_partial_report(tmp_path: Path, settings: RunSet
     for dataset in ("", " of LIDC-IDRI", " of Mayo"):
         scans = "1 scan, 3" if dataset else "2 scans, 6"
         sentence = (
-            f"On the test part{dataset} with measured low dose ({scans} slices) total variation was not judged, "
+            f"On the test part{dataset} with measured low dose ({scans} slices) no classical denoiser was judged, "
             "the best of 2 networks (3d-s16-r1) removes 48.8 % of the input's RMSE."
         )
         assert sentence in summary
