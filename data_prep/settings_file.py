@@ -30,7 +30,7 @@ def load_settings(path: Path, model: type[T], overrides: Sequence[str] | None = 
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{path}: {_sentence(error, model)}") from error
+        raise UserError(f"{path}: {describe_faults(error, model)}") from error
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -75,8 +75,8 @@ def _apply(values: dict[str, Any], override: str) -> None:
         raise UserError(f"--set {key}: {_SHORT.repr(text)} is no valid YAML value") from error
 
 
-def _sentence(error: ValidationError, model: type[BaseModel]) -> str:
-    """Name the first fault, and say how many more there are."""
+def describe_faults(error: ValidationError, model: type[BaseModel]) -> str:
+    """Name the first fault of settings in one sentence, and say how many more there are."""
     first, *further = error.errors()
     return _fault(first, model) + (f" (and {len(further)} more)" if further else "")
 

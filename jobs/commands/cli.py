@@ -16,6 +16,7 @@ from jobs.commands.gpu_check import gpu_check
 from jobs.commands.plan import plan, show_config
 from jobs.commands.run import evaluate, prepare, report, run
 from jobs.commands.scans import calibrate, verify, whose
+from jobs.commands.search import search
 from jobs.commands.status import cancel, logs, status
 from jobs.commands.work import work
 from jobs.engine.outcome import RunFailed
@@ -31,6 +32,7 @@ app.command()(denoise)
 app.command()(import_model)
 app.command()(run)
 app.command("study", help="The same as run: the study is what the rest is for.")(run)
+app.command()(search)
 app.command()(prepare)
 app.command()(evaluate)
 app.command()(report)

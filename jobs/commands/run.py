@@ -11,7 +11,7 @@ from data_prep.log import logger
 from data_prep.settings_file import load_settings
 from jobs.commands.options import LOCAL, Config, DryRun, On, Overrides, Run
 from jobs.engine.decision import Decision
-from jobs.engine.graph import Graph
+from jobs.engine.graph import Graph, OpenGraph
 from jobs.engine.run_folder import LOCK, RunFolder
 from jobs.engine.targets import check_targets
 from pipeline.report.files import QUALITY_PATTERNS, REPORT_PATTERNS
@@ -22,21 +22,21 @@ from slurm.profile import Profile, load_profile
 
 def run(config: Config, on: On = LOCAL, overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Run what is missing or changed, from scans to report."""
-    from jobs.stages.graph import graph_of
+    from jobs.stages.graph import graph_of, open_graph
 
     folder = RunFolder.of(load_settings(config, RunSettings, overrides))
-    if _update(folder, graph_of(folder), on, dry_run):
+    if update(folder, graph_of(folder), open_graph, on, dry_run):
         _print_summary(folder)
         _warn_of_noise(folder)
 
 
 def prepare(config: Config, on: On = LOCAL, overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Prepare the scans, and split them if they can be split; no more: pairs, manifest.csv and contact sheets."""
-    from jobs.stages.graph import preparation_of
+    from jobs.stages.graph import open_graph, preparation_of
     from jobs.stages.prepare import count_states
 
     folder = RunFolder.of(load_settings(config, RunSettings, overrides))
-    if _update(folder, preparation_of(folder), on, dry_run):
+    if update(folder, preparation_of(folder), open_graph, on, dry_run):
         for dataset, state, count in count_states(folder.data):
             typer.echo(f"{dataset}: {count} {state}")
         typer.echo(f"manifest: {folder.data / 'manifest.csv'}, contact sheets: {folder.data / 'contact'}")
@@ -46,12 +46,12 @@ def prepare(config: Config, on: On = LOCAL, overrides: Overrides = None, dry_run
 def evaluate(config: Config, on: On = LOCAL, overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Train what is missing and judge it, no more: tables and figures of quality."""
     from jobs.stages.evaluate import Evaluate
-    from jobs.stages.graph import evaluation_of
+    from jobs.stages.graph import evaluation_of, open_graph
     from pipeline.report.quality import quality_lines, write_quality
 
     folder = RunFolder.of(load_settings(config, RunSettings, overrides))
     graph = evaluation_of(folder)
-    if _update(folder, graph, on, dry_run):
+    if update(folder, graph, open_graph, on, dry_run):
         stage = graph.stages["evaluate"]
         assert isinstance(stage, Evaluate)
         remove_leftovers(folder.quality, ".*")
@@ -93,8 +93,10 @@ def _print_summary(folder: RunFolder) -> None:
     typer.echo(f"report: {folder.report / 'index.html'}")
 
 
-def _update(folder: RunFolder, graph: Graph, on: str, dry_run: bool) -> bool:
+def update(folder: RunFolder, graph: Graph, open_graph: OpenGraph, on: str, dry_run: bool) -> bool:
     """Run the graph here or put it in Slurm's queue; with ``dry_run`` only print what would run.
+
+    ``open_graph``: opens it in other processes.
 
     Returns: whether it ran here, to its end.
 
@@ -107,7 +109,7 @@ def _update(folder: RunFolder, graph: Graph, on: str, dry_run: bool) -> bool:
     _check(folder, adopts=not dry_run)
     profile = None if on == LOCAL else load_profile(on)
     if profile and profile.executor == "slurm" and not dry_run:
-        _enqueue(folder, graph, profile)
+        _enqueue(folder, graph, open_graph, profile)
         return False
     if not dry_run:
         check_queue(folder)
@@ -115,7 +117,7 @@ def _update(folder: RunFolder, graph: Graph, on: str, dry_run: bool) -> bool:
     if dry_run:
         _print_decisions(graph)
         return False
-    run_here(folder, graph, profile)
+    run_here(folder, graph, open_graph, profile)
     return True
 
 
@@ -133,13 +135,12 @@ def _print_decisions(graph: Graph) -> None:
         typer.echo(f"{'run' if decision.run else 'keep':5}{'/'.join(decision.ref)}: {decision.reason}")
 
 
-def run_here(folder: RunFolder, graph: Graph, profile: Profile | None) -> None:
+def run_here(folder: RunFolder, graph: Graph, open_graph: OpenGraph, profile: Profile | None) -> None:
     """Run the graph and follow it to its end; without a profile in processes of this machine."""
     from jobs.engine.display import Display
     from jobs.engine.launch import Launcher, LocalLauncher, SubmittedLauncher
     from jobs.engine.outcome import RunFailed
     from jobs.engine.run import run_graph
-    from jobs.stages.graph import open_graph
 
     modules = [module for stage in graph.stages.values() for module in stage.modules]
     launcher: Launcher = SubmittedLauncher(profile, open_graph) if profile else LocalLauncher(open_graph, modules)
@@ -188,11 +189,10 @@ def _decide(graph: Graph) -> list[Decision]:
     return decisions
 
 
-def _enqueue(folder: RunFolder, graph: Graph, profile: Profile) -> None:
+def _enqueue(folder: RunFolder, graph: Graph, open_graph: OpenGraph, profile: Profile) -> None:
     """Put what is missing or changed in Slurm's queue."""
     from jobs.commands.forecast import check_budget
     from jobs.engine.queue import check_submission, live_submissions, submit_graph
-    from jobs.stages.graph import open_graph
 
     with locked(folder):
         check_budget(folder, graph, profile)

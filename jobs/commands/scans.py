@@ -44,7 +44,7 @@ def verify(
 
 def _prepare_again(data: Path, damaged: Mapping[str, str]) -> None:
     """Prepare scans anew whose pairs are damaged; ``damaged``: what is wrong, by scan."""
-    from jobs.stages.graph import preparation_of
+    from jobs.stages.graph import open_graph, preparation_of
 
     folder = RunFolder.opened(data.parent)
     check_queue(folder)
@@ -53,7 +53,7 @@ def _prepare_again(data: Path, damaged: Mapping[str, str]) -> None:
         for scan, message in damaged.items():
             graph.stages["prepare"].markers.write_damage(scan, message)
     find_items(graph)
-    run_here(folder, graph, None)
+    run_here(folder, graph, open_graph, None)
 
 
 def calibrate(

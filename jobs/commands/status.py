@@ -24,10 +24,10 @@ def status(folder: Run) -> None:
     from jobs.engine.follow import queued_states
     from jobs.engine.item_states import item_states
     from jobs.engine.run_folder import RunFolder
-    from jobs.stages.graph import graph_of
+    from jobs.stages.graph import started_of
 
     run_folder = RunFolder.opened(folder)
-    graph = graph_of(run_folder)
+    graph = started_of(run_folder)
     queue = queued_states(run_folder, graph)
     _print_table(_rows({**_outside(graph, queue), **item_states(graph, queue)}))
 
@@ -38,10 +38,10 @@ def logs(folder: Run, stage: Annotated[str | None, typer.Argument(help="Of this 
     from jobs.engine.item_states import item_states
     from jobs.engine.logs import Logs
     from jobs.engine.run_folder import RunFolder
-    from jobs.stages.graph import graph_of
+    from jobs.stages.graph import started_of
 
     run_folder = RunFolder.opened(folder)
-    graph = graph_of(run_folder)
+    graph = started_of(run_folder)
     queue = queued_states(run_folder, graph)
     all_states = {**_outside(graph, queue), **item_states(graph, queue)}
     states = _of_stage(all_states, stage, [*dict.fromkeys([*(name for name, _ in queue), *graph.stages])])

@@ -154,6 +154,11 @@ class RunFolder:
         return self.root / "quality"
 
     @property
+    def search(self) -> Path:
+        """Folder of a search: its trials, tables, figures and the settings that it found."""
+        return self.root / "search"
+
+    @property
     def model(self) -> Path:
         """File of the run's best network; its card lies in the same folder."""
         return self.root / "model.safetensors"
@@ -161,6 +166,10 @@ class RunFolder:
     def cell(self, cell: str) -> Path:
         """Return the folder of one training."""
         return self.root / "cells" / cell
+
+    def trial(self, trial: str) -> Path:
+        """Return the folder of one trial of the search."""
+        return self.search / "trials" / trial
 
     def evaluation(self, cell: str) -> Path:
         """Return the path of the judged slices of one network, without file ending."""

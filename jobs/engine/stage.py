@@ -19,7 +19,7 @@ Ref = tuple[str, str]
 class Stage(ABC):
     """One step from scans to report. Heavy imports belong inside :meth:`run`, so that commands start quickly."""
 
-    name: ClassVar[str]
+    name: str
     version: ClassVar[int] = 1
     """Raised when the same settings and inputs give another result, so that all items are run again."""
     uses_ranks: ClassVar[bool] = False

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Evaluate(Stage):
     """Judge one denoiser an item: ``low-dose``, the baseline; classical ones; and cells that are no control arms."""
 
-    name: ClassVar[str] = "evaluate"
+    name: str = "evaluate"
     version: ClassVar[int] = 7
     uses_gpu: ClassVar[bool] = True
     resumes: ClassVar[bool] = True

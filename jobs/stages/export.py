@@ -25,7 +25,7 @@ MODEL = "model"
 class Export(Stage):
     """Write the model file: of the judged networks that of the least error in validation, relative to its input."""
 
-    name: ClassVar[str] = "export"
+    name: str = "export"
     version: ClassVar[int] = 2
     accepts_failed_inputs: ClassVar[bool] = True
 

@@ -8,6 +8,8 @@ from jobs.stages.evaluate import Evaluate
 from jobs.stages.export import Export
 from jobs.stages.prepare import Prepare, SplitScans
 from jobs.stages.report import WriteReport
+from jobs.stages.search import searches_of
+from jobs.stages.search_summary import SummariseSearch
 from jobs.stages.train import Study, TrainDonors, Transfer
 
 
@@ -26,9 +28,35 @@ def open_graph(root: Path) -> Graph:
     Raises:
         UserError: there is no run in ``root``, or someone else can change it.
     """
+    return graph_of(_opened(root))
+
+
+def _opened(root: Path) -> RunFolder:
     folder = RunFolder.opened(root)
     folder.secure()
-    return graph_of(folder)
+    return folder
+
+
+def search_of(folder: RunFolder) -> Graph:
+    """Build the graph of a search: preparation, donors and transfers with which trials start, rungs, summary."""
+    prepare, donors, searches = Prepare(folder), TrainDonors(folder), searches_of(folder)
+    transfer = Transfer(donors, Study(donors))
+    sources = {item for search in searches[:1] for trial in search.items() for _, item in search.inputs(trial)}
+    transfer.cells = {item: cell for item, cell in transfer.cells.items() if item in sources}
+    counterparts = {item for name in transfer.items() for _, item in transfer.inputs(name)}
+    donors.cells = {item: cell for item, cell in donors.cells.items() if item in counterparts}
+    return Graph([prepare, SplitScans(prepare), donors, transfer, *searches, SummariseSearch(searches)])
+
+
+def open_search(root: Path) -> Graph:
+    """Open the graph of the search in a run folder, as :func:`open_graph` does that of the run."""
+    return search_of(_opened(root))
+
+
+def started_of(folder: RunFolder) -> Graph:
+    """Build the whole graph, with the search where it was started: for looks at what became of all items."""
+    stages = graph_of(folder).stages
+    return Graph([*stages.values(), *(search_of(folder).stages.values() if folder.search.exists() else ())])
 
 
 def evaluation_of(folder: RunFolder) -> Graph:

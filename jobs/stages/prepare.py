@@ -30,7 +30,7 @@ _NO_IMAGE = "no image"  # state of a source's files that are none: a row for all
 class Prepare(Stage):
     """Simulate or read the low dose of one scan an item; write both doses as a Zarr pair, with a contact sheet."""
 
-    name: ClassVar[str] = "prepare"
+    name: str = "prepare"
     version: ClassVar[int] = 4
     modules: ClassVar[tuple[str, ...]] = (
         "data_prep.prepare", "data_prep.readers.dicom", "data_prep.readers.nifti",
@@ -110,7 +110,7 @@ class SplitScans(Stage):
     split, it says why. ``is_needed``: whether the run ends then; preparation alone goes without a split.
     """
 
-    name: ClassVar[str] = "split"
+    name: str = "split"
     version: ClassVar[int] = 3
     accepts_failed_inputs: ClassVar[bool] = True
     keeps_refusals: ClassVar[bool] = True

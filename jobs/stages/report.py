@@ -25,7 +25,7 @@ class WriteReport(Stage):
         stages: all stages before it, for which it accounts.
     """
 
-    name: ClassVar[str] = "report"
+    name: str = "report"
     version: ClassVar[int] = 3
     accepts_failed_inputs: ClassVar[bool] = True
     concludes: ClassVar[bool] = True

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
 
-_CELL_FILES = r"metrics\.jsonl|result\.json|checkpoints/step-\d+\.pt|tensorboard/events\..*"
+CELL_FILES = r"metrics\.jsonl|result\.json|checkpoints/step-\d+\.pt|tensorboard/events\..*"
 
 
 class CellStage(Stage):
@@ -63,7 +63,7 @@ class CellStage(Stage):
         return result["checkpoint"]  # it holds the metrics and the times too
 
     def folders(self, item: str) -> Mapping[Path, str]:
-        return {self.folder.cell(item): _CELL_FILES}
+        return {self.folder.cell(item): CELL_FILES}
 
     def ranks(self, item: str) -> int:
         return self.cells[item].ranks
@@ -111,7 +111,7 @@ def transfer_item(cell: CellSettings) -> str:
 class TrainDonors(CellStage):
     """Train the 2D networks that have a 3D counterpart, which is compared with them and may start from them."""
 
-    name: ClassVar[str] = "train"
+    name: str = "train"
 
     def __init__(self, folder: RunFolder) -> None:
         cells = cells_of(folder.settings)
@@ -123,7 +123,7 @@ class TrainDonors(CellStage):
 class Transfer(Stage):
     """Inflate the 2D weights of a donor, trained or in a file, to 3D: an item a 3D network and way (``fill``)."""
 
-    name: ClassVar[str] = "transfer"
+    name: str = "transfer"
 
     def __init__(self, donors: TrainDonors, study: "Study") -> None:
         super().__init__(donors.folder)
@@ -195,7 +195,7 @@ class Transfer(Stage):
 class Study(CellStage):
     """Train the other networks: those of the study's grids, and 2D networks without a 3D counterpart."""
 
-    name: ClassVar[str] = "study"
+    name: str = "study"
     is_lenient: bool = True
 
     def __init__(self, donors: TrainDonors) -> None:

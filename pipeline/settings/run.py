@@ -9,6 +9,7 @@ from data_prep.settings import DataSettings, Settings, expand_home
 from data_prep.split import Part
 from pipeline.settings.names import ClassicalName
 from pipeline.settings.networks import DEFAULT_NETWORKS, NetworkSettings, check_ids, donor_of
+from pipeline.settings.search import SearchSettings, check_values
 from pipeline.settings.study import GridSettings, StudySettings
 from pipeline.settings.training import Side, TrainingSettings
 
@@ -78,6 +79,7 @@ class RunSettings(Settings):
         DEFAULT_NETWORKS, validate_default=True, description="by id; those that no grid names are trained once"
     )
     evaluate: EvaluateSettings = EvaluateSettings()
+    search: SearchSettings | None = Field(None, description="of `quarterdose search`, which tries settings in trials")
     budget: BudgetSettings = BudgetSettings()
 
     @model_validator(mode="before")
@@ -134,6 +136,31 @@ class RunSettings(Settings):
             elif settings.dims == 3 and starts:
                 self._check_donor(network, settings)
         return self
+
+    @model_validator(mode="after")
+    def _check_search(self) -> Self:
+        """Check the names in ``search``, and each end of an interval and each choice by itself."""
+        if self.search is None:
+            return self
+        if unknown := [network for network in self.searched if network not in self.networks]:
+            raise ValueError(
+                f"search.networks: there is no network {unknown[0]}; networks has {', '.join(self.networks)}"
+            )
+        self.search.check_paths(self.searched)
+        values = self.model_dump(exclude={"search"})
+        for network in self.searched:
+            ranges = self.search.space_of(network)
+            if not ranges:
+                raise ValueError(
+                    f"search.space has no setting of {network}: add one, or leave it out of search.networks"
+                )
+            check_values(values, type(self), network, ranges)
+        return self
+
+    @property
+    def searched(self) -> tuple[str, ...]:
+        """Ids of the networks that a search tries settings of."""
+        return (self.search and self.search.networks) or tuple(self.networks)
 
     def _check_donor(self, network: str, settings: NetworkSettings) -> None:
         donor = donor_of(network, self.networks)

@@ -40,8 +40,9 @@ VALIDATION_SEED = 2023  # the same validation samples for every cell
 
 
 def train(
-    cell: CellSettings, data: Path, split: Split, folder: Path, world: World, start: Path | None, progress: Progress
-) -> dict[str, Any]:
+    cell: CellSettings, data: Path, split: Split, folder: Path, world: World, start: Path | None, progress: Progress,
+    epochs: int | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Train the cell's network in ``folder``, from its newest checkpoint if there is one; return the result.
 
     Every rank of ``world`` calls it, after joining the process group. The result holds seconds by kind of work and by
@@ -55,6 +56,7 @@ def train(
         world: this process among the ranks.
         start: first weights, a file of ``torch.save``; random ones if None.
         progress: called after each step.
+        epochs: to end after so many, of which the training takes more: another call goes on from there.
 
     Raises:
         UserError: a scan has too few slices, ``start`` does not fit the network, or one of the network's convolutions
@@ -64,7 +66,9 @@ def train(
         Stopped: a signal asked for it (SIGUSR2, SIGTERM); a checkpoint was written.
     """
     with StopFlag() as stop:
-        return _build_trainer(cell, data, split, folder, world, start, stop).run(progress)
+        return _build_trainer(cell, data, split, folder, world, start, stop).run(
+            progress, epochs or cell.training.epochs
+        )
 
 
 def _build_trainer(

@@ -53,8 +53,8 @@ class Trainer:
     _saved_at: float = field(default_factory=time.monotonic)
     _rate: float = 0.0
 
-    def run(self, progress: Progress) -> dict[str, Any]:
-        """Train to the end and return the result.
+    def run(self, progress: Progress, epochs: int) -> dict[str, Any]:
+        """Train to the end of so many epochs and return the result.
 
         Raises:
             TrainingError: a loss, gradient or weight is NaN or infinite.
@@ -63,7 +63,7 @@ class Trainer:
         """
         with self.metrics or nullcontext(), closing(self.batches):
             self._validate_if_due()
-            while self.steps_taken < self.length.steps:
+            while self.steps_taken < epochs * self.length.epoch_steps:
                 self._train_epoch(progress)
                 self._validate_if_due()
         return {**self._result(), "nodes": self.ranks.hosts()}
@@ -179,8 +179,8 @@ class Trainer:
     def _result(self) -> dict[str, Any]:
         settings, record, device = self.cell.training, self.record, self.ranks.device
         return {
-            "steps": self.length.steps,
-            "samples": self.length.epoch_samples * settings.epochs,
+            "steps": self.steps_taken,
+            "samples": self.steps_taken * effective_batch(settings, self.ranks.world.size),
             "effective_batch": effective_batch(settings, self.ranks.world.size),
             "parameters": sum(p.numel() for p in self.step.model.parameters()),
             "seconds": {kind: round(seconds, 3) for kind, seconds in record.seconds.items()},
@@ -193,7 +193,7 @@ class Trainer:
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
             "precision": "bfloat16" if self.step.low_precision else "float32",
             "convolutions": self.convolutions,
-            "checkpoint": self.checkpoints.digest(self.length.steps) if self.ranks.world.leads else None,
+            "checkpoint": self.checkpoints.digest(self.steps_taken) if self.ranks.world.leads else None,
             "torch": torch.__version__,
             "version": version("quarterdose"),
         }

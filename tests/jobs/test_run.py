@@ -22,6 +22,7 @@ from pipeline.inference.model_file import load_model
 from pipeline.report.figures.style import ENDINGS
 from tests.command_line import QUARTERDOSE, quarterdose
 from tests.plain_ddnet import PlainDDnet
+from tests.processes import processes_in, workers_in
 from tests.toy_runs import SETTINGS, Toy, assert_alike, copied_run, make_toy_scan, wait_for, whole_run, with_network
 
 pytestmark = pytest.mark.whole
@@ -217,7 +218,7 @@ def test_a_run_killed_everywhere_ends_as_if_it_had_not_been(
             fresh.await_files(process, place)
             kill(process.pid, number)
             process.wait(60)
-        wait_for(lambda: not _processes(fresh.folder), 10)
+        wait_for(lambda: not processes_in(fresh.folder), 10)
         wait_for(lambda: not any(map(is_locked, fresh.run_folder.rglob("*.lock"))), 1)  # freed last
         new = {path.name.partition("-")[0] for path in set(temporary.iterdir()) - temporary_files}
         assert kill is os.killpg or new <= {"quarterdose", f"torchinductor_{getpass.getuser()}"}  # caches
@@ -260,8 +261,8 @@ def test_a_killed_worker_is_named_and_the_next_run_finishes(toy: Toy) -> None:
     toy.forget("study/3d-s16-r2", "evaluate/3d-s16-r2")
     with toy.start() as process:
         toy.await_files(process, "markers/study/3d-s16-r2.progress")
-        wait_for(lambda: _workers(toy.folder))
-        os.kill(_workers(toy.folder)[-1], signal.SIGKILL)
+        wait_for(lambda: workers_in(toy.folder))
+        os.kill(workers_in(toy.folder)[-1], signal.SIGKILL)
         output, _ = process.communicate(timeout=300)
     assert process.returncode == 1
     assert "study/3d-s16-r2: failed" in output
@@ -282,7 +283,7 @@ def test_a_training_that_is_asked_to_stop_goes_on_with_the_next_run(toy: Toy) ->
     toy.write({**settings, "study": {**SETTINGS["study"], "ranks": [1]}})
     with toy.start() as process:
         wait_for(lambda: len(toy.losses().get("2d", [])) > 5)
-        os.kill(_workers(toy.folder)[-1], signal.SIGUSR2)
+        os.kill(workers_in(toy.folder)[-1], signal.SIGUSR2)
         output, _ = process.communicate(timeout=300)
     assert process.returncode == 1
     assert re.search(r"train/2d: cell 2d was asked to stop, and saved itself after step \d", output)
@@ -327,23 +328,3 @@ def test_a_broken_scan_among_others_is_turned_away_and_no_name_is_kept(fresh: To
     for path in fresh.run_folder.rglob("*"):
         content = path.read_bytes() if path.is_file() else b""
         assert not any(name in content or name.decode() in path.name for name in (b"Doe_Jane", b"Roe_Max")), path
-
-
-def _processes(folder: Path) -> dict[int, str]:
-    """Pid and command of Python processes that work in the folder."""
-    found = {}
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and (entry / "cwd").resolve() == folder:
-                found[int(entry.name)] = (entry / "cmdline").read_text()
-        except OSError:
-            continue
-    return found
-
-
-def _workers(folder: Path) -> list[int]:
-    """Pids of worker processes: forked from the server of the driver, and not from one of them to read ahead."""
-    forked = [pid for pid, command in _processes(folder).items() if "forkserver" in command]
-    parents = {pid: int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1]) for pid in forked}
-    servers = [pid for pid, parent in parents.items() if parent not in forked]
-    return sorted(pid for pid, parent in parents.items() if parent in servers)

@@ -1,0 +1,29 @@
+"""The command ``search``: trials of each network of a run, and the settings that were best."""
+
+from importlib.util import find_spec
+
+import typer
+
+from data_prep.errors import UserError
+from data_prep.settings_file import load_settings
+from jobs.commands.options import LOCAL, Config, DryRun, On, Overrides
+from jobs.commands.run import update
+from jobs.engine.run_folder import RunFolder
+from pipeline.settings.run import RunSettings
+
+
+def search(config: Config, on: On = LOCAL, overrides: Overrides = None, dry_run: DryRun = False) -> None:
+    """Try settings of each network in trials, as `search` in the settings says; write the best as a settings file."""
+    from jobs.stages.graph import open_search, search_of
+    from jobs.stages.search_summary import SEARCH_PATTERNS
+
+    settings = load_settings(config, RunSettings, overrides)
+    if settings.search is None:
+        raise UserError(f"{config}: search is missing: say at least search: {{space: {{PATH: RANGE}}}}")
+    if find_spec("optuna") is None:
+        raise UserError("a search needs Optuna: pip install 'quarterdose[search]'")
+    folder = RunFolder.of(settings)
+    folder.check({folder.search: SEARCH_PATTERNS}, adopts=not dry_run)
+    if update(folder, search_of(folder), open_search, on, dry_run):
+        typer.echo((folder.search / "summary.txt").read_text("utf-8"), nl=False)
+        typer.echo(f"found settings: {folder.search / 'found.yaml'}, trials: {folder.search / 'trials.csv'}")

@@ -1,0 +1,244 @@
+"""The search: trials of each network, of which a stage trains one generation up to one rung."""
+
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from data_prep.errors import UserError
+from data_prep.progress import Progress
+from data_prep.seal import BrokenSeal, read_sealed, write_sealed
+from jobs.engine.run_folder import RunFolder
+from jobs.engine.stage import Ref, Stage
+from jobs.stages.prepare import read_split
+from jobs.stages.staging import staged
+from jobs.stages.train import CELL_FILES, CellStage, transfer_item
+from pipeline.search.cells import first_cell, trial_cell
+from pipeline.search.halving import Rung, choose, last_epoch, rungs_of
+from pipeline.search.trials import Parameters, RungResult, Trial, TrialState, name_trial
+from pipeline.settings.cells import CellSettings
+from pipeline.settings.training import WITHOUT_EFFECT
+from pipeline.training.world import World
+
+_PARAMETERS = "parameters.json"
+_HOUR = 3600.0  # seconds
+_RESULT = ("steps", "value", "hours", "cpu_hours", "finished")
+
+
+class Search(Stage):
+    """Train the trials of one generation up to one rung; an item is a trial, also where it does not go on.
+
+    A trial goes on from the checkpoint of the rung before, as a training that was stopped there. Its parameters are
+    written before it starts, so that they stay the same however often its process is killed.
+
+    Args:
+        folder: of the run.
+        rung: of the search.
+        earlier: the stages of the rungs before it.
+    """
+
+    uses_gpu: ClassVar[bool] = True
+    resumes: ClassVar[bool] = True
+    accepts_failed_inputs: ClassVar[bool] = True
+    modules: ClassVar[tuple[str, ...]] = (*CellStage.modules, "pipeline.search.asking")
+
+    def __init__(self, folder: RunFolder, rung: Rung, earlier: Sequence["Search"]) -> None:
+        self.name = f"search-{rung.generation}-{rung.number}"
+        super().__init__(folder)
+        assert self.settings.search
+        self.search, self.rung = self.settings.search, rung
+        self.cells = {network: first_cell(self.settings, network) for network in self.settings.searched}
+        self.trials = {
+            name_trial(network, number): (network, number) for number in rung.trials for network in self.cells
+        }
+        self.generations = [stage for stage in earlier if stage.rung.generation < rung.generation]
+        self.rungs = [stage for stage in earlier if stage.rung.generation == rung.generation]
+
+    def items(self) -> list[str]:
+        return list(self.trials)
+
+    def workers(self) -> int:
+        return min(self.search.workers, self.rung.size * len(self.cells))
+
+    def allowed_failures(self, count: int) -> int:
+        return count  # the summary fails where all trials did
+
+    def reads(self, item: str) -> Mapping[str, Any]:
+        network, _ = self.trials[item]
+        if self.rungs:
+            return {"share": self.rung.share, "size": self.rung.size}
+        return {
+            "training": CellStage.version, "share": self.rung.share, **self.search.to_ask(),
+            "space": {name: x.model_dump(exclude_none=True) for name, x in self.search.space_of(network).items()},
+            "cell": self.cells[network].model_dump(mode="json", exclude={"training": set(WITHOUT_EFFECT)}),
+        }  # fmt: skip
+
+    def inputs(self, item: str) -> list[Ref]:
+        """List the split and what a trial starts from, then the results that decide on it.
+
+        On a later rung those of the network's trials on the rung before; on the first one, where the sampler or a
+        budget goes by them, those of earlier generations.
+        """
+        network, _ = self.trials[item]
+        cell = self.cells[network]
+        start = [] if cell.transfer == "none" else [("transfer", transfer_item(cell))]
+        return [("split", "split"), *start, *self._deciding(network)]
+
+    def _deciding(self, network: str) -> list[Ref]:
+        if self.rungs:
+            return self.rungs[-1].refs([network])
+        if self.search.budget_gpu_hours is not None:
+            return [ref for stage in self.generations for ref in stage.refs(list(self.cells))]
+        return [ref for stage in self.generations for ref in stage.refs([network]) if self.search.sampler == "tpe"]
+
+    def refs(self, networks: Sequence[str]) -> list[Ref]:
+        """List the items of some networks."""
+        return [(self.name, item) for item, (network, _) in self.trials.items() if network in networks]
+
+    def product(self, result: Mapping[str, Any], outputs: Mapping[str, str]) -> Any:
+        return {name: result.get(name) for name in ("state", "parameters", "value")}
+
+    def folders(self, item: str) -> Mapping[Path, str]:
+        return {self.folder.trial(item): rf"{CELL_FILES}|{_PARAMETERS}"}
+
+    def discard(self, item: str) -> None:
+        if not self.rungs:
+            shutil.rmtree(self.folder.trial(item), ignore_errors=True)
+
+    def run(self, item: str, world: World, progress: Progress) -> dict[str, Any]:
+        """Train the trial up to the rung, unless others go on in its place.
+
+        Raises:
+            UserError: its parameters are not allowed together, or the budget is spent.
+        """
+        network, number = self.trials[item]
+        if self.rungs and number not in self._chosen(network):
+            return {"state": "pruned"}
+        if not self.rungs:
+            self._check_budget()
+        parameters = self._ask_once(item)
+        return {"parameters": dict(parameters), **self._train(item, parameters, world, progress)}
+
+    def _chosen(self, network: str) -> set[int]:
+        """Return the numbers of the network's trials that go on to this rung."""
+        before = self.rungs[-1]
+        values = {number: before.read_result(item).get("value") for item, (name, number) in before.trials.items()
+                  if name == network}  # fmt: skip
+        return choose(values, self.rung.size)
+
+    def read_result(self, item: str) -> Mapping[str, Any]:
+        """Read what became of a trial on this rung: ``state`` and, where it was trained, steps, value and hours."""
+        marker = self.markers.read(item)
+        if marker is None:
+            return {"state": "failed", "reason": "not trained yet"}
+        if marker.state != "done":
+            return {"state": "failed", "reason": marker.reason, "hours": marker.seconds / _HOUR}
+        return {**marker.result, "finished": marker.finished}
+
+    def _check_budget(self) -> None:
+        budget, generations = self.search.budget_gpu_hours, self.generations
+        if budget is None or not generations:
+            return
+        hours = sum(trial.hours for trial in read_trials(generations))
+        if hours >= budget:
+            raise UserError(
+                f"search.budget_gpu_hours {budget:g} is spent: the trials of {generations[-1].rung.generation} "
+                f"generations took {hours:.3g} hours"
+            )
+
+    def _ask_once(self, item: str) -> Parameters:
+        """Return the trial's parameters: those that it was started with, or else ask for them."""
+        from pipeline.search.asking import ask
+
+        path = self.folder.trial(item) / _PARAMETERS
+        parameters = read_parameters(path)
+        if parameters is None:
+            network, number = self.trials[item]
+            earlier = [trial for trial in read_trials(self.generations) if trial.network == network]
+            asked = ask(self.search, network, self.rung.trials, earlier)
+            parameters = asked[self.rung.trials.index(number)]
+            write_sealed(path, {"parameters": dict(parameters)})
+        return parameters
+
+    def _train(self, item: str, parameters: Parameters, world: World, progress: Progress) -> dict[str, Any]:
+        """Train up to the rung; return what became of it, also where the training itself failed."""
+        import torch
+
+        from pipeline.training.divergence import TrainingError
+
+        split, start = read_split(self), time.monotonic()
+        cell = trial_cell(self.settings, *self.trials[item], parameters, len(split.parts["train"]))
+        try:
+            return {"state": "trained", **self._train_cell(cell, world, progress)}
+        except TrainingError as error:
+            reason = str(error)
+        except (MemoryError, torch.OutOfMemoryError):
+            reason = "it takes more memory than there is"
+        return {"state": "failed", "reason": reason, "hours": (time.monotonic() - start) / _HOUR}
+
+    def _train_cell(self, cell: CellSettings, world: World, progress: Progress) -> dict[str, Any]:
+        from pipeline.training.distributed import device_of, joined
+        from pipeline.training.metrics_file import read_metrics
+        from pipeline.training.schedule import length_of
+        from pipeline.training.train import train
+
+        split, training, folder = read_split(self), cell.training, self.folder.trial(cell.id)
+        start = None if cell.transfer == "none" else self.folder.transferred(transfer_item(cell))
+        epochs = last_epoch(self.rung.share, training.epochs)
+        with (
+            joined(world, device_of(world, training.device)),
+            staged(self.folder.data, split, training.local_disk_gib) as data,
+        ):
+            result = train(cell, data, split, folder, world, start, progress, epochs)
+        steps = epochs * length_of(training, len(split.parts["train"]), 1).epoch_steps
+        judged = [line for line in read_metrics(folder) if line["kind"] == "validation" and line["step"] <= steps]
+        return {
+            "steps": judged[-1]["step"], "value": judged[-1]["rmse_hu"] / judged[-1]["low_dose_rmse_hu"],
+            "hours": sum(result["seconds"].values()) / _HOUR, "cpu_hours": result["cpu_seconds"] / _HOUR,
+        }  # fmt: skip
+
+
+def searches_of(folder: RunFolder) -> list[Search]:
+    """Build the stages of a search, in the order in which they run; none where the settings have no search."""
+    stages = list[Search]()
+    for rung in rungs_of(folder.settings.search) if folder.settings.search else ():
+        stages.append(Search(folder, rung, tuple(stages)))
+    return stages
+
+
+def read_parameters(path: Path) -> Parameters | None:
+    """Read the parameters that a trial was started with; None if it never was, or the file was changed since."""
+    try:
+        parameters: Parameters = read_sealed(path)["parameters"]
+    except (FileNotFoundError, BrokenSeal, KeyError):
+        return None
+    return parameters
+
+
+def read_trials(stages: Sequence[Search]) -> list[Trial]:
+    """Read what became of the trials of some stages, network by network, without those that nobody asked for."""
+    by_trial = dict[tuple[str, int], list[Search]]()
+    for stage in stages:
+        for trial in stage.trials.values():
+            by_trial.setdefault(trial, []).append(stage)
+    trials = (_read_trial(by_trial[key], *key) for key in sorted(by_trial, key=lambda key: key[1]))
+    return sorted(filter(None, trials), key=lambda trial: list(stages[0].cells).index(trial.network))
+
+
+def _read_trial(stages: Sequence[Search], network: str, number: int) -> Trial | None:
+    """Read a trial from the rungs of its generation, None if it was never asked for."""
+    item, rungs, hours = name_trial(network, number), list[RungResult](), 0.0
+    parameters = read_parameters(stages[0].folder.trial(item) / _PARAMETERS)
+    if parameters is None:
+        return None
+    state: TrialState = "complete"
+    reason = ""
+    for stage in stages:
+        result = stage.read_result(item)
+        if result["state"] != "trained":
+            state, reason, hours = result["state"], result.get("reason", ""), hours + result.get("hours", 0.0)
+            break
+        rungs.append(RungResult(stage.rung.number, *(result[name] for name in _RESULT)))
+        hours = result["hours"]
+    return Trial(network, number, stages[0].rung.generation, parameters, tuple(rungs), state, hours, reason)

@@ -1,0 +1,86 @@
+"""The outcome of a search: a table of its trials, the settings that were best, and lines for people."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from pipeline.search.cells import apply
+from pipeline.search.trials import Trial, best_of
+from pipeline.settings.run import RunSettings
+
+COLUMNS = ("network", "trial", "generation", "state", "rung", "steps", "value", "hours", "cpu_hours", "reason")
+
+
+def trials_table(trials: Iterable[Trial]) -> pd.DataFrame:
+    """Make a row a trial; ``value`` is its validation RMSE as a share of the input's, on its last rung."""
+    rows = [_row(trial) for trial in trials]
+    parameters = dict.fromkeys(name for trial in trials for name in trial.parameters)
+    return pd.DataFrame(rows, columns=[*COLUMNS[:-1], *parameters, COLUMNS[-1]])
+
+
+def _row(trial: Trial) -> dict[str, Any]:
+    last = trial.last
+    reached = {"rung": last.rung, "steps": last.steps, "value": last.value, "cpu_hours": last.cpu_hours} if last else {}
+    return {
+        "network": trial.network, "trial": trial.number, "generation": trial.generation, "state": trial.state,
+        "hours": trial.hours, **reached, **trial.parameters, "reason": trial.reason,
+    }  # fmt: skip
+
+
+def found_settings(run: RunSettings, trials: Sequence[Trial]) -> RunSettings:
+    """Return the settings of the run with each network's best parameters, and without the search."""
+    settings = run
+    for network in run.searched:
+        if best := best_of(trial for trial in trials if trial.network == network):
+            settings = apply(settings, network, best.parameters)
+    return settings
+
+
+def found_yaml(run: RunSettings, trials: Sequence[Trial]) -> str:
+    """Write the found settings as a settings file, with a comment on each network's best trial."""
+    settings = found_settings(run, trials)
+    short = _without_defaults(settings)
+    values = short if RunSettings.model_validate(short) == settings else settings.model_dump(mode="json")
+    comments = [f"# {line}" for line in outcome_lines(run, trials)]
+    return "\n".join([*comments, yaml.safe_dump(values, sort_keys=False)])
+
+
+def _without_defaults(run: RunSettings) -> dict[str, Any]:
+    """Return what a settings file would say: no defaults, and of a network what differs from ``study.training``."""
+    values, shared = run.model_dump(mode="json", exclude_defaults=True), run.study.training.model_dump(mode="json")
+    networks = {name: network.model_dump(mode="json", exclude_defaults=True) for name, network in run.networks.items()}
+    for name, network in run.networks.items():
+        training = network.training.model_dump(mode="json")
+        networks[name]["training"] = {key: x for key, x in training.items() if x != shared[key]}
+    return {**values, "networks": networks}
+
+
+def outcome_lines(run: RunSettings, trials: Sequence[Trial]) -> list[str]:
+    """Say for each network what its best trial reached, and with what; then what the search took."""
+    lines = [_describe(network, [trial for trial in trials if trial.network == network]) for network in run.searched]
+    assert run.search
+    asked, planned = len(trials), run.search.trials * len(run.searched)
+    hours = sum(trial.hours for trial in trials)
+    lines.append(f"{asked} trials took {hours:.3g} hours of their processes")
+    if asked < planned:
+        lines[-1] += (
+            f"; search.budget_gpu_hours {run.search.budget_gpu_hours:g} was spent before the other {planned - asked} "
+            "were asked for"
+        )
+    return lines
+
+
+def _describe(network: str, trials: Sequence[Trial]) -> str:
+    best, failed = best_of(trials), [trial for trial in trials if trial.state == "failed"]
+    faults = f"; {len(failed)} failed, first: {failed[0].reason}" if failed else ""
+    if best is None or best.last is None:
+        return f"{network}: none of {len(trials)} trials was trained to its end{faults}"
+    parameters = ", ".join(f"{name} {_short(setting)}" for name, setting in best.parameters.items())
+    error = f"{best.last.value:.1%} of the input's validation RMSE"
+    return f"{network}: trial {best.number} of {len(trials)} is the best, {error}, with {parameters}{faults}"
+
+
+def _short(setting: object) -> str:
+    return f"{setting:.3g}" if isinstance(setting, float) else str(setting)

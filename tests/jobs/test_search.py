@@ -1,0 +1,105 @@
+"""Searches in real processes, whole and killed."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from data_prep.progress import ignore_progress
+from data_prep.settings_file import load_settings
+from data_prep.split import Split
+from pipeline.settings.cells import cells_of
+from pipeline.settings.run import RunSettings
+from pipeline.training.train import train
+from pipeline.training.world import World
+from tests.command_line import quarterdose
+from tests.processes import processes_in, workers_in
+from tests.searches import Searching, assert_same_trials, losses, searching
+from tests.shared_runs import fill_once
+from tests.toy_runs import make_toy_scan, wait_for
+
+pytestmark = pytest.mark.whole
+
+
+@pytest.fixture(scope="session")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Searching:
+    """A search that nobody disturbed: nobody runs anything in it."""
+
+    def fill(folder: Path) -> None:
+        make_toy_scan(folder)
+        Searching(folder, searching()).search()
+
+    return Searching(fill_once(tmp_path_factory, "searched", fill), searching())
+
+
+def test_each_network_has_as_many_trials_and_the_better_half_is_trained_to_its_end(searched: Searching) -> None:
+    trials = searched.trials()
+    assert trials.index.tolist() == [(network, number) for network in "ab" for number in range(4)]
+    for network in "ab":
+        for numbers in ([0, 1], [2, 3]):
+            of_generation = trials.loc[network].loc[numbers]
+            (complete,), (pruned,) = (of_generation.query("state == @state").index for state in ("complete", "pruned"))
+            assert of_generation["rung"][[complete, pruned]].tolist() == [2, 1]
+            first = {number: validated(searched, f"{network}-t{number:04d}")[0] for number in (complete, pruned)}
+            assert first[complete] < first[pruned]
+            assert of_generation["value"][pruned] == pytest.approx(first[pruned])
+    assert (trials["hours"] > 0).all()
+    steps = 8 / trials["training.batch"].fillna(2) * trials["rung"]
+    assert trials["steps"].tolist() == steps.tolist()
+
+
+def validated(toy: Searching, trial: str) -> list[float]:
+    """Validation RMSE as a share of the input's, after each epoch."""
+    lines = pd.read_json(toy.trial(trial) / "metrics.jsonl", lines=True)
+    lines = lines.query("kind == 'validation' and step > 0")
+    return list(lines["rmse_hu"] / lines["low_dose_rmse_hu"])
+
+
+def test_the_found_settings_train_the_best_trials_to_the_bit(searched: Searching, tmp_path: Path) -> None:
+    """Although those were stopped on a rung, and trained on by another process."""
+    trials, data = searched.trials(), searched.run_folder / "data"
+    settings = load_settings(searched.run_folder / "search" / "found.yaml", RunSettings)
+    split = Split.from_json(json.loads((data / "split.json").read_text()))
+    assert settings.search is None
+    assert settings.study == RunSettings.model_validate(searching()).study
+    for cell in cells_of(settings):
+        complete = trials.loc[cell.id].query("state == 'complete'")
+        best = int(complete["value"].to_numpy().argmin())
+        assert cell.training.learning_rate == complete["training.learning_rate"].iloc[best]
+        train(cell, data, split, tmp_path / cell.id, World(), None, ignore_progress)
+        assert losses(tmp_path / cell.id) == losses(searched.trial(f"{cell.id}-t{complete.index[best]:04d}"))
+
+
+def test_the_same_search_again_does_nothing_and_status_shows_its_trials(searched: Searching) -> None:
+    assert "nothing to do" in searched.search()
+    status = quarterdose(searched.folder, "status", str(searched.run_folder)).stdout
+    lines = [line.split()[:3] for line in status.splitlines()]
+    assert ["search-1-1", "a-t0000", "done"] in lines
+    assert ["search-2-2", "b-t0003", "done"] in lines
+    assert ["study", "a", "waiting"] in lines
+
+
+def test_a_search_of_which_workers_and_driver_are_killed_ends_with_the_same_trials(
+    searched: Searching, tmp_path: Path
+) -> None:
+    make_toy_scan(tmp_path)
+    toy = Searching(tmp_path, searching())
+    with toy.start() as process:
+        toy.await_files(process, "search/trials/*/checkpoints/*.pt")
+        for pid in workers_in(toy.folder):  # one alone would have its trial done by the other
+            os.kill(pid, signal.SIGKILL)
+        output, _ = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert "died of SIGKILL" in output
+    assert "run the same command to try them again" in output
+    for pattern in ("markers/search-1-2/*.progress", "markers/search-2-1/*.progress"):
+        with toy.start() as process:
+            toy.await_files(process, pattern)
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait(60)
+        wait_for(lambda: not processes_in(toy.folder), 10)
+    toy.search()
+    assert_same_trials(toy, searched)

@@ -1,0 +1,155 @@
+"""Ranges, rungs and parameters of a search, without any training."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from pipeline.search.asking import ask
+from pipeline.search.halving import choose, last_epoch, rungs_of
+from pipeline.search.trials import Parameters, RungResult, Trial, best_of
+from pipeline.settings.search import SearchSettings
+
+SPACE = {
+    "study.training.learning_rate": {"log": [1e-5, 1e-1]},
+    "study.training.warmup": {"uniform": [0, 0.5]},
+    "networks.unet.options.width": {"choice": [16, 32]},
+    "networks.unet.training.warmup": {"uniform": [0.5, 1]},
+    "networks.2d.training.batch": {"int": [1, 4]},
+}
+
+
+def search_of(**settings: Any) -> SearchSettings:
+    return SearchSettings.model_validate({"space": SPACE, **settings})
+
+
+def trial_of(number: int, parameters: Parameters, value: float, state: Any = "complete") -> Trial:
+    result = RungResult(rung=1, steps=8, value=value, hours=1.0, cpu_hours=1.0, finished=0.0)
+    return Trial("2d", number, 1, parameters, (result,), state)
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({"log": [1e-2, 1e-5]}, "log takes the lower end first"),
+        ({"log": [0, 1]}, "log takes numbers above 0"),
+        ({"uniform": [1, 1]}, "uniform takes the lower end first"),
+        ({"int": [1.5, 3]}, "valid integer"),
+        ({"int": [1, 2], "choice": [1]}, "write one of log, uniform, int and choice"),
+        ({}, "write one of log, uniform, int and choice"),
+        ({"choice": []}, "at least 1 item"),
+        ({"choice": [1, 1]}, "choice has a value twice"),
+        ({"normal": [0, 1]}, "Extra inputs"),
+    ],
+)
+def test_ranges_that_are_none_are_refused(space: Any, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        search_of(space={"study.training.learning_rate": space})
+
+
+def test_ranges_keep_the_kinds_of_their_values_through_a_settings_file() -> None:
+    """YAML reads 1e-5 as text."""
+    search = search_of(space={"a": {"log": ["1e-5", 1]}, "b": {"choice": [True, 1, 1.5, "one", None]}})
+    again = SearchSettings.model_validate(search.model_dump(mode="json"))
+    assert again == search
+    assert search.space["a"].values == (1e-5, 1.0)
+    assert [*map(repr, again.space["b"].values)] == ["True", "1", "1.5", "'one'", "None"]
+
+
+def test_a_network_has_its_own_ranges_before_general_ones() -> None:
+    flat, deep = (search_of().space_of(network) for network in ("2d", "unet"))
+    assert list(flat) == ["training.learning_rate", "training.warmup", "training.batch"]
+    assert list(deep) == ["training.learning_rate", "training.warmup", "options.width"]
+    assert deep["training.warmup"].values == (0.5, 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sizes"),
+    [
+        ({"trials": 5, "sampler": "random"}, [[5]]),
+        ({"trials": 5, "sampler": "random", "budget_gpu_hours": 1}, [[2], [2], [1]]),
+        ({"trials": 12, "sampler": "tpe", "halving": {}}, [[4, 2, 1]] * 3),
+        ({"trials": 9, "sampler": "random", "halving": {"rungs": [0.1, 0.3], "reduction": 3}}, [[9, 3, 1]]),
+        ({"trials": 7, "generation": 4, "halving": {"rungs": [0.5]}}, [[4, 2], [3, 1]]),
+        ({"trials": 3, "generation": 8, "halving": {"reduction": 9}}, [[3, 1, 1]]),
+    ],
+)
+def test_rungs_take_as_many_trials_as_the_reduction_says(settings: dict[str, Any], sizes: list[list[int]]) -> None:
+    rungs = rungs_of(search_of(**settings))
+    generations = [[rung for rung in rungs if rung.generation == number] for number in range(1, len(sizes) + 1)]
+    assert [[rung.size for rung in generation] for generation in generations] == sizes
+    assert [rung.share for rung in rungs if rung.number == len(sizes[0])] == [1.0] * len(sizes)
+    numbers = [number for generation in generations for number in generation[0].trials]
+    assert numbers == list(range(settings["trials"]))
+
+
+def test_the_lowest_values_go_on_and_failed_trials_never() -> None:
+    values = {0: 0.9, 1: None, 2: 0.4, 3: math.nan, 4: 0.4, 5: 0.5}
+    assert choose(values, 2) == {2, 4}
+    assert choose(values, 1) == {2}
+    assert choose(values, 9) == {0, 2, 4, 5}
+    assert choose({0: None}, 1) == set()
+
+
+def test_a_share_of_a_training_is_whole_epochs() -> None:
+    assert [last_epoch(share, 4) for share in (0.01, 0.25, 0.26, 1.0)] == [1, 1, 2, 4]
+    assert last_epoch(0.07, 100) == 7
+
+
+def parameters(numbers: Sequence[int], earlier: Sequence[Trial] = (), **settings: Any) -> list[Parameters]:
+    return ask(search_of(**settings), "2d", numbers, earlier)
+
+
+def test_random_parameters_depend_on_seed_network_and_number_alone() -> None:
+    everything = parameters(range(8), sampler="random")
+    apart = [parameters([number], [trial_of(0, everything[0], 1.0)], sampler="random")[0] for number in range(8)]
+    assert everything == apart
+    assert everything[:3] == parameters(range(3), sampler="tpe")  # its first generation
+    assert parameters(range(8), sampler="random", seed=1) != everything
+    assert len({row["training.learning_rate"] for row in everything}) == 8
+    assert ask(search_of(), "unet", [0], [])[0]["training.learning_rate"] != everything[0]["training.learning_rate"]
+
+
+def test_parameters_lie_in_their_ranges_with_their_kinds() -> None:
+    drawn = parameters(range(200), sampler="random")
+    rates = sorted(float(row["training.learning_rate"] or 0) for row in drawn)
+    assert 1e-5 <= rates[0] < 1e-4
+    assert 1e-2 < rates[-1] <= 1e-1
+    assert 1e-3 / 3 < rates[100] < 3e-3  # the median is 1e-3 where powers of ten are as likely
+    assert {row["training.batch"] for row in drawn} == {1, 2, 3, 4}
+    assert {row["options.width"] for row in ask(search_of(), "unet", range(20), [])} == {16, 32}
+
+
+def test_tpe_asks_the_same_of_the_same_results_and_closer_to_the_good_ones() -> None:
+    """Of an error with one minimum, at a rate of 1e-3."""
+    first = parameters(range(12), trials=20, generation=12)
+    distance = [abs(math.log10(float(row["training.learning_rate"] or 0)) + 3) for row in first]
+    earlier = [trial_of(number, row, distance[number]) for number, row in enumerate(first)]
+    numbers = range(12, 20)
+    asked = parameters(numbers, earlier, trials=20, generation=12)
+    assert asked == parameters(numbers, earlier, trials=20, generation=12)
+    assert asked != parameters(numbers, earlier[::-1][:6], trials=20, generation=12)
+    closeness = [abs(math.log10(float(row["training.learning_rate"] or 0)) + 3) for row in asked]
+    assert sum(closeness) / len(closeness) < 0.7 * sum(distance) / len(distance)
+
+
+def test_tpe_keeps_away_from_what_failed() -> None:
+    """All rates above 1e-3 diverge; the rest are as good as one another, within a hair."""
+    first = parameters(range(24), trials=40, generation=24)
+    rates = [float(row["training.learning_rate"] or 0) for row in first]
+    earlier = [
+        trial_of(number, row, 0.5 + 1e-6 * number, "failed" if rates[number] > 1e-3 else "complete")
+        for number, row in enumerate(first)
+    ]
+    asked = [float(row["training.learning_rate"] or 0) for row in parameters(range(24, 40), earlier, trials=40)]
+    assert sum(rate > 1e-3 for rate in asked) < 0.5 * len(asked) * sum(rate > 1e-3 for rate in rates) / len(rates) * 2
+
+
+def test_the_best_is_the_lowest_of_those_trained_to_their_end() -> None:
+    trials = [trial_of(0, {}, 0.5), trial_of(1, {}, 0.2, "pruned"), trial_of(2, {}, 0.4), trial_of(3, {}, 0.4)]
+    best = best_of(trials)
+    assert best
+    assert best.number == 2
+    assert best_of(trials[1:2]) is None
