@@ -1,6 +1,7 @@
 """Settings of the preparation of scans: sources, low dose, split."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -211,6 +212,14 @@ class LowDoseSettings(Settings):
             return record
         del record["doses"], record["realisations"]
         return {"dose": self.dose, **record}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Self:
+        """Return the settings that :meth:`as_record` recorded."""
+        values = dict(record)
+        if "dose" in values:
+            values["doses"] = values.pop("dose")
+        return cls.model_validate(values)
 
     @model_validator(mode="after")
     def _check_counts(self) -> Self:

@@ -115,6 +115,15 @@ class Pair:
         low_dose = self.provenance.get("low_dose")
         return (Partner(low_dose.get("dose") if isinstance(low_dose, dict) else None),)
 
+    @property
+    def noise_models(self) -> dict[float, Any]:
+        """Record of the noise model of each simulated dose; None where none was recorded."""
+        several = self.provenance.get("partners")
+        if several:
+            return {record["dose"]: record.get("noise_model") for record in several}
+        (partner,) = self.partners
+        return {} if partner.dose is None else {partner.dose: self.provenance.get("noise_model")}
+
     def _unsealed(self, recorded: dict[str, Any]) -> dict[str, Any]:
         """Check the record's own digest, which pairs of earlier versions lack."""
         try:

@@ -1,7 +1,6 @@
 """Training samples from Zarr pairs: a sample depends on the seed and its index alone."""
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +12,15 @@ from torch.utils.data import Dataset
 from data_prep.errors import UserError
 from data_prep.paths import pair_path
 from data_prep.split import Segment
-from data_prep.store import Pair
+from pipeline.doses import DoseChoice
 from pipeline.intensity import scaling
 from pipeline.sampling import check_enough, choose, mirror
 from pipeline.settings.cells import CellSettings
+from pipeline.slices import SliceReader
 
 AIR_BELOW_HU = -950  # around the body; lung is above
 MOST_AIR = 0.25  # share of a crop
 CROP_DRAWS = 8  # at most, until a crop has less air
-CACHED_SLICES = 1024  # 1 GiB of decoded 512 x 512 pairs in each reading process
 
 
 class PairSamples(Dataset[tuple[Tensor, Tensor, Tensor]]):
@@ -31,10 +30,10 @@ class PairSamples(Dataset[tuple[Tensor, Tensor, Tensor]]):
     ``validating``, all slices of a volume, (slices, rows, columns). An epoch of ``per_epoch`` samples visits the
     segments in a fresh random order. The slices and the crop of sample i are drawn from (seed, i), so that ranks,
     workers and resumption do not change them. Crops with much air are drawn again.
-    Flips are drawn last, and none when validating.
+    Flips are drawn last, and none when validating. Of several low doses a sample has the one that is drawn for it.
 
     Raises:
-        UserError: there is no segment, or one has too few slices.
+        UserError: there is no segment, one has too few slices, or its pair lacks a dose to train on.
     """
 
     def __init__(
@@ -51,14 +50,16 @@ class PairSamples(Dataset[tuple[Tensor, Tensor, Tensor]]):
         self.data, self.segments, self.cell = data, list(segments), cell
         self.seed, self.per_epoch = seed, per_epoch
         self.flips = cell.training.flips and not validating
-        self._decoded: dict[tuple[Path, int], NDArray[np.int16]] = {}  # by pair and slice; the last used comes last
-        self._buffer: NDArray[np.int16] | None = None
+        self._doses = DoseChoice(cell.training, seed, per_epoch, len(segments), validating=validating)
+        self._doses.check(self._path(segment) for segment in segments)
+        self._reader = SliceReader(single=self.slices == 1)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
         generator = np.random.default_rng((self.seed, index))
         segment = self.segment(index)
         chosen = segment.start + choose(self.sampling, len(segment), self.slices, generator)
-        pairs = self._read(pair_path(self.data, segment.dataset, segment.scan), chosen.tolist())
+        path = self._path(segment)
+        pairs = self._reader.read(path, self._doses.choose(path, index), chosen.tolist())
         scales = [scaling(self.cell.training.scaling, volume) for volume in pairs]
         cropped = self._flip(self._crop(pairs, generator), generator)
         low, full = (self._tensor(s.to_network(volume)) for s, volume in zip(scales, cropped, strict=True))
@@ -69,6 +70,9 @@ class PairSamples(Dataset[tuple[Tensor, Tensor, Tensor]]):
         epoch, number = divmod(index, self.per_epoch)
         order = np.random.default_rng((self.seed, epoch, len(self.segments))).permutation(len(self.segments))
         return self.segments[int(order[number % len(self.segments)])]
+
+    def _path(self, segment: Segment) -> Path:
+        return pair_path(self.data, segment.dataset, segment.scan)
 
     def _crop(self, pairs: NDArray[np.int16], generator: np.random.Generator) -> NDArray[np.int16]:
         """Crop low and full dose alike; crops of air teach little but that the low dose is clipped there."""
@@ -92,31 +96,6 @@ class PairSamples(Dataset[tuple[Tensor, Tensor, Tensor]]):
     def _tensor(self, volume: NDArray[np.float32]) -> Tensor:
         tensor = torch.from_numpy(volume)
         return tensor if self.cell.dims == 2 else tensor.unsqueeze(0)
-
-    def _read(self, path: Path, chosen: list[int]) -> NDArray[np.int16]:
-        """Read low and full dose of the chosen slices, (2, slices, rows, columns); decoded ones come from the cache."""
-        slices = {z: self._decoded.pop((path, z)) for z in chosen if (path, z) in self._decoded}
-        missing = [z for z in chosen if z not in slices]
-        fresh = self._read_fresh(_open_pair(path), missing).swapaxes(0, 1)
-        slices |= {z: doses.copy() for z, doses in zip(missing, fresh, strict=True)}  # out of the buffer
-        self._decoded |= {(path, z): doses for z, doses in slices.items()}
-        for oldest in list(self._decoded)[:-CACHED_SLICES]:
-            del self._decoded[oldest]
-        return np.stack([slices[z][::-1] for z in chosen], axis=1)  # a pair reads its full dose first
-
-    def _read_fresh(self, pair: Pair, chosen: list[int]) -> NDArray[np.int16]:
-        shape = (2, len(chosen), *pair.shape[1:])
-        if self._buffer is None or self._buffer.shape != shape:
-            self._buffer = np.empty(shape, np.int16)
-        return pair.read_slices(chosen, self._buffer)
-
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_decoded": {}, "_buffer": None}
-
-
-@lru_cache(256)
-def _open_pair(path: Path) -> Pair:
-    return Pair(path)
 
 
 class RankBatches:

@@ -1,7 +1,7 @@
 """What the added noise of one scan is like: how much, of which grain, how alike in neighbouring slices."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,16 @@ class NoiseModel:
     def gains(self, slices: Sequence[int]) -> Tensor:
         """Return the factors on the noise of slices, by their indices in the scan."""
         return torch.from_numpy(np.interp(slices, self.gain_slices, self.gain)).float()
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any], geometry: GeometrySettings) -> "NoiseModel":
+        """Return the model that :meth:`as_record` recorded; ``geometry``: that of the settings."""
+        window, gain = record["window"], record["gain"]
+        return cls(
+            geometry.model_copy(update={"channels": record["channels"]}), record["photons"],
+            Apodisation(tuple(window["cycles_per_mm"]), tuple(window["factor"])), record["sparing"],
+            tuple(record["z_filter"]), tuple(gain["slices"]), tuple(gain["factor"]),
+        )  # fmt: skip
 
     def as_record(self) -> dict[str, Any]:
         """Return what is recorded with a pair: plain values, without the settings' own."""

@@ -162,6 +162,12 @@ class RunSettings(Settings):
         """Ids of the networks that a search tries settings of."""
         return (self.search and self.search.networks) or tuple(self.networks)
 
+    @model_validator(mode="after")
+    def _check_doses(self) -> Self:
+        for network, settings in self.networks.items():
+            _check_doses(network, settings.training, self.data)
+        return self
+
     def _check_donor(self, network: str, settings: NetworkSettings) -> None:
         donor = donor_of(network, self.networks)
         if donor is None:
@@ -222,6 +228,23 @@ def _check_samples(network: str, ranks: int, training: TrainingSettings) -> None
         factors = "ranks x batch x accumulation" if training.work == "strong" else "batch x accumulation"
         raise ValueError(
             f"networks.{network}.training.samples {training.samples} must be a multiple of {factors} = {step}"
+        )
+
+
+def _check_doses(network: str, training: TrainingSettings, data: DataSettings) -> None:
+    key, stored = f"networks.{network}.training", data.low_dose.doses
+    measured = [source.name for source in data.sources if not source.uses_simulation]
+    if measured and (training.fresh or training.doses):
+        setting = "fresh" if training.fresh else "doses"
+        raise ValueError(
+            f"{key}.{setting} needs simulated low doses, and those of {measured[0]} are measured: leave {setting} out, "
+            "or set the source's low_dose to simulated"
+        )
+    absent = [f"{dose:g}" for dose in training.doses or () if dose not in stored]
+    if absent and not training.fresh:
+        raise ValueError(
+            f"{key}.doses has {', '.join(absent)}, and data.low_dose.doses only {', '.join(map(str, stored))}: add "
+            "what is missing there, or set fresh: true"
         )
 
 

@@ -2,9 +2,9 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from data_prep.settings import Settings
+from data_prep.settings import Dose, Settings
 from pipeline.intensity import ScalingName
 
 SIDE_MULTIPLE = 16
@@ -68,6 +68,14 @@ class TrainingSettings(Settings):
         1, ge=1, description="batches a rank and step; effective batch = ranks x batch x accumulation"
     )
     crop: Side | None = Field(64, description="side in the plane, pixels; null: the whole slice")
+    doses: tuple[Dose, ...] | None = Field(
+        None,
+        min_length=1,
+        description="of the stored low doses, or with fresh any, those to train on; null: all stored",
+    )
+    fresh: bool = Field(
+        False, description="the low dose is simulated while training, with new noise in every epoch; else as stored"
+    )
     flips: bool = Field(
         False, description="samples are mirrored and turned in the plane: all symmetries of the square, slices in order"
     )
@@ -105,6 +113,11 @@ class TrainingSettings(Settings):
             return values
         recipe = values.get("recipe", "default")
         return {**(RECIPES.get(recipe, {}) if isinstance(recipe, str) else {}), **values}
+
+    @field_validator("doses", mode="before")
+    @classmethod
+    def _list_doses(cls, doses: Any) -> Any:
+        return (doses,) if isinstance(doses, int | float | str) else doses
 
     @model_validator(mode="after")
     def _check_norm(self) -> Self:

@@ -62,6 +62,7 @@ def load(tmp_path: Path, text: str = MINIMAL, *overrides: str) -> RunSettings:
             "data.low_dose.dose=0.1",
             r"data\.low_dose: dose is called doses now: write doses: 0\.1, or doses: \[0\.05, 0\.1\]",
         ),
+        ("study.training.doses=0.1", r"networks\.2d\.training\.doses has 0\.1, and data\.low_dose\.doses only 0\.25"),
         ("data.low_dose.doses=[]", r"data\.low_dose\.doses: .* at least 1 item"),
         ("data.low_dose.doses=[0.1, 0.1]", r"data\.low_dose\.doses: Input should name each dose once"),
         ("data.low_dose.electronic_sd=.inf", r"electronic_sd: Input should be a finite number \(got inf\)"),
@@ -243,3 +244,13 @@ def test_control_arms_stand_beside_each_point_and_a_rank_alone_beside_all(tmp_pa
     for arm in arms:
         epoch_samples = samples_per_epoch(arm.training, 1, arm.ranks)
         assert epoch_samples // effective_batch(arm.training, arm.ranks) * arm.training.epochs == 30
+
+
+def test_a_measured_low_dose_is_trained_on_as_it_is(tmp_path: Path) -> None:
+    mayo = "data.sources=[{kind: mayo, path: x}]"
+    load(tmp_path, MINIMAL, mayo)
+    for setting in ("fresh=true", "doses=0.25"):
+        with pytest.raises(UserError, match=r"needs simulated low doses, and those of mayo are measured: leave "):
+            load(tmp_path, MINIMAL, mayo, f"study.training.{setting}")
+    load(tmp_path, MINIMAL, "data.sources=[{kind: mayo, path: x, low_dose: simulated}]", "study.training.fresh=true",
+         "study.training.doses=[0.03, 0.6]")  # fmt: skip

@@ -159,11 +159,11 @@ def test_decoded_slices_are_remembered_up_to_a_bound(
 ) -> None:
     data = make_pair()
     expected = [samples(data)[i] for i in range(8)]
-    monkeypatch.setattr("pipeline.dataset.CACHED_SLICES", 20)
+    monkeypatch.setattr("pipeline.slices.CACHED_SLICES", 20)
     bounded = samples(data)
     for i in range(8):
         assert all(torch.equal(a, b) for a, b in zip(bounded[i], expected[i], strict=True))
-        assert 16 <= len(bounded._decoded) <= 20
+        assert 16 <= len(bounded._reader._decoded) <= 20
     assert len(pickle.dumps(bounded)) < 10_000
     shutil.rmtree(data / "toy")
     assert torch.equal(bounded[7][0], expected[7][0])

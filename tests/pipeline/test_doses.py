@@ -1,0 +1,196 @@
+"""Doses of training samples: drawn among those of a pair, or simulated anew in each epoch."""
+
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from data_prep.errors import UserError
+from data_prep.group_writer import writing_group
+from data_prep.lowdose.model import NoiseModel, named_model
+from data_prep.lowdose.noise import LowDoseSimulator
+from data_prep.lowdose.recorded import recorded_simulator
+from data_prep.partners import FULL_DOSE
+from data_prep.settings import LowDoseSettings
+from data_prep.split import Segment
+from data_prep.store import Pair
+from pipeline.dataset import PairSamples
+from pipeline.doses import DoseChoice
+from pipeline.settings.training import TrainingSettings
+from pipeline.slices import Fresh, SliceReader
+from tests.pipeline.cells import cell
+from tests.pipeline.trainings import Halted, assert_same_losses, losses, run, train_ranks
+from tests.scans import chest
+
+SETTINGS = LowDoseSettings.model_validate({
+    "doses": [0.05, 0.25], "realisations": 2, "photons": 2e5, "z_correlation": [0.3, 0.1],
+    "geometry": {"views": 288, "channels": 368, "channel_arc_mm": 2.5716},
+})  # fmt: skip
+SIDE, PIXEL = 64, 5.0  # a body as large as a real one absorbs as much
+
+
+def write_doses(data: Path, settings: LowDoseSettings = SETTINGS, slices: int = 48) -> Path:
+    """Write a toy pair with the low doses of these settings; return its path."""
+    path, full = data / "toy" / "a.zarr", chest(slices, SIDE)
+    lows, models = dict[str, Any](), dict[float | None, Any]()
+    for partner in settings.partners:
+        assert partner.dose
+        simulator = LowDoseSimulator(settings.at(partner.dose), SIDE, PIXEL)
+        lows[partner.array] = simulator.low_dose(full, "a", 0, partner.draw)
+        models[partner.dose] = simulator.model.as_record()
+    several = [{**asdict(partner), "noise_model": models[partner.dose]} for partner in settings.partners]
+    listed = {"partners": several} if len(several) > 1 else {"noise_model": several[0]["noise_model"]}
+    with writing_group(path, [FULL_DOSE, *lows], full.shape, (2.5, PIXEL, PIXEL)) as writer:
+        writer.write(full, *lows.values())
+        writer.close({"low_dose": settings.as_record(), **listed})
+    return path
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    write_doses(tmp_path / "data")
+    return tmp_path / "data"
+
+
+def samples(data: Path, dims: int = 2, per_epoch: int = 8, *, validating: bool = False, **training: Any) -> PairSamples:
+    segments = [Segment("toy", "a", 0, 24), Segment("toy", "a", 24, 48)]
+    return PairSamples(data, segments, cell(dims, crop=None, **training), 3, per_epoch, validating=validating)
+
+
+def place_of(pair: Pair, sample: tuple[torch.Tensor, ...]) -> tuple[str, int]:
+    """The array and the first slice that a sample's low dose is from."""
+    low, full = ((100 * x.squeeze()).round().numpy().astype(np.int16) for x in sample[:2])
+    low, full = (x if x.ndim == 3 else x[None] for x in (low, full))
+    (first,) = [z for z in range(49 - len(full)) if np.array_equal(pair.read(FULL_DOSE, z, z + len(full)), full)]
+    matches = [p.array for p in pair.partners if np.array_equal(pair.read(p.array, first, first + len(low)), low)]
+    return (matches or [""])[0], first
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_each_sample_draws_one_of_the_low_doses_by_seed_and_index(data: Path, dims: int) -> None:
+    pair, drawn = Pair(data / "toy" / "a.zarr"), samples(data, dims)
+    places = [place_of(pair, drawn[index]) for index in range(48)]
+    counts = Counter(array for array, _ in places)
+    assert set(counts) == {partner.array for partner in pair.partners}
+    assert min(counts.values()) >= 5
+    assert [place_of(pair, samples(data, dims)[index]) for index in (47, 3)] == [places[47], places[3]]
+    chosen = samples(data, dims, doses=0.25)
+    special = [place_of(pair, chosen[index]) for index in range(48)]
+    assert {array for array, _ in special} == {"low_dose_0.25_1", "low_dose_0.25_2"}
+    assert [z for _, z in special] == [z for _, z in places]  # the same slices, whatever the doses
+
+
+def test_validation_goes_through_the_low_doses_of_each_segment_in_turn(data: Path) -> None:
+    pair, judged = Pair(data / "toy" / "a.zarr"), samples(data, 3, validating=True)
+    places = [place_of(pair, judged[index]) for index in range(8)]
+    assert len({(array, z >= 24) for array, z in places}) == 8
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_fresh_noise_is_new_in_each_epoch_and_the_same_within_it(data: Path, dims: int) -> None:
+    segments, settings = [Segment("toy", "a", 0, 16)], cell(dims, crop=None, fresh=True, doses=0.25)
+    first, again = (PairSamples(data, segments, settings, 3, 40) for _ in range(2))
+    pair = Pair(data / "toy" / "a.zarr")
+    by_slice: dict[int, list[torch.Tensor]] = {}
+    for index in range(40 if dims == 2 else 3):
+        array, z = place_of(pair, first[index])
+        assert array == ""  # none that is stored
+        by_slice.setdefault(z, []).append(first[index][0])
+    assert all(torch.equal(low, lows[0]) for lows in by_slice.values() for low in lows)
+    later = next(index for index in range(40, 80) if place_of(pair, first[index])[1] in by_slice)
+    z = place_of(pair, first[later])[1]
+    assert torch.equal(first[later][1], next(first[i][1] for i in range(40) if place_of(pair, first[i])[1] == z))
+    noise = [(low - first[later][1]).numpy().ravel() for low in (by_slice[z][0], first[later][0])]
+    assert abs(np.corrcoef(noise)[0, 1]) < 0.1
+    assert torch.equal(again[later][0], first[later][0])  # without what was read before
+
+
+def fresh(path: Path, dose: float, chosen: list[int], *, single: bool = False) -> NDArray[np.float64]:
+    low, full = SliceReader(single=single).read(path, Fresh(dose, f"{dose}/x"), chosen)
+    return np.asarray(low.astype(float) - full)
+
+
+def test_fresh_noise_has_the_statistics_of_the_stored_one(data: Path) -> None:
+    path = data / "toy" / "a.zarr"
+    pair, inside = Pair(path), np.s_[:, 20:44, 20:44]
+    full = pair.read(FULL_DOSE).astype(float)
+    for dose in (0.05, 0.25):
+        stored = (pair.read(f"low_dose_{dose}_1") - full)[inside]
+        anew = fresh(path, dose, list(range(48)))[inside]
+        assert anew.std() == pytest.approx(stored.std(), rel=0.03)
+        assert abs(np.corrcoef(anew.ravel(), stored.ravel())[0, 1]) < 0.03
+        neighbours = [np.corrcoef(x[1:].ravel(), x[:-1].ravel())[0, 1] for x in (anew, stored)]
+        assert neighbours == pytest.approx([0.3, 0.3], abs=0.04)
+    between = fresh(path, 0.1, list(range(48)))[inside].std()  # a dose that is not stored
+    assert between / fresh(path, 0.25, list(range(48)))[inside].std() == pytest.approx(np.sqrt(9 / 3), rel=0.03)
+
+
+def test_a_slice_has_the_same_fresh_noise_whatever_is_read_with_it(data: Path) -> None:
+    path = data / "toy" / "a.zarr"
+    whole = fresh(path, 0.25, list(range(16)))
+    np.testing.assert_array_equal(fresh(path, 0.25, [3, 4, 9]), whole[[3, 4, 9]])
+    reader, low_dose = SliceReader(single=False), Fresh(0.25, "0.25/x")
+    reader.read(path, low_dose, [0, 2, 4, 6, 8])
+    low, full = reader.read(path, low_dose, list(range(16)))
+    np.testing.assert_array_equal(low.astype(float) - full, whole)
+    alone = fresh(path, 0.25, list(range(16)), single=True)
+    assert np.abs(alone - whole).max() <= 1  # a last bit that is rounded otherwise
+
+
+def test_a_noise_model_comes_back_from_its_record() -> None:
+    model = NoiseModel(SETTINGS.geometry.model_copy(update={"channels": 400}), 3e5, named_model(SETTINGS).apodisation,
+                       0.2, (0.8, 0.6), (2.0, 9.0), (1.1, 0.9))  # fmt: skip
+    assert NoiseModel.from_record(model.as_record(), SETTINGS.geometry) == model
+    assert LowDoseSettings.from_record(SETTINGS.as_record()) == SETTINGS
+    assert LowDoseSettings.from_record(SETTINGS.at(0.1).as_record()) == SETTINGS.at(0.1)
+
+
+def test_a_single_stored_dose_is_simulated_anew_at_any(tmp_path: Path) -> None:
+    path = write_doses(tmp_path, SETTINGS.at(0.1))
+    assert [partner.array for partner in Pair(path).partners] == ["low_dose"]
+    assert recorded_simulator(Pair(path), 0.3).settings.dose == 0.3
+    drawn = DoseChoice(TrainingSettings(fresh=True), 0, 4, 1, validating=False).choose(path, 0)
+    assert isinstance(drawn, Fresh)
+    assert drawn.dose == 0.1
+
+
+def test_what_cannot_be_drawn_or_simulated_is_refused_before_the_training(tmp_path: Path) -> None:
+    write_doses(tmp_path)
+    with pytest.raises(UserError, match=r"has none of training\.doses 0\.1: store one of them"):
+        samples(tmp_path, doses=0.1)
+    path = write_doses(tmp_path / "old", SETTINGS.at(0.1))
+    with writing_group(path, [FULL_DOSE, "low_dose"], (48, SIDE, SIDE), (2.5, PIXEL, PIXEL)) as writer:
+        writer.write(*[chest(48, SIDE)] * 2)
+        writer.close({"low_dose": "measured"})
+    with pytest.raises(UserError, match=r"has a measured low dose, which training\.fresh cannot simulate"):
+        samples(tmp_path / "old", fresh=True)
+
+
+FRESH: dict[str, Any] = {"fresh": True, "doses": [0.05, 0.1], "crop": 32, "batch": 1, "samples": 4, "epochs": 2}
+
+
+@pytest.mark.parametrize(("dims", "stop_at"), [(2, 3), (2, 6), (3, 5)])
+def test_a_training_on_fresh_noise_goes_on_to_the_same_losses(
+    data: Path, tmp_path: Path, dims: int, stop_at: int
+) -> None:
+    settings = cell(dims, checkpoint_minutes=1e-9, **FRESH)
+    run(settings, data, tmp_path / "whole")
+    with pytest.raises(Halted):
+        run(settings, data, tmp_path / "halted", stop_at)
+    run(settings, data, tmp_path / "halted")
+    assert_same_losses(tmp_path / "halted", tmp_path / "whole")
+    run(cell(dims, **{**FRESH, "fresh": False, "doses": [0.05]}), data, tmp_path / "stored")
+    assert losses(tmp_path / "stored") != losses(tmp_path / "whole")
+
+
+@pytest.mark.ranks
+def test_ranks_train_on_the_fresh_noise_of_one(data: Path, tmp_path: Path) -> None:
+    common: dict[str, Any] = {**FRESH, "ms_ssim_weight": 0.0, "learning_rate": 1e-4}
+    run(cell(2, **{**common, "batch": 2}), data, tmp_path / "one")
+    train_ranks(cell(2, ranks=2, **common), data, tmp_path / "two")
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
