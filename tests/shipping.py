@@ -24,7 +24,9 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 def write_training(network: nn.Module, folder: Path) -> None:
     """Write the checkpoint with which a training of the network ended."""
     Checkpoints(folder / "checkpoints").save(1, {"model": network.state_dict()}, 1)
-    write_json(folder / "result.json", {"steps": 1, "checkpoint": Checkpoints(folder / "checkpoints").digest(1)})
+    write_json(
+        folder / "result.json", {"checkpoint_step": 1, "checkpoint": Checkpoints(folder / "checkpoints").digest(1)}
+    )
 
 
 def ship(pair: Path, kind: Format, settings: CellSettings, folder: Path) -> Hu:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from data_prep.errors import UserError
+from data_prep.split import Split
 from jobs.engine.graph import Graph
 from jobs.engine.outputs import check_outputs
 from jobs.engine.run_folder import RunFolder
@@ -13,6 +14,7 @@ from jobs.stages.prepare import read_split
 from jobs.stages.train import CellStage
 from pipeline.settings.cells import CellSettings
 from pipeline.training.arithmetic import count_operations
+from pipeline.training.schedule import length_of
 from slurm.profile import Profile
 
 _HOUR = 3600.0
@@ -33,13 +35,15 @@ def forecast(folder: RunFolder, graph: Graph, profile: Profile) -> list[Forecast
     Operations of its steps and validations, divided by a rate: the median of the run's finished trainings with the
     same network, else the profile's ``teraflops``.
 
+    Trainings with ``patience`` may take less.
+
     Raises:
         UserError: there is no rate, or the number of training volumes is not known yet.
     """
     pending = [cell for stage, cell in _cells(graph) if not stage.markers.is_done(cell.id)]
-    volumes = _volumes(graph)
-    rates = {network: list(_rates(graph, network, volumes)) for network in folder.settings.networks}
-    return [_forecast(folder, cell, profile, rates[cell.network], volumes) for cell in pending]
+    split = _split(graph)
+    rates = {network: list(_rates(graph, network, split)) for network in folder.settings.networks}
+    return [_forecast(folder, cell, profile, rates[cell.network], split) for cell in pending]
 
 
 def _cells(graph: Graph) -> Iterator[tuple[CellStage, CellSettings]]:
@@ -48,35 +52,40 @@ def _cells(graph: Graph) -> Iterator[tuple[CellStage, CellSettings]]:
             yield from ((stage, cell) for cell in stage.cells.values())
 
 
-def _volumes(graph: Graph) -> int | None:
-    """Count the training volumes; None before the scans are split."""
+def _split(graph: Graph) -> Split | None:
+    """Read the split; None before the scans are split."""
     stage = graph.stages["split"]
     if not stage.markers.is_done("split"):
         return None
     check_outputs([(stage, "split")])
-    return len(read_split(stage).parts["train"])
+    return read_split(stage)
 
 
-def _rates(graph: Graph, network: str, volumes: int | None) -> Iterator[float]:
+def _rates(graph: Graph, network: str, split: Split | None) -> Iterator[float]:
     """Yield a rank's operations per second in each finished training of a network."""
     for stage, cell in _cells(graph):
         marker = stage.markers.read(cell.id)
         if cell.network == network and marker and marker.state == "done":
             seconds = marker.result["seconds"]
-            yield _operations(cell, volumes) / cell.ranks / (seconds["training"] + seconds["validation"])
+            length = length_of(cell.training, len(split.parts["train"]) if split else 0, cell.ranks)
+            operations = _operations(cell, split) * marker.result["steps"] / length.steps  # it may have stopped early
+            yield operations / cell.ranks / (seconds["training"] + seconds["validation"])
 
 
-def _operations(cell: CellSettings, volumes: int | None) -> float:
-    if volumes is None and cell.training.samples is None:
+def _operations(cell: CellSettings, split: Split | None) -> float:
+    by_scans = cell.training.validation == "scans"
+    if split is None and (by_scans or cell.training.samples is None):
         raise UserError(
             f"the steps of cell {cell.id} are not known before the scans are split: run `quarterdose prepare` first, "
-            "or set training.samples"
+            f"or set training.samples{' and training.validation: crops' if by_scans else ''}"
         )
-    return count_operations(cell, volumes or 0)
+    if split is None:
+        return count_operations(cell, 0, ())
+    return count_operations(cell, len(split.parts["train"]), [len(segment) for segment in split.parts["validation"]])
 
 
 def _forecast(
-    folder: RunFolder, cell: CellSettings, profile: Profile, rates: Sequence[float], volumes: int | None
+    folder: RunFolder, cell: CellSettings, profile: Profile, rates: Sequence[float], split: Split | None
 ) -> Forecast:
     if not rates and profile.teraflops is None:
         raise UserError(
@@ -84,7 +93,7 @@ def _forecast(
             "teraflops in the profile"
         )
     rate = median(rates) if rates else 1e12 * (profile.teraflops or 0.0)
-    hours = _operations(cell, volumes) / cell.ranks / rate / _HOUR
+    hours = _operations(cell, split) / cell.ranks / rate / _HOUR
     return Forecast(cell.id, hours, hours * cell.ranks * profile.gpus_a_task)
 
 

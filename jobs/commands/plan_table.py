@@ -52,10 +52,10 @@ def plan_notes(run: RunSettings, gpu: str | None, forecasts: Sequence[Forecast] 
     """Yield sentences below the table: what its figures hold and leave out, and what to try where no batch fits."""
     if forecasts is not None:
         cap, hours = run.budget.gpu_hours, sum(training.gpu_hours for training in forecasts)
-        bill = run.budget.bill(hours)
+        bill, limit = run.budget.bill(hours), "at most " if any(x.training.patience for x in cells_of(run)) else ""
         yield (
-            f"Trainings still to be run: {hours:.3g} GPU-hours{f', {bill},' if bill else ''} from first step to last; "
-            f"budget.gpu_hours: {'no limit' if cap is None else f'{cap:g}'}."
+            f"Trainings still to be run: {limit}{hours:.3g} GPU-hours{f', {bill},' if bill else ''} "
+            f"from first step to last; budget.gpu_hours: {'no limit' if cap is None else f'{cap:g}'}."
         )
     if gpu is None:
         yield "All tensors of a rank on CPUs; Python, its libraries and the gaps of its heap come on top."

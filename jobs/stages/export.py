@@ -75,7 +75,7 @@ class Export(Stage):
         compared = [
             name for name in (LOW_DOSE_INPUT, *self.settings.evaluate.classical) if name in self.evaluate.judged_items()
         ]
-        keys = ("steps", "samples", "precision", "device", "torch", "version")
+        keys = ("steps", "checkpoint_step", "samples", "precision", "device", "torch", "version")
         return {
             "run": self.settings.name,
             "data sets": sorted(datasets),

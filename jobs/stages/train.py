@@ -98,7 +98,7 @@ class CellStage(Stage):
 def _checkpoint_of(result: Path) -> str:
     """Return the name of the checkpoint that a training's result names; empty where no result of a training is."""
     try:
-        return f"step-{json.loads(result.read_bytes())['steps']:08d}.pt"
+        return f"step-{json.loads(result.read_bytes())['checkpoint_step']:08d}.pt"
     except (OSError, ValueError, KeyError, TypeError):
         return ""
 

@@ -31,9 +31,9 @@ from pipeline.settings.run import RunSettings
 _PATHS: Any = {"runs": True, "networks": {"__all__": {"donor_file"}}, "data": {"sources": {"__all__": {"path"}}}}
 _COLUMNS = {
     "cells": ["cell", "state", "model", "slices", "ranks", "nodes", "sampling", "transfer", "seed", "arm", "work",
-              "epochs", "parameters", "steps", "samples", "effective_batch", "training_seconds", "validation_seconds",
-              "start_seconds", "step_p50_seconds", "step_p95_seconds", "cpu_seconds", "peak_bytes", "device",
-              "disturbed", "disturbance", "reason"],
+              "epochs", "parameters", "steps", "stopped_early", "samples", "effective_batch", "training_seconds",
+              "validation_seconds", "start_seconds", "step_p50_seconds", "step_p95_seconds", "cpu_seconds",
+              "peak_bytes", "device", "disturbed", "disturbance", "reason"],
 }  # fmt: skip
 _MANIFEST = ["dataset", "subject", "scan", "state", "slices", "spacing_z_mm", "spacing_xy_mm",
              "noise_full_hu", "noise_added_hu", "noise_ratio", "noise_remark", "rmse_low_hu", "reason"]  # fmt: skip

@@ -16,7 +16,8 @@ from pipeline.settings.training import WITHOUT_EFFECT
 from pipeline.training.metrics_file import Lines
 from pipeline.training.schedule import effective_batch
 
-_RESULT = ("parameters", "steps", "samples", "effective_batch", "cpu_seconds", "peak_bytes", *CONDITIONS)
+_RESULT = ("parameters", "steps", "stopped_early", "checkpoint_step", "samples", "effective_batch", "cpu_seconds",
+           "peak_bytes", *CONDITIONS)  # fmt: skip
 _SECONDS = ("training", "validation", "start", "checkpoint")
 
 

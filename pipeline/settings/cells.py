@@ -141,7 +141,8 @@ def _control_arms(run: RunSettings, cell: CellSettings) -> Iterator[CellSettings
         return
     samples = run.study.control_steps * cell.training.batch * cell.training.accumulation
     seed = run.networks[cell.network].training.seed
-    changes = {"samples": samples, "work": "weak", "epochs": 1, "seed": seed, "validation_samples": 1}
+    changes = {"samples": samples, "work": "weak", "epochs": 1, "seed": seed, "validation_samples": 1,
+               "validation": "crops", "patience": None, "keep": "last"}  # fmt: skip
     training = cell.training.model_copy(update=changes)
     for name, arm in ARMS.items():
         ranks = 1 if arm.single_rank else cell.ranks

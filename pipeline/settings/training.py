@@ -91,7 +91,17 @@ class TrainingSettings(Settings):
     )
     compile: bool = Field(False, description="torch.compile: minutes at the start; needs a C++ compiler on CPUs")
     gradients: Literal["full", "bfloat16"] = Field("full", description="how they travel between ranks")
-    validation_samples: int = Field(8, ge=1)
+    validation: Literal["crops", "scans"] = Field(
+        "crops", description="crops: validation_samples of them; scans: the whole validation part, whole planes"
+    )
+    validation_samples: int = Field(8, ge=1, description="crops, or volumes of them, a validation")
+    validation_epochs: int = Field(1, ge=1, description="from one validation to the next; the last step has one always")
+    patience: int | None = Field(
+        None, ge=1, description="the training stops after so many validations without a smaller error; null: never"
+    )
+    keep: Literal["last", "best"] = Field(
+        "last", description="weights that are judged and exported: those of the last step, or the best validated"
+    )
     log_steps: int = Field(10, ge=1, description="steps a line of metrics.jsonl")
     checkpoint_minutes: float = Field(5.0, gt=0, description="at the most between checkpoints")
     checkpoint_steps: int | None = Field(None, ge=1, description="at the most between checkpoints")

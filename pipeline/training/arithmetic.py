@@ -1,10 +1,13 @@
 """Operations of a training, counted on tensors that hold no data."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
 from torch.utils.flop_counter import FlopCounterMode
 
+from pipeline.inference.windows import plan_windows
 from pipeline.settings.cells import CellSettings
 from pipeline.training.memory import blank_batches, blank_sample, blank_step, normalise
 from pipeline.training.schedule import length_of
@@ -12,18 +15,24 @@ from pipeline.training.schedule import length_of
 
 @dataclass(frozen=True)
 class Operations:
-    """Floating-point operations of one rank: ``batch``: one forward and backward; ``sample``: one validated."""
+    """Floating-point operations of one rank: ``batch``: forward and backward; ``sample``: one validated."""
 
     batch: int
     sample: int
 
 
-def count_operations(cell: CellSettings, volumes: int) -> float:
-    """Count the floating-point operations of a whole training, of all its ranks, on so many training volumes."""
+def count_operations(cell: CellSettings, volumes: int, validated: Sequence[int]) -> float:
+    """Count the floating-point operations of a whole training, of all its ranks.
+
+    ``volumes``: number of training volumes. ``validated``: slices of each scan, or slab, of the validation part.
+    """
     training, operations = cell.training, operations_of(cell)
     batches = length_of(training, volumes, cell.ranks).steps * cell.ranks * training.accumulation
-    samples = (training.epochs + 1) * training.validation_samples
-    return float(batches * operations.batch + samples * operations.sample)
+    validations = 1 + math.ceil(training.epochs / training.validation_epochs)
+    samples = training.validation_samples
+    if training.validation == "scans":
+        samples = sum(len(plan_windows(cell, slices)) for slices in validated)
+    return float(batches * operations.batch + validations * samples * operations.sample)
 
 
 def operations_of(cell: CellSettings) -> Operations:

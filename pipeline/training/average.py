@@ -26,14 +26,16 @@ class WeightAverage:
         copies |= {id(p): nn.Parameter(p.detach().clone(), requires_grad=False) for p in model.parameters()}
         self.network = deepcopy(model, copies).eval()
         self.age, self.steps = age, 0
+        self._parameters = list(self.network.parameters()), list(model.parameters())
+        self._buffers = list(zip(self.network.buffers(), model.buffers(), strict=True))
 
     @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Take in the weights after one more step."""
+    def update(self) -> None:
+        """Take in the model's weights after one more step."""
         self.steps += 1
         average = get_ema_multi_avg_fn(1 - newest_share(self.age, self.steps))
-        average(list(self.network.parameters()), list(model.parameters()), self.steps)
-        for buffer, newest in zip(self.network.buffers(), model.buffers(), strict=True):
+        average(*self._parameters, self.steps)
+        for buffer, newest in self._buffers:
             buffer.copy_(newest)
 
     def state_dict(self) -> dict[str, Any]:

@@ -51,11 +51,16 @@ class Checkpoints:
         last = max(self._steps(), default=None)
         return "there is no earlier one" if last is None else f"that of step {last} is kept"
 
-    def newest(self) -> int | None:
-        """Return the step of the newest readable checkpoint, None if there is none; warn of unreadable ones."""
+    def newest(self, *, with_best: bool = False) -> int | None:
+        """Return the step of the newest readable checkpoint, None if there is none; warn of unreadable ones.
+
+        ``with_best``: the checkpoint of its best validation must be readable too.
+        """
         for step in reversed(self._steps()):
             try:
-                self.load(step)
+                best = self.load(step).get("best")
+                if with_best and best:
+                    self.load(int(best["step"]))
             except CheckpointError as error:
                 warnings.warn(f"passed over: {error}", stacklevel=2)
             else:
@@ -109,21 +114,21 @@ def _first_line(error: Exception) -> str:
 
 
 def load_trained(cell: CellSettings, folder: Path) -> nn.Module:
-    """Load the network with which the finished training in ``folder`` ended, in eval mode on the CPU.
+    """Load the network of the finished training in ``folder``, in eval mode on the CPU.
 
-    Its weights are the averaged ones where the training averaged them.
+    It is that of the last step or of the best validation, as ``keep`` says, with averaged weights if there are such.
 
     Raises:
         CheckpointError: the checkpoint that ``result.json`` names is missing or was changed.
     """
     result = json.loads((folder / "result.json").read_bytes())
     checkpoints, network = Checkpoints(folder / "checkpoints"), build_network(cell)
-    path = checkpoints.path(result["steps"])
+    step = result["checkpoint_step"]
+    path = checkpoints.path(step)
     if not path.exists():
         raise CheckpointError(f"{path}, with which the training ended, is missing: {_REMEDY}")
-    digest = checkpoints.digest(result["steps"])
-    if result["checkpoint"] != digest:
+    if result["checkpoint"] != checkpoints.digest(step):
         raise CheckpointError(f"{path} is not the file with which the training ended: delete it, and {_REMEDY}")
-    state = checkpoints.load(result["steps"])
+    state = checkpoints.load(step)
     network.load_state_dict(state["average"]["weights"] if state.get("average") else state["model"])
     return network.eval()

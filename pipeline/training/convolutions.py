@@ -23,8 +23,9 @@ def convolutions_of(cell: CellSettings, *, gpu: bool) -> Needs:
     """Collect the convolutions of a step of the cell's training, and of judging a sample."""
     with blank_step(normalise(cell), gpu=gpu) as step, NeedsCollector() as collected:
         step.accumulate(next(blank_batches(cell)), last=True)
-        step.judged.eval()
-        step.judge(*blank_sample(cell))
+        if cell.training.validation == "crops":  # whole scans are denoised, by algorithms of outputs alone
+            step.judged.eval()
+            step.judge(*blank_sample(cell))
     needs: Needs = collected.needs
     return needs
 

@@ -184,17 +184,20 @@ def blank_step(cell: CellSettings, *, gpu: bool = False) -> Iterator[TrainingSte
 def blank_batches(cell: CellSettings) -> Iterator[Batch]:
     """Yield batches of the size that the cell trains on, full of ones."""
     while True:
-        yield _blank(cell, cell.training.batch, 1, *([cell.slices] if cell.dims == 3 else []))
+        side = cell.training.crop or SIDE
+        yield _blank(side, cell.training.batch, 1, *([cell.slices] if cell.dims == 3 else []))
 
 
 def blank_sample(cell: CellSettings) -> Batch:
-    """Return a validation sample of the cell's size, full of ones."""
-    return _blank(cell, cell.validated if cell.dims == 2 else 1, *([cell.slices] if cell.dims == 3 else []))
+    """Return what a validation judges at once, full of ones: a sample of the cell's size, or a window of a scan."""
+    if cell.training.validation == "scans":
+        return _blank(SIDE, 1, *([cell.slices] if cell.dims == 3 else []))
+    side = cell.training.crop or SIDE
+    return _blank(side, cell.validated if cell.dims == 2 else 1, *([cell.slices] if cell.dims == 3 else []))
 
 
-def _blank(cell: CellSettings, *sides: int) -> Batch:
-    plane = [cell.training.crop or SIDE] * 2
-    return torch.ones(*sides, *plane), torch.ones(*sides, *plane), torch.ones(2, 2)
+def _blank(side: int, *sides: int) -> Batch:
+    return torch.ones(*sides, side, side), torch.ones(*sides, side, side), torch.ones(2, 2)
 
 
 def predict(cell: CellSettings, *, gpu: bool) -> StepMemory:
@@ -208,8 +211,9 @@ def normalise(cell: CellSettings) -> CellSettings:
     Two accumulated batches are enough to reach the peak of memory: later ones add nothing.
     """
     accumulation = min(cell.training.accumulation, 2)
-    length = {"seed": 0, "epochs": 1, "samples": None, "work": "strong", "accumulation": accumulation}
-    training = cell.training.model_copy(update=length)
+    length = {"epochs": 1, "samples": None, "work": "strong", "accumulation": accumulation, "patience": None}
+    choice = {"seed": 0, "flips": False, "validation_samples": 1, "validation_epochs": 1, "keep": "last"}
+    training = cell.training.model_copy(update=length | choice)
     defaults = {"id": "", "ranks": 1, "transfer": "none", "arm": "full", "sampling": "window", "training": training}
     return cell.model_copy(update=defaults)
 

@@ -18,16 +18,17 @@ def _no_seconds() -> dict[str, float]:
 class TrainingRecord:
     """History of a training, over all processes that worked on it; checkpoints hold its fields under these names.
 
-    ``seconds``: by kind of work. ``validation``: the last one, after ``validated`` steps. ``best``: step and RMSE of
-    the best one. ``spent``: sums over all steps and ranks of loss, gradient norm, times and CPU seconds; ``line``: the
-    same since the last line of metrics. ``timed``: times of each step since that line. ``load``: the sums of
-    :class:`~pipeline.training.node_load.LoadMeter`.
+    ``seconds``: by kind of work. ``validation``: the last one, after ``validated`` steps. ``best``: step and errors of
+    the best one after the first step, ``stale``: the number of later ones. ``spent``: sums over all steps and ranks of
+    loss, gradient norm, times and CPU seconds; ``line``: the same since the last line of metrics. ``timed``: times of
+    each step since that line. ``load``: the sums of :class:`~pipeline.training.node_load.LoadMeter`.
     """
 
     seconds: dict[str, float] = field(default_factory=_no_seconds)
     validation: dict[str, float] = field(default_factory=dict)
     validated: int = -1
     best: dict[str, float] = field(default_factory=dict)
+    stale: int = 0
     spent: dict[str, float] = field(default_factory=dict)
     line: dict[str, float] = field(default_factory=dict)
     timed: list[StepTimes] = field(default_factory=list)
@@ -45,8 +46,12 @@ class TrainingRecord:
     def add_validation(self, step: int, validation: dict[str, float]) -> None:
         """Take in the validation after ``step`` steps."""
         self.validation, self.validated = validation, step
+        if not step:
+            return
         if not self.best or validation["rmse_hu"] < self.best["rmse_hu"]:
-            self.best = {"step": step, "rmse_hu": validation["rmse_hu"]}
+            self.best, self.stale = {"step": step, **validation}, 0
+        else:
+            self.stale += 1
 
     def to_state(self) -> dict[str, Any]:
         """Return the fields by name, for a checkpoint."""

@@ -62,7 +62,7 @@ class TrainingStep:
             loss += self.accumulate(next(batches), last=number == self.cell.training.accumulation)
         self.optimizer.step()
         if self.average:
-            self.average.update(self.model)
+            self.average.update()
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         loss_and_norm = torch.stack([loss, get_total_norm(gradients)])
         self.clock.mark("optimiser")

@@ -34,9 +34,10 @@ from pipeline.training.schedule import TrainingLength, length_of
 from pipeline.training.step import TrainingStep
 from pipeline.training.stopping import StopFlag
 from pipeline.training.trainer import Trainer
+from pipeline.training.validators import CropValidator, ScanValidator, Validator
 from pipeline.training.world import World
 
-VALIDATION_SEED = 2023  # the same validation samples for every cell
+VALIDATION_SEED = 2023  # the same crops for every cell
 
 
 def train(
@@ -46,7 +47,8 @@ def train(
     """Train the cell's network in ``folder``, from its newest checkpoint if there is one; return the result.
 
     Every rank of ``world`` calls it, after joining the process group. The result holds seconds by kind of work and by
-    part of a step, CPU seconds of all ranks, steps, the last and the best validation and rank 0's memory peak (bytes).
+    part of a step, CPU seconds of all ranks, steps, the step of the checkpoint that is judged and its validation, and
+    rank 0's memory peak (bytes).
 
     Args:
         cell: the settings.
@@ -79,14 +81,11 @@ def _build_trainer(
     torch.set_num_threads(settings.threads)
     torch.backends.cudnn.deterministic = True  # a resumed training computes the same bits
     checkpoints = Checkpoints(folder / "checkpoints")
-    steps_taken, state = _read_newest(checkpoints, ranks)
+    steps_taken, state = _read_newest(checkpoints, ranks, with_best=settings.keep == "best")
     convolutions = algorithms_of(cell, state, ranks) if chooses_algorithms(cell, ranks.device) else None
     torch.manual_seed(settings.seed)
     length = length_of(settings, len(split.parts["train"]), world.size)
     samples = PairSamples(data, split.parts["train"], cell, settings.seed, length.epoch_samples)
-    validation_samples = PairSamples(
-        data, split.parts["validation"], cell, VALIDATION_SEED, settings.validation_samples, validating=True
-    )
     step = _build_step(cell, start, ranks)
     if convolutions:
         for network in (step.model, step.judged):
@@ -94,12 +93,19 @@ def _build_trainer(
     record = _restore(step, state)
     record.seconds["start"] += time.perf_counter() - start_time
     return Trainer(
-        cell, length, samples, validation_samples,
+        cell, length, samples, _build_validator(cell, data, split, step),
         metrics=MetricsFile(folder, state.get("metrics", ()), steps_taken) if world.leads else None,
         batches=_read_batches(cell, samples, steps_taken, length, ranks),
         step=step, ranks=ranks, measurements=Measurements(record, step.clock, ranks), checkpoints=checkpoints,
         stop=stop, record=record, steps_taken=steps_taken, convolutions=convolutions,
     )  # fmt: skip
+
+
+def _build_validator(cell: CellSettings, data: Path, split: Split, step: TrainingStep) -> Validator:
+    segments, count = split.parts["validation"], cell.training.validation_samples
+    if cell.training.validation == "scans":
+        return ScanValidator(data, segments, cell, step)
+    return CropValidator(PairSamples(data, segments, cell, VALIDATION_SEED, count, validating=True), count)
 
 
 def _build_step(cell: CellSettings, start: Path | None, ranks: Ranks) -> TrainingStep:
@@ -132,12 +138,12 @@ def compile_network(model: nn.Module) -> None:
     model.compile()
 
 
-def _read_newest(checkpoints: Checkpoints, ranks: Ranks) -> tuple[int, Mapping[str, Any]]:
+def _read_newest(checkpoints: Checkpoints, ranks: Ranks, *, with_best: bool) -> tuple[int, Mapping[str, Any]]:
     """Read rank 0's newest checkpoint on every rank; return its number of steps and its state, empty without any."""
     newest = None
     if ranks.world.leads:
         checkpoints.remove_leftovers()
-        newest = checkpoints.newest()
+        newest = checkpoints.newest(with_best=with_best)
     steps_taken = ranks.number_of_first(-1 if newest is None else newest)
     if steps_taken < 0:
         return 0, {}

@@ -25,6 +25,7 @@ from pipeline.training.schedule import TrainingLength, effective_batch, learning
 from pipeline.training.step import TrainingStep
 from pipeline.training.stopping import StopFlag, Stopped
 from pipeline.training.validation import SUMS, summed_up
+from pipeline.training.validators import Validator
 
 
 @dataclass
@@ -39,7 +40,7 @@ class Trainer:
     cell: CellSettings
     length: TrainingLength
     samples: PairSamples
-    validation_samples: PairSamples
+    validator: Validator
     batches: Generator[Batch]
     step: TrainingStep
     ranks: Ranks
@@ -52,6 +53,7 @@ class Trainer:
     convolutions: dict[str, Any] | None
     _saved_at: float = field(default_factory=time.monotonic)
     _rate: float = 0.0
+    _end: int = 0
 
     def run(self, progress: Progress, epochs: int) -> dict[str, Any]:
         """Train to the end of so many epochs and return the result.
@@ -62,10 +64,11 @@ class Trainer:
             Stopped: a signal asked for it; a checkpoint was written.
         """
         with self.metrics or nullcontext(), closing(self.batches):
-            self._validate_if_due()
-            while self.steps_taken < epochs * self.length.epoch_steps:
+            self._end = epochs * self.length.epoch_steps
+            self._end_epoch()
+            while self.steps_taken < self._end and not self._has_stalled():
                 self._train_epoch(progress)
-                self._validate_if_due()
+                self._end_epoch()
         return {**self._result(), "nodes": self.ranks.hosts()}
 
     def _train_epoch(self, progress: Progress) -> None:
@@ -121,28 +124,44 @@ class Trainer:
             message = f"cell {self.cell.id} was asked to stop, and saved itself after step {self.steps_taken}"
             raise Stopped(message, self.stop.number, self.steps_taken)
 
-    def _validate_if_due(self) -> None:
-        """Validate before the first step and after each epoch."""
-        if self.steps_taken % self.length.epoch_steps or self.steps_taken == self.record.validated:
+    def _has_stalled(self) -> bool:
+        """Whether the training stops early, as rank 0 sees it; every rank must call it."""
+        patient = self.cell.training.patience is not None
+        return patient and self.ranks.is_raised(self.ranks.world.leads and self._is_stale)
+
+    @property
+    def _is_stale(self) -> bool:
+        """Whether the error has not fallen for as many validations as the settings allow."""
+        patience = self.cell.training.patience
+        return patience is not None and self.record.stale >= patience
+
+    def _end_epoch(self) -> None:
+        """Validate if it is due, before the first step too, and save."""
+        epochs, steps = divmod(self.steps_taken, self.length.epoch_steps)
+        if steps or self.steps_taken == self.record.validated:
             return
+        if epochs % self.cell.training.validation_epochs == 0 or self.steps_taken == self._end:
+            self._validate()
+        if self.steps_taken:
+            self._save()
+
+    def _validate(self) -> None:
         with self.record.time("validation"):
             self.ranks.copy_from_first(self.step.judged.buffers())
             self.step.judged.eval()
             validation = summed_up(self.ranks.sum(self._judge_share()))
-        check_finite("validation loss", validation["loss"], self.cell, self.steps_taken)
+        for name, number in validation.items():
+            check_finite(f"validation {name}", number, self.cell, self.steps_taken)
         self._write("validation", max(0, self.steps_taken // self.length.epoch_steps - 1), validation)
         self.record.add_validation(self.steps_taken, validation)
-        if self.steps_taken:
-            self._save()
 
     def _judge_share(self) -> dict[str, float]:
-        """Sum the errors over this rank's share of the validation samples."""
-        sums = dict.fromkeys(SUMS, 0.0)
-        count, world = self.cell.training.validation_samples, self.ranks.world
-        for first in range(0, count, world.size):
-            if first + world.rank < count:
-                for name, x in self.step.judge(*self.validation_samples[first + world.rank]).items():
-                    sums[name] += x
+        """Sum the errors over this rank's share of the validation part."""
+        sums, world = dict.fromkeys(SUMS, 0.0), self.ranks.world
+        errors = self.validator.judge(self.step, world)
+        for _ in range(self.validator.rounds(world)):
+            for name, x in next(errors, {}).items():
+                sums[name] += x
             self._stop_if_asked()
         return sums
 
@@ -178,22 +197,27 @@ class Trainer:
 
     def _result(self) -> dict[str, Any]:
         settings, record, device = self.cell.training, self.record, self.ranks.device
+        step, validation = self.steps_taken, record.validation
+        if settings.keep == "best":
+            step, validation = int(record.best["step"]), {name: record.best[name] for name in validation}
         return {
             "steps": self.steps_taken,
             "samples": self.steps_taken * effective_batch(settings, self.ranks.world.size),
+            "stopped_early": self._is_stale,
             "effective_batch": effective_batch(settings, self.ranks.world.size),
             "parameters": sum(p.numel() for p in self.step.model.parameters()),
             "seconds": {kind: round(seconds, 3) for kind, seconds in record.seconds.items()},
             "step_seconds": self.measurements.mean_times(),
             "cpu_seconds": round(record.spent["cpu"], 3),
             "load": summarise(record.load) if self.ranks.world.leads else None,
-            "validation": record.validation,
+            "validation": validation,
             "best": record.best,
             "peak_bytes": _peak_bytes(device),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
             "precision": "bfloat16" if self.step.low_precision else "float32",
             "convolutions": self.convolutions,
-            "checkpoint": self.checkpoints.digest(self.steps_taken) if self.ranks.world.leads else None,
+            "checkpoint_step": step,
+            "checkpoint": self.checkpoints.digest(step) if self.ranks.world.leads else None,
             "torch": torch.__version__,
             "version": version("quarterdose"),
         }

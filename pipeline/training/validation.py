@@ -27,9 +27,9 @@ def judge(output: Tensor, loss: CompositeLoss, low: Tensor, full: Tensor, scales
 
 
 def summed_up(sums: dict[str, float]) -> dict[str, float]:
-    """Return the mean loss and the RMSE of output and low-dose input (HU), from sums over all samples."""
+    """Return the mean loss, where there is one, and the RMSE of output and low-dose input (HU), from sums over all."""
     return {
-        "loss": sums["loss"] / sums["samples"],
+        **({"loss": sums["loss"] / sums["samples"]} if sums["samples"] else {}),
         "rmse_hu": math.sqrt(sums["squares"] / sums["voxels"]),
         "low_dose_rmse_hu": math.sqrt(sums["low_squares"] / sums["voxels"]),
     }

@@ -80,7 +80,8 @@ def train(root: Path, cell: CellSettings, lines: int = 1) -> None:
     folder.mkdir(parents=True)
     seconds = 100.0 * cell.slices / 16 * (0.95 / cell.ranks + 0.05)
     result: dict[str, Any] = {
-        "parameters": 2_619_155, "steps": 4, "samples": 4, "peak_bytes": 2**30, "device": "cpu", "torch": "2",
+        "parameters": 2_619_155, "steps": 4, "stopped_early": False, "checkpoint_step": 4, "samples": 4,
+        "peak_bytes": 2**30, "device": "cpu", "torch": "2",
         "effective_batch": cell.ranks, "cpu_seconds": 1.0, "precision": "float32", "version": "0", "data": "d",
         "nodes": ["node1", "node2"][: 1 + cell.ranks // 4],
         "seconds": {"training": seconds, "validation": 5.0, "start": 1.0, "checkpoint": 0.5},
