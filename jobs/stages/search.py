@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 
 from data_prep.errors import UserError
 from data_prep.progress import Progress
-from data_prep.seal import BrokenSeal, read_sealed, write_sealed
 from jobs.engine.run_folder import RunFolder
 from jobs.engine.stage import Ref, Stage
 from jobs.stages.prepare import read_split
 from jobs.stages.staging import staged
-from jobs.stages.train import CELL_FILES, CellStage, transfer_item
+from jobs.stages.train import CellStage, transfer_item
+from jobs.stages.trial_folder import FILES, TrialFolder
 from pipeline.search.cells import first_cell, trial_cell
 from pipeline.search.halving import Rung, choose, last_epoch, rungs_of
 from pipeline.search.trials import Parameters, RungResult, Trial, TrialState, name_trial
@@ -21,7 +21,6 @@ from pipeline.settings.cells import CellSettings
 from pipeline.settings.training import WITHOUT_EFFECT
 from pipeline.training.world import World
 
-_PARAMETERS = "parameters.json"
 _HOUR = 3600.0  # seconds
 _RESULT = ("steps", "value", "hours", "cpu_hours", "finished")
 
@@ -100,7 +99,7 @@ class Search(Stage):
         return {name: result.get(name) for name in ("state", "parameters", "value")}
 
     def folders(self, item: str) -> Mapping[Path, str]:
-        return {self.folder.trial(item): rf"{CELL_FILES}|{_PARAMETERS}"}
+        return {self.folder.trial(item): FILES}
 
     def discard(self, item: str) -> None:
         if not self.rungs:
@@ -111,6 +110,7 @@ class Search(Stage):
 
         Raises:
             UserError: its parameters are not allowed together, or the budget is spent.
+            MachineError: its process died again and again.
         """
         network, number = self.trials[item]
         if self.rungs and number not in self._chosen(network):
@@ -151,14 +151,14 @@ class Search(Stage):
         """Return the trial's parameters: those that it was started with, or else ask for them."""
         from pipeline.search.asking import ask
 
-        path = self.folder.trial(item) / _PARAMETERS
-        parameters = read_parameters(path)
+        folder = TrialFolder(self.folder.trial(item))
+        parameters = folder.read_parameters()
         if parameters is None:
             network, number = self.trials[item]
             earlier = [trial for trial in read_trials(self.generations) if trial.network == network]
             asked = ask(self.search, network, self.rung.trials, earlier)
             parameters = asked[self.rung.trials.index(number)]
-            write_sealed(path, {"parameters": dict(parameters)})
+            folder.write_parameters(parameters)
         return parameters
 
     def _train(self, item: str, parameters: Parameters, world: World, progress: Progress) -> dict[str, Any]:
@@ -169,13 +169,15 @@ class Search(Stage):
 
         split, start = read_split(self), time.monotonic()
         cell = trial_cell(self.settings, *self.trials[item], parameters, len(split.parts["train"]))
+        folder = TrialFolder(self.folder.trial(item))
+        folder.count_start()
         try:
-            return {"state": "trained", **self._train_cell(cell, world, progress)}
-        except TrainingError as error:
-            reason = str(error)
-        except (MemoryError, torch.OutOfMemoryError):
-            reason = "it takes more memory than there is"
-        return {"state": "failed", "reason": reason, "hours": (time.monotonic() - start) / _HOUR}
+            outcome = {"state": "trained", **self._train_cell(cell, world, progress)}
+        except (TrainingError, MemoryError, torch.OutOfMemoryError) as error:
+            reason = str(error) if isinstance(error, TrainingError) else "it takes more memory than there is"
+            outcome = {"state": "failed", "reason": reason, "hours": (time.monotonic() - start) / _HOUR}
+        folder.forget_starts()
+        return outcome
 
     def _train_cell(self, cell: CellSettings, world: World, progress: Progress) -> dict[str, Any]:
         from pipeline.training.distributed import device_of, joined
@@ -207,15 +209,6 @@ def searches_of(folder: RunFolder) -> list[Search]:
     return stages
 
 
-def read_parameters(path: Path) -> Parameters | None:
-    """Read the parameters that a trial was started with; None if it never was, or the file was changed since."""
-    try:
-        parameters: Parameters = read_sealed(path)["parameters"]
-    except (FileNotFoundError, BrokenSeal, KeyError):
-        return None
-    return parameters
-
-
 def read_trials(stages: Sequence[Search]) -> list[Trial]:
     """Read what became of the trials of some stages, network by network, without those that nobody asked for."""
     by_trial = dict[tuple[str, int], list[Search]]()
@@ -229,7 +222,7 @@ def read_trials(stages: Sequence[Search]) -> list[Trial]:
 def _read_trial(stages: Sequence[Search], network: str, number: int) -> Trial | None:
     """Read a trial from the rungs of its generation, None if it was never asked for."""
     item, rungs, hours = name_trial(network, number), list[RungResult](), 0.0
-    parameters = read_parameters(stages[0].folder.trial(item) / _PARAMETERS)
+    parameters = TrialFolder(stages[0].folder.trial(item)).read_parameters()
     if parameters is None:
         return None
     state: TrialState = "complete"

@@ -53,5 +53,5 @@ class SummariseSearch(Stage):
             write_atomic(folder / "found.yaml", found_yaml(self.settings, trials))
             write_atomic(folder / "summary.txt", "\n".join(outcome_lines(self.settings, trials)) + "\n")
         if not any(trial.state == "complete" for trial in trials):
-            raise RunFailed("no trial of the search was trained to its end")
+            raise RunFailed("no trial of the search was trained to its end: see search/trials.csv for the reasons")
         return {"trials": len(trials)}

@@ -146,7 +146,7 @@ class RunSettings(Settings):
             raise ValueError(
                 f"search.networks: there is no network {unknown[0]}; networks has {', '.join(self.networks)}"
             )
-        self.search.check_paths(self.searched)
+        self.search.check_paths(self.networks)
         values = self.model_dump(exclude={"search"})
         for network in self.searched:
             ranges = self.search.space_of(network)

@@ -117,7 +117,7 @@ class SearchSettings(Settings):
         return {"sampler": self.sampler, "seed": self.seed, **batch}
 
     def check_paths(self, networks: Iterable[str]) -> None:
-        """Check that each range is of a setting that can be searched, of all networks or of one of these.
+        """Check that each range is of a setting that can be searched, of all networks of the run or of one.
 
         Raises:
             ValueError: one is not.
@@ -130,9 +130,7 @@ class SearchSettings(Settings):
                     "networks.ID.training.NAME or networks.ID.options.NAME"
                 )
             if match["network"] not in (None, *networks):
-                raise ValueError(
-                    f"search.space: {path} is of no network of the search, which has {', '.join(networks)}"
-                )
+                raise ValueError(f"search.space: {path}: there is no such network; networks has {', '.join(networks)}")
             if match["name"] in _NOT_SEARCHED:
                 raise ValueError(f"search.space: {path} makes no training better or worse: leave it out")
 

@@ -2,15 +2,24 @@
 
 import json
 import os
+import shutil
 import signal
+from collections.abc import Collection
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 
+from data_prep.errors import MachineError
 from data_prep.progress import ignore_progress
 from data_prep.settings_file import load_settings
 from data_prep.split import Split
+from jobs.engine.marker import Markers
+from jobs.engine.run_folder import RunFolder
+from jobs.engine.worker import work_alone
+from jobs.stages.graph import open_search, search_of
 from pipeline.settings.cells import cells_of
 from pipeline.settings.run import RunSettings
 from pipeline.training.train import train
@@ -80,6 +89,86 @@ def test_the_same_search_again_does_nothing_and_status_shows_its_trials(searched
     assert ["search-1-1", "a-t0000", "done"] in lines
     assert ["search-2-2", "b-t0003", "done"] in lines
     assert ["study", "a", "waiting"] in lines
+
+
+def searched_here(folder: Path, searched: Searching, stages: Collection[str] | None = None, **search: Any) -> Searching:
+    """Search in this process, in a copy of a run whose scan is prepared; ``stages``: that are run, by default all."""
+    toy = Searching(folder, searching(**search))
+    shutil.copytree(searched.folder, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("search*", "toy.yaml"))
+    run = RunFolder(
+        toy.run_folder, load_settings(folder / "toy.yaml", RunSettings).model_copy(update={"runs": folder / "runs"})
+    )
+    run.record()
+    for stage in search_of(run).stages.values():
+        if stage.name.startswith("search") and (stages is None or stage.name in stages):
+            work_alone(open_search, run.root, stage.name, stage.items())
+    return toy
+
+
+def test_diverged_trials_are_shown_with_their_reason_and_the_others_go_on(searched: Searching, tmp_path: Path) -> None:
+    space = {"study.training.learning_rate": {"choice": [1e-3, 1e30]}}
+    toy = searched_here(tmp_path, searched, space=space, generation=4, networks=["b"])
+    trials = toy.trials()
+    failed = trials[trials["training.learning_rate"] == 1e30]
+    assert 0 < len(failed) < 4
+    assert (failed["state"] == "failed").all()
+    assert failed["reason"].str.contains(r"of cell b-t000\d is (?:not finite|nan|inf)").all()
+    assert failed["value"].isna().all()
+    assert set(trials["state"][trials["training.learning_rate"] == 1e-3]) == {"complete", "pruned"}
+    assert f"; {len(failed)} failed, first: " in (toy.run_folder / "search" / "summary.txt").read_text()
+
+
+def test_a_search_of_which_all_trials_failed_says_so(searched: Searching, tmp_path: Path) -> None:
+    space = {"study.training.learning_rate": {"choice": [1e30]}}
+    toy = searched_here(tmp_path, searched, space=space, trials=1, networks=["a"])
+    marker = Markers(toy.run_folder, "search-summary").read("summary")
+    assert marker
+    assert marker.state == "failed"
+    assert marker.reason == "no trial of the search was trained to its end: see search/trials.csv for the reasons"
+    assert toy.trials()["state"].tolist() == ["failed"]
+
+
+def test_a_spent_budget_stops_asking_for_each_network_alike(searched: Searching, tmp_path: Path) -> None:
+    toy = searched_here(tmp_path, searched, budget_gpu_hours=1e-9)
+    assert toy.trials().index.tolist() == [(network, number) for network in "ab" for number in range(2)]
+    outcome = (toy.run_folder / "search" / "summary.txt").read_text()
+    assert "4 trials took" in outcome
+    assert "search.budget_gpu_hours 1e-09 was spent before the other 4 were asked for" in outcome
+    marker = Markers(toy.run_folder, "search-2-1").read("a-t0002")
+    assert marker
+    assert marker.reason.startswith("search.budget_gpu_hours 1e-09 is spent: the trials of 1 generations took")
+
+
+def test_a_trial_that_kills_its_processes_fails_in_the_end_and_is_tried_again_by_the_next_run(
+    searched: Searching, tmp_path: Path
+) -> None:
+    toy = searched_here(tmp_path, searched, trials=1, networks=["a"], halving=None, stages=())
+    stage = open_search(toy.run_folder).stages["search-1-1"]
+
+    def die(_completed: int, _total: int, _note: str) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    for _ in range(3):
+        child = get_context("fork").Process(target=stage.run, args=("a-t0000", World(), die))
+        child.start()
+        child.join(60)
+        assert child.exitcode == -signal.SIGKILL
+    with pytest.raises(MachineError, match="its process died 3 times without a new checkpoint"):
+        stage.run("a-t0000", World(), die)
+    assert stage.run("a-t0000", World(), ignore_progress)["state"] == "trained"
+
+
+def test_a_trial_whose_settings_are_refused_only_together_fails_with_the_sentence(
+    searched: Searching, tmp_path: Path
+) -> None:
+    space = {"study.training.batch": {"choice": [2, 4]}, "study.training.accumulation": {"choice": [1, 4]}}
+    toy = searched_here(tmp_path, searched, space=space, trials=8, sampler="random", networks=["a"], halving=None)
+    trials = toy.trials()
+    refused = trials[(trials["training.batch"] == 4) & (trials["training.accumulation"] == 4)]
+    assert 0 < len(refused) < 8
+    sentence = "networks.a.training.samples 8 must be a multiple of ranks x batch x accumulation = 16"
+    assert set(refused["reason"]) == {sentence}
+    assert set(trials["state"].drop(refused.index)) == {"complete"}
 
 
 def test_a_search_of_which_workers_and_driver_are_killed_ends_with_the_same_trials(

@@ -11,6 +11,7 @@ from pipeline.search.asking import ask
 from pipeline.search.halving import choose, last_epoch, rungs_of
 from pipeline.search.trials import Parameters, RungResult, Trial, best_of
 from pipeline.settings.search import SearchSettings
+from tests.pipeline.runs import settings_of
 
 SPACE = {
     "study.training.learning_rate": {"log": [1e-5, 1e-1]},
@@ -63,6 +64,47 @@ def test_a_network_has_its_own_ranges_before_general_ones() -> None:
     assert list(flat) == ["training.learning_rate", "training.warmup", "training.batch"]
     assert list(deep) == ["training.learning_rate", "training.warmup", "options.width"]
     assert deep["training.warmup"].values == (0.5, 1)
+
+
+@pytest.mark.parametrize(
+    ("path", "values", "message"),
+    [
+        ("data.low_dose.seed", {"int": [0, 1]}, "search.space: data.low_dose.seed is no setting of a training: take"),
+        ("study.options.width", {"int": [0, 1]}, "study.options.width is no setting of a training"),
+        ("study.slices", {"choice": [16, 32]}, "study.slices is no setting of a training"),
+        (
+            "networks.moon.training.batch",
+            {"int": [1, 2]},
+            "moon.training.batch: there is no such network; networks has 2d, 3d",
+        ),
+        ("study.training.seed", {"int": [1, 2]}, "study.training.seed makes no training better or worse"),
+        (
+            "study.training.rate",
+            {"int": [1, 2]},
+            "search.space: networks.2d.training.rate is not a setting; valid here",
+        ),
+        (
+            "study.training.warmup",
+            {"uniform": [0, 2]},
+            r"networks.2d.training.warmup: .* less than or equal to 1 \(got",
+        ),
+        ("study.training.batch", {"log": [1, 2.5]}, "networks.2d.training.batch: .* valid integer"),
+        ("networks.2d.training.norm", {"choice": ["group", "none"]}, "networks.2d.training.norm: Input should be"),
+        ("networks.2d.training.norm", {"choice": ["batch"]}, "networks.3d.training.norm and networks.2d.training.norm"),
+        ("networks.2d.options.moons", {"int": [1, 2]}, "networks.2d.options: moons: DDnet has no such option"),
+        ("networks.2d.training.batch", {"int": [1, 2]}, "search.space has no setting of 3d: add one"),
+    ],
+)
+def test_what_no_setting_takes_is_refused_in_one_sentence(path: str, values: Any, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        settings_of(search={"space": {path: values}})
+
+
+def test_a_search_of_the_networks_that_it_names_needs_no_ranges_of_others() -> None:
+    ranges = {"networks.2d.training.batch": {"int": [1, 2]}}
+    assert settings_of(search={"space": ranges, "networks": ["2d"]}).searched == ("2d",)
+    with pytest.raises(ValidationError, match=r"search\.networks: there is no network moon; networks has 2d, 3d"):
+        settings_of(search={"space": ranges, "networks": ["moon"]})
 
 
 @pytest.mark.parametrize(
