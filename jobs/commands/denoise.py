@@ -116,32 +116,37 @@ def _enqueue(
 
 def import_model(
     weights: Annotated[
-        Path, typer.Argument(readable=False, help="2D-DDnet weights in the authors' names (.npz, .pt, .tar).")
+        Path, typer.Argument(readable=False, help="2D weights in the names of others' code (.npz, .pt, .tar).")
     ],
     to: Annotated[Path, typer.Option(help="Model file to write (.safetensors).", show_default=False)],
-    scaling: Annotated[Literal["minmax", "unit"], typer.Option(help="Their training's intensities.")] = "minmax",
+    scaling: Annotated[
+        Literal["minmax", "unit"] | None,
+        typer.Option(help="Their training's intensities: minmax for DDnet, unit for RED-CNN, if not given."),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace another model file of this program.")] = False,
 ) -> None:
-    """Make a model file of the authors' published 2D checkpoint."""
+    """Make a model file of published 2D weights: of DDnet's authors, or of RED-CNN's port to PyTorch."""
     from pipeline.inference.model_card import card_of, check_model_replaceable, write_model
     from pipeline.inference.model_file import load_model
-    from pipeline.models import published_network
+    from pipeline.models import read_published
     from pipeline.settings.cells import CellSettings
     from pipeline.settings.training import TrainingSettings
 
-    cell = CellSettings(
-        id="published-2d", dims=2, ranks=1, slices=1, sampling="window", validated=1, validated_sampling="window",
-        transfer="none", training=TrainingSettings(recipe="paper", norm="frozen", scaling=scaling),
-    )  # fmt: skip
     if not weights.is_file():
         raise UserError(f"{weights} does not exist or is no file")
     for path in (to, card_of(to)):
         check_apart(path, [weights])
     check_model_replaceable(to)
+    code, network = read_published(weights)
+    cell = CellSettings(
+        id="published-2d", model=code.model, dims=2, ranks=1, slices=1, sampling="window", validated=1,
+        validated_sampling="window", transfer="none",
+        training=TrainingSettings(recipe="paper", norm="frozen", scaling=scaling or code.scaling),
+    )  # fmt: skip
     provenance = {"weights": f"of others, from {weights.name}", "weights SHA-256": digest_files([weights])}
     if to.exists() and not overwrite:
         model = load_model(to)
         if model.cell != cell or {**model.provenance, **provenance} != model.provenance:
             raise UserError(f"{to} is a model file of something else: --overwrite replaces it")
-    digest = write_model(to, published_network(weights), cell, provenance)
+    digest = write_model(to, network, cell, provenance)
     typer.echo(f"{to}: SHA-256 {digest}")

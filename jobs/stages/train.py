@@ -16,6 +16,7 @@ from jobs.engine.run_folder import RunFolder
 from jobs.engine.stage import Ref, Stage
 from jobs.stages.prepare import read_split
 from jobs.stages.staging import staged
+from pipeline.settings.architectures import check_options
 from pipeline.settings.cells import CellSettings, cells_of
 from pipeline.settings.networks import NetworkSettings
 from pipeline.settings.training import WITHOUT_EFFECT
@@ -40,6 +41,14 @@ class CellStage(Stage):
     def __init__(self, folder: RunFolder, cells: Iterable[CellSettings]) -> None:
         super().__init__(folder)
         self.cells = {cell.id: cell for cell in cells}
+
+    def find_items(self, progress: Progress) -> str:
+        for cell in {cell.network: cell for cell in self.cells.values()}.values():
+            try:
+                check_options(cell.model, cell.dims, cell.options)
+            except UserError as error:
+                raise UserError(f"networks.{cell.network}: {error}") from error
+        return ""
 
     def items(self) -> list[str]:
         return list(self.cells)
@@ -165,12 +174,10 @@ class Transfer(Stage):
     def run(self, item: str, world: World, progress: Progress) -> dict[str, Any]:
         import torch
 
-        from pipeline.models import DDnet, build_network, inflate
+        from pipeline.models import build_network, inflate
 
         cell = self.cells[item]
         network_2d, network_3d = self._donor_network(cell), build_network(cell)
-        assert isinstance(network_2d, DDnet)
-        assert isinstance(network_3d, DDnet)
         assert cell.transfer != "none"
         inflate(network_2d, network_3d, cell.transfer, seed=self._network(cell).training.seed)
         weights = io.BytesIO()  # torch writes the name of a file into it
@@ -180,16 +187,20 @@ class Transfer(Stage):
 
     def _donor_network(self, cell: CellSettings) -> "Module":
         """Load the 2D network from which a cell starts; errors name the setting."""
-        from pipeline.models import published_network
+        from pipeline.models import read_published
         from pipeline.training.checkpoints import load_trained
 
         file = self._network(cell).donor_file
         if file is None:
             return load_trained(self.donors.cells[cell.counterpart], self.folder.cell(cell.counterpart))
         try:
-            return published_network(file)
+            code, network = read_published(file)
         except UserError as error:
             raise UserError(f"networks.{cell.network}.donor_file {error}") from error
+        if code.model != cell.model:
+            setting = f"networks.{cell.network}.donor_file"
+            raise UserError(f"{setting} {file} holds weights of {code.model}, the network is {cell.model}")
+        return network
 
 
 class Study(CellStage):

@@ -1,33 +1,62 @@
-"""DDnet weights as its authors published them: under the names of their code, the same in 2D and 3D."""
+"""Weights of others' 2D networks, under the names of their code, which also tell whose they are."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from data_prep.errors import UserError
+from pipeline.intensity import ScalingName
 from pipeline.models.ddnet import DENSE_LAYERS, LEVELS, DDnet
+from pipeline.models.redcnn import LAYERS, REDCNN
 
 _WRAPPER = "module."  # before each name, where DataParallel held the network
 
 
-def published_network(path: Path) -> DDnet:
-    """Build the 2D network with the authors' weights.
+@dataclass(frozen=True)
+class Code:
+    """A code that trains a network of ours.
+
+    ``model``: the architecture. ``build``: returns the untrained network. ``names``: their name of each of our modules.
+    ``scaling``: the intensities that their networks take. ``mirrored``: how their names begin where they have a
+    transposed convolution and we the convolution that computes the same.
+    """
+
+    model: str
+    build: Callable[[], nn.Module]
+    names: Mapping[str, str]
+    scaling: ScalingName
+    mirrored: str | None = None
+
+    def keys(self, network: nn.Module) -> dict[str, str]:
+        """Return their name of each of the network's arrays."""
+        return {
+            f"{module}.{name}": f"{published}.{name}"
+            for module, published in self.names.items()
+            for name in network.get_submodule(module).state_dict()
+        }
+
+
+def read_published(path: Path) -> tuple[Code, nn.Module]:
+    """Recognise whose weights a file holds, and build their 2D network.
 
     ``path``: an ``.npz``, or a state dict of ``torch.save``, which may lie in a checkpoint.
 
     Raises:
         UserError: the file cannot be read, or holds other weights.
     """
-    model = DDnet(2)
     try:
-        load_published(model, _read_npz(path) if path.suffix == ".npz" else _read_state(path))
+        arrays = _read_npz(path) if path.suffix == ".npz" else _read_state(path)
+        code = _recognise(arrays)
+        network = code.build()
+        load_published(network, arrays, code)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
-    return model
+    return code, network
 
 
 def _read_npz(path: Path) -> dict[str, NDArray[np.generic]]:
@@ -55,26 +84,42 @@ def _is_state(content: object) -> bool:
     return isinstance(content, dict) and bool(content) and all(isinstance(x, Tensor) for x in content.values())
 
 
-def load_published(model: DDnet, arrays: Mapping[str, NDArray[np.generic]]) -> None:
-    """Load weights that carry the names of the authors' code into the network.
+def _recognise(arrays: Mapping[str, object]) -> Code:
+    """Return the code whose names the arrays have, or most of them."""
+    shares = [_share_of_names(code, set(arrays)) for code in CODES]
+    if max(shares) < LEAST_SHARE:
+        raise UserError(
+            "its names are not those of DDnet (conv1, batch1, dnet1, convT1 ...) or RED-CNN (conv1 to conv5 and tconv1 "
+            "to tconv5; conv_first, conv, conv_t and conv_t_last)"
+        )
+    return CODES[shares.index(max(shares))]
+
+
+def _share_of_names(code: Code, names: set[str]) -> float:
+    expected = set(code.keys(code.build()).values())
+    return len(expected & names) / len(expected | names)
+
+
+def load_published(network: nn.Module, arrays: Mapping[str, NDArray[np.generic]], code: Code | None = None) -> None:
+    """Load weights that carry the names of a code, DDnet's authors' if none is named, into the network.
 
     Raises:
         UserError: a name is missing or unknown, or an array has another shape.
     """
-    state: dict[str, Tensor] = {}
-    unknown = set(arrays)
-    for module, published in _published_names().items():
-        for name in model.get_submodule(module).state_dict():
-            key = f"{published}.{name}"
-            if key not in arrays:
-                raise UserError(f"published weights lack {key}")
-            unknown.discard(key)
-            tensor = torch.from_numpy(np.array(arrays[key]))
-            state[f"{module}.{name}"] = _to_convolution(tensor) if _is_transposed(published, name) else tensor
+    code = code or DDNET_AUTHORS
+    keys = code.keys(network)
+    for key in keys.values():
+        if key not in arrays:
+            raise UserError(f"published weights lack {key}")
+    unknown = set(arrays) - set(keys.values())
     if unknown:
         raise UserError(f"published weights hold {len(unknown)} unknown arrays, first {min(unknown)}")
-    _check_shapes(state, model.state_dict())
-    model.load_state_dict(state)
+    state = {name: torch.from_numpy(np.array(arrays[key])) for name, key in keys.items()}
+    if code.mirrored:
+        mirrored = [name for name in keys if keys[name].startswith(code.mirrored) and keys[name].endswith(".weight")]
+        state |= {name: _to_convolution(state[name]) for name in mirrored if state[name].dim() > 2}
+    _check_shapes(state, network.state_dict())
+    network.load_state_dict(state)
 
 
 def _check_shapes(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
@@ -85,17 +130,13 @@ def _check_shapes(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -
             )
 
 
-def _is_transposed(published: str, name: str) -> bool:
-    return published.startswith("convT") and name == "weight"
-
-
 def _to_convolution(weight: Tensor) -> Tensor:
     """Turn a transposed convolution of stride 1 into the plain one that computes the same."""
     return weight.transpose(0, 1).flip(tuple(range(2, weight.dim()))).contiguous()
 
 
-def _published_names() -> dict[str, str]:
-    """Map our submodules to the authors' names for them."""
+def _ddnet_names() -> dict[str, str]:
+    """Map our submodules to the names of DDnet's authors."""
     names = {"norm": "batch1", "stem": "conv1"}
     for i in range(LEVELS):
         for j in range(DENSE_LAYERS):
@@ -109,3 +150,28 @@ def _published_names() -> dict[str, str]:
             names[f"up.{i}.{step}.norm"] = f"batch{number + LEVELS + 1}"
             names[f"up.{i}.{step}.conv"] = f"convT{number}"
     return names
+
+
+def _redcnn_names() -> dict[str, str]:
+    """Map our submodules to the names of the port to PyTorch that most use (github.com/SSinyu/RED-CNN)."""
+    return {
+        f"{ours}.{i}": f"{theirs}{i + 1}"
+        for ours, theirs in (("encoder", "conv"), ("decoder", "tconv")) for i in range(LAYERS)
+    }  # fmt: skip
+
+
+def _shared_redcnn_names() -> dict[str, str]:
+    """Map our submodules to the names of the same port's later version, whose inner layers share their weights."""
+    last = LAYERS - 1
+    encoder = {f"encoder.{i}": "conv" if i else "conv_first" for i in range(LAYERS)}
+    return encoder | {f"decoder.{i}": "conv_t_last" if i == last else "conv_t" for i in range(LAYERS)}
+
+
+DDNET_AUTHORS = Code("ddnet", lambda: DDnet(2), _ddnet_names(), "minmax", mirrored="convT")
+CODES = (
+    DDNET_AUTHORS,
+    Code("redcnn", lambda: REDCNN(2), _redcnn_names(), "unit"),
+    Code("redcnn", lambda: REDCNN(2), _shared_redcnn_names(), "unit"),
+)
+LEAST_SHARE = 0.5
+"""Of the names that weights must have in common with a code's, else they are another network's."""

@@ -3,9 +3,11 @@
 No torch is imported: ``build`` names a function, which is imported when a network is built.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import Annotated, Literal
+from pkgutil import resolve_name
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 
@@ -63,15 +65,17 @@ class Architecture:
 
     ``title``: its name for people. ``build``: module and function, from a cell's settings to its untrained network,
     which maps (batch, 1, sides) to the same shape. ``dims``: in which it exists. ``options``: what settings may choose
-    beside the training. ``least_side``: of the plane, in pixels. ``checkpoints``: whether it can compute activations
-    again in the backward pass. ``has_norms``: whether it has the normalisation that ``training.norm`` chooses.
-    ``is_positive``: whether it ends in a ReLU where it does not predict the correction.
+    beside the training. ``check``: module and function that checks options further, or None. ``least_side``: of the
+    plane, in pixels. ``checkpoints``: whether it can compute activations again in the backward pass. ``has_norms``:
+    whether it has the normalisation that ``training.norm`` chooses. ``is_positive``: whether it ends in a ReLU where it
+    does not predict the correction.
     """
 
     title: str
     build: str
     dims: tuple[Dims, ...] = (2, 3)
     options: type[Settings] = field(default=NoOptions)
+    check: str | None = None
     least_side: int = 16
     checkpoints: bool = False
     has_norms: bool = False
@@ -102,9 +106,25 @@ def architecture_of(model: str) -> Architecture:
     """
     if model.startswith(MONAI) and model != MONAI:
         name = model.removeprefix(MONAI)
-        return Architecture(f"{name} of MONAI", "pipeline.models.monai_network:build", options=MonaiOptions)
+        return Architecture(
+            f"{name} of MONAI",
+            "pipeline.models.monai_network:build",
+            options=MonaiOptions,
+            check="pipeline.models.monai_network:check_options",
+        )
     if model not in ARCHITECTURES:
         close = get_close_matches(model, ARCHITECTURES, 1)
         guess = f" (did you mean {close[0]}?)" if close else ""
         raise ValueError(f"{model!r} is no network{guess}: take {', '.join(ARCHITECTURES)} or {MONAI}NAME")
     return ARCHITECTURES[model]
+
+
+def check_options(model: str, dims: Dims, options: Mapping[str, Any]) -> None:
+    """Check options that the settings alone cannot check; networks of MONAI import it, and torch, here.
+
+    Raises:
+        UserError: the network cannot be built or trained with them.
+    """
+    check = architecture_of(model).check
+    if check is not None:
+        resolve_name(check)(model, dims, options)

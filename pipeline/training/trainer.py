@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 import torch
 
 from data_prep.progress import Progress
@@ -85,6 +86,8 @@ class Trainer:
             progress(self.steps_taken, self.length.steps, f"epoch {epoch + 1}/{self.cell.training.epochs}")
 
     def _take_step(self) -> None:
+        seeds = self.cell.training.seed, self.steps_taken, self.ranks.world.rank
+        torch.manual_seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))  # for dropout, as after a restart
         self._rate = learning_rate(
             self.cell.training, self.ranks.world.size, self.steps_taken, self.length.steps, self.length.epoch_steps
         )

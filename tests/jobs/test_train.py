@@ -112,6 +112,14 @@ def test_donors_that_are_none_are_refused_by_name(tmp_path: Path, name: str, con
         transfer_of(donating(tmp_path, tmp_path / name)).run("3d-zero", World(), ignore_progress)
 
 
+def test_options_that_monai_refuses_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    pytest.importorskip("monai")
+    network = {"model": "monai:UNet", "dims": 2, "options": {"chanels": [4, 8]}}
+    graph = graph_with(tmp_path, {}, networks={"unet": network})
+    with pytest.raises(UserError, match=r"networks\.unet: monai:UNet has no option chanels; valid: channels, strides"):
+        graph.stages["study"].find_items(ignore_progress)
+
+
 def test_a_donor_that_is_missing_is_refused_before_anything_runs(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"networks\.3d\.donor_file: \S+absent\.npz does not exist"):
         transfer_of(donating(tmp_path, tmp_path / "absent.npz")).find_items(ignore_progress)

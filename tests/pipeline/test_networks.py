@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from data_prep.store import Pair
 from pipeline.convolutions.layers import use_algorithms
@@ -22,6 +22,7 @@ from pipeline.training.checkpoints import load_trained
 from pipeline.training.memory import LiveBytes, blank_batches, build_step, predict
 from tests.pipeline.algorithms import last_algorithms
 from tests.pipeline.cells import cell
+from tests.pipeline.networks import fill_with_noise
 from tests.pipeline.trainings import Halted, assert_same_losses, run
 from tests.shipping import ship, write_training
 
@@ -44,16 +45,6 @@ def small(name: str, dims: int, **training: Any) -> CellSettings:
     options = ARCHITECTURES[name].options(**SMALL.get(name, {})).model_dump()
     settings = cell(dims, **{"norm": "group", "crop": CROP, **training})
     return settings.model_copy(update={"model": name, "options": options})
-
-
-def lively(network: nn.Module, seed: int = 0) -> nn.Module:
-    """Random weights everywhere, so that no layer is left at its neutral start or lets nothing through."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            size = 1 / parameter[0].numel() ** 0.5 if parameter.dim() > 1 else 0.2
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * size)
-    return network
 
 
 def convolution(channels_in: int, channels_out: int, pixels: int) -> int:
@@ -122,7 +113,7 @@ def test_every_parameter_learns_and_the_error_falls(name: str, dims: int) -> Non
         network(x).square().mean().backward()
         optimiser.step()
     assert float(network(x).square().mean()) < float(x.square().mean())
-    lively(network)(x).square().mean().backward()
+    fill_with_noise(network)(x).square().mean().backward()
     for parameter, weights in network.named_parameters():
         assert weights.grad is not None, parameter
         assert weights.grad.isfinite().all(), parameter
@@ -135,7 +126,7 @@ def test_every_parameter_learns_and_the_error_falls(name: str, dims: int) -> Non
 def test_zero_fill_gives_the_2d_output_in_every_slice_of_a_constant_volume(name: str, residual: bool) -> None:
     """In the first and the last slice too: what lies beyond them meets zeros of the kernels."""
     settings = [small(name, dims, residual=residual, scaling="unit") for dims in ARCHITECTURES[name].dims]
-    flat, deep = (lively(build_network(training)).eval() for training in settings)
+    flat, deep = (fill_with_noise(build_network(training)).eval() for training in settings)
     inflate(flat, deep)
     plane = torch.rand(1, 1, 64, 32, generator=torch.Generator().manual_seed(0))
     output, expected = deep(plane.unsqueeze(2).repeat(1, 1, 16, 1, 1)), flat(plane)
@@ -148,7 +139,7 @@ def test_zero_fill_gives_the_2d_output_in_every_slice_of_a_constant_volume(name:
 @pytest.mark.parametrize(("name", "dims"), NETWORKS)
 def test_it_computes_the_same_by_any_algorithms(name: str, dims: int) -> None:
     """Those that GPUs and bfloat16 choose among; layers that have none are torch's."""
-    network = lay_out(lively(build_network(small(name, dims))), dims)
+    network = lay_out(fill_with_noise(build_network(small(name, dims))), dims)
     x = torch.randn(1, 1, *SIDES[dims], generator=torch.Generator().manual_seed(0))
 
     def run_once() -> tuple[Tensor, Tensor]:
@@ -170,13 +161,13 @@ def test_a_training_that_was_killed_ends_with_the_same_bits(
 ) -> None:
     settings = small(name, dims, epochs=1, samples=2, validation_samples=1, checkpoint_minutes=1e-9)
     data = make_pair()
-    run(settings, data, tmp_path / "whole")
+    run(settings, data, tmp_path / "uncut")
     with pytest.raises(Halted):
         run(settings, data, tmp_path / "killed", stop_at=1)
     run(settings, data, tmp_path / "killed")
-    assert_same_losses(tmp_path / "killed", tmp_path / "whole")
-    whole, killed = (load_trained(settings, tmp_path / folder).state_dict() for folder in ("whole", "killed"))
-    assert all(torch.equal(values, whole[parameter]) for parameter, values in killed.items())
+    assert_same_losses(tmp_path / "killed", tmp_path / "uncut")
+    uncut, killed = (load_trained(settings, tmp_path / folder).state_dict() for folder in ("uncut", "killed"))
+    assert all(torch.equal(values, uncut[parameter]) for parameter, values in killed.items())
 
 
 @pytest.mark.parametrize(("name", "dims"), NETWORKS)
@@ -194,7 +185,7 @@ def test_its_memory_is_predicted(name: str, dims: int) -> None:
 @pytest.mark.parametrize(("name", "dims"), NETWORKS)
 def test_judged_is_shipped_as_dicom(name: str, dims: int, make_pair: Callable[..., Path], tmp_path: Path) -> None:
     settings = small(name, dims)
-    write_training(lively(build_network(settings)), tmp_path / "cell")
+    write_training(fill_with_noise(build_network(settings)), tmp_path / "cell")
     pair = make_pair(slices=18, side=50) / "toy" / "a.zarr"
     low = Pair(pair).read("low_dose")
     judged = load_denoiser(settings, tmp_path / "cell", EvaluateSettings(threads=1))(low)

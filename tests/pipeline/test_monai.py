@@ -1,0 +1,122 @@
+"""Networks of MONAI, as any other; skipped where MONAI is not installed."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from data_prep.errors import UserError
+from pipeline.convolutions.layers import Conv3d, use_algorithms
+from pipeline.convolutions.memory_format import lay_out
+from pipeline.convolutions.needs import NeedsCollector
+from pipeline.models import build_network, inflate
+from pipeline.settings.architectures import Dims, check_options
+from pipeline.settings.cells import CellSettings
+from pipeline.training.checkpoints import load_trained
+from tests.pipeline.algorithms import last_algorithms
+from tests.pipeline.cells import cell
+from tests.pipeline.networks import fill_with_noise
+from tests.pipeline.trainings import Halted, assert_same_losses, run
+
+pytest.importorskip("monai")
+
+UNET: dict[str, Any] = {"channels": [4, 8], "strides": [2], "norm": "batch"}
+NETWORKS: list[tuple[str, dict[str, Any]]] = [
+    ("monai:UNet", UNET),
+    ("monai:BasicUNet", {"features": [4, 4, 4, 4, 4, 4]}),
+    ("monai:SegResNet", {"init_filters": 8, "blocks_down": [1, 1], "blocks_up": [1]}),
+]
+
+
+def monai_cell(model: str, options: dict[str, Any], dims: Dims, **training: Any) -> CellSettings:
+    settings = cell(dims, **{"crop": 32, **training})
+    return settings.model_copy(update={"model": model, "options": options})
+
+
+@pytest.mark.parametrize(("model", "options"), NETWORKS)
+@pytest.mark.parametrize("dims", [2, 3])
+def test_it_fits_starts_as_the_identity_and_every_weight_learns(
+    model: str, options: dict[str, Any], dims: Dims
+) -> None:
+    check_options(model, dims, options)
+    network = build_network(monai_cell(model, options, dims))
+    x = torch.randn(1, 1, *(16, 32, 48)[-dims:], generator=torch.Generator().manual_seed(0))
+    assert torch.equal(network(x), x)
+    fill_with_noise(network)(x).square().mean().backward()
+    assert all(weights.grad is not None and weights.grad.isfinite().all() for weights in network.parameters())
+
+
+def test_checking_leaves_the_random_numbers_of_a_training_alone() -> None:
+    torch.manual_seed(0)
+    build_network(monai_cell("monai:UNet", {**UNET, "dropout": 0.1}, 2))
+    state = torch.get_rng_state()
+    torch.manual_seed(0)
+    check_options("monai:UNet", 2, {**UNET, "dropout": 0.1})
+    torch.manual_seed(0)
+    build_network(monai_cell("monai:UNet", {**UNET, "dropout": 0.1}, 2))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("upsample", ["deconv", "nontrainable"])
+def test_zero_fill_gives_the_2d_output_also_by_transposed_convolutions(upsample: str) -> None:
+    options = {"features": [4, 4, 4, 4, 4, 4], "upsample": upsample}
+    flat, deep = (
+        fill_with_noise(build_network(monai_cell("monai:BasicUNet", options, dims))).eval() for dims in (2, 3)
+    )
+    inflate(flat, deep)
+    plane = torch.rand(1, 1, 64, 32, generator=torch.Generator().manual_seed(0))
+    output = deep(plane.unsqueeze(2).repeat(1, 1, 16, 1, 1))
+    for z in range(16):
+        torch.testing.assert_close(output[:, :, z], flat(plane), rtol=0, atol=1e-4)
+
+
+def test_its_convolutions_compute_by_algorithms_as_ours_do() -> None:
+    network = lay_out(fill_with_noise(build_network(monai_cell("monai:UNet", UNET, 3))), 3)
+    assert any(isinstance(layer, Conv3d) for layer in network.modules())
+    x = torch.randn(1, 1, 16, 32, 32, generator=torch.Generator().manual_seed(0))
+    with NeedsCollector() as collected:
+        expected = network(x).detach()
+    use_algorithms(network, {shape: last_algorithms(shape) for shape in collected.needs})
+    torch.testing.assert_close(network(x).detach(), expected, rtol=0, atol=1e-4)
+
+
+def test_a_training_that_was_killed_ends_with_the_same_bits(make_pair: Callable[..., Path], tmp_path: Path) -> None:
+    training = {"epochs": 1, "samples": 2, "validation_samples": 1, "checkpoint_minutes": 1e-9}
+    settings, data = monai_cell("monai:UNet", {**UNET, "dropout": 0.1}, 2, **training), make_pair()
+    run(settings, data, tmp_path / "uncut")
+    with pytest.raises(Halted):
+        run(settings, data, tmp_path / "killed", stop_at=1)
+    run(settings, data, tmp_path / "killed")
+    assert_same_losses(tmp_path / "killed", tmp_path / "uncut")
+    uncut, killed = (load_trained(settings, tmp_path / folder).state_dict() for folder in ("uncut", "killed"))
+    assert all(torch.equal(weights, uncut[name]) for name, weights in killed.items())
+
+
+@pytest.mark.parametrize(
+    ("model", "dims", "options", "message"),
+    [
+        ("monai:Unett", 2, {}, "MONAI has no image-to-image network Unett: take one such as UNet"),
+        ("monai:UNet", 2, {"chanels": [4]}, "monai:UNet has no option chanels; valid: channels, strides, kernel_size"),
+        ("monai:UNet", 2, {**UNET, "in_channels": 2}, "the option in_channels is not to be set"),
+        ("monai:UNet", 2, {"channels": [4, 8]}, "monai:UNet needs the options strides; valid: channels, strides"),
+        ("monai:UNet", 2, {**UNET, "channels": [4]}, "refuses its options: the length of `channels` should be"),
+        (
+            "monai:UNet",
+            3,
+            {"channels": [4] * 6, "strides": [2] * 5},
+            "takes no images of 16 x 32 x 48, as it must",
+        ),
+        ("monai:BasicUNetPlusPlus", 2, {}, "gives several outputs: choose options without deep supervision"),
+        ("monai:DenseNet121", 2, {}, "(takes no|makes no image of) images of 32 x 48"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_a_sentence(
+    model: str, dims: Dims, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(UserError, match=message) as refused:
+        check_options(model, dims, options)
+    assert "Error" not in str(refused.value)
+    assert "\n" not in str(refused.value)

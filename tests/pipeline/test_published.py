@@ -1,0 +1,94 @@
+"""Weights of others, under the names of their code."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from typer.testing import CliRunner
+
+from data_prep.errors import UserError
+from jobs.commands.cli import app
+from pipeline.inference.model_file import load_model
+from pipeline.models import REDCNN, read_published
+from tests.plain_ddnet import PlainDDnet
+from tests.plain_redcnn import plain_red_cnn
+
+INNER = ("conv2", "conv3", "conv4", "conv5", "tconv1", "tconv2", "tconv3", "tconv4")
+LAYERS = ("conv1", *INNER, "tconv5")
+
+
+def red_cnn_weights() -> dict[str, Tensor]:
+    """Random weights of the port to PyTorch, (out, in, 5, 5) of its convolutions, (in, out, 5, 5) of the transposed."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = dict.fromkeys(INNER, (96, 96)) | {"conv1": (96, 1), "tconv5": (96, 1)}
+    state = {f"{layer}.weight": torch.randn(*sizes[layer], 5, 5, generator=generator) * 0.03 for layer in LAYERS}
+    channels = dict.fromkeys(LAYERS, 96) | {"tconv5": 1}
+    return state | {f"{layer}.bias": torch.randn(channels[layer], generator=generator) for layer in LAYERS}
+
+
+def plain_output(state: dict[str, Tensor], x: Tensor) -> Tensor:
+    weights, biases = ([state[f"{layer}.{kind}"] for layer in LAYERS] for kind in ("weight", "bias"))
+    return plain_red_cnn(x, weights, biases, last_relu=True)
+
+
+def test_red_cnn_of_the_port_computes_what_the_plain_network_does(tmp_path: Path) -> None:
+    state, x = red_cnn_weights(), torch.rand(1, 1, 32, 48)
+    torch.save({"model": {f"module.{name}": weights for name, weights in state.items()}}, tmp_path / "REDCNN.ckpt")
+    code, network = read_published(tmp_path / "REDCNN.ckpt")
+    assert (code.model, code.scaling) == ("redcnn", "unit")
+    torch.testing.assert_close(network(x), plain_output(state, x), rtol=1e-4, atol=1e-3)
+
+
+def test_red_cnn_whose_inner_layers_share_their_weights(tmp_path: Path) -> None:
+    state, x = red_cnn_weights(), torch.rand(1, 1, 32, 32)
+    names = {"conv1": "conv_first", "conv2": "conv", "tconv1": "conv_t", "tconv5": "conv_t_last"}
+    shared = {f"{names[layer]}.{kind}": state[f"{layer}.{kind}"] for layer in names for kind in ("weight", "bias")}
+    arrays: dict[str, Any] = {name: weights.numpy() for name, weights in shared.items()}
+    np.savez(tmp_path / "shared.npz", **arrays)
+    for kind in ("weight", "bias"):
+        state |= {f"{layer}.{kind}": state[f"{layer[:-1]}{2 if layer[0] == 'c' else 1}.{kind}"] for layer in INNER}
+    torch.testing.assert_close(
+        read_published(tmp_path / "shared.npz")[1](x), plain_output(state, x), rtol=1e-4, atol=1e-3
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"tconv5.bias": None}, r"published weights lack tconv5\.bias"),
+        ({"conv6.weight": torch.ones(1)}, r"published weights hold 1 unknown arrays, first conv6\.weight"),
+        (
+            {"conv2.weight": torch.ones(96, 96, 3, 3)},
+            r".* encoder\.1\.weight have shape \(96, 96, 3, 3\)",
+        ),
+        (
+            dict.fromkeys(red_cnn_weights(), None) | {"a.b": torch.ones(1)},
+            r"its names are not those of DDnet \(",
+        ),
+    ],
+)
+def test_weights_that_are_no_red_cnn_are_refused(
+    changes: dict[str, Tensor | None], message: str, tmp_path: Path
+) -> None:
+    state = {name: weights for name, weights in (red_cnn_weights() | changes).items() if weights is not None}
+    torch.save(state, tmp_path / "other.pt")
+    with pytest.raises(UserError, match=rf"other\.pt: {message}"):
+        read_published(tmp_path / "other.pt")
+
+
+def test_ddnet_is_recognised_though_it_has_a_conv1_too(tmp_path: Path) -> None:
+    torch.save(PlainDDnet(2).state_dict(), tmp_path / "ddnet.pt")
+    code, _ = read_published(tmp_path / "ddnet.pt")
+    assert (code.model, code.scaling) == ("ddnet", "minmax")
+
+
+def test_the_command_makes_a_model_file_of_it(tmp_path: Path) -> None:
+    torch.save(red_cnn_weights(), tmp_path / "redcnn.pt")
+    words = ["import-model", str(tmp_path / "redcnn.pt"), "--to", str(tmp_path / "redcnn.safetensors")]
+    assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
+    model = load_model(tmp_path / "redcnn.safetensors")
+    assert isinstance(model.network, REDCNN)
+    assert (model.cell.model, model.cell.training.scaling, model.cell.training.residual) == ("redcnn", "unit", False)
