@@ -206,7 +206,7 @@ class Trainer:
         return {
             "steps": self.steps_taken,
             "samples": self.steps_taken * effective_batch(settings, self.ranks.world.size),
-            "stopped_early": self._is_stale,
+            "stopped_early": self._is_stale and self.steps_taken < self.length.steps,
             "effective_batch": effective_batch(settings, self.ranks.world.size),
             "parameters": sum(p.numel() for p in self.step.model.parameters()),
             "seconds": {kind: round(seconds, 3) for kind, seconds in record.seconds.items()},
