@@ -77,7 +77,7 @@ class Evaluate(Stage):
             **tuning, **evaluate(denoiser, self.folder.data, parts, settings, self.folder.evaluation(item), progress)
         }  # fmt: skip
 
-    def _denoiser(self, item: str, validation: Sequence[Segment]) -> tuple["Denoiser", dict[str, float]]:
+    def _denoiser(self, item: str, validation: Sequence[Segment]) -> tuple["Denoiser", dict[str, Any]]:
         """Return the denoiser of an item, and what was tuned for it on the validation part."""
         from pipeline.evaluate.denoisers import identity, load_denoiser, tune_classical
 
@@ -86,6 +86,7 @@ class Evaluate(Stage):
             return identity(settings), {}
         for name in settings.classical:
             if item == name:
-                denoiser, strength = tune_classical(name, self.folder.data, validation, settings)
-                return denoiser, {"strength_hu": strength}
+                denoiser, strengths = tune_classical(name, self.folder.data, validation, settings)
+                by_dose = {str(dose): strength for dose, strength in strengths.items()}
+                return denoiser, {"strength_hu": by_dose if len(by_dose) > 1 else by_dose["None"]}
         return load_denoiser(self.cells[item][1], self.folder.cell(item), settings), {}

@@ -85,9 +85,20 @@ class Export(Stage):
             "training": {key: training[key] for key in keys},
             "convolutions": training.get("convolutions"),
             "validation": {key: round(training["validation"][key], 3) for key in ("rmse_hu", "low_dose_rmse_hu")},
-            "metrics": {name: _means(self.folder.evaluation(name)) for name in (*compared, best)},
+            **self._metrics([*compared, best]),
             "verdict": self._verdicts([*compared, best]),
         }
+
+    def _metrics(self, models: Sequence[str]) -> dict[str, Any]:
+        """Return the mean errors of models on the held-out slices; of several doses at the lowest, which is named."""
+        from pipeline.quality.measures import SLICE_MEASURES, names
+        from pipeline.report.doses import at_lowest, shown_dose
+        from pipeline.report.quality_tables import judged_table
+
+        judged = judged_table(self.folder.root, models)
+        means = at_lowest(judged).groupby("model", sort=False)[names(SLICE_MEASURES)].mean().dropna(axis="columns")
+        dose = {"errors at dose": shown_dose(judged)} if shown_dose(judged) else {}
+        return {**dose, "metrics": {str(name): row.to_dict() for name, row in means.iterrows()}}
 
     def _noise(self, segments: Sequence[Segment]) -> dict[str, Any]:
         """Describe the noise of the training's scans."""
@@ -117,11 +128,3 @@ class Export(Stage):
 def _relative_error(training: Mapping[str, Any]) -> float:
     validation = training["validation"]
     return float(validation["rmse_hu"] / validation["low_dose_rmse_hu"])
-
-
-def _means(judgement: Path) -> dict[str, float]:
-    from pipeline.quality.measures import SLICE_MEASURES, names
-
-    rows = json.loads(judgement.with_name(f"{judgement.name}.json").read_text())
-    judged = [name for name in names(SLICE_MEASURES) if name in rows[0]]
-    return {name: sum(row[name] for row in rows) / len(rows) for name in judged}

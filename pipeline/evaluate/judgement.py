@@ -13,12 +13,13 @@ import torch
 from numpy.typing import NDArray
 
 from data_prep.files import replacing, write_json
+from data_prep.partners import Partner
 from data_prep.paths import pair_path
 from data_prep.progress import Progress
 from data_prep.seal import BrokenSeal, read_sealed, write_sealed
 from data_prep.split import Part, Segment
 from data_prep.store import Pair
-from pipeline.evaluate.denoisers import Denoiser, threads_of
+from pipeline.evaluate.denoisers import Denoiser, judged_partners, threads_of
 from pipeline.quality.anatomy import survey
 from pipeline.quality.judge import judge
 from pipeline.quality.scan import scan_on
@@ -28,6 +29,8 @@ from pipeline.settings.run import EvaluateSettings
 from pipeline.training.distributed import device_of
 from pipeline.training.world import World
 
+_Task = tuple[Segment, Partner]
+"""A scan, or slab, at one of its low doses."""
 _EXAMPLE_SLICES = 16
 _MOST_SCANS = {"cpu": 4, "cuda": 8}
 """Judged at once, by the device, however many cores there are: on a CPU one of 512 x 512 takes up to 2 GB."""
@@ -39,26 +42,36 @@ def evaluate(
     denoiser: Denoiser, data: Path, parts: Mapping[Part, Sequence[Segment]], settings: EvaluateSettings,
     target: Path, progress: Progress,
 ) -> dict[str, Any]:  # fmt: skip
-    """Judge a denoiser on the segments of ``parts``; write ``target`` .json, .scans.json and .npz.
+    """Judge a denoiser on the segments of ``parts`` at each dose; write ``target`` .json, .scans.json and .npz.
 
-    ``.json`` has a row a slice of the part ``test``; ``.scans.json`` a row a scan of any part, with its noise spectrum;
-    ``.npz`` up to 16 slices (HU) from the middle of the first scan of the part ``test``. Until all scans are judged,
+    ``.json`` has a row a slice of the part ``test`` and dose; ``.scans.json`` a row a scan of any part and dose, with
+    its noise spectrum; ``.npz`` up to 16 slices (HU) from the middle of the first scan of the part ``test``, at its
+    lowest dose. Until all scans are judged,
     the folder ``target`` holds a file for each that is: an interrupted call goes on with the missing ones.
     """
     torch.set_num_threads(threads_of(settings))
     files = {
-        target / part / segment.dataset / f"{segment.scan}.json": (part, segment)
+        path: (part, task)
         for part, segments in parts.items() for segment in segments
+        for path, task in _tasks(target / part, data, segment)
     }  # fmt: skip
-    missing = {path: segment for path, (_, segment) in files.items() if not _is_judged(path)}
-    example = parts["test"][0], target.with_suffix(".npz")
+    missing = {path: task for path, (_, task) in files.items() if not _is_judged(path)}
+    example = next(task for part, task in files.values() if part == "test"), target.with_suffix(".npz")
     for number, path in enumerate(_judge_missing(denoiser, data, missing, settings, example), start=1):
         progress(len(files) - len(missing) + number, len(files), path.stem)
     slices, scans = _collect({path: part for path, (part, _) in files.items()})
     write_json(target.with_suffix(".scans.json"), scans)
     write_json(target.with_suffix(".json"), slices)
     shutil.rmtree(target)
-    return {"slices": len(slices), "rmse_hu": float(np.mean([row["rmse_hu"] for row in slices]))}
+    return {"slices": len(slices), "rmse_hu": _means(slices)}
+
+
+def _tasks(folder: Path, data: Path, segment: Segment) -> Iterator[tuple[Path, _Task]]:
+    """Yield what is to be judged of a segment, with the file for its rows; @ is in no name of a scan."""
+    partners = judged_partners(_pair(data, segment))
+    for partner in partners:
+        name = f"{segment.scan}@{partner.dose}" if len(partners) > 1 else segment.scan
+        yield folder / segment.dataset / f"{name}.json", (segment, partner)
 
 
 def _is_judged(path: Path) -> bool:
@@ -68,6 +81,15 @@ def _is_judged(path: Path) -> bool:
     except (FileNotFoundError, BrokenSeal):
         return False
     return True
+
+
+def _means(slices: Sequence[Mapping[str, Any]]) -> float | dict[str, float]:
+    """Return the mean RMSE of slices; of several doses that of each."""
+    errors: dict[str, list[float]] = {}
+    for row in slices:
+        errors.setdefault(str(row["dose"]), []).append(row["rmse_hu"])
+    means = {dose: float(np.mean(numbers)) for dose, numbers in errors.items()}
+    return means if len(means) > 1 else next(iter(means.values()))
 
 
 def _collect(files: Mapping[Path, Part]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -81,8 +103,8 @@ def _collect(files: Mapping[Path, Part]) -> tuple[list[dict[str, Any]], list[dic
 
 
 def _judge_missing(
-    denoiser: Denoiser, data: Path, missing: Mapping[Path, Segment], settings: EvaluateSettings,
-    example: tuple[Segment, Path],
+    denoiser: Denoiser, data: Path, missing: Mapping[Path, _Task], settings: EvaluateSettings,
+    example: tuple[_Task, Path],
 ) -> Iterator[Path]:  # fmt: skip
     """Judge each scan and write its rows to its file; yield the file.
 
@@ -92,12 +114,13 @@ def _judge_missing(
     threads, running = threads_of(settings), dict[Future[None], Path]()
     at_once = min(threads, _MOST_SCANS[device_of(World(), settings.device).type])
     with ThreadPoolExecutor(at_once, initializer=torch.set_num_threads, initargs=(threads // at_once,)) as pool:
-        for path, segment in missing.items():
+        for path, task in missing.items():
             if len(running) == at_once:
                 yield from _finished(running)
-            example_path = example[1] if segment == example[0] else None
-            image = denoiser(_pair(data, segment).read("low_dose", segment.start, segment.stop))
-            running[pool.submit(_judge, image, data, segment, settings, path, example_path)] = path
+            segment, partner = task
+            example_path = example[1] if task == example[0] else None
+            image = denoiser(_pair(data, segment).read(partner.array, segment.start, segment.stop), partner.dose)
+            running[pool.submit(_judge, image, data, task, settings, path, example_path)] = path
             del image  # the future holds it until it is judged, and no longer
         while running:
             yield from _finished(running)
@@ -111,9 +134,10 @@ def _finished(running: dict[Future[None], Path]) -> Iterator[Path]:
 
 
 def _judge(
-    image: NDArray[Any], data: Path, segment: Segment, settings: EvaluateSettings, path: Path, example: Path | None
+    image: NDArray[Any], data: Path, task: _Task, settings: EvaluateSettings, path: Path, example: Path | None
 ) -> None:
     """Write the scan's row and a row a slice to ``path``."""
+    segment, partner = task
     pair = _pair(data, segment)
     uncropped = pair.read("full_dose", segment.start, segment.stop)
     full, inside = crop_centre(uncropped, settings.crop), crop_centre(body(uncropped), settings.crop)
@@ -122,7 +146,7 @@ def _judge(
     device, anatomy = device_of(World(), settings.device), survey(full, inside)
     with _gpu if device.type == "cuda" else nullcontext():
         scan, slices = judge(scan_on(device, image, full, anatomy, pair.provenance["spacing_mm"][1:]))
-    ids = {"dataset": segment.dataset, "scan": segment.scan}
+    ids = {"dataset": segment.dataset, "scan": segment.scan, "dose": partner.dose}
     rows = [{**ids, "slice": segment.start + z, **row} for z, row in enumerate(slices)]
     write_sealed(path, {"scan": {**ids, "slices": len(rows), **scan}, "slices": rows})
 

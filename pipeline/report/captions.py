@@ -14,6 +14,11 @@ TABLE_CAPTIONS = {
         "Difference: mean over patients of the first network's measure minus the second's. p: Wilcoxon's signed-rank "
         "test over patients, two-sided; p holm: corrected for the number of tests of a measure."
     ),
+    "quality_doses": (
+        "A row a model and dose. RMSE: mean and SD over held-out slices, the SD as a spread; change of RMSE: against "
+        "the input at the same dose; the other measures: means over scans, without intervals. Seen: whether a network "
+        "was trained on the dose."
+    ),
     "table2": (
         "Each kind of training, over its seeds, with the paper's row of the same architecture, slices and ranks. "
         "MSE and MS-SSIM: mean ± SD over held-out slices, on -1024 to 3072 HU as [0, 1]. Time: of the training steps, "

@@ -1,8 +1,8 @@
 """Names of the report's files; read by the command line, so it imports neither pandas nor matplotlib."""
 
 TABLES = ("cells", "epochs", "speedup", "laws", "attribution", "variance", "variance_tests", "projection", "unlike",
-          "quality", "quality_scans", "quality_datasets", "quality_tests", "quality_verdicts", "nps", "transfer",
-          "table2", "accounting")  # fmt: skip
+          "quality", "quality_scans", "quality_datasets", "quality_tests", "quality_verdicts", "quality_doses", "nps",
+          "transfer", "table2", "accounting")  # fmt: skip
 """Tables of the report, each a CSV file of this name."""
 
 FILES = (*(f"{name}.csv" for name in TABLES), "table2.md", "table2.tex", "summary.txt", "index.html")

@@ -18,6 +18,7 @@ from data_prep.lowdose.flags import describe_flags
 from data_prep.noise_table import read_noise
 from pipeline.report.captions import TABLE_CAPTIONS
 from pipeline.report.cell_pages import HEIGHT, WIDTH, cell_pages
+from pipeline.report.doses import shown_dose, worse_models
 from pipeline.report.figures import Drawn
 from pipeline.report.html_tables import ShownTable, show, show_datasets, show_quality, show_table2
 from pipeline.report.results import Results
@@ -71,7 +72,8 @@ def write_page(
         viewer=results.stacks and viewer_data(results.stacks),
         verdicts=[(row["verdict"], row["winner"] in (LOW_DOSE_INPUT, *CLASSICAL_TITLES))
                   for row in records(results.verdicts)],
-        worse=list(results.tables["quality"].query("beats_input == 'no'")["model"]),
+        worse=worse_models(results.tables["quality"]),
+        shown_dose=shown_dose(results.tables["quality"]),
         pages=cell_pages(cells, results.tables["cells"], results.curves), course_size=(WIDTH, HEIGHT),
         provenance=read_json(root / "provenance.json"),
     )  # fmt: skip

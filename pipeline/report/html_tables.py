@@ -101,7 +101,7 @@ def show_quality(quality: pd.DataFrame, cells: Collection[str]) -> ShownTable:
     of_slices, rows = slice_measures("page"), records(quality)
     of_scans = names(measure for measure in shown_in("page") if measure not in of_slices)
     return _without_common([
-        *_columns(quality, ["model", "scans", "slices", "rmse_change", "beats_input"], cells, ("model",)),
+        *_columns(quality, ["model", "dose", "scans", "slices", "rmse_change", "beats_input"], cells, ("model",)),
         *(Column(measure.title, [_with_sd(row, measure) for row in rows]) for measure in of_slices),
         *_columns(quality, of_scans, ()),
     ])  # fmt: skip
@@ -111,7 +111,7 @@ def show_datasets(datasets: pd.DataFrame, cells: Collection[str]) -> ShownTable:
     """Show the page's measures by data set, over scans: mean, SD and in brackets the interval of the mean."""
     rows = records(datasets)
     return _without_common([
-        *_columns(datasets, ["model", "part", "dataset", "scans", "patients"], cells, ("model",)),
+        *_columns(datasets, ["model", "dose", "part", "dataset", "scans", "patients"], cells, ("model",)),
         *(Column(measure.title, [_with_interval(row, measure) for row in rows]) for measure in shown_in("page")),
     ])  # fmt: skip
 

@@ -7,6 +7,7 @@ import pandas as pd
 
 from data_prep.files import write_atomic
 from pipeline.quality.measures import RANKED_BY, Measure, SliceMeasure, shown_in
+from pipeline.report.doses import at_lowest, split_by_dose
 from pipeline.report.figures import QUALITY, draw_all
 from pipeline.report.quality_tables import judged_table, quality_tables
 from pipeline.report.results import Results
@@ -22,14 +23,15 @@ def write_quality(root: Path, judged: Sequence[str], target: Path) -> dict[str, 
     tables = quality_tables(root, judged, slices)
     for name, table in tables.items():
         write_atomic(target / f"{name}.csv", table.to_csv(index=False))
-    list(draw_all(Results(tables, pd.DataFrame(), slices, None), target, QUALITY))
+    list(draw_all(Results(tables, pd.DataFrame(), at_lowest(slices), None), target, QUALITY))
     return tables
 
 
 def quality_lines(tables: Mapping[str, pd.DataFrame]) -> str:
     """Write a few columns of the table of models for the terminal, and who wins."""
     columns = {_column(measure): measure.short or measure.title for measure in shown_in("terminal")}
-    models = tables["quality"].set_index("model")[[*columns]].rename(columns=columns)
+    several = len(split_by_dose(tables["quality"])) > 1
+    models = tables["quality"].set_index(["dose", "model"] if several else "model")[[*columns]].rename(columns=columns)
     return "\n".join([models.to_string(float_format="{:.4g}".format), *tables["quality_verdicts"]["verdict"]])
 
 

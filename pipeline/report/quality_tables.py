@@ -10,6 +10,7 @@ import pandas as pd
 
 from pipeline.quality.measures import MEASURES, RANKED_BY, SCAN_MEASURES, SLAB_MEASURES, SLICE_MEASURES, names
 from pipeline.quality.statistics import interval
+from pipeline.report.doses import DOSE, by_dose
 from pipeline.report.quality_tests import tests_table
 from pipeline.report.verdicts import ALL, verdicts_table
 from pipeline.settings.names import LOW_DOSE_INPUT
@@ -21,19 +22,20 @@ Rows = Mapping[str, Sequence[Mapping[str, Any]]]
 def quality_tables(root: Path, judged: Sequence[str], slices: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Make the tables of the models ``judged`` in the run folder ``root``, by the names of their CSV files.
 
-    ``slices``: a row a judged slice. Without any model the table ``quality`` is empty, and there is no other.
+    ``slices``: a row a judged slice. Without any model the table ``quality`` is empty, and there is no other. Doses are
+    never averaged: each has rows of its own.
     """
-    quality = quality_table(slices)
+    quality = by_dose(quality_table, slices)
     if not judged:
         return {"quality": quality}
     rows = {model: json.loads((root / "evaluation" / f"{model}.scans.json").read_text()) for model in judged}
     manifest = pd.read_csv(root / "data" / "manifest.csv", dtype=str)
     scans = scans_table(rows, manifest)
-    datasets = datasets_table(scans)
+    datasets = by_dose(datasets_table, scans)
     return {
         "quality": with_scans(quality, datasets), "quality_scans": scans, "quality_datasets": datasets,
-        "quality_tests": tests_table(scans), "quality_verdicts": verdicts_table(slices, manifest),
-        "nps": nps_table(rows),
+        "quality_tests": by_dose(tests_table, scans), "quality_verdicts": verdicts_table(slices, manifest),
+        "nps": by_dose(nps_table, spectra_table(rows)),
     }  # fmt: skip
 
 
@@ -41,7 +43,8 @@ def judged_table(root: Path, judged: Sequence[str]) -> pd.DataFrame:
     """Read a row for each model, the low-dose input among them, and held-out slice."""
     rows = [{"model": model, **row} for model in judged
             for row in json.loads((root / "evaluation" / f"{model}.json").read_text())]  # fmt: skip
-    return pd.DataFrame(rows, columns=["model", "dataset", "scan", "slice", *names(SLICE_MEASURES)])
+    table = pd.DataFrame(rows, columns=["model", "dataset", "scan", "slice", DOSE, *names(SLICE_MEASURES)])
+    return table.astype({DOSE: float})  # None, of a measured low dose and of earlier versions, becomes NaN
 
 
 def quality_table(judged: pd.DataFrame) -> pd.DataFrame:
@@ -77,11 +80,13 @@ def with_scans(quality: pd.DataFrame, datasets: pd.DataFrame) -> pd.DataFrame:
     ``patients``; ``rmse_hu_scans``, the mean RMSE of the scans, with its SD and its 95 % interval ``rmse_hu_low`` and
     ``_high``; and the means over scans of what slices alone cannot tell.
     """
-    rows = datasets[(datasets["part"] == "test") & (datasets["dataset"] == ALL)].set_index("model")
+    rows = datasets[(datasets["part"] == "test") & (datasets["dataset"] == ALL)]
     ranked = {"_scans": "_mean", "_scans_sd": "_sd", "_low": "_low", "_high": "_high"}
     columns = {"patients": "patients", **{f"{RANKED_BY}{new}": f"{RANKED_BY}{old}" for new, old in ranked.items()},
                **{name: f"{name}_mean" for name in names([*SLAB_MEASURES, *SCAN_MEASURES])}}  # fmt: skip
-    return quality.join(pd.DataFrame({new: rows[old] for new, old in columns.items()}), on="model")
+    key = ["model"] if quality["model"].is_unique else ["model", DOSE]
+    added = rows[[*key, *columns.values()]].rename(columns={old: new for new, old in columns.items()})
+    return quality.merge(added, on=key, how="left", validate="one_to_one")
 
 
 def scans_table(rows: Rows, manifest: pd.DataFrame) -> pd.DataFrame:
@@ -90,9 +95,9 @@ def scans_table(rows: Rows, manifest: pd.DataFrame) -> pd.DataFrame:
     ``rmse_hu``, ``mse`` and ``psnr`` are over all the scan's voxels, ``ssim`` and ``ms_ssim`` means over slices.
     """
     measured = names(MEASURES)
-    columns = ["model", "part", "dataset", "scan", "slices", "noise_blocks", *measured]
+    columns = ["model", "part", "dataset", "scan", DOSE, "slices", "noise_blocks", *measured]
     table = pd.DataFrame([{"model": model, **scan} for model, scans in rows.items() for scan in scans], columns=columns)
-    table = table.astype(dict.fromkeys(measured, float))  # None, where a scan has no such tissue, becomes NaN
+    table = table.astype(dict.fromkeys([DOSE, *measured], float))  # None, where a scan has no such tissue, becomes NaN
     patients = manifest[manifest["state"] == "kept"][["dataset", "scan", "subject"]]
     patients = patients.rename(columns={"subject": "patient"})
     return table.merge(patients, on=["dataset", "scan"], how="left", validate="many_to_one")
@@ -116,17 +121,21 @@ def _dataset_row(scans: pd.DataFrame) -> dict[str, float]:
     return row
 
 
-def nps_table(rows: Rows) -> pd.DataFrame:
-    """Average the noise power spectra of the part ``test``: a row a model and frequency (cycles/mm).
-
-    ``nps`` in HU^2 mm^2: means over scans, weighted by their uniform blocks; ``blocks`` says how many there were.
-    """
+def spectra_table(rows: Rows) -> pd.DataFrame:
+    """Make a row a model, scan of the part ``test``, dose and frequency: power times its uniform blocks."""
     spectra = [
-        {"model": model, "frequency": round(frequency, 6), "power": nps * scan["noise_blocks"],
+        {"model": model, DOSE: scan.get(DOSE), "frequency": round(frequency, 6), "power": nps * scan["noise_blocks"],
          "blocks": scan["noise_blocks"]}
         for model, scans in rows.items() for scan in scans if scan["part"] == "test"
         for frequency, nps in zip(*scan["nps"], strict=True)
     ]  # fmt: skip
-    table = pd.DataFrame(spectra, columns=["model", "frequency", "power", "blocks"])
-    sums = table.groupby(["model", "frequency"], sort=False)[["power", "blocks"]].sum().reset_index()
+    return pd.DataFrame(spectra, columns=["model", DOSE, "frequency", "power", "blocks"]).astype({DOSE: float})
+
+
+def nps_table(spectra: pd.DataFrame) -> pd.DataFrame:
+    """Average noise power spectra: a row a model and frequency (cycles/mm).
+
+    ``nps`` in HU^2 mm^2: means over scans, weighted by their uniform blocks; ``blocks`` says how many there were.
+    """
+    sums = spectra.groupby(["model", "frequency"], sort=False)[["power", "blocks"]].sum().reset_index()
     return sums.assign(nps=sums["power"] / sums["blocks"])[["model", "frequency", "nps", "blocks"]]

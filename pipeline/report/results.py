@@ -18,8 +18,8 @@ class NothingToDraw(Exception):
 class Results:
     """Tables by the names of their CSV files, and what figures need besides them.
 
-    ``curves``: a row a line of ``metrics.jsonl``; ``judged``: a row a network and held-out slice; ``stacks``: images
-    of one held-out scan, if any was judged.
+    ``curves``: a row a line of ``metrics.jsonl``; ``judged``: a row a network and held-out slice, at the lowest dose;
+    ``stacks``: images of one held-out scan, if any was judged.
     """
 
     tables: Mapping[str, pd.DataFrame]

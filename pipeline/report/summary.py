@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.quality.measures import RANKED_BY, SliceMeasure, slice_measures
+from pipeline.report.doses import dose_text, split_by_dose
 from pipeline.report.tables import records
 
 _COLUMN = 9  # characters of a measure without a longer title
@@ -31,6 +32,16 @@ def _quality_lines(quality: pd.DataFrame, width: int) -> list[str]:
     assert first.name == RANKED_BY
     header = f"{'model':<{width}}{first.title:>16}{'vs input':>10}"
     lines = [header + "".join(f"{measure.title:>{_width(measure)}}" for measure in means)]
+    by_dose = split_by_dose(quality)
+    for dose, rows in by_dose:
+        lines += [f"dose: {dose_text(dose)}"] if len(by_dose) > 1 else []
+        lines += _model_lines(rows, width)
+    return lines
+
+
+def _model_lines(quality: pd.DataFrame, width: int) -> list[str]:
+    first, *means = slice_measures("summary")
+    lines = []
     for row in records(quality):
         error = f"{row[f'{first.name}_mean']:.{first.digits}} +/- {row[f'{first.name}_sd']:.{first.digits}}"
         line = f"{row['model']:<{width}}{error:>16}{100 * row['rmse_change']:>+9.1f}%"

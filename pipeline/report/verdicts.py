@@ -6,16 +6,19 @@ from typing import Any
 import pandas as pd
 
 from pipeline.quality.measures import RANKED_BY
+from pipeline.report.doses import dose_text, split_by_dose
 from pipeline.settings.names import CLASSICAL_TITLES, LOW_DOSE_INPUT
 
-COLUMNS = ("low_dose", "dataset", "scans", "slices", "rmse_low_dose", "classical", "rmse_classical", "network",
+COLUMNS = ("low_dose", "dose", "dataset", "scans", "slices", "rmse_low_dose", "classical", "rmse_classical", "network",
            "rmse_network", "winner", "verdict")  # fmt: skip
 ALL = "all"
 _NAMES: dict[str, str] = {LOW_DOSE_INPUT: "the input left alone", **CLASSICAL_TITLES}
 
 
 def verdicts_table(judged: pd.DataFrame, manifest: pd.DataFrame) -> pd.DataFrame:
-    """Compare by the mean RMSE over the test part's slices: a row each kind of low dose and data set, with a sentence.
+    """Compare by the mean RMSE over the test part's slices: a row each kind of low dose, dose and data set.
+
+    Each has a sentence.
 
     Measured and simulated low dose are never averaged together. Of several data sets of a kind there is also the row
     ``all``. Without the input there is nothing to compare with, and no row.
@@ -31,20 +34,24 @@ def verdicts_table(judged: pd.DataFrame, manifest: pd.DataFrame) -> pd.DataFrame
 
 def _rows(judged: pd.DataFrame) -> Iterator[dict[str, Any]]:
     for kind, of_kind in judged.groupby("low_dose"):
-        datasets = list(of_kind.groupby("dataset"))
-        for dataset, slices in [(ALL, of_kind), *datasets] if len(datasets) > 1 else datasets:
-            errors = slices.groupby("model", sort=False)[RANKED_BY].mean().to_dict()
-            if LOW_DOSE_INPUT in errors:
-                yield _row(str(kind), str(dataset), slices[slices["model"] == LOW_DOSE_INPUT], errors)
+        by_dose = split_by_dose(of_kind)
+        for dose, of_dose in by_dose:
+            datasets = list(of_dose.groupby("dataset"))
+            origin = f"{kind} low dose of {dose_text(dose)}" if len(by_dose) > 1 else f"{kind} low dose"
+            for dataset, slices in [(ALL, of_dose), *datasets] if len(datasets) > 1 else datasets:
+                errors = slices.groupby("model", sort=False)[RANKED_BY].mean().to_dict()
+                if LOW_DOSE_INPUT in errors:
+                    of_input = slices[slices["model"] == LOW_DOSE_INPUT]
+                    yield {"low_dose": str(kind), "dose": dose, **_row(origin, str(dataset), of_input, errors)}
 
 
-def _row(kind: str, dataset: str, slices: pd.DataFrame, errors: Mapping[Any, float]) -> dict[str, Any]:
+def _row(origin: str, dataset: str, slices: pd.DataFrame, errors: Mapping[Any, float]) -> dict[str, Any]:
     networks = {name: error for name, error in errors.items() if name not in (LOW_DOSE_INPUT, *CLASSICAL_TITLES)}
     best = min(networks, key=lambda name: networks[name], default="")
     classical = min(errors.keys() & CLASSICAL_TITLES.keys(), key=lambda name: errors[name], default="")
     scans, before = slices["scan"].nunique(), errors[LOW_DOSE_INPUT]
     part = "the test part" if dataset == ALL else f"the test part of {dataset}"
-    start = f"On {part} with {kind} low dose ({scans} scan{'s' if scans > 1 else ''}, {len(slices)} slices) "
+    start = f"On {part} with {origin} ({scans} scan{'s' if scans > 1 else ''}, {len(slices)} slices) "
     label = f"the best of {len(networks)} networks ({best})" if len(networks) > 1 else f"the network ({best})"
     parts = [
         f"{CLASSICAL_TITLES[classical]} {_change(errors[classical], before)}"
@@ -54,7 +61,7 @@ def _row(kind: str, dataset: str, slices: pd.DataFrame, errors: Mapping[Any, flo
     ]
     winner = _winner(errors, classical, best)
     verdict = f"{start}{', '.join(parts)}: {_name(winner)} wins." if winner else f"{start}{', '.join(parts)}."
-    return dict(zip(COLUMNS, (kind, dataset, scans, len(slices), before, classical, errors.get(classical), best,
+    return dict(zip(COLUMNS[2:], (dataset, scans, len(slices), before, classical, errors.get(classical), best,
                               networks.get(best), winner, verdict), strict=True))  # fmt: skip
 
 

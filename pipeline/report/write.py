@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from data_prep.files import write_atomic
+from pipeline.report.doses import at_lowest, doses_table
 from pipeline.report.figures import draw_all
 from pipeline.report.html import write_page
 from pipeline.report.latex import as_latex
@@ -65,16 +66,17 @@ def collect(
     """Read the run folder and compute all that the report shows; arguments as those of :func:`write_report`."""
     lines = {cell.id: read_metrics(root / "cells" / cell.id) for cell in cells}
     curves, slices, steps = curves_table(cells, lines), judged_table(root, judged), steps_table(cells, lines)
+    lowest = at_lowest(slices)
     trained = cells_table(root, cells, states, steps, include_disturbed=settings.study.include_disturbed)
     quality = quality_tables(root, judged, slices)
     tables = {
-        "cells": trained, **quality, **_scaling(trained, steps, slices, settings.study.data_rate),
-        "transfer": steps_to_2d(trained, validation_table(curves)), "table2": table2(trained, slices),
+        "cells": trained, **quality, **_scaling(trained, steps, lowest, settings.study.data_rate),
+        "transfer": steps_to_2d(trained, validation_table(curves)), "table2": table2(trained, lowest),
+        "quality_doses": doses_table(quality["quality"], cells, settings.data.low_dose.doses),
         "accounting": accounting,
     }  # fmt: skip
-    return Results(
-        tables, curves, slices, read_stacks(root, quality["quality"], cells, settings.data.low_dose.doses[0])
-    )
+    shown = at_lowest(quality["quality"])
+    return Results(tables, curves, lowest, read_stacks(root, shown, cells, settings.data.low_dose.doses[0]))
 
 
 def _scaling(

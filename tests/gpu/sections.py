@@ -183,7 +183,7 @@ def judging() -> Iterator[Figure]:
 
     def denoise_scans() -> None:
         for _ in range(scans):
-            denoiser(low)
+            denoiser(low, None)
 
     def run_network() -> None:
         for window in scans * plan_windows(correct.cell, slices):

@@ -31,7 +31,7 @@ def test_judged_is_shipped(
     write_training(network, tmp_path / "cell")
     pair = make_pair(slices=20, side=50) / "toy" / "a.zarr"
     low = Pair(pair).read("low_dose")
-    judged = load_denoiser(settings, tmp_path / "cell", EvaluateSettings(threads=1))(low)
+    judged = load_denoiser(settings, tmp_path / "cell", EvaluateSettings(threads=1))(low, None)
     assert judged.dtype == np.int16
     assert np.abs(judged.astype(int) - low).mean() > 1
     for kind in get_args(Format):

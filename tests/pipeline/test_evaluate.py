@@ -45,7 +45,7 @@ def test_what_is_interrupted_goes_on_with_the_next_scan(data: Path, tmp_path: Pa
     seen = []
 
     def counting(failing: int) -> Denoiser:
-        def denoiser(low: np.ndarray) -> np.ndarray:
+        def denoiser(low: np.ndarray, dose: float | None) -> np.ndarray:
             seen.append(len(low))
             if len(seen) == failing:
                 raise KeyboardInterrupt
@@ -93,7 +93,7 @@ def test_no_more_scans_are_in_memory_than_there_are_threads(data: Path, tmp_path
     """And the network keeps its threads while scans are judged by one each."""
     two, began, threads = HOW.model_copy(update={"threads": 2}), list[int](), set[int]()
 
-    def denoiser(low: np.ndarray) -> np.ndarray:
+    def denoiser(low: np.ndarray, dose: float | None) -> np.ndarray:
         began.append(len(list((tmp_path / "m").rglob("*.json"))))
         threads.add(torch.get_num_threads())
         return low
@@ -106,7 +106,7 @@ def test_no_more_scans_are_in_memory_than_there_are_threads(data: Path, tmp_path
 def test_what_goes_wrong_in_judging_a_scan_is_told_and_the_others_are_kept(data: Path, tmp_path: Path) -> None:
     two, calls = HOW.model_copy(update={"threads": 2}), list[int]()
 
-    def denoiser(low: np.ndarray) -> np.ndarray:
+    def denoiser(low: np.ndarray, dose: float | None) -> np.ndarray:
         calls.append(len(low))
         return low[:, :9] if len(calls) == 2 else low
 
@@ -120,7 +120,7 @@ def test_a_lung_that_the_crop_cuts_open_is_still_lung(make_pair: Callable[..., P
     how = EvaluateSettings(device="cpu", threads=1, crop=192)
     data = make_pair(slices=2, side=512)
     parts: dict[Part, list[Segment]] = {"test": [Segment("toy", "a", 0, 2)]}
-    evaluate(lambda low: identity(how)(low) + 7, data, parts, how, tmp_path / "m", ignore_progress)
+    evaluate(lambda low, dose: identity(how)(low, dose) + 7, data, parts, how, tmp_path / "m", ignore_progress)
     row = json.loads((tmp_path / "m.scans.json").read_text())[0]
     assert row["bias_lung"] == pytest.approx(7.5, abs=0.3)  # the toy's low dose is cut to whole HU towards 0
 
@@ -139,7 +139,8 @@ def test_a_scans_row_says_what_was_done_to_it(make_pair: Callable[..., Path], tm
 
 
 def test_the_classical_strength_is_that_of_least_error_on_the_validation_part(data: Path, tmp_path: Path) -> None:
-    denoiser, strength = tune_classical("tv", data, PARTS["validation"], HOW)
+    denoiser, strengths = tune_classical("tv", data, PARTS["validation"], HOW)
+    (strength,) = strengths.values()
     pair = Pair(data / "toy" / "v.zarr")
     low, full = (pair.read(name).astype(float) for name in ("low_dose", "full_dose"))
     errors = {weight: np.mean((denoise_tv_chambolle(low, weight=weight, channel_axis=0) - full) ** 2)

@@ -188,6 +188,6 @@ def test_judged_is_shipped_as_dicom(name: str, dims: int, make_pair: Callable[..
     write_training(fill_with_noise(build_network(settings)), tmp_path / "cell")
     pair = make_pair(slices=18, side=50) / "toy" / "a.zarr"
     low = Pair(pair).read("low_dose")
-    judged = load_denoiser(settings, tmp_path / "cell", EvaluateSettings(threads=1))(low)
+    judged = load_denoiser(settings, tmp_path / "cell", EvaluateSettings(threads=1))(low, None)
     assert np.abs(judged.astype(int) - low).mean() > 1
     np.testing.assert_array_equal(judged, ship(pair, "dicom", settings, tmp_path))

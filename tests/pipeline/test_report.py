@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from pipeline.report.captions import TABLE_CAPTIONS
+from pipeline.report.doses import doses_table
 from pipeline.report.figures import FIGURES, draw_all
 from pipeline.report.figures.fig4 import draw_accuracy, draw_time
 from pipeline.report.figures.scaling import draw_projection, draw_speed_up
@@ -189,7 +190,11 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     ids = [cell.id for cell in cells]
     fill(folder, cells, ids, lines=40)
     states = dict.fromkeys(ids, ("done", ""))
-    return collect(folder, settings, cells, states, ["low-dose", *ids], pd.DataFrame())
+    results = collect(folder, settings, cells, states, ["low-dose", *ids], pd.DataFrame())
+    several = pd.concat([results.tables["quality"].assign(dose=dose) for dose in (0.05, 0.25)])
+    trained = [cells[0].model_copy(update={"training": cells[0].training.model_copy(update={"doses": (0.25,)})})]
+    doses = doses_table(several, trained, (0.05, 0.25))
+    return replace(results, tables={**results.tables, "quality_doses": doses})
 
 
 @pytest.fixture(scope="module")

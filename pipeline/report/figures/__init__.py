@@ -7,6 +7,7 @@ from typing import Literal
 
 from matplotlib.figure import Figure
 
+from pipeline.report.figures.doses import draw_doses
 from pipeline.report.figures.fig4 import draw_accuracy, draw_time
 from pipeline.report.figures.losses import draw_by_slices, draw_by_transfer
 from pipeline.report.figures.pictures import draw_differences, draw_slices
@@ -16,7 +17,7 @@ from pipeline.report.figures.style import ENDINGS, new_figure, save, styled
 from pipeline.report.results import NothingToDraw, Results
 
 PIXELS = 128  # of the page, an inch of a figure: a little larger than in print
-Section = Literal["slices", "quality", "speedup", "scaling", "courses"]
+Section = Literal["slices", "quality", "doses", "speedup", "scaling", "courses"]
 """Parts of the page with figures, in its order; ``page.html.j2`` shows all figures of each."""
 
 
@@ -65,6 +66,11 @@ FIGURES = {
     "bias": ReportFigure(
         draw_bias, "quality",
         "Deviation from the full dose by tissue. Marks: means over the held-out scans, without intervals.",
+    ),
+    "doses": ReportFigure(
+        draw_doses, "doses",
+        "Error, noise, sharpness and bias against the dose. Marks: means over the held-out slices (error) or scans, "
+        "without intervals; hollow where a network was not trained on the dose. Black and dashed: the input.",
     ),
     "efficiency": ReportFigure(
         draw_speed_up, "speedup",

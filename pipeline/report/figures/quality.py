@@ -4,7 +4,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
+from pipeline.report.doses import at_lowest
 from pipeline.report.figures.style import BLACK, GREY, letter, style
 from pipeline.report.results import Results
 from pipeline.settings.names import LOW_DOSE_INPUT
@@ -16,39 +18,39 @@ _TISSUES = {"bias_lung": "lung", "bias_soft": "soft tissue", "bias_bone": "bone,
 
 def draw_noise_spectra(figure: Figure, results: Results) -> None:
     """Draw noise power spectra, a line a model."""
-    nps = results.table("nps", "no scan that was judged has a uniform block of soft tissue")
-    nps, ax = nps[nps["model"].isin(_judged(results)["model"])], figure.subplots()
+    nps = at_lowest(results.table("nps", "no scan that was judged has a uniform block of soft tissue"))
+    nps, ax = nps[nps["model"].isin(judged_models(results)["model"])], figure.subplots()
     for model, curve in nps.groupby("model", sort=False):
-        colour, mark, line = _look(str(model), list(nps["model"].unique()))
+        colour, mark, line = look(str(model), list(nps["model"].unique()))
         ax.plot(curve["frequency"], curve["nps"], color=colour, marker=mark, ls=line, label=model)
     ax.set(xlabel="spatial frequency (cycles/mm)", ylabel="NPS (HU² mm²)", xlim=(0, None), ylim=(0, None))
-    _legend(figure)
+    legend(figure)
 
 
 def draw_sharpness(figure: Figure, results: Results) -> None:
     """Draw sharpness at edges against noise, a mark a model; the full dose is at 0 HU and 1 by definition."""
-    quality, ax = _judged(results), figure.subplots()
+    quality, ax = judged_models(results), figure.subplots()
     ax.axhline(1, color=GREY, ls="--", zorder=0)
     ax.plot(0, 1, "*", color="0.2", ms=14, label="full dose", clip_on=False, zorder=3)
     for row in quality.to_dict("records"):
-        colour, mark, _ = _look(str(row["model"]), list(quality["model"]))
+        colour, mark, _ = look(str(row["model"]), list(quality["model"]))
         ax.plot(row["noise_sd"], row["sharpness"], mark, color=colour, ms=8, label=row["model"])
     ax.set(xlabel="noise SD in uniform soft tissue (HU)", ylabel="sharpness at edges (full dose = 1)", xlim=(0, None))
     ax.margins(0.12)
     ax.set_xlim(left=0)
-    _legend(figure)
+    legend(figure)
 
 
 def draw_bias(figure: Figure, results: Results) -> None:
     """Draw the mean deviation from the full dose, a panel a tissue and a row a model."""
-    quality = _judged(results)
+    quality = judged_models(results)
     models = list(quality["model"])
     figure.set_size_inches(7, 1.0 + _LINE_INCHES * len(models))
     panels = figure.subplots(1, len(_TISSUES), sharey=True)
     for number, (ax, name) in enumerate(zip(panels, _TISSUES, strict=True)):
         ax.axvline(0, color=GREY, lw=0.8)
         for row, (model, bias) in enumerate(zip(models, quality[name], strict=True)):
-            colour, mark, _ = _look(model, models)
+            colour, mark, _ = look(model, models)
             ax.plot([0, bias], [row, row], color=colour, lw=0.8)
             ax.plot(bias, row, mark, color=colour)
         ax.set_yticks(range(len(models)), models)
@@ -57,21 +59,21 @@ def draw_bias(figure: Figure, results: Results) -> None:
     figure.supxlabel("mean difference from the full dose (HU)", fontsize="medium")
 
 
-def _judged(results: Results) -> pd.DataFrame:
+def judged_models(results: Results) -> pd.DataFrame:
     """Return the quality of as many models as can be distinguished: the baselines, then those of the least error."""
-    quality = results.table("quality", "nothing was judged on the held-out slices")
+    quality = at_lowest(results.table("quality", "nothing was judged on the held-out slices"))
     best = quality.iloc[_BASELINES:].nsmallest(_MODELS - _BASELINES, "rmse_hu_mean").index
     return quality[quality.index.isin([*quality.index[:_BASELINES], *best])]
 
 
-def _legend(figure: Figure) -> None:
-    """Add a legend to the right; the figure is made as high as the legend."""
-    handles, labels = figure.axes[0].get_legend_handles_labels()
-    figure.set_size_inches(7, max(3.0, 0.5 + _LINE_INCHES * len(labels)))
-    figure.legend(handles, labels, loc="outside right center")
+def legend(figure: Figure, further: Sequence[Line2D] = (), least_inches: float = 3.0) -> None:
+    """Add a legend of the first panel's lines to the right; the figure is made as high as the legend."""
+    handles = [*figure.axes[0].get_legend_handles_labels()[0], *further]
+    figure.set_size_inches(7, max(least_inches, 0.5 + _LINE_INCHES * len(handles)))
+    figure.legend(handles=handles, loc="outside right center")
 
 
-def _look(model: str, models: Sequence[str]) -> tuple[str, str, str]:
+def look(model: str, models: Sequence[str]) -> tuple[str, str, str]:
     """Return colour, mark and line of a model, the same in all figures; the input is black and dashed."""
     if model == LOW_DOSE_INPUT:
         return BLACK, "X", "--"
