@@ -47,6 +47,10 @@ class DoseChoice:
             return low_doses[(index // self.segments + index % self.segments) % len(low_doses)]
         return low_doses[int(np.random.default_rng((self.seed, index, _STREAM)).integers(len(low_doses)))]
 
+    def validated(self, path: Path) -> list[LowDose]:
+        """Return a low dose of each dose, at which whole scans are validated."""
+        return [low for low in self._low_doses(open_pair(path), 0) if isinstance(low, Fresh) or low.realisation == 1]
+
     def _low_doses(self, pair: Pair, epoch: int) -> list[LowDose]:
         stored: list[LowDose] = [p for p in pair.partners if self.doses is None or p.dose in self.doses]
         if not self.fresh:

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from data_prep.paths import pair_path
 from data_prep.split import Segment
-from data_prep.store import Pair
 from pipeline.convolutions.layers import use_algorithms
 from pipeline.dataset import PairSamples
+from pipeline.doses import DoseChoice
 from pipeline.inference.corrector import Corrector
 from pipeline.inference.scan import ArrayScan, denoise_slices
 from pipeline.settings.cells import CellSettings
+from pipeline.slices import SliceReader
 from pipeline.training.step import TrainingStep
 from pipeline.training.world import World
 
@@ -55,25 +56,28 @@ class CropValidator:
 class ScanValidator:
     """Judges whole scans as ``quarterdose denoise`` writes them: every slice, whole planes, windows averaged.
 
-    Each rank takes every so many-th scan, and a round is a slice of each.
+    Of several doses to train on, each scan is judged at each. Each rank takes every so many-th, and a round is a slice
+    of each.
     """
 
     def __init__(self, data: Path, segments: Sequence[Segment], cell: CellSettings, step: TrainingStep) -> None:
-        self.data, self.segments = data, segments
+        choice = DoseChoice(cell.training, cell.training.seed, 1, len(segments), validating=True)
+        paths = [(pair_path(data, segment.dataset, segment.scan), segment) for segment in segments]
+        self._scans = [(path, segment, low) for path, segment in paths for low in choice.validated(path)]
         network = deepcopy(step.judged).eval()
         use_algorithms(network, None)  # those of the training are for its own shapes and precision
         self._correct = _WatchedCorrector(network, cell, step.device)
 
     def rounds(self, world: World) -> int:
         """Return the slices of the rank that has most."""
-        return max(sum(map(len, self.segments[rank :: world.size])) for rank in range(world.size))
+        lengths = [len(segment) for _, segment, _ in self._scans]
+        return max(sum(lengths[rank :: world.size]) for rank in range(world.size))
 
     def judge(self, step: TrainingStep, world: World) -> Iterator[Sums]:
         """Yield the errors of the slices of this rank's scans."""
         self._correct.network.load_state_dict(step.judged.state_dict())
-        for segment in self.segments[world.rank :: world.size]:
-            pair = Pair(pair_path(self.data, segment.dataset, segment.scan))
-            full, low = (pair.read(name, segment.start, segment.stop) for name in ("full_dose", "low_dose"))
+        for path, segment, low_dose in self._scans[world.rank :: world.size]:
+            low, full = SliceReader(single=False).read(path, low_dose, range(segment.start, segment.stop))
             denoised = denoise_slices(ArrayScan(low), self._correct)
             for slices in zip(denoised, low, full, strict=True):
                 yield self._errors(*slices)

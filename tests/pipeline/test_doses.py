@@ -272,3 +272,14 @@ def test_tables_never_average_over_doses(tmp_path: Path) -> None:
     assert at_lowest(judged)["rmse_hu"].max() == 41
     single = tables["quality"][tables["quality"]["dose"] == 0.25]
     assert doses_table(single, [], (0.25,)).empty
+
+
+@pytest.mark.parametrize(("training", "doses"), [({}, [0.05, 0.25]), ({"doses": 0.25}, [0.25])])
+def test_whole_scans_are_validated_at_each_dose_to_train_on(
+    data: Path, tmp_path: Path, training: dict[str, Any], doses: list[float]
+) -> None:
+    result = run(cell(2, validation="scans", epochs=1, **training), data, tmp_path / "cell")
+    pair = Pair(data / "toy" / "a.zarr")
+    full = pair.read(FULL_DOSE, 24, 40).astype(float)
+    errors = [np.mean((pair.read(f"low_dose_{dose}_1", 24, 40) - full) ** 2) for dose in doses]
+    assert result["validation"]["low_dose_rmse_hu"] == pytest.approx(np.sqrt(np.mean(errors)))
