@@ -56,7 +56,7 @@ def test_by_scans_a_validation_has_the_error_of_what_is_shipped(
     settings = cell(dims, epochs=1, learning_rate=1e-2, validation="scans", **how)
     validation = run(settings, data, tmp_path)["validation"]
     full, low = (Pair(data / "toy" / "a.zarr").read(name, 24, 40).astype(float) for name in ("full_dose", "low_dose"))
-    shipped = load_denoiser(settings, tmp_path, EvaluateSettings(device="cpu", threads=1))(low.astype(np.int16))
+    shipped = load_denoiser(settings, tmp_path, EvaluateSettings(device="cpu", threads=1))(low.astype(np.int16), None)
     assert np.abs(shipped - low).mean() > 1
     rmse = {"rmse_hu": shipped, "low_dose_rmse_hu": low}
     assert validation == pytest.approx({name: np.sqrt(np.mean((x - full) ** 2)) for name, x in rmse.items()}, rel=1e-12)
