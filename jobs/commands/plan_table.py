@@ -8,26 +8,27 @@ from data_prep.volume import SIDE
 from jobs.commands.forecast import Forecast
 from pipeline.settings.cells import CellSettings, cells_of
 from pipeline.settings.run import RunSettings
+from pipeline.training.arithmetic import operations_of
 from pipeline.training.gpus import GIB, usable_bytes
 from pipeline.training.memory import largest_batch, predict
 
 _SETTINGS = ("cell", "ranks", "slices", "crop", "batch", "precision", "checkpointing")
-_BYTES = ("parameters", "optimiser GiB", "saved GiB", "peak GiB")
+_SIZES = ("parameters", "GFLOP a step", "optimiser GiB", "saved GiB", "peak GiB")
 _FIT = ("fits", "largest batch")
 _TIME = ("hours", "GPU-hours")
 
 
 def plan_table(run: RunSettings, gpu: str | None, forecasts: Sequence[Forecast] | None) -> Table:
-    """Make a table with a row per training: its settings and the memory of a rank; with ``gpu`` the batch that fits.
+    """Make a table with a row per training: its settings, and operations and memory of a rank.
 
-    ``forecasts``: adds the hours of the trainings that are not done.
+    ``gpu``: adds the batch that fits. ``forecasts``: adds the hours of the trainings that are not done.
 
     Raises:
         UserError: the GPU is unknown.
     """
     usable = usable_bytes(gpu) if gpu else None
     table = Table(box=None, header_style="bold")
-    for name in (*_SETTINGS, *_BYTES, *(_FIT if gpu else ()), *(_TIME if forecasts is not None else ())):
+    for name in (*_SETTINGS, *_SIZES, *(_FIT if gpu else ()), *(_TIME if forecasts is not None else ())):
         table.add_column(name, justify="left" if name in ("cell", "precision", "checkpointing") else "right")
     hours = {training.cell: (f"{training.hours:.2f}", f"{training.gpu_hours:.2f}") for training in forecasts or ()}
     for cell in cells_of(run):
@@ -42,6 +43,7 @@ def _row(cell: CellSettings, usable: int | None) -> Iterator[str]:
     yield "yes" if training.activation_checkpointing else "no"
     memory = predict(cell, gpu=gpu)
     yield f"{memory.parameters:,}"
+    yield f"{operations_of(cell).batch * training.accumulation / 1e9:,.1f}"
     yield from (f"{size / GIB:.2f}" for size in (memory.optimiser, memory.saved, memory.peak))
     if usable is not None:
         yield "yes" if memory.peak <= usable else "no"

@@ -23,6 +23,8 @@ def test_cpu(tmp_path: Path) -> None:
     assert header[:7] == ["cell", "ranks", "slices", "crop", "batch", "precision", "checkpointing"]
     assert flat[:8] == ["2d", "1", "1", "64", "1", "float32", "no", "566,451"]
     assert thin[:8] == ["3d-s16-r1", "1", "16", "64", "1", "float32", "no", "2,619,155"]
+    assert header[8:11] == ["GFLOP", "a", "step"]
+    assert 1.9 < float(thick[8]) / float(thin[8]) < 2.1
     assert 1.5 < float(thick[-1]) / float(thin[-1]) < 2  # twice the slices, the same weights
     assert " ".join(note).startswith("All tensors of a rank on CPUs")
     assert " ".join(store).startswith("Pairs on disk: about 0.56 MB a slice (full dose and 1 low dose); the slices are")

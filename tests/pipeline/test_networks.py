@@ -15,6 +15,7 @@ from pipeline.convolutions.memory_format import lay_out
 from pipeline.convolutions.needs import NeedsCollector
 from pipeline.evaluate.denoisers import load_denoiser
 from pipeline.models import build_network, inflate
+from pipeline.models.gated import GatedBlock
 from pipeline.settings.architectures import ARCHITECTURES
 from pipeline.settings.cells import CellSettings
 from pipeline.settings.run import EvaluateSettings
@@ -191,3 +192,19 @@ def test_judged_is_shipped_as_dicom(name: str, dims: int, make_pair: Callable[..
     judged = load_denoiser(settings, tmp_path / "cell", EvaluateSettings(threads=1))(low, None)
     assert np.abs(judged.astype(int) - low).mean() > 1
     np.testing.assert_array_equal(judged, ship(pair, "dicom", settings, tmp_path))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dims", [2, 3])
+def test_nafnets_attention_is_in_each_part_of_a_plane_what_it_is_in_a_crop(dims: int) -> None:
+    block = fill_with_noise(GatedBlock(dims, 8, window=32))
+    assert isinstance(block, GatedBlock)
+    crop = torch.rand(1, *[4] * (dims - 2), 32, 32, 8, generator=torch.Generator().manual_seed(0))
+    repeated = torch.cat([crop, crop], -2)
+    of_crop, of_both = block._attention(crop), block._attention(repeated)
+    torch.testing.assert_close(of_both, of_crop.expand_as(of_both))
+    bright = torch.cat([crop, crop + 1], -2)
+    factors = block._attention(bright)
+    ends = factors[..., 0, :].mean(), factors[..., -1, :].mean()
+    expected = block._attention(crop).mean(), block._attention(crop + 1).mean()
+    torch.testing.assert_close(torch.stack(ends), torch.stack(expected))
