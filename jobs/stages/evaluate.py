@@ -22,7 +22,7 @@ class Evaluate(Stage):
     """Judge one denoiser an item: ``low-dose``, the baseline; classical ones; and cells that are no control arms."""
 
     name: str = "evaluate"
-    version: ClassVar[int] = 7
+    version: ClassVar[int] = 8
     uses_gpu: ClassVar[bool] = True
     resumes: ClassVar[bool] = True
     modules: ClassVar[tuple[str, ...]] = ("pipeline.evaluate.judgement",)
@@ -46,8 +46,11 @@ class Evaluate(Stage):
         return [("split", "split"), *([(self.cells[item][0].name, item)] if item in self.cells else [])]
 
     def outputs(self, item: str) -> list[Path]:
-        endings = (".json", ".scans.json", ".npz")  # rows by slice, rows by scan, an example
+        endings = (".json", ".scans.json", ".npz", ".times.json")  # rows by slice, rows by scan, an example, speed
         return [self.folder.evaluation(item).with_name(f"{item}{ending}") for ending in endings]
+
+    def product(self, result: Mapping[str, Any], outputs: Mapping[str, str]) -> Any:
+        return {path: digest for path, digest in outputs.items() if not path.endswith(".times.json")}
 
     def folders(self, item: str) -> Mapping[Path, str]:
         return {self.folder.evaluation(item): r"[^/]+\.(json|npz)"}

@@ -1,6 +1,8 @@
 """A denoiser judged on the held-out scans."""
 
+import math
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
@@ -42,12 +44,13 @@ def evaluate(
     denoiser: Denoiser, data: Path, parts: Mapping[Part, Sequence[Segment]], settings: EvaluateSettings,
     target: Path, progress: Progress,
 ) -> dict[str, Any]:  # fmt: skip
-    """Judge a denoiser on the segments of ``parts`` at each dose; write ``target`` .json, .scans.json and .npz.
+    """Judge a denoiser on the segments of ``parts`` at each dose; write four files named after ``target``.
 
     ``.json`` has a row a slice of the part ``test`` and dose; ``.scans.json`` a row a scan of any part and dose, with
     its noise spectrum; ``.npz`` up to 16 slices (HU) from the middle of the first scan of the part ``test``, at its
-    lowest dose. Until all scans are judged,
-    the folder ``target`` holds a file for each that is: an interrupted call goes on with the missing ones.
+    lowest dose; ``.times.json`` the milliseconds a slice in the scan that was denoised in the least, as others are
+    judged meanwhile. Until all scans are judged, the folder ``target`` holds a file for each that is: an interrupted
+    call goes on with the missing ones.
     """
     torch.set_num_threads(threads_of(settings))
     files = {
@@ -59,7 +62,8 @@ def evaluate(
     example = next(task for part, task in files.values() if part == "test"), target.with_suffix(".npz")
     for number, path in enumerate(_judge_missing(denoiser, data, missing, settings, example), start=1):
         progress(len(files) - len(missing) + number, len(files), path.stem)
-    slices, scans = _collect({path: part for path, (part, _) in files.items()})
+    slices, scans, slice_ms = _collect({path: part for path, (part, _) in files.items()})
+    write_json(target.with_suffix(".times.json"), {"slice_ms": slice_ms})
     write_json(target.with_suffix(".scans.json"), scans)
     write_json(target.with_suffix(".json"), slices)
     shutil.rmtree(target)
@@ -92,14 +96,15 @@ def _means(slices: Sequence[Mapping[str, Any]]) -> float | dict[str, float]:
     return means if len(means) > 1 else next(iter(means.values()))
 
 
-def _collect(files: Mapping[Path, Part]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Read the rows of the slices of the part ``test``, and those of all scans."""
-    slices, scans = list[dict[str, Any]](), list[dict[str, Any]]()
+def _collect(files: Mapping[Path, Part]) -> tuple[list[dict[str, Any]], list[dict[str, Any]], float]:
+    """Read the rows of the slices of the part ``test``, those of all scans, and the least milliseconds a slice."""
+    slices, scans, slice_ms = list[dict[str, Any]](), list[dict[str, Any]](), math.inf
     for path, part in files.items():
         judged = read_sealed(path)
         scans.append({"part": part, **judged["scan"]})
         slices += judged["slices"] if part == "test" else []
-    return slices, scans
+        slice_ms = min(slice_ms, 1e3 * judged["seconds"] / judged["scan"]["slices"])
+    return slices, scans, slice_ms
 
 
 def _judge_missing(
@@ -119,8 +124,10 @@ def _judge_missing(
                 yield from _finished(running)
             segment, partner = task
             example_path = example[1] if task == example[0] else None
-            image = denoiser(_pair(data, segment).read(partner.array, segment.start, segment.stop), partner.dose)
-            running[pool.submit(_judge, image, data, task, settings, path, example_path)] = path
+            low, start = _pair(data, segment).read(partner.array, segment.start, segment.stop), time.perf_counter()
+            image = denoiser(low, partner.dose)
+            seconds = time.perf_counter() - start
+            running[pool.submit(_judge, image, seconds, data, task, settings, path, example_path)] = path
             del image  # the future holds it until it is judged, and no longer
         while running:
             yield from _finished(running)
@@ -134,9 +141,10 @@ def _finished(running: dict[Future[None], Path]) -> Iterator[Path]:
 
 
 def _judge(
-    image: NDArray[Any], data: Path, task: _Task, settings: EvaluateSettings, path: Path, example: Path | None
-) -> None:
-    """Write the scan's row and a row a slice to ``path``."""
+    image: NDArray[Any], seconds: float, data: Path, task: _Task, settings: EvaluateSettings, path: Path,
+    example: Path | None,
+) -> None:  # fmt: skip
+    """Write the scan's row and a row a slice to ``path``; ``seconds``: that the denoiser took."""
     segment, partner = task
     pair = _pair(data, segment)
     uncropped = pair.read("full_dose", segment.start, segment.stop)
@@ -148,7 +156,7 @@ def _judge(
         scan, slices = judge(scan_on(device, image, full, anatomy, pair.provenance["spacing_mm"][1:]))
     ids = {"dataset": segment.dataset, "scan": segment.scan, "dose": partner.dose}
     rows = [{**ids, "slice": segment.start + z, **row} for z, row in enumerate(slices)]
-    write_sealed(path, {"scan": {**ids, "slices": len(rows), **scan}, "slices": rows})
+    write_sealed(path, {"scan": {**ids, "slices": len(rows), **scan}, "slices": rows, "seconds": seconds})
 
 
 def _pair(data: Path, segment: Segment) -> Pair:

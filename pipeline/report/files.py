@@ -2,7 +2,7 @@
 
 TABLES = ("cells", "epochs", "speedup", "laws", "attribution", "variance", "variance_tests", "projection", "unlike",
           "quality", "quality_scans", "quality_datasets", "quality_tests", "quality_verdicts", "quality_doses", "nps",
-          "transfer", "table2", "accounting")  # fmt: skip
+          "transfer", "table2", "networks", "accounting")  # fmt: skip
 """Tables of the report, each a CSV file of this name."""
 
 FILES = (*(f"{name}.csv" for name in TABLES), "table2.md", "table2.tex", "summary.txt", "index.html")

@@ -9,12 +9,15 @@ from pipeline.quality.measures import SCAN_MEASURES, SLAB_MEASURES, Measure, nam
 from pipeline.report.table2 import HEADER, SORTED_BY, shown_rows
 from pipeline.report.tables import records
 
-_PERCENT = {"rmse_change", *(f"{name}{end}" for name in ("efficiency", "lost") for end in ("", "_low", "_high"))}
+_PERCENT = {
+    "rmse_change",
+    *(f"{name}{end}" for name in ("efficiency", "lost", "error") for end in ("", "_low", "_high")),
+}
 _TITLES = {measure.name: measure.title for measure in (*SLAB_MEASURES, *SCAN_MEASURES)} | {
     "noise_full_hu": "own noise (HU)", "noise_added_hu": "added noise (HU)",
     "noise_ratio": "added / expected noise", "noise_remark": "remark on noise",
 }  # fmt: skip
-_UNITS = {"seconds": "(s)", "hu": "(HU)", "mm": "(mm)", "bytes": "(GiB)"}
+_UNITS = {"seconds": "(s)", "ms": "(ms)", "hu": "(HU)", "mm": "(mm)", "bytes": "(GiB)"}
 _IDS = ("cell", "baseline", "item")
 _IN_ROWS = ("fitted", "assumed", "reason")  # what a forecast rests on, and why it is missing, stand beside it
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")

@@ -1,5 +1,6 @@
 """Write the report of a run: tables, figures and the page."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from pipeline.report.doses import at_lowest, doses_table
 from pipeline.report.figures import draw_all
 from pipeline.report.html import write_page
 from pipeline.report.latex import as_latex
+from pipeline.report.networks import networks_table
 from pipeline.report.quality_tables import judged_table, quality_tables
 from pipeline.report.results import Results
 from pipeline.report.summary import summary
@@ -73,10 +75,18 @@ def collect(
         "cells": trained, **quality, **_scaling(trained, steps, lowest, settings.study.data_rate),
         "transfer": steps_to_2d(trained, validation_table(curves)), "table2": table2(trained, lowest),
         "quality_doses": doses_table(quality["quality"], cells, settings.data.low_dose.doses),
+        "networks": networks_table(
+            trained, lowest, at_lowest(quality.get("quality_scans", lowest)), _slice_ms(root, judged)
+        ),
         "accounting": accounting,
     }  # fmt: skip
     shown = at_lowest(quality["quality"])
     return Results(tables, curves, lowest, read_stacks(root, shown, cells, settings.data.low_dose.doses[0]))
+
+
+def _slice_ms(root: Path, judged: Sequence[str]) -> dict[str, float]:
+    files = {model: root / "evaluation" / f"{model}.times.json" for model in judged}
+    return {model: json.loads(path.read_text())["slice_ms"] for model, path in files.items()}
 
 
 def _scaling(

@@ -64,11 +64,12 @@ def judge(root: Path, model: str, full: Hu) -> None:
              "ms_ssim": 1 - (rmse + 2 * z + 5 * n) / 1000, "rmse_hu": rmse + z}
             for n, dataset in enumerate(DATASETS) for z in range(3)]  # fmt: skip
     (root / "evaluation" / f"{model}.json").write_text(json.dumps(rows))
-    scans = [{"part": "test", "dataset": dataset, "scan": f"s-{dataset}", "slices": 3, "noise_blocks": 9,
-              **SCAN_VALUES, "rmse_hu": rmse, "noise_sd": rmse, "sharpness": 1 - 0.01 * len(model),
+    scans = [{"part": "test", "dataset": dataset, "scan": f"s-{dataset}", "slices": 3,
+              "noise_blocks": 9, **SCAN_VALUES, "rmse_hu": rmse, "noise_sd": rmse, "sharpness": 1 - 0.01 * len(model),
               "nps": [[0.1, 0.3, 0.5], [rmse, 2 * rmse, rmse]]}
              for dataset in DATASETS]  # fmt: skip
     (root / "evaluation" / f"{model}.scans.json").write_text(json.dumps(scans))
+    (root / "evaluation" / f"{model}.times.json").write_text(json.dumps({"slice_ms": 200.0}))
     noise = np.random.default_rng(len(model)).normal(0, rmse, full.shape)
     image = np.clip(full + noise, -1024, 3071).round().astype(np.int16)
     np.savez(root / "evaluation" / f"{model}.npz", image=image, full_dose=full)

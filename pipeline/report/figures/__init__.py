@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from pipeline.report.figures.doses import draw_doses
 from pipeline.report.figures.fig4 import draw_accuracy, draw_time
 from pipeline.report.figures.losses import draw_by_slices, draw_by_transfer
+from pipeline.report.figures.networks import draw_networks
 from pipeline.report.figures.pictures import draw_differences, draw_slices
 from pipeline.report.figures.quality import draw_bias, draw_noise_spectra, draw_sharpness
 from pipeline.report.figures.scaling import draw_attribution, draw_projection, draw_speed_up
@@ -17,7 +18,7 @@ from pipeline.report.figures.style import ENDINGS, new_figure, save, styled
 from pipeline.report.results import NothingToDraw, Results
 
 PIXELS = 128  # of the page, an inch of a figure: a little larger than in print
-Section = Literal["slices", "quality", "doses", "speedup", "scaling", "courses"]
+Section = Literal["slices", "quality", "doses", "networks", "speedup", "scaling", "courses"]
 """Parts of the page with figures, in its order; ``page.html.j2`` shows all figures of each."""
 
 
@@ -71,6 +72,12 @@ FIGURES = {
         draw_doses, "doses",
         "Error, noise, sharpness and bias against the dose. Marks: means over the held-out slices (error) or scans, "
         "without intervals; hollow where a network was not trained on the dose. Black and dashed: the input.",
+    ),
+    "networks": ReportFigure(
+        draw_networks, "networks",
+        "Error on the held-out slices against what a network costs. Marks: means over seeds; bars: 95 % intervals over "
+        "seeds, missing with one. Filled, and joined by the line: nothing has both less error and fewer hours. Dashed: "
+        "classical denoisers.",
     ),
     "efficiency": ReportFigure(
         draw_speed_up, "speedup",
