@@ -42,7 +42,7 @@ def forecast(folder: RunFolder, graph: Graph, profile: Profile) -> list[Forecast
     """
     pending = [cell for stage, cell in _cells(graph) if not stage.markers.is_done(cell.id)]
     split = _split(graph)
-    rates = {network: list(_rates(graph, network, split)) for network in folder.settings.networks}
+    rates = {network: list(_rates(folder, graph, network, split)) for network in folder.settings.networks}
     return [_forecast(folder, cell, profile, rates[cell.network], split) for cell in pending]
 
 
@@ -61,18 +61,19 @@ def _split(graph: Graph) -> Split | None:
     return read_split(stage)
 
 
-def _rates(graph: Graph, network: str, split: Split | None) -> Iterator[float]:
+def _rates(folder: RunFolder, graph: Graph, network: str, split: Split | None) -> Iterator[float]:
     """Yield a rank's operations per second in each finished training of a network."""
     for stage, cell in _cells(graph):
         marker = stage.markers.read(cell.id)
         if cell.network == network and marker and marker.state == "done":
             seconds = marker.result["seconds"]
             length = length_of(cell.training, len(split.parts["train"]) if split else 0, cell.ranks)
-            operations = _operations(cell, split) * marker.result["steps"] / length.steps  # it may have stopped early
+            share = marker.result["steps"] / length.steps  # it may have stopped early
+            operations = share * _operations(folder, cell, split)
             yield operations / cell.ranks / (seconds["training"] + seconds["validation"])
 
 
-def _operations(cell: CellSettings, split: Split | None) -> float:
+def _operations(folder: RunFolder, cell: CellSettings, split: Split | None) -> float:
     by_scans = cell.training.validation == "scans"
     if split is None and (by_scans or cell.training.samples is None):
         raise UserError(
@@ -81,7 +82,15 @@ def _operations(cell: CellSettings, split: Split | None) -> float:
         )
     if split is None:
         return count_operations(cell, 0, ())
-    return count_operations(cell, len(split.parts["train"]), [len(segment) for segment in split.parts["validation"]])
+    validated = [len(segment) for segment in split.parts["validation"]] * _count_low_doses(folder, cell)
+    return count_operations(cell, len(split.parts["train"]), validated)
+
+
+def _count_low_doses(folder: RunFolder, cell: CellSettings) -> int:
+    """Count the low doses of a scan on which the cell is validated: stored ones and, with fresh noise, any others."""
+    partners, doses = folder.settings.data.low_dose.partners, cell.training.doses
+    stored = [partner for partner in partners if doses is None or partner.dose in doses]
+    return len(stored) + len({*(doses or ())} - {partner.dose for partner in partners})
 
 
 def _forecast(
@@ -93,7 +102,7 @@ def _forecast(
             "teraflops in the profile"
         )
     rate = median(rates) if rates else 1e12 * (profile.teraflops or 0.0)
-    hours = _operations(cell, split) / cell.ranks / rate / _HOUR
+    hours = _operations(folder, cell, split) / cell.ranks / rate / _HOUR
     return Forecast(cell.id, hours, hours * cell.ranks * profile.gpus_a_task)
 
 

@@ -34,10 +34,8 @@ from pipeline.training.schedule import TrainingLength, length_of
 from pipeline.training.step import TrainingStep
 from pipeline.training.stopping import StopFlag
 from pipeline.training.trainer import Trainer
-from pipeline.training.validators import CropValidator, ScanValidator, Validator
+from pipeline.training.validators import VALIDATION_SEED, CropValidator, ScanValidator, Validator
 from pipeline.training.world import World
-
-VALIDATION_SEED = 2023  # the same crops for every cell
 
 
 def train(

@@ -22,6 +22,7 @@ from pipeline.slices import SliceReader
 from pipeline.training.step import TrainingStep
 from pipeline.training.world import World
 
+VALIDATION_SEED = 2023  # the same crops, and noise, for every cell
 Sums = Mapping[str, float]
 """Parts of the sums that :func:`~pipeline.training.validation.summed_up` takes."""
 
@@ -61,7 +62,7 @@ class ScanValidator:
     """
 
     def __init__(self, data: Path, segments: Sequence[Segment], cell: CellSettings, step: TrainingStep) -> None:
-        choice = DoseChoice(cell.training, cell.training.seed, 1, len(segments), validating=True)
+        choice = DoseChoice(cell.training, VALIDATION_SEED, 1, len(segments), validating=True)
         paths = [(pair_path(data, segment.dataset, segment.scan), segment) for segment in segments]
         self._scans = [(path, segment, low) for path, segment in paths for low in choice.validated(path)]
         network = deepcopy(step.judged).eval()

@@ -61,7 +61,8 @@ def test_hours_are_those_of_the_arithmetic_at_the_profile_s_rate(tmp_path: Path)
     """16 x 128 x 128: 356 GFLOP a step were counted for the authors' network; judging is a third, without gradients."""
     (tmp_path / "p.yaml").write_text(PROFILE.format("teraflops: 0.001"))
     words = ("--on", "p.yaml", *STEPS, "--set", "study.training.crop=128", "--set", "study.slices=[16]",
-             "--set", "budget.gpu_hour_price=2", "--set", "budget.currency=CHF")  # fmt: skip
+             "--set", "budget.gpu_hour_price=2", "--set", "budget.currency=CHF",
+             "--set", "study.training.patience=9")  # fmt: skip
     header, flat, deep, *notes = plan(tmp_path, *words)
     assert header[-2:] == ["hours", "GPU-hours"]
     steps, validations = 120 * 50, 51 * 8
@@ -70,6 +71,7 @@ def test_hours_are_those_of_the_arithmetic_at_the_profile_s_rate(tmp_path: Path)
     told = " ".join(" ".join(note) for note in notes)
     bill = float(told.partition(" GPU-hours, ")[2].partition(" CHF, from")[0].replace(",", ""))
     assert bill == pytest.approx(2 * (float(flat[-1]) + float(deep[-1])), abs=0.03)
+    assert "Trainings still to be run: at most " in told  # they may stop early
     assert "budget.gpu_hours: no limit." in told
 
 
@@ -83,6 +85,7 @@ def test_hours_are_those_of_the_arithmetic_at_the_profile_s_rate(tmp_path: Path)
         ),
         ("", ("--set", "budget.gpu_hours=9"), "set teraflops in the profile"),
         ("teraflops: 1", ("--set", "study.training.samples=null"), "not known before the scans are split"),
+        ("teraflops: 1", ("--set", "study.training.validation=scans"), "and training.validation: crops"),
     ],
 )
 def test_a_budget_that_is_too_small_or_cannot_be_kept_is_refused(
