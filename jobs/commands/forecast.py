@@ -82,15 +82,13 @@ def _operations(folder: RunFolder, cell: CellSettings, split: Split | None) -> f
         )
     if split is None:
         return count_operations(cell, 0, ())
-    validated = [len(segment) for segment in split.parts["validation"]] * _count_low_doses(folder, cell)
+    validated = [len(segment) for segment in split.parts["validation"]] * _count_doses(folder, cell)
     return count_operations(cell, len(split.parts["train"]), validated)
 
 
-def _count_low_doses(folder: RunFolder, cell: CellSettings) -> int:
-    """Count the low doses of a scan on which the cell is validated: stored ones and, with fresh noise, any others."""
-    partners, doses = folder.settings.data.low_dose.partners, cell.training.doses
-    stored = [partner for partner in partners if doses is None or partner.dose in doses]
-    return len(stored) + len({*(doses or ())} - {partner.dose for partner in partners})
+def _count_doses(folder: RunFolder, cell: CellSettings) -> int:
+    """Count the doses at which the cell is validated: those that it trains on, by default all that are stored."""
+    return len(cell.training.doses or folder.settings.data.low_dose.doses)
 
 
 def _forecast(

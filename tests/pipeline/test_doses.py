@@ -101,15 +101,15 @@ def test_validation_goes_through_the_low_doses_of_each_segment_in_turn(data: Pat
     assert len({(array, z >= 24) for array, z in places}) == 8
 
 
-@pytest.mark.parametrize(("doses", "count"), [(None, 4), (0.25, 2)])
-def test_validation_by_scans_judges_every_low_dose_of_every_slice(
+@pytest.mark.parametrize(("doses", "count"), [(None, 2), (0.25, 1)])
+def test_validation_by_scans_judges_every_slice_at_every_dose(
     data: Path, tmp_path: Path, doses: float | None, count: int
 ) -> None:
     pair = Pair(data / "toy" / "a.zarr")
     settings = cell(2, epochs=1, samples=1, validation="scans", doses=doses)
     validation = run(settings, data, tmp_path / "cell")["validation"]
     full = pair.read(FULL_DOSE, 24, 40).astype(float)  # the validation part
-    lows = [pair.read(p.array, 24, 40) - full for p in pair.partners if doses in (None, p.dose)]
+    lows = [pair.read(p.array, 24, 40) - full for p in pair.partners if p.realisation == 1 and doses in (None, p.dose)]
     assert len(lows) == count
     assert validation["low_dose_rmse_hu"] == pytest.approx(np.sqrt(np.square(lows).mean()), rel=1e-12)
 
