@@ -22,7 +22,8 @@ TABLE_CAPTIONS = {
     "networks": (
         "A row a kind of training, over its seeds, at the lowest dose. Error: mean RMSE over held-out slices, of "
         "the input's; in brackets Student's 95 % interval over seeds, missing with one. Hours: of the GPUs of all "
-        "ranks, or of CPUs, from start to end; donor hours: of the 2D training that a transfer starts from. Slice: "
+        "ranks, or of CPUs, from start to end; donor hours: of the 2D training that a transfer starts from; "
+        "search hours: of all trials that tuned the network and its donor. Slice: "
         "milliseconds of denoising, in the scan where it took least. On front: nothing has both less error and fewer "
         "hours."
     ),

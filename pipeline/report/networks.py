@@ -15,7 +15,7 @@ from pipeline.settings.names import CLASSICAL_TITLES, LOW_DOSE_INPUT
 _KIND = ["network", "slices", "sampling", "transfer", "epochs", "ranks"]
 """Settings whose values trainings share that differ in their seed alone."""
 _MEASURES = [RANKED_BY, *names(SCAN_MEASURES)]
-_COSTS = ["hours", "donor_hours", "total_hours"]
+_COSTS = ["hours", "donor_hours", "search_hours", "total_hours"]
 _COUNTS = ["slices", "epochs", "ranks", "seeds", "parameters"]
 _SIZES = ["parameters", "peak_bytes", "slice_ms"]
 _SECONDS = [f"{kind}_seconds" for kind in ("training", "validation", "start", "checkpoint")]
@@ -24,27 +24,28 @@ COLUMNS = ["network", "title", "cell", *_KIND[1:], "seeds", "error", "error_low"
 
 
 def networks_table(
-    cells: pd.DataFrame, slices: pd.DataFrame, scans: pd.DataFrame, slice_ms: Mapping[str, float]
+    cells: pd.DataFrame, slices: pd.DataFrame, scans: pd.DataFrame, slice_ms: Mapping[str, float], trials: pd.DataFrame
 ) -> pd.DataFrame:
     """Make a row a kind of training, over its seeds, and a row the input and each classical denoiser.
 
     ``error``: mean RMSE of the test part's slices over that of the input; ``_low`` and ``_high``: Student's 95 %
     interval over seeds, empty with one. The measures are means over slices, or scans, and seeds. ``hours``: GPU-hours
     of all ranks, or CPU-hours (``hours_of``), from start to end; ``donor_hours``: those of the 2D training that a
-    transfer starts from. ``on_front``: no row has both
-    a lower error and fewer total hours; hours of GPUs and of CPUs are not compared.
+    transfer starts from; ``search_hours``: of all trials of the network, and of its donor, where it was tuned.
+    ``on_front``: no row has both a lower error and fewer total hours; hours of GPUs and of CPUs are not compared.
 
     Args:
         cells: as ``cells.csv``.
         slices: a row a judged slice of the test part: ``model, rmse_hu``.
         scans: as ``quality_scans.csv``.
         slice_ms: of each model, the milliseconds that it takes to denoise a slice.
+        trials: as ``trials.csv`` of the run's search; no rows without one.
     """
     if LOW_DOSE_INPUT not in set(slices["model"]):
         return pd.DataFrame(columns=COLUMNS)
     quality = _quality(slices, scans, slice_ms)
     trained = cells[(cells["state"] == "done") & (cells["arm"] == "full") & cells["cell"].isin(quality.index)]
-    rows = [*_baselines(quality), *_trainings(trained, cells, quality)]
+    rows = [*_baselines(quality), *_trainings(trained, cells, quality, trials)]
     table = pd.DataFrame(rows, columns=COLUMNS).astype(dict.fromkeys(_COUNTS, "Int64"))
     table["on_front"] = _on_front(table)
     return table
@@ -65,19 +66,25 @@ def _baselines(quality: pd.DataFrame) -> Iterator[dict[str, Any]]:
         yield {"network": model, "title": titles[model], "hours_of": "", **dict.fromkeys(_COSTS, 0.0), **measured}
 
 
-def _trainings(trained: pd.DataFrame, cells: pd.DataFrame, quality: pd.DataFrame) -> Iterator[dict[str, Any]]:
+def _trainings(
+    trained: pd.DataFrame, cells: pd.DataFrame, quality: pd.DataFrame, trials: pd.DataFrame
+) -> Iterator[dict[str, Any]]:
+    searched = trials.groupby("network")[["hours", "cpu_hours"]].sum()
     hours = {row["cell"]: _hours(row) for row in records(cells[cells["state"] == "done"])}
     for _, seeds in trained.groupby([*_KIND, "alike"], sort=False):
         first = records(seeds.iloc[:1])[0]
         judged = quality.loc[seeds["cell"]]
         own = float(np.mean([hours[cell] for cell in seeds["cell"]]))
-        donor = 0.0 if first["transfer"] == "none" else hours.get(first["counterpart"], np.nan)
+        donor = "" if first["transfer"] == "none" else first["counterpart"]
+        tuned = searched.loc[searched.index.isin([first["network"], donor.partition("-")[0]])].sum()
+        costs = {"hours": own, "donor_hours": hours.get(donor, np.nan) if donor else 0.0,
+                 "search_hours": float(tuned["cpu_hours" if _unit(first) == "CPU" else "hours"])}  # fmt: skip
         low, high = _interval(judged["error"].to_numpy(float))
         yield {
             **{name: first[name] for name in ("cell", *_KIND, "parameters", "peak_bytes")},
             "title": architecture_of(first["model"]).title_in(first["dims"]), "seeds": len(seeds),
             **{name: judged[name].mean() for name in ("error", *_MEASURES)}, "error_low": low, "error_high": high,
-            "hours_of": _unit(first), "hours": own, "donor_hours": donor, "total_hours": own + donor,
+            "hours_of": _unit(first), **costs, "total_hours": sum(costs.values()),
             "slice_ms": judged["slice_ms"].min(),
         }  # fmt: skip
 

@@ -76,7 +76,8 @@ def collect(
         "transfer": steps_to_2d(trained, validation_table(curves)), "table2": table2(trained, lowest),
         "quality_doses": doses_table(quality["quality"], cells, settings.data.low_dose.doses),
         "networks": networks_table(
-            trained, lowest, at_lowest(quality.get("quality_scans", lowest)), _slice_ms(root, judged)
+            trained, lowest, at_lowest(quality.get("quality_scans", lowest)), _slice_ms(root, judged),
+            _trials(root / "search" / "trials.csv"),
         ),
         "accounting": accounting,
     }  # fmt: skip
@@ -87,6 +88,11 @@ def collect(
 def _slice_ms(root: Path, judged: Sequence[str]) -> dict[str, float]:
     files = {model: root / "evaluation" / f"{model}.times.json" for model in judged}
     return {model: json.loads(path.read_text())["slice_ms"] for model, path in files.items()}
+
+
+def _trials(path: Path) -> pd.DataFrame:
+    """Read the trials of the run's search; no rows where there was none."""
+    return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["network", "hours", "cpu_hours"], dtype=float)
 
 
 def _scaling(

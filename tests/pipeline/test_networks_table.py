@@ -20,11 +20,14 @@ def training(cell: str, cpu_hours: float, **changes: Any) -> dict[str, Any]:
             "cpu_seconds": 3600 * cpu_hours, "parameters": 10, "peak_bytes": 2**30, **changes}  # fmt: skip
 
 
-def table_of(trainings: list[dict[str, Any]], errors: dict[str, list[float]]) -> pd.DataFrame:
+def table_of(
+    trainings: list[dict[str, Any]], errors: dict[str, list[float]], trials: tuple[tuple[str, float], ...] = ()
+) -> pd.DataFrame:
     """Judge each model on the slices of one scan."""
     slices = pd.DataFrame([{"model": model, "rmse_hu": rmse} for model, rows in errors.items() for rmse in rows])
     scans = [{"model": model, "part": "test", **dict.fromkeys(names(SCAN_MEASURES), 1.0)} for model in errors]
-    table = networks_table(pd.DataFrame(trainings), slices, pd.DataFrame(scans), dict.fromkeys(errors, 100.0))
+    searched = pd.DataFrame([(*trial, 9.0) for trial in trials], columns=["network", "cpu_hours", "hours"])
+    table = networks_table(pd.DataFrame(trainings), slices, pd.DataFrame(scans), dict.fromkeys(errors, 100.0), searched)
     return table.set_index("network")
 
 
@@ -46,10 +49,20 @@ def test_errors_are_shares_of_the_input_s_with_an_interval_over_seeds() -> None:
 def test_a_transfer_costs_the_hours_of_its_donor_too() -> None:
     deep = {"dims": 3, "slices": 16, "transfer": "zero", "counterpart": "a"}
     trainings = [training("a", 2.0), training("c-s16-r1", 1.0, **deep)]
-    table = table_of(trainings, {**INPUT, "a": [20.0], "c-s16-r1": [19.0]})
+    errors = {**INPUT, "a": [20.0], "c-s16-r1": [19.0]}
+    table = table_of(trainings, errors)
     assert table[["hours", "donor_hours", "total_hours"]].T["c"].tolist() == [1, 2, 3]
     assert table[["hours", "donor_hours", "total_hours"]].T["a"].tolist() == [2, 0, 2]
     assert table.loc["c", "title"] == "3D-DDnet"
+
+
+def test_a_search_costs_the_hours_of_all_trials_also_those_of_the_donor() -> None:
+    deep = {"dims": 3, "slices": 16, "transfer": "zero", "counterpart": "a"}
+    trainings = [training("a", 2.0), training("c-s16-r1", 1.0, **deep), training("c-s16-r1-none", 1.0, dims=3)]
+    errors = {**INPUT, "a": [20.0], "c-s16-r1": [19.0], "c-s16-r1-none": [21.0]}
+    table = table_of(trainings, errors, (("a", 0.5), ("a", 0.25), ("c", 4.0), ("b", 7.0))).set_index("cell")
+    assert table["search_hours"].iloc[1:].to_dict() == {"a": 0.75, "c-s16-r1": 4.75, "c-s16-r1-none": 4.0}
+    assert table["total_hours"]["c-s16-r1"] == 1 + 2 + 4.75
 
 
 def test_the_front_holds_what_nothing_beats_in_both_error_and_hours() -> None:

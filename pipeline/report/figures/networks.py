@@ -9,7 +9,7 @@ from pipeline.report.figures.style import GREY, letter, style
 from pipeline.report.results import NothingToDraw, Results
 
 _PANELS = {
-    "total_hours": ("hours", "{}-hours, with those of the donor"), "parameters": ("size", "parameters"),
+    "total_hours": ("hours", "{}-hours, with those of donor and search"), "parameters": ("size", "parameters"),
     "peak_bytes": ("memory", "peak of a rank in training (GiB)"), "slice_ms": ("speed", "denoising of a slice (ms)"),
 }  # fmt: skip
 _GIB = 2**30
