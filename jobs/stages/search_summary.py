@@ -10,10 +10,12 @@ from data_prep.progress import Progress
 from jobs.engine.outcome import RunFailed
 from jobs.engine.stage import Ref, Stage
 from jobs.stages.search import Search, read_trials
+from pipeline.report.files import FIGURE_PATTERNS
 from pipeline.training.world import World
 
-FILES = ("trials.csv", "found.yaml", "summary.txt")
-SEARCH_PATTERNS = FILES
+FILES = ("trials.csv", "networks.csv", "importance.csv", "found.yaml", "summary.txt", "journal.log", "index.html")
+SEARCH_PATTERNS = (*FILES, *FIGURE_PATTERNS)
+"""What the summary replaces in the search's folder."""
 
 
 class SummariseSearch(Stage):
@@ -37,7 +39,11 @@ class SummariseSearch(Stage):
         return {"settings": self.settings.model_dump(mode="json", exclude={"runs", "share"})}
 
     def outputs(self, item: str) -> list[Path]:
-        return [self.folder.search / name for name in FILES]
+        figures = (path for pattern in FIGURE_PATTERNS for path in sorted(self.folder.search.glob(pattern)))
+        return [*(self.folder.search / name for name in FILES), *figures]
+
+    def partly_written(self, item: str) -> Mapping[Path, str]:
+        return dict.fromkeys((self.folder.search, self.folder.search / "figures"), ".*")
 
     def run(self, item: str, world: World, progress: Progress) -> dict[str, Any]:
         """Write the files of the search.
@@ -45,13 +51,17 @@ class SummariseSearch(Stage):
         Raises:
             RunFailed: no trial was trained to its end.
         """
-        from pipeline.search.outcome import found_yaml, outcome_lines, trials_table
+        from pipeline.report.search import write_search
+        from pipeline.search.journal import write_journal
+        from pipeline.search.outcome import found_yaml, outcome_lines
 
-        trials, folder = read_trials(self.searches), self.folder.search
+        trials, folder, run = read_trials(self.searches), self.folder.search, self.settings
+        assert run.search
         with Ledger(folder).recording(SEARCH_PATTERNS):
-            write_atomic(folder / "trials.csv", trials_table(trials).to_csv(index=False))
-            write_atomic(folder / "found.yaml", found_yaml(self.settings, trials))
-            write_atomic(folder / "summary.txt", "\n".join(outcome_lines(self.settings, trials)) + "\n")
+            write_search(folder, run, trials)
+            write_journal(folder / "journal.log", run.search, run.searched, trials)
+            write_atomic(folder / "found.yaml", found_yaml(run, trials))
+            write_atomic(folder / "summary.txt", "\n".join(outcome_lines(run, trials)) + "\n")
         if not any(trial.state == "complete" for trial in trials):
             raise RunFailed("no trial of the search was trained to its end: see search/trials.csv for the reasons")
         return {"trials": len(trials)}

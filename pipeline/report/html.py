@@ -44,22 +44,13 @@ def write_page(
     root: Path, settings: RunSettings, cells: Sequence[CellSettings], results: Results, figures: Sequence[Drawn],
     target: Path,
 ) -> None:  # fmt: skip
-    """Write ``target/index.html``; figures and images are inside, every text is escaped.
-
-    A Content-Security-Policy in the page forbids all requests, and all scripts but the page's two.
-    """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("pipeline.report", "."), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters["pretty"] = partial(json.dumps, indent=1, ensure_ascii=False)
-    scripts, style = [_asset("tables.js"), _asset("viewer.js")], _asset("page.css")
+    """Write ``target/index.html``, as :func:`render` makes pages."""
     split, manifest = read_json(root / "data" / "split.json"), _manifest(root / "data" / "manifest.csv")
     gpu_hours = _total(results.tables["accounting"], "gpu_hours")
-    page = environment.get_template("page.html.j2").render(
+    page = render(
+        "page.html.j2", ("tables.js", "viewer.js"), figures,
         settings=settings,
         shown_settings=settings.model_dump(mode="json", exclude=_PATHS),
-        policy=_policy(scripts, style), scripts=scripts, style=style,
         split=split,
         held_out=split["parts"]["test"][:1] if split else [],
         manifest=show(manifest, _MANIFEST, ()), noise_flags=_noise_flags(root / "data"),
@@ -68,7 +59,6 @@ def write_page(
         gpu_hours=gpu_hours,
         bill=None if gpu_hours is None else settings.budget.bill(gpu_hours),
         core_hours=_total(results.tables["accounting"], "core_hours"),
-        figures=[(drawn, _data_url(drawn)) for drawn in figures],
         viewer=results.stacks and viewer_data(results.stacks),
         verdicts=[(row["verdict"], row["winner"] in (LOW_DOSE_INPUT, *CLASSICAL_TITLES))
                   for row in records(results.verdicts)],
@@ -78,6 +68,23 @@ def write_page(
         provenance=read_json(root / "provenance.json"),
     )  # fmt: skip
     write_atomic(target / "index.html", page)
+
+
+def render(template: str, scripts: Sequence[str], figures: Sequence[Drawn], **context: Any) -> str:
+    """Fill a template of this package; figures and images are inside the page, every text is escaped.
+
+    A Content-Security-Policy in the page forbids all requests, and all scripts but those given here by file.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("pipeline.report", "."), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["pretty"] = partial(json.dumps, indent=1, ensure_ascii=False)
+    texts, style = [_asset(name) for name in scripts], _asset("page.css")
+    return environment.get_template(template).render(
+        policy=_policy(texts, style), scripts=texts, style=style,
+        figures=[(drawn, _data_url(drawn)) for drawn in figures], **context,
+    )  # fmt: skip
 
 
 def _asset(name: str) -> Markup:

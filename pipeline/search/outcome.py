@@ -29,6 +29,24 @@ def _row(trial: Trial) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def networks_table(networks: Iterable[str], trials: Sequence[Trial]) -> pd.DataFrame:
+    """Make a row a network: its trials by state, what they took, and the best of them."""
+    return pd.DataFrame(
+        [_sum(network, [trial for trial in trials if trial.network == network]) for network in networks]
+    )
+
+
+def _sum(network: str, trials: Sequence[Trial]) -> dict[str, Any]:
+    best = best_of(trials)
+    return {
+        "network": network, "trials": len(trials),
+        **{state: sum(trial.state == state for trial in trials) for state in ("complete", "pruned", "failed")},
+        "hours": sum(trial.hours for trial in trials),
+        "cpu_hours": sum(trial.last.cpu_hours for trial in trials if trial.last),
+        "best": best.number if best else None, "value": best.last.value if best and best.last else None,
+    }  # fmt: skip
+
+
 def found_settings(run: RunSettings, trials: Sequence[Trial]) -> RunSettings:
     """Return the settings of the run with each network's best parameters, and without the search."""
     settings = run
@@ -59,17 +77,13 @@ def _without_defaults(run: RunSettings) -> dict[str, Any]:
 
 def outcome_lines(run: RunSettings, trials: Sequence[Trial]) -> list[str]:
     """Say for each network what its best trial reached, and with what; then what the search took."""
-    lines = [_describe(network, [trial for trial in trials if trial.network == network]) for network in run.searched]
     assert run.search
-    asked, planned = len(trials), run.search.trials * len(run.searched)
-    hours = sum(trial.hours for trial in trials)
-    lines.append(f"{asked} trials took {hours:.3g} hours of their processes")
-    if asked < planned:
-        lines[-1] += (
-            f"; search.budget_gpu_hours {run.search.budget_gpu_hours:g} was spent before the other {planned - asked} "
-            "were asked for"
-        )
-    return lines
+    lines = [_describe(network, [trial for trial in trials if trial.network == network]) for network in run.searched]
+    budget, missing = run.search.budget_gpu_hours, run.search.trials * len(run.searched) - len(trials)
+    took = f"{len(trials)} trials took {sum(trial.hours for trial in trials):.3g} hours of their processes"
+    if budget is not None and missing:
+        took += f"; search.budget_gpu_hours {budget:g} was spent before the other {missing} were asked for"
+    return [*lines, took]
 
 
 def _describe(network: str, trials: Sequence[Trial]) -> str:

@@ -1,6 +1,6 @@
 """The figures of the report, each as PNG, SVG and PDF."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,8 +18,8 @@ from pipeline.report.figures.style import ENDINGS, new_figure, save, styled
 from pipeline.report.results import NothingToDraw, Results
 
 PIXELS = 128  # of the page, an inch of a figure: a little larger than in print
-Section = Literal["slices", "quality", "doses", "networks", "speedup", "scaling", "courses"]
-"""Parts of the page with figures, in its order; ``page.html.j2`` shows all figures of each."""
+Section = Literal["slices", "quality", "doses", "networks", "speedup", "scaling", "courses", "search"]
+"""Parts of the page with figures, in its order, and the page of a search: each shows all figures of its section."""
 
 
 @dataclass(frozen=True)
@@ -117,14 +117,14 @@ FIGURES = {
 }  # fmt: skip
 """All figures by the names of their files, in the order of the page. The paper's figures have its numbers."""
 
-QUALITY = [name for name, figure in FIGURES.items() if figure.section == "quality"]
+QUALITY = {name: figure for name, figure in FIGURES.items() if figure.section == "quality"}
 """Figures that need no training: they are also drawn where denoisers are compared without a study."""
 
 
-def draw_all(results: Results, folder: Path, names: Iterable[str] = FIGURES) -> Iterator[Drawn]:
+def draw_all(results: Results, folder: Path, figures: Mapping[str, ReportFigure] = FIGURES) -> Iterator[Drawn]:
     """Draw the figures into ``folder`` and yield each; files of an earlier report that cannot be drawn are removed."""
-    for name in names:
-        yield _draw(FIGURES[name], results, folder / name)
+    for name, figure in figures.items():
+        yield _draw(figure, results, folder / name)
 
 
 def _draw(figure: ReportFigure, results: Results, path: Path) -> Drawn:

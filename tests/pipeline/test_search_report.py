@@ -1,0 +1,144 @@
+"""What a search writes of its trials: tables, figures, page, journal and settings file."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+import yaml
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from pipeline.report.figures.style import ENDINGS
+from pipeline.report.search import SEARCH_FIGURES, write_search
+from pipeline.search.asking import ask
+from pipeline.search.importance import importance_table
+from pipeline.search.journal import write_journal
+from pipeline.search.outcome import found_yaml, networks_table, outcome_lines, trials_table
+from pipeline.search.trials import RungResult, Trial
+from pipeline.settings.run import RunSettings
+from tests.pipeline.runs import settings_of
+
+RUN = settings_of(
+    networks={name: {"model": "ddnet", "dims": 2} for name in ("a", "b")}, study={"transfer": "none"},
+    search={
+        "space": {
+            "study.training.learning_rate": {"log": [1e-5, 1e-1]}, "study.training.warmup": {"uniform": [0, 0.5]},
+            "networks.b.training.norm": {"choice": ["group", "frozen"]}, "networks.b.training.batch": {"int": [1, 4]},
+        },
+        "trials": 24, "sampler": "random", "halving": {"rungs": [0.5], "reduction": 2},
+    },
+)  # fmt: skip
+
+
+def trials_of(network: str, count: int = 24) -> list[Trial]:
+    """Trials whose error has its minimum at a rate of 1e-3, and that diverge above 3e-2; the upper half is pruned."""
+    assert RUN.search
+    trials = []
+    for number, parameters in enumerate(ask(RUN.search, network, range(count), [])):
+        rate = float(parameters["training.learning_rate"] or 0)
+        error = 0.5 + 0.1 * abs(math.log10(rate) + 3)
+        results = tuple(RungResult(rung, 8 * rung, error / rung, 0.5 * rung, 0.25 * rung, 1.7e9) for rung in (1, 2))
+        if rate > 3e-2:
+            trials.append(Trial(network, number, 1, parameters, (), "failed", 0.1, "<b>diverged</b>"))
+        elif error > 0.6:
+            trials.append(Trial(network, number, 1, parameters, results[:1], "pruned", 0.5))
+        else:
+            trials.append(Trial(network, number, 1, parameters, results, "complete", 1.0))
+    return trials
+
+
+TRIALS = [*trials_of("a"), *trials_of("b")]
+
+
+def test_the_table_has_a_row_a_trial_with_its_parameters() -> None:
+    table = trials_table(TRIALS)
+    assert len(table) == 48
+    for row, trial in zip(table.to_dict("records"), TRIALS, strict=True):
+        assert (row["network"], row["trial"], row["state"], row["hours"]) == (
+            trial.network, trial.number, trial.state, trial.hours,
+        )  # fmt: skip
+        assert {name: row[name] for name in trial.parameters} == trial.parameters
+    assert table["training.norm"][table["network"] == "a"].isna().all()
+    assert (table["value"][table["state"] == "failed"]).isna().all()
+    assert set(table["rung"].dropna()) == {1, 2}
+
+
+def test_networks_have_what_they_took_beside_their_best() -> None:
+    table = networks_table(RUN.searched, TRIALS).set_index("network")
+    states = table[["complete", "pruned", "failed"]]
+    assert states.to_numpy().sum(axis=1).tolist() == table["trials"].tolist() == [24, 24]
+    assert table["hours"].tolist() == pytest.approx((states.to_numpy() @ np.array([1.0, 0.5, 0.1])).tolist())
+    for network in "ab":
+        complete = [trial for trial in TRIALS if trial.network == network and trial.state == "complete"]
+        best = min(complete, key=lambda trial: trial.rungs[-1].value)
+        assert table.loc[network, "best"] == best.number
+        assert table.loc[network, "value"] == best.rungs[-1].value
+
+
+def test_importance_beats_chance_where_one_setting_decides_and_there_are_enough_trials() -> None:
+    assert RUN.search
+    table = importance_table(RUN.search, RUN.searched, [*trials_of("a", 60), *trials_of("b", 7)])
+    assert set(table["network"]) == {"a"}  # the other has too few
+    rows = table.set_index("parameter")
+    assert rows["importance"].sum() == pytest.approx(1)
+    assert rows["importance"].idxmax() == "training.learning_rate"
+    assert rows["importance"]["training.learning_rate"] > rows["chance"]["training.learning_rate"]
+    assert rows["importance"]["training.warmup"] < rows["chance"]["training.warmup"]
+
+
+def test_the_page_shows_all_and_escapes_every_text(tmp_path: Path) -> None:
+    write_search(tmp_path, RUN, TRIALS)
+    figures = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert figures == {name + ending for name in SEARCH_FIGURES for ending in ENDINGS}
+    page = (tmp_path / "index.html").read_text()
+    assert page.count('src="data:image/svg+xml') == len(SEARCH_FIGURES)
+    assert "default-src &#39;none&#39;" in page
+    assert "<b>" not in page
+    assert "&lt;b&gt;diverged" in page
+    for line in outcome_lines(RUN, TRIALS):
+        assert line.split(";")[0].replace("'", "&#39;") in page
+    for name in ("networks", "trials", "importance"):
+        assert len(pd.read_csv(tmp_path / f"{name}.csv"))
+        assert f'aria-label="Table: {name}"' in page
+
+
+def test_a_search_without_any_value_has_a_page_that_says_so(tmp_path: Path) -> None:
+    failed = [trial for trial in TRIALS if trial.state == "failed"]
+    write_search(tmp_path, RUN, failed)
+    page = (tmp_path / "index.html").read_text()
+    assert "none of " in page
+    assert "No figure: no trial has a value" in page
+    assert not list(tmp_path.glob("figures/best-so-far.*"))
+
+
+def test_optuna_reads_the_journal(tmp_path: Path) -> None:
+    assert RUN.search
+    path = tmp_path / "journal.log"
+    for _ in range(2):  # written anew each time
+        write_journal(path, RUN.search, RUN.searched, TRIALS)
+    storage = JournalStorage(JournalFileBackend(str(path)))
+    assert sorted(study.study_name for study in storage.get_all_studies()) == ["a", "b"]
+    for network in "ab":
+        study, ours = optuna.load_study(study_name=network, storage=storage), trials_of(network)
+        assert [trial.params for trial in study.trials] == [dict(trial.parameters) for trial in ours]
+        assert study.best_trial.number == networks_table([network], ours)["best"][0]
+        states = {"complete": "COMPLETE", "pruned": "PRUNED", "failed": "FAIL"}
+        assert [trial.state.name for trial in study.trials] == [states[trial.state] for trial in ours]
+        assert study.trials[ours[0].number].intermediate_values == {x.rung: x.value for x in ours[0].rungs}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["journal.log"]
+
+
+def test_found_settings_change_the_best_parameters_and_nothing_else() -> None:
+    text = found_yaml(RUN, TRIALS)
+    settings, table = RunSettings.model_validate(yaml.safe_load(text)), networks_table(RUN.searched, TRIALS)
+    expected = RUN.model_dump(exclude={"search"})
+    for network, number in zip(table["network"], table["best"], strict=True):
+        (best,) = (trial for trial in TRIALS if (trial.network, trial.number) == (network, number))
+        for name, setting in best.parameters.items():
+            expected["networks"][network]["training"][name.removeprefix("training.")] = setting
+    assert settings.model_dump(exclude={"search"}) == expected
+    assert text.startswith("# a: trial ")
+    assert len(text.splitlines()) < 40

@@ -1,0 +1,60 @@
+"""A search on a real Slurm, of which a worker and a node are killed: its trials are those of an undisturbed one."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from slurm.devcluster import Cluster
+from tests.searches import Searching, assert_same_trials, searching
+from tests.slurm.queued import WHOLE, Queued, bytes_of
+from tests.toy_runs import make_toy_scan, wait_for
+
+pytestmark = [pytest.mark.slurm, pytest.mark.whole]
+
+
+class QueuedSearch(Searching, Queued):
+    """A search on a cluster."""
+
+    def await_trial(self, trial: str, pattern: str) -> None:
+        wait_for(lambda: any(self.trial(trial).glob(pattern)), WHOLE)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Searching:
+    """The same search on this machine, by one worker."""
+    toy = Searching(tmp_path_factory.mktemp("alone"), searching(workers=1))
+    make_toy_scan(toy.folder)
+    toy.search()
+    return toy
+
+
+def test_a_search_of_which_a_worker_and_a_node_are_killed_ends_with_the_same_trials(
+    tmp_path: Path, alone: Searching, cluster: Cluster
+) -> None:
+    toy = QueuedSearch(tmp_path, searching(), cluster)
+    make_toy_scan(tmp_path)
+    submitted = toy.submit()
+    assert "search-2-2: job" in submitted
+    assert "search-summary (summary): job" in submitted
+    toy.await_trial("a-t0000", "checkpoints/*.pt")
+    os.kill(worker_of(toy, "search-1-1"), signal.SIGKILL)
+    toy.await_trial("b-t0002", "metrics.jsonl")
+    (node, *_) = toy.nodes(toy.job("search-2-1"))
+    cluster.stop_node(node, hard=True)
+    wait_for(lambda: toy.nodes(toy.job("search-2-1")) not in ([], [node]) or not toy.queued(), 300, pause=0.2)
+    toy.await_end()
+    cluster.start_node(node)
+    status = toy.tell("status")
+    assert "requeued 1 x" in status
+    assert_same_trials(toy, alone)
+
+
+def worker_of(toy: Queued, stage: str) -> int:
+    """Return the process of the first task of a stage's array."""
+    job = b"SLURM_ARRAY_JOB_ID=" + toy.job(stage).encode()
+    pids = [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline")
+            if b"slurm.calls" in bytes_of(path) and b"srun" not in bytes_of(path)
+            and job in bytes_of(path.with_name("environ")).split(b"\0")]  # fmt: skip
+    return min(pids)
