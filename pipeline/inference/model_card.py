@@ -14,6 +14,7 @@ from data_prep.files import is_plain_file, write_atomic
 from pipeline.inference.model_file import check_model_file, save_model
 from pipeline.inference.trained_noise import as_text
 from pipeline.quality.measures import slice_measures
+from pipeline.settings.architectures import architecture_of
 from pipeline.settings.cells import CellSettings
 from pipeline.settings.names import LOW_DOSE_INPUT
 
@@ -97,11 +98,17 @@ def _judgement(provenance: Mapping[str, Any]) -> list[str]:
 
 
 def _architecture(network: nn.Module, cell: CellSettings) -> dict[str, str]:
-    training, parameters = cell.training, sum(parameter.numel() for parameter in network.parameters())
-    predicts = "predicts the correction" if training.residual else "predicts the image"
+    training, architecture = cell.training, architecture_of(cell.model)
+    description = [
+        architecture.title_in(cell.dims),
+        *(f"{option} {_text(size)}" for option, size in cell.options.items()),
+        f"{sum(parameter.numel() for parameter in network.parameters()):,} parameters",
+        *([f"norm {training.norm}"] if architecture.has_norms else []),
+        "predicts the correction" if training.residual else "predicts the image",
+    ]
     takes = "one slice" if cell.dims == 2 else f"{cell.slices} slices, {cell.sampling}"
     return {
-        "network": f"{cell.dims}D {cell.model}, {parameters:,} parameters, norm {training.norm}, {predicts}",
+        "network": ", ".join(description),
         "takes": f"{takes}; intensities scaled by `{training.scaling}`",
     }
 

@@ -51,13 +51,14 @@ class REDCNN(nn.Module):
         """
         if min(x.shape[-2:]) < LEAST_SIDE:
             raise UserError(f"sides {tuple(x.shape[-2:])} are too short for RED-CNN: each must be {LEAST_SIDE} or more")
-        features = [x]
-        for layer in self.encoder:
-            features.append(F.relu(layer(features[-1]), inplace=True))
-        y = features.pop()
+        y, shortcuts = x, []
+        for level, layer in enumerate(self.encoder):
+            if level % 2 == 0:
+                shortcuts.append(y)
+            y = F.relu(layer(y), inplace=True)
         for level, layer in zip(reversed(range(LAYERS)), self.decoder, strict=True):
             y = layer(y)
-            y = y if level % 2 else y + features[level]
+            y = y if level % 2 else y + shortcuts.pop()
             y = y if self.residual and level == 0 else F.relu(y, inplace=True)
         return y
 

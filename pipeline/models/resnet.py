@@ -21,7 +21,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (batch, width, sides) to the same shape."""
         y: Tensor = self.second(F.relu(self.first(x), inplace=True))
-        return x + y
+        return y.add_(x)
 
 
 class ResNet(nn.Module):
@@ -39,14 +39,17 @@ class ResNet(nn.Module):
         super().__init__()
         self.residual = residual
         self.first = build_convolution(dims, 1, width, 3)
-        self.blocks = nn.Sequential(*(Block(dims, width) for _ in range(blocks)))
+        self.blocks = nn.ModuleList(Block(dims, width) for _ in range(blocks))
         self.last = build_convolution(dims, width, 1, 3)
         if residual:
             set_to_zero(self.last)
 
     def forward(self, x: Tensor) -> Tensor:
         """Denoise (batch, 1, sides)."""
-        y: Tensor = self.last(self.blocks(self.first(x)))
+        y: Tensor = self.first(x)
+        for block in self.blocks:
+            y = block(y)
+        y = self.last(y)
         return x + y if self.residual else y
 
 

@@ -110,6 +110,7 @@ def architecture_of(model: str) -> Architecture:
             f"{name} of MONAI",
             "pipeline.models.monai_network:build",
             options=MonaiOptions,
+            least_side=32,
             check="pipeline.models.monai_network:check_options",
         )
     if model not in ARCHITECTURES:

@@ -15,6 +15,7 @@ from pipeline.kernels.choice import kernels_on_all_devices
 from pipeline.losses import CompositeLoss
 from pipeline.models import DDnet
 from pipeline.models.ddnet import Down, Up
+from pipeline.models.unet import UNet
 from pipeline.training.memory import drop_data, predict
 from tests.pipeline.algorithms import last_algorithms
 from tests.pipeline.cells import cell
@@ -62,8 +63,20 @@ def build_level(dims: int) -> nn.Module:
     return lay_out(Level(dims), dims)
 
 
+def build_unet(dims: int) -> nn.Module:
+    torch.manual_seed(0)
+    return lively(lay_out(UNet(dims, width=16, levels=1), dims))
+
+
 @pytest.mark.parametrize(
-    ("build", "dims", "size"), [(build, 2, (1, 16, 32)), (build_level, 3, (16, 6, 4, 8))], ids=["2D", "a level in 3D"]
+    ("build", "dims", "size"),
+    [
+        (build, 2, (1, 16, 32)),
+        (build_level, 3, (16, 6, 4, 8)),
+        (build_unet, 2, (1, 8, 12)),
+        (build_unet, 3, (1, 2, 4, 6)),
+    ],
+    ids=["2D", "a level in 3D", "U-Net in 2D", "U-Net in 3D"],
 )
 def test_the_network_is_the_same(build: Callable[[int], nn.Module], dims: int, size: tuple[int, ...]) -> None:
     x = torch.rand(1, *size, generator=torch.Generator().manual_seed(0))

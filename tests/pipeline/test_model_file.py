@@ -92,6 +92,7 @@ def test_the_card_says_data_metrics_against_the_input_and_limits(tmp_path: Path)
     card = (tmp_path / "model-card.md").read_text()
     assert digest in card
     assert "lidc, &lt;b&gt;" in card
+    assert "* **network**: 3D-DDnet, 2,619,155 parameters, norm frozen, predicts the correction\n" in card
     assert "| low-dose | 40.00 | 45.00 | 0.9700 | 0.9900 |\n| tv | 18.00 |" in card  # even if there are new measures
     assert "On the test part of &lt;b&gt; total variation wins.\n\n| model |" in card
     assert "not for diagnosis" in card

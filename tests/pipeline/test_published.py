@@ -91,4 +91,6 @@ def test_the_command_makes_a_model_file_of_it(tmp_path: Path) -> None:
     assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
     model = load_model(tmp_path / "redcnn.safetensors")
     assert isinstance(model.network, REDCNN)
+    card = (tmp_path / "redcnn-card.md").read_text()
+    assert "* **network**: 2D-RED-CNN, 1,848,865 parameters, predicts the image\n" in card
     assert (model.cell.model, model.cell.training.scaling, model.cell.training.residual) == ("redcnn", "unit", False)
