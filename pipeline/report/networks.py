@@ -74,10 +74,10 @@ def _trainings(
     for _, seeds in trained.groupby([*_KIND, "alike"], sort=False):
         first = records(seeds.iloc[:1])[0]
         judged = quality.loc[seeds["cell"]]
-        own = float(np.mean([hours[cell] for cell in seeds["cell"]]))
+        mean = float(np.mean([hours[cell] for cell in seeds["cell"]]))
         donor = "" if first["transfer"] == "none" else first["counterpart"]
         tuned = searched.loc[searched.index.isin([first["network"], donor.partition("-")[0]])].sum()
-        costs = {"hours": own, "donor_hours": hours.get(donor, np.nan) if donor else 0.0,
+        costs = {"hours": mean, "donor_hours": hours.get(donor, np.nan) if donor else 0.0,
                  "search_hours": float(tuned["cpu_hours" if _unit(first) == "CPU" else "hours"])}  # fmt: skip
         low, high = _interval(judged["error"].to_numpy(float))
         yield {

@@ -68,8 +68,8 @@ def _best_trainings(models: Sequence[str], cells: Sequence[CellSettings]) -> dic
 
 def _title(cell: CellSettings, shown: Sequence[CellSettings]) -> str:
     title = architecture_of(cell.model).title_in(cell.dims)
-    is_single = sum((other.model, other.dims) == (cell.model, cell.dims) for other in shown) == 1
-    return title if is_single and not cell.is_in_grid else f"{title} ({cell.id})"
+    namesakes = [shown_cell for shown_cell in shown if (shown_cell.model, shown_cell.dims) == (cell.model, cell.dims)]
+    return title if len(namesakes) == 1 and not cell.is_in_grid else f"{title} ({cell.id})"
 
 
 def viewer_data(stacks: Stacks) -> dict[str, Any]:

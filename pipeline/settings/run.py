@@ -3,15 +3,16 @@
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from data_prep.settings import DataSettings, Settings, expand_home
 from data_prep.split import Part
+from pipeline.settings.checks import check_doses, check_samples, check_transfer
 from pipeline.settings.names import ClassicalName
 from pipeline.settings.networks import DEFAULT_NETWORKS, NetworkSettings, check_ids, donor_of
 from pipeline.settings.search import SearchSettings, check_values
-from pipeline.settings.study import GridSettings, StudySettings
-from pipeline.settings.training import Side, TrainingSettings
+from pipeline.settings.study import GridSettings, StudySettings, shared_training, with_shared
+from pipeline.settings.training import Side
 
 _MOVED = {
     "train_2d": "train_2d is networks.2d now: write networks: {2d: {model: ddnet, dims: 2, ranks: …, training: {…}}, "
@@ -94,7 +95,8 @@ class RunSettings(Settings):
         networks = values.get("networks", DEFAULT_NETWORKS)
         if not isinstance(networks, dict):
             return values
-        return {**values, "networks": {name: _sharing(network, _shared(values)) for name, network in networks.items()}}
+        shared = shared_training(values.get("study"))
+        return {**values, "networks": {name: with_shared(network, shared) for name, network in networks.items()}}
 
     @field_validator("runs")
     @classmethod
@@ -120,21 +122,15 @@ class RunSettings(Settings):
         return self
 
     @model_validator(mode="after")
-    def _check_samples(self) -> Self:
+    def _check_trainings(self) -> Self:
         for network, settings in self.networks.items():
-            for ranks in sorted(self._rank_counts(network)):
-                _check_samples(network, ranks, settings.training)
-        return self
-
-    @model_validator(mode="after")
-    def _check_transfer(self) -> Self:
-        for network, settings in self.networks.items():
-            starts = any(fill != "none" for grid in self.study.grids if network in self.networks_of(grid)
-                         for fill in grid.transfer)  # fmt: skip
-            if settings.dims == 3 and settings.donor_file:
-                _check_donor_file(network, settings, is_used=starts)
-            elif settings.dims == 3 and starts:
-                self._check_donor(network, settings)
+            grids = [grid for grid in self.study.grids if network in self.networks_of(grid)]
+            counts = {ranks for grid in grids for ranks in grid.ranks} or {settings.ranks}
+            check_samples(network, sorted(counts), settings.training)
+            check_doses(network, settings.training, self.data)
+            is_transferred = any(fill != "none" for grid in grids for fill in grid.transfer)
+            if settings.dims == 3:
+                check_transfer(network, self.networks, is_transferred=is_transferred)
         return self
 
     @model_validator(mode="after")
@@ -162,30 +158,6 @@ class RunSettings(Settings):
         """Ids of the networks that a search tries settings of."""
         return (self.search and self.search.networks) or tuple(self.networks)
 
-    @model_validator(mode="after")
-    def _check_doses(self) -> Self:
-        for network, settings in self.networks.items():
-            _check_doses(network, settings.training, self.data)
-        return self
-
-    def _check_donor(self, network: str, settings: NetworkSettings) -> None:
-        donor = donor_of(network, self.networks)
-        if donor is None:
-            raise ValueError(
-                f"networks.{network} cannot start from 2D weights: add a 2D network of model {settings.model} with the "
-                "same options, or set study.transfer to none"
-            )
-        deep, flat = settings.training, self.networks[donor].training
-        for name in ("residual", "scaling"):
-            if getattr(deep, name) != getattr(flat, name):
-                raise ValueError(
-                    f"networks.{network}.training.{name} must equal networks.{donor}.training.{name} for a transfer"
-                )
-        if (deep.norm == "group") != (flat.norm == "group"):
-            raise ValueError(
-                f"networks.{network}.training.norm and networks.{donor}.training.norm must both be group, or neither"
-            )
-
     def networks_of(self, grid: GridSettings) -> tuple[str, ...]:
         """Return the ids of the networks of a grid of the study: by default all 3D networks."""
         return grid.network or tuple(name for name, network in self.networks.items() if network.dims == 3)
@@ -193,70 +165,3 @@ class RunSettings(Settings):
     def is_in_grid(self, network: str) -> bool:
         """Whether a grid of the study names the network; else it is trained once."""
         return any(network in self.networks_of(grid) for grid in self.study.grids)
-
-    def _rank_counts(self, network: str) -> set[int]:
-        counts = {ranks for grid in self.study.grids if network in self.networks_of(grid) for ranks in grid.ranks}
-        return counts or {self.networks[network].ranks}
-
-
-def _shared(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings in ``study.training``; none where they are faulty, so that a fault is named once."""
-    study = values.get("study")
-    if isinstance(study, StudySettings):
-        return study.training.model_dump()
-    training = study.get("training") if isinstance(study, dict) else None
-    if isinstance(training, TrainingSettings):
-        return training.model_dump()
-    try:
-        TrainingSettings.model_validate(training)
-    except ValidationError:
-        return {}
-    assert isinstance(training, dict)
-    return training
-
-
-def _sharing(network: Any, shared: dict[str, Any]) -> Any:
-    """Add the shared settings of a training to those of a network that differ."""
-    if not isinstance(network, dict) or not isinstance(network.get("training", {}), dict):
-        return network
-    return {**network, "training": {**shared, **network.get("training", {})}}
-
-
-def _check_samples(network: str, ranks: int, training: TrainingSettings) -> None:
-    step = training.batch * training.accumulation * (ranks if training.work == "strong" else 1)
-    if training.samples is not None and training.samples % step:
-        factors = "ranks x batch x accumulation" if training.work == "strong" else "batch x accumulation"
-        raise ValueError(
-            f"networks.{network}.training.samples {training.samples} must be a multiple of {factors} = {step}"
-        )
-
-
-def _check_doses(network: str, training: TrainingSettings, data: DataSettings) -> None:
-    key, stored = f"networks.{network}.training", data.low_dose.doses
-    measured = [source.name for source in data.sources if not source.uses_simulation]
-    if measured and (training.fresh or training.doses):
-        setting = "fresh" if training.fresh else "doses"
-        raise ValueError(
-            f"{key}.{setting} needs simulated low doses, and those of {measured[0]} are measured: leave {setting} out, "
-            "or set the source's low_dose to simulated"
-        )
-    absent = [f"{dose:g}" for dose in training.doses or () if dose not in stored]
-    if absent and not training.fresh:
-        raise ValueError(
-            f"{key}.doses has {', '.join(absent)}, and data.low_dose.doses only {', '.join(map(str, stored))}: add "
-            "what is missing there, or set fresh: true"
-        )
-
-
-def _check_donor_file(network: str, settings: NetworkSettings, *, is_used: bool) -> None:
-    training = settings.training
-    if not is_used:
-        raise ValueError(
-            f"networks.{network}.donor_file has no effect with study.transfer none: name a fill, or leave it out"
-        )
-    if training.residual or training.norm == "group" or training.scaling == "hu":
-        raise ValueError(
-            f"networks.{network}.donor_file holds a network without residual or group norm, on [0, 1]: set "
-            f"networks.{network}.training.residual to false, norm to batch, sync or frozen, and scaling to minmax or "
-            "unit"
-        )

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveInt, field_validator, model_validator
+from pydantic import Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from data_prep.settings import Settings
 from pipeline.sampling import Sampling
@@ -70,3 +70,25 @@ class StudySettings(GridSettings):
     def grids(self) -> tuple[GridSettings, ...]:
         """The study's own grid and the further ones."""
         return (self, *self.also)
+
+
+def shared_training(study: Any) -> dict[str, Any]:
+    """Return the settings in ``study.training``; none where they are faulty, so that a fault is named once."""
+    if isinstance(study, StudySettings):
+        return study.training.model_dump()
+    training = study.get("training") if isinstance(study, dict) else None
+    if isinstance(training, TrainingSettings):
+        return training.model_dump()
+    try:
+        TrainingSettings.model_validate(training)
+    except ValidationError:
+        return {}
+    assert isinstance(training, dict)
+    return training
+
+
+def with_shared(network: Any, shared: dict[str, Any]) -> Any:
+    """Add the shared settings of a training to those of a network that differ."""
+    if not isinstance(network, dict) or not isinstance(network.get("training", {}), dict):
+        return network
+    return {**network, "training": {**shared, **network.get("training", {})}}
