@@ -14,6 +14,7 @@ from jobs.engine.stage import Ref, Stage
 from jobs.stages.evaluate import Evaluate
 from jobs.stages.prepare import read_split
 from pipeline.settings.names import LOW_DOSE_INPUT
+from pipeline.settings.training import TrainingSettings
 from pipeline.training.world import World
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class Export(Stage):
             "noise": self._noise(split.parts["train"]),
             "split": {"by": split.by, **parts, "digest": training["data"]},
             "training": {key: training[key] for key in keys},
+            "weights": describe_weights(self.evaluate.cells[best][1].training),
             "convolutions": training.get("convolutions"),
             "validation": {key: round(training["validation"][key], 3) for key in ("rmse_hu", "low_dose_rmse_hu")},
             **self._metrics([*compared, best]),
@@ -123,6 +125,14 @@ class Export(Stage):
         from pipeline.report.verdicts import verdicts_table
 
         return list(verdicts_table(judged_table(self.folder.root, models), self._manifest())["verdict"])
+
+
+def describe_weights(training: TrainingSettings) -> str:
+    """Say which weights of a training its model file has."""
+    step = "best validation" if training.keep == "best" else "last step"
+    if training.average is None:
+        return f"those of the {step}"
+    return f"those of the {step}, averaged over the steps before with a mean age of {training.average:.3g} of them"
 
 
 def _relative_error(training: Mapping[str, Any]) -> float:

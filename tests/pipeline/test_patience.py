@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from jobs.stages.export import describe_weights
 from pipeline.training.checkpoints import CheckpointError, Checkpoints, load_trained
 from pipeline.training.metrics_file import read_metrics
 from pipeline.training.record import TrainingRecord
@@ -81,6 +82,12 @@ def test_the_best_checkpoint_is_kept_and_judged(data: Path, tmp_path: Path) -> N
     state = Checkpoints(tmp_path / "cell" / "checkpoints").load(best)["model"]
     assert all(torch.equal(weights[name], state[name]) for name in state)
     assert run(cell(2, **{**RISING, "keep": "last"}), data, tmp_path / "last")["checkpoint_step"] == 24
+
+
+def test_the_card_says_which_weights_they_are() -> None:
+    assert describe_weights(cell().training) == "those of the last step"
+    averaged = "averaged over the steps before with a mean age of 0.1 of them"
+    assert describe_weights(cell(keep="best", average=0.1).training) == f"those of the best validation, {averaged}"
 
 
 def test_where_the_best_checkpoint_is_lost_the_training_goes_on_from_one_that_has_its_best(

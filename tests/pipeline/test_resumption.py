@@ -29,7 +29,10 @@ from tests.pipeline.cells import cell
 from tests.pipeline.trainings import CPU, SPLIT, Halted, assert_same_losses, losses, run, train_ranks
 from tests.ranks import run_ranks
 
-COMPLETE: dict[str, Any] = {"flips": True, "average": 0.2, "norm": "batch", "crop": 32}  # with running statistics
+COMPLETE: dict[str, Any] = {
+    "flips": True, "average": 0.2, "patience": 9, "keep": "best", "norm": "batch", "crop": 32,
+}  # fmt: skip
+"""With running statistics too."""
 Trained = Callable[[CellSettings], tuple[Path, dict[str, Any]]]
 
 
