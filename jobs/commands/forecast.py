@@ -40,10 +40,16 @@ def forecast(folder: RunFolder, graph: Graph, profile: Profile) -> list[Forecast
     Raises:
         UserError: there is no rate, or the number of training volumes is not known yet.
     """
-    pending = [cell for stage, cell in _cells(graph) if not stage.markers.is_done(cell.id)]
+    return forecast_cells(
+        folder, graph, profile, [cell for stage, cell in _cells(graph) if not stage.markers.is_done(cell.id)]
+    )
+
+
+def forecast_cells(folder: RunFolder, graph: Graph, profile: Profile, cells: Sequence[CellSettings]) -> list[Forecast]:
+    """Forecast the hours of some trainings as :func:`forecast` does, whether they are done or not."""
     split = _split(graph)
     rates = {network: list(_rates(folder, graph, network, split)) for network in folder.settings.networks}
-    return [_forecast(folder, cell, profile, rates[cell.network], split) for cell in pending]
+    return [_forecast(folder, cell, profile, rates[cell.network], split) for cell in cells]
 
 
 def _cells(graph: Graph) -> Iterator[tuple[CellStage, CellSettings]]:
@@ -104,8 +110,10 @@ def _forecast(
     return Forecast(cell.id, hours, hours * cell.ranks * profile.gpus_a_task)
 
 
-def check_budget(folder: RunFolder, graph: Graph, profile: Profile) -> None:
+def check_budget(folder: RunFolder, graph: Graph, profile: Profile, searched: float = 0.0) -> None:
     """Compare the forecast plus the GPU-hours allocated so far with the run's ``budget.gpu_hours``.
+
+    ``searched``: GPU-hours of a search, which come on top.
 
     Raises:
         UserError: they are more, or cannot be forecast.
@@ -113,7 +121,7 @@ def check_budget(folder: RunFolder, graph: Graph, profile: Profile) -> None:
     limit = folder.settings.budget.gpu_hours
     if limit is None or not profile.gpus_a_task:
         return
-    ahead = sum(training.gpu_hours for training in forecast(folder, graph, profile))
+    ahead = searched + sum(training.gpu_hours for training in forecast(folder, graph, profile))
     allocated = allocated_gpu_hours(folder, graph)
     if ahead + allocated > limit:
         raise UserError(

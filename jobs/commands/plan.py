@@ -23,6 +23,7 @@ def plan(
     from rich.console import Console
 
     from jobs.commands.forecast import check_budget, forecast
+    from jobs.commands.forecast_search import forecast_search, search_note
     from jobs.commands.plan_table import plan_notes, plan_table
     from jobs.commands.store_size import store_note
     from jobs.stages.graph import graph_of
@@ -38,6 +39,8 @@ def plan(
     for note in plan_notes(settings, gpu, forecasts):
         typer.echo(note)
     typer.echo(store_note(Prepare(folder)))
+    if profile and settings.search:
+        typer.echo(search_note(settings, forecast_search(folder, graph, profile)))
     if profile:
         check_budget(folder, graph, profile)
 

@@ -10,6 +10,7 @@ from jobs.commands.options import LOCAL, Config, DryRun, On, Overrides
 from jobs.commands.run import update
 from jobs.engine.run_folder import RunFolder
 from pipeline.settings.run import RunSettings
+from slurm.profile import Profile, load_profile
 
 
 def search(config: Config, on: On = LOCAL, overrides: Overrides = None, dry_run: DryRun = False) -> None:
@@ -23,7 +24,19 @@ def search(config: Config, on: On = LOCAL, overrides: Overrides = None, dry_run:
     if find_spec("optuna") is None:
         raise UserError("a search needs Optuna: pip install 'quarterdose[search]'")
     folder = RunFolder.of(settings)
+    if on != LOCAL and settings.budget.gpu_hours is not None:
+        _check_budget(folder, load_profile(on))
     folder.check({folder.search: SEARCH_PATTERNS}, adopts=not dry_run)
     if update(folder, search_of(folder), open_search, on, dry_run):
         typer.echo((folder.search / "summary.txt").read_text("utf-8"), nl=False)
         typer.echo(f"found settings: {folder.search / 'found.yaml'}, trials: {folder.search / 'trials.csv'}")
+
+
+def _check_budget(folder: RunFolder, profile: Profile) -> None:
+    """Check that what the search takes at most is within the budget of the run."""
+    from jobs.commands.forecast import check_budget
+    from jobs.commands.forecast_search import forecast_search
+    from jobs.stages.graph import search_of
+
+    graph = search_of(folder)
+    check_budget(folder, graph, profile, forecast_search(folder, graph, profile).gpu_hours)

@@ -187,7 +187,7 @@ class Search(Stage):
 
         split, training, folder = read_split(self), cell.training, self.folder.trial(cell.id)
         start = None if cell.transfer == "none" else self.folder.transferred(transfer_item(cell))
-        epochs = last_epoch(self.rung.share, training.epochs)
+        epochs = last_epoch(self.rung.share, training.epochs, training.validation_epochs)
         with (
             joined(world, device_of(world, training.device)),
             staged(self.folder.data, split, training.local_disk_gib) as data,
@@ -195,8 +195,9 @@ class Search(Stage):
             result = train(cell, data, split, folder, world, start, progress, epochs)
         steps = epochs * length_of(training, len(split.parts["train"]), 1).epoch_steps
         judged = [line for line in read_metrics(folder) if line["kind"] == "validation" and line["step"] <= steps]
+        errors = [line["rmse_hu"] / line["low_dose_rmse_hu"] for line in judged]
         return {
-            "steps": judged[-1]["step"], "value": judged[-1]["rmse_hu"] / judged[-1]["low_dose_rmse_hu"],
+            "steps": judged[-1]["step"], "value": min(errors) if training.keep == "best" else errors[-1],
             "hours": sum(result["seconds"].values()) / _HOUR, "cpu_hours": result["cpu_seconds"] / _HOUR,
         }  # fmt: skip
 

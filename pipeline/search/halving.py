@@ -45,6 +45,7 @@ def choose(values: Mapping[int, float | None], size: int) -> set[int]:
     return {number for _, number in ranked[:size]}
 
 
-def last_epoch(share: float, epochs: int) -> int:
-    """Return the number of whole epochs that a share of a training takes: at least one."""
-    return max(1, math.ceil(round(share * epochs, 9)))  # 0.07 * 100 is a little more than 7
+def last_epoch(share: float, epochs: int, validation_epochs: int) -> int:
+    """Return the number of epochs that a share of a training takes, rounded up to one that ends in a validation."""
+    every = min(validation_epochs, epochs)
+    return min(epochs, every * max(1, math.ceil(round(share * epochs / every, 9))))  # 0.07 * 100 is a little over 7

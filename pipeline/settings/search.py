@@ -18,7 +18,7 @@ _Floats = tuple[float, float]
 _Ints = tuple[int, int]
 
 _PATH = re.compile(r"(study|networks\.(?P<network>.+))\.(?P<group>training|options)\.(?P<name>\w+)")
-_NOT_SEARCHED = WITHOUT_EFFECT | {"recipe", "seed", "validation_samples"}
+_NOT_SEARCHED = WITHOUT_EFFECT | {"recipe", "seed", "validation", "validation_samples"}
 """Training settings of which no value is better than another, or that change what trials are judged by."""
 
 

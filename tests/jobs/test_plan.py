@@ -1,5 +1,6 @@
 """``quarterdose plan``: a row a training, before any scan is looked for."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,28 @@ def test_the_slices_of_known_scans_are_counted(tmp_path: Path) -> None:
         "Pairs on disk: about 0.011 GB for 1 scan of 20 slices (full dose and 1 low dose); the slices of 1 more are "
         "not known."
     )
+
+
+def test_a_search_is_forecast_as_if_each_trial_were_the_costliest(tmp_path: Path) -> None:
+    """4 trials of 2 networks: all to half of their epochs, 2 to the end, so 3 whole trainings each."""
+    (tmp_path / "p.yaml").write_text(PROFILE.format("teraflops: 0.001"))
+    space = "{study.training.epochs: {choice: [10, 40]}, study.training.learning_rate: {log: [1.0e-5, 1.0e-2]}}"
+    words = ("--on", "p.yaml", *STEPS, "--set", "study.slices=[16]", "--set", "study.training.epochs=40",
+             "--set", f"search={{space: {space}, trials: 4, sampler: random, halving: {{rungs: [0.5]}}}}")  # fmt: skip
+    _, flat, deep, *notes = plan(tmp_path, *words)
+    (note,) = (" ".join(words) for words in notes if words[0] == "Search")
+    match = re.search(r"4 trials of each of 2 networks: at most (\S+) hours of its processes, (\S+) GPU-hours", note)
+    assert match
+    expected = 3 * (float(flat[-1]) + float(deep[-1]))
+    assert [float(x) for x in match.groups()] == pytest.approx([expected, expected], rel=0.01)
+    assert note.endswith("search.budget_gpu_hours: no limit.")
+
+
+def test_a_search_over_the_budget_is_not_submitted(tmp_path: Path) -> None:
+    (tmp_path / "p.yaml").write_text(PROFILE.format("teraflops: 1"))
+    (tmp_path / "x.yaml").write_text(CONFIG.format(source=SOURCE))
+    search = "{space: {study.training.warmup: {uniform: [0, 0.5]}}, trials: 4}"
+    words = ("--on", "p.yaml", *STEPS, "--set", f"search={search}", "--set", "study.transfer=none")
+    done = quarterdose_within(tmp_path, "search", "x.yaml", *words, "--set", "budget.gpu_hours=0.001")
+    assert done.returncode == 2
+    assert "budget.gpu_hours is 0.001, but trainings still to be run take" in done.stderr

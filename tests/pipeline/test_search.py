@@ -135,9 +135,11 @@ def test_the_lowest_values_go_on_and_failed_trials_never() -> None:
     assert choose({0: None}, 1) == set()
 
 
-def test_a_share_of_a_training_is_whole_epochs() -> None:
-    assert [last_epoch(share, 4) for share in (0.01, 0.25, 0.26, 1.0)] == [1, 1, 2, 4]
-    assert last_epoch(0.07, 100) == 7
+def test_a_share_of_a_training_is_whole_epochs_and_ends_in_a_validation() -> None:
+    assert [last_epoch(share, 4, 1) for share in (0.01, 0.25, 0.26, 1.0)] == [1, 1, 2, 4]
+    assert last_epoch(0.07, 100, 1) == 7
+    assert [last_epoch(share, 10, 3) for share in (0.1, 0.3, 0.31, 0.95, 1.0)] == [3, 3, 6, 10, 10]
+    assert last_epoch(0.5, 2, 5) == 2
 
 
 def parameters(numbers: Sequence[int], earlier: Sequence[Trial] = (), **settings: Any) -> list[Parameters]:
