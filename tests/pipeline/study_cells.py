@@ -17,3 +17,15 @@ def cells(
         for ranks, value in seconds.items()
     ]  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def seeds(seconds: dict[int, float], count: int = 3) -> pd.DataFrame:
+    return pd.concat([cells(seconds, seed=seed) for seed in range(count)], ignore_index=True)
+
+
+def changed(table: pd.DataFrame, name: str, value: object, **changes: object) -> pd.DataFrame:
+    """The table with these changes in the rows in which a column has a value."""
+    rows = [dict(row) for row in table.to_dict("records")]
+    for row in rows:
+        row.update(changes if row[name] == value else {})
+    return pd.DataFrame(rows)

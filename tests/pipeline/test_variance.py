@@ -1,0 +1,63 @@
+"""Whether deviations fall with more ranks, against known ones."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.scaling.variance import falling_variance, trend, variance
+from tests.pipeline.study_cells import seeds
+
+
+def judged(spreads: dict[int, float], scans: int = 12, count: int = 3) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Scans of three data sets whose MSE spreads by so much at each rank count."""
+    generator, rows = np.random.default_rng(4), []
+    table = seeds(dict.fromkeys(spreads, 1.0), count)
+    for row in table.to_dict("records"):
+        for scan in range(scans):
+            mse = 1 + spreads[row["ranks"]] * generator.standard_normal()
+            rows += [{"model": row["cell"], "dataset": f"d{scan % 3}", "scan": f"s{scan}", "slice": z,
+                      "mse": mse + 0.01 * z, "ms_ssim": 0.9} for z in range(3)]  # fmt: skip
+    return table, pd.DataFrame(rows)
+
+
+def test_deviations_are_of_slices_scans_data_sets_and_seeds() -> None:
+    table, quality = judged({1: 0.1, 4: 0.1})
+    (found,) = variance(table, quality).query("metric == 'mse' and ranks == 4").to_dict("records")
+    mine = quality[quality["model"].str.startswith("3d-s16-r4")]
+    assert (found["seeds"], found["scans"], found["datasets"]) == (3, 12, 3)
+    assert found["mean"] == pytest.approx(mine["mse"].mean())
+    assert found["sd_slices"] == pytest.approx(mine["mse"].std())
+    assert found["sd_scans"] == pytest.approx(mine.groupby("scan")["mse"].mean().std())
+    assert found["sd_datasets"] == pytest.approx(mine.groupby("dataset")["mse"].mean().std())
+    assert found["sd_seeds"] == pytest.approx(mine.groupby("model")["mse"].mean().std())
+
+
+def test_a_fall_of_variance_is_found_where_there_is_one_and_not_where_there_is_none() -> None:
+    falls = falling_variance(*judged({1: 0.4, 2: 0.2, 4: 0.1, 8: 0.05}, scans=30)).set_index(["metric", "over"])
+    assert falls["p_value"][("mse", "scans")] < 0.01
+    assert falls["slope"][("mse", "scans")] == pytest.approx(-np.log(2), rel=0.25)
+    assert falls["reason"][("mse", "seeds")] == "3 seeds, at least 5 are needed"
+    assert falls["reason"][("mse", "datasets")] == "3 datasets, at least 5 are needed"
+    assert np.isnan(falls["p_value"][("mse", "seeds")])
+
+
+def test_p_values_of_a_series_are_corrected_for_their_number() -> None:
+    """Of two slice measures over scans; over seeds and data sets there is no test."""
+    table, quality = judged({1: 0.12, 2: 0.1, 4: 0.08}, scans=12)
+    quality["ms_ssim"] = 0.9 + 0.001 * np.random.default_rng(8).standard_normal(len(quality))
+    other, judged_other = (
+        table.assign(cell="o" + table["cell"], alike="y"),
+        quality.assign(model="o" + quality["model"]),
+    )
+    falls = falling_variance(pd.concat([table, other]), pd.concat([quality, judged_other]))
+    first, second = falls.iloc[:6], falls.iloc[6:]
+    low, high = sorted(first["p_value"].dropna())
+    assert low < high < 1
+    assert sorted(first["p_holm"].dropna()) == pytest.approx(sorted([min(1, 2 * low), min(1, max(2 * low, high))]))
+    assert first["p_holm"].tolist() == pytest.approx(second["p_holm"].tolist(), nan_ok=True)
+
+
+def test_the_test_of_variance_is_wrong_as_often_as_it_says() -> None:
+    generator, ranks = np.random.default_rng(5), np.array([1, 2, 4])
+    wrong = sum(trend(generator.standard_normal((3, 12)), ranks)[1] < 0.1 for _ in range(60))
+    assert wrong <= 13  # binomial with 0.1: more than 13 of 60 has a probability of 0.3 %
