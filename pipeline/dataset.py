@@ -16,6 +16,7 @@ from pipeline.doses import DoseChoice
 from pipeline.intensity import scaling
 from pipeline.sampling import check_enough, choose, mirror
 from pipeline.settings.cells import CellSettings
+from pipeline.settings.told_dose import told_dose
 from pipeline.slices import SliceReader
 
 AIR_BELOW_HU = -950  # around the body; lung is above
@@ -59,8 +60,10 @@ class PairSamples(Dataset[tuple[Tensor, Tensor, Tensor]]):
         segment = self.segment(index)
         chosen = segment.start + choose(self.sampling, len(segment), self.slices, generator)
         path = self._path(segment)
-        pairs = self._reader.read(path, self._doses.choose(path, index), chosen.tolist())
-        scales = [scaling(self.cell.training.scaling, volume) for volume in pairs]
+        low_dose = self._doses.choose(path, index)
+        pairs = self._reader.read(path, low_dose, chosen.tolist())
+        dose = told_dose(self.cell.training, low_dose.dose)
+        scales = [scaling(self.cell.training.scaling, volume, dose) for volume in pairs]
         cropped = self._flip(self._crop(pairs, generator), generator)
         low, full = (self._tensor(s.to_network(volume)) for s, volume in zip(scales, cropped, strict=True))
         return low, full, torch.tensor([[s.offset, s.width] for s in scales])

@@ -35,6 +35,12 @@ def denoise(
     format: Annotated[Literal["dicom", "nifti", "zarr"], typer.Option(help="Of the output.")] = "dicom",  # noqa: A002
     deidentify: Annotated[bool, typer.Option("--deidentify", help="Leave the patient out of the DICOM files.")] = False,
     series: Annotated[str, typer.Option(help="Number or UID, where a folder holds several; or all.")] = "",
+    dose: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Of the scans, as a fraction, for a network that is told it.", show_default=False
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Denoise again what was done before.")] = False,
     device: Annotated[Literal["auto", "cpu"], typer.Option(help="auto: a GPU where there is one.")] = "auto",
     threads: Annotated[int, typer.Option(min=1, help="Of the CPU.")] = 2,
@@ -43,8 +49,13 @@ def denoise(
     """Denoise scans with a trained network; HU in, HU out. For research, not for diagnosis."""
     from jobs.stages.denoise_outputs import OutputOptions, check_outputs, share_names
     from pipeline.inference.model_file import load_model
+    from pipeline.settings.told_dose import check_dose
 
-    options, network = OutputOptions(out.absolute(), format, deidentify, series, overwrite), load_model(model)
+    options, network = (
+        OutputOptions(out.absolute(), format, deidentify, series, overwrite, dose=dose),
+        load_model(model),
+    )
+    check_dose(network.cell.training, dose)
     check_outputs(scans, [model], options)
     requests = {
         scan: replace(options, shares_name=shares_name) for scan, shares_name in share_names(scans, options).items()

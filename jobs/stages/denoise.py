@@ -60,7 +60,11 @@ def denoise_scan(scan: Path, model: Model, options: OutputOptions, device: torch
     """
     check_outputs([scan], [], options)
     with nullcontext() if options.deidentify else passing_pseudonyms():  # else none is written
-        return _denoise_sources(scan, model, options, Corrector(model.network, model.cell, device), progress)
+        return _denoise_sources(scan, model, options, _corrector(model, options, device), progress)
+
+
+def _corrector(model: Model, options: OutputOptions, device: torch.device) -> Corrector:
+    return Corrector(model.network, model.cell, device, dose=options.dose)
 
 
 def _denoise_sources(scan: Path, model: Model, options: OutputOptions, correct: Corrector, progress: Progress) -> str:
@@ -87,6 +91,7 @@ def _denoise_source(
     recipe = {
         "source_sha256": digest, "model_sha256": model.digest, "format": options.format,
         "deidentify": options.deidentify, "quarterdose": version("quarterdose"),
+        **({} if options.dose is None else {"dose": options.dose}),
     }  # fmt: skip
     output = choose_output(scan, digest, options)
     with claimed(output.lock_file, f"another `quarterdose denoise` is at work on {output.path}"):

@@ -23,7 +23,7 @@ class OutputOptions:
 
     ``series``: number or SeriesInstanceUID of the series to denoise where a folder holds several, or ``all``.
     ``overwrite``: denoise again what was done before. ``shares_name``: another scan of the command has the same name,
-    and neither gets it alone.
+    and neither gets it alone. ``dose``: of the scans, for a network that is told it.
     """
 
     out: Path
@@ -32,6 +32,7 @@ class OutputOptions:
     series: str = ""
     overwrite: bool = False
     shares_name: bool = False
+    dose: float | None = None
 
 
 def output_of(scan: Path, options: OutputOptions, tag: str = "") -> Output:

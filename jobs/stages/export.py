@@ -81,7 +81,7 @@ class Export(Stage):
             "run": self.settings.name,
             "data sets": sorted(datasets),
             "low dose": self.settings.data.low_dose.as_record(),
-            "noise": self._noise(split.parts["train"]),
+            "noise": self._noise(split.parts["train"], self.evaluate.cells[best][1].training.doses),
             "split": {"by": split.by, **parts, "digest": training["data"]},
             "training": {key: training[key] for key in keys},
             "weights": describe_weights(self.evaluate.cells[best][1].training),
@@ -102,15 +102,15 @@ class Export(Stage):
         dose = {"errors at dose": shown_dose(judged)} if shown_dose(judged) else {}
         return {**dose, "metrics": {str(name): row.to_dict() for name, row in means.iterrows()}}
 
-    def _noise(self, segments: Sequence[Segment]) -> dict[str, Any]:
-        """Describe the noise of the training's scans."""
+    def _noise(self, segments: Sequence[Segment], doses: Sequence[float] | None) -> dict[str, Any]:
+        """Describe the noise of the training's scans, at the doses that it was trained on."""
         from data_prep.noise_table import read_noise
-        from pipeline.inference.trained_noise import describe_training
+        from pipeline.inference.trained_noise import describe_training, rows_at
         from pipeline.report.tables import records
 
         scans = {(segment.dataset, segment.scan) for segment in segments}
         rows = [row for row in records(read_noise(self.folder.data)) if (row["dataset"], row["scan"]) in scans]
-        return describe_training(rows, self.settings.data.low_dose.doses[0])
+        return describe_training(rows_at(rows, doses) if doses else rows, self.settings.data.low_dose.doses[0])
 
     def _manifest(self) -> "pd.DataFrame":
         """Read the manifest's rows of scans that were kept."""

@@ -46,7 +46,12 @@ def load_denoiser(cell: CellSettings, cell_folder: Path, settings: EvaluateSetti
 
 def network_denoiser(correct: Corrector) -> Denoiser:
     """Return the denoiser of a network, whose output is what ``quarterdose denoise`` writes, int16."""
-    return lambda low, dose: np.stack(list(denoise_slices(ArrayScan(low), correct)))
+
+    def denoise(low: NDArray[np.int16], dose: float | None) -> NDArray[Any]:
+        correct.dose = dose
+        return np.stack(list(denoise_slices(ArrayScan(low), correct)))
+
+    return denoise
 
 
 def identity(settings: EvaluateSettings) -> Denoiser:

@@ -12,6 +12,7 @@ from pipeline.convolutions.memory_format import lay_out
 from pipeline.intensity import HU_HIGH, HU_LOW, scaling
 from pipeline.sampling import crop_centre
 from pipeline.settings.cells import CellSettings
+from pipeline.settings.told_dose import told_dose
 from pipeline.settings.training import SIDE_MULTIPLE
 
 MIN_SIDE = 32
@@ -29,10 +30,14 @@ class Corrector:
         cell: what the network was trained as.
         device: where it computes.
         crop: side of the centre that goes through the network, a multiple of 16; None: the whole plane.
+        dose: of the volumes, for networks that are told it; it may be set anew.
     """
 
-    def __init__(self, network: nn.Module, cell: CellSettings, device: torch.device, crop: int | None = None) -> None:
-        self.cell, self.device, self.crop = cell, device, crop
+    def __init__(
+        self, network: nn.Module, cell: CellSettings, device: torch.device, crop: int | None = None,
+        dose: float | None = None,
+    ) -> None:  # fmt: skip
+        self.cell, self.device, self.crop, self.dose = cell, device, crop, dose
         self.uses_float16 = device.type == "cuda" and cell.training.residual
         self.network = lay_out(network.to(device), cell.dims)
         if device.type == "cuda":
@@ -45,7 +50,8 @@ class Corrector:
         Intensities are scaled as those of the whole plane. A plane that does not fit the network is padded with air,
         never resampled.
         """
-        scale = scaling(self.cell.training.scaling, hu)
+        training = self.cell.training
+        scale = scaling(training.scaling, hu, told_dose(training, self.dose))
         centre = crop_centre(hu, self.crop)
         rows, columns = centre.shape[1:]
         padding = ((0, 0), (0, _missing(rows)), (0, _missing(columns)))

@@ -109,7 +109,7 @@ def _architecture(network: nn.Module, cell: CellSettings) -> dict[str, str]:
     takes = "one slice" if cell.dims == 2 else f"{cell.slices} slices, {cell.sampling}"
     return {
         "network": ", ".join(description),
-        "takes": f"{takes}; intensities scaled by `{training.scaling}`",
+        "takes": f"{takes}; intensities scaled by `{training.scaling}`{'; the dose' if training.tell_dose else ''}",
     }
 
 

@@ -44,6 +44,27 @@ def as_text(trained: Mapping[str, Any]) -> str:
     return "; ".join(f"{name} {_text(name, value)}" for name, value in trained.items())
 
 
+def rows_at(rows: Sequence[Mapping[str, Any]], doses: Sequence[float]) -> list[dict[str, Any]]:
+    """Return rows of simulated scans at these doses.
+
+    At a dose that is not stored, a scan has the noise of the stored one that is the nearest by its ratio, whose SD is
+    scaled: the variance of all noise is inverse to the dose.
+    """
+    by_scan: dict[tuple[Any, Any], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        by_scan.setdefault((row.get("dataset"), row.get("scan")), []).append(row)
+    return [_row_at(stored, dose) for stored in by_scan.values() for dose in doses]
+
+
+def _row_at(stored: Sequence[Mapping[str, Any]], dose: float) -> dict[str, Any]:
+    nearest = min(stored, key=lambda row: abs(math.log(float(row["dose"]) / dose)))
+    factor = math.sqrt(float(nearest["dose"]) / dose)
+    scaled = {
+        name: float(nearest[name]) * factor for name in ("noise_low_hu", *_COLUMNS[SD]) if _is_number(nearest[name])
+    }
+    return {**nearest, **scaled, "dose": dose}
+
+
 def _scans(rows: Sequence[Mapping[str, Any]]) -> int:
     return len({(row.get("dataset"), row.get("scan")) for row in rows})
 

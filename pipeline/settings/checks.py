@@ -30,8 +30,8 @@ def check_doses(network: str, training: TrainingSettings, data: DataSettings) ->
     """
     key, stored = f"networks.{network}.training", data.low_dose.doses
     measured = [source.name for source in data.sources if not source.uses_simulation]
-    if measured and (training.fresh or training.doses):
-        setting = "fresh" if training.fresh else "doses"
+    setting = next((name for name in ("fresh", "doses", "tell_dose") if getattr(training, name)), None)
+    if measured and setting:
         raise ValueError(
             f"{key}.{setting} needs simulated low doses, and those of {measured[0]} are measured: leave {setting} out, "
             "or set the source's low_dose to simulated"
@@ -64,7 +64,7 @@ def _check_donor(network: str, networks: Mapping[str, NetworkSettings]) -> None:
             "with the same options, or set study.transfer to none"
         )
     deep, flat = networks[network].training, networks[donor].training
-    for name in ("residual", "scaling"):
+    for name in ("residual", "scaling", "tell_dose"):
         if getattr(deep, name) != getattr(flat, name):
             raise ValueError(
                 f"networks.{network}.training.{name} must equal networks.{donor}.training.{name} for a transfer"

@@ -76,6 +76,9 @@ class TrainingSettings(Settings):
     fresh: bool = Field(
         False, description="the low dose is simulated while training, with new noise in every epoch; else as stored"
     )
+    tell_dose: bool = Field(
+        False, description="intensities are scaled so that noise is as strong at every dose; denoise then takes --dose"
+    )
     flips: bool = Field(
         False, description="samples are mirrored and turned in the plane: all symmetries of the square, slices in order"
     )

@@ -79,6 +79,7 @@ class ScanValidator:
         self._correct.network.load_state_dict(step.judged.state_dict())
         for path, segment, low_dose in self._scans[world.rank :: world.size]:
             low, full = SliceReader(single=False).read(path, low_dose, range(segment.start, segment.stop))
+            self._correct.dose = low_dose.dose
             denoised = denoise_slices(ArrayScan(low), self._correct)
             for slices in zip(denoised, low, full, strict=True):
                 yield self._errors(*slices)

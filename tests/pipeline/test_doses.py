@@ -23,11 +23,13 @@ from data_prep.split import Part, Segment
 from data_prep.store import Pair
 from pipeline.dataset import PairSamples
 from pipeline.doses import DoseChoice
-from pipeline.evaluate.denoisers import identity, tune_classical
+from pipeline.evaluate.denoisers import identity, load_denoiser, tune_classical
 from pipeline.evaluate.judgement import evaluate
+from pipeline.inference.trained_noise import describe_training, rows_at
 from pipeline.report.doses import at_lowest, doses_table
 from pipeline.report.quality_tables import judged_table, quality_tables
 from pipeline.settings.run import EvaluateSettings
+from pipeline.settings.told_dose import check_dose
 from pipeline.settings.training import TrainingSettings
 from pipeline.slices import Fresh, SliceReader
 from tests.pipeline.cells import cell
@@ -296,3 +298,48 @@ def test_whole_scans_are_validated_at_each_dose_to_train_on(
     full = pair.read(FULL_DOSE, 24, 40).astype(float)
     errors = [np.mean((pair.read(f"low_dose_{dose}_1", 24, 40) - full) ** 2) for dose in doses]
     assert result["validation"]["low_dose_rmse_hu"] == pytest.approx(np.sqrt(np.mean(errors)))
+
+
+def test_a_network_that_is_told_the_dose_sees_noise_of_one_strength(data: Path, tmp_path: Path) -> None:
+    for index in range(12):
+        plain, told = (samples(data, tell_dose=tell)[index] for tell in (False, True))
+        dose = 0.05 if place_of(Pair(data / "toy" / "a.zarr"), plain)[0].startswith("low_dose_0.05") else 0.25
+        factor = np.sqrt(0.1 / dose)
+        torch.testing.assert_close(told[0] * factor, plain[0])
+        torch.testing.assert_close(told[1] * factor, plain[1])
+        torch.testing.assert_close(told[2][:, 1], plain[2][:, 1] * factor)  # so errors are in HU all the same
+    settings = cell(2, tell_dose=True, validation="scans", epochs=1, learning_rate=1e-2)
+    validation = run(settings, data, tmp_path / "cell")["validation"]
+    shipped = load_denoiser(settings, tmp_path / "cell", HOW)
+    pair = Pair(data / "toy" / "a.zarr")
+    full = pair.read(FULL_DOSE, 24, 40).astype(float)
+    errors = [np.mean((shipped(pair.read(f"low_dose_{dose}_1", 24, 40), dose) - full) ** 2) for dose in (0.05, 0.25)]
+    assert validation["rmse_hu"] == pytest.approx(np.sqrt(np.mean(errors)))
+    low = pair.read("low_dose_0.25_1", 24, 40)
+    assert np.any(shipped(low, 0.25) != shipped(low, 0.05))
+    with pytest.raises(UserError, match="was trained to be told the dose: say it with --dose"):
+        shipped(low, None)
+
+
+def test_a_user_gives_the_dose_where_it_has_an_effect() -> None:
+    told, plain = TrainingSettings(tell_dose=True), TrainingSettings()
+    check_dose(told, 0.3)
+    check_dose(plain, None)
+    for training, dose, message in (
+        (told, None, "say it with --dose"),
+        (plain, 0.3, "--dose has no effect"),
+        (told, 0.0, "--dose 0 is no fraction of the full dose"),
+    ):
+        with pytest.raises(UserError, match=message):
+            check_dose(training, dose)
+
+
+def test_the_noise_of_a_training_is_that_of_its_doses() -> None:
+    row = {"dataset": "d", "low_dose": "simulated", "kernel": "B", "noise_low_frequency": 0.4,
+           "noise_low_z_correlation": 0.1}  # fmt: skip
+    rows = [{**row, "scan": scan, "dose": dose, "noise_low_hu": sd, "noise_low_hu_low": 0.9 * sd,
+             "noise_low_hu_high": 1.1 * sd} for scan in "ab" for dose, sd in ((0.1, 40.0), (0.4, 20.0))]  # fmt: skip
+    assert describe_training(rows, 0.1)["SD (HU)"] == [18, 44]
+    described = describe_training(rows_at(rows, [0.4]), 0.1)
+    assert (described["SD (HU)"], described["dose"], described["scans"]) == ([18, 22], ["40 %"], "2 of 2 measured")
+    assert describe_training(rows_at(rows, [0.025]), 0.1)["SD (HU)"] == [72, 88]  # a quarter of the dose, twice the SD
