@@ -1,7 +1,9 @@
 """The order of images and kernels in memory: channels last, in which convolutions on CPUs and GPUs are fastest."""
 
+from functools import partial
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def channels_last(dims: int) -> torch.memory_format:
@@ -13,9 +15,17 @@ def lay_out(network: nn.Module, dims: int) -> nn.Module:
     """Store the network's kernels channels last, in place; return the network.
 
     Kernels of one pixel look the same in both orders. They keep their plain strides, since their gradients have them.
+    Those of one input channel do too, but their gradients have either strides, and get those of the kernel: DDP would
+    warn of others.
     """
     for parameter in network.parameters():
         if parameter.dim() == dims + 2 and parameter[0, 0].numel() > 1:
             kernel = torch.empty_like(parameter.data, memory_format=channels_last(dims))
             parameter.data = kernel.copy_(parameter.data)
+            if parameter.shape[1] == 1 and parameter.requires_grad:
+                parameter.register_hook(partial(_set_strides, strides=parameter.stride()))
     return network
+
+
+def _set_strides(gradient: Tensor, strides: tuple[int, ...]) -> Tensor:
+    return gradient.as_strided(gradient.shape, strides)

@@ -16,9 +16,10 @@ def inflate(network_2d: nn.Module, network_3d: nn.Module, fill: Fill = "zero", *
     """Copy the 2D weights into the 3D network; biases, normalisation and layers without a z axis stay as they are.
 
     ``zero``: the 2D kernel lies in the centre plane, zeros in the other planes: a volume that is constant in z gives
-    the 2D output. ``repeat``: the kernel lies in every plane. ``mean``: the same divided by the number of planes,
-    which keeps the 2D output away from the z borders. ``noise``: as ``zero``, with normal noise of a hundredth of
-    the kernel's standard deviation in the other planes.
+    the 2D output. (A transposed convolution of stride 2 has it in two planes, one for every second slice.) ``repeat``:
+    the kernel lies in every plane. ``mean``: the same divided by the number of planes, which keeps the 2D output away
+    from the z borders. ``noise``: as ``zero``, with normal noise of a hundredth of the kernel's standard deviation in
+    the other planes.
 
     Raises:
         UserError: the dimensions are wrong, the networks differ in architecture, options or residual, or the fill is
@@ -30,9 +31,9 @@ def inflate(network_2d: nn.Module, network_3d: nn.Module, fill: Fill = "zero", *
     if getattr(network_2d, "residual", None) != getattr(network_3d, "residual", None):
         raise UserError("transfer needs both networks residual or neither")
     _check_fit(flat, deep)
-    strides, generator = _strides_of_doubling(network_3d), torch.Generator().manual_seed(seed)
+    planes, generator = _planes_of_transposed(network_3d), torch.Generator().manual_seed(seed)
     network_3d.load_state_dict({
-        name: _to_3d(flat[name], deep[name].shape, fill, strides.get(name, 1), generator) for name in deep
+        name: _to_3d(flat[name], deep[name].shape, fill, planes.get(name), generator) for name in deep
     })  # fmt: skip
 
 
@@ -51,26 +52,27 @@ def _check_fit(flat: Mapping[str, Tensor], deep: Mapping[str, Tensor]) -> None:
             raise UserError(f"transfer needs the same options in 2D and 3D: {name} has shape {shapes}")
 
 
-def _strides_of_doubling(network: nn.Module) -> dict[str, int]:
-    """Return, by the name of their weight, the strides in z of transposed convolutions: planes between input planes."""
-    layers = {f"{name}.weight": layer for name, layer in network.named_modules()}
-    return {name: layer.stride[0] for name, layer in layers.items() if isinstance(layer, nn.ConvTranspose3d)}
+def _planes_of_transposed(network: nn.Module) -> dict[str, slice]:
+    """Return, by the name of their weight, the planes in which transposed convolutions have the 2D kernel.
+
+    Each slice of the output lies in one of as many planes as the stride in z, over a slice of the input.
+    """
+    layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, nn.ConvTranspose3d)}
+    starts = {name: int(layer.padding[0]) for name, layer in layers.items()}
+    return {f"{name}.weight": slice(starts[name], starts[name] + layers[name].stride[0]) for name in layers}
 
 
-def _to_3d(weight: Tensor, shape: torch.Size, fill: Fill, stride: int, generator: torch.Generator) -> Tensor:
+def _to_3d(weight: Tensor, shape: torch.Size, fill: Fill, planes: slice | None, generator: torch.Generator) -> Tensor:
+    """Fill a 3D kernel; ``planes``: in which it has the 2D kernel, None: the centre."""
     if weight.shape == shape:
         return weight
-    planes = shape[2]
+    depth = shape[2]
     if fill in ("repeat", "mean"):
-        repeated = weight.unsqueeze(2).repeat(1, 1, planes, 1, 1)
-        return repeated / planes if fill == "mean" else repeated
+        repeated = weight.unsqueeze(2).repeat(1, 1, depth, 1, 1)
+        return repeated / depth if fill == "mean" else repeated
     kernel = torch.zeros(shape, dtype=weight.dtype)
-    if fill == "noise" and planes > 1:
+    if fill == "noise" and depth > 1:
         deviation = NOISE_SHARE * float(weight.std(correction=0))
         kernel.normal_(0, deviation, generator=generator)
-    if stride == 1:
-        kernel[:, :, planes // 2] = weight
-    else:  # every stride-th plane of the kernel adds to the same plane of the output
-        for z in range(planes):
-            kernel[:, :, z] = weight / len(range(z % stride, planes, stride))
+    kernel[:, :, planes or slice(depth // 2, depth // 2 + 1)] = weight.unsqueeze(2)
     return kernel
