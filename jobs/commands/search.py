@@ -22,7 +22,7 @@ def search(config: Config, on: On = LOCAL, overrides: Overrides = None, dry_run:
     if settings.search is None:
         raise UserError(f"{config}: search is missing: say at least search: {{space: {{PATH: RANGE}}}}")
     if find_spec("optuna") is None:
-        raise UserError("a search needs Optuna: pip install 'quarterdose[search]'")
+        raise UserError("a search needs Optuna, which is not installed: run `pip install quarterdose[search]`")
     folder = RunFolder.of(settings)
     if on != LOCAL and settings.budget.gpu_hours is not None:
         _check_budget(folder, load_profile(on))

@@ -95,14 +95,17 @@ def searched_here(folder: Path, searched: Searching, stages: Collection[str] | N
     """Search in this process, in a copy of a run whose scan is prepared; ``stages``: that are run, by default all."""
     toy = Searching(folder, searching(**search))
     shutil.copytree(searched.folder, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("search*", "toy.yaml"))
-    run = RunFolder(
-        toy.run_folder, load_settings(folder / "toy.yaml", RunSettings).model_copy(update={"runs": folder / "runs"})
-    )
+    search_here(toy, stages)
+    return toy
+
+
+def search_here(toy: Searching, stages: Collection[str] | None = None) -> None:
+    settings = load_settings(toy.folder / "toy.yaml", RunSettings)
+    run = RunFolder(toy.run_folder, settings.model_copy(update={"runs": toy.folder / "runs"}))
     run.record()
     for stage in search_of(run).stages.values():
         if stage.name.startswith("search") and (stages is None or stage.name in stages):
             work_alone(open_search, run.root, stage.name, stage.items())
-    return toy
 
 
 def test_diverged_trials_are_shown_with_their_reason_and_the_others_go_on(searched: Searching, tmp_path: Path) -> None:
@@ -156,6 +159,17 @@ def test_a_trial_that_kills_its_processes_fails_in_the_end_and_is_tried_again_by
     with pytest.raises(MachineError, match="its process died 3 times without a new checkpoint"):
         stage.run("a-t0000", World(), die)
     assert stage.run("a-t0000", World(), ignore_progress)["state"] == "trained"
+
+
+def test_more_trials_of_a_random_search_leave_the_first_as_they_are(searched: Searching, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"sampler": "random", "generation": None, "networks": ["a"], "halving": None}
+    toy = searched_here(tmp_path, searched, trials=1, **settings)
+    before = Markers(toy.run_folder, "search-1-1").read("a-t0000")
+    toy.write(searching(trials=2, **settings))
+    search_here(toy)
+    assert before
+    assert Markers(toy.run_folder, "search-1-1").read("a-t0000") == before
+    assert toy.trials().index.tolist() == [("a", 0), ("a", 1)]
 
 
 def test_a_trial_whose_settings_are_refused_only_together_fails_with_the_sentence(

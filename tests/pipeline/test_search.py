@@ -8,9 +8,11 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.search.asking import ask
+from pipeline.search.cells import first_cell, trial_cell
 from pipeline.search.halving import choose, last_epoch, rungs_of
 from pipeline.search.trials import Parameters, RungResult, Trial, best_of
 from pipeline.settings.search import SearchSettings
+from pipeline.training.schedule import effective_batch, length_of
 from tests.pipeline.runs import settings_of
 
 SPACE = {
@@ -140,6 +142,17 @@ def test_a_share_of_a_training_is_whole_epochs_and_ends_in_a_validation() -> Non
     assert last_epoch(0.07, 100, 1) == 7
     assert [last_epoch(share, 10, 3) for share in (0.1, 0.3, 0.31, 0.95, 1.0)] == [3, 3, 6, 10, 10]
     assert last_epoch(0.5, 2, 5) == 2
+
+
+@pytest.mark.parametrize("work", ["strong", "weak"])
+def test_a_trial_takes_on_one_rank_the_steps_that_the_study_takes_on_several(work: str) -> None:
+    training = {"batch": 2, "accumulation": 3, "work": work, "epochs": 4}
+    run = settings_of(networks={"2d": {"model": "ddnet", "dims": 2, "ranks": 4, "training": training}},
+                      study={"transfer": "none"})  # fmt: skip
+    cell, trial = first_cell(run, "2d"), trial_cell(run, "2d", 7, {"training.learning_rate": 0.5}, 100)
+    assert (trial.id, trial.ranks, trial.training.learning_rate) == ("2d-t0007", 1, 0.5)
+    assert effective_batch(trial.training, 1) == effective_batch(cell.training, 4) == 24
+    assert length_of(trial.training, 100, 1) == length_of(cell.training, 100, 4)
 
 
 def parameters(numbers: Sequence[int], earlier: Sequence[Trial] = (), **settings: Any) -> list[Parameters]:

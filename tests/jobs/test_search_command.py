@@ -1,0 +1,51 @@
+"""The command ``search`` before anything runs."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.command_line import CONFIG, quarterdose_within
+from tests.scans import chest, write_nifti
+
+SOURCE = "{kind: nifti, path: scans}"
+SEARCH = "search={space: {study.training.warmup: {uniform: [0, 0.5]}}, trials: 2, networks: [%s]}"
+
+
+def said(folder: Path, *words: str) -> str:
+    """What the command says where it refuses the settings."""
+    (folder / "x.yaml").write_text(CONFIG.format(source=SOURCE))
+    done = quarterdose_within(folder, "search", "x.yaml", *(word for x in words for word in ("--set", x)))
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    return done.stderr
+
+
+def test_settings_without_a_search_are_refused_with_what_to_write(tmp_path: Path) -> None:
+    assert "x.yaml: search is missing: say at least search: {space: {PATH: RANGE}}" in said(tmp_path)
+
+
+def test_without_optuna_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    assert "run `pip install quarterdose[search]`" in said(tmp_path, SEARCH % "2d")
+
+
+def test_options_of_a_network_that_starts_from_a_donor_do_not_fit_it(tmp_path: Path) -> None:
+    search = "search={space: {networks.deep.options.width: {choice: [16, 32]}}, networks: [deep]}"
+    networks = "networks={flat: {model: unet, dims: 2}, deep: {model: unet, dims: 3}}"
+    message = said(tmp_path, search, networks)
+    assert "search.space: networks.deep cannot start from 2D weights: add a 2D network of model unet" in message
+    assert "or set study.transfer to none" in message
+
+
+@pytest.mark.parametrize(("network", "donors"), [("2d", 0), ("3d", 2)])
+def test_a_dry_run_lists_the_trials_and_what_they_start_from(tmp_path: Path, network: str, donors: int) -> None:
+    write_nifti(tmp_path / "scans" / "toy.nii.gz", chest(100, side=64))
+    (tmp_path / "x.yaml").write_text(CONFIG.format(source=SOURCE))
+    done = quarterdose_within(tmp_path, "search", "x.yaml", "--dry-run", "--set", SEARCH % network)
+    assert done.returncode == 0, done.stderr
+    items = [line.split()[1].rstrip(":") for line in done.stdout.splitlines() if line.startswith("run ")]
+    starts = ["train/2d", "transfer/3d-zero"][:donors]
+    trials = [f"search-{number}-1/{network}-t000{number - 1}" for number in (1, 2)]
+    assert items[1:] == ["split/split", *starts, *trials, "search-summary/summary"]
+    assert not (tmp_path / "runs").exists()
