@@ -16,7 +16,7 @@ def work(config: Config, stage: str, item: Annotated[str | None, typer.Argument(
     """Do a stage, or one training of it, inside a job of Slurm: for sbatch scripts of one's own."""
     from jobs.engine.in_job import find_items, run_rank, run_share
     from jobs.engine.queue import FIND
-    from jobs.stages.graph import open_graph
+    from jobs.stages.graph import open_graph, open_search
 
     folder = RunFolder.of(load_settings(config, RunSettings))
     folder.secure()
@@ -25,6 +25,6 @@ def work(config: Config, stage: str, item: Annotated[str | None, typer.Argument(
         folder.record()
         find_items(open_graph, folder.root)
     elif item is None:
-        run_share(open_graph, folder.root, stage, _RESTARTS)
+        run_share(open_search if stage.startswith("search-") else open_graph, folder.root, stage, _RESTARTS)
     else:
         run_rank(open_graph, folder.root, stage, item, _RESTARTS)

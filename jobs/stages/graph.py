@@ -55,8 +55,8 @@ def open_search(root: Path) -> Graph:
 
 def started_of(folder: RunFolder) -> Graph:
     """Build the whole graph, with the search where it was started: for looks at what became of all items."""
-    stages = graph_of(folder).stages
-    return Graph([*stages.values(), *(search_of(folder).stages.values() if folder.search.exists() else ())])
+    searched = search_of(folder).stages if folder.search.exists() else {}
+    return Graph((searched | graph_of(folder).stages).values())
 
 
 def evaluation_of(folder: RunFolder) -> Graph:

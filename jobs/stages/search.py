@@ -1,7 +1,6 @@
 """The search: trials of each network, of which a stage trains one generation up to one rung."""
 
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -11,13 +10,12 @@ from data_prep.progress import Progress
 from jobs.engine.run_folder import RunFolder
 from jobs.engine.stage import Ref, Stage
 from jobs.stages.prepare import read_split
-from jobs.stages.staging import staged
 from jobs.stages.train import CellStage, transfer_item
 from jobs.stages.trial_folder import FILES, TrialFolder
+from jobs.stages.trial_training import train_trial
 from pipeline.search.cells import first_cell, trial_cell
-from pipeline.search.halving import Rung, choose, last_epoch, rungs_of
+from pipeline.search.halving import Rung, choose, rungs_of
 from pipeline.search.trials import Parameters, RungResult, Trial, TrialState, name_trial
-from pipeline.settings.cells import CellSettings
 from pipeline.settings.training import WITHOUT_EFFECT
 from pipeline.training.world import World
 
@@ -117,8 +115,10 @@ class Search(Stage):
             return {"state": "pruned"}
         if not self.rungs:
             self._check_budget()
-        parameters = self._ask_once(item)
-        return {"parameters": dict(parameters), **self._train(item, parameters, world, progress)}
+        parameters, split = self._ask_once(item), read_split(self)
+        cell = trial_cell(self.settings, network, number, parameters, len(split.parts["train"]))
+        outcome = train_trial(self.folder, split, cell, self.rung.share, world, progress)
+        return {"parameters": dict(parameters), **outcome}
 
     def _chosen(self, network: str) -> set[int]:
         """Return the numbers of the network's trials that go on to this rung."""
@@ -160,46 +160,6 @@ class Search(Stage):
             parameters = asked[self.rung.trials.index(number)]
             folder.write_parameters(parameters)
         return parameters
-
-    def _train(self, item: str, parameters: Parameters, world: World, progress: Progress) -> dict[str, Any]:
-        """Train up to the rung; return what became of it, also where the training itself failed."""
-        import torch
-
-        from pipeline.training.divergence import TrainingError
-
-        split, start = read_split(self), time.monotonic()
-        cell = trial_cell(self.settings, *self.trials[item], parameters, len(split.parts["train"]))
-        folder = TrialFolder(self.folder.trial(item))
-        folder.count_start()
-        try:
-            outcome = {"state": "trained", **self._train_cell(cell, world, progress)}
-        except (TrainingError, MemoryError, torch.OutOfMemoryError) as error:
-            reason = str(error) if isinstance(error, TrainingError) else "it takes more memory than there is"
-            outcome = {"state": "failed", "reason": reason, "hours": (time.monotonic() - start) / _HOUR}
-        folder.forget_starts()
-        return outcome
-
-    def _train_cell(self, cell: CellSettings, world: World, progress: Progress) -> dict[str, Any]:
-        from pipeline.training.distributed import device_of, joined
-        from pipeline.training.metrics_file import read_metrics
-        from pipeline.training.schedule import length_of
-        from pipeline.training.train import train
-
-        split, training, folder = read_split(self), cell.training, self.folder.trial(cell.id)
-        start = None if cell.transfer == "none" else self.folder.transferred(transfer_item(cell))
-        epochs = last_epoch(self.rung.share, training.epochs, training.validation_epochs)
-        with (
-            joined(world, device_of(world, training.device)),
-            staged(self.folder.data, split, training.local_disk_gib) as data,
-        ):
-            result = train(cell, data, split, folder, world, start, progress, epochs)
-        steps = epochs * length_of(training, len(split.parts["train"]), 1).epoch_steps
-        judged = [line for line in read_metrics(folder) if line["kind"] == "validation" and line["step"] <= steps]
-        errors = [line["rmse_hu"] / line["low_dose_rmse_hu"] for line in judged]
-        return {
-            "steps": judged[-1]["step"], "value": min(errors) if training.keep == "best" else errors[-1],
-            "hours": sum(result["seconds"].values()) / _HOUR, "cpu_hours": result["cpu_seconds"] / _HOUR,
-        }  # fmt: skip
 
 
 def searches_of(folder: RunFolder) -> list[Search]:

@@ -88,7 +88,7 @@ def outcome_lines(run: RunSettings, trials: Sequence[Trial]) -> list[str]:
 
 def _describe(network: str, trials: Sequence[Trial]) -> str:
     best, failed = best_of(trials), [trial for trial in trials if trial.state == "failed"]
-    faults = f"; {len(failed)} failed, first: {failed[0].reason}" if failed else ""
+    faults = f"; {len(failed)} failed, first: {' '.join(failed[0].reason.split())}" if failed else ""
     if best is None or best.last is None:
         return f"{network}: none of {len(trials)} trials was trained to its end{faults}"
     parameters = ", ".join(f"{name} {_short(setting)}" for name, setting in best.parameters.items())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 from collections.abc import Collection
@@ -159,6 +160,28 @@ def test_a_trial_that_kills_its_processes_fails_in_the_end_and_is_tried_again_by
     with pytest.raises(MachineError, match="its process died 3 times without a new checkpoint"):
         stage.run("a-t0000", World(), die)
     assert stage.run("a-t0000", World(), ignore_progress)["state"] == "trained"
+
+
+def test_a_trial_that_takes_more_memory_than_there_is_fails_as_such(searched: Searching, tmp_path: Path) -> None:
+    """In a process that may not have more than it has; the batch takes 16 GiB."""
+    space = {"study.training.batch": {"choice": [1024]}, "study.training.samples": {"choice": [1024]}}
+    training = {"crop": 512, "samples": 1024, "batch": 1024}
+    toy = searched_here(
+        tmp_path, searched, stages=(), training=training, space=space, trials=1, networks=["a"], halving=None
+    )
+
+    def work() -> None:
+        limit = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + 2**29
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        work_alone(open_search, toy.run_folder, "search-1-1", ["a-t0000"])
+
+    child = get_context("fork").Process(target=work)
+    child.start()
+    child.join(120)
+    marker = Markers(toy.run_folder, "search-1-1").read("a-t0000")
+    assert marker
+    assert (marker.state, marker.result["state"]) == ("done", "failed")
+    assert marker.result["reason"] == "it takes more memory than there is"
 
 
 def test_more_trials_of_a_random_search_leave_the_first_as_they_are(searched: Searching, tmp_path: Path) -> None:

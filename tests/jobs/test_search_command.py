@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from jobs.engine.run_folder import RunFolder
+from jobs.stages.graph import graph_of, started_of
 from tests.command_line import CONFIG, quarterdose_within
+from tests.pipeline.runs import settings_of
 from tests.scans import chest, write_nifti
 
 SOURCE = "{kind: nifti, path: scans}"
@@ -36,6 +39,16 @@ def test_options_of_a_network_that_starts_from_a_donor_do_not_fit_it(tmp_path: P
     message = said(tmp_path, search, networks)
     assert "search.space: networks.deep cannot start from 2D weights: add a 2D network of model unet" in message
     assert "or set study.transfer to none" in message
+
+
+def test_a_look_at_all_items_has_those_of_the_run_and_of_the_search(tmp_path: Path) -> None:
+    search = {"space": {"study.training.warmup": {"uniform": [0, 0.5]}}, "trials": 2, "networks": ["2d"]}
+    folder = RunFolder.of(settings_of(runs=tmp_path, search=search))
+    assert started_of(folder).stages.keys() == graph_of(folder).stages.keys()
+    folder.search.mkdir(parents=True)
+    stages, run = started_of(folder).stages, graph_of(folder).stages
+    assert stages.keys() - run.keys() == {"search-1-1", "search-2-1", "search-summary"}
+    assert {name: stages[name].items() for name in run} == {name: stage.items() for name, stage in run.items()}
 
 
 @pytest.mark.parametrize(("network", "donors"), [("2d", 0), ("3d", 2)])
