@@ -21,8 +21,8 @@ _TEXTS = dict.fromkeys([*_SCAN, "subject", "kernel"], str)
 def partner_rows(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield the rows of a scan's partners: those that it lists, or what its own row says of its single one."""
     ids = {name: row[name] for name in _SCAN}
-    own = {name: value for name, value in row.items() if name.startswith(("noise_", "rmse_")) or name == "dose"}
-    for partner in row.get(PARTNERS) or ({"dose": None, "realisation": 1, "array": LOW_DOSE, **own},):
+    noise = {name: value for name, value in row.items() if name.startswith(("noise_", "rmse_")) or name == "dose"}
+    for partner in row.get(PARTNERS) or ({"dose": None, "realisation": 1, "array": LOW_DOSE, **noise},):
         yield {**ids, **partner}
 
 
@@ -31,9 +31,9 @@ def read_noise(data: Path) -> pd.DataFrame:
     import pandas as pd
 
     manifest = pd.read_csv(data / "manifest.csv", dtype=_TEXTS)
-    kept = manifest[manifest["state"] == "kept"]
+    prepared = manifest[manifest["state"] == "kept"]
     if not (data / FILE).exists():
-        return kept
+        return prepared
     noise = pd.read_csv(data / FILE, dtype=_TEXTS)
-    shared = [name for name in kept if name in _SCAN or name not in noise]
-    return kept[shared].merge(noise, on=_SCAN)
+    shared = [name for name in prepared if name in _SCAN or name not in noise]
+    return prepared[shared].merge(noise, on=_SCAN)

@@ -65,8 +65,9 @@ class Overview:
         canvas = ImageDraw.Draw(sheet)
         for line, text in enumerate(_titles(row)):
             canvas.text((8, 4 + 19 * line), text, LIGHT, font(15))
+        titles = ("full dose", f"dose {row['dose']:g}" if further else "low dose")
         for number, (window, dose) in enumerate(product(WINDOWS, (0, 1))):
-            self._draw_slices(sheet, _HEAD + number * _TILE, f"{window}\n{('full', 'low')[dose]} dose", window, dose)
+            self._draw_slices(sheet, _HEAD + number * _TILE, f"{window}\n{titles[dose]}", window, dose)
         for number, section in enumerate(self._planes(float(row["spacing_z_mm"]) / float(row["spacing_xy_mm"]))):
             sheet.paste(section, (MARGIN + _SHOWN * _TILE, _HEAD + 2 * number * _TILE))
         for fraction, overview, strip in further:

@@ -42,10 +42,10 @@ def scaling(name: ScalingName, hu: "NDArray[np.generic]", dose: float | None = N
     ``hu``: HU / 100. ``unit``: -1024 to 3072 HU become 0 to 1. ``minmax``: the volume's extremes become 0 and 1, as
     the 3D-DDnet authors do; the network then cannot tell absolute HU.
     """
-    told = math.sqrt(REFERENCE_DOSE / dose) if dose else 1.0
+    factor = math.sqrt(REFERENCE_DOSE / dose) if dose else 1.0
     if name == "hu":
-        return Scaling(0.0, 100.0 * told)
+        return Scaling(0.0, 100.0 * factor)
     if name == "unit":
-        return Scaling(HU_LOW, (HU_HIGH - HU_LOW) * told)
+        return Scaling(HU_LOW, (HU_HIGH - HU_LOW) * factor)
     low, high = float(hu.min()), float(hu.max())
-    return Scaling(low, max(high - low, 1.0) * told)
+    return Scaling(low, max(high - low, 1.0) * factor)

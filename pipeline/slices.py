@@ -72,8 +72,9 @@ class SliceReader:
 def _neighbours(chosen: Sequence[int]) -> Iterator[tuple[int, slice]]:
     """Yield runs of neighbouring slices: the first one's index in the scan, and where they are in ``chosen``."""
     for _, run in groupby(enumerate(chosen), lambda item: item[1] - item[0]):
-        places = list(run)
-        yield places[0][1], slice(places[0][0], places[-1][0] + 1)
+        numbered = list(run)
+        (start, first), (last, _) = numbered[0], numbered[-1]
+        yield first, slice(start, last + 1)
 
 
 @lru_cache(_OPEN_PAIRS)

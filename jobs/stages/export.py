@@ -24,7 +24,10 @@ MODEL = "model"
 
 
 class Export(Stage):
-    """Write the model file: of the judged networks that of the least error in validation, relative to its input."""
+    """Write the model file: of the judged networks that of the least error in validation, relative to its input.
+
+    Only those compete that were trained on the most of the stored doses.
+    """
 
     name: str = "export"
     version: ClassVar[int] = 2
@@ -55,12 +58,17 @@ class Export(Stage):
         trainings = {name: self._read_training(name) for name in judged if name in self.evaluate.cells}
         if not trainings or LOW_DOSE_INPUT not in judged:
             raise UserError("no network was trained and judged, so there is no model to write")
-        best = min(trainings, key=lambda name: _relative_error(trainings[name]))
+        best = min(trainings, key=lambda name: (-self._stored_doses(name), _relative_error(trainings[name])))
         cell = self.evaluate.cells[best][1]
         provenance = self._provenance(best, trainings[best], read_split(self))
         network = load_trained(cell, self.folder.cell(best))
         with self.folder.recording_model():
             return {"cell": best, "sha256": write_model(self.folder.model, network, cell, provenance)}
+
+    def _stored_doses(self, cell: str) -> int:
+        """Count the stored doses that a network was trained on: errors at other doses do not compare."""
+        stored = self.settings.data.low_dose.doses
+        return len(set(stored) & set(self.evaluate.cells[cell][1].training.doses or stored))
 
     def _read_training(self, cell: str) -> dict[str, Any]:
         training: dict[str, Any] = json.loads((self.folder.cell(cell) / "result.json").read_text())

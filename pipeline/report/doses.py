@@ -23,9 +23,9 @@ def split_by_dose(table: pd.DataFrame) -> list[tuple[float, pd.DataFrame]]:
     return [*((dose, table[table[DOSE] == dose]) for dose in doses), *([(np.nan, measured)] if len(measured) else [])]
 
 
-def by_dose(make: Callable[[pd.DataFrame], pd.DataFrame], table: pd.DataFrame) -> pd.DataFrame:
+def by_dose(tabulate: Callable[[pd.DataFrame], pd.DataFrame], table: pd.DataFrame) -> pd.DataFrame:
     """Make a table of the rows of each dose, and join them; the column ``dose`` comes last."""
-    return pd.concat([make(rows).assign(dose=dose) for dose, rows in split_by_dose(table)], ignore_index=True)
+    return pd.concat([tabulate(rows).assign(dose=dose) for dose, rows in split_by_dose(table)], ignore_index=True)
 
 
 def at_lowest(table: pd.DataFrame) -> pd.DataFrame:
