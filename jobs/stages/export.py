@@ -84,7 +84,7 @@ class Export(Stage):
         compared = [
             name for name in (LOW_DOSE_INPUT, *self.settings.evaluate.classical) if name in self.evaluate.judged_items()
         ]
-        keys = ("steps", "checkpoint_step", "samples", "precision", "device", "torch", "version")
+        keys = ("steps", "samples", "precision", "device", "torch", "version")
         return {
             "run": self.settings.name,
             "data sets": sorted(datasets),
@@ -92,7 +92,7 @@ class Export(Stage):
             "noise": self._noise(split.parts["train"], self.evaluate.cells[best][1].training.doses),
             "split": {"by": split.by, **parts, "digest": training["data"]},
             "training": {key: training[key] for key in keys},
-            "weights": describe_weights(self.evaluate.cells[best][1].training),
+            "weights": describe_weights(self.evaluate.cells[best][1].training, training["checkpoint_step"]),
             "convolutions": training.get("convolutions"),
             "validation": {key: round(training["validation"][key], 3) for key in ("rmse_hu", "low_dose_rmse_hu")},
             **self._metrics([*compared, best]),
@@ -135,12 +135,12 @@ class Export(Stage):
         return list(verdicts_table(judged_table(self.folder.root, models), self._manifest())["verdict"])
 
 
-def describe_weights(training: TrainingSettings) -> str:
-    """Say which weights of a training its model file has."""
-    step = "best validation" if training.keep == "best" else "last step"
+def describe_weights(training: TrainingSettings, step: int) -> str:
+    """Say which weights of a training its model file has: those of a checkpoint's ``step``."""
+    source = f"after step {step}, the {'best validation' if training.keep == 'best' else 'last'}"
     if training.average is None:
-        return f"those of the {step}"
-    return f"those of the {step}, averaged over the steps before with a mean age of {training.average:.3g} of them"
+        return source
+    return f"{source}, averaged over the steps before with a mean age of {training.average:.3g} of them"
 
 
 def _relative_error(training: Mapping[str, Any]) -> float:

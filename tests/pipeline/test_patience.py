@@ -85,9 +85,10 @@ def test_the_best_checkpoint_is_kept_and_judged(data: Path, tmp_path: Path) -> N
 
 
 def test_the_card_says_which_weights_they_are() -> None:
-    assert describe_weights(cell().training) == "those of the last step"
+    assert describe_weights(cell().training, 12) == "after step 12, the last"
     averaged = "averaged over the steps before with a mean age of 0.1 of them"
-    assert describe_weights(cell(keep="best", average=0.1).training) == f"those of the best validation, {averaged}"
+    described = describe_weights(cell(keep="best", average=0.1).training, 8)
+    assert described == f"after step 8, the best validation, {averaged}"
 
 
 def test_where_the_best_checkpoint_is_lost_the_training_goes_on_from_one_that_has_its_best(
