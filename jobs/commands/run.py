@@ -14,7 +14,7 @@ from jobs.engine.decision import Decision
 from jobs.engine.graph import Graph, OpenGraph
 from jobs.engine.run_folder import LOCK, RunFolder
 from jobs.engine.targets import check_targets
-from pipeline.report.files import QUALITY_PATTERNS, REPORT_PATTERNS
+from pipeline.report.files import QUALITY_PATTERNS, REPORT_PATTERNS, SEARCH_PATTERNS
 from pipeline.settings.run import RunSettings
 from slurm.commands import SlurmError
 from slurm.profile import Profile, load_profile
@@ -62,22 +62,26 @@ def evaluate(config: Config, on: On = LOCAL, overrides: Overrides = None, dry_ru
 
 
 def report(folder: Run) -> None:
-    """Make the report again, of what the run folder holds and of nothing else."""
+    """Make the report again, and the page of a search, of what the run folder holds and of nothing else."""
     from jobs.engine.display import Display
     from jobs.engine.launch import LocalLauncher
     from jobs.engine.outcome import list_failures
     from jobs.engine.run import run_stage
-    from jobs.stages.graph import graph_of, open_graph
+    from jobs.stages.graph import graph_of, open_graph, open_search, search_of
 
     run_folder = RunFolder.opened(folder)
     _check_free(run_folder)
     _check(run_folder)
-    stage = graph_of(run_folder).stages["report"]
+    stages = {graph_of(run_folder).stages["report"]: open_graph}
+    if run_folder.search.exists():
+        stages[search_of(run_folder).stages["search-summary"]] = open_search
     with locked(run_folder), Display() as display:
-        for item in stage.items():
-            stage.markers.remove(item)
-        run_stage(stage, stage.items(), LocalLauncher(open_graph, stage.modules), display)
-    list_failures(stage)
+        for stage, opens in stages.items():
+            for item in stage.items():
+                stage.markers.remove(item)
+            run_stage(stage, stage.items(), LocalLauncher(opens, stage.modules), display)
+    for stage in stages:
+        list_failures(stage)
     _print_summary(run_folder)
 
 
@@ -211,7 +215,8 @@ def _enqueue(folder: RunFolder, graph: Graph, open_graph: OpenGraph, profile: Pr
 
 def _check(folder: RunFolder, *, adopts: bool = True) -> None:
     """Check before anything is written that nothing is replaced but what the program wrote."""
-    folder.check({folder.report: REPORT_PATTERNS, folder.quality: QUALITY_PATTERNS}, adopts=adopts)
+    patterns = {folder.report: REPORT_PATTERNS, folder.quality: QUALITY_PATTERNS, folder.search: SEARCH_PATTERNS}
+    folder.check(patterns, adopts=adopts)
 
 
 def _check_free(folder: RunFolder) -> None:

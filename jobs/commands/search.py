@@ -16,7 +16,6 @@ from slurm.profile import Profile, load_profile
 def search(config: Config, on: On = LOCAL, overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Try settings of each network in trials, as `search` in the settings says; write the best as a settings file."""
     from jobs.stages.graph import open_search, search_of
-    from jobs.stages.search_summary import SEARCH_PATTERNS
 
     settings = load_settings(config, RunSettings, overrides)
     if settings.search is None:
@@ -26,7 +25,6 @@ def search(config: Config, on: On = LOCAL, overrides: Overrides = None, dry_run:
     folder = RunFolder.of(settings)
     if on != LOCAL and settings.budget.gpu_hours is not None:
         _check_budget(folder, load_profile(on))
-    folder.check({folder.search: SEARCH_PATTERNS}, adopts=not dry_run)
     if update(folder, search_of(folder), open_search, on, dry_run):
         typer.echo((folder.search / "summary.txt").read_text("utf-8"), nl=False)
         typer.echo(f"found settings: {folder.search / 'found.yaml'}, trials: {folder.search / 'trials.csv'}")

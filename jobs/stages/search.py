@@ -131,7 +131,7 @@ class Search(Stage):
         """Read what became of a trial on this rung: ``state`` and, where it was trained, steps, value and hours."""
         marker = self.markers.read(item)
         if marker is None:
-            return {"state": "failed", "reason": "not trained yet"}
+            return {"state": "unfinished"}
         if marker.state != "done":
             return {"state": "failed", "reason": marker.reason, "hours": marker.seconds / _HOUR}
         return {**marker.result, "finished": marker.finished}

@@ -10,12 +10,8 @@ from data_prep.progress import Progress
 from jobs.engine.outcome import RunFailed
 from jobs.engine.stage import Ref, Stage
 from jobs.stages.search import Search, read_trials
-from pipeline.report.files import FIGURE_PATTERNS
+from pipeline.report.files import FIGURE_PATTERNS, SEARCH_FILES, SEARCH_PATTERNS
 from pipeline.training.world import World
-
-FILES = ("trials.csv", "networks.csv", "importance.csv", "found.yaml", "summary.txt", "journal.log", "index.html")
-SEARCH_PATTERNS = (*FILES, *FIGURE_PATTERNS)
-"""What the summary replaces in the search's folder."""
 
 
 class SummariseSearch(Stage):
@@ -40,7 +36,7 @@ class SummariseSearch(Stage):
 
     def outputs(self, item: str) -> list[Path]:
         figures = (path for pattern in FIGURE_PATTERNS for path in sorted(self.folder.search.glob(pattern)))
-        return [*(self.folder.search / name for name in FILES), *figures]
+        return [*(self.folder.search / name for name in SEARCH_FILES), *figures]
 
     def partly_written(self, item: str) -> Mapping[Path, str]:
         return dict.fromkeys((self.folder.search, self.folder.search / "figures"), ".*")
@@ -62,6 +58,6 @@ class SummariseSearch(Stage):
             write_journal(folder / "journal.log", run.search, run.searched, trials)
             write_atomic(folder / "found.yaml", found_yaml(run, trials))
             write_atomic(folder / "summary.txt", "\n".join(outcome_lines(run, trials)) + "\n")
-        if not any(trial.state == "complete" for trial in trials):
+        if not any(trial.state in ("complete", "unfinished") for trial in trials):
             raise RunFailed("no trial of the search was trained to its end: see search/trials.csv for the reasons")
         return {"trials": len(trials)}

@@ -11,4 +11,14 @@ FILES = (*(f"{name}.csv" for name in TABLES), "table2.md", "table2.tex", "summar
 FIGURE_PATTERNS = ("figures/*.png", "figures/*.svg", "figures/*.pdf")
 REPORT_PATTERNS = (*FILES, *FIGURE_PATTERNS)
 QUALITY_PATTERNS = ("*.csv", "*.png", "*.svg", "*.pdf")
-"""What a report, or the tables and figures of quality alone, replace in their folder."""
+SEARCH_FILES = (
+    "trials.csv",
+    "networks.csv",
+    "importance.csv",
+    "found.yaml",
+    "summary.txt",
+    "journal.log",
+    "index.html",
+)
+SEARCH_PATTERNS = (*SEARCH_FILES, *FIGURE_PATTERNS)
+"""What a report, the tables and figures of quality alone, or the summary of a search replace in their folder."""

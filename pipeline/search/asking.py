@@ -12,7 +12,8 @@ from pipeline.settings.search import Range, SearchSettings
 
 Distributions = Mapping[str, BaseDistribution]
 _SEED_BYTES = 4
-_STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+_STATES = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL,
+           "unfinished": TrialState.RUNNING}  # fmt: skip
 
 
 def ask(search: SearchSettings, network: str, numbers: Sequence[int], earlier: Iterable[Trial]) -> list[Parameters]:
@@ -49,7 +50,7 @@ def _seed(search: SearchSettings, network: str, number: int) -> int:
 def _lesson(trial: Trial, distributions: Distributions) -> FrozenTrial:
     """Return what TPE learns from: a trial that failed counts as the worst, where a FAIL would teach nothing."""
     frozen = to_optuna(trial, distributions)
-    if trial.state == "failed":
+    if trial.state in ("failed", "unfinished"):
         frozen.state, frozen.intermediate_values = TrialState.PRUNED, {}
     return frozen
 

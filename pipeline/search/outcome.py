@@ -10,6 +10,7 @@ from pipeline.search.cells import apply
 from pipeline.search.trials import Trial, best_of
 from pipeline.settings.run import RunSettings
 
+STATES = ("complete", "pruned", "failed", "unfinished")
 COLUMNS = ("network", "trial", "generation", "state", "rung", "steps", "value", "hours", "cpu_hours", "reason")
 
 
@@ -40,7 +41,7 @@ def _sum(network: str, trials: Sequence[Trial]) -> dict[str, Any]:
     best = best_of(trials)
     return {
         "network": network, "trials": len(trials),
-        **{state: sum(trial.state == state for trial in trials) for state in ("complete", "pruned", "failed")},
+        **{state: sum(trial.state == state for trial in trials) for state in STATES},
         "hours": sum(trial.hours for trial in trials),
         "cpu_hours": sum(trial.last.cpu_hours for trial in trials if trial.last),
         "best": best.number if best else None, "value": best.last.value if best and best.last else None,
@@ -80,9 +81,12 @@ def outcome_lines(run: RunSettings, trials: Sequence[Trial]) -> list[str]:
     assert run.search
     lines = [_describe(network, [trial for trial in trials if trial.network == network]) for network in run.searched]
     budget, missing = run.search.budget_gpu_hours, run.search.trials * len(run.searched) - len(trials)
-    took = f"{len(trials)} trials took {sum(trial.hours for trial in trials):.3g} hours of their processes"
-    if budget is not None and missing:
+    hours = sum(trial.hours for trial in trials)
+    took = f"{len(trials)} trials took {hours:.3g} hours of their processes"
+    if missing and budget is not None and hours >= budget:
         took += f"; search.budget_gpu_hours {budget:g} was spent before the other {missing} were asked for"
+    elif missing:
+        took += f"; the other {missing} are not asked for yet"
     return [*lines, took]
 
 

@@ -9,7 +9,7 @@ from pipeline.settings.search import Setting
 Parameters = Mapping[str, Setting]
 """Settings of a trial, by ``training.NAME`` or ``options.NAME``."""
 
-TrialState = Literal["complete", "pruned", "failed"]
+TrialState = Literal["complete", "pruned", "failed", "unfinished"]
 
 
 @dataclass(frozen=True)

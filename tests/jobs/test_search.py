@@ -162,6 +162,18 @@ def test_a_trial_that_kills_its_processes_fails_in_the_end_and_is_tried_again_by
     assert stage.run("a-t0000", World(), ignore_progress)["state"] == "trained"
 
 
+def test_the_page_of_a_search_can_be_made_before_its_end(searched: Searching, tmp_path: Path) -> None:
+    toy = searched_here(tmp_path, searched, stages=("search-1-1",), networks=["a"])
+    reported = quarterdose(tmp_path, "report", str(toy.run_folder))
+    assert reported.returncode == 0, reported.stderr
+    assert set(toy.trials()["state"]) == {"unfinished"}
+    assert toy.trials()["rung"].tolist() == [1, 1]
+    assert "2 trials took" in (toy.run_folder / "search" / "summary.txt").read_text()
+    assert "; the other 2 are not asked for yet" in (toy.run_folder / "search" / "index.html").read_text()
+    search_here(toy)
+    assert toy.trials()["state"].tolist() == searched.trials().loc["a"]["state"].tolist()
+
+
 def test_a_trial_that_takes_more_memory_than_there_is_fails_as_such(searched: Searching, tmp_path: Path) -> None:
     """In a process that may not have more than it has; the batch takes 16 GiB."""
     space = {"study.training.batch": {"choice": [1024]}, "study.training.samples": {"choice": [1024]}}
