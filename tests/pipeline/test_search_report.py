@@ -1,6 +1,7 @@
 """What a search writes of its trials: tables, figures, page, journal and settings file."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import yaml
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from playwright.sync_api import Browser
 
 from pipeline.report.figures.style import ENDINGS
 from pipeline.report.search import SEARCH_FIGURES, write_search
@@ -19,6 +21,7 @@ from pipeline.search.journal import write_journal
 from pipeline.search.outcome import found_yaml, networks_table, outcome_lines, trials_table
 from pipeline.search.trials import RungResult, Trial
 from pipeline.settings.run import RunSettings
+from tests.pipeline.pages import HOSTILE
 from tests.pipeline.runs import settings_of
 
 RUN = settings_of(
@@ -103,6 +106,26 @@ def test_the_page_shows_all_and_escapes_every_text(tmp_path: Path) -> None:
     for name in ("networks", "trials", "importance"):
         assert len(pd.read_csv(tmp_path / f"{name}.csv"))
         assert f'aria-label="Table: {name}"' in page
+
+
+@pytest.mark.browser
+def test_the_page_asks_for_nothing_and_its_tables_sort(browser: Browser, tmp_path: Path) -> None:
+    write_search(tmp_path, RUN, [replace(trial, reason=HOSTILE) for trial in TRIALS])
+    page, said = browser.new_page(), list[str]()
+    page.on("console", lambda message: said.extend([message.text] * (message.type == "error")))
+    page.on("dialog", lambda dialog: said.append(dialog.message))
+    page.on("request", lambda request: said.extend([request.url] * (not request.url.startswith(("file:", "data:")))))
+    page.goto((tmp_path / "index.html").as_uri())
+    table = page.locator("[aria-label='Table: trials'] table")
+    names = [name.split(" ↕")[0] for name in table.locator("th").all_inner_texts()]
+    table.locator("th").nth(names.index("value")).get_by_role("button").click()
+    cells = table.locator(f"tbody tr td:nth-child({names.index('value') + 1})").all_inner_texts()
+    shown = [float(text) for text in cells if text]
+    assert shown == sorted(shown)
+    assert len(shown) == sum(bool(trial.rungs) for trial in TRIALS)
+    assert page.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
+    assert said == []
+    page.close()
 
 
 def test_a_search_without_any_value_has_a_page_that_says_so(tmp_path: Path) -> None:
