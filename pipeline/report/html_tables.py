@@ -16,6 +16,7 @@ _PERCENT = {
 _TITLES = {measure.name: measure.title for measure in (*SLAB_MEASURES, *SCAN_MEASURES)} | {
     "noise_full_hu": "own noise (HU)", "noise_added_hu": "added noise (HU)",
     "noise_ratio": "added / expected noise", "noise_remark": "remark on noise",
+    "rmse_hu_mean": "RMSE (HU)", "rmse_hu_sd": "its SD over slices (HU)",
 }  # fmt: skip
 _UNITS = {"seconds": "(s)", "ms": "(ms)", "hu": "(HU)", "mm": "(mm)", "bytes": "(GiB)"}
 _IDS = ("cell", "baseline", "item")

@@ -68,7 +68,7 @@ FIGURES = {
         draw_bias, "quality",
         "Deviation from the full dose by tissue. Marks: means over the held-out scans, without intervals.",
     ),
-    "doses": ReportFigure(
+    "dose-curves": ReportFigure(
         draw_doses, "doses",
         "Error, noise, sharpness and bias against the dose. Marks: means over the held-out slices (error) or scans, "
         "without intervals; hollow where a network was not trained on the dose. Black and dashed: the input.",
