@@ -22,7 +22,7 @@ from data_prep.files import write_atomic
 from tests.bench.denoising import denoise_throughput
 from tests.bench.following import status_of_1219
 from tests.bench.loading import load_grouped, load_grouped_memmap, load_strided, load_strided_memmap
-from tests.bench.low_dose import low_dose, low_dose_rate
+from tests.bench.low_dose import fresh_noise, low_dose, low_dose_rate
 from tests.bench.memory import saved_bytes
 from tests.bench.preparation import prepare_scan, prepare_workers, read_dicom, worker_memory
 from tests.bench.report import report_200
@@ -50,6 +50,7 @@ BENCHES = {
     "read-dicom": (read_dicom, "SimpleITK ImageSeriesReader", 1.5),
     "low-dose": (low_dose, "scikit-image radon + iradon", 50.0),
     "low-dose-rate": (low_dose_rate, "25 slices/s", 1.0),
+    "fresh-noise": (fresh_noise, "25 slices/s", 1.0),
     "load-grouped": (load_grouped, "float32 TIFFs", 8.0),
     "load-grouped-memmap": (load_grouped_memmap, "np.memmap", 0.2),
     "load-strided": (load_strided, "float32 TIFFs", 8.0),
