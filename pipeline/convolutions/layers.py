@@ -1,7 +1,7 @@
 """Layers of convolution that compute by chosen algorithms; without a choice they are torch's own.
 
-Their images are channels last. (torch's own, of less than 20,480 rows, in 3D on CPUs are not, and what follows were as
-slow.)
+Their images are channels last, also where torch's are not, as in 3D those of one input channel: what follows would be
+slow.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from pipeline.convolutions.algorithms import ALGORITHMS
+from pipeline.convolutions.halved import convolve_halves, gains_by_halves
 from pipeline.convolutions.memory_format import channels_last
+from pipeline.convolutions.needs import NeedsCollector
 from pipeline.convolutions.shape import ConvolutionShape, Pass
 
 Algorithms = Mapping[ConvolutionShape, Mapping[Pass, str]]
@@ -24,11 +26,15 @@ class _ByAlgorithms(nn.modules.conv._ConvNd):
     algorithms: Algorithms | None = None
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: A002 - torch's name
-        has_shape = ConvolutionShape.describes(self.kernel_size, self.stride, self.dilation, self.groups)
-        if self.algorithms is None or not has_shape:
+        if not ConvolutionShape.describes(self.kernel_size, self.stride, self.dilation, self.groups):
             y: Tensor = super()._conv_forward(input, weight, bias)
-            return y.contiguous(memory_format=channels_last(y.dim() - 2))
-        return convolve_by(self.algorithms, input, weight, bias, padding_of(self))
+        elif self.algorithms is not None:
+            return convolve_by(self.algorithms, input, weight, bias, padding_of(self))
+        elif gains_by_halves(input, weight, padding_of(self)) and not NeedsCollector.is_active:
+            return convolve_halves(input, weight, bias)
+        else:
+            y = super()._conv_forward(input, weight, bias)
+        return y.contiguous(memory_format=channels_last(y.dim() - 2))
 
 
 class Conv2d(_ByAlgorithms, nn.Conv2d):

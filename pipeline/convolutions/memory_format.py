@@ -28,4 +28,7 @@ def lay_out(network: nn.Module, dims: int) -> nn.Module:
 
 
 def _set_strides(gradient: Tensor, strides: tuple[int, ...]) -> Tensor:
-    return gradient.as_strided(gradient.shape, strides)
+    """Return the gradient with these strides if they differ from its own along axes of length 1 alone."""
+    axes = zip(gradient.shape, gradient.stride(), strides, strict=True)
+    is_alike = all(length == 1 or stride == expected for length, stride, expected in axes)
+    return gradient.as_strided(gradient.shape, strides) if is_alike else gradient

@@ -1,7 +1,7 @@
 """The convolutions that run in a program, collected as they run."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -18,6 +18,18 @@ class NeedsCollector(TorchDispatchMode):
 
     Those that :class:`ConvolutionShape` does not describe are not collected, since torch's own are taken for them.
     """
+
+    is_active: ClassVar[bool] = False
+    """Whether one collects now: each convolution must then run as the layer describes it."""
+
+    def __enter__(self) -> Self:
+        NeedsCollector.is_active = True
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        NeedsCollector.is_active = False
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

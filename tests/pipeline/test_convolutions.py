@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from data_prep.errors import UserError
 from pipeline.convolutions.algorithms import ALGORITHMS, LIBRARY, Algorithm
 from pipeline.convolutions.choice import OutputAlgorithms, choose, from_rows, to_rows
+from pipeline.convolutions.halved import convolve_halves, gains_by_halves
 from pipeline.convolutions.layers import Conv2d, Conv3d, ConvTranspose2d, use_algorithms
 from pipeline.convolutions.memory_format import lay_out
 from pipeline.convolutions.needs import NeedsCollector
@@ -238,6 +239,35 @@ def test_without_a_choice_layers_are_torchs_to_the_bit() -> None:
         exact.load_state_dict(layer.state_dict())
         x = torch.randn(2, 3, *[8] * (layer.weight.dim() - 2))
         assert torch.equal(layer(x), exact(x))
+
+
+@pytest.mark.parametrize("channels", [(1, 16), (16, 4)])
+def test_two_halves_are_the_convolution(channels: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv3d(*channels, 3, padding=1).double()
+    x = torch.randn(1, channels[0], 6, 5, 7, dtype=torch.float64, requires_grad=True)
+    tensors = x, *layer.parameters()
+    ours, exact = convolve_halves(x, layer.weight, layer.bias), layer(x)
+    chosen = torch.randn_like(exact)
+    gradients = [torch.autograd.grad((y * chosen).sum(), tensors) for y in (ours, exact)]
+    torch.testing.assert_close((ours, *gradients[0]), (exact, *gradients[1]), rtol=1e-12, atol=1e-12)
+
+
+def test_only_small_volumes_in_float32_on_cpus_are_halved() -> None:
+    weight, small = torch.empty(8, 16, 3, 3, 3), torch.empty(1, 16, 16, 64, 4)
+    assert gains_by_halves(small, weight, (1, 1, 1))
+    for x in (
+        small.double(),
+        torch.empty(2, *small.shape[1:]),
+        torch.empty(1, 16, 16, 96, 4),
+        small[:, :, :15],
+        small[..., 0],
+    ):
+        assert not gains_by_halves(x, weight, (1, 1, 1))
+    assert not gains_by_halves(small, weight, (0, 1, 1))
+    assert not gains_by_halves(small, torch.empty(8, 16, 5, 5, 5), (2, 2, 2))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not gains_by_halves(small, weight, (1, 1, 1))
 
 
 FLAT = cell(2, precision="bfloat16", norm="group")
