@@ -14,6 +14,9 @@ import zarr
 from PIL import Image
 
 from data_prep.errors import UserError
+from data_prep.lowdose.matching import match
+from data_prep.lowdose.recorded import model_at
+from data_prep.lowdose.scan_noise import Slab, block_noise, slab_ranges
 from data_prep.originals import pair_original
 from data_prep.paths import contact_path
 from data_prep.prepare import prepare
@@ -21,6 +24,7 @@ from data_prep.settings import LowDoseSettings
 from data_prep.sources.discovery import discover
 from data_prep.store import Pair
 from data_prep.verify import verify
+from data_prep.volume import Acquisition
 from tests.command_line import QUARTERDOSE
 from tests.data_prep.dicom_series import write_series
 from tests.data_prep.test_prepare import SMALL, SPACING, TINY, data_settings, noisy_abdomen
@@ -120,3 +124,17 @@ def test_a_killed_preparation_ends_as_any_other_and_verify_finds_a_changed_partn
     (fault,) = verify(data)[1]
     assert (fault.scan, fault.is_damaged) == (scan, True)
     assert fault.message.endswith(f"{ARRAYS[2]} does not hold what was written: prepare the scan again")
+
+
+def test_the_noise_model_at_a_dose_between_the_stored_ones_is_nearly_the_one_that_is_matched_there() -> None:
+    """With so much electronic noise that a model of another dose is wrong by a tenth."""
+    hu = noisy_abdomen(40)
+    slabs = [Slab(start, hu[start:stop]) for start, stop in slab_ranges(len(hu))]
+    settings = LowDoseSettings.model_validate({"doses": 0.1, "electronic_sd": 150, "geometry": SMALL})
+    noise = block_noise(slabs)
+    models = {dose: match(slabs, noise, settings.at(dose), SPACING[2], Acquisition()) for dose in (0.05, 0.1, 0.25)}
+    gain, between = models[0.1].gain, model_at({dose: models[dose] for dose in (0.05, 0.25)}, 0.1).gain
+    assert between == pytest.approx(gain, rel=0.01)
+    assert model_at({0.05: models[0.05]}, 0.1) == models[0.05]  # the only one
+    assert models[0.05].gain != pytest.approx(gain, rel=0.02)
+    assert model_at(models, 0.1) == models[0.1]
