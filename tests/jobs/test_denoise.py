@@ -14,6 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK
+import torch
 import zarr
 from pydicom import dcmread
 from typer.testing import CliRunner
@@ -272,3 +273,27 @@ def test_the_published_checkpoint_becomes_a_model(series: Path, tmp_path: Path) 
     assert "Not judged" in (tmp_path / "published-card.md").read_text()
     denoise(series, "--model", to, "--out", tmp_path / "out")
     assert len(list((tmp_path / "out" / "series").iterdir())) == 24
+
+
+def test_a_network_that_is_told_the_dose_wants_it(series: Path, tmp_path: Path) -> None:
+    settings = cell(2, tell_dose=True)
+    torch.manual_seed(0)
+    network = build_network(settings)
+    torch.nn.init.normal_(network.get_parameter("up.3.reduce.conv.weight"), std=0.02)
+    save_model(tmp_path / "told.safetensors", network, settings, {})
+    command = (series, "--model", tmp_path / "told.safetensors", "--format", "zarr", "--out")
+    with pytest.raises(UserError, match="trained to be told the dose: say it with --dose"):
+        denoise(*command, tmp_path / "none")
+    outputs = []
+    for dose in ("0.1", "0.25"):
+        denoise(*command, tmp_path / dose, "--dose", dose)
+        outputs.append(zarr.open_array(tmp_path / dose / "series.zarr" / "denoised")[:])
+    assert np.any(outputs[0] != outputs[1])
+    assert "done before" in denoise(*command, tmp_path / "0.1", "--dose", "0.1")
+    assert "done before" not in denoise(*command, tmp_path / "0.1", "--dose", "0.25")
+    np.testing.assert_array_equal(zarr.open_array(tmp_path / "0.1" / "series.zarr" / "denoised")[:], outputs[1])
+
+
+def test_a_dose_is_refused_where_it_has_no_effect(series: Path, model_path: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--dose has no effect"):
+        denoise(series, "--model", model_path, "--out", tmp_path / "out", "--dose", "0.1")
