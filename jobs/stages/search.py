@@ -1,12 +1,13 @@
 """The search: trials of each network, of which a stage trains one generation up to one rung."""
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 from data_prep.errors import UserError
+from data_prep.files import digest_json
 from data_prep.progress import Progress
+from jobs.engine.marker import Markers
 from jobs.engine.run_folder import RunFolder
 from jobs.engine.stage import Ref, Stage
 from jobs.stages.prepare import read_split
@@ -63,31 +64,41 @@ class Search(Stage):
 
     def reads(self, item: str) -> Mapping[str, Any]:
         network, _ = self.trials[item]
-        if self.rungs:
-            return {"share": self.rung.share, "size": self.rung.size}
+        return {"share": self.rung.share, **({"size": self.rung.size} if self.rungs else self._recipe(network))}
+
+    def _recipe(self, network: str) -> dict[str, Any]:
+        """Collect the settings that decide on the network's trials, however far they are trained."""
         return {
-            "training": CellStage.version, "share": self.rung.share, **self.search.to_ask(),
+            "training": CellStage.version, **self.search.to_ask(),
             "space": {name: x.model_dump(exclude_none=True) for name, x in self.search.space_of(network).items()},
             "cell": self.cells[network].model_dump(mode="json", exclude={"training": set(WITHOUT_EFFECT)}),
         }  # fmt: skip
 
     def inputs(self, item: str) -> list[Ref]:
-        """List the split and what a trial starts from, then the results that decide on it.
+        """List what a trial is made of, and the results that decide whether it is trained.
 
-        On a later rung those of the network's trials on the rung before; on the first one, where the sampler or a
-        budget goes by them, those of earlier generations.
+        These are, on a later rung, those of the network's trials on the rung before, and on the first one with a
+        budget those of all earlier generations.
         """
         network, _ = self.trials[item]
+        if self.rungs:
+            return [*self._sources(network), *self.rungs[-1].refs([network])]
+        spent = self.generations if self.search.budget_gpu_hours is not None else []
+        return list(dict.fromkeys([*self._sources(network), *(ref for x in spent for ref in x.refs(list(self.cells)))]))
+
+    def _sources(self, network: str) -> list[Ref]:
+        """List what a network's trials are made of: the split, weights, and with TPE earlier generations."""
         cell = self.cells[network]
         start = [] if cell.transfer == "none" else [("transfer", transfer_item(cell))]
-        return [("split", "split"), *start, *self._deciding(network)]
+        lessons = self.generations if self.search.sampler == "tpe" else []
+        return [("split", "split"), *start, *(ref for stage in lessons for ref in stage.refs([network]))]
 
-    def _deciding(self, network: str) -> list[Ref]:
-        if self.rungs:
-            return self.rungs[-1].refs([network])
-        if self.search.budget_gpu_hours is not None:
-            return [ref for stage in self.generations for ref in stage.refs(list(self.cells))]
-        return [ref for stage in self.generations for ref in stage.refs([network]) if self.search.sampler == "tpe"]
+    def key(self, item: str) -> str:
+        """Return a digest of all that decides on the trial's parameters and on its training."""
+        network, _ = self.trials[item]
+        markers = {ref: Markers(self.folder.root, ref[0]).read(ref[1]) for ref in self._sources(network)}
+        stamps = {"/".join(ref): marker.stamp for ref, marker in markers.items() if marker}
+        return digest_json([self._recipe(network), stamps])
 
     def refs(self, networks: Sequence[str]) -> list[Ref]:
         """List the items of some networks."""
@@ -98,10 +109,6 @@ class Search(Stage):
 
     def folders(self, item: str) -> Mapping[Path, str]:
         return {self.folder.trial(item): FILES}
-
-    def discard(self, item: str) -> None:
-        if not self.rungs:
-            shutil.rmtree(self.folder.trial(item), ignore_errors=True)
 
     def run(self, item: str, world: World, progress: Progress) -> dict[str, Any]:
         """Train the trial up to the rung, unless others go on in its place.
@@ -149,17 +156,19 @@ class Search(Stage):
 
     def _ask_once(self, item: str) -> Parameters:
         """Return the trial's parameters: those that it was started with, or else ask for them."""
+        first, folder = (*self.rungs, self)[0], TrialFolder(self.folder.trial(item))
+        key = first.key(item)
+        parameters = folder.read_parameters(key)
+        if parameters is None:
+            parameters = first.read_result(item).get("parameters") or self._ask(*self.trials[item])
+            folder.start(key, parameters)
+        return parameters
+
+    def _ask(self, network: str, number: int) -> Parameters:
         from pipeline.search.asking import ask
 
-        folder = TrialFolder(self.folder.trial(item))
-        parameters = folder.read_parameters()
-        if parameters is None:
-            network, number = self.trials[item]
-            earlier = [trial for trial in read_trials(self.generations) if trial.network == network]
-            asked = ask(self.search, network, self.rung.trials, earlier)
-            parameters = asked[self.rung.trials.index(number)]
-            folder.write_parameters(parameters)
-        return parameters
+        earlier = [trial for trial in read_trials(self.generations) if trial.network == network]
+        return ask(self.search, network, self.rung.trials, earlier)[self.rung.trials.index(number)]
 
 
 def searches_of(folder: RunFolder) -> list[Search]:
@@ -183,7 +192,9 @@ def read_trials(stages: Sequence[Search]) -> list[Trial]:
 def _read_trial(stages: Sequence[Search], network: str, number: int) -> Trial | None:
     """Read a trial from the rungs of its generation, None if it was never asked for."""
     item, rungs, hours = name_trial(network, number), list[RungResult](), 0.0
-    parameters = TrialFolder(stages[0].folder.trial(item)).read_parameters()
+    first = stages[0]
+    parameters = first.read_result(item).get("parameters")
+    parameters = parameters or TrialFolder(first.folder.trial(item)).read_parameters(first.key(item))
     if parameters is None:
         return None
     state: TrialState = "complete"
@@ -195,4 +206,4 @@ def _read_trial(stages: Sequence[Search], network: str, number: int) -> Trial | 
             break
         rungs.append(RungResult(stage.rung.number, *(result[name] for name in _RESULT)))
         hours = result["hours"]
-    return Trial(network, number, stages[0].rung.generation, parameters, tuple(rungs), state, hours, reason)
+    return Trial(network, number, first.rung.generation, parameters, tuple(rungs), state, hours, reason)

@@ -1,5 +1,6 @@
 """What the folder of a trial holds beside its training: its parameters, and how often it was started."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,18 @@ class TrialFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def read_parameters(self) -> Parameters | None:
-        """Read the parameters that the trial was started with; None if it never was, or they were changed since."""
-        return self._read(_PARAMETERS).get("parameters")
+    def read_parameters(self, key: str) -> Parameters | None:
+        """Read the parameters that the trial was started with; None if it never was, or what has another key."""
+        record = self._read(_PARAMETERS)
+        return record["parameters"] if record.get("key") == key else None
 
-    def write_parameters(self, parameters: Parameters) -> None:
-        """Record the parameters, before the trial is started for the first time."""
-        write_sealed(self.path / _PARAMETERS, {"parameters": dict(parameters)})
+    def start(self, key: str, parameters: Parameters) -> None:
+        """Record the parameters before the first step, with a digest of all that decides on them and on the training.
+
+        What a trial of another key left is removed.
+        """
+        shutil.rmtree(self.path, ignore_errors=True)
+        write_sealed(self.path / _PARAMETERS, {"key": key, "parameters": dict(parameters)})
 
     def count_start(self) -> None:
         """Count the starts since the newest checkpoint, so that a trial that kills its processes comes to an end.

@@ -21,6 +21,7 @@ from jobs.engine.marker import Markers
 from jobs.engine.run_folder import RunFolder
 from jobs.engine.worker import work_alone
 from jobs.stages.graph import open_search, search_of
+from pipeline.search.asking import ask
 from pipeline.settings.cells import cells_of
 from pipeline.settings.run import RunSettings
 from pipeline.training.train import train
@@ -160,6 +161,20 @@ def test_a_trial_that_kills_its_processes_fails_in_the_end_and_is_tried_again_by
     with pytest.raises(MachineError, match="its process died 3 times without a new checkpoint"):
         stage.run("a-t0000", World(), die)
     assert stage.run("a-t0000", World(), ignore_progress)["state"] == "trained"
+
+
+def test_trials_that_get_other_parameters_start_anew(searched: Searching, tmp_path: Path) -> None:
+    """In one generation all are drawn at random; before, the later two were asked of TPE in another stage."""
+    shutil.copytree(searched.folder, tmp_path, dirs_exist_ok=True)
+    toy = Searching(tmp_path, searching(generation=4, networks=["a"], halving=None))
+    search_here(toy)
+    drawn = ask(RunSettings.model_validate(searching()).search, "a", range(4), [])  # type: ignore[arg-type]
+    rates = [parameters["training.learning_rate"] for parameters in drawn]
+    assert toy.trials()["training.learning_rate"].tolist() == rates
+    assert searched.trials().loc["a"]["training.learning_rate"].tolist()[2:] != rates[2:]
+    for number in range(4):
+        steps = [step for kind, step, _ in losses(toy.trial(f"a-t{number:04d}")) if kind == "train"]
+        assert steps == list(range(1, 9))
 
 
 def test_the_page_of_a_search_can_be_made_before_its_end(searched: Searching, tmp_path: Path) -> None:
