@@ -1,6 +1,7 @@
 """The report of a search: tables, figures and a page."""
 
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import pandas as pd
@@ -53,6 +54,7 @@ def write_search(target: Path, run: RunSettings, trials: Sequence[Trial]) -> Non
     page = render(
         "search.html.j2", ("tables.js",), list(draw_all(results, target / "figures", SEARCH_FIGURES)),
         name=run.name, lines=outcome_lines(run, trials), captions=_CAPTIONS, least=LEAST_TRIALS,
+        optuna=version("optuna"),
         tables={name: show(table, None, ()) for name, table in tables.items()},
         search=run.search.model_dump(mode="json", exclude_none=True),
     )  # fmt: skip

@@ -47,5 +47,7 @@ def choose(values: Mapping[int, float | None], size: int) -> set[int]:
 
 def last_epoch(share: float, epochs: int, validation_epochs: int) -> int:
     """Return the number of epochs that a share of a training takes, rounded up to one that ends in a validation."""
-    every = min(validation_epochs, epochs)
-    return min(epochs, every * max(1, math.ceil(round(share * epochs / every, 9))))  # 0.07 * 100 is a little over 7
+    interval = min(validation_epochs, epochs)
+    return min(
+        epochs, interval * max(1, math.ceil(round(share * epochs / interval, 9)))
+    )  # 0.07 * 100 is a little over 7

@@ -83,7 +83,7 @@ class Trainer:
                 self._log(epoch)
             self._save_if_due(last=self.steps_taken == end)
             self._poll_signals()
-            progress(self.steps_taken, self.length.steps, f"epoch {epoch + 1}/{self.cell.training.epochs}")
+            progress(self.steps_taken, self._end, f"epoch {epoch + 1}/{self.cell.training.epochs}")
 
     def _take_step(self) -> None:
         seeds = self.cell.training.seed, self.steps_taken, self.ranks.world.rank

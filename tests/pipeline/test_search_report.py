@@ -99,6 +99,7 @@ def test_the_page_shows_all_and_escapes_every_text(tmp_path: Path) -> None:
     page = (tmp_path / "index.html").read_text()
     assert page.count('src="data:image/svg+xml') == len(SEARCH_FIGURES)
     assert "default-src &#39;none&#39;" in page
+    assert f"drawn by Optuna {optuna.__version__}." in page
     assert "<b>" not in page
     assert "&lt;b&gt;diverged" in page
     for line in outcome_lines(RUN, TRIALS):

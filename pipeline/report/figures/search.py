@@ -34,8 +34,8 @@ def draw_importance(figure: Figure, results: Results) -> None:
     """Draw the importance of each parameter as a bar, hollow where chance would give as much; a panel a network."""
     table = results.table("importance", "no network has enough trials, or there is a single parameter")
     groups = list(table.groupby("network", sort=False))
-    most = max(len(group) for _, group in groups)
-    figure.set_size_inches(7, 0.6 + len(groups) * (0.4 + _LINE_INCHES * most))
+    rows = max(len(group) for _, group in groups)
+    figure.set_size_inches(7, 0.6 + len(groups) * (0.4 + _LINE_INCHES * rows))
     panels = figure.subplots(len(groups), 1, sharex=True, squeeze=False)[:, 0]
     for number, (ax, (network, group)) in enumerate(zip(panels, groups, strict=True)):
         group = group.sort_values("importance")
