@@ -54,10 +54,10 @@ class SummariseSearch(Stage):
         trials, folder, run = read_trials(self.searches), self.folder.search, self.settings
         assert run.search
         with Ledger(folder).recording(SEARCH_PATTERNS):
-            write_search(folder, run, trials)
-            write_journal(folder / "journal.log", run.search, run.searched, trials)
             write_atomic(folder / "found.yaml", found_yaml(run, trials))
             write_atomic(folder / "summary.txt", "\n".join(outcome_lines(run, trials)) + "\n")
+            write_search(folder, run, trials)
+            write_journal(folder / "journal.log", run.search, run.searched, trials)
         if not any(trial.state in ("complete", "unfinished") for trial in trials):
             raise RunFailed("no trial of the search was trained to its end: see search/trials.csv for the reasons")
         return {"trials": len(trials)}

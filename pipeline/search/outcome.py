@@ -14,11 +14,14 @@ STATES = ("complete", "pruned", "failed", "unfinished")
 COLUMNS = ("network", "trial", "generation", "state", "rung", "steps", "value", "hours", "cpu_hours", "reason")
 
 
-def trials_table(trials: Iterable[Trial]) -> pd.DataFrame:
+def trials_table(trials: Sequence[Trial]) -> pd.DataFrame:
     """Make a row a trial; ``value`` is its validation RMSE as a share of the input's, on its last rung."""
     rows = [_row(trial) for trial in trials]
     parameters = dict.fromkeys(name for trial in trials for name in trial.parameters)
-    return pd.DataFrame(rows, columns=[*COLUMNS[:-1], *parameters, COLUMNS[-1]])
+    table = pd.DataFrame(rows, columns=[*COLUMNS[:-1], *parameters, COLUMNS[-1]])
+    for name in parameters:  # pandas would turn null beside numbers into NaN, and whole numbers into others
+        table[name] = pd.Series([row.get(name) for row in rows], dtype=object)
+    return table
 
 
 def _row(trial: Trial) -> dict[str, Any]:

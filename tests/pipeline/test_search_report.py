@@ -129,6 +129,22 @@ def test_the_page_asks_for_nothing_and_its_tables_sort(browser: Browser, tmp_pat
     page.close()
 
 
+def test_null_beside_numbers_stays_null(tmp_path: Path) -> None:
+    space = {"study.training.average": {"choice": [None, 0.1]}, "study.training.batch": {"choice": [1, 2]}}
+    run = settings_of(networks={"a": {"model": "ddnet", "dims": 2}}, study={"transfer": "none"},
+                      search={"space": space, "trials": 2})  # fmt: skip
+    trials = [Trial("a", number, 1, {"training.average": average, "training.batch": batch},
+                    (RungResult(1, 8, value, 1.0, 1.0),), "complete")
+              for number, (average, batch, value) in enumerate([(None, 2, 0.5), (0.1, 1, 0.6)])]  # fmt: skip
+    assert trials_table(trials)["training.average"].tolist() == [None, 0.1]
+    write_search(tmp_path, run, trials)
+    assert (tmp_path / "figures" / "parallel-coordinates.svg").exists()
+    table = pd.read_csv(tmp_path / "trials.csv", dtype=str, keep_default_na=False)
+    assert table[["training.average", "training.batch"]].to_numpy().tolist() == [["", "2"], ["0.1", "1"]]
+    found = RunSettings.model_validate(yaml.safe_load(found_yaml(run, trials))).networks["a"].training
+    assert (found.average, found.batch) == (None, 2)
+
+
 def test_a_search_without_any_value_has_a_page_that_says_so(tmp_path: Path) -> None:
     failed = [trial for trial in TRIALS if trial.state == "failed"]
     write_search(tmp_path, RUN, failed)
