@@ -67,7 +67,7 @@ def _train(
     ):
         result = train(cell, data, split, path, world, start, progress, epochs)
     steps = epochs * length_of(training, len(split.parts["train"]), 1).epoch_steps
-    judged = [line for line in read_metrics(path) if line["kind"] == "validation" and line["step"] <= steps]
+    judged = [line for line in read_metrics(path) if line["kind"] == "validation" and 0 < line["step"] <= steps]
     errors = [line["rmse_hu"] / line["low_dose_rmse_hu"] for line in judged]
     return {
         "steps": judged[-1]["step"], "value": min(errors) if training.keep == "best" else errors[-1],

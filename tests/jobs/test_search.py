@@ -123,6 +123,17 @@ def test_diverged_trials_are_shown_with_their_reason_and_the_others_go_on(search
     assert f"; {len(failed)} failed, first: " in (toy.run_folder / "search" / "summary.txt").read_text()
 
 
+def test_the_best_validation_of_a_trial_is_one_after_a_step(searched: Searching, tmp_path: Path) -> None:
+    """As of the training itself: before the first step its error is the input's, and here each step makes it worse."""
+    space = {"study.training.learning_rate": {"choice": [1.0]}}
+    toy = searched_here(
+        tmp_path, searched, training={"keep": "best"}, space=space, trials=1, networks=["a"], halving=None
+    )
+    (value,) = toy.trials()["value"]
+    assert value == pytest.approx(min(validated(toy, "a-t0000")))
+    assert value > 1
+
+
 def test_a_search_of_which_all_trials_failed_says_so(searched: Searching, tmp_path: Path) -> None:
     space = {"study.training.learning_rate": {"choice": [1e30]}}
     toy = searched_here(tmp_path, searched, space=space, trials=1, networks=["a"])
