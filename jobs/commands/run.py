@@ -73,7 +73,7 @@ def report(folder: Run) -> None:
     _check_free(run_folder)
     _check(run_folder)
     stages = {graph_of(run_folder).stages["report"]: open_graph}
-    if run_folder.search.exists():
+    if run_folder.has_search:
         stages[search_of(run_folder).stages["search-summary"]] = open_search
     with locked(run_folder), Display() as display:
         for stage, opens in stages.items():

@@ -159,6 +159,11 @@ class RunFolder:
         return self.root / "search"
 
     @property
+    def has_search(self) -> bool:
+        """Whether a search was started, and the settings still have it: those that it found do not."""
+        return self.settings.search is not None and self.search.exists()
+
+    @property
     def model(self) -> Path:
         """File of the run's best network; its card lies in the same folder."""
         return self.root / "model.safetensors"

@@ -55,7 +55,7 @@ def open_search(root: Path) -> Graph:
 
 def started_of(folder: RunFolder) -> Graph:
     """Build the whole graph, with the search where it was started: for looks at what became of all items."""
-    searched = search_of(folder).stages if folder.search.exists() else {}
+    searched = search_of(folder).stages if folder.has_search else {}
     return Graph((searched | graph_of(folder).stages).values())
 
 

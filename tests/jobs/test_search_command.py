@@ -51,6 +51,16 @@ def test_a_look_at_all_items_has_those_of_the_run_and_of_the_search(tmp_path: Pa
     assert {name: stages[name].items() for name in run} == {name: stage.items() for name, stage in run.items()}
 
 
+def test_status_shows_the_run_of_the_found_settings_in_the_folder_of_their_search(tmp_path: Path) -> None:
+    """Found settings have no search, but its files lie there."""
+    folder = RunFolder.of(settings_of(runs=tmp_path))
+    folder.search.mkdir(parents=True)
+    folder.record()
+    done = quarterdose_within(tmp_path, "status", str(folder.root))
+    assert done.returncode == 0, done.stderr
+    assert {line.split()[0] for line in done.stdout.splitlines()[1:]} == set(graph_of(folder).stages)
+
+
 @pytest.mark.parametrize(("network", "donors"), [("2d", 0), ("3d", 2)])
 def test_a_dry_run_lists_the_trials_and_what_they_start_from(tmp_path: Path, network: str, donors: int) -> None:
     write_nifti(tmp_path / "scans" / "toy.nii.gz", chest(100, side=64))
