@@ -24,6 +24,7 @@ from jobs.engine.stage import Ref, Stage
 from pipeline.training.world import World
 
 _PAIR_FILES = r"zarr\.json|(full_dose|low_dose(_[\d.e-]+_\d+)?)/(zarr\.json|c/\d+/0/0)"
+_FILES = "manifest.csv", "split.json", NOISE
 _NO_IMAGE = "no image"  # state of a source's files that are none: a row for all of them
 
 
@@ -148,8 +149,8 @@ class SplitScans(Stage):
 
     def outputs(self, item: str) -> list[Path]:
         """List manifest and split; of several partners also the table of their noise."""
-        names = ("manifest.csv", "split.json", *([NOISE] if len(self.settings.data.low_dose.partners) > 1 else []))
-        return [self.folder.data / name for name in names]
+        count = 3 if len(self.settings.data.low_dose.partners) > 1 else 2
+        return [self.folder.data / name for name in _FILES[:count]]
 
     def product(self, result: Mapping[str, Any], outputs: Mapping[str, str]) -> Any:
         return result["trained on"]
@@ -160,7 +161,7 @@ class SplitScans(Stage):
     def check_replaceable(self, item: str) -> None:
         ledger = Ledger(self.folder.data)
         if ledger.exists():  # versions before kept none here
-            ledger.check([path.name for path in self.outputs(item)])
+            ledger.check(_FILES)
 
     def allowed_failures(self, count: int) -> int:
         return 0 if self.is_needed else count
@@ -172,7 +173,8 @@ class SplitScans(Stage):
             RunFailed: too many scans were turned away.
             UserError: the others cannot be split.
         """
-        with Ledger(self.folder.data).recording([path.name for path in self.outputs(item)]):
+        with Ledger(self.folder.data).recording(_FILES):
+            (self.folder.data / NOISE).unlink(missing_ok=True)  # of several partners before: of a single one it is none
             return self._write(*self.outputs(item))
 
     def _write(self, manifest: Path, split_file: Path, *noise: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from data_prep.errors import UserError
+from data_prep.noise_table import read_noise
 from data_prep.progress import ignore_progress
 from data_prep.settings import SplitSettings
 from data_prep.split import Split, split
@@ -142,6 +143,25 @@ def test_pairs_that_cannot_be_split_are_prepared_and_a_run_says_why_it_ends(root
     graph = graph_of(RunFolder.opened(root))
     with pytest.raises(UserError, match=r"scan a has 20 slices; data.split leaves"):
         run_graph(graph, _Here(), Display())
+
+
+def test_the_table_of_several_doses_goes_with_them(root: Path) -> None:
+    table = root / "data" / "manifest_noise.csv"
+    for doses in ((0.1, 0.2), (0.1,)):
+        _change_doses(root, doses)
+        prepare(root)
+        assert len(read_noise(root / "data")) == len(doses)
+        assert table.exists() == (len(doses) > 1)
+    put(table)
+    _change_doses(root, (0.2,))
+    with pytest.raises(UserError, match=r"manifest_noise\.csv was not written by quarterdose"):
+        check(root)
+
+
+def _change_doses(root: Path, doses: tuple[float, ...]) -> None:
+    settings = RunFolder.opened(root).settings.model_dump()
+    settings["data"]["low_dose"] |= {"doses": doses}
+    RunFolder.of(RunSettings.model_validate(settings)).record()
 
 
 def test_a_run_without_a_scan_of_enough_slices_says_so(root: Path, tmp_path: Path) -> None:
