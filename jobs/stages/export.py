@@ -26,11 +26,11 @@ MODEL = "model"
 class Export(Stage):
     """Write the model file: of the judged networks that of the least error in validation, relative to its input.
 
-    Only those compete that were trained on the most of the stored doses.
+    Of networks that were validated at different doses it is that of the judged validation part, at all stored doses.
     """
 
     name: str = "export"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     accepts_failed_inputs: ClassVar[bool] = True
 
     def __init__(self, evaluate: Evaluate) -> None:
@@ -58,17 +58,25 @@ class Export(Stage):
         trainings = {name: self._read_training(name) for name in judged if name in self.evaluate.cells}
         if not trainings or LOW_DOSE_INPUT not in judged:
             raise UserError("no network was trained and judged, so there is no model to write")
-        best = min(trainings, key=lambda name: (-self._stored_doses(name), _relative_error(trainings[name])))
+        best = self.choose(trainings)
         cell = self.evaluate.cells[best][1]
         provenance = self._provenance(best, trainings[best], read_split(self))
         network = load_trained(cell, self.folder.cell(best))
         with self.folder.recording_model():
             return {"cell": best, "sha256": write_model(self.folder.model, network, cell, provenance)}
 
-    def _stored_doses(self, cell: str) -> int:
-        """Count the stored doses that a network was trained on: errors at other doses do not compare."""
-        stored = self.settings.data.low_dose.doses
-        return len(set(stored) & set(self.evaluate.cells[cell][1].training.doses or stored))
+    def choose(self, trainings: Mapping[str, Mapping[str, Any]]) -> str:
+        """Choose a network by the results of trainings; raise UserError if their errors do not compare."""
+        from pipeline.evaluate.choice import choose_network
+
+        doses = {name: self._validated_doses(self.evaluate.cells[name][1].training) for name in trainings}
+        return choose_network(trainings, doses, self.folder.root / "evaluation")
+
+    def _validated_doses(self, training: TrainingSettings) -> set[float]:
+        """Return the doses that a network was validated at: where noise is fresh also simulated ones."""
+        stored = set(self.settings.data.low_dose.doses)
+        doses = set(training.doses or stored)
+        return doses if training.fresh else doses & stored
 
     def _read_training(self, cell: str) -> dict[str, Any]:
         training: dict[str, Any] = json.loads((self.folder.cell(cell) / "result.json").read_text())
@@ -141,8 +149,3 @@ def describe_weights(training: TrainingSettings, step: int) -> str:
     if training.average is None:
         return source
     return f"{source}, averaged over the steps before with a mean age of {training.average:.3g} of them"
-
-
-def _relative_error(training: Mapping[str, Any]) -> float:
-    validation = training["validation"]
-    return float(validation["rmse_hu"] / validation["low_dose_rmse_hu"])

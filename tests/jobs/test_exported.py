@@ -1,0 +1,80 @@
+"""Which network of a run is exported."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_prep.errors import UserError
+from jobs.engine.run_folder import RunFolder
+from jobs.stages.evaluate import Evaluate
+from jobs.stages.export import Export
+from jobs.stages.graph import graph_of
+from pipeline.settings.run import RunSettings
+
+DOSES = [0.05, 0.1, 0.5]
+
+
+def export_of(root: Path, **trainings: dict[str, Any]) -> Export:
+    """The export of a run with a network of each of these trainings."""
+    settings = RunSettings.model_validate({
+        "name": "t", "runs": root, "data": {"sources": [{"kind": "sample"}], "low_dose": {"doses": DOSES}},
+        "networks": {name: {"model": "ddnet", "dims": 2, "training": training} for name, training in trainings.items()},
+    })  # fmt: skip
+    evaluate = graph_of(RunFolder.of(settings)).stages["evaluate"]
+    assert isinstance(evaluate, Evaluate)
+    return Export(evaluate)
+
+
+def results(**errors: float) -> dict[str, dict[str, Any]]:
+    """Results of trainings that ended at these errors of their inputs, each of other samples and doses."""
+    return {
+        name: {"validation": {"rmse_hu": error * 10 * number, "low_dose_rmse_hu": 10.0 * number}}
+        for number, (name, error) in enumerate(errors.items(), start=1)
+    }
+
+
+def judge(export: Export, part: str = "validation", **errors: list[float]) -> None:
+    """Write rows of two scans for each model: its RMSE at each of the doses, HU."""
+    folder = export.folder.root / "evaluation"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, by_dose in errors.items():
+        errors_of = {part: by_dose, "test": [1.0] * len(DOSES)}
+        rows = [
+            {"part": at, "dose": dose, "rmse_hu": error + scan}
+            for at in errors_of
+            for dose, error in zip(DOSES, errors_of[at], strict=True)
+            for scan in (-1, 1)
+        ]
+        (folder / f"{name}.scans.json".replace("low_dose", "low-dose")).write_text(json.dumps(rows))
+
+
+@pytest.mark.parametrize("other", [{}, {"doses": [0.5, 0.05, 0.1]}, {"fresh": True}, {"fresh": True, "doses": DOSES}])
+def test_where_all_networks_were_validated_at_the_same_doses_their_own_errors_compare(
+    other: dict[str, Any], tmp_path: Path
+) -> None:
+    export = export_of(tmp_path, a={}, b=other)
+    assert export.choose(results(a=0.5, b=0.4)) == "b"
+    assert export.choose(results(a=0.4, b=0.5)) == "a"
+
+
+@pytest.mark.parametrize("other", [{"doses": 0.5}, {"fresh": True, "doses": [*DOSES, 0.7]}])
+def test_else_they_are_compared_on_the_judged_validation_part_at_all_stored_doses(
+    other: dict[str, Any], tmp_path: Path
+) -> None:
+    """The errors of the lowest dose are the largest, and do not outweigh the others."""
+    export = export_of(tmp_path, a={"doses": 0.05}, b=other)
+    judge(export, low_dose=[100, 50, 10], a=[30, 40, 20], b=[50, 25, 5])
+    for errors in ((0.1, 0.5), (0.5, 0.1)):
+        assert export.choose(results(a=errors[0], b=errors[1])) == "b"
+    judge(export, a=[40, 20, 4])
+    assert export.choose(results(a=0.5, b=0.1)) == "a"
+
+
+def test_a_choice_is_refused_where_nothing_compares(tmp_path: Path) -> None:
+    export = export_of(tmp_path, at5={"doses": 0.05}, at50={"doses": 0.5})
+    judge(export, part="train", low_dose=[100, 50, 10], at5=[30, 40, 20], at50=[50, 25, 5])
+    with pytest.raises(UserError, match=r"at5, at50 were validated at different doses.*evaluate\.also: \[validation\]"):
+        export.choose(results(at5=0.1, at50=0.5))
+    assert export.choose(results(at50=0.5)) == "at50"
