@@ -27,7 +27,9 @@ def searching(training: dict[str, Any] | None = None, **search: Any) -> dict[str
         "epochs": 2, "samples": 8, "batch": 2, "crop": 32, "validation_samples": 2, "log_steps": 1,
         "checkpoint_steps": 2, **(training or {}),
     }}  # fmt: skip
-    return {**settings, "search": {**SEARCH, **search}}
+    networks = search.get("networks", settings["networks"])
+    space = {path: x for path, x in SPACE.items() if path.split(".")[1] in ("training", *networks)}
+    return {**settings, "search": {**SEARCH, "space": space, **search}}
 
 
 class Searching(Toy):

@@ -1,5 +1,6 @@
 """The settings of a run: one typed, frozen tree."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -10,7 +11,7 @@ from data_prep.split import Part
 from pipeline.settings.checks import check_doses, check_samples, check_transfer
 from pipeline.settings.names import ClassicalName
 from pipeline.settings.networks import DEFAULT_NETWORKS, NetworkSettings, check_ids, donor_of
-from pipeline.settings.search import SearchSettings, check_values
+from pipeline.settings.search import Range, SearchSettings, check_values
 from pipeline.settings.study import GridSettings, StudySettings, shared_training, with_shared
 from pipeline.settings.training import Side
 
@@ -135,14 +136,14 @@ class RunSettings(Settings):
 
     @model_validator(mode="after")
     def _check_search(self) -> Self:
-        """Check the names in ``search``, and each end of an interval and each choice by itself."""
+        """Check the names in ``search``, and values of its ranges, each by itself."""
         if self.search is None:
             return self
         if unknown := [network for network in self.searched if network not in self.networks]:
             raise ValueError(
                 f"search.networks: there is no network {unknown[0]}; networks has {', '.join(self.networks)}"
             )
-        self.search.check_paths(self.networks)
+        self.search.check_paths(self.networks, self.searched)
         values = self.model_dump(exclude={"search"})
         for network in self.searched:
             ranges = self.search.space_of(network)
@@ -150,8 +151,23 @@ class RunSettings(Settings):
                 raise ValueError(
                     f"search.space has no setting of {network}: add one, or leave it out of search.networks"
                 )
+            self._check_effect(network, ranges)
             check_values(values, type(self), network, ranges)
         return self
+
+    def _check_effect(self, network: str, ranges: Mapping[str, Range]) -> None:
+        """Check that ranges of a network change its trials, and not on what they are judged."""
+        if "training.crop" in ranges and self.networks[network].training.validation == "crops":
+            raise ValueError(
+                f"search.space: crop changes on what trials of {network} are judged: set study.training.validation to "
+                "scans, or leave it out"
+            )
+        grid = next((grid for grid in self.study.grids if network in self.networks_of(grid)), None)
+        if "training.epochs" in ranges and grid and grid.epochs:
+            raise ValueError(
+                f"search.space: epochs has no effect on trials of {network}, which the study trains for its own "
+                f"{grid.epochs} epochs: leave study.epochs out, or the range"
+            )
 
     @property
     def searched(self) -> tuple[str, ...]:

@@ -1,25 +1,29 @@
 """Settings of a search: ranges of settings, and how many trials of each network try values from them."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, PositiveInt, ValidationError, field_validator, model_validator
 
-from data_prep.settings import Settings
+from data_prep.settings import Settings, expect
 from data_prep.settings_file import describe_faults
 from pipeline.settings.training import WITHOUT_EFFECT
 
 Kind = Literal["log", "uniform", "int", "choice"]
-Setting = bool | int | float | str | None
+Setting = Annotated[bool | int | float | str | None, expect("a number, text, true, false or null")]
 """A value that a trial can have of a setting."""
 Share = Annotated[float, Field(gt=0, lt=1)]
 _Floats = tuple[float, float]
 _Ints = tuple[int, int]
 
 _PATH = re.compile(r"(study|networks\.(?P<network>.+))\.(?P<group>training|options)\.(?P<name>\w+)")
-_NOT_SEARCHED = WITHOUT_EFFECT | {"recipe", "seed", "validation", "validation_samples"}
-"""Training settings of which no value is better than another, or that change what trials are judged by."""
+_NOT_BETTER = WITHOUT_EFFECT | {"recipe", "seed"}
+"""Training settings of which no value is better than another."""
+_JUDGES = frozenset({"validation", "validation_samples", "doses", "fresh"})
+"""Training settings that change on what trials are judged."""
+_MOST_TRIED = 64
+_BETWEEN = 0.38  # share of an interval, at no whole number of a short one
 
 
 class Range(Settings):
@@ -53,6 +57,19 @@ class Range(Settings):
         """Both ends of an interval, or the list."""
         values: tuple[Setting, ...] = getattr(self, self.kind)
         return values
+
+    @property
+    def samples(self) -> tuple[Setting, ...]:
+        """Values that show whether all are allowed: also some between the ends, of whole numbers up to 64."""
+        if self.log:
+            return *self.log, self.log[0] * (self.log[1] / self.log[0]) ** _BETWEEN
+        if self.uniform:
+            return *self.uniform, self.uniform[0] + (self.uniform[1] - self.uniform[0]) * _BETWEEN
+        if self.int is None:
+            return self.values
+        numbers = range(self.int[0], self.int[1] + 1)
+        half = _MOST_TRIED // 2
+        return tuple(numbers) if len(numbers) <= _MOST_TRIED else (*numbers[:half], *numbers[-half:])
 
 
 class HalvingSettings(Settings):
@@ -94,6 +111,13 @@ class SearchSettings(Settings):
         None, gt=0, description="of all trials, on CPUs hours of a process: spent, it stops asking; null: no limit"
     )
 
+    @field_validator("networks")
+    @classmethod
+    def _check_networks(cls, networks: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if networks and len(set(networks)) < len(networks):
+            raise ValueError("a network is listed twice")
+        return networks
+
     @property
     def generation_size(self) -> int:
         """Number of trials of a network in each generation but the last, which may have fewer."""
@@ -116,8 +140,8 @@ class SearchSettings(Settings):
         batch = {"generation": self.generation_size} if self.sampler == "tpe" else {}
         return {"sampler": self.sampler, "seed": self.seed, **batch}
 
-    def check_paths(self, networks: Iterable[str]) -> None:
-        """Check that each range is of a setting that can be searched, of all networks of the run or of one.
+    def check_paths(self, networks: Collection[str], searched: Collection[str]) -> None:
+        """Check that each range is of a setting that can be searched, of all ``networks`` of the run or of one.
 
         Raises:
             ValueError: one is not.
@@ -131,8 +155,12 @@ class SearchSettings(Settings):
                 )
             if match["network"] not in (None, *networks):
                 raise ValueError(f"search.space: {path}: there is no such network; networks has {', '.join(networks)}")
-            if match["name"] in _NOT_SEARCHED:
+            if match["network"] not in (None, *searched):
+                raise ValueError(f"search.space: {path}: search.networks has {', '.join(searched)} alone")
+            if match["group"] == "training" and match["name"] in _NOT_BETTER:
                 raise ValueError(f"search.space: {path} makes no training better or worse: leave it out")
+            if match["group"] == "training" and match["name"] in _JUDGES:
+                raise ValueError(f"search.space: {path} changes on what trials are judged: leave it out")
 
 
 def with_parameters(run: dict[str, Any], network: str, parameters: Mapping[str, Setting]) -> dict[str, Any]:
@@ -145,7 +173,7 @@ def with_parameters(run: dict[str, Any], network: str, parameters: Mapping[str, 
 
 
 def check_values(run: dict[str, Any], model: type[BaseModel], network: str, ranges: Mapping[str, Range]) -> None:
-    """Check that the settings of a run take each end of an interval and each choice, one at a time.
+    """Check that the settings of a run take the values of ranges, one at a time.
 
     Args:
         run: values of the settings, without the search.
@@ -156,9 +184,11 @@ def check_values(run: dict[str, Any], model: type[BaseModel], network: str, rang
     Raises:
         ValueError: one is refused, or there is no such setting.
     """
-    for name, values in ((name, x.values) for name, x in ranges.items()):
-        for setting in values:
-            try:
-                model.model_validate(with_parameters(run, network, {name: setting}))
-            except ValidationError as error:
-                raise ValueError(f"search.space: {describe_faults(error, model)}") from error
+    for name, setting, is_between in (
+        (name, setting, setting not in x.values) for name, x in ranges.items() for setting in x.samples
+    ):
+        try:
+            model.model_validate(with_parameters(run, network, {name: setting}))
+        except ValidationError as error:
+            remedy = ": not all numbers between the ends are allowed, so list a choice of them" if is_between else ""
+            raise ValueError(f"search.space: {describe_faults(error, model)}{remedy}") from error

@@ -95,11 +95,55 @@ def test_a_network_has_its_own_ranges_before_general_ones() -> None:
         ("networks.2d.training.norm", {"choice": ["batch"]}, "networks.3d.training.norm and networks.2d.training.norm"),
         ("networks.2d.options.moons", {"int": [1, 2]}, "networks.2d.options: moons: DDnet has no such option"),
         ("networks.2d.training.batch", {"int": [1, 2]}, "search.space has no setting of 3d: add one"),
+        ("study.training.doses", {"choice": [0.1, 0.5]}, "study.training.doses changes on what trials are judged"),
+        ("study.training.fresh", {"choice": [True]}, "study.training.fresh changes on what trials are judged"),
+        ("study.training.crop", {"choice": [32, 64]}, "crop changes on what trials of 2d are judged: set"),
+        ("study.training.batch", {"uniform": [1, 3]}, "valid integer.*not all numbers between the ends are allowed"),
+        ("study.training.batch", {"log": [1, 4]}, "valid integer.*so list a choice of them"),
+        (
+            "study.training.batch",
+            {"choice": [[1, 2], [2]]},
+            r"choice\.0\W+Value error, Input should be a number, text, true, false or null",
+        ),
     ],
 )
 def test_what_no_setting_takes_is_refused_in_one_sentence(path: str, values: Any, message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         settings_of(search={"space": {path: values}})
+
+
+def test_whole_numbers_between_the_ends_are_tried_too() -> None:
+    """96 and 32 are multiples of 16; so are the ends of the longer range, of which not all are tried."""
+    for ends in ([32, 96], [32, 8192]):
+        with pytest.raises(ValidationError, match=r"2d.training.crop: .*multiple of 16 \(got 33\): not all numbers"):
+            settings_of(search={"space": {"study.training.crop": {"int": ends}}},
+                        study={"training": {"validation": "scans"}})  # fmt: skip
+    networks = {"2d": {"model": "ddnet", "dims": 2, "training": {"samples": 12}}}
+    space = {"study.training.batch": {"int": [1, 4]}}
+    assert settings_of(networks=networks, search={"space": space}).search
+    with pytest.raises(ValidationError, match=r"samples 12 must be a multiple of .* = 5: not all numbers"):
+        settings_of(networks=networks, search={"space": {"study.training.batch": {"int": [1, 6]}}})
+
+
+def test_crops_are_searched_where_whole_scans_are_judged() -> None:
+    study = {"training": {"validation": "scans"}}
+    assert settings_of(study=study, search={"space": {"study.training.crop": {"choice": [32, 64]}}}).search
+
+
+def test_epochs_that_a_grid_sets_are_not_searched() -> None:
+    search = {"space": {"study.training.epochs": {"choice": [5, 10]}}}
+    with pytest.raises(ValidationError, match=r"epochs has no effect on trials of 3d, .* own 8 epochs: leave study.ep"):
+        settings_of(study={"epochs": 8}, search=search)
+    assert settings_of(study={"epochs": 8}, search={**search, "networks": ["2d"]}).search
+
+
+def test_networks_of_a_search_are_listed_once_and_have_all_ranges() -> None:
+    search = {"space": {"networks.2d.training.batch": {"int": [1, 2]}}, "networks": ["2d", "2d"]}
+    with pytest.raises(ValidationError, match="a network is listed twice"):
+        settings_of(search=search)
+    ranges = {"study.training.warmup": {"uniform": [0, 0.5]}, "networks.3d.training.batch": {"int": [1, 2]}}
+    with pytest.raises(ValidationError, match=r"networks\.3d\.training\.batch: search\.networks has 2d alone"):
+        settings_of(search={"space": ranges, "networks": ["2d"]})
 
 
 def test_a_search_of_the_networks_that_it_names_needs_no_ranges_of_others() -> None:
