@@ -12,7 +12,7 @@ from pipeline.scaling.disturbance import MEASURES, YES, judge_load
 from pipeline.scaling.points import CONDITIONS
 from pipeline.scaling.timing import step_quantiles
 from pipeline.settings.cells import CellSettings
-from pipeline.settings.training import WITHOUT_EFFECT
+from pipeline.settings.training import WITHOUT_EFFECT, TrainingSettings
 from pipeline.training.metrics_file import Lines
 from pipeline.training.schedule import effective_batch
 
@@ -27,6 +27,7 @@ def cells_table(
 ) -> pd.DataFrame:  # fmt: skip
     """Make a row a training; one that is not done has its state and the reason, and no numbers.
 
+    ``doses``: at which the network was trained, ``stored`` for all that are.
     ``disturbed``: yes, no or not measured, and ``disturbance`` says by what; ``left_out``: whether speed-up, laws and
     projection leave it out, which is so for disturbed ones, unless they are to be included.
 
@@ -45,13 +46,20 @@ def _cell_row(root: Path, cell: CellSettings, state: str, reason: str) -> dict[s
         "slices": cell.slices, "ranks": cell.ranks, "sampling": cell.sampling, "transfer": cell.transfer,
         "seed": training.seed, "arm": cell.arm, "in_grid": cell.is_in_grid, "counterpart": cell.counterpart,
         "work": training.work, "epochs": training.epochs, "batch": training.batch,
-        "accumulation": training.accumulation, "rate_rule": training.rate_rule, "alike": "", "alike_but_transfer": "",
+        "accumulation": training.accumulation, "rate_rule": training.rate_rule, "doses": _doses(training),
+        "alike": "", "alike_but_transfer": "",
         **dict.fromkeys([*_RESULT, "nodes", "node_list", *(f"{kind}_seconds" for kind in _SECONDS), *MEASURES]),
         "disturbed": "", "disturbance": "",
     }  # fmt: skip
     if state == "done":
         row |= _result(cell, json.loads((root / "cells" / cell.id / "result.json").read_text()))
     return {**row, "reason": reason}
+
+
+def _doses(training: TrainingSettings) -> str:
+    """Write the doses that a network is trained and validated at."""
+    doses = " ".join(f"{dose:g}" for dose in sorted(training.doses)) if training.doses else "stored"
+    return f"fresh {doses}" if training.fresh else doses
 
 
 def _result(cell: CellSettings, result: dict[str, Any]) -> dict[str, Any]:

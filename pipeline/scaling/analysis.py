@@ -75,10 +75,11 @@ def steps_to_2d(cells: pd.DataFrame, validations: pd.DataFrame) -> pd.DataFrame:
     Error is the validation RMSE over that of the low-dose input on the same samples; ``error_2d`` the counterpart's
     last. ``steps_to_2d``: steps before the first validation at or below it, and ``seconds_to_2d`` their training time;
     ``steps_saved``: those of the cell that differs in having no transfer, less these. All are empty where the error
-    was not reached. ``disturbed``: whether other work disturbed the cell, whose seconds then say little.
+    was not reached, and where the two were trained at different doses: their inputs have other errors. ``disturbed``:
+    whether other work disturbed the cell, whose seconds then say little.
 
     Args:
-        cells: ``cell, network, counterpart, state, in_grid, arm, slices, ranks, seed, transfer, steps,
+        cells: ``cell, network, counterpart, state, in_grid, arm, slices, ranks, seed, transfer, doses, steps,
             training_seconds, alike_but_transfer``; the last is a digest of all other settings.
         validations: ``cell, step, rmse_hu, low_dose_rmse_hu``.
     """
@@ -87,7 +88,9 @@ def steps_to_2d(cells: pd.DataFrame, validations: pd.DataFrame) -> pd.DataFrame:
     errors["error"] = errors["rmse_hu"] / errors["low_dose_rmse_hu"]
     deep = finished_in_grid(cells)
     deep = deep[deep["counterpart"] != ""]
-    deep = deep.assign(error_2d=deep["counterpart"].map(errors.groupby("cell")["error"].last()))
+    error_2d = deep["counterpart"].map(errors.groupby("cell")["error"].last())
+    has_its_doses = deep["doses"] == deep["counterpart"].map(cells.set_index("cell")["doses"])
+    deep = deep.assign(error_2d=error_2d.where(has_its_doses))
     goals = errors["cell"].map(deep.set_index("cell")["error_2d"])
     reached = errors[errors["error"] <= goals].groupby("cell")["step"].first()
     deep["steps_to_2d"] = deep["cell"].map(reached).astype("Int64")

@@ -145,7 +145,8 @@ def test_the_table_of_scans_shows_their_noise_and_the_page_warns_of_odd_noise(
 
 def test_red_cnn_and_several_transfers_stand_side_by_side(tmp_path: Path) -> None:
     study = {"slices": [16], "ranks": [1, 2], "transfer": ["none", "zero", "repeat"]}
-    settings = settings_of(networks=WITH_RED_CNN, study=study)
+    redcnn = {**WITH_RED_CNN["redcnn"], "training": {"fresh": True, "doses": [0.1, 0.05]}}
+    settings = settings_of(networks={**WITH_RED_CNN, "redcnn": redcnn}, study=study)
     cells = cells_of(settings)
     ids = [cell.id for cell in cells]
     fill(tmp_path, cells, ids)
@@ -156,6 +157,7 @@ def test_red_cnn_and_several_transfers_stand_side_by_side(tmp_path: Path) -> Non
     trained = pd.read_csv(report / "cells.csv").set_index("cell")
     assert trained["model"].to_dict() == {**dict.fromkeys(ids, "ddnet"), "redcnn": "redcnn"}
     assert trained["transfer"].to_dict() == {cell.id: cell.transfer for cell in cells}
+    assert trained["doses"].to_dict() == dict.fromkeys(ids, "stored") | {"redcnn": "fresh 0.05 0.1"}
     assert trained["cpu_seconds"]["redcnn"] == 12.5
     assert trained["effective_batch"]["redcnn"] == 4
     assert pd.read_csv(report / "quality.csv")["model"].tolist() == ["low-dose", *ids]

@@ -263,7 +263,7 @@ def test_laws_of_fixed_work_are_not_fitted_to_weak_scaling() -> None:
 def trained(cell: str, dims: int = 3, transfer: str = "none", ranks: int = 1, **more: str) -> dict[str, object]:
     row = {"cell": cell, "network": f"{dims}d", "counterpart": "2d" if dims == 3 else "", "state": "done",
            "in_grid": dims == 3, "slices": 16, "ranks": ranks, "transfer": transfer}  # fmt: skip
-    times = {"steps": 100, "training_seconds": 50.0, "seed": 0, "arm": "full", "disturbed": "no"}
+    times = {"steps": 100, "training_seconds": 50.0, "seed": 0, "arm": "full", "doses": "stored", "disturbed": "no"}
     return {**row, **times, "alike_but_transfer": "x", **more}
 
 
@@ -303,6 +303,17 @@ def test_steps_that_a_transfer_saved() -> None:
     csv = steps_to_2d(cells, validations).to_csv(index=False).splitlines()
     assert csv[4] == "noise,16,1,noise,2d,0.7,,,,no"
     assert csv[2] == "zero,16,1,zero,2d,0.7,20,10.0,20,no"
+
+
+def test_errors_at_different_doses_are_not_compared() -> None:
+    cells = pd.DataFrame([
+        trained("2d", dims=2, doses="0.1"),
+        trained("alike", doses="0.1"), trained("stored"), trained("fresh", doses="fresh 0.1"),
+    ])  # fmt: skip
+    lines = [line for cell in cells["cell"] for line in validated(cell, {10: 0.7})]
+    table = steps_to_2d(cells, pd.DataFrame(lines)).set_index("cell")
+    reached = table[["error_2d", "steps_to_2d"]].notna().all(axis=1)
+    assert reached.to_dict() == {"alike": True, "stored": False, "fresh": False}
 
 
 def test_without_a_2d_network_or_a_study_nothing_was_reached() -> None:
