@@ -17,9 +17,9 @@ def inflate(network_2d: nn.Module, network_3d: nn.Module, fill: Fill = "zero", *
 
     ``zero``: the 2D kernel lies in the centre plane, zeros in the other planes: a volume that is constant in z gives
     the 2D output. (A transposed convolution of stride 2 has it in two planes, one for every second slice.) ``repeat``:
-    the kernel lies in every plane. ``mean``: the same divided by the number of planes, which keeps the 2D output away
-    from the z borders. ``noise``: as ``zero``, with normal noise of a hundredth of the kernel's standard deviation in
-    the other planes.
+    the kernel lies in every plane. ``mean``: the same divided by the number of planes that meet in an output slice (by
+    a stride of a transposed convolution not all do), which keeps the 2D output away from the z borders. ``noise``: as
+    ``zero``, with normal noise of a hundredth of the kernel's standard deviation in the other planes.
 
     Raises:
         UserError: the dimensions are wrong, the networks differ in architecture, options or residual, or the fill is
@@ -69,10 +69,16 @@ def _to_3d(weight: Tensor, shape: torch.Size, fill: Fill, planes: slice | None, 
     depth = shape[2]
     if fill in ("repeat", "mean"):
         repeated = weight.unsqueeze(2).repeat(1, 1, depth, 1, 1)
-        return repeated / depth if fill == "mean" else repeated
+        return repeated / _meeting(depth, planes) if fill == "mean" else repeated
     kernel = torch.zeros(shape, dtype=weight.dtype)
     if fill == "noise" and depth > 1:
         deviation = NOISE_SHARE * float(weight.std(correction=0))
         kernel.normal_(0, deviation, generator=generator)
     kernel[:, :, planes or slice(depth // 2, depth // 2 + 1)] = weight.unsqueeze(2)
     return kernel
+
+
+def _meeting(depth: int, planes: slice | None) -> Tensor:
+    """Return for each plane how many, itself included, meet in the output slices that it meets; shaped as a kernel."""
+    stride = planes.stop - planes.start if planes else 1
+    return torch.tensor([len(range(plane % stride, depth, stride)) for plane in range(depth)])[:, None, None]

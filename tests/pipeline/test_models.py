@@ -205,6 +205,20 @@ def test_mean_fill_keeps_the_2d_output_far_from_the_ends() -> None:
     torch.testing.assert_close(volume[:, :, 4], flat.stem(x), rtol=1e-4, atol=1e-5)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"), [(2, 2, 0), (3, 2, 1), (4, 2, 1), (3, 3, 0), (3, 1, 1), (5, 2, 2)]
+)
+def test_mean_fill_keeps_the_2d_output_of_transposed_convolutions(kernel: int, stride: int, padding: int) -> None:
+    flat = nn.Sequential(nn.ConvTranspose2d(2, 3, kernel, stride, padding, stride - 1))
+    deep = nn.Sequential(nn.ConvTranspose3d(2, 3, kernel, stride, padding, stride - 1))
+    inflate(flat, deep, "mean")
+    x = torch.rand(1, 2, 6, 6, generator=torch.Generator().manual_seed(0))
+    volume = deep(x.unsqueeze(2).repeat(1, 1, 9, 1, 1))
+    for z in range(kernel, volume.shape[2] - kernel):
+        torch.testing.assert_close(volume[:, :, z], flat(x), rtol=1e-5, atol=1e-6)
+
+
 def test_fills_differ_as_they_say() -> None:
     torch.manual_seed(0)
     flat, deep = DDnet(2), DDnet(3)
