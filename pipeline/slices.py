@@ -15,7 +15,7 @@ from data_prep.partners import FULL_DOSE, Partner
 from data_prep.store import Pair
 
 CACHED_SLICES = 1024  # 1 GiB of decoded 512 x 512 pairs in each reading process
-_OPEN_PAIRS, _SIMULATORS = 256, 16
+_OPEN_PAIRS, _SIMULATORS = 256, 64
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ rays, as dense as the image's own band asks for, and nothing is interpolated.
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from data_prep.lowdose.apodisation import Apodisation
 from data_prep.lowdose.blocks import Power
 from data_prep.lowdose.geometry import FanGeometry, middles
 from data_prep.lowdose.projector import CHANNEL_STEP, VIEW_STEP, ramp_power, ramp_response
-from data_prep.lowdose.sparse import Table, cached
+from data_prep.lowdose.sparse import GEOMETRIES, Table, cached
 
 OVERSAMPLING = 1.5
 KERNEL = 5
@@ -78,11 +79,9 @@ class GriddedBackprojector:
         self.first = self.grid // 2 - geometry.side // 2
         self.last = self.first + geometry.side
         response = _response(rays, apodisation)
-        self.sort = cached(_sorting_table, rays).to(device)
-        self.spread = cached(_gridding_table, rays.angles, len(response), rays.step, self.grid).to(device)
-        self.response = (response * _centring(rays, len(response))).to(device)
-        scale = math.pi * self.grid**2 / (rays.angles * rays.samples)
-        self.roll_off = (scale * geometry.disc() * _roll_off(geometry.side, self.grid)).to(device)
+        sort, spread, centring, roll_off = _tables_of(rays, len(response))
+        self.sort, self.spread, self.roll_off = sort.to(device), spread.to(device), roll_off.to(device)
+        self.response = (response * centring).to(device)
 
     def deviation(self, variance: Tensor) -> Tensor:
         """Return the SD of noise in the rays, (batch, angles, rays).
@@ -135,6 +134,16 @@ class GriddedBackprojector:
         columns = torch.fft.ifft(plane)[:, self.first : self.last]
         image: Tensor = torch.fft.irfft(columns, n=self.grid, dim=0)[self.first : self.last] * self.roll_off
         return image
+
+
+@lru_cache(GEOMETRIES)
+def _tables_of(rays: ParallelRays, frequencies: int) -> tuple[Table, Table, Tensor, Tensor]:
+    """Return what all simulators of a geometry share: both tables, the phases of centring, and the roll-off."""
+    geometry = rays.fan
+    spread = cached(_gridding_table, rays.angles, frequencies, rays.step, rays.grid)
+    scale = math.pi * rays.grid**2 / (rays.angles * rays.samples)
+    roll_off = scale * geometry.disc() * _roll_off(geometry.side, rays.grid)
+    return cached(_sorting_table, rays), spread, _centring(rays, frequencies), roll_off
 
 
 def _response(rays: ParallelRays, apodisation: Apodisation) -> Tensor:

@@ -7,6 +7,7 @@ quarter turns at once. Images are (side, side, batch); sinograms are
 """
 
 import math
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 from data_prep.lowdose.apodisation import Apodisation
 from data_prep.lowdose.blocks import Power
 from data_prep.lowdose.geometry import Fan, FanGeometry
-from data_prep.lowdose.sparse import Table, cached
+from data_prep.lowdose.sparse import GEOMETRIES, Table, cached
 
 VIEW_STEP, CHANNEL_STEP, PIXEL_STEP = 8, 4, 2
 """Of the coarse projection."""
@@ -33,8 +34,7 @@ class CoarseProjector:
     def __init__(self, geometry: FanGeometry, device: torch.device) -> None:
         self.geometry = geometry
         self.views = geometry.quarter_views // VIEW_STEP
-        coarse = FanGeometry(geometry.scanner, geometry.side // PIXEL_STEP, geometry.pixel * PIXEL_STEP)
-        self.table = cached(_joseph_table, coarse, VIEW_STEP, CHANNEL_STEP).to(device)
+        self.table = _coarse_table(geometry).to(device)
 
     def __call__(self, attenuation: Tensor) -> Tensor:
         """Project attenuation (1/mm; batch, side, side) to line integrals (batch, coarse views, coarse channels)."""
@@ -43,6 +43,13 @@ class CoarseProjector:
         turned = torch.stack([torch.rot90(coarse, k, (1, 2)) for k in range(4)])
         rays = self.table(turned.reshape(4 * batch, -1).T.contiguous()).reshape(self.views, -1, 4, batch)
         return rays.permute(3, 2, 0, 1).reshape(batch, 4 * self.views, -1)
+
+
+@lru_cache(GEOMETRIES)
+def _coarse_table(geometry: FanGeometry) -> Table:
+    """Return the table of the coarse projection, which all simulators of a geometry share."""
+    coarse = FanGeometry(geometry.scanner, geometry.side // PIXEL_STEP, geometry.pixel * PIXEL_STEP)
+    return cached(_joseph_table, coarse, VIEW_STEP, CHANNEL_STEP)
 
 
 def _joseph_table(geometry: FanGeometry, view_step: int, channel_step: int) -> Table:

@@ -18,6 +18,8 @@ from data_prep.ownership import private_temporary_folder
 
 VERSION = 2  # raised when a table's values change for the same arguments
 MAX_BYTES = 4 * 10**9
+GEOMETRIES = 32
+"""Of which a process keeps tables open, each 3 to 9 files mapped into memory."""
 _PARTS = ("indices", "weights", "starts")
 
 

@@ -7,6 +7,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from data_prep.lowdose.gridding import GriddedBackprojector
 from data_prep.lowdose.noise import LowDoseSimulator, slice_seed
 from data_prep.settings import LowDoseSettings
 from data_prep.volume import CTVolume
@@ -220,6 +221,21 @@ def test_noise_of_the_real_sample_is_what_its_dose_predicts(sample: CTVolume) ->
         body = (sample.hu[60:64] > -500) & (sample.hu[60:64] < 500)
         rms.append(float((low.astype(float) - sample.hu[60:64])[body].std()))
     assert rms[1] / rms[0] == pytest.approx(3, rel=0.05)
+
+
+@pytest.mark.parametrize("pixel", [1.0, 1.1])
+def test_simulators_of_one_geometry_share_its_tables_whatever_their_dose(pixel: float) -> None:
+    first, second = (
+        LowDoseSimulator(LowDoseSettings(doses=(dose,)), 64, at) for dose, at in ((0.1, 1.0), (0.5, pixel))
+    )
+    addresses = [
+        (simulator.project.table.weights.data_ptr(), simulator.reconstruct.spread.weights.data_ptr(),
+         simulator.reconstruct.sort.weights.data_ptr(), simulator.reconstruct.roll_off.data_ptr())
+        for simulator in (first, second)
+        if isinstance(simulator.reconstruct, GriddedBackprojector)
+    ]  # fmt: skip
+    assert len(addresses) == 2
+    assert (addresses[0] == addresses[1]) == (pixel == 1.0)
 
 
 def test_slice_seeds_differ_and_stay() -> None:
