@@ -21,7 +21,7 @@ from data_prep.partners import FULL_DOSE
 from data_prep.settings import LowDoseSettings
 from data_prep.split import Part, Segment
 from data_prep.store import Pair
-from pipeline.dataset import PairSamples
+from pipeline.dataset import PairSamples, RankBatches
 from pipeline.doses import DoseChoice
 from pipeline.evaluate.denoisers import identity, load_denoiser, tune_classical
 from pipeline.evaluate.judgement import evaluate
@@ -211,6 +211,23 @@ def test_a_training_on_fresh_noise_goes_on_to_the_same_losses(
     assert_same_losses(tmp_path / "halted", tmp_path / "whole")
     run(cell(dims, **{**FRESH, "fresh": False, "doses": [0.05]}), data, tmp_path / "stored")
     assert losses(tmp_path / "stored") != losses(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_sample_of_fresh_noise_has_the_same_bits_on_any_number_of_ranks(data: Path, dims: int) -> None:
+    """Each rank reads its own samples, in another order and with other ones in memory."""
+    by_ranks = []
+    for ranks in (1, 2, 4):
+        drawn = dict[int, tuple[torch.Tensor, ...]]()
+        for rank in range(ranks):
+            read = samples(data, dims, fresh=True, flips=True)
+            for batch in RankBatches(0, 16 // ranks // 2, 2, rank, ranks):
+                drawn |= {index: read[index] for index in batch}
+        assert sorted(drawn) == list(range(16))  # two epochs
+        by_ranks.append(drawn)
+    for index, sample in by_ranks[0].items():
+        for drawn in by_ranks[1:]:
+            assert all(map(torch.equal, drawn[index], sample))
 
 
 @pytest.mark.ranks
