@@ -20,8 +20,8 @@ from pipeline.settings.run import RunSettings
 SEARCH_FIGURES = {
     "best-so-far": ReportFigure(
         draw_best_so_far, "search",
-        "The best so far against hours. Marks: trials that were trained to their end, in the order of their numbers; "
-        "pruned and failed ones take hours alone.",
+        "The best so far against hours, in the order of the trials' numbers. Marks: trials; hollow: pruned, with the "
+        "RMSE of their last rung. Failed ones take hours alone.",
     ),
     "parallel-coordinates": ReportFigure(
         draw_parallel_coordinates, "search",

@@ -17,16 +17,17 @@ _PERCENT = 100
 
 
 def draw_best_so_far(figure: Figure, results: Results) -> None:
-    """Draw the lowest value of complete trials against the hours that all trials of the network took so far."""
+    """Draw the lowest value so far against the hours that all trials of the network took so far; pruned ones hollow."""
     trials, ax = _with_values(results), figure.subplots()
     ax.axhline(_PERCENT, color=GREY, ls="--", lw=0.8, label="low-dose input")
     for number, (network, group) in enumerate(trials.groupby("network", sort=False)):
         colour, mark = style(number)
-        complete = group["value"].where(group["state"] == "complete")
-        hours, best = group["hours"].cumsum(), _PERCENT * complete.cummin().ffill()
-        ax.step(hours, best, where="post", color=colour, lw=1)
-        ax.plot(hours, best.where(complete.notna()), mark, color=colour, label=network)
-    ax.set(xlabel="hours of all trials of the network", ylabel="validation RMSE (% of the input's)")
+        hours, values = group["hours"].cumsum(), _PERCENT * group["value"]
+        is_complete = group["state"] == "complete"
+        ax.step(hours, values.cummin().ffill(), where="post", color=colour, lw=1)
+        ax.plot(hours, values.where(~is_complete), mark, color=colour, mfc="white", ms=3)
+        ax.plot(hours, values.where(is_complete), mark, color=colour, label=network)
+    ax.set(xlabel="hours of all trials of the network", ylabel="validation RMSE (% of the input's)", xlim=(0, None))
     figure.legend(loc="outside right center")
 
 
