@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from data_prep.errors import UserError
+from data_prep.log import logger
 from pipeline.convolutions.layers import Conv2d, Conv3d, ConvTranspose2d, ConvTranspose3d
 from pipeline.models.convolution import set_to_zero
 from pipeline.models.dimensions import CONVOLUTION
@@ -76,8 +77,20 @@ def _build(model: str, dims: int, options: Mapping[str, Any]) -> nn.Module:
     _check_names(model, network, options)
     try:
         return network(spatial_dims=dims, in_channels=1, out_channels=FEATURES, **options)
+    except ImportError as error:  # MONAI looks for packages that few of its networks use where it builds one
+        logger.debug(f"{model}: {error}")
+        raise UserError(
+            f"{model} needs a package that is not installed: take another network, or install what MONAI names for it "
+            "(--verbose shows its own message)"
+        ) from error
     except Exception as error:  # whatever MONAI raises for options that do not fit
-        raise UserError(f"{model} in {dims} dimensions refuses its options: {_first_line(error)}") from error
+        logger.debug(f"{model}: {error}")
+        chosen = ", ".join(f"{name}: {option}" for name, option in options.items()) or "none"
+        valid = ", ".join(name for name in _arguments(network) if name not in SIZES)
+        raise UserError(
+            f"{model} takes no such options in {dims} dimensions: {chosen}; valid: {valid}, with the values that MONAI "
+            "documents (--verbose shows its own message)"
+        ) from error
 
 
 def _find(model: str) -> type[nn.Module]:
@@ -125,9 +138,10 @@ def _check_network(model: str, dims: int, network: nn.Module) -> None:
     try:
         features = blank(torch.empty(1, 1, *sides, device="meta"))
     except Exception as error:  # whatever MONAI and torch raise for sides that do not fit
+        logger.debug(f"{model}: {error}")
         raise UserError(
-            f"{model} takes no images of {_by(sides)}, as it must (fewer levels or strides may help): "
-            f"{_first_line(error)}"
+            f"{model} takes no images of {_by(sides)}, as it must: fewer levels or strides may help "
+            "(--verbose shows MONAI's own message)"
         ) from error
     if not isinstance(features, Tensor):
         raise UserError(f"{model} gives several outputs: choose options without deep supervision, or another network")
@@ -141,7 +155,3 @@ def _check_network(model: str, dims: int, network: nn.Module) -> None:
 
 def _by(sides: tuple[int, ...]) -> str:
     return " x ".join(map(str, sides)) or "no image"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or ["no reason is named"])[0]

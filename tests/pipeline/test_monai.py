@@ -1,6 +1,7 @@
 """Networks of MONAI, beside what test_networks.py asks of all; skipped where MONAI is not installed."""
 
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from data_prep.errors import UserError
+from data_prep.log import logger
 from pipeline.convolutions.layers import Conv2d, Conv3d
 from pipeline.models import build_network, inflate
 from pipeline.settings.architectures import Dims, check_options
@@ -89,17 +91,14 @@ def test_a_training_that_was_killed_ends_with_the_same_bits(make_pair: Callable[
         ("monai:UNet", 2, {"chanels": [4]}, "monai:UNet has no option chanels; valid: channels, strides, kernel_size"),
         ("monai:UNet", 2, {**UNET, "in_channels": 2}, "the option in_channels is not to be set"),
         ("monai:UNet", 2, {"channels": [4, 8]}, "monai:UNet needs the options strides; valid: channels, strides"),
-        ("monai:UNet", 2, {**UNET, "channels": [4]}, "refuses its options: the length of `channels` should be"),
-        (
-            "monai:UNet",
-            3,
-            {"channels": [4] * 6, "strides": [2] * 5},
-            "takes no images of 16 x 32 x 48, as it must",
-        ),
+        ("monai:UNet", 2, {**UNET, "channels": [4]},
+         r"takes no such options in 2 dimensions: channels: \[4\], strides: \[2\], norm: batch; valid: channels,"),
+        ("monai:UNet", 2, {**UNET, "norm": "%s"}, r"no such options in 2 dimensions: .*norm: %s; valid: channels,"),
+        ("monai:UNet", 3, {"channels": [4] * 6, "strides": [2] * 5}, "takes no images of 16 x 32 x 48, as it must"),
         ("monai:BasicUNetPlusPlus", 2, {}, "gives several outputs: choose options without deep supervision"),
         ("monai:DenseNet121", 2, {}, "(takes no|makes no image of) images of 32 x 48"),
     ],
-)
+)  # fmt: skip
 def test_what_does_not_fit_is_refused_in_a_sentence(
     model: str, dims: Dims, options: dict[str, Any], message: str
 ) -> None:
@@ -107,3 +106,23 @@ def test_what_does_not_fit_is_refused_in_a_sentence(
         check_options(model, dims, options)
     assert "Error" not in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_what_monai_itself_says_is_in_the_log_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError) as refused:
+        check_options("monai:SegResNet", 2, {"init_filters": 7})
+    assert "divisible" not in str(refused.value)
+    assert capsys.readouterr().out == ""
+    logger.setLevel("DEBUG")
+    try:
+        with pytest.raises(UserError):
+            check_options("monai:SegResNet", 2, {"init_filters": 7})
+    finally:
+        logger.setLevel("INFO")
+    assert "num_channels (7) must be divisible by num_groups (8)" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(bool(find_spec("einops")), reason="the package is installed")
+def test_a_network_whose_packages_are_missing_is_refused_in_a_sentence() -> None:
+    with pytest.raises(UserError, match=r"^monai:AutoencoderKL needs a package that is not installed: take another"):
+        check_options("monai:AutoencoderKL", 2, {})
