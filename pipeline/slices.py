@@ -46,14 +46,15 @@ class SliceReader:
         keys = [(path, low_dose, z) for z in chosen]
         slices = {key: self._decoded.pop(key) for key in keys if key in self._decoded}
         missing = [key for key in keys if key not in slices]
-        fresh = self._read_fresh(open_pair(path), low_dose, [z for *_, z in missing]).swapaxes(0, 1)
-        slices |= {key: doses.copy() for key, doses in zip(missing, fresh, strict=True)}  # out of the buffer
+        pairs = self._read_pairs(open_pair(path), low_dose, [z for *_, z in missing]).swapaxes(0, 1)
+        slices |= {key: doses.copy() for key, doses in zip(missing, pairs, strict=True)}  # out of the buffer
         self._decoded |= slices
         for oldest in list(self._decoded)[:-CACHED_SLICES]:
             del self._decoded[oldest]
         return np.stack([slices[key][::-1] for key in keys], axis=1)  # a pair reads its full dose first
 
-    def _read_fresh(self, pair: Pair, low_dose: LowDose, chosen: Sequence[int]) -> NDArray[np.int16]:
+    def _read_pairs(self, pair: Pair, low_dose: LowDose, chosen: Sequence[int]) -> NDArray[np.int16]:
+        """Read full and low dose, stored or simulated, into the buffer: (2, slices, rows, columns)."""
         shape = (2, len(chosen), *pair.shape[1:])
         if self._buffer is None or self._buffer.shape != shape:
             self._buffer = np.empty(shape, np.int16)

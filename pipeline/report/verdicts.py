@@ -16,12 +16,11 @@ _NAMES: dict[str, str] = {LOW_DOSE_INPUT: "the input left alone", **CLASSICAL_TI
 
 
 def verdicts_table(judged: pd.DataFrame, manifest: pd.DataFrame) -> pd.DataFrame:
-    """Compare by the mean RMSE over the test part's slices: a row each kind of low dose, dose and data set.
+    """Compare models by their mean RMSE over the slices of the test part, with a sentence for people.
 
-    Each has a sentence.
-
-    Measured and simulated low dose are never averaged together. Of several data sets of a kind there is also the row
-    ``all``. Without the input there is nothing to compare with, and no row.
+    There is a row for each kind of low dose (measured or simulated), dose and data set, and where a kind has several
+    data sets also the row ``all``. Kinds and doses are never averaged together. Where the input was not judged there is
+    nothing to compare with, and no row.
 
     Args:
         judged: a row a model and slice: ``model``, ``dataset``, ``scan``, ``rmse_hu``.
