@@ -15,7 +15,12 @@ from data_prep.yaml_text import MAX_BYTES, describe_yaml_error, parse_yaml
 T = TypeVar("T", bound=BaseModel)
 _SHORT = Repr()
 _SHORT.maxstring = _SHORT.maxother = 100
-_MESSAGES = {"path_type": "Input should be a path"}  # pydantic's own names a class of Python
+_MESSAGES = {
+    "path_type": "Input should be a path", "string_type": "Input should be text",
+    "tuple_type": "Input should be a list", "too_short": "Input should not be empty",
+    **dict.fromkeys(("model_type", "dict_type"), "Input should be a mapping of settings"),
+}  # fmt: skip
+"""Where pydantic's own messages have words of Python."""
 
 
 def load_settings(path: Path, model: type[T], overrides: Sequence[str] | None = None) -> T:
@@ -82,7 +87,7 @@ def describe_faults(error: ValidationError, model: type[BaseModel]) -> str:
 
 
 def _fault(error: ErrorDetails, model: type[BaseModel]) -> str:
-    key = ".".join(str(part) for part in error["loc"])
+    key = ".".join(str(part) for part in error["loc"] if part != "[key]")
     if error["type"] == "extra_forbidden":
         valid = ", ".join(_fields_at(model, error["loc"][:-1]))
         return f"{key} is not a setting; valid here: {valid}"

@@ -10,7 +10,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -193,5 +192,4 @@ def _check_unshared(root: Path, settings: RunSettings, owner: int | None = None)
 
 def resolved_yaml(settings: RunSettings) -> str:
     """Write the whole settings tree as YAML text."""
-    values: dict[str, Any] = settings.model_dump(mode="json")
-    return yaml.safe_dump(values, sort_keys=False)
+    return yaml.safe_dump(settings.to_values(), sort_keys=False)

@@ -51,6 +51,7 @@ class WriteReport(Stage):
             "price": budget.gpu_hour_price,
             "currency": budget.currency,
             "manifest": digest_plain_file(self.folder.data / "manifest.csv"),
+            "trials": digest_plain_file(self.folder.search / "trials.csv"),
         }
 
     def outputs(self, item: str) -> list[Path]:

@@ -59,15 +59,19 @@ def evaluate(
         for path, task in _tasks(target / part, data, segment)
     }  # fmt: skip
     missing = {path: task for path, (_, task) in files.items() if not _is_judged(path)}
-    example = next(task for part, task in files.values() if part == "test"), target.with_suffix(".npz")
+    example = next(task for part, task in files.values() if part == "test"), _named_after(target, ".npz")
     for number, path in enumerate(_judge_missing(denoiser, data, missing, settings, example), start=1):
         progress(len(files) - len(missing) + number, len(files), path.stem)
     slices, scans, slice_ms = _collect({path: part for path, (part, _) in files.items()})
-    write_json(target.with_suffix(".times.json"), {"slice_ms": slice_ms})
-    write_json(target.with_suffix(".scans.json"), scans)
-    write_json(target.with_suffix(".json"), slices)
+    write_json(_named_after(target, ".times.json"), {"slice_ms": slice_ms})
+    write_json(_named_after(target, ".scans.json"), scans)
+    write_json(_named_after(target, ".json"), slices)
     shutil.rmtree(target)
     return {"slices": len(slices), "rmse_hu": _means(slices)}
+
+
+def _named_after(target: Path, ending: str) -> Path:
+    return target.with_name(target.name + ending)
 
 
 def _tasks(folder: Path, data: Path, segment: Segment) -> Iterator[tuple[Path, _Task]]:

@@ -30,8 +30,8 @@ def networks_table(
 
     ``error``: mean RMSE of the test part's slices over that of the input; ``_low`` and ``_high``: Student's 95 %
     interval over seeds, empty with one. The measures are means over slices, or scans, and seeds. ``hours``: GPU-hours
-    of all ranks, or CPU-hours (``hours_of``), from start to end; ``donor_hours``: those of the 2D training that a
-    transfer starts from; ``search_hours``: of all trials of the network, and of its donor, where it was tuned.
+    of all ranks, or CPU-hours (``hours_of``), from start to end; ``donor_hours``: those of the 2D training that it
+    starts from; ``search_hours``: of all trials of the network, and of its donor, where it was tuned.
     ``on_front``: no row has both a lower error and fewer total hours; hours of GPUs and of CPUs are not compared.
 
     Args:
@@ -75,7 +75,7 @@ def _trainings(
         first = records(seeds.iloc[:1])[0]
         judged = quality.loc[seeds["cell"]]
         mean = float(np.mean([hours[cell] for cell in seeds["cell"]]))
-        donor = "" if first["transfer"] == "none" else first["counterpart"]
+        donor = first["donor"]
         tuned = searched.loc[searched.index.isin([first["network"], donor.partition("-")[0]])].sum()
         costs = {"hours": mean, "donor_hours": hours.get(donor, np.nan) if donor else 0.0,
                  "search_hours": float(tuned["cpu_hours" if _unit(first) == "CPU" else "hours"])}  # fmt: skip

@@ -70,6 +70,7 @@ def collect(
     curves, slices, steps = curves_table(cells, lines), judged_table(root, judged), steps_table(cells, lines)
     lowest = at_lowest(slices)
     trained = cells_table(root, cells, states, steps, include_disturbed=settings.study.include_disturbed)
+    trained["donor"] = _donors(trained, settings)
     quality = quality_tables(root, judged, slices)
     tables = {
         "cells": trained, **quality, **_scaling(trained, steps, lowest, settings.study.data_rate),
@@ -90,9 +91,19 @@ def _slice_ms(root: Path, judged: Sequence[str]) -> dict[str, float]:
     return {model: json.loads(path.read_text())["slice_ms"] for model, path in files.items()}
 
 
+def _donors(cells: pd.DataFrame, settings: RunSettings) -> "pd.Series[str]":
+    """Return the 2D training from which each starts; empty where the weights are random, or those of a file."""
+    in_files = [name for name, network in settings.networks.items() if network.donor_file]
+    return cells["counterpart"].where((cells["transfer"] != "none") & ~cells["network"].isin(in_files), "")
+
+
 def _trials(path: Path) -> pd.DataFrame:
     """Read the trials of the run's search; no rows where there was none."""
-    return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["network", "hours", "cpu_hours"], dtype=float)
+    columns = {"network": str, "hours": float, "cpu_hours": float}
+    if not path.exists():
+        return pd.DataFrame(columns=[*columns]).astype(columns)
+    dtypes = {"network": str}  # ids may look like numbers
+    return pd.read_csv(path, usecols=[*columns], dtype=dtypes, keep_default_na=False, na_values={"cpu_hours": ""})
 
 
 def _scaling(

@@ -63,20 +63,10 @@ def found_settings(run: RunSettings, trials: Sequence[Trial]) -> RunSettings:
 def found_yaml(run: RunSettings, trials: Sequence[Trial]) -> str:
     """Write the found settings as a settings file, with a comment on each network's best trial."""
     settings = found_settings(run, trials)
-    short = _without_defaults(settings)
-    values = short if RunSettings.model_validate(short) == settings else settings.model_dump(mode="json")
+    short = settings.to_values(exclude_defaults=True)
+    values = short if RunSettings.model_validate(short) == settings else settings.to_values()
     comments = [f"# {line}" for line in outcome_lines(run, trials)]
     return "\n".join([*comments, yaml.safe_dump(values, sort_keys=False)])
-
-
-def _without_defaults(run: RunSettings) -> dict[str, Any]:
-    """Return what a settings file would say: no defaults, and of a network what differs from ``study.training``."""
-    values, shared = run.model_dump(mode="json", exclude_defaults=True), run.study.training.model_dump(mode="json")
-    networks = {name: network.model_dump(mode="json", exclude_defaults=True) for name, network in run.networks.items()}
-    for name, network in run.networks.items():
-        training = network.training.model_dump(mode="json")
-        networks[name]["training"] = {key: x for key, x in training.items() if x != shared[key]}
-    return {**values, "networks": networks}
 
 
 def outcome_lines(run: RunSettings, trials: Sequence[Trial]) -> list[str]:

@@ -64,7 +64,7 @@ class Architecture:
     """An architecture that a network of the settings can be of.
 
     ``title``: its name for people. ``build``: module and function, from a cell's settings to its untrained network,
-    which maps (batch, 1, sides) to the same shape. ``dims``: in which it exists. ``options``: what settings may choose
+    which maps (batch, 1, sides) to the same shape. ``options``: what settings may choose
     beside the training. ``check``: module and function that checks options further, or None. ``least_side``: of the
     plane, in pixels. ``checkpoints``: whether it can compute activations again in the backward pass. ``has_norms``:
     whether it has the normalisation that ``training.norm`` chooses. ``is_positive``: whether it ends in a ReLU where it
@@ -73,7 +73,6 @@ class Architecture:
 
     title: str
     build: str
-    dims: tuple[Dims, ...] = (2, 3)
     options: type[Settings] = field(default=NoOptions)
     check: str | None = None
     least_side: int = 16

@@ -22,6 +22,18 @@ def check_samples(network: str, rank_counts: Iterable[int], training: TrainingSe
             )
 
 
+def check_ranks(network: str, ranks: int, *, is_in_grid: bool) -> None:
+    """Check that the ranks of a network are not set where the study's have effect.
+
+    Raises:
+        ValueError: they are.
+    """
+    if is_in_grid and ranks != 1:
+        raise ValueError(
+            f"networks.{network}.ranks has no effect, as the study's grid names the network: set study.ranks instead"
+        )
+
+
 def check_doses(network: str, training: TrainingSettings, data: DataSettings) -> None:
     """Check that the doses to train on are simulated, and stored unless the noise is fresh.
 
@@ -69,7 +81,7 @@ def _check_donor(network: str, networks: Mapping[str, NetworkSettings]) -> None:
             raise ValueError(
                 f"networks.{network}.training.{name} must equal networks.{donor}.training.{name} for a transfer"
             )
-    if (deep.norm == "group") != (flat.norm == "group"):
+    if networks[network].architecture.has_norms and (deep.norm == "group") != (flat.norm == "group"):
         raise ValueError(
             f"networks.{network}.training.norm and networks.{donor}.training.norm must both be group, or neither"
         )

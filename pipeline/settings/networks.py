@@ -12,7 +12,7 @@ from pipeline.settings.architectures import Architecture, Dims, architecture_of
 from pipeline.settings.names import CLASSICAL_TITLES
 from pipeline.settings.training import TrainingSettings
 
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]{0,31}")
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_]{0,31}")
 DEFAULT_NETWORKS: dict[str, Any] = {"2d": {"model": "ddnet", "dims": 2}, "3d": {"model": "ddnet", "dims": 3}}
 
 
@@ -52,8 +52,6 @@ class NetworkSettings(Settings):
 
     @model_validator(mode="after")
     def _check_network(self) -> Self:
-        if self.dims not in self.architecture.dims:
-            raise ValueError(f"dims: {self.architecture.title} exists in {self.architecture.dims[0]} dimensions alone")
         if self.dims == 2 and (self.donor or self.donor_file):
             raise ValueError("donor and donor_file are of 3D networks: a 2D one starts from random weights")
         return self
@@ -93,7 +91,7 @@ def _checked_options(architecture: Architecture, options: Mapping[str, Any]) -> 
         if fault["type"] == "extra_forbidden":
             valid = ", ".join(architecture.options.model_fields) or "none"
             message = f"{architecture.title} has no such option; valid: {valid}"
-        raise ValueError(f"{key}: {message}") from error
+        raise ValueError(f"{key}: {message} (got {fault['input']!r})") from error
 
 
 def check_ids(networks: Mapping[str, object]) -> None:
@@ -105,7 +103,7 @@ def check_ids(networks: Mapping[str, object]) -> None:
     for network in networks:
         if not _ID.fullmatch(str(network)):
             raise ValueError(
-                f"{network!r} is no id of a network: at most 32 letters, digits, underscores and points, the first a "
+                f"{network!r} is no id of a network: at most 32 letters, digits and underscores, the first a "
                 "letter or digit"
             )
         if network in CLASSICAL_TITLES:

@@ -8,12 +8,12 @@ from pydantic import Field, field_validator, model_validator
 
 from data_prep.settings import DataSettings, Settings, expand_home
 from data_prep.split import Part
-from pipeline.settings.checks import check_doses, check_samples, check_transfer
+from pipeline.settings.checks import check_doses, check_ranks, check_samples, check_transfer
 from pipeline.settings.names import ClassicalName
 from pipeline.settings.networks import DEFAULT_NETWORKS, NetworkSettings, check_ids, donor_of
 from pipeline.settings.search import Range, SearchSettings, check_values
 from pipeline.settings.study import GridSettings, StudySettings, shared_training, with_shared
-from pipeline.settings.training import Side
+from pipeline.settings.training import Side, distinct
 
 _MOVED = {
     "train_2d": "train_2d is networks.2d now: write networks: {2d: {model: ddnet, dims: 2, ranks: …, training: {…}}, "
@@ -39,6 +39,11 @@ class EvaluateSettings(Settings):
         None, ge=1, description="CPU threads of a process, that judge several scans at once; null: all its cores"
     )
     workers: int = Field(1, ge=1, description="processes that share the networks")
+
+    @field_validator("classical")
+    @classmethod
+    def _check_classical(cls, names: tuple[ClassicalName, ...]) -> tuple[ClassicalName, ...]:
+        return distinct(names)
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -78,8 +83,9 @@ class RunSettings(Settings):
     data: DataSettings
     study: StudySettings = StudySettings()
     networks: dict[str, NetworkSettings] = Field(
-        DEFAULT_NETWORKS, validate_default=True, description="by id; those that no grid names are trained once"
-    )
+        DEFAULT_NETWORKS, validate_default=True, min_length=1,
+        description="by id; those that no grid names are trained once",
+    )  # fmt: skip
     evaluate: EvaluateSettings = EvaluateSettings()
     search: SearchSettings | None = Field(None, description="of `quarterdose search`, which tries settings in trials")
     budget: BudgetSettings = BudgetSettings()
@@ -128,6 +134,7 @@ class RunSettings(Settings):
             grids = [grid for grid in self.study.grids if network in self.networks_of(grid)]
             counts = {ranks for grid in grids for ranks in grid.ranks} or {settings.ranks}
             check_samples(network, sorted(counts), settings.training)
+            check_ranks(network, settings.ranks, is_in_grid=bool(grids))
             check_doses(network, settings.training, self.data)
             is_transferred = any(fill != "none" for grid in grids for fill in grid.transfer)
             if settings.dims == 3:
@@ -173,6 +180,16 @@ class RunSettings(Settings):
     def searched(self) -> tuple[str, ...]:
         """Ids of the networks that a search tries settings of."""
         return (self.search and self.search.networks) or tuple(self.networks)
+
+    def to_values(self, *, exclude_defaults: bool = False) -> dict[str, Any]:
+        """Return the settings as a file has them: of each network's training what differs from ``study.training``."""
+        values = self.model_dump(mode="json", exclude_defaults=exclude_defaults)
+        shared, networks = self.study.training.model_dump(mode="json"), dict[str, Any]()
+        for name, network in self.networks.items():
+            training = network.training.model_dump(mode="json").items()
+            networks[name] = network.model_dump(mode="json", exclude_defaults=exclude_defaults)
+            networks[name]["training"] = {key: setting for key, setting in training if setting != shared[key]}
+        return {**values, "networks": networks}
 
     def networks_of(self, grid: GridSettings) -> tuple[str, ...]:
         """Return the ids of the networks of a grid of the study: by default all 3D networks."""

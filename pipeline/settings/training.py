@@ -1,6 +1,7 @@
 """Settings of one network's training, and recipes, which set several of them by one name."""
 
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Hashable
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
@@ -12,6 +13,7 @@ SIDE_MULTIPLE = 16
 
 Side = Annotated[int, Field(ge=SIDE_MULTIPLE, multiple_of=SIDE_MULTIPLE)]
 Norm = Literal["batch", "sync", "frozen", "group"]
+Member = TypeVar("Member", bound=Hashable)
 Similarity = Literal["wang", "authors"]
 
 RECIPES: dict[str, dict[str, Any]] = {
@@ -35,6 +37,18 @@ RECIPES: dict[str, dict[str, Any]] = {
         "average": None,
     },
 }
+
+
+def distinct(members: tuple[Member, ...]) -> tuple[Member, ...]:
+    """Return the members of a list.
+
+    Raises:
+        ValueError: one stands there twice.
+    """
+    if len(set(members)) < len(members):
+        twice = next(member for number, member in enumerate(members) if member in members[:number])
+        raise ValueError(f"{twice} stands there twice")
+    return members
 
 
 class TrainingSettings(Settings):
@@ -131,6 +145,11 @@ class TrainingSettings(Settings):
     @classmethod
     def _list_doses(cls, doses: Any) -> Any:
         return (doses,) if isinstance(doses, int | float | str) else doses
+
+    @field_validator("doses")
+    @classmethod
+    def _check_doses(cls, doses: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        return doses and distinct(doses)
 
     @model_validator(mode="after")
     def _check_norm(self) -> Self:

@@ -16,7 +16,7 @@ GRID = {"slices": 1, "sampling": "window", "transfer": "none", "epochs": 1, "ran
 def training(cell: str, cpu_hours: float, **changes: Any) -> dict[str, Any]:
     times = {"training_seconds": 90.0, "validation_seconds": 5.0, "start_seconds": 3.0, "checkpoint_seconds": 2.0}
     return {"cell": cell, "state": "done", "arm": "full", "network": cell.partition("-")[0], "model": "ddnet",
-            "dims": 2, **GRID, "alike": cell.partition("-seed")[0], "counterpart": "", "device": "cpu", **times,
+            "dims": 2, **GRID, "alike": cell.partition("-seed")[0], "donor": "", "device": "cpu", **times,
             "cpu_seconds": 3600 * cpu_hours, "parameters": 10, "peak_bytes": 2**30, **changes}  # fmt: skip
 
 
@@ -47,7 +47,7 @@ def test_errors_are_shares_of_the_input_s_with_an_interval_over_seeds() -> None:
 
 
 def test_a_transfer_costs_the_hours_of_its_donor_too() -> None:
-    deep = {"dims": 3, "slices": 16, "transfer": "zero", "counterpart": "a"}
+    deep = {"dims": 3, "slices": 16, "transfer": "zero", "donor": "a"}
     trainings = [training("a", 2.0), training("c-s16-r1", 1.0, **deep)]
     errors = {**INPUT, "a": [20.0], "c-s16-r1": [19.0]}
     table = table_of(trainings, errors)
@@ -57,7 +57,7 @@ def test_a_transfer_costs_the_hours_of_its_donor_too() -> None:
 
 
 def test_a_search_costs_the_hours_of_all_trials_also_those_of_the_donor() -> None:
-    deep = {"dims": 3, "slices": 16, "transfer": "zero", "counterpart": "a"}
+    deep = {"dims": 3, "slices": 16, "transfer": "zero", "donor": "a"}
     trainings = [training("a", 2.0), training("c-s16-r1", 1.0, **deep), training("c-s16-r1-none", 1.0, dims=3)]
     errors = {**INPUT, "a": [20.0], "c-s16-r1": [19.0], "c-s16-r1-none": [21.0]}
     table = table_of(trainings, errors, (("a", 0.5), ("a", 0.25), ("c", 4.0), ("b", 7.0))).set_index("cell")
