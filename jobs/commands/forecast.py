@@ -10,7 +10,7 @@ from jobs.engine.graph import Graph
 from jobs.engine.outputs import check_outputs
 from jobs.engine.run_folder import RunFolder
 from jobs.stages.accounting import allocated_gpu_hours
-from jobs.stages.prepare import read_split
+from jobs.stages.split import read_split
 from jobs.stages.train import CellStage
 from pipeline.settings.cells import CellSettings
 from pipeline.training.arithmetic import count_operations

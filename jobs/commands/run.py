@@ -33,7 +33,7 @@ def run(config: Config, on: On = LOCAL, overrides: Overrides = None, dry_run: Dr
 def prepare(config: Config, on: On = LOCAL, overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Prepare the scans, and split them if they can be split; no more: pairs, manifest.csv and contact sheets."""
     from jobs.stages.graph import open_graph, preparation_of
-    from jobs.stages.prepare import count_states
+    from jobs.stages.split import count_states
 
     folder = RunFolder.of(load_settings(config, RunSettings, overrides))
     if update(folder, preparation_of(folder), open_graph, on, dry_run):
@@ -86,7 +86,7 @@ def report(folder: Run) -> None:
 
 
 def _warn_of_noise(folder: RunFolder) -> None:
-    from jobs.stages.prepare import describe_noise
+    from jobs.stages.split import describe_noise
 
     if sentence := describe_noise(folder.data):
         logger.warning(sentence)

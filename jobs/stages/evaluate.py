@@ -9,7 +9,7 @@ from data_prep.progress import Progress
 from data_prep.split import Segment
 from jobs.engine.marker import Markers
 from jobs.engine.stage import Ref, Stage
-from jobs.stages.prepare import read_split
+from jobs.stages.split import read_split
 from jobs.stages.train import CellStage
 from pipeline.settings.names import LOW_DOSE_INPUT
 from pipeline.training.world import World

@@ -12,7 +12,7 @@ from data_prep.progress import Progress
 from data_prep.split import Segment, Split
 from jobs.engine.stage import Ref, Stage
 from jobs.stages.evaluate import Evaluate
-from jobs.stages.prepare import read_split
+from jobs.stages.split import read_split
 from pipeline.settings.names import LOW_DOSE_INPUT
 from pipeline.settings.training import TrainingSettings
 from pipeline.training.world import World

@@ -6,10 +6,11 @@ from jobs.engine.graph import Graph
 from jobs.engine.run_folder import RunFolder
 from jobs.stages.evaluate import Evaluate
 from jobs.stages.export import Export
-from jobs.stages.prepare import Prepare, SplitScans
+from jobs.stages.prepare import Prepare
 from jobs.stages.report import WriteReport
 from jobs.stages.search import searches_of
 from jobs.stages.search_summary import SummariseSearch
+from jobs.stages.split import SplitScans
 from jobs.stages.train import Study, TrainDonors, Transfer
 
 

@@ -10,7 +10,7 @@ from data_prep.progress import Progress
 from jobs.engine.marker import Markers
 from jobs.engine.run_folder import RunFolder
 from jobs.engine.stage import Ref, Stage
-from jobs.stages.prepare import read_split
+from jobs.stages.split import read_split
 from jobs.stages.train import CellStage, transfer_item
 from jobs.stages.trial_folder import FILES, TrialFolder
 from jobs.stages.trial_training import train_trial

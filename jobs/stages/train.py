@@ -14,7 +14,7 @@ from data_prep.progress import Progress
 from data_prep.sources.series import stamp_of_file
 from jobs.engine.run_folder import RunFolder
 from jobs.engine.stage import Ref, Stage
-from jobs.stages.prepare import read_split
+from jobs.stages.split import read_split
 from jobs.stages.staging import staged
 from pipeline.settings.architectures import check_options
 from pipeline.settings.cells import CellSettings, cells_of

@@ -23,7 +23,8 @@ from jobs.engine.run_folder import RunFolder
 from jobs.engine.targets import check_targets
 from jobs.engine.worker import work_alone
 from jobs.stages.graph import graph_of, open_graph, preparation_of
-from jobs.stages.prepare import Prepare, count_states, describe_noise
+from jobs.stages.prepare import Prepare
+from jobs.stages.split import count_states, describe_noise
 from pipeline.settings.run import RunSettings
 from tests.command_line import QUARTERDOSE
 from tests.data_prep.dicom_series import write_series
