@@ -14,10 +14,9 @@ from pipeline.convolutions.layers import Conv2d, Conv3d
 from pipeline.models import build_network, inflate
 from pipeline.settings.architectures import Dims, check_options
 from pipeline.settings.cells import CellSettings
-from pipeline.training.checkpoints import load_trained
 from tests.pipeline.cells import cell
 from tests.pipeline.networks import fill_with_noise
-from tests.pipeline.trainings import Halted, assert_same_losses, run
+from tests.pipeline.trainings import assert_killed_ends_alike
 
 pytest.importorskip("monai")
 
@@ -75,13 +74,7 @@ def test_zero_fill_gives_the_2d_output_also_by_transposed_convolutions(upsample:
 def test_a_training_that_was_killed_ends_with_the_same_bits(make_pair: Callable[..., Path], tmp_path: Path) -> None:
     training = {"epochs": 1, "samples": 2, "validation_samples": 1, "checkpoint_minutes": 1e-9}
     settings, data = monai_cell("monai:UNet", {**UNET, "dropout": 0.1}, 2, **training), make_pair()
-    run(settings, data, tmp_path / "uncut")
-    with pytest.raises(Halted):
-        run(settings, data, tmp_path / "killed", stop_at=1)
-    run(settings, data, tmp_path / "killed")
-    assert_same_losses(tmp_path / "killed", tmp_path / "uncut")
-    uncut, killed = (load_trained(settings, tmp_path / folder).state_dict() for folder in ("uncut", "killed"))
-    assert all(torch.equal(weights, uncut[name]) for name, weights in killed.items())
+    assert_killed_ends_alike(settings, data, tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -20,12 +20,11 @@ from pipeline.models.gated import GatedBlock
 from pipeline.settings.architectures import ARCHITECTURES, architecture_of
 from pipeline.settings.cells import CellSettings
 from pipeline.settings.run import EvaluateSettings
-from pipeline.training.checkpoints import load_trained
 from pipeline.training.memory import LiveBytes, blank_batches, build_step, predict
 from tests.pipeline.algorithms import last_algorithms
 from tests.pipeline.cells import cell
 from tests.pipeline.networks import fill_with_noise
-from tests.pipeline.trainings import Halted, assert_same_losses, run
+from tests.pipeline.trainings import assert_killed_ends_alike
 from tests.shipping import ship, write_training
 
 SMALL: dict[str, dict[str, Any]] = {
@@ -166,13 +165,7 @@ def test_a_training_that_was_killed_ends_with_the_same_bits(
 ) -> None:
     settings = small(name, dims, epochs=1, samples=2, validation_samples=1, checkpoint_minutes=1e-9)
     data = make_pair()
-    run(settings, data, tmp_path / "uncut")
-    with pytest.raises(Halted):
-        run(settings, data, tmp_path / "killed", stop_at=1)
-    run(settings, data, tmp_path / "killed")
-    assert_same_losses(tmp_path / "killed", tmp_path / "uncut")
-    uncut, killed = (load_trained(settings, tmp_path / folder).state_dict() for folder in ("uncut", "killed"))
-    assert all(torch.equal(values, uncut[parameter]) for parameter, values in killed.items())
+    assert_killed_ends_alike(settings, data, tmp_path)
 
 
 @pytest.mark.parametrize(("name", "dims"), NETWORKS)

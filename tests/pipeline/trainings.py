@@ -4,11 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from data_prep.files import write_json
 from data_prep.split import Segment, Split
 from pipeline.settings.cells import CellSettings
+from pipeline.training.checkpoints import load_trained
 from pipeline.training.distributed import joined
 from pipeline.training.metrics_file import read_metrics
 from pipeline.training.ranks import Ranks
@@ -47,6 +49,17 @@ def losses(folder: Path, kind: str = "train") -> list[float]:
 def assert_same_losses(ours: Path, theirs: Path) -> None:
     for kind in ("train", "validation"):
         assert losses(ours, kind) == losses(theirs, kind)
+
+
+def assert_killed_ends_alike(settings: CellSettings, data: Path, folder: Path) -> None:
+    """Check that a training that was killed after its first step ends with the bits of one that was not."""
+    run(settings, data, folder / "uncut")
+    with pytest.raises(Halted):
+        run(settings, data, folder / "killed", stop_at=1)
+    run(settings, data, folder / "killed")
+    assert_same_losses(folder / "killed", folder / "uncut")
+    uncut, killed = (load_trained(settings, folder / name).state_dict() for name in ("uncut", "killed"))
+    assert all(torch.equal(weights, uncut[name]) for name, weights in killed.items())
 
 
 def _rank(rank: int, settings: CellSettings, data: Path, folder: Path, size: int, start: Path | None) -> None:
