@@ -10,6 +10,7 @@ from jobs.engine.graph import Graph
 from jobs.engine.outputs import check_outputs
 from jobs.engine.run_folder import RunFolder
 from jobs.stages.accounting import allocated_gpu_hours
+from jobs.stages.graph import started_of
 from jobs.stages.split import read_split
 from jobs.stages.train import CellStage
 from pipeline.settings.cells import CellSettings
@@ -47,7 +48,7 @@ def forecast(folder: RunFolder, graph: Graph, profile: Profile) -> list[Forecast
 
 def forecast_cells(folder: RunFolder, graph: Graph, profile: Profile, cells: Sequence[CellSettings]) -> list[Forecast]:
     """Forecast the hours of some trainings as :func:`forecast` does, whether they are done or not."""
-    split = _split(graph)
+    split = split_of(graph)
     rates = {network: list(_rates(folder, graph, network, split)) for network in folder.settings.networks}
     return [_forecast(folder, cell, profile, rates[cell.network], split) for cell in cells]
 
@@ -58,7 +59,7 @@ def _cells(graph: Graph) -> Iterator[tuple[CellStage, CellSettings]]:
             yield from ((stage, cell) for cell in stage.cells.values())
 
 
-def _split(graph: Graph) -> Split | None:
+def split_of(graph: Graph) -> Split | None:
     """Read the split; None before the scans are split."""
     stage = graph.stages["split"]
     if not stage.markers.is_done("split"):
@@ -122,7 +123,7 @@ def check_budget(folder: RunFolder, graph: Graph, profile: Profile, searched: fl
     if limit is None or not profile.gpus_a_task:
         return
     ahead = searched + sum(training.gpu_hours for training in forecast(folder, graph, profile))
-    allocated = allocated_gpu_hours(folder, graph)
+    allocated = allocated_gpu_hours(folder, started_of(folder))
     if ahead + allocated > limit:
         raise UserError(
             f"budget.gpu_hours is {limit:g}, but trainings still to be run take {ahead:.3g} GPU-hours by the "

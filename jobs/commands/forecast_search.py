@@ -3,11 +3,12 @@
 from contextlib import suppress
 
 from data_prep.errors import UserError
-from jobs.commands.forecast import Forecast, forecast_cells
+from jobs.commands.forecast import Forecast, forecast_cells, split_of
 from jobs.engine.graph import Graph
 from jobs.engine.run_folder import RunFolder
 from jobs.stages.search import searches_of
 from pipeline.search.cells import trial_cell
+from pipeline.search.halving import last_epoch
 from pipeline.search.trials import Parameters
 from pipeline.settings.cells import CellSettings
 from pipeline.settings.run import RunSettings
@@ -15,7 +16,7 @@ from slurm.profile import Profile
 
 
 def forecast_search(folder: RunFolder, graph: Graph, profile: Profile) -> Forecast:
-    """Forecast the hours of all processes of a search at most: each trial as the costliest of its network.
+    """Forecast the hours of all processes of a search at most: all trials as the costliest of their network.
 
     Rungs that are done are left out.
 
@@ -27,38 +28,47 @@ def forecast_search(folder: RunFolder, graph: Graph, profile: Profile) -> Foreca
     Raises:
         UserError: there is no rate, or the number of training volumes is not known yet.
     """
-    trainings = _trainings_ahead(folder)
     costs = [_costliest(folder, graph, profile, network) for network in folder.settings.searched]
-    hours, gpu_hours = (trainings * sum(x) for x in zip(*((cost.hours, cost.gpu_hours) for cost in costs), strict=True))
-    return Forecast("search", hours, gpu_hours)
-
-
-def _trainings_ahead(folder: RunFolder) -> float:
-    """Count the trainings of a network that the rungs which are not done take together, of which some are parts."""
-    total, before = 0.0, 0.0
-    for stage in searches_of(folder):
-        before = 0.0 if stage.rung.is_first else before
-        if not all(stage.markers.is_done(item) for item in stage.items()):
-            total += stage.rung.size * (stage.rung.share - before)
-        before = stage.rung.share
-    return total
+    return Forecast("search", sum(cost.hours for cost in costs), sum(cost.gpu_hours for cost in costs))
 
 
 def _costliest(folder: RunFolder, graph: Graph, profile: Profile, network: str) -> Forecast:
-    """Forecast the costliest trial of a network: of each setting the end or choice that alone takes longest."""
-    search = folder.settings.search
+    """Forecast all trials of a network as the costliest: of each setting the end or choice that alone takes longest."""
+    search, split = folder.settings.search, split_of(graph)
     assert search
-    parameters: Parameters = {}
-    alone = list[Forecast]()
+    volumes = len(split.parts["train"]) if split else 0
+
+    def forecast(parameters: Parameters) -> Forecast:
+        cell = trial_cell(folder.settings, network, 0, parameters, volumes)
+        (training,) = forecast_cells(folder, graph, profile, [cell])
+        trainings = _trainings_ahead(folder, cell)
+        return Forecast(network, trainings * training.hours, trainings * training.gpu_hours)
+
+    together: Parameters = {}
+    forecasts = list[Forecast]()
     for name, setting in search.space_of(network).items():
-        cells = [_cell(folder, network, {name: value}) for value in setting.values]
-        forecasts = forecast_cells(folder, graph, profile, cells)
-        longest = max(forecasts, key=lambda training: training.hours)
-        parameters = {**parameters, name: setting.values[forecasts.index(longest)]}
-        alone.append(longest)
+        alone = [forecast({name: value}) for value in setting.values]
+        forecasts.append(max(alone, key=_hours))
+        together = {**together, name: setting.values[alone.index(forecasts[-1])]}
     with suppress(UserError):  # the settings may refuse them together
-        alone += forecast_cells(folder, graph, profile, [_cell(folder, network, parameters)])
-    return max(alone, key=lambda training: training.hours)
+        forecasts.append(forecast(together))
+    return max(forecasts, key=_hours)
+
+
+def _trainings_ahead(folder: RunFolder, cell: CellSettings) -> float:
+    """Count the trainings such as a cell's that the rungs which are not done take together, of which some are parts."""
+    epochs, total, before = cell.training.epochs, 0.0, 0.0
+    for stage in searches_of(folder):
+        before = 0.0 if stage.rung.is_first else before
+        share = last_epoch(stage.rung.share, epochs, cell.training.validation_epochs) / epochs
+        if not all(stage.markers.is_done(item) for item in stage.items()):
+            total += stage.rung.size * (share - before)
+        before = share
+    return total
+
+
+def _hours(ahead: Forecast) -> float:
+    return ahead.hours
 
 
 def search_note(run: RunSettings, ahead: Forecast) -> str:
@@ -70,7 +80,3 @@ def search_note(run: RunSettings, ahead: Forecast) -> str:
         f"{ahead.hours:.3g} hours of its processes, {ahead.gpu_hours:.3g} GPU-hours{f', {bill}' if bill else ''}; "
         f"search.budget_gpu_hours: {'no limit' if cap is None else f'{cap:g}'}."
     )
-
-
-def _cell(folder: RunFolder, network: str, parameters: Parameters) -> CellSettings:
-    return trial_cell(folder.settings, network, 0, parameters, 0)

@@ -71,7 +71,7 @@ def report(folder: Run) -> None:
 
     run_folder = RunFolder.opened(folder)
     _check_free(run_folder)
-    _check(run_folder)
+    _check(run_folder, searches=run_folder.has_search)
     stages = {graph_of(run_folder).stages["report"]: open_graph}
     if run_folder.has_search:
         stages[search_of(run_folder).stages["search-summary"]] = open_search
@@ -110,7 +110,7 @@ def update(folder: RunFolder, graph: Graph, open_graph: OpenGraph, on: str, dry_
     if not dry_run:
         folder.secure()
         _check_free(folder)
-    _check(folder, adopts=not dry_run)
+    _check(folder, searches="search-summary" in graph.stages, adopts=not dry_run)
     profile = None if on == LOCAL else load_profile(on)
     if profile and profile.executor == "slurm" and not dry_run:
         _enqueue(folder, graph, open_graph, profile)
@@ -213,10 +213,13 @@ def _enqueue(folder: RunFolder, graph: Graph, open_graph: OpenGraph, profile: Pr
     logger.info(f"follow it with: quarterdose status {folder.root}")
 
 
-def _check(folder: RunFolder, *, adopts: bool = True) -> None:
-    """Check before anything is written that nothing is replaced but what the program wrote."""
-    patterns = {folder.report: REPORT_PATTERNS, folder.quality: QUALITY_PATTERNS, folder.search: SEARCH_PATTERNS}
-    folder.check(patterns, adopts=adopts)
+def _check(folder: RunFolder, *, searches: bool, adopts: bool = True) -> None:
+    """Check before anything is written that nothing is replaced but what the program wrote.
+
+    ``searches``: whether the files of a search are written; else found settings may have been changed by hand.
+    """
+    patterns = {folder.report: REPORT_PATTERNS, folder.quality: QUALITY_PATTERNS}
+    folder.check({**patterns, **({folder.search: SEARCH_PATTERNS} if searches else {})}, adopts=adopts)
 
 
 def _check_free(folder: RunFolder) -> None:

@@ -9,6 +9,7 @@ from data_prep.settings_file import load_settings
 from jobs.commands.options import LOCAL, Config, DryRun, On, Overrides
 from jobs.commands.run import update
 from jobs.engine.run_folder import RunFolder
+from pipeline.search.cells import check_space
 from pipeline.settings.run import RunSettings
 from slurm.profile import Profile, load_profile
 
@@ -22,6 +23,7 @@ def search(config: Config, on: On = LOCAL, overrides: Overrides = None, dry_run:
         raise UserError(f"{config}: search is missing: say at least search: {{space: {{PATH: RANGE}}}}")
     if find_spec("optuna") is None:
         raise UserError("a search needs Optuna, which is not installed: run `pip install quarterdose[search]`")
+    check_space(settings)
     folder = RunFolder.of(settings)
     if on != LOCAL and settings.budget.gpu_hours is not None:
         _check_budget(folder, load_profile(on))

@@ -68,10 +68,8 @@ class Graph:
         return first_fault(stage, item, marker) or Reason(Cause.DONE)
 
     def blocked_by(self, stage: Stage, item: str) -> Ref | None:
-        """Return the first input that is not done, where the item needs all of them; else None."""
-        if stage.accepts_failed_inputs:
-            return None
-        return next((ref for ref in stage.inputs(item) if not self.is_done(ref)), None)
+        """Return the first input that the item needs and that is not done; None without such."""
+        return next((ref for ref in stage.needs(item) if not self.is_done(ref)), None)
 
     def parts(self, stage: Stage, item: str) -> dict[str, Any]:
         """Collect all that the item depends on, for its marker; equal parts mean that nothing changed."""

@@ -128,11 +128,13 @@ def _state_at_rest(stage: Stage, item: str, files: _Files, states: Mapping[Ref, 
     """Return the state of an item that nobody does now; ``idle``: note of one that waits for nothing else."""
     if files.position:
         return ItemState("stopped", f"at {files.position}")
-    unready = ("waiting", "running", "stopped") if stage.accepts_failed_inputs else _NOT_DONE
-    source = next((ref for ref in stage.inputs(item) if ref in states and states[ref].state in unready), None)
+    needed = stage.needs(item)
+    source = next((ref for ref in stage.inputs(item) if ref in states
+                   and states[ref].state in (_NOT_DONE if ref in needed else _NOT_ENDED)), None)  # fmt: skip
     if source:
         return ItemState("waiting", f"for {'/'.join(source)}")
     return ItemState("waiting", idle)
 
 
-_NOT_DONE = ("waiting", "running", "stopped", "failed", "refused")
+_NOT_ENDED = ("waiting", "running", "stopped")
+_NOT_DONE = (*_NOT_ENDED, "failed", "refused")

@@ -66,6 +66,10 @@ class Markers:
             reason = f"{self._path(item)} was cut or changed, or is of another version of quarterdose"
             return Marker("failed", {}, 0.0, 0.0, reason, {}, attempt="")
 
+    def items(self) -> list[str]:
+        """List all items that have a marker."""
+        return sorted(path.stem for path in self.folder.glob("*.json"))
+
     def has_ended_here(self, item: str) -> bool:
         """Whether the item is done, or ended in this start of this job of Slurm."""
         marker = self.read(item)

@@ -87,6 +87,10 @@ class Stage(ABC):
         """List the items of earlier stages that the item depends on; a newer one runs it again."""
         return []
 
+    def needs(self, item: str) -> list[Ref]:
+        """List the inputs without whose success the item does not run."""
+        return [] if self.accepts_failed_inputs else self.inputs(item)
+
     def outputs(self, item: str) -> list[Path]:
         """List the files, or Zarr groups, that exist when the item is complete.
 

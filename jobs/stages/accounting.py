@@ -9,6 +9,7 @@ import pandas as pd
 
 from data_prep.log import logger
 from jobs.engine.graph import Graph
+from jobs.engine.marker import Markers
 from jobs.engine.run_folder import RunFolder
 from jobs.engine.submissions import Submission, Submissions
 from slurm.accounting import Allocation, allocations
@@ -71,7 +72,7 @@ def _row(
 ) -> dict[str, Any]:  # fmt: skip
     gpus, jobs = submissions[-1].gpus, {job for submission in submissions for job in submission.jobs}
     hours: dict[str, Any] = (
-        {"gpu_hours": _marked_seconds(graph, stage, item) * gpus / _HOUR, "source": "markers"}
+        {"gpu_hours": _marked_seconds(folder, stage, item) * gpus / _HOUR, "source": "markers"}
         if allocated is None
         else _sum_hours([allocation for allocation in allocated if array_of(allocation.job) in jobs])
     )
@@ -105,12 +106,11 @@ def _sum_hours(allocations: Sequence[Allocation]) -> dict[str, Any]:
     }
 
 
-def _marked_seconds(graph: Graph, stage: str, item: str) -> float:
-    """Sum the seconds in the markers of an item, or of all items of the stage."""
-    if stage not in graph.stages:
-        return 0.0
-    items = [item] if item else graph.stages[stage].items()
-    return sum(marker.seconds for item in items if (marker := graph.marker((stage, item))))
+def _marked_seconds(folder: RunFolder, stage: str, item: str) -> float:
+    """Sum the seconds in the markers of an item, or of all of a stage: also of a search, or of former settings."""
+    markers = Markers(folder.root, stage)
+    items = [item] if item else markers.items()
+    return sum(marker.seconds for item in items if (marker := markers.read(item)))
 
 
 def _recorded_seconds(graph: Graph, stage: str, item: str) -> Mapping[str, float]:

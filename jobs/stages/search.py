@@ -88,10 +88,17 @@ class Search(Stage):
 
     def _sources(self, network: str) -> list[Ref]:
         """List what a network's trials are made of: the split, weights, and with TPE earlier generations."""
-        cell = self.cells[network]
-        start = [] if cell.transfer == "none" else [("transfer", transfer_item(cell))]
         lessons = self.generations if self.search.sampler == "tpe" else []
-        return [("split", "split"), *start, *(ref for stage in lessons for ref in stage.refs([network]))]
+        return [*self._starts(network), *(ref for stage in lessons for ref in stage.refs([network]))]
+
+    def _starts(self, network: str) -> list[Ref]:
+        cell = self.cells[network]
+        return [("split", "split"), *([] if cell.transfer == "none" else [("transfer", transfer_item(cell))])]
+
+    def needs(self, item: str) -> list[Ref]:
+        """List the split and the weights with which the trial starts: earlier trials may fail."""
+        network, _ = self.trials[item]
+        return self._starts(network)
 
     def key(self, item: str) -> str:
         """Return a digest of all that decides on the trial's parameters and on its training."""

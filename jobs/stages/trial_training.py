@@ -11,6 +11,7 @@ from jobs.stages.train import transfer_item
 from jobs.stages.trial_folder import TrialFolder
 from pipeline.search.halving import last_epoch
 from pipeline.settings.cells import CellSettings
+from pipeline.training.stopping import Stopped
 from pipeline.training.world import World
 
 _HOUR = 3600.0  # seconds
@@ -29,6 +30,9 @@ def train_trial(
     trial.count_start()
     try:
         outcome = {"state": "trained", **_train(folder, split, cell, share, world, progress)}
+    except Stopped:  # as before a maintenance of its node: it is not to blame
+        trial.forget_starts()
+        raise
     except (MemoryError, RuntimeError) as error:
         reason = _fault_of(error)
         if not reason:

@@ -49,3 +49,16 @@ def test_hours_that_slurm_forgot_are_not_lost_ones(
     assert row["lost_gpu_hours"] == pytest.approx(float("nan") if lost is None else 2 * lost / 3600, nan_ok=True)
     message = "study/3d-s16-r2: Slurm's accounting counts 0.0139 GPU-hours, the training's own record 0.0167"
     assert (message in capsys.readouterr().out) == (lost is None)
+
+
+def test_run_and_search_count_the_hours_of_one_another_where_slurm_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # without sacct
+    folder = study(tmp_path, 20.0)
+    for seconds, item in ((30.0, "a-t0000"), (60.0, "a-t0001")):
+        Markers(folder.root, "search-1-1").write(item, Marker("done", {}, 1.0, seconds, "", {}))
+    Submissions(folder.root).add("search-1-1", ["a-t0000", "a-t0001"], ["49488002"], 2, 1)
+    rows = accounting_table(folder, graph_of(folder)).set_index("stage")
+    assert set(rows["source"]) == {"markers"}
+    assert rows["gpu_hours"].to_dict() == pytest.approx({"study": 2 / 3600, "search-1-1": 90 / 3600})

@@ -121,7 +121,7 @@ def test_items_that_wait_are_not_running(folder: RunFolder) -> None:
     """For their turn in a job or an array, and for the items that they need."""
     write_marker(folder, "split", "split", DONE)
     write_marker(folder, "train", "2d", DONE)
-    write_marker(folder, "transfer", "zero", DONE)
+    write_marker(folder, "transfer", "3d-zero", DONE)
     write_marker(folder, "evaluate", "tv", FAILED)
     items = ("2d", "tv", "low-dose")
     markers = graph_of(folder).stages["evaluate"].markers

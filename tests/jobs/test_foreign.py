@@ -20,6 +20,7 @@ from tests.toy_models import SPACING, toy_model
 
 SETTINGS = "name: x\nruns: {runs}\ndata:\n  sources: [{{kind: nifti, path: {path}}}]\n"
 DENOISE = ("denoise", "series", "--model", "models/model.safetensors", "--out", "out", "--threads", "1")
+SEARCH = "search={space: {study.training.warmup: {uniform: [0, 0.5]}}}"
 MINE = "mine\n"
 
 
@@ -107,6 +108,7 @@ CASES: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
     "run, changed settings": (in_run("config.yaml"), ("run", "x.yaml")),
     "run, another model": (in_run("model.safetensors"), ("run", "x.yaml")),
     "work": (mine("runs/x/notes.txt"), ("work", "x.yaml", "find")),
+    "search": (in_run("search/found.yaml"), ("search", "x.yaml", "--set", SEARCH)),
     "report, no run": (mine("runs/x/report/index.html"), ("report", "runs/x")),
     "report, a page": (in_run("report/index.html"), ("report", "runs/x")),
     "report, a figure": (in_run("report/figures/mine.png"), ("report", "runs/x")),
@@ -138,6 +140,18 @@ def test_what_is_not_the_programs_stays(
     line = refuse(words, monkeypatch, capsys)
     assert (digests(folder), digests(cache_folder())) == before
     assert "Error" not in line
+
+
+@pytest.mark.parametrize("command", ["run", "prepare", "evaluate"])
+def test_found_settings_that_were_changed_by_hand_can_be_run(
+    command: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing but the search writes there."""
+    in_run("search/found.yaml")(folder)
+    monkeypatch.setattr(sys, "argv", ["quarterdose", command, "x.yaml", "--dry-run", "--set", SEARCH])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code
 
 
 @pytest.mark.parametrize("target", ["to.safetensors", "to-card.md"])

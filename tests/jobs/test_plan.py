@@ -5,8 +5,16 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.errors import UserError
+from jobs.commands.forecast import Forecast
+from jobs.commands.forecast_search import forecast_search
+from jobs.engine.marker import Marker, Markers
+from jobs.engine.run_folder import RunFolder
+from jobs.stages.graph import search_of
+from slurm.profile import Profile
 from tests.command_line import CONFIG, quarterdose_within
 from tests.data_prep.dicom_series import write_series
+from tests.pipeline.runs import fill, settings_of
 from tests.scans import chest, write_nifti
 
 SOURCE = "{kind: nifti, path: absent}"
@@ -136,6 +144,35 @@ def test_a_search_is_forecast_as_if_each_trial_were_the_costliest(tmp_path: Path
     expected = 3 * (float(flat[-1]) + float(deep[-1]))
     assert [float(x) for x in match.groups()] == pytest.approx([expected, expected], rel=0.01)
     assert note.endswith("search.budget_gpu_hours: no limit.")
+
+
+def test_rungs_of_a_search_are_forecast_in_whole_epochs(tmp_path: Path) -> None:
+    """A quarter of 10 epochs is 3: 4 trials take them, 2 of which take the other 7."""
+    (tmp_path / "p.yaml").write_text(PROFILE.format("teraflops: 0.001"))
+    search = "search={space: {study.training.warmup: {uniform: [0, 0.5]}}, trials: 4, networks: [2d], %s}"
+    words = ("--on", "p.yaml", *STEPS, "--set", "study.slices=[16]", "--set", "study.training.epochs=10",
+             "--set", search % "sampler: random, halving: {rungs: [0.25]}")  # fmt: skip
+    _, flat, _, *notes = plan(tmp_path, *words)
+    note = " ".join(" ".join(words) for words in notes)
+    hours = float(note.partition("at most ")[2].partition(" hours of its")[0])
+    assert hours == pytest.approx((4 * 0.3 + 2 * 0.7) * float(flat[-1]), rel=0.01)
+
+
+def test_trials_of_weak_work_are_forecast_with_a_sample_a_volume_of_each_rank(tmp_path: Path) -> None:
+    profile = Profile.model_validate({"executor": "slurm", "teraflops": 1, "gpus_a_task": 1})
+    search = {"space": {"study.training.warmup": {"uniform": [0, 0.5]}}, "trials": 1, "networks": ["2d"]}
+
+    def forecast_of(samples: int | None) -> Forecast:
+        networks = {"2d": {"model": "ddnet", "dims": 2, "ranks": 4, "training": {"work": "weak", "samples": samples}}}
+        folder = RunFolder.of(settings_of(runs=tmp_path, networks=networks, search=search))
+        return forecast_search(folder, search_of(folder), profile)
+
+    with pytest.raises(UserError, match="not known before the scans are split"):
+        forecast_of(None)
+    (tmp_path / "t").mkdir()
+    fill(tmp_path / "t", [], [])
+    Markers(tmp_path / "t", "split").write("split", Marker("done", {}, 1.0, 1.0, "", {}))
+    assert forecast_of(None).hours == forecast_of(1).hours > 0  # there is one volume
 
 
 def test_a_search_over_the_budget_is_not_submitted(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from jobs.stages.graph import open_search, search_of
 from pipeline.search.asking import ask
 from pipeline.settings.cells import cells_of
 from pipeline.settings.run import RunSettings
+from pipeline.training.stopping import Stopped
 from pipeline.training.train import train
 from pipeline.training.world import World
 from tests.command_line import quarterdose
@@ -171,6 +172,20 @@ def test_a_trial_that_kills_its_processes_fails_in_the_end_and_is_tried_again_by
         assert child.exitcode == -signal.SIGKILL
     with pytest.raises(MachineError, match="its process died 3 times without a new checkpoint"):
         stage.run("a-t0000", World(), die)
+    assert stage.run("a-t0000", World(), ignore_progress)["state"] == "trained"
+
+
+def test_a_trial_that_is_asked_to_stop_again_and_again_is_not_blamed(searched: Searching, tmp_path: Path) -> None:
+    """As by preemption, before its first checkpoint."""
+    toy = searched_here(tmp_path, searched, trials=1, networks=["a"], halving=None, stages=())
+    stage = open_search(toy.run_folder).stages["search-1-1"]
+
+    def stop(_completed: int, _total: int, _note: str) -> None:
+        raise Stopped("asked to stop", signal.SIGTERM)
+
+    for _ in range(5):
+        with pytest.raises(Stopped):
+            stage.run("a-t0000", World(), stop)
     assert stage.run("a-t0000", World(), ignore_progress)["state"] == "trained"
 
 

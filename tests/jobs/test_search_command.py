@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from jobs.engine.marker import Marker, State
 from jobs.engine.run_folder import RunFolder
-from jobs.stages.graph import graph_of, started_of
+from jobs.engine.stage import Ref
+from jobs.stages.graph import graph_of, search_of, started_of
 from tests.command_line import CONFIG, quarterdose_within
 from tests.pipeline.runs import settings_of
 from tests.scans import chest, write_nifti
@@ -49,6 +51,32 @@ def test_a_look_at_all_items_has_those_of_the_run_and_of_the_search(tmp_path: Pa
     stages, run = started_of(folder).stages, graph_of(folder).stages
     assert stages.keys() - run.keys() == {"search-1-1", "search-2-1", "search-summary"}
     assert {name: stages[name].items() for name in run} == {name: stage.items() for name, stage in run.items()}
+
+
+@pytest.mark.parametrize("state", ["failed", "done"])
+def test_a_trial_waits_for_the_weights_that_it_starts_from_and_not_for_earlier_rungs(
+    tmp_path: Path, state: State
+) -> None:
+    search = {"space": {"study.training.warmup": {"uniform": [0, 0.5]}}, "trials": 2, "generation": 1,
+              "networks": ["3d"], "halving": {"rungs": [0.5]}}  # fmt: skip
+    graph = search_of(RunFolder.of(settings_of(runs=tmp_path, search=search)))
+    ends: dict[Ref, State] = {("split", "split"): "done", ("transfer", "3d-zero"): state,
+                              ("search-1-1", "3d-t0000"): "failed"}  # fmt: skip
+    for (stage, item), end in ends.items():
+        graph.stages[stage].markers.write(item, Marker(end, {}, 1.0, 1.0, "", {}))
+    reasons = [str(graph.decide_item(graph.stages[stage], item).reason)
+               for stage, item in (("search-1-2", "3d-t0000"), ("search-2-1", "3d-t0001"))]  # fmt: skip
+    assert set(reasons) == {"never run" if state == "done" else "blocked: transfer/3d-zero did not succeed"}
+
+
+def test_options_that_the_settings_cannot_check_are_refused_before_any_trial(tmp_path: Path) -> None:
+    pytest.importorskip("monai")
+    networks = "networks={a: {model: 'monai:UNet', dims: 2, options: {channels: [4, 8], strides: %s}}}"
+    search = "search={space: {networks.a.options.dropout: {uniform: [0, 1.5]}}}"
+    grid, refusal = "study.network=[a]", "networks.a.options.dropout: monai:UNet takes no such options in 2 dimensions"
+    assert f"search.space: {refusal}: " in said(tmp_path, search, networks % "[2]", grid)
+    message = said(tmp_path, search, networks % "[2], chanels: 1", grid)
+    assert "quarterdose: networks.a: monai:UNet has no option chanels; valid: channels" in message
 
 
 def test_status_shows_the_run_of_the_found_settings_in_the_folder_of_their_search(tmp_path: Path) -> None:
