@@ -44,14 +44,14 @@ def _costliest(folder: RunFolder, graph: Graph, profile: Profile, network: str) 
         trainings = _trainings_ahead(folder, cell)
         return Forecast(network, trainings * training.hours, trainings * training.gpu_hours)
 
-    together: Parameters = {}
+    costliest: Parameters = {}
     forecasts = list[Forecast]()
     for name, setting in search.space_of(network).items():
         alone = [forecast({name: value}) for value in setting.values]
         forecasts.append(max(alone, key=_hours))
-        together = {**together, name: setting.values[alone.index(forecasts[-1])]}
+        costliest = {**costliest, name: setting.values[alone.index(forecasts[-1])]}
     with suppress(UserError):  # the settings may refuse them together
-        forecasts.append(forecast(together))
+        forecasts.append(forecast(costliest))
     return max(forecasts, key=_hours)
 
 
