@@ -3,21 +3,12 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PositiveFloat,
-    ValidationError,
-    ValidatorFunctionWrapHandler,
-    WrapValidator,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, field_validator, model_validator
 
 from data_prep.partners import Partner, partners_of
+from data_prep.setting_types import Doses, Photons, ZCorrelation, expand_home
 from data_prep.sources.kinds import KINDS
 
 
@@ -25,39 +16,6 @@ class Settings(BaseModel):
     """Base of all groups of settings: frozen; unknown keys and numbers that are not finite are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-def expect(expected: str) -> WrapValidator:
-    """Say in one sentence what is allowed, where pydantic would complain for each member of a union."""
-
-    def validate(setting: Any, handler: ValidatorFunctionWrapHandler) -> Any:
-        try:
-            return handler(setting)
-        except ValidationError as error:
-            raise ValueError(f"Input should be {expected}") from error
-
-    return WrapValidator(validate)
-
-
-Photons = Annotated[Literal["scan", "mas"] | PositiveFloat, expect("scan, mas or a number above 0")]
-Dose = Annotated[float, Field(gt=0, lt=1)]
-Correlation = Annotated[float, Field(gt=-1, lt=1)]
-ZCorrelation = Annotated[
-    Literal["scan"] | Annotated[tuple[Correlation, ...], Field(max_length=8)],
-    expect("scan or a list of at most 8 numbers between -1 and 1"),
-]
-
-
-def expand_home(path: Path) -> Path:
-    """Replace a ``~`` or ``~user`` at the start of a path by that home.
-
-    Raises:
-        ValueError: there is no such user, or the user has no home.
-    """
-    try:
-        return path.expanduser()
-    except RuntimeError as error:
-        raise ValueError(f"{path.parts[0]} is no home on this machine: write the whole path") from error
 
 
 class SourceSettings(Settings):
@@ -139,7 +97,7 @@ class GeometrySettings(Settings):
 class LowDoseSettings(Settings):
     """Settings of the simulated low dose: noise added to the full-dose image."""
 
-    doses: tuple[Dose, ...] = Field((0.25,), min_length=1, description="fractions of the full dose: one, or a list")
+    doses: Doses = Field((0.25,), min_length=1, description="fractions of the full dose: one, or a list")
     realisations: int = Field(1, ge=1, description="low doses of each dose, which differ in their noise alone")
     photons: Photons = Field(
         "scan",
@@ -178,16 +136,9 @@ class LowDoseSettings(Settings):
             raise ValueError("dose is called doses now: write doses: 0.1, or doses: [0.05, 0.1] for several")
         return values
 
-    @field_validator("doses", mode="before")
-    @classmethod
-    def _list_doses(cls, doses: Any) -> Any:
-        return (doses,) if isinstance(doses, int | float | str) else doses
-
     @field_validator("doses")
     @classmethod
-    def _sort_doses(cls, doses: tuple[float, ...]) -> tuple[float, ...]:
-        if len(set(doses)) < len(doses):
-            raise ValueError("Input should name each dose once")
+    def _sort_doses(cls, doses: Doses) -> Doses:
         return tuple(sorted(doses))
 
     @property

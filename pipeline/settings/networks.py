@@ -7,7 +7,8 @@ from typing import Any, Self
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from data_prep.settings import Settings, expand_home
+from data_prep.setting_types import expand_home
+from data_prep.settings import Settings
 from pipeline.settings.architectures import Architecture, Dims, architecture_of
 from pipeline.settings.names import CLASSICAL_TITLES
 from pipeline.settings.training import TrainingSettings

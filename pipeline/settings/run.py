@@ -6,14 +6,15 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from data_prep.settings import DataSettings, Settings, expand_home
+from data_prep.setting_types import distinct, expand_home
+from data_prep.settings import DataSettings, Settings
 from data_prep.split import Part
 from pipeline.settings.checks import check_doses, check_ranks, check_samples, check_transfer
 from pipeline.settings.names import ClassicalName
 from pipeline.settings.networks import DEFAULT_NETWORKS, NetworkSettings, check_ids, donor_of
 from pipeline.settings.search import Range, SearchSettings, check_values
 from pipeline.settings.study import GridSettings, StudySettings, shared_training, with_shared
-from pipeline.settings.training import Side, distinct
+from pipeline.settings.training import Side
 
 _MOVED = {
     "train_2d": "train_2d is networks.2d now: write networks: {2d: {model: ddnet, dims: 2, ranks: …, training: {…}}, "

@@ -6,7 +6,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, PositiveInt, ValidationError, field_validator, model_validator
 
-from data_prep.settings import Settings, expect
+from data_prep.setting_types import expect
+from data_prep.settings import Settings
 from data_prep.settings_file import describe_faults
 from pipeline.settings.training import WITHOUT_EFFECT
 

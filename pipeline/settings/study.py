@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, ValidationError, field_validator, model_validator
 
+from data_prep.setting_types import as_list
 from data_prep.settings import Settings
 from pipeline.sampling import Sampling
 from pipeline.settings.names import Transfer
@@ -28,8 +29,8 @@ class GridSettings(Settings):
 
     @field_validator(*_AXES, mode="before")
     @classmethod
-    def _listed(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str | int) else value
+    def _listed(cls, axis: Any) -> Any:
+        return as_list(axis)
 
 
 class StudySettings(GridSettings):

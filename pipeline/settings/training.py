@@ -1,11 +1,11 @@
 """Settings of one network's training, and recipes, which set several of them by one name."""
 
-from collections.abc import Hashable
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from data_prep.settings import Dose, Settings
+from data_prep.setting_types import Doses
+from data_prep.settings import Settings
 from pipeline.intensity import ScalingName
 
 SIDE_MULTIPLE = 16
@@ -13,7 +13,6 @@ SIDE_MULTIPLE = 16
 
 Side = Annotated[int, Field(ge=SIDE_MULTIPLE, multiple_of=SIDE_MULTIPLE)]
 Norm = Literal["batch", "sync", "frozen", "group"]
-Member = TypeVar("Member", bound=Hashable)
 Similarity = Literal["wang", "authors"]
 
 RECIPES: dict[str, dict[str, Any]] = {
@@ -37,18 +36,6 @@ RECIPES: dict[str, dict[str, Any]] = {
         "average": None,
     },
 }
-
-
-def distinct(members: tuple[Member, ...]) -> tuple[Member, ...]:
-    """Return the members of a list.
-
-    Raises:
-        ValueError: one stands there twice.
-    """
-    if len(set(members)) < len(members):
-        twice = next(member for number, member in enumerate(members) if member in members[:number])
-        raise ValueError(f"{twice} stands there twice")
-    return members
 
 
 class TrainingSettings(Settings):
@@ -82,7 +69,7 @@ class TrainingSettings(Settings):
         1, ge=1, description="batches a rank and step; effective batch = ranks x batch x accumulation"
     )
     crop: Side | None = Field(64, description="side in the plane, pixels; null: the whole slice")
-    doses: tuple[Dose, ...] | None = Field(
+    doses: Doses | None = Field(
         None,
         min_length=1,
         description="of the stored low doses, or with fresh any, those to train on; null: all stored",
@@ -140,16 +127,6 @@ class TrainingSettings(Settings):
             return values
         recipe = values.get("recipe", "default")
         return {**(RECIPES.get(recipe, {}) if isinstance(recipe, str) else {}), **values}
-
-    @field_validator("doses", mode="before")
-    @classmethod
-    def _list_doses(cls, doses: Any) -> Any:
-        return (doses,) if isinstance(doses, int | float | str) else doses
-
-    @field_validator("doses")
-    @classmethod
-    def _check_doses(cls, doses: tuple[float, ...] | None) -> tuple[float, ...] | None:
-        return doses and distinct(doses)
 
     @model_validator(mode="after")
     def _check_norm(self) -> Self:

@@ -72,7 +72,7 @@ def load(tmp_path: Path, text: str = MINIMAL, *overrides: str) -> RunSettings:
         ),
         ("study.training.doses=0.1", r"networks\.2d\.training\.doses has 0\.1, and data\.low_dose\.doses only 0\.25"),
         ("data.low_dose.doses=[]", r"data\.low_dose\.doses: Input should not be empty"),
-        ("data.low_dose.doses=[0.1, 0.1]", r"data\.low_dose\.doses: Input should name each dose once"),
+        ("data.low_dose.doses=[0.1, 0.1]", r"data\.low_dose\.doses: 0\.1 stands there twice"),
         ("data.low_dose.electronic_sd=.inf", r"electronic_sd: Input should be a finite number \(got inf\)"),
         ("study.slices=[20]", r"study\.slices\.0: Input should be a multiple of 16 \(got 20\)"),
         ("study.training.crop=100", r"study\.training\.crop: Input should be a multiple of 16 \(got 100\)"),

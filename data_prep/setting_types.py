@@ -1,0 +1,68 @@
+"""Types of settings: what a value may be, with the sentence that refuses another."""
+
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    PositiveFloat,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
+
+Member = TypeVar("Member", bound=Hashable)
+
+
+def expect(expected: str) -> WrapValidator:
+    """Say in one sentence what is allowed, where pydantic would complain for each member of a union."""
+
+    def validate(setting: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return handler(setting)
+        except ValidationError as error:
+            raise ValueError(f"Input should be {expected}") from error
+
+    return WrapValidator(validate)
+
+
+def as_list(setting: Any) -> Any:
+    """Take a single value for a list of one."""
+    return (setting,) if isinstance(setting, int | float | str) else setting
+
+
+def distinct(members: tuple[Member, ...]) -> tuple[Member, ...]:
+    """Return the members of a list.
+
+    Raises:
+        ValueError: one stands there twice.
+    """
+    if len(set(members)) < len(members):
+        twice = next(member for number, member in enumerate(members) if member in members[:number])
+        raise ValueError(f"{twice} stands there twice")
+    return members
+
+
+def expand_home(path: Path) -> Path:
+    """Replace a ``~`` or ``~user`` at the start of a path by that home.
+
+    Raises:
+        ValueError: there is no such user, or the user has no home.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{path.parts[0]} is no home on this machine: write the whole path") from error
+
+
+Dose = Annotated[float, Field(gt=0, lt=1)]
+Doses = Annotated[tuple[Dose, ...], BeforeValidator(as_list), AfterValidator(distinct)]
+Photons = Annotated[Literal["scan", "mas"] | PositiveFloat, expect("scan, mas or a number above 0")]
+Correlation = Annotated[float, Field(gt=-1, lt=1)]
+ZCorrelation = Annotated[
+    Literal["scan"] | Annotated[tuple[Correlation, ...], Field(max_length=8)],
+    expect("scan or a list of at most 8 numbers between -1 and 1"),
+]
