@@ -58,6 +58,12 @@ def expand_home(path: Path) -> Path:
         raise ValueError(f"{path.parts[0]} is no home on this machine: write the whole path") from error
 
 
+def _expand_and_resolve(path: Path) -> Path:
+    return expand_home(path).absolute()
+
+
+InputPath = Annotated[Path, AfterValidator(_expand_and_resolve)]
+"""Absolute: a run folder must mean the same files from every working folder."""
 Dose = Annotated[float, Field(gt=0, lt=1)]
 Doses = Annotated[tuple[Dose, ...], BeforeValidator(as_list), AfterValidator(distinct)]
 Photons = Annotated[Literal["scan", "mas"] | PositiveFloat, expect("scan, mas or a number above 0")]

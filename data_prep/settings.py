@@ -2,13 +2,12 @@
 
 import math
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, field_validator, model_validator
 
 from data_prep.partners import Partner, partners_of
-from data_prep.setting_types import Doses, Photons, ZCorrelation, expand_home
+from data_prep.setting_types import Doses, InputPath, Photons, ZCorrelation
 from data_prep.sources.kinds import KINDS
 
 
@@ -22,7 +21,7 @@ class SourceSettings(Settings):
     """A source of scans."""
 
     kind: str
-    path: Path | None = Field(None, description="folder or file; the sample needs none")
+    path: InputPath | None = Field(None, description="folder or file; the sample needs none")
     dataset: str = Field("", description="name of the data set; the kind if not given")
     keep_ids: bool | None = Field(
         None, description="keep PatientID or file names; if not given, only ids that look like a public data set's"
@@ -40,12 +39,6 @@ class SourceSettings(Settings):
             *names, last = map(repr, KINDS)
             raise ValueError(f"Input should be {', '.join(names)} or {last}")
         return kind
-
-    @field_validator("path")
-    @classmethod
-    def _resolve(cls, path: Path | None) -> Path | None:
-        """Make the path absolute: a run folder must mean the same scans from every working folder."""
-        return path and expand_home(path).absolute()
 
     @model_validator(mode="after")
     def _refuse_settings_without_effect(self) -> Self:

@@ -2,12 +2,11 @@
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Self
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from data_prep.setting_types import expand_home
+from data_prep.setting_types import InputPath
 from data_prep.settings import Settings
 from pipeline.settings.architectures import Architecture, Dims, architecture_of
 from pipeline.settings.names import CLASSICAL_TITLES
@@ -26,7 +25,7 @@ class NetworkSettings(Settings):
     donor: str | None = Field(
         None, description="id of the 2D network that a 3D one starts from; null: the only one of model and options"
     )
-    donor_file: Path | None = Field(
+    donor_file: InputPath | None = Field(
         None, description="2D weights in their authors' names (.npz, .pt) to start from instead"
     )
     ranks: int = Field(1, ge=1, description="of its training, where no grid of the study names the network")
@@ -45,11 +44,6 @@ class NetworkSettings(Settings):
     def _complete(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         """Check the options, and fill in the defaults of the others."""
         return _checked_options(architecture_of(info.data["model"]), options) if "model" in info.data else options
-
-    @field_validator("donor_file")
-    @classmethod
-    def _resolve(cls, donor: Path | None) -> Path | None:
-        return donor and expand_home(donor).absolute()
 
     @model_validator(mode="after")
     def _check_network(self) -> Self:

@@ -27,10 +27,7 @@ class GridSettings(Settings):
     seeds: tuple[int, ...] | None = Field(None, min_length=1, description="in place of training.seed")
     epochs: PositiveInt | None = Field(None, description="in place of training.epochs")
 
-    @field_validator(*_AXES, mode="before")
-    @classmethod
-    def _listed(cls, axis: Any) -> Any:
-        return as_list(axis)
+    _listed = field_validator(*_AXES, mode="before")(as_list)
 
 
 class StudySettings(GridSettings):
