@@ -8,6 +8,8 @@ from multiprocessing import parent_process
 FORK_SERVER = "data_prep.fork_server"
 """Name of the module that a fork server imports first, to end with the process that started it."""
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
+_forking_pid: int | None = None
+"""Process that forked last in the line of this one: its parent, until it forks itself."""
 
 
 def end_with_parent() -> None:
@@ -16,11 +18,29 @@ def end_with_parent() -> None:
     The parent is the thread that started this process, or the fork server from which it was forked.
     """
     signal_at_end_of_parent(signal.SIGKILL)
-    parent = parent_process()
-    if parent and not parent.is_alive():
+    if _is_orphan():
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def signal_at_end_of_parent(number: signal.Signals) -> None:
     """Let the kernel send this process a signal when its parent dies."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(number))
+
+
+def _is_orphan() -> bool:
+    """Whether the parent died before the kernel was asked to tell of it.
+
+    A fork server ends by a signal while the process that started it, if it has threads, still holds its pipes.
+    """
+    parent = parent_process()
+    if parent and not parent.is_alive():
+        return True
+    return _forking_pid not in (None, os.getpid(), os.getppid())
+
+
+def _note_forking() -> None:
+    global _forking_pid
+    _forking_pid = os.getpid()
+
+
+os.register_at_fork(before=_note_forking)

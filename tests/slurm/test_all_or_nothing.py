@@ -34,8 +34,8 @@ USER = pwd.getpwuid(os.geteuid()).pw_name
 
 
 def jobs(cluster: Cluster) -> list[str]:
-    """All jobs that have not ended."""
-    return cluster.command("squeue", "-h", "-o", "%A").split()
+    """All jobs that neither ended nor are being ended."""
+    return cluster.command("squeue", "-h", "-o", "%A", "-t", "PENDING,RUNNING,SUSPENDED").split()
 
 
 @contextmanager
