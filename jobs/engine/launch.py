@@ -64,7 +64,9 @@ class LocalLauncher:
 
     def start_workers(self, root: Path, stage: str, items: Sequence[str], workers: int) -> Processes:
         shares = share_items(items, workers)
-        groups = [(_worker_main, (self.open_graph, root, stage, share), 1) for share in shares]
+        groups = [
+            (_worker_main, (self.open_graph, root, stage, share, worker), 1) for worker, share in enumerate(shares)
+        ]
         return LocalProcesses(groups, self._modules, root / "logs")
 
     def start_ranks(self, root: Path, stage: str, item: str, ranks: int) -> Processes:
@@ -224,9 +226,19 @@ def _run_bound(number: int, main: Callable[..., None], *arguments: Any) -> None:
     main(number, *arguments)
 
 
-def _worker_main(_number: int, open_graph: OpenGraph, root: Path, stage: str, items: list[str]) -> None:
+def _worker_main(_number: int, open_graph: OpenGraph, root: Path, stage: str, items: list[str], worker: int) -> None:
+    from torch.cuda import device_count
+
     _redirect_output(root / "logs" / f"{stage}.{items[0]}.log")
+    show_gpu(worker, device_count())
     work_alone(open_graph, root, stage, items)
+
+
+def show_gpu(worker: int, count: int) -> None:
+    """Let this process, before it uses one, see one of the machine's ``count`` GPUs: workers take them in turn."""
+    if count > 1:
+        gpus = os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(count)))
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus.split(",")[worker % count]
 
 
 def _rank_main(

@@ -1,0 +1,27 @@
+"""Launchers of worker processes."""
+
+import os
+
+import pytest
+
+from jobs.engine.launch import show_gpu
+
+
+@pytest.mark.parametrize(("visible", "seen"), [(None, ["0", "1", "0"]), ("5,GPU-a,7", ["5", "GPU-a", "5"])])
+def test_workers_of_a_machine_take_its_gpus_in_turn(
+    visible: str | None, seen: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a list of three, CUDA may count two: those from the first that there is none of on are not seen."""
+    for worker, gpu in enumerate(seen):
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if visible:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        show_gpu(worker, 2)
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == gpu
+
+
+def test_a_machine_of_one_gpu_or_none_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    for count in (0, 1):
+        show_gpu(1, count)
+        assert "CUDA_VISIBLE_DEVICES" not in os.environ
