@@ -1,29 +1,25 @@
 """Launchers of worker processes: on this machine, or wherever a profile's executor puts them."""
 
-import logging
 import os
-import re
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from multiprocessing.forkserver import ensure_running, set_forkserver_preload
+from collections.abc import Callable, Sequence
+from multiprocessing import set_forkserver_preload
 from pathlib import Path
 from typing import Any, Protocol
 
 from data_prep.errors import UserError
 from data_prep.ownership import create_private_folder
-from data_prep.processes import FORK_SERVER, end_with_parent
+from data_prep.processes import FORK_SERVER
 from jobs.engine.graph import OpenGraph
 from jobs.engine.lifeline import Lifeline, MemoryFile, call_with_lifeline
+from jobs.engine.process_group import ProcessGroup, stop_groups
 from jobs.engine.worker import work_alone, work_together
 from pipeline.training.world import World
 from slurm.profile import Profile
 from slurm.submit import Job, submit, task
 
 _POLL_SECONDS = 0.2
-_GRACE_SECONDS = 1.5  # when a rank has died: for the others to end by themselves, then after SIGTERM; then SIGKILL
-_STOP_SECONDS = 10.0
 _MAX_FOLDER_BYTES = 75
 
 
@@ -76,13 +72,12 @@ class LocalLauncher:
 
 
 class LocalProcesses:
-    """Groups of processes of ``torch.multiprocessing``: if one fails, it ends the others of its group.
+    """Groups of processes of this machine: if one process fails, the others of its group end too.
 
     Args:
         groups: of each its function, the arguments after the process's number, and the number of processes.
         modules: imported once, by the server from which the processes are forked.
-        folder: private to this user, for what a failed process tells its parent: torch pickles it, by default to a file
-            of a known name in a folder where others can write.
+        folder: private to this user, for what a failed process tells its parent.
     """
 
     def __init__(
@@ -91,48 +86,20 @@ class LocalProcesses:
         create_private_folder(folder, "choose another `runs` in the settings", trusts_group=True)  # as its run says
         _check_temporary_folder()
         set_forkserver_preload([FORK_SERVER, *modules])
-        ensure_running()  # the server imports them while this process imports torch
-        from torch.multiprocessing.spawn import start_processes
-
-        logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
-        with _temporary_files_in(folder):
-            self._running = [
-                start_processes(_run_bound, (main, *arguments), processes, join=False, start_method="forkserver")
-                for main, arguments, processes in groups
-            ]
+        self._running = [ProcessGroup(main, arguments, size, folder) for main, arguments, size in groups]
         self._faults: list[str] = []
 
     def have_ended(self) -> bool:
-        self._running = [group for group in self._running if not self._has_ended(group)]
+        ended = [group for group in self._running if group.has_ended()]
+        self._running = [group for group in self._running if group not in ended]
+        self._faults += [group.fault for group in ended if group.fault]
         return not self._running
-
-    def _has_ended(self, group: Any) -> bool:
-        from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException
-
-        try:
-            return bool(group.join(timeout=_POLL_SECONDS, grace_period=_GRACE_SECONDS))
-        except ProcessExitedException as error:
-            cause = error.signal_name or f"exit code {error.exit_code}"
-            rank = f"rank {error.error_index}: " if len(group.processes) > 1 else ""
-            self._faults.append(f"{rank}process {error.error_pid} died of {cause}")
-        except ProcessRaisedException as error:
-            self._faults.append(_last_words(error))
-        _remove_error_files(group)
-        return True
 
     def fault(self) -> str:
         return self._faults[0] if self._faults else ""
 
     def stop(self) -> None:
-        processes = [process for group in self._running for process in group.processes]
-        for process in processes:
-            process.terminate()
-        deadline = time.monotonic() + _STOP_SECONDS
-        for process in processes:
-            process.join(max(0.0, deadline - time.monotonic()))
-            process.kill()
-        for group in self._running:
-            _remove_error_files(group)
+        stop_groups(self._running)
 
 
 class SubmittedLauncher:
@@ -191,27 +158,6 @@ def _check_temporary_folder() -> None:
         )
 
 
-@contextmanager
-def _temporary_files_in(folder: Path) -> Iterator[None]:
-    before = tempfile.tempdir
-    tempfile.tempdir = str(folder)
-    try:
-        yield
-    finally:
-        tempfile.tempdir = before
-
-
-def _remove_error_files(group: Any) -> None:
-    """Remove the files in which failed processes told their parent why: torch leaves them."""
-    for path in group.error_files:
-        Path(path).unlink(missing_ok=True)
-
-
-def _last_words(error: BaseException) -> str:
-    """Return the last line of an error that quotes the trace of another process, without the kind of the error."""
-    return re.sub(r"^(\w+\.)*[A-Z]\w*: ", "", (str(error).strip().splitlines() or ["it said nothing"])[-1])
-
-
 def share_items(items: Sequence[str], workers: int) -> list[list[str]]:
     """List the items for each worker: its own share, then those of the others backwards, so that it helps them."""
     shares = [list(items[worker::workers]) for worker in range(workers)]
@@ -219,11 +165,6 @@ def share_items(items: Sequence[str], workers: int) -> list[list[str]]:
         share + [item for k in range(1, workers) for item in reversed(shares[(worker + k) % workers])]
         for worker, share in enumerate(shares)
     ]
-
-
-def _run_bound(number: int, main: Callable[..., None], *arguments: Any) -> None:
-    end_with_parent()
-    main(number, *arguments)
 
 
 def _worker_main(_number: int, open_graph: OpenGraph, root: Path, stage: str, items: list[str], worker: int) -> None:

@@ -1,0 +1,117 @@
+"""Processes of this machine that work together: if one fails, the others of its group end too.
+
+``torch.multiprocessing`` has such groups too, but its import takes the command line two seconds of a core.
+"""
+
+import re
+import signal
+import sys
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Sequence
+from multiprocessing import get_context
+from multiprocessing.connection import wait
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+from data_prep.processes import end_with_parent
+
+_POLL_SECONDS = 0.2
+_GRACE_SECONDS = 1.5  # when a rank has died: for the others to end by themselves, then after SIGTERM; then SIGKILL
+_STOP_SECONDS = 10.0
+
+
+class ProcessGroup:
+    """Processes that are forked from the fork server, and call ``main(number, *arguments)``.
+
+    Args:
+        main: of a module, so that processes can import it by name.
+        arguments: after the process's number.
+        size: number of processes.
+        folder: private to this user, for what a failed process tells its parent.
+    """
+
+    def __init__(self, main: Callable[..., None], arguments: tuple[Any, ...], size: int, folder: Path) -> None:
+        self.error_files = [folder / f".{uuid.uuid4().hex}.error" for _ in range(size)]
+        self.processes: list[ForkServerProcess] = []
+        for number, path in enumerate(self.error_files):
+            process = get_context("forkserver").Process(target=_call, args=(path, main, number, *arguments))
+            process.start()
+            self.processes.append(process)
+        self.fault = ""
+        """Why the first of them died, after they ended; empty if none did."""
+
+    def has_ended(self) -> bool:
+        """Whether all processes have ended; waits a fraction of a second, and ends the others of one that failed."""
+        wait([process.sentinel for process in self.processes if process.exitcode is None], _POLL_SECONDS)
+        codes = [process.exitcode for process in self.processes]
+        failed = next((number for number, code in enumerate(codes) if code), None)
+        if failed is not None:
+            self._end_others()
+            self.fault = self._describe(failed)
+            self.remove_error_files()
+        return failed is not None or None not in codes
+
+    def remove_error_files(self) -> None:
+        """Remove the files in which failed processes told their parent why."""
+        for path in self.error_files:
+            path.unlink(missing_ok=True)
+
+    def _end_others(self) -> None:
+        join(self.processes, _GRACE_SECONDS)
+        for process in self.processes:
+            process.terminate()
+        join(self.processes, _GRACE_SECONDS)
+        for process in self.processes:
+            process.kill()
+            process.join()
+
+    def _describe(self, number: int) -> str:
+        if self.error_files[number].exists():
+            return _last_words(self.error_files[number].read_text("utf-8"))
+        process = self.processes[number]
+        rank = f"rank {number}: " if len(self.processes) > 1 else ""
+        return f"{rank}process {process.pid} died of {_name_exit(process.exitcode or 0)}"
+
+
+def stop_groups(groups: Sequence[ProcessGroup]) -> None:
+    """End all processes, by SIGKILL those that have not ended some seconds after SIGTERM."""
+    processes = [process for group in groups for process in group.processes]
+    for process in processes:
+        process.terminate()
+    join(processes, _STOP_SECONDS)
+    for process in processes:
+        process.kill()
+    for group in groups:
+        group.remove_error_files()
+
+
+def join(processes: Sequence[ForkServerProcess], seconds: float) -> None:
+    """Wait for the end of all, no longer than so many seconds together."""
+    deadline = time.monotonic() + seconds
+    for process in processes:
+        process.join(max(0.0, deadline - time.monotonic()))
+
+
+def _call(error_file: Path, main: Callable[..., None], number: int, *arguments: Any) -> None:
+    end_with_parent()
+    try:
+        main(number, *arguments)
+    except KeyboardInterrupt:
+        pass  # the parent heard it too, and says so
+    except Exception:
+        error_file.write_text(traceback.format_exc(), "utf-8", errors="backslashreplace")
+        sys.exit(1)
+
+
+def _last_words(trace: str) -> str:
+    """Return the last line of a trace, without the kind of the error."""
+    return re.sub(r"^(\w+\.)*[A-Z]\w*: ", "", (trace.strip().splitlines() or ["it said nothing"])[-1])
+
+
+def _name_exit(code: int) -> str:
+    if -code in set(signal.Signals):
+        return signal.Signals(-code).name
+    return f"exit code {code}"
