@@ -1,5 +1,6 @@
 """Commands that bring a run up to date: ``run`` (also ``study``), ``prepare``, ``evaluate`` and ``report``."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 import typer
@@ -146,8 +147,6 @@ def run_here(folder: RunFolder, graph: Graph, open_graph: OpenGraph, profile: Pr
     from jobs.engine.outcome import RunFailed
     from jobs.engine.run import run_graph
 
-    modules = [module for stage in graph.stages.values() for module in stage.modules]
-    launcher: Launcher = SubmittedLauncher(profile, open_graph) if profile else LocalLauncher(open_graph, modules)
     count, failures = 0, list[str]()
     with locked(folder), Display() as display:
         check_queue(folder)
@@ -155,11 +154,19 @@ def run_here(folder: RunFolder, graph: Graph, open_graph: OpenGraph, profile: Pr
         if any(decision.run for decision in decisions):
             check_targets(graph, decisions)
             folder.record()
+            local = LocalLauncher(open_graph, _modules(graph, decisions))
+            launcher: Launcher = SubmittedLauncher(profile, open_graph) if profile else local
             count, failures = run_graph(graph, launcher, display)
     if not count:
         logger.info("nothing to do: every item is complete and unchanged")
     if failures:
         raise RunFailed(f"{len(failures)} items failed, first {failures[0]}; run the same command to try them again")
+
+
+def _modules(graph: Graph, decisions: Sequence[Decision]) -> list[str]:
+    """List the modules of the stages with items to be run."""
+    pending = {decision.ref[0] for decision in decisions if decision.run}
+    return [module for name, stage in graph.stages.items() if name in pending for module in stage.modules]
 
 
 def check_queue(folder: RunFolder) -> None:

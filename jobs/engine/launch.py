@@ -56,7 +56,7 @@ class LocalLauncher:
 
     def __init__(self, open_graph: OpenGraph, modules: Sequence[str]) -> None:
         self.open_graph = open_graph
-        self._modules = [__name__, open_graph.__module__, *modules]
+        self._modules = [__name__, open_graph.__module__, "torch", *modules]
 
     def start_workers(self, root: Path, stage: str, items: Sequence[str], workers: int) -> Processes:
         shares = share_items(items, workers)
