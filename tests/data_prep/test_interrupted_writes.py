@@ -19,10 +19,10 @@ STREAM = """
 import sys, numpy as np
 from pathlib import Path
 from data_prep.group_writer import writing_group
-from tests.pairs import ARRAYS
+from data_prep.partners import FULL_DOSE, LOW_DOSE
 hu = np.random.default_rng(1).integers(-1000, 1000, (32, 512, 512)).astype("int16")
 print("writing", flush=True)
-with writing_group(Path(sys.argv[1]), ARRAYS, (32 * 100, 512, 512), (1, 1, 1)) as writer:
+with writing_group(Path(sys.argv[1]), (FULL_DOSE, LOW_DOSE), (32 * 100, 512, 512), (1, 1, 1)) as writer:
     for _ in range(100):
         writer.write(hu, hu)
     writer.close({})

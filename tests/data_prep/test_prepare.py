@@ -133,16 +133,25 @@ class Place:
     def __init__(self, folder: Path) -> None:
         self.folder, self.data = folder, folder / "runs" / "p" / "data"
 
-    def run(self, *sources: dict[str, Any], before: Any = None, **data: Any) -> subprocess.CompletedProcess[str]:
+    def _write_settings(self, *sources: dict[str, Any]) -> None:
         settings = {
             "name": "p",
             "data": {"sources": list(sources), "low_dose": {"doses": 0.1, "geometry": TINY}, "max_failed": 0.9,
-                     "split": {"gap": 0, "validation": 0.33, "test": 0.33}, **data},
+                     "split": {"gap": 0, "validation": 0.33, "test": 0.33}},
             "study": {"slices": [16]},
         }  # fmt: skip
         (self.folder / "p.yaml").write_text(yaml.safe_dump(settings))
+
+    def run(self, *sources: dict[str, Any], before: Any = None) -> subprocess.CompletedProcess[str]:
+        """Run in a process, and workers of it; ``before``: called in it first."""
+        self._write_settings(*sources)
         return subprocess.run([str(QUARTERDOSE), "prepare", "p.yaml"], cwd=self.folder, capture_output=True,
                               text=True, check=False, timeout=300, preexec_fn=before)  # fmt: skip
+
+    def run_within(self, *sources: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+        """Run in this process, which is the worker too."""
+        self._write_settings(*sources)
+        return quarterdose_within(self.folder, "prepare", "p.yaml", "--on", "debug")
 
     def manifest(self) -> pd.DataFrame:
         return pd.read_csv(self.data / "manifest.csv")
@@ -178,7 +187,7 @@ def test_each_series_has_its_row_and_its_reason(place: Place) -> None:
     assert "nothing to do" in again.stdout
     change(gap[0], SliceThickness=9)
     scout = write_series(scans / "scout2", chest(2), SPACING, patient="b", Modality="SR")
-    more = place.run({"kind": "dicom", "path": "scans", "keep_ids": True})
+    more = place.run_within({"kind": "dicom", "path": "scans", "keep_ids": True})
     assert "split/split: set aside changed" in more.stdout or "split/split: prepare/" in more.stdout
     assert "modality is SR, wanted CT" in place.manifest()["reason"].tolist()
     assert len(scout) == 2
@@ -239,7 +248,7 @@ def test_no_identifier_is_in_any_byte_that_is_written(place: Place) -> None:
 
 def test_a_worker_whose_source_is_gone_names_no_path(place: Place, capfd: pytest.CaptureFixture[str]) -> None:
     write_series(place.folder / "Doe_Jane", chest(60), SPACING)
-    assert place.run({"kind": "dicom", "path": "Doe_Jane"}).returncode == 0
+    assert place.run_within({"kind": "dicom", "path": "Doe_Jane"}).returncode == 0
     scan = place.manifest()["scan"][0]
     (place.folder / "Doe_Jane").rename(place.folder / "gone")
     marker = place.folder / "runs" / "p" / "markers" / "prepare" / f"{scan}.json"
@@ -263,7 +272,7 @@ def test_what_cannot_be_opened_fails_is_tried_again_and_the_others_go_on(place: 
     content = closed.read_bytes()
     closed.unlink()
     closed.symlink_to("/proc/self/mem")
-    done = place.run({"kind": "dicom", "path": "scans", "keep_ids": True})
+    done = place.run_within({"kind": "dicom", "path": "scans", "keep_ids": True})
     assert done.returncode == 1
     assert "which may be a slice of it, cannot be opened (Input/output error)" in done.stderr
     manifest = place.manifest().set_index("subject")
@@ -276,7 +285,7 @@ def test_what_cannot_be_opened_fails_is_tried_again_and_the_others_go_on(place: 
     }
     closed.unlink()
     closed.write_bytes(content)
-    again = place.run({"kind": "dicom", "path": "scans", "keep_ids": True})
+    again = place.run_within({"kind": "dicom", "path": "scans", "keep_ids": True})
     assert again.returncode == 0, again.stdout + again.stderr
     assert (place.manifest()["state"] == "kept").all()
     assert again.stdout.count("done after") == 2  # the scan and the split
@@ -301,7 +310,7 @@ def test_a_full_disk_fails_the_scan_with_its_reason_and_leaves_nothing_half(plac
     assert manifest["state"].to_dict() == {f"sub-{n}": "kept" for n in "abc"} | {"sub-large": "turned away"}
     assert manifest.loc["sub-large", "reason"] == "File too large"
     assert sorted(os.listdir(place.data / "nifti")) == [f"sub-{n}.zarr" for n in "abc"]
-    again = place.run(source)
+    again = place.run_within(source)
     assert again.returncode == 0, again.stdout + again.stderr
     assert (place.manifest()["state"] == "kept").all()
 

@@ -17,7 +17,7 @@ from jobs.commands.denoise import denoise
 from slurm.calls import FAILED, command_of, read_call, write_calls
 from slurm.profile import load_profile
 from slurm.submit import JobRequest, enqueue, submit
-from tests.command_line import QUARTERDOSE
+from tests.command_line import QUARTERDOSE, quarterdose_within
 from tests.scans import chest, write_nifti
 from tests.toy_models import toy_model
 from tests.toy_runs import SETTINGS, Toy, make_toy_scan
@@ -118,7 +118,8 @@ def quarterdose(folder: Path, *words: str, umask: int = 0o022) -> subprocess.Com
                                      ("run", "toy.yaml", "--dry-run")])  # fmt: skip
 def test_a_run_in_a_folder_that_the_group_can_write_is_refused(command: tuple[str, ...], shared: Path) -> None:
     Toy(shared, SETTINGS)
-    refused = quarterdose(shared, *command, umask=0o002)
+    os.umask(0o002)
+    refused = quarterdose_within(shared, *command)
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1), refused.stderr
     assert f"`chmod g-w {shared}` or `chmod +t {shared}`, or choose another `runs` in the settings" in refused.stderr
     assert not (shared / "runs").exists()
@@ -129,9 +130,9 @@ def test_a_run_in_a_folder_of_a_group_that_is_trusted(shared: Path) -> None:
     Toy(shared, SETTINGS)
     trusting = quarterdose(shared, "prepare", "toy.yaml", "--set", "share=group", umask=0o002)
     assert trusting.returncode == 0, trusting.stderr
-    assert quarterdose(shared, "status", "runs/toy").returncode == 0
+    assert quarterdose_within(shared, "status", "runs/toy").returncode == 0
     (shared / "runs" / "toy").chmod(0o770)
-    refused = quarterdose(shared, "prepare", "toy.yaml", "--set", "share=group")
+    refused = quarterdose_within(shared, "prepare", "toy.yaml", "--set", "share=group")
     assert f"{shared / 'runs' / 'toy'} can be written by its group, who could change what lies in it" in refused.stderr
 
 
@@ -161,11 +162,12 @@ def test_a_run_is_for_its_user_alone_unless_the_group_may_read(tmp_path: Path) -
     (tmp_path / "disk").mkdir()
     (tmp_path / "disk").chmod(0o777)
     (toy.run_folder / "cells").symlink_to(tmp_path / "disk")
-    assert f"{tmp_path / 'disk'} can be written by everybody" in quarterdose(tmp_path, "status", "runs/toy").stderr
+    refused = quarterdose_within(tmp_path, "status", "runs/toy")
+    assert f"{tmp_path / 'disk'} can be written by everybody" in refused.stderr
     (toy.run_folder / "cells").unlink()
     toy.run_folder.chmod(0o770)
     for words in (("prepare", "toy.yaml"), ("status", "runs/toy"), ("logs", "runs/toy"), ("report", "runs/toy")):
-        assert f"{toy.run_folder} can be written by its group" in quarterdose(tmp_path, *words).stderr
+        assert f"{toy.run_folder} can be written by its group" in quarterdose_within(tmp_path, *words).stderr
 
 
 def test_denoised_scans_have_the_modes_of_their_user(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_corrupt_nifti(tmp_path: Path, make_nifti: Callable[..., Path]) -> None:
 
 def test_dicom_folder_with_one_slice_missing(tmp_path: Path) -> None:
     write_series(tmp_path / "series", chest(8), (2.5, 0.7, 0.7))[4].unlink()
-    said = refused(tmp_path, "{kind: dicom, path: series}", command=quarterdose)
+    said = refused(tmp_path, "{kind: dicom, path: series}", "--on", "debug")
     assert "a slice is missing: 5.00 mm between positions 7.50 and 12.50 mm" in said
 
 
@@ -69,7 +69,7 @@ def test_too_few_slices_for_the_volumes(tmp_path: Path, make_nifti: Callable[...
     make_nifti(slices=60)
     geometry = ["data.low_dose.geometry.views=32", "data.low_dose.geometry.channels=64"]
     words = [word for setting in geometry for word in ("--set", setting)]
-    said = refused(tmp_path, "{kind: nifti, path: scans}", *words, command=quarterdose)
+    said = refused(tmp_path, "{kind: nifti, path: scans}", "--on", "debug", *words)
     assert "60 slices; data.split leaves 8 to validation and 8 to test, but a volume takes 32" in said
 
 
@@ -85,7 +85,7 @@ def test_unknown_profile_and_run_folder(tmp_path: Path, make_nifti: Callable[...
 
 def test_missing_settings_file_and_unknown_command(tmp_path: Path) -> None:
     assert quarterdose_within(tmp_path, "config", "absent.yaml").returncode == 2
-    assert quarterdose(tmp_path, "walk").returncode == 2
+    assert quarterdose_within(tmp_path, "walk").returncode == 2
 
 
 @pytest.fixture
@@ -111,7 +111,7 @@ def test_flags_set_the_level_of_the_log(
 
 
 def test_verbose_and_quiet_exclude_each_other(tmp_path: Path) -> None:
-    done = quarterdose(tmp_path, "--quiet", "--verbose", "config", "x.yaml")
+    done = quarterdose_within(tmp_path, "--quiet", "--verbose", "config", "x.yaml")
     assert (done.returncode, done.stderr) == (2, "quarterdose: --verbose and --quiet exclude each other\n")
 
 

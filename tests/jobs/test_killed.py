@@ -1,73 +1,31 @@
 """What killed commands leave: no process, and no file that the next one does not remove."""
 
-import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
-from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 
-from data_prep.files import is_locked, locked, sibling
-from jobs.engine.launch import LocalProcesses
+from data_prep.files import is_locked, sibling
 from jobs.engine.leftovers import remove_leftovers_of
-from jobs.engine.lifeline import Lifeline, call_with_lifeline
 from jobs.engine.run_folder import RunFolder
 from jobs.stages.graph import graph_of
-from pipeline.training.loader import bind_to_rank
+from tests.jobs.hanging import call, hold, launch
 from tests.toy_runs import SETTINGS, Toy, wait_for, whole_run
 
 
-def _note(folder: Path, name: str) -> None:
-    (folder / name).write_text(str(os.getpid()))
-
-
-def _read(folder: Path) -> None:
-    bind_to_rank(0)
-    _note(folder, "reader")
-    time.sleep(600)
-
-
-def _hang(rank: int, folder: Path) -> None:
-    """Hear no signal, and hold a lock that a reading process inherits, as in a collective."""
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    with locked(folder / f"{rank}.lock"):
-        if rank == 0:
-            get_context("fork").Process(target=_read, args=(folder,), daemon=True).start()
-        _note(folder, f"rank{rank}")
-        time.sleep(600)
-
-
-def _launch(folder: Path) -> None:
-    processes = LocalProcesses([(_hang, (folder,), 2)], [], folder)
-    while not processes.have_ended():
-        _note(folder, "launched")
-
-
-def _hold(folder: Path) -> None:
-    lifeline = Lifeline()
-    (folder / "lifeline").write_text(str(lifeline.path))
-    time.sleep(600)
-
-
-def _call(folder: Path) -> None:
-    call_with_lifeline(Path((folder / "lifeline").read_text()), _hang, 1, folder)
-
-
-def start(call: Callable[[Path], None], folder: Path) -> "subprocess.Popen[bytes]":
+def start(function: Callable[[Path], None], folder: Path) -> "subprocess.Popen[bytes]":
     """Start a command that calls a function; a child of multiprocessing would share its parent's temporary folder."""
-    code = f"import pathlib, tests.jobs.test_killed as t; t.{call.__name__}(pathlib.Path({str(folder)!r}))"
+    code = f"import pathlib, tests.jobs.hanging as h; h.{function.__name__}(pathlib.Path({str(folder)!r}))"
     return subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
 
 
 @pytest.mark.ranks
 def test_ranks_that_hear_nothing_end_with_their_command(tmp_path: Path) -> None:
     """And so do the processes that read for them."""
-    command = start(_launch, tmp_path)
+    command = start(launch, tmp_path)
     wait_for(lambda: len(list(tmp_path.iterdir())) == 6)
     command.kill()
     command.wait()
@@ -78,14 +36,14 @@ def test_ranks_that_hear_nothing_end_with_their_command(tmp_path: Path) -> None:
 
 def test_submitted_processes_end_with_their_command(tmp_path: Path) -> None:
     """Also one that comes after its end."""
-    command = start(_hold, tmp_path)
+    command = start(hold, tmp_path)
     wait_for((tmp_path / "lifeline").exists)
-    early = start(_call, tmp_path)
+    early = start(call, tmp_path)
     wait_for((tmp_path / "rank1").exists)
     command.kill()
     command.wait()
     early.wait(30)
-    late = start(_call, tmp_path)
+    late = start(call, tmp_path)
     late.wait(30)
     assert (early.returncode, late.returncode) == (-signal.SIGKILL, -signal.SIGKILL)
 

@@ -1,6 +1,9 @@
 """Launchers of worker processes."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -25,3 +28,18 @@ def test_a_machine_of_one_gpu_or_none_is_left_as_it_is(monkeypatch: pytest.Monke
     for count in (0, 1):
         show_gpu(1, count)
         assert "CUDA_VISIBLE_DEVICES" not in os.environ
+
+
+def test_processes_are_started_without_the_import_of_torch(tmp_path: Path) -> None:
+    """It takes two seconds of a core, of each command."""
+    code = f"""
+import sys, time
+from pathlib import Path
+from jobs.engine.launch import LocalProcesses
+processes = LocalProcesses([(time.sleep, (), 2)], [], Path({str(tmp_path)!r}))
+while not processes.have_ended():
+    pass
+print(repr(processes.fault()), "torch" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "'' False\n"

@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from jobs.stages.graph import graph_of, open_graph, preparation_of
 from jobs.stages.prepare import Prepare
 from jobs.stages.split import count_states, describe_noise
 from pipeline.settings.run import RunSettings
-from tests.command_line import QUARTERDOSE
+from tests.command_line import quarterdose_within
 from tests.data_prep.dicom_series import write_series
 from tests.scans import chest, write_nifti
 
@@ -46,8 +45,9 @@ def root(tmp_path: Path) -> Path:
 
 
 def status(root: Path) -> list[list[str]]:
-    told = subprocess.run([str(QUARTERDOSE), "status", str(root)], capture_output=True, text=True, check=True).stdout
-    return [line.split()[:3] for line in told.splitlines() if "prepare" in line.split()[:1]]
+    done = quarterdose_within(root, "status", str(root))
+    assert done.returncode == 0, done.stderr
+    return [line.split()[:3] for line in done.stdout.splitlines() if "prepare" in line.split()[:1]]
 
 
 def test_status_looks_at_no_source(root: Path, tmp_path: Path) -> None:
