@@ -5,6 +5,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import pytest
@@ -56,12 +57,15 @@ def _own_umask_and_environment() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _own_key_and_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
-    cache = tmp_path_factory.mktemp("cache")
-    (cache / "quarterdose").mkdir()
+    homes = tmp_path_factory.getbasetemp() / "homes"  # pytest lists all folders beside it for each new one
+    homes.mkdir(exist_ok=True)
+    home = Path(mkdtemp(dir=homes))
+    (home / "config").mkdir()
+    (home / "cache" / "quarterdose").mkdir(parents=True)
     SAMPLE_FOLDER.mkdir(parents=True, exist_ok=True)
-    (cache / "quarterdose" / "sample").symlink_to(SAMPLE_FOLDER)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    (home / "cache" / "quarterdose" / "sample").symlink_to(SAMPLE_FOLDER)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "config"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
 
 
 @pytest.fixture(scope="session")

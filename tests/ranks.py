@@ -6,8 +6,9 @@ from typing import Any
 
 from torch.multiprocessing.spawn import ProcessContext, start_processes
 
-# torch's compiler is imported by each DistributedDataParallel
-_PRELOADED = ["pipeline.training.trainer", "torch._dynamo", "pytest", "hypothesis"]
+# torch's compiler is imported by each DistributedDataParallel, the last two by the modules whose functions are called
+_PRELOADED = ["pipeline.training.train", "torch._dynamo", "pytest", "hypothesis",
+              "tests.pipeline.trainings", "tests.toy_runs"]  # fmt: skip
 
 
 def start_ranks(main: Callable[..., None], arguments: tuple[Any, ...], ranks: int) -> ProcessContext:

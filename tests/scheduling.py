@@ -13,6 +13,8 @@ _TOGETHER = {  # by the beginning of a test's id; the first that fits
     "tests/pipeline/test_stripes.py": "whole images",
     "tests/jobs/test_plan.py": "predictions",
     "tests/pipeline/test_resumption.py": "whole trainings",
+    "tests/pipeline/test_fresh_noise.py": "trainings on fresh noise",
+    "tests/pipeline/test_patience.py": "trainings on a plateau",
     "tests/pipeline/test_trainer.py": "trainings, one of them of a compiled network",
 }
 

@@ -1,15 +1,31 @@
-"""What the tests of the report's page share."""
+"""What tests of trainings share, and those of the report's page."""
 
 import os
 import shutil
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from pipeline.settings.cells import CellSettings
 from tests.pipeline.pages import write_hostile_report
+from tests.pipeline.trainings import Trained, run
 from tests.shared_runs import fill_once
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """Train a cell to its end, once for all tests: its folder, to be compared with and copied, and its result."""
+
+    @cache
+    def train_once(settings: CellSettings) -> tuple[Path, dict[str, Any]]:
+        folder = tmp_path_factory.mktemp("whole")
+        return folder, run(settings, data, folder)
+
+    return train_once
 
 
 @pytest.fixture(scope="module")

@@ -17,12 +17,13 @@ from pipeline.settings.training import TrainingSettings
 from tests.pipeline.cells import cell
 from tests.pipeline.doses import EVALUATE, origin_of, samples, write_doses
 from tests.pipeline.trainings import run
+from tests.shared_runs import fill_once
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    write_doses(tmp_path / "data")
-    return tmp_path / "data"
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a pair of several doses, of which nobody changes anything."""
+    return fill_once(tmp_path_factory, "doses", write_doses)
 
 
 @pytest.mark.parametrize("dims", [2, 3])

@@ -22,14 +22,15 @@ from pipeline.settings.training import TrainingSettings
 from pipeline.slices import Fresh, SliceReader
 from tests.pipeline.cells import cell
 from tests.pipeline.doses import PIXEL, SETTINGS, SIDE, origin_of, samples, write_doses
-from tests.pipeline.trainings import Halted, assert_same_losses, losses, run, train_ranks
+from tests.pipeline.trainings import Halted, Trained, assert_same_losses, losses, run, train_ranks
 from tests.scans import chest
+from tests.shared_runs import fill_once
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    write_doses(tmp_path / "data")
-    return tmp_path / "data"
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a pair of several doses, of which nobody changes anything."""
+    return fill_once(tmp_path_factory, "doses", write_doses)
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -117,16 +118,16 @@ FRESH: dict[str, Any] = {"fresh": True, "doses": [0.05, 0.1], "crop": 32, "batch
 
 @pytest.mark.parametrize(("dims", "stop_at"), [(2, 3), (2, 6), (3, 5)])
 def test_a_training_on_fresh_noise_goes_on_to_the_same_losses(
-    data: Path, tmp_path: Path, dims: int, stop_at: int
+    data: Path, trained: Trained, tmp_path: Path, dims: int, stop_at: int
 ) -> None:
     settings = cell(dims, checkpoint_minutes=1e-9, **FRESH)
-    run(settings, data, tmp_path / "whole")
+    whole, _ = trained(settings)
     with pytest.raises(Halted):
-        run(settings, data, tmp_path / "halted", stop_at)
-    run(settings, data, tmp_path / "halted")
-    assert_same_losses(tmp_path / "halted", tmp_path / "whole")
-    run(cell(dims, **{**FRESH, "fresh": False, "doses": [0.05]}), data, tmp_path / "stored")
-    assert losses(tmp_path / "stored") != losses(tmp_path / "whole")
+        run(settings, data, tmp_path, stop_at)
+    run(settings, data, tmp_path)
+    assert_same_losses(tmp_path, whole)
+    stored, _ = trained(cell(dims, **{**FRESH, "fresh": False, "doses": [0.05]}))
+    assert losses(stored) != losses(whole)
 
 
 @pytest.mark.parametrize("dims", [2, 3])

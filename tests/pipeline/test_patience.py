@@ -12,7 +12,7 @@ from pipeline.training.metrics_file import read_metrics
 from pipeline.training.record import TrainingRecord
 from tests.pairs import write_toy_pair
 from tests.pipeline.cells import cell
-from tests.pipeline.trainings import Halted, assert_same_losses, run, train_ranks
+from tests.pipeline.trainings import Halted, Trained, assert_same_losses, run, train_ranks
 
 PLATEAU: dict[str, Any] = {"learning_rate": 1e-30, "epochs": 9, "patience": 2}
 """Weights that a step of this size does not change have the same error for ever."""
@@ -49,13 +49,12 @@ def test_a_plateau_stops_the_training_after_so_many_validations(data: Path, tmp_
 
 
 @pytest.mark.parametrize("stop_at", [3, 6, 9, 12])
-def test_a_stopped_training_stops_at_the_same_step(data: Path, tmp_path: Path, stop_at: int) -> None:
+def test_a_stopped_training_stops_at_the_same_step(data: Path, trained: Trained, tmp_path: Path, stop_at: int) -> None:
     settings = cell(2, checkpoint_minutes=1e-9, flips=True, average=0.2, **PLATEAU)
-    run(settings, data, tmp_path / "whole")
     with pytest.raises(Halted):
-        run(settings, data, tmp_path / "parts", stop_at)
-    assert run(settings, data, tmp_path / "parts")["steps"] == 12
-    assert_same_losses(tmp_path / "parts", tmp_path / "whole")
+        run(settings, data, tmp_path, stop_at)
+    assert run(settings, data, tmp_path)["steps"] == 12
+    assert_same_losses(tmp_path, trained(settings)[0])
 
 
 @pytest.mark.ranks

@@ -8,7 +8,6 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,31 +25,18 @@ from pipeline.training.validation import judge
 from pipeline.training.world import World
 from tests.pairs import write_toy_pair
 from tests.pipeline.cells import cell
-from tests.pipeline.trainings import CPU, SPLIT, Halted, assert_same_losses, losses, run, train_ranks
+from tests.pipeline.trainings import CPU, SPLIT, Halted, Trained, assert_same_losses, losses, run, train_ranks
 from tests.ranks import run_ranks
 
 COMPLETE: dict[str, Any] = {
     "flips": True, "average": 0.2, "patience": 9, "keep": "best", "norm": "batch", "crop": 32,
 }  # fmt: skip
 """With running statistics too."""
-Trained = Callable[[CellSettings], tuple[Path, dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_toy_pair(tmp_path_factory.mktemp("pair"))
-
-
-@pytest.fixture(scope="module")
-def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """Train a cell to its end, once for all tests: its folder, to be compared with and copied, and its result."""
-
-    @cache
-    def train_once(settings: CellSettings) -> tuple[Path, dict[str, Any]]:
-        folder = tmp_path_factory.mktemp("whole")
-        return folder, run(settings, data, folder)
-
-    return train_once
 
 
 @pytest.mark.parametrize(

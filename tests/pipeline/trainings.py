@@ -1,6 +1,7 @@
 """Trainings of a toy pair, by one rank or several, and their losses."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from pipeline.training.world import World
 from tests.ranks import run_ranks
 
 CPU = torch.device("cpu")
+Trained = Callable[[CellSettings], tuple[Path, dict[str, Any]]]
+"""Trains a cell to its end, or did so before: its folder and its result."""
 
 
 SPLIT = Split("slabs", {
