@@ -18,8 +18,9 @@ from data_prep.sources.sample import sample_path as sample_path_of_user
 from data_prep.volume import CTVolume
 from tests.pairs import write_toy_pair
 from tests.scans import chest, write_nifti
+from tests.searches import Searching, searching
 from tests.shared_runs import fill_once
-from tests.toy_runs import SETTINGS, Toy, whole_run
+from tests.toy_runs import SETTINGS, Toy, make_toy_scan, whole_run
 
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton: kernels then run on CPUs
@@ -86,6 +87,17 @@ def sample(sample_path: Path) -> CTVolume:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Toy:
     """A whole run, to be compared with and to be copied: nobody runs anything in it."""
     return Toy(fill_once(tmp_path_factory, "undisturbed", lambda folder: whole_run(folder, SETTINGS)), SETTINGS)
+
+
+@pytest.fixture(scope="session")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Searching:
+    """A search by one worker that nobody disturbed: nobody runs anything in it."""
+
+    def fill(folder: Path) -> None:
+        make_toy_scan(folder)
+        Searching(folder, searching(workers=1)).search()
+
+    return Searching(fill_once(tmp_path_factory, "searched", fill), searching(workers=1))
 
 
 @pytest.fixture

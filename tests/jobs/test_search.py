@@ -30,21 +30,9 @@ from pipeline.training.world import World
 from tests.command_line import quarterdose
 from tests.processes import processes_in, workers_in
 from tests.searches import Searching, assert_same_trials, losses, searching
-from tests.shared_runs import fill_once
 from tests.toy_runs import make_toy_scan, wait_for
 
 pytestmark = pytest.mark.whole
-
-
-@pytest.fixture(scope="session")
-def searched(tmp_path_factory: pytest.TempPathFactory) -> Searching:
-    """A search that nobody disturbed: nobody runs anything in it."""
-
-    def fill(folder: Path) -> None:
-        make_toy_scan(folder)
-        Searching(folder, searching()).search()
-
-    return Searching(fill_once(tmp_path_factory, "searched", fill), searching())
 
 
 def test_each_network_has_as_many_trials_and_the_better_half_is_trained_to_its_end(searched: Searching) -> None:

@@ -28,17 +28,8 @@ class QueuedSearch(Searching, Queued):
         wait_for(lambda: any(self.trial(trial).glob(pattern)), WHOLE)
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Searching:
-    """The same search on this machine, by one worker."""
-    toy = Searching(tmp_path_factory.mktemp("alone"), searching(workers=1))
-    make_toy_scan(toy.folder)
-    toy.search()
-    return toy
-
-
 def test_a_search_of_which_driver_worker_and_node_are_killed_ends_with_the_same_trials(
-    tmp_path: Path, alone: Searching, cluster: Cluster
+    tmp_path: Path, searched: Searching, cluster: Cluster
 ) -> None:
     toy = QueuedSearch(tmp_path, searching(), cluster)
     make_toy_scan(tmp_path)
@@ -57,7 +48,7 @@ def test_a_search_of_which_driver_worker_and_node_are_killed_ends_with_the_same_
     cluster.start_node(node)
     status = toy.tell("status")
     assert "requeued 1 x" in status
-    assert_same_trials(toy, alone)
+    assert_same_trials(toy, searched)
 
 
 def worker_of(toy: Queued, stage: str) -> int:
