@@ -69,7 +69,9 @@ def main() -> None:
         sys.exit(f"{FAILED}{error}")
     try:
         call(*arguments)
-    except Exception as error:
+    except SystemExit:
+        raise
+    except BaseException as error:
         traceback.print_exception(error)
         sys.exit(f"{FAILED}{' '.join(str(error).split())}")
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.processes import end_with_parent
+from pipeline.training.stopping import Stopped
 
 _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 1.5  # when a rank has died: for the others to end by themselves, then after SIGTERM; then SIGKILL
@@ -101,7 +102,7 @@ def _call(error_file: Path, main: Callable[..., None], number: int, *arguments: 
         main(number, *arguments)
     except KeyboardInterrupt:
         pass  # the parent heard it too, and says so
-    except Exception:
+    except (Exception, Stopped):
         error_file.write_text(traceback.format_exc(), "utf-8", errors="backslashreplace")
         sys.exit(1)
 

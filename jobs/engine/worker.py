@@ -25,6 +25,7 @@ PEER_LOST = "ended because it lost another rank"
 """Stands in the log of each rank that failed only because another one did."""
 _REPORT_SECONDS = 0.5
 _GRACE_SECONDS = 2.0
+Failure = Exception | Stopped
 
 
 def work_alone(open_graph: OpenGraph, root: Path, stage_name: str, items: Sequence[str]) -> None:
@@ -43,8 +44,6 @@ def _discreet(stage: Stage) -> Iterator[None]:
     """Hide the text of an error outside of an item's ``run`` from the parent process, if the stage is private."""
     try:
         yield
-    except Stopped:
-        raise
     except Exception as error:
         if not stage.private:
             raise
@@ -63,7 +62,7 @@ def work_together(open_graph: OpenGraph, root: Path, stage_name: str, item: str,
         raise error
 
 
-def _run_locked(graph: Graph, stage: Stage, item: str, world: World) -> Exception | None:
+def _run_locked(graph: Graph, stage: Stage, item: str, world: World) -> Failure | None:
     """Run the item, in rank 0 under its lock; return the error that its marker tells of."""
     if not world.leads:
         return _run_marked(graph, stage, item, world, graph.parts(stage, item))
@@ -85,11 +84,11 @@ def _start(stage: Stage, item: str, digest: str, world: World) -> None:
         stage.markers.remove(item)
 
 
-def _run_marked(graph: Graph, stage: Stage, item: str, world: World, parts: dict[str, Any]) -> Exception | None:
+def _run_marked(graph: Graph, stage: Stage, item: str, world: World, parts: dict[str, Any]) -> Failure | None:
     start = time.monotonic()
     logger.info(f"{stage.name}/{item}: started as rank {world.rank} of {world.size}")
 
-    def fail(error: Exception) -> None:
+    def fail(error: Failure) -> None:
         _log_error(stage, error)
         marker = Marker(_state(error), parts, time.time(), time.monotonic() - start, _reason(stage, error), {})
         _mark_failure(stage, item, error, marker, world)
@@ -97,7 +96,7 @@ def _run_marked(graph: Graph, stage: Stage, item: str, world: World, parts: dict
     try:
         check_outputs((graph.stages[name], source) for name, source in stage.inputs(item))
         summary = stage.run(item, replace(world, on_peer_lost=fail), _reporter(stage, item, world))
-    except Exception as error:
+    except (Exception, Stopped) as error:
         if isinstance(error, Stopped) and not stage.uses_ranks:
             raise  # the worker was asked, not the item
         fail(error)
@@ -114,20 +113,20 @@ def _run_marked(graph: Graph, stage: Stage, item: str, world: World, parts: dict
     return None
 
 
-def _state(error: Exception) -> State:
+def _state(error: Failure) -> State:
     return "refused" if isinstance(error, UserError) else "failed"
 
 
-def _reason(stage: Stage, error: Exception) -> str:
+def _reason(stage: Stage, error: Failure) -> str:
     return str(error) if _is_plain(error) else _describe(error, private=stage.private)
 
 
-def _is_plain(error: Exception) -> bool:
+def _is_plain(error: Failure) -> bool:
     """Whether the error's text is a sentence for people, without private words."""
     return isinstance(error, UserError | MachineError | RunFailed | DistributionError | Stopped)
 
 
-def _log_error(stage: Stage, error: Exception) -> None:
+def _log_error(stage: Stage, error: Failure) -> None:
     """Log the sentence of a plain error; of others the trace, without its texts where the stage is private."""
     if isinstance(error, PeerLost):
         logger.error(PEER_LOST)
@@ -139,7 +138,7 @@ def _log_error(stage: Stage, error: Exception) -> None:
         traceback.print_exception(error)
 
 
-def _describe(error: Exception, *, private: bool) -> str:
+def _describe(error: Failure, *, private: bool) -> str:
     """Say what went wrong in words for people; without the error's own words where they may hold names."""
     if isinstance(error, OSError):
         return describe_os_error(error, names_file=not private)
@@ -150,7 +149,7 @@ def _describe(error: Exception, *, private: bool) -> str:
     return origin if private else f"{origin}: {' '.join(str(error).split())}"
 
 
-def _mark_failure(stage: Stage, item: str, error: Exception, marker: Marker, world: World) -> None:
+def _mark_failure(stage: Stage, item: str, error: Failure, marker: Marker, world: World) -> None:
     """Mark the item at once; a rank that only lost another waits first, as that one may know the reason.
 
     An item that ranks of another start are at is theirs, and is not marked.

@@ -8,8 +8,10 @@ from typing import Any, Self
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
 
 
-class Stopped(RuntimeError):
+class Stopped(BaseException):
     """Work that a signal asked to stop.
+
+    No ``except Exception`` catches it: it may be raised anywhere, within imports and readers of files, too.
 
     ``number``: the signal, None if another rank got it. ``step``: after which a training saved itself first.
     """

@@ -3,6 +3,8 @@
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from jobs.engine.run_folder import RunFolder
 from jobs.stages.graph import graph_of, open_graph
 from pipeline.settings.run import RunSettings
 from pipeline.training.stopping import SIGNALS, Stopped
+from pipeline.training.world import World
 from slurm.job import USED_UP
 
 
@@ -75,6 +78,37 @@ def test_a_marker_that_never_comes_is_the_mark_of_a_job_that_died(
     assert marker.reason == "its job ended before it was done; see the logs"
 
 
+@pytest.fixture
+def _own_handlers() -> Iterator[None]:
+    """Jobs do not give signals back their former handlers."""
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def be_last_start(folder: Path, monkeypatch: pytest.MonkeyPatch, preempted: str, end: int) -> None:
+    """Be a job whose restarts are used up, with a time limit in so many seconds."""
+    scontrol = folder / "scontrol"
+    scontrol.write_text(f"#!/bin/sh\necho JobId=12 EndTime={int(time.time()) + end} PreemptTime={preempted}\n")
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    for name, value in (("JOB_ID", "12"), ("RESTART_COUNT", "2"), ("PROCID", "0"), ("NTASKS", "1"), ("LOCALID", "0")):
+        monkeypatch.setenv(f"SLURM_{name}", value)
+
+
+@pytest.mark.usefixtures("_own_handlers")
+def test_a_signal_that_comes_within_what_catches_all_errors_is_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As imports of libraries do, and readers of files, which take any error for a broken file."""
+    be_last_start(tmp_path, monkeypatch, "None", 60)
+    with pytest.raises(SystemExit) as end_of_job, in_job._stoppable(World(), 2), suppress(Exception):
+        signal.raise_signal(signal.SIGUSR2)
+    assert end_of_job.value.code == USED_UP
+
+
+@pytest.mark.usefixtures("_own_handlers")
 @pytest.mark.parametrize(
     ("preempted", "end", "cause"),
     [
@@ -87,12 +121,7 @@ def test_restarts_that_are_used_up_are_said_with_their_cause(
     preempted: str, end: int, cause: str, graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the marker of the training, in the log, and by the job's exit code."""
-    scontrol = tmp_path / "scontrol"
-    scontrol.write_text(f"#!/bin/sh\necho JobId=12 EndTime={int(time.time()) + end} PreemptTime={preempted}\n")
-    scontrol.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    for name, value in (("JOB_ID", "12"), ("RESTART_COUNT", "2"), ("PROCID", "0"), ("NTASKS", "1"), ("LOCALID", "0")):
-        monkeypatch.setenv(f"SLURM_{name}", value)
+    be_last_start(tmp_path, monkeypatch, preempted, end)
     markers = graph.stages["train"].markers
 
     def stop(*_arguments: object) -> None:
@@ -102,11 +131,8 @@ def test_restarts_that_are_used_up_are_said_with_their_cause(
     monkeypatch.setattr(in_job, "work_together", stop)
     monkeypatch.setattr(in_job, "_await_inputs", lambda *_arguments: None)
     monkeypatch.setattr(Graph, "blocked_by", lambda *_arguments: None)
-    handlers = {number: signal.getsignal(number) for number in SIGNALS}
     with pytest.raises(SystemExit) as end_of_job:
         in_job.run_rank(open_graph, graph.stages["train"].folder.root, "train", "2d", 2)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
     assert end_of_job.value.code == USED_UP
     marker = markers.read("2d")
     assert marker is not None
