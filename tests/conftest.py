@@ -67,6 +67,7 @@ def _own_key_and_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: py
     (home / "cache" / "quarterdose" / "sample").symlink_to(SAMPLE_FOLDER)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(home / "config"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+    monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path_factory.getbasetemp() / "matplotlib"))  # fonts are listed once
 
 
 @pytest.fixture(scope="session")
