@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import wilcoxon
 
 LEAST_PATIENTS = 6
 """With five, p cannot fall below 0.06, and a bootstrap has too few patients to draw from."""
@@ -31,6 +30,8 @@ def paired_test(differences: NDArray[np.float64]) -> float:
     """Compute the two-sided p of Wilcoxon's signed-rank test from a difference a patient; NaN with too few patients."""
     if len(differences) < LEAST_PATIENTS:
         return np.nan
+    from scipy.stats import wilcoxon  # a second of a core, which reports of few patients are spared
+
     return float(wilcoxon(differences).pvalue) if differences.any() else 1.0
 
 

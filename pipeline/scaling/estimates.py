@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 LEVEL = 0.95
 MOST_BLOCKS = 6
@@ -95,7 +95,7 @@ def t_interval(centre: float, variances: Sequence[float], freedoms: Sequence[flo
         return NOTHING
     varying = parts > 0
     freedom = total**2 / (parts[varying] ** 2 / counts[varying]).sum()
-    half = float(student.ppf((1 + LEVEL) / 2, freedom) * np.sqrt(total))
+    half = float(stdtrit(freedom, (1 + LEVEL) / 2) * np.sqrt(total))
     return centre - half, centre + half
 
 

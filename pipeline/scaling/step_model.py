@@ -18,13 +18,13 @@ grow: the caller gives a file system's limit as ``data_rate``.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from math import ceil
+from math import ceil, exp, pi, sqrt
 from typing import Literal
 
 import numpy as np
 from scipy.integrate import quad
 from scipy.optimize import minimize_scalar, nnls
-from scipy.stats import norm
+from scipy.special import ndtr
 
 from pipeline.scaling.estimates import Numbers
 
@@ -118,7 +118,8 @@ def expected_largest(ranks: int, tail: Tail = "normal") -> float:
     """Return the expectation of the largest of so many standard normal, or exponential, numbers less their mean."""
     if tail == "exponential":
         return float(np.sum(1 / np.arange(2, ranks + 1)))
-    return float(quad(lambda x: x * ranks * norm.pdf(x) * norm.cdf(x) ** (ranks - 1), -10, 10, limit=200)[0])
+    density = ranks / sqrt(2 * pi)
+    return float(quad(lambda x: x * density * exp(-x * x / 2) * ndtr(x) ** (ranks - 1), -10, 10, limit=200)[0])
 
 
 def fit(steps: Sequence[MeasuredStep], size: float, variant: Variant = RING, link: Link = ASSUMED) -> StepModel:
