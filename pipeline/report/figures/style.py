@@ -68,7 +68,7 @@ def save(figure: Figure, path: Path) -> None:
     for ending, metadata in ENDINGS.items():
         with replacing(path.with_name(path.name + ending)) as temporary:
             figure.savefig(temporary, format=ending[1:], dpi=DPI, metadata=metadata)
-        figure.set_layout_engine("none")
+        figure.set_layout_engine(None)  # after "none" matplotlib would draw it twice for each file
 
 
 def style(number: int) -> tuple[str, str]:
