@@ -67,7 +67,7 @@ class Toy:
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            self.command(*words), cwd=self.folder, capture_output=True, text=True, check=False, timeout=400
+            self.command(*words), cwd=self.folder, capture_output=True, text=True, check=False, timeout=1200
         )
 
     def start(self) -> subprocess.Popen[str]:
