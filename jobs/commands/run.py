@@ -154,8 +154,11 @@ def run_here(folder: RunFolder, graph: Graph, open_graph: OpenGraph, profile: Pr
         if any(decision.run for decision in decisions):
             check_targets(graph, decisions)
             folder.record()
-            local = LocalLauncher(open_graph, _modules(graph, decisions))
-            launcher: Launcher = SubmittedLauncher(profile, open_graph) if profile else local
+            launcher: Launcher = (
+                SubmittedLauncher(profile, open_graph)
+                if profile
+                else LocalLauncher(open_graph, _modules(graph, decisions))
+            )
             count, failures = run_graph(graph, launcher, display)
     if not count:
         logger.info("nothing to do: every item is complete and unchanged")

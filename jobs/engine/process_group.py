@@ -61,10 +61,10 @@ class ProcessGroup:
             path.unlink(missing_ok=True)
 
     def _end_others(self) -> None:
-        join(self.processes, _GRACE_SECONDS)
+        _join(self.processes, _GRACE_SECONDS)
         for process in self.processes:
             process.terminate()
-        join(self.processes, _GRACE_SECONDS)
+        _join(self.processes, _GRACE_SECONDS)
         for process in self.processes:
             process.kill()
             process.join()
@@ -82,14 +82,14 @@ def stop_groups(groups: Sequence[ProcessGroup]) -> None:
     processes = [process for group in groups for process in group.processes]
     for process in processes:
         process.terminate()
-    join(processes, _STOP_SECONDS)
+    _join(processes, _STOP_SECONDS)
     for process in processes:
         process.kill()
     for group in groups:
         group.remove_error_files()
 
 
-def join(processes: Sequence[ForkServerProcess], seconds: float) -> None:
+def _join(processes: Sequence[ForkServerProcess], seconds: float) -> None:
     """Wait for the end of all, no longer than so many seconds together."""
     deadline = time.monotonic() + seconds
     for process in processes:
