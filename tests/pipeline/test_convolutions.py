@@ -1,6 +1,9 @@
 """Each pass of a convolution is computed by the quickest algorithm that is right; never by a wrong one."""
 
+import copy
+import itertools
 import json
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -112,6 +115,7 @@ def unwritten(shape: ConvolutionShape, *operands: Tensor) -> Tensor:
     return output + torch.empty_like(output)
 
 
+CALLS = itertools.count()
 WRONG = {
     "too large": spoilt(lambda output: output.mul_(1.05)),
     "zero": spoilt(lambda output: output.zero_()),
@@ -119,7 +123,7 @@ WRONG = {
     "wrong in one number": spoilt(lambda output: output.view(-1)[7].add_(output.abs().max())),
     "not a number": spoilt(lambda output: output.view(-1)[7].fill_(float("nan"))),
     "infinite": spoilt(lambda output: output.view(-1)[7].fill_(float("inf"))),
-    "never the same": spoilt(lambda output: output.view(-1)[7].add_(torch.rand(()) * 1e-3)),
+    "never the same": spoilt(lambda output: output.view(-1)[7].mul_(1 + next(CALLS) / 128)),
     "of memory that it did not write": Algorithm(unwritten),
     "broken": Algorithm(broken),
 }
@@ -207,21 +211,23 @@ def test_a_choice_survives_as_plain_values() -> None:
 
 
 @pytest.mark.parametrize(
-    "network", [DDnet(3, norm="frozen"), DDnet(2, norm="frozen"), REDCNN()], ids=["3D", "2D", "RED"]
+    ("build", "dims"),
+    [(lambda: DDnet(3, norm="frozen"), 3), (lambda: DDnet(2, norm="frozen"), 2), (REDCNN, 2)],
+    ids=["3D", "2D", "RED"],
 )
-def test_a_network_computes_the_same_by_any_algorithms(network: nn.Module) -> None:
-    dims = 3 if network.__class__ is DDnet and isinstance(network.stem, Conv3d) else 2
+def test_a_network_computes_the_same_by_any_algorithms(build: Callable[[], nn.Module], dims: int) -> None:
+    """A gradient sums as many rounded products as there are voxels: in which order depends on the processor."""
     torch.manual_seed(0)
-    x = torch.randn(2, 1, *([16] if dims == 3 else []), 32, 32)
-    outputs = {}
+    network, x = build(), torch.randn(2, 1, *([16] if dims == 3 else []), 32, 32)
+    exact = run_network(copy.deepcopy(network).double(), dims, x.double())
     with NeedsCollector() as collected:
-        outputs["torch"] = run_network(network, dims, x)
+        run_network(network, dims, x)
     others = {shape: last_algorithms(shape) for shape in collected.needs}
     assert {name for names in others.values() for name in names.values()} > {LIBRARY, "mirrored"}
     use_algorithms(network, others)
-    outputs["others"] = run_network(network, dims, x)
-    for ours, exact in zip(outputs["others"], outputs["torch"], strict=True):
-        assert float((ours - exact).norm() / exact.norm()) < 1e-5
+    rounding = torch.finfo(torch.float32).eps * math.sqrt(x.numel())
+    for ours, right in zip(run_network(network, dims, x), exact, strict=True):
+        assert (ours - right).norm() < 4 * rounding * right.norm()
 
 
 def run_network(network: nn.Module, dims: int, x: Tensor) -> tuple[Tensor, Tensor]:
