@@ -18,7 +18,7 @@ from slurm.devcluster import Cluster, Shape
 from slurm.states import job_states
 from tests.shared_runs import fill_once
 from tests.slurm.clusters import PORT, await_saved_state, kill_controller, running
-from tests.slurm.queued import WHOLE, Queued, accounted, bytes_of, changed, without
+from tests.slurm.queued import DDNET, WHOLE, Queued, accounted, bytes_of, changed, without
 from tests.toy_runs import Toy, assert_alike, assert_cell_alike, wait_for, whole_run
 
 pytestmark = [pytest.mark.slurm, pytest.mark.whole]
@@ -27,8 +27,9 @@ STEPS = 28  # of each training but the long one
 SPARE = "node3"  # in place of the node that is killed
 Disturb = Callable[[Queued, str], None]
 LONG = "3d-s16-r2-e12"
-DISTURBED = changed(
-    ranks=[2], seeds=list(range(7)), also=[{"seeds": [0], "epochs": 12}], order_seed=6,  # the long one comes second
+DISTURBED = changed(  # steps of a small network would be over before they are disturbed
+    DDNET, ranks=[2], seeds=list(range(7)), also=[{"seeds": [0], "epochs": 12}],
+    order_seed=6,  # the long one comes second
     training={"epochs": 2, "samples": 28, "checkpoint_steps": 4},
 )  # fmt: skip
 

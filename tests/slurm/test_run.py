@@ -118,7 +118,7 @@ def test_impossible_demands_are_refused_before_anything_is_submitted(
 
 
 def test_a_cancelled_training_saves_itself_and_says_so(tmp_path: Path, spread_locally: Toy, cluster: Cluster) -> None:
-    endless = changed(ranks=[2], training={"epochs": 100, "samples": 40})
+    endless = changed(ranks=[2], training={"epochs": 1000, "samples": 40})
     toy = without([CELL], spread_locally, tmp_path, cluster, endless)
     toy.submit()
     toy.await_steps(CELL, 2)
@@ -135,7 +135,7 @@ def test_a_cancelled_training_saves_itself_and_says_so(tmp_path: Path, spread_lo
 def test_restarts_that_are_used_up_are_said_with_the_way_out(
     tmp_path: Path, spread_locally: Toy, cluster: Cluster
 ) -> None:
-    endless = changed(ranks=[2], training={"epochs": 100, "samples": 40})
+    endless = changed(ranks=[2], training={"epochs": 1000, "samples": 40})
     toy = without([CELL], spread_locally, tmp_path, cluster, endless, restarts=0)
     toy.submit()
     toy.await_steps(CELL, 2)

@@ -18,7 +18,8 @@ _GIB = 2**30
 def draw_networks(figure: Figure, results: Results) -> None:
     """Draw error, as a share of the input's, against hours, parameters, memory and speed: a mark a kind of training.
 
-    Reads ``networks``. A line joins what no other training beats in both hours and error. Dashed: classical denoisers.
+    Reads ``networks``. A line joins what no other training beats in both hours and error. Grey and broken: classical
+    denoisers.
     """
     table = results.table("networks", "nothing was judged on the held-out slices")
     trained = table[table["hours_of"] != ""]
@@ -39,11 +40,8 @@ def draw_networks(figure: Figure, results: Results) -> None:
 
 
 def _draw_panel(ax: Axes, table: pd.DataFrame, cost: str) -> None:
-    for number, row in enumerate(table[table["hours_of"] == ""].iloc[1:].to_dict("records")):
-        ax.axhline(100 * row["error"], color=GREY, ls="--", lw=0.8)
-        side = number % 2  # labels of two denoisers that are alike would lie on one another
-        ax.annotate(row["title"], (1 - side, 100 * row["error"]), xycoords=("axes fraction", "data"),
-                    ha=("right", "left")[side], va=("bottom", "top")[side], fontsize=6, color=GREY)  # fmt: skip
+    for dashes, row in zip(("--", ":"), table[table["hours_of"] == ""].iloc[1:].to_dict("records"), strict=False):
+        ax.axhline(100 * row["error"], color=GREY, ls=dashes, lw=0.8, label=row["title"])
     for number, row in enumerate(table[table["hours_of"] != ""].to_dict("records")):
         colour, mark = style(number)
         x = row[cost] / (_GIB if cost == "peak_bytes" else 1)
