@@ -1,5 +1,6 @@
 """Whole runs of the graph on a toy scan, in real processes."""
 
+import copy
 import json
 import shutil
 import subprocess
@@ -40,9 +41,12 @@ SETTINGS: dict[str, Any] = {
 
 
 def with_network(settings: dict[str, Any], network: str, *, training: dict[str, Any], **changes: Any) -> dict[str, Any]:
-    """Return the settings with one network changed; ``training``: what changes of its training."""
+    """Return the settings with one network changed; ``training``: what changes of its training.
+
+    No two networks share options: a settings file has no anchors.
+    """
     former = settings["networks"][network]
-    changed = {**former, **changes, "training": {**former["training"], **training}}
+    changed = {**former, **copy.deepcopy(changes), "training": {**former["training"], **training}}
     return {**settings, "networks": {**settings["networks"], network: changed}}
 
 
