@@ -115,7 +115,7 @@ def unwritten(shape: ConvolutionShape, *operands: Tensor) -> Tensor:
     return output + torch.empty_like(output)
 
 
-CALLS = itertools.count()
+SCALES = itertools.cycle((1, 1 + 1 / 64))  # differ in bfloat16, and are both within the tolerance
 WRONG = {
     "too large": spoilt(lambda output: output.mul_(1.05)),
     "zero": spoilt(lambda output: output.zero_()),
@@ -123,7 +123,7 @@ WRONG = {
     "wrong in one number": spoilt(lambda output: output.view(-1)[7].add_(output.abs().max())),
     "not a number": spoilt(lambda output: output.view(-1)[7].fill_(float("nan"))),
     "infinite": spoilt(lambda output: output.view(-1)[7].fill_(float("inf"))),
-    "never the same": spoilt(lambda output: output.view(-1)[7].mul_(1 + next(CALLS) / 128)),
+    "never the same": spoilt(lambda output: output.view(-1)[7].mul_(next(SCALES))),
     "of memory that it did not write": Algorithm(unwritten),
     "broken": Algorithm(broken),
 }
@@ -226,8 +226,8 @@ def test_a_network_computes_the_same_by_any_algorithms(build: Callable[[], nn.Mo
     assert {name for names in others.values() for name in names.values()} > {LIBRARY, "mirrored"}
     use_algorithms(network, others)
     rounding = torch.finfo(torch.float32).eps * math.sqrt(x.numel())
-    for ours, right in zip(run_network(network, dims, x), exact, strict=True):
-        assert (ours - right).norm() < 4 * rounding * right.norm()
+    for ours, right, bound in zip(run_network(network, dims, x), exact, (1e-5, 2 * rounding), strict=True):
+        assert (ours - right).norm() < bound * right.norm()
 
 
 def run_network(network: nn.Module, dims: int, x: Tensor) -> tuple[Tensor, Tensor]:

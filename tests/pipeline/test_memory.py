@@ -117,15 +117,11 @@ def test_predicts_gpu_memory(precision: str, checkpointing: bool) -> None:
 
 @pytest.mark.parametrize(
     "how",
-    [
-        {"norm": "group", "average": 0.1},
-        {"norm": "sync"},
-        {"dims": 2, "precision": "bfloat16", "activation_checkpointing": True},
-    ],
+    [{"norm": "group", "average": 0.1}, {"norm": "sync"}, {"precision": "bfloat16", "activation_checkpointing": True}],
 )
 def test_fake_tensors_hold_to_the_byte_what_real_ones_do(how: dict[str, Any]) -> None:
     settings = cell(crop=32, **how)
-    network = lay_out(build_network(settings), settings.dims)
+    network = lay_out(build_network(settings), 3)
     weights = {name: value.clone() for name, value in network.state_dict().items()}
     with LiveBytes() as live:
         network.to_empty(device="cpu").load_state_dict(weights)
