@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ class Toy:
         """Wait for files below the run folder that a process is to write; one that ends before says why."""
 
         def is_written() -> bool:
-            written = any(self.run_folder.glob(pattern))
+            written = any_file(self.run_folder, pattern)
             assert written or process.poll() is None, process.communicate()[0]
             return written
 
@@ -105,6 +106,13 @@ class Toy:
             outputs = _OUTPUTS[stage].format(item=item)
             for path in (*self.run_folder.glob(f"markers/{stage}/{item}.*"), *self.run_folder.glob(outputs)):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def any_file(folder: Path, pattern: str) -> bool:
+    """Say whether files match in a folder into which processes write; one removed while it is listed is no error."""
+    while True:
+        with suppress(FileNotFoundError):
+            return any(folder.glob(pattern))
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 120, pause: float = 0.01) -> None:

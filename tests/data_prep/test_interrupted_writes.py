@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from data_prep.files import is_locked, locked, publishing, replacing, write_atom
 from data_prep.store import Pair
 from tests.pairs import write_pair
 from tests.scans import chest
+from tests.toy_runs import any_file, wait_for
 
 STREAM = """
 import sys, numpy as np
@@ -37,10 +37,7 @@ def test_a_writer_killed_in_the_middle_leaves_the_old_pair_and_then_nothing_of_i
     with subprocess.Popen([sys.executable, "-c", STREAM, str(path)], stdout=subprocess.PIPE) as writer:
         assert writer.stdout
         writer.stdout.readline()
-        deadline = time.monotonic() + 60
-        while not list(path.parent.glob(".a.zarr.*.tmp/*/c/*/*/*")):
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_for(lambda: any_file(path.parent, ".a.zarr.*.tmp/*/c/*/*/*"), 60)
         writer.send_signal(signal.SIGKILL)
     Pair(path).check()
     assert list(path.parent.glob(".a.zarr.*.tmp"))

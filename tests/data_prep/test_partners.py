@@ -29,7 +29,7 @@ from tests.command_line import QUARTERDOSE
 from tests.data_prep.dicom_series import write_series
 from tests.data_prep.test_prepare import SMALL, SPACING, TINY, data_settings, noisy_abdomen
 from tests.scans import chest
-from tests.toy_runs import wait_for
+from tests.toy_runs import any_file, wait_for
 
 DOSES = {"doses": [0.25, 0.05], "realisations": 2}
 ARRAYS = [f"low_dose_{dose}_{number}" for dose in (0.05, 0.25) for number in (1, 2)]
@@ -98,7 +98,7 @@ def test_a_killed_preparation_ends_as_any_other_and_verify_finds_a_changed_partn
         write_series(tmp_path / "scans" / name, chest(60), SPACING, patient=name)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     data, killed = tmp_path / "runs" / "p" / "data", start(tmp_path)
-    wait_for(lambda: list(data.glob(f"dicom/.*.tmp/{ARRAYS[-1]}/c/0/0/0")) or killed.poll() is not None)
+    wait_for(lambda: any_file(data, f"dicom/.*.tmp/{ARRAYS[-1]}/c/0/0/0") or killed.poll() is not None)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
     again = start(tmp_path)

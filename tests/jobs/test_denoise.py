@@ -5,7 +5,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from tests.pairs import write_pair
 from tests.pipeline.cells import cell
 from tests.scans import Hu, chest, write_nifti
 from tests.toy_models import SPACING, toy_model
+from tests.toy_runs import any_file, wait_for
 
 
 @pytest.fixture
@@ -182,9 +182,8 @@ def test_nothing_half_written_is_left_by_a_kill(model_path: Path, tmp_path: Path
     words = ("denoise", tmp_path / "long", "--model", model_path, "--out", tmp_path / "out", "--threads", "1")
     command = [sys.executable, "-c", "from jobs.commands.cli import main; main()", *map(str, words)]
     process = subprocess.Popen(command)
-    while not list(tmp_path.glob("out/.long.*.tmp/*.dcm")):
-        assert process.poll() is None
-        time.sleep(0.02)
+    wait_for(lambda: any_file(tmp_path, "out/.long.*.tmp/*.dcm") or process.poll() is not None)
+    assert process.poll() is None
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "out" / "long").exists()

@@ -15,7 +15,7 @@ from tests.command_line import QUARTERDOSE
 from tests.scans import chest, write_nifti
 from tests.slurm.clusters import PORT, running
 from tests.slurm.queued import WHOLE, Queued, bytes_of
-from tests.toy_runs import SETTINGS, Toy, wait_for
+from tests.toy_runs import SETTINGS, Toy, any_file, wait_for
 
 pytestmark = pytest.mark.slurm
 
@@ -55,7 +55,7 @@ def assert_same_pairs(ours: Toy, theirs: Toy) -> None:
 
 
 def half_written(toy: Toy) -> bool:
-    return any((toy.run_folder / "data").glob("toy/.*.tmp/*/c/*"))
+    return any_file(toy.run_folder / "data", "toy/.*.tmp/*/c/*")
 
 
 def workers(toy: Queued) -> list[int]:

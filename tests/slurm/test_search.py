@@ -10,7 +10,7 @@ import pytest
 from slurm.devcluster import Cluster
 from tests.searches import Searching, assert_same_trials, searching
 from tests.slurm.queued import WHOLE, Queued, bytes_of
-from tests.toy_runs import make_toy_scan, wait_for
+from tests.toy_runs import any_file, make_toy_scan, wait_for
 
 pytestmark = [pytest.mark.slurm, pytest.mark.whole]
 
@@ -25,7 +25,7 @@ class QueuedSearch(Searching, Queued):
             process.kill()
 
     def await_trial(self, trial: str, pattern: str) -> None:
-        wait_for(lambda: any(self.trial(trial).glob(pattern)), WHOLE)
+        wait_for(lambda: any_file(self.trial(trial), pattern), WHOLE)
 
 
 def test_a_search_of_which_driver_worker_and_node_are_killed_ends_with_the_same_trials(
