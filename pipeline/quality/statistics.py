@@ -17,10 +17,10 @@ def interval(values: "pd.Series[float]", patients: "pd.Series[str]") -> tuple[fl
     Percentiles of ``DRAWS`` draws (Efron and Tibshirani 1993, chapter 13) of a generator with a fixed seed.
     """
     present = values.notna()
+    if patients[present].nunique() < LEAST_PATIENTS:
+        return np.nan, np.nan
     groups = values[present].groupby(patients[present])
     sums, counts = groups.sum().to_numpy(np.float64), groups.count().to_numpy(np.float64)
-    if len(sums) < LEAST_PATIENTS:
-        return np.nan, np.nan
     drawn = np.random.default_rng(SEED).integers(len(sums), size=(DRAWS, len(sums)))
     low, high = np.percentile(sums[drawn].sum(1) / counts[drawn].sum(1), [2.5, 97.5])
     return float(low), float(high)

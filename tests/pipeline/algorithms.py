@@ -1,6 +1,8 @@
 """Algorithms of convolutions for tests."""
 
-from pipeline.convolutions.algorithms import ALGORITHMS
+from collections.abc import Iterable
+
+from pipeline.convolutions.algorithms import ALGORITHMS, LIBRARY
 from pipeline.convolutions.shape import PASSES, ConvolutionShape, Pass
 
 
@@ -8,3 +10,10 @@ def last_algorithms(shape: ConvolutionShape) -> dict[Pass, str]:
     """Return the last algorithm that computes each pass of the shape: not the library's, if there is one."""
     names = {name: [key for key, algorithm in ALGORITHMS[name].items() if algorithm.applies(shape)] for name in PASSES}
     return {name: names[name][-1] for name in PASSES}
+
+
+def other_algorithms(shapes: Iterable[ConvolutionShape]) -> dict[ConvolutionShape, dict[Pass, str]]:
+    """Return the last algorithms of the shapes of a network, which are the library's only where it has no other."""
+    others = {shape: last_algorithms(shape) for shape in shapes}
+    assert {name for names in others.values() for name in names.values()} > {LIBRARY, "mirrored"}
+    return others

@@ -26,7 +26,7 @@ from pipeline.convolutions.trial import TOLERANCE, Trial, filled_memory, quickes
 from pipeline.models import REDCNN, DDnet, build_network
 from pipeline.training.checkpoints import Checkpoints
 from pipeline.training.convolutions import convolutions_of
-from tests.pipeline.algorithms import last_algorithms
+from tests.pipeline.algorithms import other_algorithms
 from tests.pipeline.cells import cell
 from tests.pipeline.trainings import CPU, Halted, assert_same_losses, losses, run, train_ranks
 
@@ -222,9 +222,7 @@ def test_a_network_computes_the_same_by_any_algorithms(build: Callable[[], nn.Mo
     exact = run_network(copy.deepcopy(network).double(), dims, x.double())
     with NeedsCollector() as collected:
         run_network(network, dims, x)
-    others = {shape: last_algorithms(shape) for shape in collected.needs}
-    assert {name for names in others.values() for name in names.values()} > {LIBRARY, "mirrored"}
-    use_algorithms(network, others)
+    use_algorithms(network, other_algorithms(collected.needs))
     rounding = torch.finfo(torch.float32).eps * math.sqrt(x.numel())
     for ours, right, bound in zip(run_network(network, dims, x), exact, (1e-5, 2 * rounding), strict=True):
         assert (ours - right).norm() < bound * right.norm()

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from pipeline.convolutions.algorithms import LIBRARY
 from pipeline.convolutions.layers import use_algorithms
 from pipeline.convolutions.memory_format import channels_last, lay_out
 from pipeline.convolutions.needs import NeedsCollector
@@ -18,7 +17,7 @@ from pipeline.models import DDnet
 from pipeline.models.ddnet import Down, Up
 from pipeline.models.unet import UNet
 from pipeline.training.memory import drop_data, predict
-from tests.pipeline.algorithms import last_algorithms
+from tests.pipeline.algorithms import other_algorithms
 from tests.pipeline.cells import cell
 from tests.pipeline.kernels import DEVICE, of_kernels
 from tests.pipeline.networks import lively
@@ -93,9 +92,7 @@ def test_convolutions_by_other_algorithms_are_the_same() -> None:
     with kernels_on_all_devices(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         with NeedsCollector() as collected:
             exact = passes(network, x)
-        others = {shape: last_algorithms(shape) for shape in collected.needs}
-        assert {name for names in others.values() for name in names.values()} > {LIBRARY, "mirrored"}
-        use_algorithms(network, others)
+        use_algorithms(network, other_algorithms(collected.needs))
         outputs = passes(network, x)
     assert max(errors(outputs, exact)) < 1e-4
 

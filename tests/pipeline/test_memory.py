@@ -40,6 +40,14 @@ class Growth:
     between: int
     within: int
 
+    def workspace(self, settings: CellSettings) -> float:
+        """What operators take besides, in images of 16 channels: bounded, but not predicted.
+
+        oneDNN takes up to 16 of them on processors without AVX-512, and none on newer ones.
+        """
+        low_dose, *_ = next(blank_batches(settings))
+        return (self.within - self.between) / (16 * low_dose.nbytes)
+
 
 def growth(settings: CellSettings) -> Growth:
     """Measure a step of this process; a small one before it has loaded what is loaded once."""
@@ -80,7 +88,9 @@ reads_peak = pytest.mark.skipif(
     ids=lambda how: "-".join(f"{name}={value}" for name, value in how.items()),
 )
 def test_predicts_resident_memory(how: dict[str, Any], tmp_path: Path) -> None:
-    assert predict(cell(**how), gpu=False).step == pytest.approx(measured(cell(**how), tmp_path).between, rel=TOLERANCE)
+    step = measured(cell(**how), tmp_path)
+    assert predict(cell(**how), gpu=False).step == pytest.approx(step.between, rel=TOLERANCE)
+    assert step.workspace(cell(**how)) < 20 or "precision" in how
 
 
 @reads_peak
@@ -97,8 +107,7 @@ def test_predicts_resident_memory_of_narrow_3d_networks(model: str, options: dic
     settings = cell(crop=64, norm="group").model_copy(update={"model": model, "options": sizes})
     step = measured(settings, tmp_path)
     assert predict(settings, gpu=False).step == pytest.approx(step.between, rel=TOLERANCE)
-    image = 16 * settings.slices * 64**2 * 4
-    assert step.within - step.between < 8 * image
+    assert step.workspace(settings) < 8
 
 
 @pytest.mark.gpu
