@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.errors import UserError
-from data_prep.lowdose.recorded import check_recorded
 from data_prep.store import Pair
 from pipeline.settings.training import TrainingSettings
 from pipeline.slices import Fresh, LowDose, open_pair
@@ -60,6 +59,8 @@ class DoseChoice:
                     "training.fresh"
                 )
             return stored
+        from data_prep.lowdose.recorded import check_recorded  # most of a second, spared where all noise is stored
+
         check_recorded(pair)
         doses = self.doses or tuple(dict.fromkeys(partner.dose for partner in pair.partners if partner.dose))
         if not self.validating:

@@ -5,14 +5,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_prep.lowdose.noise import LowDoseSimulator
-from data_prep.lowdose.recorded import recorded_simulator
 from data_prep.partners import FULL_DOSE, Partner
 from data_prep.store import Pair
+
+if TYPE_CHECKING:
+    from data_prep.lowdose.noise import LowDoseSimulator
 
 CACHED_SLICES = 1024  # 1 GiB of decoded 512 x 512 pairs in each reading process
 _OPEN_PAIRS, _SIMULATORS = 256, 64
@@ -85,5 +87,7 @@ def open_pair(path: Path) -> Pair:
 
 
 @lru_cache(_SIMULATORS)
-def _simulator(path: Path, dose: float) -> LowDoseSimulator:
+def _simulator(path: Path, dose: float) -> "LowDoseSimulator":
+    from data_prep.lowdose.recorded import recorded_simulator  # most of a second, spared where all noise is stored
+
     return recorded_simulator(open_pair(path), dose)

@@ -9,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.errors import ScanError
+from data_prep.grid import Grid
 from data_prep.plausibility import check_extent, check_slice_distance
 from data_prep.readers.dicom_header import Header, read_header
 from data_prep.readers.dicom_slice import Slice, read_hu, slices_of
 from data_prep.readers.distinctions import different_elements, separate
 from data_prep.readers.slice_positions import SAME_POSITION_MM, count_passes, slice_step
-from data_prep.volume import Acquisition, CTScan, Grid, Numbers
+from data_prep.volume import Acquisition, CTScan, Numbers
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
 ORIENTATION_TOLERANCE = 1e-4

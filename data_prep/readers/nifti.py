@@ -16,8 +16,9 @@ import nibabel as nib
 import numpy as np
 
 from data_prep.errors import ScanError
+from data_prep.grid import Grid
 from data_prep.readers.nifti_geometry import affine_of, check_lengths
-from data_prep.volume import Acquisition, CTScan, Grid, Numbers
+from data_prep.volume import Acquisition, CTScan, Numbers
 
 _BROKEN = (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, nib.wrapstruct.WrapStructError,
            zlib.error, EOFError, ValueError, OverflowError, TypeError)  # fmt: skip

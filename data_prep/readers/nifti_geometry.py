@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.errors import ScanError
+from data_prep.grid import Grid
 from data_prep.plausibility import check_extent, check_pixel_size, check_slice_distance
-from data_prep.volume import Grid
 
 _UNITS = {0: ("unknown", 1.0), 1: ("metre", 1000.0), 2: ("mm", 1.0), 3: ("micron", 0.001)}  # names, and each in mm
 _SPACE_BITS = 7

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.errors import ScanError
-from data_prep.volume import CTScan, CTVolume, Fit, Grid, fit
+from data_prep.grid import Grid
+from data_prep.volume import CTScan, CTVolume, Fit, fit
 from tests.data_prep.orientations import ORIENTATIONS
 
 
