@@ -9,12 +9,10 @@ from data_prep.split import Split
 from jobs.engine.graph import Graph
 from jobs.engine.outputs import check_outputs
 from jobs.engine.run_folder import RunFolder
-from jobs.stages.accounting import allocated_gpu_hours
 from jobs.stages.graph import started_of
 from jobs.stages.split import read_split
 from jobs.stages.train import CellStage
 from pipeline.settings.cells import CellSettings
-from pipeline.training.arithmetic import count_operations
 from pipeline.training.schedule import length_of
 from slurm.profile import Profile
 
@@ -81,6 +79,8 @@ def _rates(folder: RunFolder, graph: Graph, network: str, split: Split | None) -
 
 
 def _operations(folder: RunFolder, cell: CellSettings, split: Split | None) -> float:
+    from pipeline.training.arithmetic import count_operations  # torch, which submissions without a budget are spared
+
     by_scans = cell.training.validation == "scans"
     if split is None and (by_scans or cell.training.samples is None):
         raise UserError(
@@ -122,8 +122,10 @@ def check_budget(folder: RunFolder, graph: Graph, profile: Profile, searched: fl
     limit = folder.settings.budget.gpu_hours
     if limit is None or not profile.gpus_a_task:
         return
+    from jobs.stages.accounting import accounting_table  # pandas, which submissions without a budget are spared
+
     ahead = searched + sum(training.gpu_hours for training in forecast(folder, graph, profile))
-    allocated = allocated_gpu_hours(folder, started_of(folder))
+    allocated = accounting_table(folder, started_of(folder))["gpu_hours"].sum()
     if ahead + allocated > limit:
         raise UserError(
             f"budget.gpu_hours is {limit:g}, but trainings still to be run take {ahead:.3g} GPU-hours by the "

@@ -42,11 +42,6 @@ def accounting_table(folder: RunFolder, graph: Graph) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def allocated_gpu_hours(folder: RunFolder, graph: Graph) -> float:
-    """Sum the GPU-hours that were allocated to the run so far."""
-    return float(accounting_table(folder, graph)["gpu_hours"].sum())
-
-
 def _group_submissions(folder: RunFolder, graph: Graph) -> dict[tuple[str, str], list[Submission]]:
     """Group the submissions by stage and, where the jobs are of one training alone, by item, else by ""."""
     groups = defaultdict[tuple[str, str], list[Submission]](list)
