@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 from slurm.devcluster import Cluster
+from tests.command_line import quarterdose_within
 from tests.slurm.queued import CELL, SPREAD, WHOLE, Queued, accounted, changed, without
-from tests.toy_runs import SETTINGS, Toy, assert_alike, make_toy_scan, wait_for, whole_run
+from tests.toy_runs import Toy, assert_alike, make_toy_scan, wait_for, whole_run
 
 pytestmark = [pytest.mark.slurm, pytest.mark.whole]
 
@@ -55,11 +56,13 @@ def test_the_whole_graph_on_two_nodes_is_as_that_of_one_machine(
     assert given["bill"].tolist() == pytest.approx([2 * hours for hours in given["gpu_hours"]])
 
 
-def test_trainings_of_a_study_can_share_a_job_and_its_nodes(tmp_path: Path, undisturbed: Toy, cluster: Cluster) -> None:
+def test_trainings_of_a_study_can_share_a_job_and_its_nodes(
+    tmp_path: Path, spread_locally: Toy, cluster: Cluster
+) -> None:
     """The larger one begins with the ranks that the smaller one leaves idle."""
-    nested = {**SETTINGS, "study": {**SETTINGS["study"], "allocation": "one", "control_steps": 20}}
-    locally = whole_run(tmp_path / "local", nested, undisturbed)
-    toy = without(["3d-s16-r1", CELL], undisturbed, tmp_path / "cluster", cluster, nested, tasks_a_node=1)
+    nested = changed(ranks=[1, 2], allocation="one", control_steps=20)
+    locally = whole_run(tmp_path / "local", nested, spread_locally)
+    toy = without(["3d-s16-r1"], spread_locally, tmp_path / "cluster", cluster, nested, tasks_a_node=1)
     toy.submit()
     toy.await_end()
     assert len([one for one in toy.submissions() if one["stage"] == "study"]) == 1
@@ -110,7 +113,7 @@ def test_impossible_demands_are_refused_before_anything_is_submitted(
     tmp_path: Path, cluster: Cluster, changes: dict[str, Any], message: str
 ) -> None:
     toy = Queued(tmp_path, SPREAD, cluster, **changes)
-    done = toy.run("--on", "cluster.yaml")
+    done = quarterdose_within(toy.folder, "run", "toy.yaml", "--on", "cluster.yaml")
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1

@@ -7,9 +7,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from pipeline.report.doses import at_lowest
-from pipeline.report.figures.style import BLACK, GREY, letter, style
+from pipeline.report.figures.style import BLACK, GREY, MARKS, letter, style
 from pipeline.report.results import Results
-from pipeline.settings.names import LOW_DOSE_INPUT
+from pipeline.settings.names import CLASSICAL_TITLES, LOW_DOSE_INPUT
 
 _LINE_INCHES = 0.16  # of the legend
 _BASELINES, _MODELS = 3, 24  # the input, the classical denoiser and the 2D network; all models in a figure
@@ -74,8 +74,10 @@ def legend(figure: Figure, further: Sequence[Line2D] = (), least_inches: float =
 
 
 def look(model: str, models: Sequence[str]) -> tuple[str, str, str]:
-    """Return colour, mark and line of a model, the same in all figures; the input is black and dashed."""
+    """Return colour, mark and line of a model, the same in all figures; baselines are black and grey, not solid."""
     if model == LOW_DOSE_INPUT:
         return BLACK, "X", "--"
-    networks = [name for name in models if name != LOW_DOSE_INPUT]
+    if model in CLASSICAL_TITLES:
+        return GREY, MARKS[[*CLASSICAL_TITLES].index(model)], ":"
+    networks = [name for name in models if name not in (LOW_DOSE_INPUT, *CLASSICAL_TITLES)]
     return (*style(networks.index(model)), "-")
