@@ -57,7 +57,7 @@ def evaluate(config: Config, on: On = LOCAL, overrides: Overrides = None, dry_ru
         assert isinstance(stage, Evaluate)
         remove_leftovers(folder.quality, ".*")
         with Ledger(folder.quality).recording(QUALITY_PATTERNS):
-            tables = write_quality(folder.root, stage.judged_items(), folder.quality)
+            tables = write_quality(folder.root, stage.judged_items(), folder.quality, folder.settings.report.formats)
         typer.echo(quality_lines(tables))
         typer.echo(f"tables and figures: {folder.quality}")
 

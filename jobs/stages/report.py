@@ -50,6 +50,7 @@ class WriteReport(Stage):
             "include_disturbed": study.include_disturbed,
             "price": budget.gpu_hour_price,
             "currency": budget.currency,
+            "formats": list(self.settings.report.formats),
             "manifest": digest_plain_file(self.folder.data / "manifest.csv"),
             "trials": digest_plain_file(self.folder.search / "trials.csv"),
         }

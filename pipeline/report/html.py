@@ -20,6 +20,7 @@ from pipeline.report.captions import TABLE_CAPTIONS
 from pipeline.report.cell_pages import HEIGHT, WIDTH, cell_pages
 from pipeline.report.doses import shown_dose, worse_models
 from pipeline.report.figures import Drawn
+from pipeline.report.figures.style import figure_path
 from pipeline.report.html_tables import ShownTable, show, show_datasets, show_quality, show_table2
 from pipeline.report.results import Results
 from pipeline.report.tables import read_json, records
@@ -122,6 +123,6 @@ def _data_url(drawn: Drawn) -> str:
     """Return the figure's file as a URL for ``src``; empty if the figure is missing."""
     if drawn.missing:
         return ""
-    kind, ending = ("png", ".png") if drawn.figure.has_images else ("svg+xml", ".svg")
-    content = drawn.path.with_name(drawn.path.name + ending).read_bytes()
+    kind = {"png": "png", "svg": "svg+xml"}[drawn.figure.shown]
+    content = figure_path(drawn.path, drawn.figure.shown).read_bytes()
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

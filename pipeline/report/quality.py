@@ -11,9 +11,12 @@ from pipeline.report.doses import at_lowest, split_by_dose
 from pipeline.report.figures import QUALITY, draw_all
 from pipeline.report.quality_tables import judged_table, quality_tables
 from pipeline.report.results import Results
+from pipeline.settings.names import FigureFormat
 
 
-def write_quality(root: Path, judged: Sequence[str], target: Path) -> dict[str, pd.DataFrame]:
+def write_quality(
+    root: Path, judged: Sequence[str], target: Path, formats: Sequence[FigureFormat]
+) -> dict[str, pd.DataFrame]:
     """Write tables and figures of the models ``judged`` in the run folder ``root`` to ``target``.
 
     Returns:
@@ -23,7 +26,7 @@ def write_quality(root: Path, judged: Sequence[str], target: Path) -> dict[str, 
     tables = quality_tables(root, judged, slices)
     for name, table in tables.items():
         write_atomic(target / f"{name}.csv", table.to_csv(index=False))
-    list(draw_all(Results(tables, pd.DataFrame(), at_lowest(slices), None), target, QUALITY))
+    list(draw_all(Results(tables, pd.DataFrame(), at_lowest(slices), None), target, QUALITY, formats))
     return tables
 
 

@@ -51,8 +51,9 @@ def write_search(target: Path, run: RunSettings, trials: Sequence[Trial]) -> Non
     for name, table in tables.items():
         write_atomic(target / f"{name}.csv", table.to_csv(index=False))
     results = Results({**tables, "ranges": _ranges_table(run)}, pd.DataFrame(), pd.DataFrame(), None)
+    figures = list(draw_all(results, target / "figures", SEARCH_FIGURES, run.report.formats))
     page = render(
-        "search.html.j2", ("tables.js",), list(draw_all(results, target / "figures", SEARCH_FIGURES)),
+        "search.html.j2", ("tables.js",), figures,
         name=run.name, lines=outcome_lines(run, trials), captions=_CAPTIONS, least=LEAST_TRIALS,
         optuna=version("optuna"),
         tables={name: show(table, None, ()) for name, table in tables.items()},

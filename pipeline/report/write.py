@@ -52,7 +52,7 @@ def write_report(
     target = root / "report"
     results = collect(root, settings, cells, states, judged, accounting)
     _write_tables(results, target, settings.name)
-    figures = list(draw_all(results, target / "figures"))
+    figures = list(draw_all(results, target / "figures", formats=settings.report.formats))
     write_page(root, settings, cells, results, figures, target)
     return {"cells": len(cells), "models": len(judged)}
 

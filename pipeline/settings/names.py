@@ -9,6 +9,9 @@ ClassicalName = Literal["tv", "nlm"]
 CLASSICAL_TITLES: dict[str, str] = {"tv": "total variation", "nlm": "3D non-local means"}
 """Names of the classical denoisers where networks are listed, with what people call them."""
 
+FigureFormat = Literal["png", "svg", "pdf"]
+FORMATS: tuple[FigureFormat, ...] = ("png", "svg", "pdf")
+
 Fill = Literal["zero", "repeat", "mean", "noise"]
 """How the planes of a 3D kernel are filled from a 2D one."""
 

@@ -10,7 +10,7 @@ from data_prep.setting_types import distinct, expand_home
 from data_prep.settings import DataSettings, Settings
 from data_prep.split import Part
 from pipeline.settings.checks import check_doses, check_ranks, check_samples, check_transfer
-from pipeline.settings.names import ClassicalName
+from pipeline.settings.names import FORMATS, ClassicalName, FigureFormat
 from pipeline.settings.networks import DEFAULT_NETWORKS, NetworkSettings, check_ids, donor_of
 from pipeline.settings.search import Range, SearchSettings, check_values
 from pipeline.settings.study import GridSettings, StudySettings, shared_training, with_shared
@@ -52,6 +52,20 @@ class EvaluateSettings(Settings):
         return ("test", *self.also)
 
 
+class ReportSettings(Settings):
+    """Settings of the report."""
+
+    formats: tuple[FigureFormat, ...] = Field(
+        FORMATS,
+        description="files of each figure, beside the one that the page shows: a PNG of images, else an SVG",
+    )
+
+    @field_validator("formats")
+    @classmethod
+    def _check_formats(cls, names: tuple[FigureFormat, ...]) -> tuple[FigureFormat, ...]:
+        return distinct(names)
+
+
 class BudgetSettings(Settings):
     """Limits and prices of a cluster's GPU-hours."""
 
@@ -88,6 +102,7 @@ class RunSettings(Settings):
         description="by id; those that no grid names are trained once",
     )  # fmt: skip
     evaluate: EvaluateSettings = EvaluateSettings()
+    report: ReportSettings = ReportSettings()
     search: SearchSettings | None = Field(None, description="of `quarterdose search`, which tries settings in trials")
     budget: BudgetSettings = BudgetSettings()
 

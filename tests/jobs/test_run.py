@@ -19,7 +19,7 @@ import torch
 
 from data_prep.files import is_locked
 from pipeline.inference.model_file import load_model
-from pipeline.report.figures.style import ENDINGS
+from pipeline.settings.names import FORMATS
 from tests.command_line import QUARTERDOSE, quarterdose
 from tests.plain_ddnet import PlainDDnet
 from tests.processes import processes_in, workers_in
@@ -63,8 +63,8 @@ def toy(tmp_path: Path, undisturbed: Toy) -> Toy:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory, undisturbed: Toy) -> Toy:
-    """A copy of the whole run, shared by the tests that only look."""
-    return whole_run(tmp_path_factory.mktemp("finished"), SETTINGS, undisturbed)
+    """A copy of the whole run with all files of figures, shared by the tests that only look."""
+    return whole_run(tmp_path_factory.mktemp("finished"), {**SETTINGS, "report": {}}, undisturbed)
 
 
 def test_a_whole_run_leaves_its_report(finished: Toy) -> None:
@@ -100,7 +100,7 @@ def test_a_whole_run_leaves_its_report(finished: Toy) -> None:
         assert example["image"].shape == example["full_dose"].shape == (16, *example["image"].shape[1:])
     figures = {path.name for path in (report / "figures").iterdir()}
     assert {"fig9-slices.png", "fig8-differences.svg", "fig4-time.svg", "efficiency.png"} <= figures
-    assert page.count('src="data:image/') == len(figures) / len(ENDINGS)
+    assert page.count('src="data:image/') == len(figures) / len(FORMATS)
     assert "slabs of the same scan" in page
     manifest = pd.read_csv(finished.run_folder / "data" / "manifest.csv")
     assert manifest["state"].tolist() == ["kept"]
@@ -157,7 +157,7 @@ def test_evaluate_tells_the_quality_of_what_is_judged(finished: Toy) -> None:
     assert {path.name for path in target.iterdir()} == {
         ".quarterdose.json", "quality.csv", "quality_scans.csv", "quality_datasets.csv", "quality_tests.csv",
         "quality_verdicts.csv", "nps.csv",
-        *(f"{name}{ending}" for name in ("noise-spectra", "sharpness", "bias") for ending in ENDINGS),
+        *(f"{name}.{ending}" for name in ("noise-spectra", "sharpness", "bias") for ending in FORMATS),
     }  # fmt: skip
     quality = pd.read_csv(target / "quality.csv").set_index("model")
     assert all(model in told for model in quality.index)

@@ -89,7 +89,7 @@ def test_what_slips_in_is_neither_run_nor_fetched(browser: Browser, page_run: Pa
 
 def test_a_study_of_24_cells_stays_below_25_mb(tmp_path: Path) -> None:
     study = {"slices": [16, 32], "ranks": [1, 2, 4, 8], "transfer": ["none", "zero", "repeat"]}
-    settings = settings_of(networks=WITH_RED_CNN, study=study)
+    settings = settings_of(networks=WITH_RED_CNN, study=study, report={"formats": []})
     cells = cells_of(settings)
     ids = [cell.id for cell in cells]
     noise = np.random.default_rng(0).normal(0, 20, (16, 512, 512))

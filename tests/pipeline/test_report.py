@@ -17,23 +17,25 @@ from pipeline.report.doses import doses_table
 from pipeline.report.figures import FIGURES, draw_all
 from pipeline.report.figures.fig4 import draw_accuracy, draw_time
 from pipeline.report.figures.scaling import draw_projection, draw_speed_up
-from pipeline.report.figures.style import ENDINGS, GREY, lines, new_figure
+from pipeline.report.figures.style import GREY, lines, new_figure
 from pipeline.report.files import FILES
 from pipeline.report.html import write_page
 from pipeline.report.results import NothingToDraw, Results
 from pipeline.report.volumes import read_stacks, viewer_data
 from pipeline.report.write import collect, write_report
 from pipeline.settings.cells import cells_of
+from pipeline.settings.names import FORMATS
 from pipeline.settings.run import RunSettings
 from tests.pipeline.runs import WITH_RED_CNN, Hu, fill, judge, settings_of, write_load
 from tests.scans import chest
 
 HOSTILE = "<script>alert(1)</script>"
+LEAN = {"formats": []}  # of each figure the file that the page shows
 
 
 @pytest.fixture
 def settings() -> RunSettings:
-    return settings_of(study={"slices": [16]})
+    return settings_of(study={"slices": [16]}, report=LEAN)
 
 
 def test_a_partial_study_gives_a_partial_report(tmp_path: Path, settings: RunSettings) -> None:
@@ -54,6 +56,8 @@ def test_a_partial_study_gives_a_partial_report(tmp_path: Path, settings: RunSet
     assert quality["rmse_change"]["3d-s16-r1"] == pytest.approx(21 / 41 - 1)
     assert quality["beats_input"].to_dict() == {"low-dose": "-", "2d": "no", "3d-s16-r1": "yes"}
     page = (report / "index.html").read_text()
+    linked, written = set(re.findall('href="(figures/[^"]+)"', page)), (report / "figures").iterdir()
+    assert linked == {f"figures/{path.name}" for path in written}
     assert HOSTILE not in page
     assert page.count("&lt;script&gt;alert(1)") == 8  # the scan in five places, the item, the reason in two
     assert "1.50 GPU-hours" in page
@@ -146,7 +150,7 @@ def test_the_table_of_scans_shows_their_noise_and_the_page_warns_of_odd_noise(
 def test_red_cnn_and_several_transfers_stand_side_by_side(tmp_path: Path) -> None:
     study = {"slices": [16], "ranks": [1, 2], "transfer": ["none", "zero", "repeat"]}
     redcnn = {**WITH_RED_CNN["redcnn"], "training": {"fresh": True, "doses": [0.1, 0.05]}}
-    settings = settings_of(networks={**WITH_RED_CNN, "redcnn": redcnn}, study=study)
+    settings = settings_of(networks={**WITH_RED_CNN, "redcnn": redcnn}, study=study, report=LEAN)
     cells = cells_of(settings)
     ids = [cell.id for cell in cells]
     fill(tmp_path, cells, ids)
@@ -211,10 +215,22 @@ def test_every_figure_is_drawn_as_png_svg_and_pdf_and_again_the_same(
     tmp_path: Path, results: Results, figures: Path
 ) -> None:
     files = {path.name: path.read_bytes() for path in figures.iterdir()}
-    assert set(files) == {f"{name}{ending}" for name in FIGURES for ending in ENDINGS}
+    assert set(files) == {f"{name}.{ending}" for name in FIGURES for ending in FORMATS}
     shutil.copytree(figures, tmp_path / "figures")
     list(draw_all(results, tmp_path / "figures"))
     assert {path.name: path.read_bytes() for path in (tmp_path / "figures").iterdir()} == files
+
+
+def test_figures_have_the_formats_of_the_settings_and_the_one_that_the_page_shows(
+    tmp_path: Path, results: Results, figures: Path
+) -> None:
+    folder = tmp_path / "figures"
+    shutil.copytree(figures, folder)
+    drawn = list(draw_all(results, folder, formats=("pdf",)))
+    assert all(set(figure.formats) == {"pdf", figure.figure.shown} for figure in drawn)
+    left = {path.name for path in folder.iterdir()}
+    assert left == {f"{figure.path.name}.{ending}" for figure in drawn for ending in figure.formats}
+    assert all((folder / name).read_bytes() == (figures / name).read_bytes() for name in left)
 
 
 def test_pdf_has_fonts_that_journals_take_and_no_date(figures: Path) -> None:
@@ -272,7 +288,7 @@ def test_a_figure_that_can_no_longer_be_drawn_goes(tmp_path: Path, results: Resu
     assert set(missing) == set(FIGURES) - {"bias", "sharpness"}
     assert "no control arm was trained" in missing["attribution"]
     left = {path.name for path in (tmp_path / "figures").iterdir()}
-    assert left == {f"{name}{ending}" for name in ("bias", "sharpness") for ending in ENDINGS}
+    assert left == {f"{name}.{ending}" for name in ("bias", "sharpness") for ending in FORMATS}
 
 
 def test_the_viewer_takes_as_many_middle_slices_as_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

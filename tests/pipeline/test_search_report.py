@@ -13,13 +13,13 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from playwright.sync_api import Browser
 
-from pipeline.report.figures.style import ENDINGS
 from pipeline.report.search import SEARCH_FIGURES, write_search
 from pipeline.search.asking import ask
 from pipeline.search.importance import importance_table
 from pipeline.search.journal import write_journal
 from pipeline.search.outcome import found_yaml, networks_table, outcome_lines, trials_table
 from pipeline.search.trials import RungResult, Trial
+from pipeline.settings.names import FORMATS
 from pipeline.settings.run import RunSettings
 from tests.pipeline.pages import HOSTILE
 from tests.pipeline.runs import settings_of
@@ -95,7 +95,7 @@ def test_importance_beats_chance_where_one_setting_decides_and_there_are_enough_
 def test_the_page_shows_all_and_escapes_every_text(tmp_path: Path) -> None:
     write_search(tmp_path, RUN, TRIALS)
     figures = {path.name for path in (tmp_path / "figures").iterdir()}
-    assert figures == {name + ending for name in SEARCH_FIGURES for ending in ENDINGS}
+    assert figures == {f"{name}.{ending}" for name in SEARCH_FIGURES for ending in FORMATS}
     page = (tmp_path / "index.html").read_text()
     assert page.count('src="data:image/svg+xml') == len(SEARCH_FIGURES)
     assert "default-src &#39;none&#39;" in page

@@ -1,6 +1,6 @@
-"""The figures of the report, each as PNG, SVG and PDF."""
+"""The figures of the report, each in several formats."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,8 +14,9 @@ from pipeline.report.figures.networks import draw_networks
 from pipeline.report.figures.pictures import draw_differences, draw_slices
 from pipeline.report.figures.quality import draw_bias, draw_noise_spectra, draw_sharpness
 from pipeline.report.figures.scaling import draw_attribution, draw_projection, draw_speed_up
-from pipeline.report.figures.style import ENDINGS, new_figure, save, styled
+from pipeline.report.figures.style import figure_path, new_figure, save, styled
 from pipeline.report.results import NothingToDraw, Results
+from pipeline.settings.names import FORMATS, FigureFormat
 
 PIXELS = 128  # of the page, an inch of a figure: a little larger than in print
 Section = Literal["slices", "quality", "doses", "networks", "speedup", "scaling", "courses", "search"]
@@ -31,16 +32,22 @@ class ReportFigure:
     caption: str
     has_images: bool = False
 
+    @property
+    def shown(self) -> FigureFormat:
+        """The format that the page shows."""
+        return "png" if self.has_images else "svg"
+
 
 @dataclass(frozen=True)
 class Drawn:
     """A figure's files, ``path`` without ending; ``missing`` says why it could not be drawn, or is empty.
 
-    ``width``: on the page, in its pixels; letters have the same size in all figures.
+    ``formats``: of its files. ``width``: on the page, in its pixels; letters have the same size in all figures.
     """
 
     figure: ReportFigure
     path: Path
+    formats: Sequence[FigureFormat] = ()
     width: int = 0
     missing: str = ""
 
@@ -121,20 +128,30 @@ QUALITY = {name: figure for name, figure in FIGURES.items() if figure.section ==
 """Figures that need no training: they are also drawn where denoisers are compared without a study."""
 
 
-def draw_all(results: Results, folder: Path, figures: Mapping[str, ReportFigure] = FIGURES) -> Iterator[Drawn]:
-    """Draw the figures into ``folder`` and yield each; files of an earlier report that cannot be drawn are removed."""
+def draw_all(
+    results: Results,
+    folder: Path,
+    figures: Mapping[str, ReportFigure] = FIGURES,
+    formats: Sequence[FigureFormat] = FORMATS,
+) -> Iterator[Drawn]:
+    """Draw the figures into ``folder`` and yield each; files of an earlier report that are not drawn are removed.
+
+    ``formats``: of each figure's files, beside the one that the page shows.
+    """
     for name, figure in figures.items():
-        yield _draw(figure, results, folder / name)
+        drawn = _draw(figure, results, folder / name, [x for x in FORMATS if x in (figure.shown, *formats)])
+        for absent in FORMATS:
+            if absent not in drawn.formats:
+                figure_path(drawn.path, absent).unlink(missing_ok=True)
+        yield drawn
 
 
-def _draw(figure: ReportFigure, results: Results, path: Path) -> Drawn:
+def _draw(figure: ReportFigure, results: Results, path: Path, formats: Sequence[FigureFormat]) -> Drawn:
     with styled():
         canvas = new_figure()
         try:
             figure.draw(canvas, results)
         except NothingToDraw as error:
-            for ending in ENDINGS:
-                path.with_name(path.name + ending).unlink(missing_ok=True)
             return Drawn(figure, path, missing=str(error))
-        save(canvas, path)
-    return Drawn(figure, path, round(PIXELS * canvas.get_figwidth()))
+        save(canvas, path, formats)
+    return Drawn(figure, path, formats, round(PIXELS * canvas.get_figwidth()))

@@ -13,6 +13,7 @@ from matplotlib.ticker import NullLocator
 
 from data_prep.files import replacing
 from pipeline.scaling.points import GRID_SETTINGS
+from pipeline.settings.names import FigureFormat
 
 mpl.use("agg")
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -21,8 +22,8 @@ BLACK = "#000000"  # of the same palette; for the baseline
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "0.45"
 DPI = 300
-ENDINGS: Mapping[str, Any] = {".png": {}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-"""Endings of a figure's files, with the metadata that keep the same figure the same file."""
+_METADATA: Mapping[FigureFormat, Any] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
+"""Metadata that keep the same figure the same file."""
 _STYLE: Any = {
     "font.size": 8,
     "axes.titlesize": 9,
@@ -50,7 +51,7 @@ _LABELS = {
 
 def new_figure() -> Figure:
     """Return an empty figure of a journal's width, 7 inches; drawing functions may change its size."""
-    figure = Figure(figsize=(7, 3))
+    figure = Figure(figsize=(7, 3), dpi=DPI)
     figure.set_layout_engine("constrained", w_pad=0.04, h_pad=0.04)
     return figure
 
@@ -60,15 +61,21 @@ def styled() -> Any:
     return mpl.rc_context(_STYLE)
 
 
-def save(figure: Figure, path: Path) -> None:
-    """Write the figure to ``path`` with each of ``ENDINGS``; PNG has 300 dots an inch. No file holds a date.
+def figure_path(path: Path, file_format: FigureFormat) -> Path:
+    """Return the file of a figure; its name may have dots."""
+    return path.with_name(f"{path.name}.{file_format}")
 
-    It is laid out once, for the first of them: that takes longer than drawing it.
+
+def save(figure: Figure, path: Path, formats: Sequence[FigureFormat]) -> None:
+    """Write the figure to ``path`` with the ending of each format; PNG has 300 dots an inch. No file holds a date.
+
+    It is laid out once, the same for all of them: that takes longer than drawing it.
     """
-    for ending, metadata in ENDINGS.items():
-        with replacing(path.with_name(path.name + ending)) as temporary:
-            figure.savefig(temporary, format=ending[1:], dpi=DPI, metadata=metadata)
-        figure.set_layout_engine(None)  # after "none" matplotlib would draw it twice for each file
+    figure.draw_without_rendering()
+    figure.set_layout_engine(None)  # after "none" matplotlib would draw it twice for each file
+    for file_format in formats:
+        with replacing(figure_path(path, file_format)) as temporary:
+            figure.savefig(temporary, format=file_format, dpi=DPI, metadata=_METADATA[file_format])
 
 
 def style(number: int) -> tuple[str, str]:
