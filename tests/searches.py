@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from tests.command_line import QUARTERDOSE
-from tests.toy_runs import SETTINGS, Toy
+from tests.toy_runs import SETTINGS, SMALL, Toy
 
 SPACE = {
     "study.training.learning_rate": {"log": [1e-4, 1e-1]},
@@ -22,7 +22,7 @@ TIMES = ("hours", "cpu_hours")
 def searching(training: dict[str, Any] | None = None, **search: Any) -> dict[str, Any]:
     """Settings of the toy with two 2D networks and a search."""
     settings = copy.deepcopy(SETTINGS)
-    settings["networks"] = {name: {"model": "ddnet", "dims": 2} for name in ("a", "b")}
+    settings["networks"] = {name: {**copy.deepcopy(SMALL), "dims": 2} for name in ("a", "b")}
     settings["study"] = {"transfer": "none", "slices": 16, "training": {
         "epochs": 2, "samples": 8, "batch": 2, "crop": 32, "validation_samples": 2, "log_steps": 1,
         "checkpoint_steps": 2, **(training or {}),

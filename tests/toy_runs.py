@@ -17,6 +17,8 @@ from pipeline.scaling.disturbance import MEASURES as DISTURBANCE
 from tests.command_line import QUARTERDOSE
 from tests.scans import chest, write_nifti
 
+DDNET: dict[str, Any] = {"model": "ddnet", "options": {}}
+SMALL: dict[str, Any] = {"model": "unet", "options": {"width": 16, "levels": 1}}  # judged in a tenth of DDnet's time
 SETTINGS: dict[str, Any] = {
     "name": "toy",
     "data": {
@@ -26,11 +28,11 @@ SETTINGS: dict[str, Any] = {
     },
     "networks": {
         "2d": {
-            "model": "ddnet", "dims": 2, "ranks": 2,
+            **copy.deepcopy(SMALL), "dims": 2, "ranks": 2,
             "training": {"epochs": 2, "samples": 8, "batch": 2, "crop": 32, "validation_samples": 2},
         },
         "3d": {
-            "model": "ddnet", "dims": 3,
+            **copy.deepcopy(SMALL), "dims": 3,
             "training": {"epochs": 2, "samples": 2, "crop": 16, "validation_samples": 2, "log_steps": 1},
         },
     },
@@ -40,6 +42,9 @@ SETTINGS: dict[str, Any] = {
     "report": {"formats": []},  # a third of the time
     "evaluate": {"crop": 192, "threads": 1},  # threads wait for one another by spinning, where cores are busy
 }  # fmt: skip
+
+LEAN: dict[str, Any] = {**SETTINGS, "evaluate": {**SETTINGS["evaluate"], "also": []}}
+"""For tests in which all is judged anew: only the test part is."""
 
 
 def with_network(settings: dict[str, Any], network: str, *, training: dict[str, Any], **changes: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from jobs.engine.outcome import RunFailed
 from jobs.engine.submissions import Submissions
 from jobs.stages.graph import open_graph
 from tests.command_line import QUARTERDOSE, quarterdose, quarterdose_within
-from tests.toy_runs import Toy, assert_alike, copied_run
+from tests.toy_runs import LEAN, Toy, assert_alike, copied_run
 
 pytestmark = pytest.mark.whole
 
@@ -171,6 +171,7 @@ def test_a_training_that_was_refused_for_a_damaged_pair_goes_on_when_the_pair_is
 def test_a_clock_that_is_a_day_ahead_and_then_set_right_changes_no_decision(toy: Toy, undisturbed: Toy) -> None:
     if not shutil.which("faketime"):
         pytest.skip("needs faketime")
+    toy.write(LEAN)
     command = ["faketime", "-f", "+1d", *toy.command("--set", "evaluate.crop=208")]
     ahead = subprocess.run(command, cwd=toy.folder, capture_output=True, text=True, check=False, timeout=400)
     assert ahead.returncode == 0, ahead.stdout + ahead.stderr

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,15 +18,26 @@ import torch
 
 from data_prep.files import is_locked
 from pipeline.inference.model_file import load_model
+from pipeline.models.unet import UNet
 from pipeline.settings.names import FORMATS
 from tests.command_line import QUARTERDOSE, quarterdose
 from tests.plain_ddnet import PlainDDnet
 from tests.processes import processes_in, workers_in
-from tests.toy_runs import SETTINGS, Toy, assert_alike, copied_run, make_toy_scan, wait_for, whole_run, with_network
+from tests.toy_runs import (
+    DDNET,
+    LEAN,
+    SETTINGS,
+    SMALL,
+    Toy,
+    assert_alike,
+    copied_run,
+    make_toy_scan,
+    wait_for,
+    whole_run,
+    with_network,
+)
 
 pytestmark = pytest.mark.whole
-
-LEAN: dict[str, Any] = {**SETTINGS, "evaluate": {**SETTINGS["evaluate"], "also": []}}  # where all is judged anew
 
 
 @pytest.fixture
@@ -78,7 +88,8 @@ def test_a_whole_run_leaves_its_report(finished: Toy) -> None:
     assert speed["speed_up"].iloc[0] == 1
     cells = pd.read_csv(report / "cells.csv")
     assert (cells["state"] == "done").all()
-    assert cells["parameters"].tolist() == [566_451, 2_619_155, 2_619_155]
+    networks = [UNet(dims, **SMALL["options"]) for dims in (2, 3, 3)]
+    assert cells["parameters"].tolist() == [sum(x.numel() for x in network.parameters()) for network in networks]
     model = load_model(finished.run_folder / "model.safetensors")
     assert set(model.provenance["metrics"]) == {"low-dose", "tv", model.cell.id}
     validated = model.provenance["validation"]
@@ -233,8 +244,8 @@ def test_a_donor_file_in_place_of_the_2d_training(toy: Toy) -> None:
     torch.manual_seed(0)
     torch.save(PlainDDnet(2).state_dict(), toy.folder / "donor.pt")
     unlike = {"epochs": 1, "residual": False, "scaling": "unit", "norm": "frozen"}
-    settings = with_network(LEAN, "2d", ranks=1, training={"epochs": 1})
-    settings = with_network(settings, "3d", donor_file="donor.pt", training=unlike)
+    settings = with_network(LEAN, "2d", ranks=1, training={"epochs": 1}, **DDNET)
+    settings = with_network(settings, "3d", donor_file="donor.pt", training=unlike, **DDNET)
     toy.write({**settings, "study": {**SETTINGS["study"], "ranks": [1], "transfer": ["none", "zero"]}})
     done = toy.run()
     assert done.returncode == 0, done.stdout + done.stderr

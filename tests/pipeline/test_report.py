@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,7 +31,7 @@ from tests.pipeline.runs import WITH_RED_CNN, Hu, fill, judge, settings_of, writ
 from tests.scans import chest
 
 HOSTILE = "<script>alert(1)</script>"
-LEAN = {"formats": []}  # of each figure the file that the page shows
+LEAN: dict[str, Any] = {"formats": []}  # of each figure the file that the page shows
 
 
 @pytest.fixture

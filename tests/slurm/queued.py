@@ -15,7 +15,7 @@ import yaml
 
 from slurm.devcluster import Cluster
 from tests.command_line import QUARTERDOSE
-from tests.toy_runs import SETTINGS, Toy, wait_for, with_network
+from tests.toy_runs import SETTINGS, SMALL, Toy, wait_for, with_network
 
 PROFILE: dict[str, Any] = {
     "executor": "slurm", "partition": "gpu", "minutes": 30, "tasks_a_node": 2, "gpus_a_task": 1, "memory_a_cpu": 8192,
@@ -80,10 +80,6 @@ class Queued(Toy):
     def nodes(self, job: str) -> list[str]:
         listed = self.cluster.command("squeue", "-h", "-j", job, "-t", "running", "-o", "%N").strip()
         return self.cluster.command("scontrol", "show", "hostnames", listed).split() if listed else []
-
-
-DDNET = {"model": "ddnet"}
-SMALL = {"model": "unet", "options": {"width": 16, "levels": 1}}  # judged in a third of DDnet's time
 
 
 def changed(network: Mapping[str, Any] = SMALL, **study: Any) -> dict[str, Any]:

@@ -12,14 +12,15 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from slurm.devcluster import Cluster, Shape
 from slurm.states import job_states
 from tests.shared_runs import fill_once
 from tests.slurm.clusters import PORT, await_saved_state, kill_controller, running
-from tests.slurm.queued import DDNET, WHOLE, Queued, accounted, bytes_of, changed, without
-from tests.toy_runs import Toy, assert_alike, assert_cell_alike, wait_for, whole_run
+from tests.slurm.queued import WHOLE, Queued, accounted, bytes_of, changed, without
+from tests.toy_runs import DDNET, Toy, assert_alike, assert_cell_alike, wait_for, whole_run
 
 pytestmark = [pytest.mark.slurm, pytest.mark.whole]
 
@@ -213,3 +214,5 @@ def test_a_training_longer_than_its_time_limit_goes_on_in_the_queue(disturbed: D
 def test_the_report_of_disturbed_trainings_is_that_of_undisturbed_ones(disturbed: Disturbed, locally: Toy) -> None:
     accounted(disturbed.toy)
     assert_alike(disturbed.toy, locally)
+    cells = pd.read_csv(disturbed.toy.run_folder / "report" / "cells.csv")
+    assert cells["parameters"].tolist() == [566_451, *[2_619_155] * (len(cells) - 1)]
