@@ -11,9 +11,16 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from pipeline.settings.cells import CellSettings
+from tests.pipeline.doses import write_doses
 from tests.pipeline.pages import write_hostile_report
 from tests.pipeline.trainings import Trained, run
 from tests.shared_runs import fill_once
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a pair of several doses, which nobody changes; some tests of trainings have another pair."""
+    return fill_once(tmp_path_factory, "doses", write_doses)
 
 
 @pytest.fixture(scope="module")

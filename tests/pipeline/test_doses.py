@@ -15,15 +15,8 @@ from pipeline.evaluate.denoisers import load_denoiser
 from pipeline.settings.told_dose import check_dose
 from pipeline.settings.training import TrainingSettings
 from tests.pipeline.cells import cell
-from tests.pipeline.doses import EVALUATE, origin_of, samples, write_doses
+from tests.pipeline.doses import EVALUATE, origin_of, samples
 from tests.pipeline.trainings import run
-from tests.shared_runs import fill_once
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a pair of several doses, of which nobody changes anything."""
-    return fill_once(tmp_path_factory, "doses", write_doses)
 
 
 @pytest.mark.parametrize("dims", [2, 3])

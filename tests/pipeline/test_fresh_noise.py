@@ -24,13 +24,6 @@ from tests.pipeline.cells import cell
 from tests.pipeline.doses import PIXEL, SETTINGS, SIDE, origin_of, samples, write_doses
 from tests.pipeline.trainings import Halted, Trained, assert_same_losses, losses, run, train_ranks
 from tests.scans import chest
-from tests.shared_runs import fill_once
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a pair of several doses, of which nobody changes anything."""
-    return fill_once(tmp_path_factory, "doses", write_doses)
 
 
 @pytest.mark.parametrize("dims", [2, 3])
