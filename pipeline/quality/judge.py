@@ -1,7 +1,8 @@
 """Judge a denoised scan by all measures of the table."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
@@ -30,9 +31,9 @@ def judge(scan: JudgedScan) -> tuple[dict[str, Any], list[dict[str, float]]]:
 def slice_numbers(image: Tensor, full: Tensor) -> dict[str, list[float]]:
     """Compute each measure of slices, not converted yet: by the measure's name, a number a slice."""
     slabs = [slice(z, z + SLAB) for z in range(0, len(full), SLAB)]
-    functions = {measure.compute for measure in SLICE_MEASURES}  # several measures convert the same numbers
+    names = {measure.compute for measure in SLICE_MEASURES}  # several measures convert the same numbers
     numbers = {
-        compute: [number for slab in slabs for number in compute(image[slab], full[slab])] for compute in functions
+        name: [number for slab in slabs for number in _function(name)(image[slab], full[slab])] for name in names
     }
     return {measure.name: numbers[measure.compute] for measure in SLICE_MEASURES}
 
@@ -53,8 +54,14 @@ def _converted(numbers: Mapping[str, float]) -> dict[str, float]:
 
 def mean_of_slabs(measure: SlabMeasure, image: Tensor, full: Tensor) -> float:
     """Average a measure over even slabs of at most ``SLAB`` slices, weighted by their slices."""
-    slabs = list(_slabs(image, full))
-    return float(np.average([measure.compute(*slab) for slab in slabs], weights=[len(slab[0]) for slab in slabs]))
+    slabs, compute = list(_slabs(image, full)), _function(measure.compute)
+    return float(np.average([compute(*slab) for slab in slabs], weights=[len(slab[0]) for slab in slabs]))
+
+
+def _function(name: str) -> Callable[[Tensor, Tensor], Any]:
+    """Import the function of two images that a measure names."""
+    function: Callable[[Tensor, Tensor], Any] = resolve_name(f"pipeline.quality.{name}")
+    return function
 
 
 def _slabs(image: Tensor, full: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -3,25 +3,19 @@
 To add a measure, write its function in a module of this folder and its record here: in ``SLICE_MEASURES``,
 ``SLAB_MEASURES`` or ``SCAN_MEASURES``. Runs that were judged before have no number of it; raise the ``version`` of the
 stage ``evaluate`` if they shall be judged again.
+
+No torch is imported: a report starts seconds earlier without. Functions of tensors are imported where a scan is judged.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from torch import Tensor
+from pipeline.intensity import HU_HIGH, HU_LOW
 
-from pipeline.quality.edges import sharpness
-from pipeline.quality.scan import JudgedScan
-from pipeline.quality.similarity import (
-    ms_ssim_by_slice,
-    ms_ssim_in_3d,
-    psnr,
-    rmse_hu,
-    squared_errors,
-    ssim_by_slice,
-    ssim_in_3d,
-)
+if TYPE_CHECKING:
+    from pipeline.quality.scan import JudgedScan
 
 ScanTable = Literal["page", "terminal", "tests"]
 """Tables that show measures of slices and of scans: the page's table of models, the lines that ``quarterdose evaluate``
@@ -58,19 +52,23 @@ class Measure:
 class SliceMeasure(Measure):
     """Measure of a slice: ``compute`` turns (image, full dose) in HU into a number a slice, which is converted.
 
-    The same measure of a scan converts the mean of these numbers: so RMSE is the root of the mean over all voxels.
+    ``compute``: names a module of this folder and its function. The same measure of a scan converts the mean of the
+    numbers: so RMSE is the root of the mean over all voxels.
     """
 
-    compute: Callable[[Tensor, Tensor], list[float]]
+    compute: str
     convert: Callable[[float], float] = float
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlabMeasure(Measure):
-    """Measure of a scan: the mean of ``compute`` over slabs of (image, full dose), which need less memory."""
+    """Measure of a scan: the mean of ``compute`` over slabs of (image, full dose), which need less memory.
+
+    ``compute``: names a module of this folder and its function.
+    """
 
     shown: frozenset[ScanTable]
-    compute: Callable[[Tensor, Tensor], float]
+    compute: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +76,23 @@ class ScanMeasure(Measure):
     """Measure of a scan; None where the scan lacks what it measures: edges, or a tissue."""
 
     shown: frozenset[ScanTable]
-    compute: Callable[[JudgedScan], float | None]
+    compute: "Callable[[JudgedScan], float | None]"
+
+
+def rmse_hu(squared_error: float) -> float:
+    """Convert a mean squared error to its root in HU."""
+    return math.sqrt(squared_error * (HU_HIGH - HU_LOW) ** 2)
+
+
+def psnr(squared_error: float) -> float:
+    """Convert a mean squared error to the peak signal-to-noise ratio in dB; infinite without any error."""
+    return -10 * math.log10(squared_error) if squared_error else math.inf
+
+
+def _sharpness(scan: "JudgedScan") -> float | None:
+    from pipeline.quality.edges import sharpness
+
+    return sharpness(scan.image, scan.full, scan.spacing)
 
 
 RANKED_BY = "rmse_hu"
@@ -86,30 +100,32 @@ RANKED_BY = "rmse_hu"
 
 SLICE_MEASURES = (
     SliceMeasure(
-        name="mse", title="MSE (10⁻⁴)", best=0, digits="3f", exponent=-4, compute=squared_errors,
+        name="mse", title="MSE (10⁻⁴)", best=0, digits="3f", exponent=-4, compute="similarity:squared_errors",
         shown=frozenset({"page", "paper"}),
     ),
     SliceMeasure(
-        name="rmse_hu", title="RMSE (HU)", best=0, digits="2f", compute=squared_errors, convert=rmse_hu,
+        name="rmse_hu", title="RMSE (HU)", best=0, digits="2f", compute="similarity:squared_errors", convert=rmse_hu,
         shown=frozenset({"page", "card", "summary", "terminal", "tests"}),
     ),
     SliceMeasure(
-        name="psnr", title="PSNR (dB)", best=float("inf"), digits="2f", compute=squared_errors, convert=psnr,
-        shown=frozenset({"page", "card", "summary", "terminal"}),
+        name="psnr", title="PSNR (dB)", best=float("inf"), digits="2f", compute="similarity:squared_errors",
+        convert=psnr, shown=frozenset({"page", "card", "summary", "terminal"}),
     ),
     SliceMeasure(
-        name="ssim", title="SSIM", best=1, digits="4f", compute=ssim_by_slice,
+        name="ssim", title="SSIM", best=1, digits="4f", compute="similarity:ssim_by_slice",
         shown=frozenset({"page", "card", "summary", "tests"}),
     ),
     SliceMeasure(
-        name="ms_ssim", title="MS-SSIM", best=1, digits="4f", compute=ms_ssim_by_slice,
+        name="ms_ssim", title="MS-SSIM", best=1, digits="4f", compute="similarity:ms_ssim_by_slice",
         shown=frozenset({"page", "card", "summary", "terminal", "tests", "paper"}),
     ),
 )  # fmt: skip
 SLAB_MEASURES = (
-    SlabMeasure(name="ssim_3d", title="3D SSIM", best=1, compute=ssim_in_3d, shown=frozenset()),
-    SlabMeasure(name="ms_ssim_3d", title="3D MS-SSIM", best=1, compute=ms_ssim_in_3d, shown=frozenset()),
-)
+    SlabMeasure(name="ssim_3d", title="3D SSIM", best=1, compute="similarity:ssim_in_3d", shown=frozenset()),
+    SlabMeasure(
+        name="ms_ssim_3d", title="3D MS-SSIM", best=1, compute="similarity:ms_ssim_in_3d", shown=frozenset()
+    ),
+)  # fmt: skip
 SCAN_MEASURES = (
     ScanMeasure(
         name="noise_sd", title="noise SD (HU)", best=0, compute=lambda scan: scan.noise.sd,
@@ -121,7 +137,7 @@ SCAN_MEASURES = (
     ),
     ScanMeasure(
         name="sharpness", title="sharpness", best=1, shown=frozenset({"page", "terminal", "tests"}),
-        compute=lambda scan: sharpness(scan.image, scan.full, scan.spacing),
+        compute=_sharpness,
     ),
     ScanMeasure(
         name="bias_lung", title="lung bias (HU)", best=0, compute=lambda scan: scan.bias["lung"],

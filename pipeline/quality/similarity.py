@@ -1,10 +1,9 @@
-"""Similarity of a denoised image to the full dose: squared error, PSNR, SSIM and MS-SSIM.
+"""Similarity of a denoised image to the full dose: squared error, SSIM and MS-SSIM.
 
 All on -1024 to 3072 HU as [0, 1]. Arguments are (slices, rows, columns) in HU, sides at least 161 pixels for the five
 scales of MS-SSIM.
 """
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -22,16 +21,6 @@ def squared_errors(image: Tensor, full: Tensor) -> list[float]:
     """Compute the mean squared error of each slice; squares are summed in float64."""
     means = [(a.double() - b).square().mean((1, 2)) for a, b in batches(image, full)]
     return [error / (HU_HIGH - HU_LOW) ** 2 for error in torch.cat(means).tolist()]
-
-
-def rmse_hu(squared_error: float) -> float:
-    """Convert a mean squared error to its root in HU."""
-    return math.sqrt(squared_error * (HU_HIGH - HU_LOW) ** 2)
-
-
-def psnr(squared_error: float) -> float:
-    """Convert a mean squared error to the peak signal-to-noise ratio in dB; infinite without any error."""
-    return -10 * math.log10(squared_error) if squared_error else math.inf
 
 
 def ssim_by_slice(image: Tensor, full: Tensor) -> list[float]:

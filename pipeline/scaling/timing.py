@@ -6,8 +6,7 @@ from typing import Any
 import pandas as pd
 
 from pipeline.settings.cells import CellSettings
-from pipeline.training.clock import PARTS
-from pipeline.training.metrics_file import Lines
+from pipeline.training.metrics_file import PARTS, Lines
 from pipeline.training.schedule import effective_batch
 
 _PARTS = [f"{part}_seconds" for part in PARTS]

@@ -1,12 +1,11 @@
 """Times of the parts of training steps."""
 
 import time
-from typing import Literal
 
 import torch
 
-Part = Literal["data", "forward", "backward", "exchange", "optimiser"]
-PARTS: tuple[Part, ...] = ("data", "forward", "backward", "exchange", "optimiser")
+from pipeline.training.metrics_file import PARTS, Part
+
 Moment = float | torch.cuda.Event
 
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from pipeline.training.clock import PARTS, StepClock
+from pipeline.training.clock import StepClock
+from pipeline.training.metrics_file import PARTS
 from pipeline.training.node_load import LoadMeter
 from pipeline.training.ranks import Ranks
 from pipeline.training.record import StepTimes, TrainingRecord

@@ -4,12 +4,14 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
-
-from torch.utils.tensorboard.writer import SummaryWriter
+from typing import Any, Literal, Self
 
 from data_prep.errors import UserError
 from data_prep.files import write_atomic
+
+Part = Literal["data", "forward", "backward", "exchange", "optimiser"]
+PARTS: tuple[Part, ...] = ("data", "forward", "backward", "exchange", "optimiser")
+"""Parts of a training step, of which each line has the seconds."""
 
 Lines = Mapping[str, Sequence[dict[str, Any]]]
 """Lines of the ``metrics.jsonl`` of each training, by its id."""
@@ -23,6 +25,8 @@ class MetricsFile:
     """
 
     def __init__(self, folder: Path, lines: Iterable[str], step: int) -> None:
+        from torch.utils.tensorboard.writer import SummaryWriter  # torch, which reports are spared
+
         path = folder / "metrics.jsonl"
         self.lines = list(lines)
         write_atomic(path, "".join(f"{line}\n" for line in self.lines))

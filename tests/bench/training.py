@@ -20,8 +20,9 @@ from data_prep.split import Segment, Split
 from pipeline.convolutions.memory_format import lay_out
 from pipeline.models import DDnet, load_published
 from pipeline.settings.cells import CellSettings
-from pipeline.training.clock import PARTS, StepClock
+from pipeline.training.clock import StepClock
 from pipeline.training.distributed import joined
+from pipeline.training.metrics_file import PARTS
 from pipeline.training.train import train
 from pipeline.training.world import World
 from tests.bench.loading import scratch, zarr_folder

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline.quality.measures import MEASURES, SLICE_MEASURES, names
 from pipeline.settings.cells import CellSettings
 from pipeline.settings.run import RunSettings
-from pipeline.training.clock import PARTS
+from pipeline.training.metrics_file import PARTS
 
 Hu = NDArray[np.int16]
 RMSE_HU = {"low-dose": 40.0, "2d": 50.0, "redcnn": 28.0, "3d-s16-r1": 20.0}

@@ -1,6 +1,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from html import unescape
 from pathlib import Path
@@ -37,6 +39,12 @@ LEAN: dict[str, Any] = {"formats": []}  # of each figure the file that the page 
 @pytest.fixture
 def settings() -> RunSettings:
     return settings_of(study={"slices": [16]}, report=LEAN)
+
+
+def test_reports_import_no_torch() -> None:
+    """It takes seconds of a slow core, and a report needs none of it."""
+    code = "import sys; sys.modules['torch'] = None; import pipeline.report.search, pipeline.report.write"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_partial_study_gives_a_partial_report(tmp_path: Path, settings: RunSettings) -> None:

@@ -7,8 +7,7 @@ import pytest
 
 from pipeline.scaling.timing import epochs_table, step_quantiles, steps_table
 from pipeline.settings.cells import CellSettings
-from pipeline.training.clock import PARTS
-from pipeline.training.metrics_file import read_metrics
+from pipeline.training.metrics_file import PARTS, read_metrics
 from tests.pipeline.cells import cell
 
 
