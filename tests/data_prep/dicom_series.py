@@ -42,10 +42,10 @@ def change(path: Path, **tags: Any) -> None:
     image.save_as(path)
 
 
-def edit(path: Path, how: Callable[[FileDataset], None]) -> None:
+def edit(path: Path, edit_image: Callable[[FileDataset], None]) -> None:
     """Change a file by a function."""
     image = dcmread(path)
-    how(image)
+    edit_image(image)
     image.save_as(path)
 
 

@@ -62,8 +62,8 @@ def test_both_backprojections_give_the_samples_tissue_the_same_noise(sample: CTV
 def test_the_calibrated_photons_give_the_wanted_noise() -> None:
     settings, hu = LowDoseSettings(doses=(0.25,)), body(5)
     photons = calibrate(hu, PIXEL, settings, 20.0)
-    made = LowDoseSimulator(settings.model_copy(update={"photons": photons}), SIDE, PIXEL)
-    assert noise_level(made.low_dose(hu, "any", 0)) == pytest.approx(20, rel=0.03)
+    simulator = LowDoseSimulator(settings.model_copy(update={"photons": photons}), SIDE, PIXEL)
+    assert noise_level(simulator.low_dose(hu, "any", 0)) == pytest.approx(20, rel=0.03)
 
 
 def test_more_wanted_noise_takes_fewer_photons_by_its_square() -> None:

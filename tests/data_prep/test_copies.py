@@ -25,9 +25,9 @@ def test_copies_with_numbers_of_their_own_are_still_copies(tmp_path: Path) -> No
         copy = path.with_name(f"copy-{path.name}")
         copy.write_bytes(path.read_bytes())
         change(copy, SOPInstanceUID=generate_uid(), InstanceNumber=10 + n)
-    found = find(tmp_path)
-    check_scan(found.series[0], files)
-    assert [exclusion.images for exclusion in found.exclusions] == [5]
+    discovery = find(tmp_path)
+    check_scan(discovery.series[0], files)
+    assert [exclusion.images for exclusion in discovery.exclusions] == [5]
 
 
 def test_identical_copies_count_once_and_are_said(tmp_path: Path) -> None:
@@ -38,8 +38,8 @@ def test_identical_copies_count_once_and_are_said(tmp_path: Path) -> None:
         copy.write_bytes(path.read_bytes())
     change(copies[0], SOPInstanceUID=generate_uid())  # the same pixels under another id
     transcode(copies[1], 4)  # and by another syntax
-    found = find(tmp_path)
-    (series,), (exclusion,) = found.series, found.exclusions
+    discovery = find(tmp_path)
+    (series,), (exclusion,) = discovery.series, discovery.exclusions
     originals = [*files[:1], *(path for path in (*files[1:4], *copies) if path in series.files), *files[4:]]
     check_scan(series, originals)
     assert exclusion.reason == f"identical copies of images of {series.scan}"
@@ -69,9 +69,9 @@ def test_an_unreadable_file_of_another_series_condemns_none(tmp_path: Path) -> N
     files = write(tmp_path, 5, first="1")
     (broken,) = write(tmp_path, 1, first="2")
     broken.write_bytes(broken.read_bytes().replace(b"-1024", b"-1o24"))
-    found = find(tmp_path)
-    check_scan(found.series[0], files)
-    assert [exclusion.files for exclusion in found.exclusions] == [(broken,)]
+    discovery = find(tmp_path)
+    check_scan(discovery.series[0], files)
+    assert [exclusion.files for exclusion in discovery.exclusions] == [(broken,)]
 
 
 def test_an_unreadable_file_condemns_only_what_it_may_belong_to(tmp_path: Path) -> None:
@@ -79,12 +79,12 @@ def test_an_unreadable_file_condemns_only_what_it_may_belong_to(tmp_path: Path) 
     second = write(tmp_path, 4, first="2")
     elsewhere = write(tmp_path / "sub", 4)
     first[-1].write_bytes(first[-1].read_bytes().replace(b"-1024", b"-1o24"))  # its header tells its series
-    found = find(tmp_path)
-    fault = {series.files[0]: series.fault for series in found.series}
+    discovery = find(tmp_path)
+    fault = {series.files[0]: series.fault for series in discovery.series}
     assert fault[by_position(first[:-1])[0]] is not None
     assert file_pseudonym(first[-1].name) in str(fault[by_position(first[:-1])[0]])
-    check_scan(next(series for series in found.series if series.files[0] in second), second)
-    check_scan(next(series for series in found.series if series.files[0] in elsewhere), elsewhere)
+    check_scan(next(series for series in discovery.series if series.files[0] in second), second)
+    check_scan(next(series for series in discovery.series if series.files[0] in elsewhere), elsewhere)
     first[-1].write_bytes(bytes(128) + b"DICM" + b"broken" * 9)  # its header tells nothing
     faults = [series.fault is not None for series in find(tmp_path).series if series.location == tmp_path]
     assert faults == [True, True]

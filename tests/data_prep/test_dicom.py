@@ -34,21 +34,21 @@ def middle(hu: Hu, side: int = 64) -> Hu:
 
 def test_the_sample_as_dicom_equals_the_sample_as_nifti(sample: CTVolume, tmp_path: Path) -> None:
     write_series(tmp_path / "series", sample.hu[40:52], SPACING)
-    found = read(tmp_path / "series")
-    np.testing.assert_array_equal(found.hu, sample.hu[40:52])
-    assert found.spacing == pytest.approx(sample.spacing)
+    volume = read(tmp_path / "series")
+    np.testing.assert_array_equal(volume.hu, sample.hu[40:52])
+    assert volume.spacing == pytest.approx(sample.spacing)
 
 
 @pytest.mark.parametrize(("name", "slices"), [("LIDC-IDRI-0003", 140), ("Lung_Dx-A0002", 30)])
 def test_real_dicom_equals_what_simpleitk_reads(name: str, slices: int) -> None:
     folder = next(p.parent for p in sorted(shared_file(f"ct/{name}").rglob("*.dcm")))
-    found = read(folder)
-    assert found.hu.shape == (slices, 512, 512)
+    volume = read(folder)
+    assert volume.hu.shape == (slices, 512, 512)
     files = SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder))
     image = SimpleITK.ReadImage(files)
     expected = SimpleITK.GetArrayFromImage(SimpleITK.DICOMOrient(image, "LPS"))
-    np.testing.assert_array_equal(found.hu, np.maximum(expected, -1024))
-    assert found.spacing == pytest.approx(image.GetSpacing()[::-1], abs=1e-4)
+    np.testing.assert_array_equal(volume.hu, np.maximum(expected, -1024))
+    assert volume.spacing == pytest.approx(image.GetSpacing()[::-1], abs=1e-4)
     by_name = [float(pydicom.dcmread(path).ImagePositionPatient[2]) for path in sorted(folder.glob("*.dcm"))]
     if name == "LIDC-IDRI-0003":
         assert by_name != sorted(by_name)
@@ -97,41 +97,41 @@ def test_a_missing_decoder_is_the_machines_fault(tmp_path: Path) -> None:
 
 def test_enhanced_multi_frame_equals_the_classic_series(tmp_path: Path) -> None:
     write_enhanced(tmp_path / "all.dcm", chest(5), SPACING)
-    found = read(tmp_path)
-    np.testing.assert_array_equal(middle(found.hu), chest(5))
-    assert found.spacing == pytest.approx(SPACING)
+    volume = read(tmp_path)
+    np.testing.assert_array_equal(middle(volume.hu), chest(5))
+    assert volume.spacing == pytest.approx(SPACING)
 
 
 def test_acquisition_is_read_and_may_be_missing(tmp_path: Path) -> None:
     files = write_series(tmp_path, chest(3), SPACING, KVP=120, ConvolutionKernel="B30f", SliceThickness=3,
                          XRayTubeCurrent=200, ExposureTime=500)  # fmt: skip
-    made = open_dicom(files).acquisition
-    assert (made.kernel, made.kvp, made.mas, made.thickness) == ("B30f", 120, 100, 3)
+    acquisition = open_dicom(files).acquisition
+    assert (acquisition.kernel, acquisition.kvp, acquisition.mas, acquisition.thickness) == ("B30f", 120, 100, 3)
     for path in files:
         change(path, KVP=None, ConvolutionKernel=None, XRayTubeCurrent=None, Modality=None)
-    made = open_dicom(files).acquisition
-    assert (made.kernel, made.kvp, made.mas) == ("", None, None)
+    acquisition = open_dicom(files).acquisition
+    assert (acquisition.kernel, acquisition.kvp, acquisition.mas) == ("", None, None)
 
 
 def test_padding_becomes_air_even_if_its_sign_is_lost(tmp_path: Path) -> None:
     """63536 written as unsigned is -2000 of signed pixels; and padding may lie at a tissue's value."""
 
     def padded(value: int) -> FileDataset:
-        def how(image: FileDataset) -> None:
+        def pad(image: FileDataset) -> None:
             stored = np.full((64, 64), 40, "<i2")
             stored[:8], stored[8:10] = value, -1000
             image.PixelData, image.PixelRepresentation, image.RescaleIntercept = stored.tobytes(), 1, 0
             image.add_new(0x00280120, "US", value % 65536)
 
-        return how  # type: ignore[return-value]
+        return pad  # type: ignore[return-value]
 
     for value in (-2000, 1200):
         for path in write_series(tmp_path / str(value), chest(2), SPACING):
             edit(path, padded(value))  # type: ignore[arg-type]
-        found = middle(read(tmp_path / str(value)).hu)
-        assert (found[:, :8] == -1024).all()
-        assert (found[:, 8:10] == -1000).all()
-        assert (found[:, 10:] == 40).all()
+        hu = middle(read(tmp_path / str(value)).hu)
+        assert (hu[:, :8] == -1024).all()
+        assert (hu[:, 8:10] == -1000).all()
+        assert (hu[:, 10:] == 40).all()
 
 
 def test_rescale_is_each_slices_own(tmp_path: Path) -> None:
@@ -167,21 +167,21 @@ def test_every_axial_orientation_and_file_order_gives_one_volume(
         for path in files:
             change(path, ImageOrientationPatient=[*map(int, right), *map(int, down)])
         np.random.default_rng(seed).shuffle(files)
-        found = open_dicom(files).load()
-    np.testing.assert_array_equal(middle(found.hu, 16), hu)
-    assert found.spacing == pytest.approx(SPACING)
+        volume = open_dicom(files).load()
+    np.testing.assert_array_equal(middle(volume.hu, 16), hu)
+    assert volume.spacing == pytest.approx(SPACING)
 
 
 def test_thick_slices_may_overlap_and_planes_may_be_large(tmp_path: Path) -> None:
     write_series(tmp_path, chest(4, 616), (2.0, 0.7, 0.7), SliceThickness=3)
-    found = read(tmp_path)
-    assert found.spacing[0] == pytest.approx(2)
-    np.testing.assert_array_equal(found.hu, chest(4, 616)[:, 52:564, 52:564])
+    volume = read(tmp_path)
+    assert volume.spacing[0] == pytest.approx(2)
+    np.testing.assert_array_equal(volume.hu, chest(4, 616)[:, 52:564, 52:564])
     scan = open_dicom(sorted(tmp_path.glob("*.dcm"))).fitted("resample")
     assert scan.spacing == pytest.approx((2.0, 0.7 * 616 / 512, 0.7 * 616 / 512))
-    whole = scan.load().hu
-    assert whole.shape == (4, 512, 512)
-    assert whole.mean() == pytest.approx(chest(4, 616).mean(), abs=2)
+    resampled = scan.load().hu
+    assert resampled.shape == (4, 512, 512)
+    assert resampled.mean() == pytest.approx(chest(4, 616).mean(), abs=2)
 
 
 def positions(files: list[Path], heights: list[float], sideways: float = 0) -> None:

@@ -63,13 +63,13 @@ def source(kind: str, path: Path | None = None, **settings: Any) -> SourceSettin
     return SourceSettings.model_validate({"kind": kind, "path": path, **settings})
 
 
-def plain(found: Discovery | None) -> tuple[list[Series], list[str], list[Exclusion]]:
+def plain(discovery: Discovery | None) -> tuple[list[Series], list[str], list[Exclusion]]:
     """With faults in words, as an exception is equal to itself alone."""
-    assert found is not None
+    assert discovery is not None
     return (
-        [replace(series, fault=None) for series in found.series],
-        [repr(s.fault) for s in found.series],
-        found.exclusions,
+        [replace(series, fault=None) for series in discovery.series],
+        [repr(s.fault) for s in discovery.series],
+        discovery.exclusions,
     )
 
 
@@ -77,17 +77,17 @@ def memories() -> list[Path]:
     return list((Path(os.environ["XDG_CACHE_HOME"]) / "quarterdose" / "found").iterdir())
 
 
-@pytest.mark.parametrize(("kind", "make", "series", "aside"), MADE)
+@pytest.mark.parametrize(("kind", "write_scans", "series", "aside"), MADE)
 def test_what_a_source_held_is_told_without_it(
-    kind: str, make: Callable[[Path], None], series: int, aside: int, tmp_path: Path
+    kind: str, write_scans: Callable[[Path], None], series: int, aside: int, tmp_path: Path
 ) -> None:
-    make(tmp_path / "scans")
+    write_scans(tmp_path / "scans")
     sources = [source(kind, tmp_path / "scans")]
     assert recall(sources) is None
-    found = discover(sources)
-    assert (len(found.series), len(found.exclusions)) == (series, aside)
+    discovery = discover(sources)
+    assert (len(discovery.series), len(discovery.exclusions)) == (series, aside)
     shutil.rmtree(tmp_path / "scans")
-    assert plain(recall(sources)) == plain(found)
+    assert plain(recall(sources)) == plain(discovery)
     assert recall([source(kind, tmp_path / "scans", dataset="other")]) is None
 
 
@@ -95,9 +95,9 @@ def test_the_sample_and_several_sources_are_told_in_their_order(sample_path: Pat
     make_nifti(tmp_path / "nifti")
     make_dicom(tmp_path / "dicom")
     sources = [source("nifti", tmp_path / "nifti"), source("sample"), source("dicom", tmp_path / "dicom")]
-    found = discover(sources)
-    assert [series.dataset for series in found.series] == ["nifti", "sample", "dicom", "dicom"]
-    assert plain(recall(sources)) == plain(found)
+    discovery = discover(sources)
+    assert [series.dataset for series in discovery.series] == ["nifti", "sample", "dicom", "dicom"]
+    assert plain(recall(sources)) == plain(discovery)
     assert recall(sources[::-1]) is None
 
 
@@ -107,9 +107,9 @@ def test_faults_keep_kind_and_text(tmp_path: Path) -> None:
     faults = [ScanError("a file of its folder is broken"), MachineError("cannot be opened"), None]
     scan = Series("d", "s", "x", (str(tmp_path),), "dicom", "")
     remember(sources, Discovery([replace(scan, fault=fault) for fault in faults]))
-    told = recall(sources)
-    assert told is not None
-    assert [repr(series.fault) for series in told.series] == [
+    recalled = recall(sources)
+    assert recalled is not None
+    assert [repr(series.fault) for series in recalled.series] == [
         "ScanError('a file of its folder is broken')",
         "MachineError('cannot be opened')",
         "None",
@@ -150,20 +150,20 @@ def change_series(**values: Any) -> Callable[[dict[str, Any]], None]:
 def test_a_file_of_another_form_counts_as_none(damage: Callable[[Any], object], tmp_path: Path) -> None:
     make_nifti(tmp_path / "scans")
     sources = [source("nifti", tmp_path / "scans")]
-    found = discover(sources)
+    discovery = discover(sources)
     (path,) = memories()
     memory = json.loads(path.read_text().splitlines()[1])
     damage(memory)
     write_cache(path, memory["version"], memory["content"])  # with a checksum that fits
     assert recall(sources) is None
-    assert discover(sources) == found == recall(sources)
+    assert discover(sources) == discovery == recall(sources)
 
 
 @pytest.mark.parametrize("folder", ["found", "headers"])
 def test_a_changed_digit_is_noticed(folder: str, tmp_path: Path) -> None:
     files = write_series(tmp_path / "scans", chest(4), SPACING)
     sources = [source("dicom", tmp_path / "scans")]
-    found = discover(sources)
+    discovery = discover(sources)
     (path,) = (Path(os.environ["XDG_CACHE_HOME"]) / "quarterdose" / folder).iterdir()
     content, number = path.read_text(), str(files[0].stat().st_mtime_ns) if folder == "headers" else "-001.dcm"
     changed = content.replace(number, number[::-1], 1)
@@ -171,7 +171,7 @@ def test_a_changed_digit_is_noticed(folder: str, tmp_path: Path) -> None:
     path.write_text(changed)
     if folder == "found":
         assert recall(sources) is None
-    assert discover(sources) == found == recall(sources)
+    assert discover(sources) == discovery == recall(sources)
     assert path.read_text() == content
 
 

@@ -100,8 +100,8 @@ def test_discovery_survives_broken_headers(tmp_path: Path) -> None:
     content = files[1].read_bytes()
     for number in range(int(HEADERS * SHARE)):
         files[1].write_bytes(broken(content, np.random.default_rng((8, number))))
-        found = discover([SourceSettings(kind="dicom", path=tmp_path)])
-        assert found.series
+        discovery = discover([SourceSettings(kind="dicom", path=tmp_path)])
+        assert discovery.series
 
 
 @pytest.mark.parametrize("folder", ["found", "headers"])

@@ -56,10 +56,10 @@ NOISE: dict[str, Edit] = {
 @pytest.mark.parametrize("edit_slice", NOISE.values(), ids=NOISE)
 def test_noise_of_headers_divides_no_series(edit_slice: Edit, tmp_path: Path) -> None:
     files = write(tmp_path, 10, edit_slice)
-    found = find(tmp_path)
-    (series,) = found.series
+    discovery = find(tmp_path)
+    (series,) = discovery.series
     check_scan(series, files)
-    assert not found.exclusions
+    assert not discovery.exclusions
 
 
 TELLING: dict[str, tuple[Any, Any]] = {
@@ -96,11 +96,11 @@ def test_elements_tell_two_scans_of_one_series_apart(
         for z, path in enumerate(files):
             edit(path, lambda image, z=z, n=number: set_position(image, 2.5 * z + n * offset))  # type: ignore[misc]
         scans.append(files)
-    found = find(tmp_path)
-    assert len(found.series) == 2
-    for series in found.series:
+    discovery = find(tmp_path)
+    assert len(discovery.series) == 2
+    for series in discovery.series:
         check_scan(series, next(files for files in scans if series.files[0] in files))
-    assert not found.exclusions
+    assert not discovery.exclusions
 
 
 def test_a_lost_slice_of_one_acquisition_leaves_the_second_one_whole(tmp_path: Path) -> None:
@@ -109,9 +109,9 @@ def test_a_lost_slice_of_one_acquisition_leaves_the_second_one_whole(tmp_path: P
     second = write(tmp_path, 6, lambda image, z: set_position(image, 2.5 * z + 1.25), first="2",
                    SeriesInstanceUID=uid, AcquisitionNumber=2)  # fmt: skip
     second[2].unlink()
-    found = {len(series.files): series for series in find(tmp_path).series}
-    check_scan(found[6], first)
-    assert "a slice is missing" in reason(found[5])
+    by_slice_count = {len(series.files): series for series in find(tmp_path).series}
+    check_scan(by_slice_count[6], first)
+    assert "a slice is missing" in reason(by_slice_count[5])
 
 
 DISORDER: dict[str, tuple[Edit, str]] = {
@@ -209,10 +209,10 @@ DISORDER: dict[str, tuple[Edit, str]] = {
 @pytest.mark.parametrize(("edit_slice", "text"), DISORDER.values(), ids=DISORDER)
 def test_stacks_that_nothing_tells_apart_are_refused(edit_slice: Edit, text: str, tmp_path: Path) -> None:
     write(tmp_path, 10, edit_slice)
-    found = find(tmp_path)
-    assert found.series
-    assert all(text in reason(series) for series in found.series)
-    assert any(len(series.files) > 3 for series in found.series)
+    discovery = find(tmp_path)
+    assert discovery.series
+    assert all(text in reason(series) for series in discovery.series)
+    assert any(len(series.files) > 3 for series in discovery.series)
 
 
 def test_three_interleaved_phases_that_numbers_alone_tell_are_refused(tmp_path: Path) -> None:

@@ -176,10 +176,10 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 def test_a_scan_of_any_header_equals_itks(header: Header, slices: int, seed: int) -> None:
     with TemporaryDirectory() as folder:
         files = write_scan(Path(folder), header, slices, seed)
-        found = find(Path(folder))
-        assert check_kept(found) == [slices], [series.fault for series in found.series]
-        assert sorted(found.series[0].files) == sorted(files)
-        assert not found.exclusions
+        discovery = find(Path(folder))
+        assert check_kept(discovery) == [slices], [series.fault for series in discovery.series]
+        assert sorted(discovery.series[0].files) == sorted(files)
+        assert not discovery.exclusions
 
 
 @settings(max_examples=50, phases=PHASES)
@@ -199,12 +199,12 @@ def test_a_scan_with_a_faulty_slice_is_refused_and_every_file_is_listed(
         if fault in DAMAGES:
             victim = files[-1 if is_last else 2]
             victim.write_bytes(DAMAGES[fault](victim.read_bytes()))
-        found = find(Path(folder))
-        assert check_kept(found) == []
-        listed = [path for series in found.series for path in series.files]
-        listed += [path for exclusion in found.exclusions for path in exclusion.files]
+        discovery = find(Path(folder))
+        assert check_kept(discovery) == []
+        listed = [path for series in discovery.series for path in series.files]
+        listed += [path for exclusion in discovery.exclusions for path in exclusion.files]
         assert sorted(listed) == sorted(files)
-        assert all(exclusion.reason for exclusion in found.exclusions)
+        assert all(exclusion.reason for exclusion in discovery.exclusions)
 
 
 def write_scan(
@@ -230,10 +230,10 @@ def write_scan(
     return files
 
 
-def check_kept(found: Discovery) -> list[int]:
+def check_kept(discovery: Discovery) -> list[int]:
     """Check that each scan that is kept is what SimpleITK reads; return the numbers of their slices."""
     slices = []
-    for series in found.series:
+    for series in discovery.series:
         if series.fault:
             assert str(series.fault)
             continue

@@ -37,21 +37,21 @@ class Stand:
 
     def download_from_selection(self, **options: Any) -> None:
         self.calls.append(options)
-        for one in self.arriving:
-            write(one, Path(options["downloadDir"]))
+        for idc_series in self.arriving:
+            write(idc_series, Path(options["downloadDir"]))
 
 
 def series(uid: str, images: int = 3, megabytes: float = 0.0003, patient: str = "P1") -> IdcSeries:
     return IdcSeries(patient, "1.2", uid, "", images, megabytes, "CC BY 3.0", "10.1/x")
 
 
-def write(one: IdcSeries, root: Path) -> Path:
+def write(idc_series: IdcSeries, root: Path) -> Path:
     """Files of the right number and total size, without content."""
-    folder = root / one.patient / one.study / one.uid
+    folder = root / idc_series.patient / idc_series.study / idc_series.uid
     folder.mkdir(parents=True, exist_ok=True)
-    for number in range(one.images):
+    for number in range(idc_series.images):
         (folder / f"{number}.dcm").touch()
-    os.truncate(folder / "0.dcm", round(one.megabytes * 1e6))
+    os.truncate(folder / "0.dcm", round(idc_series.megabytes * 1e6))
     return folder
 
 
@@ -82,9 +82,9 @@ def test_the_first_patients_are_the_start_of_all() -> None:
     assert select("lidc", 1010) == everyone
 
 
-@pytest.mark.parametrize(("name", "patients", "most"), [("lidc", 0, 1010), ("lidc", 1011, 1010), ("mayo", 101, 100)])
-def test_a_wrong_number_of_patients_names_the_range(name: CollectionName, patients: int, most: int) -> None:
-    with pytest.raises(UserError, match=f"--patients of {name} must be from 1 to {most}, not {patients}"):
+@pytest.mark.parametrize(("name", "patients", "maximum"), [("lidc", 0, 1010), ("lidc", 1011, 1010), ("mayo", 101, 100)])
+def test_a_wrong_number_of_patients_names_the_range(name: CollectionName, patients: int, maximum: int) -> None:
+    with pytest.raises(UserError, match=f"--patients of {name} must be from 1 to {maximum}, not {patients}"):
         select(name, patients)
 
 
@@ -114,8 +114,8 @@ def test_ids_that_are_no_safe_folders_are_refused(name: str) -> None:
 
 
 def test_only_incomplete_series_are_fetched(tmp_path: Path) -> None:
-    whole, short, truncated, absent = chosen = [series(f"1.{number}") for number in range(4)]
-    write(whole, tmp_path)
+    complete, short, truncated, absent = chosen = [series(f"1.{number}") for number in range(4)]
+    write(complete, tmp_path)
     unfinished = tmp_path / ".quarterdose-fetch"
     (write(short, unfinished) / "2.dcm").unlink()
     os.truncate(write(truncated, unfinished) / "0.dcm", 299)
@@ -195,14 +195,17 @@ def test_a_failure_of_the_library_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_command_line_says_what_is_fetched_and_keeps_what_is_there(tmp_path: Path) -> None:
-    for one in select("lidc", 2):
-        write(one, tmp_path)
-    done = quarterdose_within(tmp_path, "fetch", "lidc", "--patients", "2", "--to", str(tmp_path))
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("patients: 2, series: 2, images: ")
-    assert done.stdout.endswith(f"{tmp_path}: 2 series complete, 0 of them fetched now\n")
+    for idc_series in select("lidc", 2):
+        write(idc_series, tmp_path)
+    completed = quarterdose_within(tmp_path, "fetch", "lidc", "--patients", "2", "--to", str(tmp_path))
+    assert completed.returncode == 0, completed.stderr
+    assert completed.stdout.startswith("patients: 2, series: 2, images: ")
+    assert completed.stdout.endswith(f"{tmp_path}: 2 series complete, 0 of them fetched now\n")
 
 
 def test_command_line_refuses_in_one_line_with_code_2(tmp_path: Path) -> None:
-    done = quarterdose_within(tmp_path, "fetch", "mayo", "--patients", "0", "--to", str(tmp_path))
-    assert (done.returncode, done.stderr) == (2, "quarterdose: --patients of mayo must be from 1 to 100, not 0\n")
+    completed = quarterdose_within(tmp_path, "fetch", "mayo", "--patients", "0", "--to", str(tmp_path))
+    assert (completed.returncode, completed.stderr) == (
+        2,
+        "quarterdose: --patients of mayo must be from 1 to 100, not 0\n",
+    )

@@ -27,21 +27,21 @@ def test_series_without_any_id_are_one_patient_and_that_is_said(
     for root in roots:
         for folder in (root, root / "sub"):
             write(folder, 4, PatientID="", SeriesInstanceUID="")
-    found = find(*roots)
-    assert len({series.scan for series in found.series}) == 4
-    assert [series.subject for series in found.series[:2]] == [found.series[0].subject] * 2
-    assert len({series.subject for series in found.series}) == 2  # a patient a source
+    discovery = find(*roots)
+    assert len({series.scan for series in discovery.series}) == 4
+    assert [series.subject for series in discovery.series[:2]] == [discovery.series[0].subject] * 2
+    assert len({series.subject for series in discovery.series}) == 2  # a patient a source
     assert capsys.readouterr().out.count("2 scans have neither PatientID nor StudyInstanceUID") == 2
-    for series in found.series:
+    for series in discovery.series:
         check_scan(series, list(series.files[0].parent.glob("*.dcm")))
 
 
 def test_the_same_names_in_two_sources_are_two_scans_but_the_same_files_are_refused(tmp_path: Path) -> None:
     for name in ("one", "two"):
         write_nifti(tmp_path / name / "scan.nii", chest(3))
-    found = find(tmp_path / "one", tmp_path / "two", kind="nifti")
-    assert len({series.scan for series in found.series}) == 2
-    assert len({series.subject for series in found.series}) == 2
+    discovery = find(tmp_path / "one", tmp_path / "two", kind="nifti")
+    assert len({series.scan for series in discovery.series}) == 2
+    assert len({series.subject for series in discovery.series}) == 2
     with pytest.raises(UserError, match="two series have the id"):
         find(tmp_path / "one", tmp_path / "one", kind="nifti")
     uid = generate_uid()

@@ -31,13 +31,13 @@ def test_a_second_look_reads_only_what_changed(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     files = write_series(tmp_path / "scans", chest(6), SPACING)
     read: list[int] = []
-    first, _ = list_images(tmp_path / "scans", hidden_id, "", lambda done, total, note: read.append(done))
+    first, _ = list_images(tmp_path / "scans", hidden_id, "", lambda count, total, note: read.append(count))
     assert read == [6]
     change(files[2], SliceThickness=7)
     os.utime(files[2], (1, 1))
     files[5].unlink()
     read.clear()
-    second, _ = list_images(tmp_path / "scans", hidden_id, "", lambda done, total, note: read.append(done))
+    second, _ = list_images(tmp_path / "scans", hidden_id, "", lambda count, total, note: read.append(count))
     assert read == [5]  # four remembered and one read
     assert [image.thickness for image in second].count(7) == 1
     assert len(first) - len(second) == 1
@@ -67,17 +67,17 @@ def test_many_files_are_read_in_processes_and_come_to_the_same(tmp_path: Path, m
     files = write_series(tmp_path / "scans" / "0", chest(110, 16), SPACING)
     for copy in range(1, 20):
         shutil.copytree(tmp_path / "scans" / "0", tmp_path / "scans" / str(copy))
-    told: list[tuple[int, int]] = []
+    progress: list[tuple[int, int]] = []
 
-    def record(done: int, total: int, note: str) -> None:
-        told.append((done, total))
+    def record(count: int, total: int, note: str) -> None:
+        progress.append((count, total))
 
     images, _ = list_images(tmp_path / "scans", hidden_id, "", record)
     assert len(images) == 20 * len(files)
-    assert told[-1] == (2200, 2200)
-    assert len(told) == 11
+    assert progress[-1] == (2200, 2200)
+    assert len(progress) == 11
     assert list_images(tmp_path / "scans", hidden_id, "", record)[0] == images
-    assert len(told) == 11  # no file is read again
+    assert len(progress) == 11  # no file is read again
 
 
 def kill_reader(patient: str, path: Path) -> str:
@@ -122,16 +122,16 @@ def test_a_file_that_may_not_be_opened_fails_its_scan_and_no_other(
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     monkeypatch.setenv("XDG_CONFIG_HOME", str(cache))
     with unprivileged():
-        found = find(tmp_path / "scans")
-    faults = {series.location.name: series.fault for series in found.series}
+        discovery = find(tmp_path / "scans")
+    faults = {series.location.name: series.fault for series in discovery.series}
     assert isinstance(faults["a"], MachineError)
     name = file_pseudonym(str(files[-1].relative_to(tmp_path / "scans")))
     assert str(faults["a"]) == f"file {name}, which may be a slice of it, cannot be opened (Permission denied)"
-    assert [(e.scan, e.images, e.reason) for e in found.exclusions if e.scan == name] == [
+    assert [(e.scan, e.images, e.reason) for e in discovery.exclusions if e.scan == name] == [
         (name, 1, "file cannot be opened (Permission denied)")
     ]
     assert faults["b"] is None
     assert isinstance(faults["c"], ScanError)
     files[-1].chmod(0o644)
-    again = find(tmp_path / "scans")  # what could not be opened is not remembered so
-    assert {series.location.name: series.fault for series in again.series}["a"] is None
+    second = find(tmp_path / "scans")  # what could not be opened is not remembered so
+    assert {series.location.name: series.fault for series in second.series}["a"] is None

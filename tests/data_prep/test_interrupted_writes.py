@@ -49,11 +49,11 @@ def test_a_writer_killed_in_the_middle_leaves_the_old_pair_and_then_nothing_of_i
 
 def _stream(path: Path, before: str = "") -> str:
     """The last line that a writer in a process of its own says."""
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", before + STREAM, str(path)], capture_output=True, text=True, check=False
     )
-    assert done.returncode == 1
-    return done.stderr.splitlines()[-1]
+    assert completed.returncode == 1
+    return completed.stderr.splitlines()[-1]
 
 
 def test_a_shard_too_large_for_the_file_system_leaves_the_old_pair_alone(make_pair: Callable[..., Path]) -> None:

@@ -29,15 +29,15 @@ def test_the_sample_is_read_as_it_is_known(sample: CTVolume, sample_path: Path) 
 
 
 def test_a_toy_chest_comes_back_in_the_middle(make_nifti: Callable[..., Path]) -> None:
-    found = open_nifti(make_nifti(slices=3, side=64)).load()
-    np.testing.assert_array_equal(found.hu[:, 224:288, 224:288], chest(3))
+    volume = open_nifti(make_nifti(slices=3, side=64)).load()
+    np.testing.assert_array_equal(volume.hu[:, 224:288, 224:288], chest(3))
 
 
 @pytest.mark.parametrize("keep", [0, 10, 300, 0.5, 0.999])
 def test_a_truncated_file_is_refused(make_nifti: Callable[..., Path], keep: float) -> None:
     path = make_nifti()
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(keep * len(whole)) if isinstance(keep, float) else keep])
+    content = path.read_bytes()
+    path.write_bytes(content[: int(keep * len(content)) if isinstance(keep, float) else keep])
     with pytest.raises(ScanError, match="no readable NIfTI file"):
         open_nifti(path)
 
@@ -62,9 +62,9 @@ def test_every_orientation_and_number_type_gives_the_same_scan(codes: tuple[str,
         turned = image.as_reoriented(turn)
         turned.header.set_slope_inter(1, -offset)
         nib.save(turned, Path(folder) / "a.nii")
-        found = open_nifti(Path(folder) / "a.nii").load()
-    np.testing.assert_array_equal(found.hu[:, 252:260, 252:260], hu)
-    assert found.spacing == pytest.approx((2.5, 0.7, 0.7))
+        volume = open_nifti(Path(folder) / "a.nii").load()
+    np.testing.assert_array_equal(volume.hu[:, 252:260, 252:260], hu)
+    assert volume.spacing == pytest.approx((2.5, 0.7, 0.7))
 
 
 def test_real_values_are_scaled_and_rounded(tmp_path: Path) -> None:
@@ -72,9 +72,9 @@ def test_real_values_are_scaled_and_rounded(tmp_path: Path) -> None:
     image = nib.Nifti1Image(stored, np.diag([-0.7, -0.7, 2.5, 1.0]))
     image.header.set_slope_inter(0.5, -1024.25)
     nib.save(image, tmp_path / "a.nii.gz")
-    found = open_nifti(tmp_path / "a.nii.gz").load().hu[:, 252:260, 252:260]
+    hu = open_nifti(tmp_path / "a.nii.gz").load().hu[:, 252:260, 252:260]
     expected = np.clip(np.rint(stored * 0.5 - 1024.25), -1024, None).transpose(2, 1, 0)
-    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(hu, expected)
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:

@@ -19,13 +19,13 @@ COUNTS: dict[str, Any] = {"domain": "counts", "z_correlation": (), "backprojecti
 
 
 @cache
-def made(**settings: Any) -> LowDoseSimulator:
+def cached_simulator(**settings: Any) -> LowDoseSimulator:
     return LowDoseSimulator(LowDoseSettings.model_validate(settings), SIDE, PIXEL)
 
 
 def simulator(dose: float, photons: float = 1e6, **settings: Any) -> LowDoseSimulator:
     """Without electronic noise unless it is asked for."""
-    return made(**{"doses": (dose,), "photons": photons, "electronic_sd": 0.0, **settings})
+    return cached_simulator(**{"doses": (dose,), "photons": photons, "electronic_sd": 0.0, **settings})
 
 
 def noise(simulator: LowDoseSimulator, image: Tensor, batches: int, first: int = 0) -> Tensor:
@@ -81,20 +81,20 @@ def test_electronic_noise_follows_its_formula() -> None:
     a, sd, counts = 0.1, 5.0, 1e4 * torch.exp(-torch.tensor([0.0, 3.0, 6.0]))
     scan = 1 / (a * counts) + sd**2 / (a * counts) ** 2
     full = 1 / counts + sd**2 / counts**2
-    found = simulator(a, 1e4, electronic_sd=sd).variance(counts)
-    torch.testing.assert_close(found, scan - full, rtol=1e-4, atol=0)
+    variance = simulator(a, 1e4, electronic_sd=sd).variance(counts)
+    torch.testing.assert_close(variance, scan - full, rtol=1e-4, atol=0)
 
 
 def test_mean_hu_of_water_is_unchanged() -> None:
-    found = centre(simulator(0.1).noise_hu(water(), seeds()))
-    assert abs(float(found.mean())) < 0.5
-    assert float(found.std()) > 5
+    added = centre(simulator(0.1).noise_hu(water(), seeds()))
+    assert abs(float(added.mean())) < 0.5
+    assert float(added.std()) > 5
 
 
 def spectrum(simulator: LowDoseSimulator, first: int) -> Tensor:
     """Noise power in rings of rising frequency, in the middle of a water disc."""
-    found = noise(simulator, water()[:1], 16, first)[:, 32:96, 32:96]
-    power = torch.fft.fft2(found - found.mean((1, 2), keepdim=True)).abs().square().mean(0)
+    realisations = noise(simulator, water()[:1], 16, first)[:, 32:96, 32:96]
+    power = torch.fft.fft2(realisations - realisations.mean((1, 2), keepdim=True)).abs().square().mean(0)
     frequency = torch.fft.fftfreq(64)
     ring = ((frequency[None] ** 2 + frequency[:, None] ** 2).sqrt() * 16).long().clamp(max=8)
     return torch.stack([power[ring == r].mean() for r in range(1, 8)])
@@ -138,16 +138,16 @@ def test_the_tube_current_makes_noise_along_the_rays_it_starves() -> None:
 
     The current rises on either side of these views, so it is somewhat less.
     """
-    found = noise(simulator(0.1, tube_current=(1, 0.1, 1, 0.1)), water()[:1], 4)[:, 40:88, 40:88]
-    rows, columns = (found.mean(d).std() for d in (2, 1))
+    realisations = noise(simulator(0.1, tube_current=(1, 0.1, 1, 0.1)), water()[:1], 4)[:, 40:88, 40:88]
+    rows, columns = (realisations.mean(d).std() for d in (2, 1))
     assert 2.1 < rows / columns < 10**0.5
 
 
 def test_a_bowtie_makes_the_periphery_noisier() -> None:
     def periphery_to_centre(**settings: Any) -> float:
-        found = noise(simulator(0.1, **settings), torch.full((1, SIDE, SIDE), -1000.0), 2)
+        realisations = noise(simulator(0.1, **settings), torch.full((1, SIDE, SIDE), -1000.0), 2)
         ring = (radius() > 130) & (radius() < 150)
-        return float(found[:, ring].std() / found[:, radius() < 20].std())
+        return float(realisations[:, ring].std() / realisations[:, radius() < 20].std())
 
     assert periphery_to_centre(bowtie=(0.1, 1, 0.1)) > 1.2 * periphery_to_centre()
 
@@ -167,10 +167,13 @@ def test_a_hook_without_photons_is_refused(hook: str) -> None:
 
 
 def test_both_domains_agree_at_high_counts() -> None:
-    both = simulator(0.1, electronic_sd=5, **COUNTS | {"domain": "log"}), simulator(0.1, electronic_sd=5, **COUNTS)
-    found = [centre(simulator.noise_hu(water(), seeds())) for simulator in both]
-    assert float(found[1].double().std() / found[0].double().std()) == pytest.approx(1, rel=0.02)
-    assert abs(float(found[1].mean())) < 0.5
+    simulators = (
+        simulator(0.1, electronic_sd=5, **COUNTS | {"domain": "log"}),
+        simulator(0.1, electronic_sd=5, **COUNTS),
+    )
+    added = [centre(simulator.noise_hu(water(), seeds())) for simulator in simulators]
+    assert float(added[1].double().std() / added[0].double().std()) == pytest.approx(1, rel=0.02)
+    assert abs(float(added[1].mean())) < 0.5
 
 
 def test_counts_stay_finite_and_are_biased_as_their_logarithm() -> None:
@@ -195,21 +198,21 @@ def volume(slices: int) -> CTVolume:
 
 def test_the_same_seed_gives_the_same_bytes_whatever_the_batches_and_threads() -> None:
     settings = LowDoseSettings.model_validate({"doses": 0.1, "geometry": COARSE})
-    whole = simulate(volume(37), settings, "scan", threads=2)
-    assert whole.dtype == np.int16
-    np.testing.assert_array_equal(whole, simulate(volume(37), settings, "scan", threads=1))
-    np.testing.assert_array_equal(whole[:5], simulate(volume(5), settings, "scan"))
-    assert (whole != simulate(volume(37), settings, "other")).mean() > 0.5
-    assert (whole != simulate(volume(37), settings.model_copy(update={"seed": 1}), "scan")).mean() > 0.5
-    assert whole.min() >= -1024
+    low_hu = simulate(volume(37), settings, "scan", threads=2)
+    assert low_hu.dtype == np.int16
+    np.testing.assert_array_equal(low_hu, simulate(volume(37), settings, "scan", threads=1))
+    np.testing.assert_array_equal(low_hu[:5], simulate(volume(5), settings, "scan"))
+    assert (low_hu != simulate(volume(37), settings, "other")).mean() > 0.5
+    assert (low_hu != simulate(volume(37), settings.model_copy(update={"seed": 1}), "scan")).mean() > 0.5
+    assert low_hu.min() >= -1024
 
 
 @pytest.mark.parametrize("domain", [{}, {"z_correlation": (0.6, 0.2)}, COUNTS], ids=["log", "alike", "counts"])
 def test_a_scan_may_come_in_any_pieces(domain: dict[str, Any]) -> None:
     settings = LowDoseSettings.model_validate({"doses": 0.1, "geometry": COARSE, **domain})
-    whole, made = simulate(volume(20), settings, "scan"), LowDoseSimulator(settings, SIDE, PIXEL)
-    pieces = [made.low_dose(volume(n).hu, "scan", first) for first, n in ((0, 3), (3, 1), (4, 16))]
-    np.testing.assert_array_equal(np.concatenate(pieces), whole)
+    low_hu, low_dose_simulator = simulate(volume(20), settings, "scan"), LowDoseSimulator(settings, SIDE, PIXEL)
+    pieces = [low_dose_simulator.low_dose(volume(n).hu, "scan", first) for first, n in ((0, 3), (3, 1), (4, 16))]
+    np.testing.assert_array_equal(np.concatenate(pieces), low_hu)
 
 
 def test_noise_of_the_real_sample_is_what_its_dose_predicts(sample: CTVolume) -> None:
@@ -247,9 +250,9 @@ def test_where_no_photon_arrives_the_noise_stays_finite() -> None:
     """Behind metal a detector still counts its electronics: at least one count at the low dose."""
     a, photons, sd = 0.1, 1e5, 5.0
     counts = photons * torch.exp(-torch.tensor([8.0, 20.0, 1000.0]))
-    found = simulator(a, photons, electronic_sd=sd).variance(counts)
+    variance = simulator(a, photons, electronic_sd=sd).variance(counts)
     at_one_count = (1 - a) + (1 - a**2) * sd**2
-    torch.testing.assert_close(found[1:], torch.full((2,), at_one_count))
-    assert found[0] < found[1]
+    torch.testing.assert_close(variance[1:], torch.full((2,), at_one_count))
+    assert variance[0] < variance[1]
     metal = torch.full((1, SIDE, SIDE), 30000.0)
     assert simulator(a, photons, electronic_sd=sd).noise_hu(metal, [0]).isfinite().all()

@@ -36,11 +36,11 @@ def has_warning(image: Image.Image) -> bool:
 
 
 def test_both_crops_show_the_noise_of_uniform_tissue_on_one_scale() -> None:
-    own, added = noise_crops(record())
-    assert own.shape == added.shape == (72, 72)
-    assert own.std() == pytest.approx(SD, rel=0.04)  # an edge or a step of 40 HU would show
+    full, added = noise_crops(record())
+    assert full.shape == added.shape == (72, 72)
+    assert full.std() == pytest.approx(SD, rel=0.04)  # an edge or a step of 40 HU would show
     assert added.std() == pytest.approx(SD, rel=0.04)
-    assert abs(np.corrcoef(own.ravel(), added.ravel())[0, 1]) < 0.05
+    assert abs(np.corrcoef(full.ravel(), added.ravel())[0, 1]) < 0.05
 
 
 def test_the_noise_of_a_measured_pair_stands_as_it_is() -> None:
@@ -63,8 +63,8 @@ def test_the_plot_has_both_spectra_at_their_height() -> None:
     added = (strip == (255, 190, 80)).all(-1)
     rows = [np.flatnonzero(added[24:266, x]).mean() for x in (150, 200, 250, 300)]
     # white noise of 10 HU has 100 HU^2 a pixel of 0.7 mm: 49 HU^2 mm^2; the axis ends 5 % above the highest ring
-    own, low = (np.array(scan.spectrum[1:]) for scan in noise.noise if scan)
-    limit = 1.05 * max(own.max(), low.max() / 9)
+    full, low = (np.array(scan.spectrum[1:]) for scan in noise.noise if scan)
+    limit = 1.05 * max(full.max(), low.max() / 9)
     assert np.mean(rows) == pytest.approx(242 * (1 - 49 / limit), abs=12)
 
 

@@ -102,25 +102,27 @@ def test_what_itk_reads_is_read(damage: Damage, is_whole: bool, tmp_path: Path) 
     expected = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage([str(path) for path in files]))
     for path in files if is_whole else files[-1:]:
         damage(path)
-    found = find(tmp_path)
-    (series,) = found.series
+    discovery = find(tmp_path)
+    (series,) = discovery.series
     assert series.fault is None
-    assert not found.exclusions
+    assert not discovery.exclusions
     scan = open_series(series.files).scan()
     np.testing.assert_array_equal(scan.planes(0, 5), np.maximum(expected, -1024))
     image = SimpleITK.ReadImage([str(path) for path in files], imageIO="GDCMImageIO")
     np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(image), expected)
 
 
-@pytest.mark.parametrize("rest", [b"\xff" * 512, b"abcdefg", np.random.default_rng(0).bytes(700), b"\xfe\xff\xdd\xe0"])
+@pytest.mark.parametrize(
+    "trailing", [b"\xff" * 512, b"abcdefg", np.random.default_rng(0).bytes(700), b"\xfe\xff\xdd\xe0"]
+)
 @pytest.mark.parametrize("syntax", [0, 4], ids=["plain", "lossless JPEG"])
-def test_bytes_behind_the_pixels_are_no_part_of_the_image(rest: bytes, syntax: int, tmp_path: Path) -> None:
+def test_bytes_behind_the_pixels_are_no_part_of_the_image(trailing: bytes, syntax: int, tmp_path: Path) -> None:
     """ITK refuses these files; dcmtk warns of them and reads on."""
     files = write(tmp_path, 4)
     expected = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage([str(path) for path in files]))
     if syntax:
         transcode(files[-1], syntax)
-    append(rest)(files[-1])
+    append(trailing)(files[-1])
     (series,) = find(tmp_path).series
     assert series.fault is None
     np.testing.assert_array_equal(open_series(series.files).scan().planes(0, 4), np.maximum(expected, -1024))
@@ -180,16 +182,16 @@ LOST: dict[str, tuple[Damage, str]] = {
 @pytest.mark.parametrize(("damage", "text"), LOST.values(), ids=LOST)
 def test_a_slice_that_is_lost_at_an_end_turns_its_scan_away(damage: Damage, text: str, tmp_path: Path) -> None:
     files = write(tmp_path / "a", 5)
-    other = write(tmp_path / "b", 5)
+    intact = write(tmp_path / "b", 5)
     damage(files[-1])
-    found = find(tmp_path)
-    series = {series.location.name: series for series in found.series}
-    check_scan(series["b"], other)
+    discovery = find(tmp_path)
+    series = {series.location.name: series for series in discovery.series}
+    check_scan(series["b"], intact)
     assert sorted(series["a"].files) == sorted(files[:-1])
     name = file_pseudonym(f"a/{files[-1].name}")
     assert str(series["a"].fault).startswith(f"file {name}, which may be a slice of it, ")
     assert text in str(series["a"].fault)
-    assert [(exclusion.images, exclusion.files) for exclusion in found.exclusions] == [(1, (files[-1],))]
+    assert [(exclusion.images, exclusion.files) for exclusion in discovery.exclusions] == [(1, (files[-1],))]
     (stack,) = choose_series(tmp_path / "a", "", 3).stacks
     assert text in str(stack.fault)
 
@@ -199,9 +201,9 @@ def test_several_lost_slices_are_counted(count: int, tmp_path: Path) -> None:
     files = write(tmp_path, 9)
     for path in files[-count:]:
         change(path, Modality="OT")
-    found = find(tmp_path)
-    assert reason(found.series[0]).endswith(f"is set aside: modality is OT, wanted CT, and {count - 1} more")
-    assert [exclusion.images for exclusion in found.exclusions] == [count]
+    discovery = find(tmp_path)
+    assert reason(discovery.series[0]).endswith(f"is set aside: modality is OT, wanted CT, and {count - 1} more")
+    assert [exclusion.images for exclusion in discovery.exclusions] == [count]
 
 
 def no_slices(folder: Path, files: list[Path]) -> None:
@@ -235,18 +237,18 @@ def passed_over(root: Path, count: int) -> str:
 def test_what_is_no_slice_turns_nothing_away(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = write(tmp_path, 5)
     no_slices(tmp_path, files)
-    found = find(tmp_path)
-    (series,) = found.series
+    discovery = find(tmp_path)
+    (series,) = discovery.series
     check_scan(series, files)
-    assert sorted(exclusion.reason for exclusion in found.exclusions) == [
+    assert sorted(exclusion.reason for exclusion in discovery.exclusions) == [
         "a localizer", "a secondary capture, not a scanner's image",
         "file cannot be opened (No such file or directory)", "lacks ImagePositionPatient", "modality is OT, wanted CT",
         "modality is OT, wanted CT", "modality is SR, wanted CT",
     ]  # fmt: skip
     assert capsys.readouterr().out == passed_over(tmp_path, 9)
-    (passed,) = found.passed_over
+    (passed,) = discovery.passed_over
     assert passed.counts == {"is no DICOM file": 7, "is empty": 1, "is the directory of a disc": 1}
-    assert find(tmp_path) == found  # also where all are cached
+    assert find(tmp_path) == discovery  # also where all are cached
     assert capsys.readouterr().out == passed_over(tmp_path, 9)
 
 
@@ -299,15 +301,15 @@ def test_links_are_followed_and_each_folder_and_file_counts_once(tmp_path: Path)
             (source / name).mkdir(exist_ok=True)
             (source / name / path.name).symlink_to(path)
     (source / "p4" / "copy.dcm").symlink_to(scans[3][0])
-    found = find(source)
-    real = sorted(tuple(sorted(path.resolve() for path in series.files)) for series in found.series)
+    discovery = find(source)
+    real = sorted(tuple(sorted(path.resolve() for path in series.files)) for series in discovery.series)
     assert real == sorted(tuple(sorted(files)) for files in [*scans, loose])
-    assert all(path.is_relative_to(source) for series in found.series for path in series.files)
-    for series in found.series:
+    assert all(path.is_relative_to(source) for series in discovery.series for path in series.files)
+    for series in discovery.series:
         check_scan(series, series.files)
-    (exclusion,) = found.exclusions
+    (exclusion,) = discovery.exclusions
     assert (exclusion.reason, exclusion.images) == ("file is a link to a folder that holds the source", 2)
-    assert recall([SourceSettings(kind="dicom", path=source)]) == found
+    assert recall([SourceSettings(kind="dicom", path=source)]) == discovery
 
 
 def test_a_source_that_is_a_link_itself_is_read(tmp_path: Path) -> None:
@@ -334,9 +336,9 @@ def test_a_folder_that_cannot_be_listed_has_a_row(tmp_path: Path, monkeypatch: p
         return scandir(folder)
 
     monkeypatch.setattr(os, "scandir", refuse)  # root may list any folder
-    found = find(tmp_path)
-    check_scan(found.series[0], files)
-    (exclusion,) = found.exclusions
+    discovery = find(tmp_path)
+    check_scan(discovery.series[0], files)
+    (exclusion,) = discovery.exclusions
     assert (exclusion.scan, exclusion.reason) == (
         file_pseudonym("lost+found"), "file cannot be opened (Permission denied)",
     )  # fmt: skip
@@ -364,13 +366,13 @@ def test_nifti_files_are_read_whatever_their_ending_and_version(tmp_path: Path) 
     shutil.copy(tmp_path / "a.nii.gz", tmp_path / "f.NII.GZ")
     shutil.copy(tmp_path / "b.nii", tmp_path / "g.Nii")
     image = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(tmp_path / "a.nii.gz")))
-    found = find(tmp_path, kind="nifti", keep_ids=True)
-    assert sorted(series.scan for series in found.series) == list("abcdefg")
-    for series in found.series:
+    discovery = find(tmp_path, kind="nifti", keep_ids=True)
+    assert sorted(series.scan for series in discovery.series) == list("abcdefg")
+    for series in discovery.series:
         scan = series.open(series.files)
         np.testing.assert_array_equal(scan.planes(0, 3), image)
         assert scan.spacing == pytest.approx((2.5, 0.7, 0.7))
-    assert not found.exclusions
+    assert not discovery.exclusions
 
 
 def test_other_images_beside_nifti_files_have_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -378,16 +380,16 @@ def test_other_images_beside_nifti_files_have_a_row(tmp_path: Path, capsys: pyte
     for name in ("b.hdr", "b.img", "c.nrrd", ".d.nii.gz", "._a.nii", "notes.txt", "e.nii.bz2", "f.dcm", "g.dcm"):
         (tmp_path / name).write_bytes(b"x")
     (tmp_path / "h.nii").symlink_to(tmp_path / "gone")
-    found = find(tmp_path, kind="nifti")
-    assert len(found.series) == 1
-    assert sorted((exclusion.reason, exclusion.images) for exclusion in found.exclusions) == [
+    discovery = find(tmp_path, kind="nifti")
+    assert len(discovery.series) == 1
+    assert sorted((exclusion.reason, exclusion.images) for exclusion in discovery.exclusions) == [
         ("a hidden file", 1),
         *((f"an image of another format ({name}), wanted .nii or .nii.gz", n)
           for name, n in [(".dcm", 2), (".hdr", 1), (".img", 1), (".nii.bz2", 1), (".nrrd", 1)]),
         ("file cannot be opened (No such file or directory)", 1),
     ]  # fmt: skip
     assert capsys.readouterr().out == passed_over(tmp_path, 2)
-    assert [files.counts for files in found.passed_over] == [{"has no image's name": 2}]
+    assert [files.counts for files in discovery.passed_over] == [{"has no image's name": 2}]
 
 
 @pytest.mark.parametrize("name", ["b.hdr", "b.img", "c.nrrd", "d.IMG.GZ"])

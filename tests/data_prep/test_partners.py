@@ -101,8 +101,8 @@ def test_a_killed_preparation_ends_as_any_other_and_verify_finds_a_changed_partn
     wait_for(lambda: any_file(data, f"dicom/.*.tmp/{ARRAYS[-1]}/c/0/0/0") or killed.poll() is not None)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
-    again = start(tmp_path)
-    assert again.wait() == 0, again.communicate()[0]
+    rerun = start(tmp_path)
+    assert rerun.wait() == 0, rerun.communicate()[0]
     manifest, noise = pd.read_csv(data / "manifest.csv"), pd.read_csv(data / "manifest_noise.csv")
     assert manifest["state"].tolist() == ["kept"] * 2
     assert noise.groupby("scan")["array"].agg(list).tolist() == [ARRAYS] * 2
@@ -114,8 +114,8 @@ def test_a_killed_preparation_ends_as_any_other_and_verify_finds_a_changed_partn
     ).all()
     digests = manifest.set_index("scan")[[f"sha256_{array}" for array in ARRAYS]]
     shutil.rmtree(tmp_path / "runs")
-    whole = start(tmp_path)
-    assert whole.wait() == 0, whole.communicate()[0]
+    undisturbed = start(tmp_path)
+    assert undisturbed.wait() == 0, undisturbed.communicate()[0]
     pd.testing.assert_frame_equal(digests, pd.read_csv(data / "manifest.csv").set_index("scan")[digests.columns])
     assert verify(data) == (2, [])
     scan = str(manifest["scan"][0])

@@ -42,8 +42,8 @@ SMALL = {"views": 288, "channels": 368, "channel_arc_mm": 2.5716}
 TINY = {"views": 32, "channels": 48, "channel_arc_mm": 19.716}  # where nobody looks at the noise
 
 
-def data_settings(*sources: dict[str, Any], **more: Any) -> DataSettings:
-    return DataSettings.model_validate({"sources": sources, "low_dose": {"doses": 0.1, "geometry": SMALL}, **more})
+def data_settings(*sources: dict[str, Any], **overrides: Any) -> DataSettings:
+    return DataSettings.model_validate({"sources": sources, "low_dose": {"doses": 0.1, "geometry": SMALL}, **overrides})
 
 
 def test_a_measured_pair_holds_what_was_measured(tmp_path: Path) -> None:
@@ -102,8 +102,8 @@ def test_a_scan_in_chunks_equals_a_scan_at_once_on_any_number_of_threads(kind: s
         slabs = [Slab(start, volume.hu[start:stop]) for start, stop in slab_ranges(len(volume.hu))]
         model = match(slabs, block_noise(slabs), settings.low_dose, SPACING[2], Acquisition())
         assert len(model.z_filter) > 1
-    whole = simulate(volume, settings.low_dose, series.scan, model=model)
-    np.testing.assert_array_equal(pair.read("low_dose"), whole)
+    low_hu = simulate(volume, settings.low_dose, series.scan, model=model)
+    np.testing.assert_array_equal(pair.read("low_dose"), low_hu)
     sheets = [contact_path(tmp_path / threads, "dicom", series.scan).read_bytes() for threads in ("1", "2")]
     assert sheets[0] == sheets[1]
 
@@ -127,7 +127,7 @@ def test_the_sheet_shows_the_scan(sample: CTVolume, tmp_path: Path) -> None:
     assert row["noise_low_frequency"] == pytest.approx(row["noise_added_frequency"], rel=0.1)
 
 
-class Place:
+class Workspace:
     """A folder with a settings file, in which preparation runs as a user would run it."""
 
     def __init__(self, folder: Path) -> None:
@@ -158,38 +158,38 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return Place(tmp_path)
+    return Workspace(tmp_path)
 
 
-def test_each_series_has_its_row_and_its_reason(place: Place) -> None:
-    scans = place.folder / "scans"
+def test_each_series_has_its_row_and_its_reason(workspace: Workspace) -> None:
+    scans = workspace.folder / "scans"
     for name in ("a", "b", "c"):
         write_series(scans / name, chest(30), SPACING, patient=name, ConvolutionKernel="B30f", KVP=120)
     gap = write_series(scans / "gap", chest(30), SPACING, patient="gap")
     gap[7].unlink()
     write_series(scans / "scout", chest(2), SPACING, patient="a", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
-    done = place.run({"kind": "dicom", "path": "scans", "keep_ids": True})
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "dicom: 3 kept" in done.stdout
-    assert "noise to look at in 3 of 3 scans" in done.stdout
-    manifest = place.manifest().set_index("subject")
+    completed = workspace.run({"kind": "dicom", "path": "scans", "keep_ids": True})
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    assert "dicom: 3 kept" in completed.stdout
+    assert "noise to look at in 3 of 3 scans" in completed.stdout
+    manifest = workspace.manifest().set_index("subject")
     assert manifest["state"].value_counts().to_dict() == {"kept": 3, "turned away": 2}
     assert str(manifest["reason"]["gap"]).startswith("a slice is missing: 5.00 mm between")
     row = manifest.loc[["b"], ["slices", "kernel", "kvp", "low_dose"]]
     assert row.to_numpy().tolist() == [[30, "B30f", 120, "simulated"]]
     assert "a localizer" in manifest["reason"].tolist()
-    assert sorted(p.name for p in (place.data / "contact").glob("*.png")) == ["dicom-1.png"]
-    verified = quarterdose_within(place.folder, "verify", str(place.data))
+    assert sorted(p.name for p in (workspace.data / "contact").glob("*.png")) == ["dicom-1.png"]
+    verified = quarterdose_within(workspace.folder, "verify", str(workspace.data))
     assert verified.stdout.strip() == "3 pairs in the manifest, 0 faults"
-    again = quarterdose_within(place.folder, "prepare", "p.yaml")
-    assert "nothing to do" in again.stdout
+    repeated = quarterdose_within(workspace.folder, "prepare", "p.yaml")
+    assert "nothing to do" in repeated.stdout
     change(gap[0], SliceThickness=9)
     scout = write_series(scans / "scout2", chest(2), SPACING, patient="b", Modality="SR")
-    more = place.run_within({"kind": "dicom", "path": "scans", "keep_ids": True})
-    assert "split/split: set aside changed" in more.stdout or "split/split: prepare/" in more.stdout
-    assert "modality is SR, wanted CT" in place.manifest()["reason"].tolist()
+    extended = workspace.run_within({"kind": "dicom", "path": "scans", "keep_ids": True})
+    assert "split/split: set aside changed" in extended.stdout or "split/split: prepare/" in extended.stdout
+    assert "modality is SR, wanted CT" in workspace.manifest()["reason"].tolist()
     assert len(scout) == 2
 
 
@@ -210,9 +210,9 @@ def planted(image: Any) -> None:
     block.add_new(0x10, "LO", "Geheimnis 1848")
 
 
-def test_no_identifier_is_in_any_byte_that_is_written(place: Place) -> None:
+def test_no_identifier_is_in_any_byte_that_is_written(workspace: Workspace) -> None:
     """Planted in every header of scans that are kept, refused, failed and set aside; all that is written is grepped."""
-    scans = place.folder / "scans"
+    scans = workspace.folder / "scans"
     series = {
         name: write_series(scans / name, chest(60), SPACING) for name in ("whole", "two", "gap", "broken", "closed")
     }
@@ -231,51 +231,51 @@ def test_no_identifier_is_in_any_byte_that_is_written(place: Place) -> None:
     for path in (scans / "number").iterdir():
         edit(path, planted)
         path.write_bytes(path.read_bytes().replace(b"-1024", b"-1o24"))
-    done = place.run({"kind": "dicom", "path": "scans"})
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "Input/output error" in done.stderr
-    assert set(place.manifest()["state"]) == {"kept", "turned away"}
+    completed = workspace.run({"kind": "dicom", "path": "scans"})
+    assert completed.returncode == 1, completed.stdout + completed.stderr
+    assert "Input/output error" in completed.stderr
+    assert set(workspace.manifest()["state"]) == {"kept", "turned away"}
     words = {part.encode() for value in SECRETS.values() for part in value.split("^")}
     words |= {b"Geheimnis", b"NIMMERLEIN", b"HOSP-4711-0816", *uids}
     assert len(uids) > 100
-    written = [*(place.folder / "runs").rglob("*"), *(place.folder / "cache").rglob("*")]
+    written = [*(workspace.folder / "runs").rglob("*"), *(workspace.folder / "cache").rglob("*")]
     assert len(written) > 50
-    contents = {str(path.relative_to(place.folder)): path.read_bytes() for path in written if path.is_file()}
-    contents["terminal"] = (done.stdout + done.stderr).encode()
+    contents = {str(path.relative_to(workspace.folder)): path.read_bytes() for path in written if path.is_file()}
+    contents["terminal"] = (completed.stdout + completed.stderr).encode()
     leaks = [(name, word) for name, content in contents.items() for word in words if word in content + name.encode()]
     assert not leaks
 
 
-def test_a_worker_whose_source_is_gone_names_no_path(place: Place, capfd: pytest.CaptureFixture[str]) -> None:
-    write_series(place.folder / "Doe_Jane", chest(60), SPACING)
-    assert place.run_within({"kind": "dicom", "path": "Doe_Jane"}).returncode == 0
-    scan = place.manifest()["scan"][0]
-    (place.folder / "Doe_Jane").rename(place.folder / "gone")
-    marker = place.folder / "runs" / "p" / "markers" / "prepare" / f"{scan}.json"
+def test_a_worker_whose_source_is_gone_names_no_path(workspace: Workspace, capfd: pytest.CaptureFixture[str]) -> None:
+    write_series(workspace.folder / "Doe_Jane", chest(60), SPACING)
+    assert workspace.run_within({"kind": "dicom", "path": "Doe_Jane"}).returncode == 0
+    scan = workspace.manifest()["scan"][0]
+    (workspace.folder / "Doe_Jane").rename(workspace.folder / "gone")
+    marker = workspace.folder / "runs" / "p" / "markers" / "prepare" / f"{scan}.json"
     marker.unlink()
-    work_alone(open_graph, place.folder / "runs" / "p", "prepare", [scan])  # of files that the run has found
+    work_alone(open_graph, workspace.folder / "runs" / "p", "prepare", [scan])  # of files that the run has found
     assert json.loads(marker.read_text())["reason"] == "No such file or directory"
     assert "Doe" not in marker.read_text() + "".join(capfd.readouterr())
-    shutil.rmtree(place.folder / "cache")
+    shutil.rmtree(workspace.folder / "cache")
     with pytest.raises(
         RuntimeError, match="a fault of quarterdose in existing_path, line"
     ) as caught:  # it must look for itself
-        work_alone(open_graph, place.folder / "runs" / "p", "prepare", [scan])
+        work_alone(open_graph, workspace.folder / "runs" / "p", "prepare", [scan])
     assert "Doe" not in "".join(traceback.format_exception(caught.value))
 
 
-def test_what_cannot_be_opened_fails_is_tried_again_and_the_others_go_on(place: Place) -> None:
-    scans = place.folder / "scans"
+def test_what_cannot_be_opened_fails_is_tried_again_and_the_others_go_on(workspace: Workspace) -> None:
+    scans = workspace.folder / "scans"
     for name in ("a", "b", "c"):
         write_series(scans / name, chest(30), SPACING, patient=name)
     closed = write_series(scans / "closed", chest(30), SPACING, patient="closed")[3]
     content = closed.read_bytes()
     closed.unlink()
     closed.symlink_to("/proc/self/mem")
-    done = place.run_within({"kind": "dicom", "path": "scans", "keep_ids": True})
-    assert done.returncode == 1
-    assert "which may be a slice of it, cannot be opened (Input/output error)" in done.stderr
-    manifest = place.manifest().set_index("subject")
+    completed = workspace.run_within({"kind": "dicom", "path": "scans", "keep_ids": True})
+    assert completed.returncode == 1
+    assert "which may be a slice of it, cannot be opened (Input/output error)" in completed.stderr
+    manifest = workspace.manifest().set_index("subject")
     assert manifest["state"].to_dict() == {
         "a": "kept",
         "b": "kept",
@@ -285,15 +285,15 @@ def test_what_cannot_be_opened_fails_is_tried_again_and_the_others_go_on(place: 
     }
     closed.unlink()
     closed.write_bytes(content)
-    again = place.run_within({"kind": "dicom", "path": "scans", "keep_ids": True})
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert (place.manifest()["state"] == "kept").all()
-    assert again.stdout.count("done after") == 2  # the scan and the split
+    retried = workspace.run_within({"kind": "dicom", "path": "scans", "keep_ids": True})
+    assert retried.returncode == 0, retried.stdout + retried.stderr
+    assert (workspace.manifest()["state"] == "kept").all()
+    assert retried.stdout.count("done after") == 2  # the scan and the split
 
 
-def test_a_full_disk_fails_the_scan_with_its_reason_and_leaves_nothing_half(place: Place) -> None:
+def test_a_full_disk_fails_the_scan_with_its_reason_and_leaves_nothing_half(workspace: Workspace) -> None:
     """No file may grow beyond 300 KB: a shard of toys fits, one of noise does not."""
-    scans = place.folder / "scans"
+    scans = workspace.folder / "scans"
     for name in ("a", "b", "c"):
         write_nifti(scans / f"sub-{name}.nii.gz", chest(16))
     noise = np.random.default_rng(0).integers(-1000, 1000, (30, 512, 512)).astype(np.int16)
@@ -302,17 +302,17 @@ def test_a_full_disk_fails_the_scan_with_its_reason_and_leaves_nothing_half(plac
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
 
-    (place.folder / "tables").mkdir()
+    (workspace.folder / "tables").mkdir()
     source = {"kind": "nifti", "path": "scans", "keep_ids": True}
-    done = place.run(source, before=limit)
-    assert done.returncode == 1, done.stdout + done.stderr
-    manifest = place.manifest().set_index("subject")
+    completed = workspace.run(source, before=limit)
+    assert completed.returncode == 1, completed.stdout + completed.stderr
+    manifest = workspace.manifest().set_index("subject")
     assert manifest["state"].to_dict() == {f"sub-{n}": "kept" for n in "abc"} | {"sub-large": "turned away"}
     assert manifest.loc["sub-large", "reason"] == "File too large"
-    assert sorted(os.listdir(place.data / "nifti")) == [f"sub-{n}.zarr" for n in "abc"]
-    again = place.run_within(source)
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert (place.manifest()["state"] == "kept").all()
+    assert sorted(os.listdir(workspace.data / "nifti")) == [f"sub-{n}.zarr" for n in "abc"]
+    retried = workspace.run_within(source)
+    assert retried.returncode == 0, retried.stdout + retried.stderr
+    assert (workspace.manifest()["state"] == "kept").all()
 
 
 def test_a_fault_of_the_source_reaches_the_caller(tmp_path: Path) -> None:

@@ -99,14 +99,14 @@ def test_a_fan_that_is_no_scanners_is_refused() -> None:
 
 
 @settings(max_examples=6, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@example(place=(0, 0), radius=150)
-@given(place=st.tuples(st.floats(-60, 60), st.floats(-60, 60)), radius=st.floats(40, 85))
+@example(centre=(0, 0), radius=150)
+@given(centre=st.tuples(st.floats(-60, 60), st.floats(-60, 60)), radius=st.floats(40, 85))
 def test_line_integrals_of_any_disc_are_its_chords(
-    geometry: FanGeometry, exact: Backprojector, place: tuple[float, float], radius: float
+    geometry: FanGeometry, exact: Backprojector, centre: tuple[float, float], radius: float
 ) -> None:
-    coarse = CoarseProjector(geometry, CPU)(WATER * disc(*place, radius)[None])
+    coarse = CoarseProjector(geometry, CPU)(WATER * disc(*centre, radius)[None])
     integrals = exact.deviation(coarse.square())[0]  # it interpolates as it does deviations
-    chords = WATER * disc_integrals(geometry, *place, radius)
+    chords = WATER * disc_integrals(geometry, *centre, radius)
     assert integrals.shape == chords.shape
     hit = chords > 0
     noise_error = torch.expm1((integrals - chords)[hit] / 2)  # of its standard deviation, which goes with exp(p / 2)

@@ -58,15 +58,15 @@ def test_a_real_scan_gets_three_times_its_noise_at_a_tenth_of_the_dose(
     slabs = low.record.slabs
     assert 0.9 < low.ratio < 1.1
     assert 0.9 < difference_noise(low.added, slabs) / (3 * full_dose_noise(slabs)) < 1.1
-    own, added = low.record.noise
-    assert own
+    full, added = low.record.noise
+    assert full
     assert added
-    assert added.centroid == pytest.approx(own.centroid, rel=0.03)
-    for pair in zip_longest(added.z_correlation, own.z_correlation, fillvalue=0.025):  # what is below 0.05 is left out
+    assert added.centroid == pytest.approx(full.centroid, rel=0.03)
+    for pair in zip_longest(added.z_correlation, full.z_correlation, fillvalue=0.025):  # what is below 0.05 is left out
         assert pair[0] == pytest.approx(pair[1], abs=0.05)
-    has_power = np.array(own.spectrum) > 0.03 * max(own.spectrum)
+    has_power = np.array(full.spectrum) > 0.03 * max(full.spectrum)
     has_power[:2] = False  # lower frequencies hold anatomy
-    np.testing.assert_allclose((np.array(added.spectrum) / own.spectrum / 9)[has_power], 1, atol=0.15)
+    np.testing.assert_allclose((np.array(added.spectrum) / full.spectrum / 9)[has_power], 1, atol=0.15)
 
 
 def test_two_kernels_of_one_acquisition_get_noise_of_their_own() -> None:

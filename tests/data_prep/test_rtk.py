@@ -58,8 +58,8 @@ def integrals(plane: Array) -> Array:
     projector.SetInput(1, slab(plane))
     projector.SetGeometry(rtk_geometry())
     projector.Update()
-    found: Array = itk.array_from_image(projector.GetOutput())[:, 1].copy()
-    return found
+    sinogram: Array = itk.array_from_image(projector.GetOutput())[:, 1].copy()
+    return sinogram
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +82,6 @@ def test_backprojection_of_rtks_line_integrals_gives_the_image(patches: Array) -
     """RTK's own fan-beam reconstruction takes flat detectors only."""
     theirs = torch.from_numpy(integrals(patches))[None]
     image = Backprojector(GEOMETRY, RAMP, CPU)(theirs)[0].numpy()
-    found, expected = (x.reshape(16, 8, 16, 8).mean((1, 3))[3:13, 3:13] for x in (image, patches))
-    assert float(found.mean() / expected.mean()) == pytest.approx(1, rel=0.001)
-    assert float(np.sqrt(np.square(found - expected).mean()) / expected.mean()) < 0.005
+    reconstructed, expected = (x.reshape(16, 8, 16, 8).mean((1, 3))[3:13, 3:13] for x in (image, patches))
+    assert float(reconstructed.mean() / expected.mean()) == pytest.approx(1, rel=0.001)
+    assert float(np.sqrt(np.square(reconstructed - expected).mean()) / expected.mean()) < 0.005

@@ -32,8 +32,8 @@ def find(kind: str, path: Path, **settings: Any) -> Discovery:
     return discover([SourceSettings.model_validate({"kind": kind, "path": path, **settings})])
 
 
-def reasons(found: Discovery) -> list[str]:
-    return sorted(exclusion.reason for exclusion in found.exclusions)
+def reasons(discovery: Discovery) -> list[str]:
+    return sorted(exclusion.reason for exclusion in discovery.exclusions)
 
 
 def test_discovery_leaves_the_collector_of_garbage_as_it_was(tmp_path: Path) -> None:
@@ -49,11 +49,11 @@ def test_discovery_keeps_no_identifier(tmp_path: Path) -> None:
     write_series(tmp_path / "Doe_Jane" / "one", chest(4), SPACING, patient="Doe^Jane")
     write_series(tmp_path / "Doe_Jane" / "two", chest(4), SPACING, patient="Doe^Jane")
     write_series(tmp_path / "Roe", chest(4), SPACING, patient="Roe^Max")
-    found = find("dicom", tmp_path)
-    assert len({series.scan for series in found.series}) == 3
-    assert len({series.subject for series in found.series}) == 2
-    assert not any("Doe" in series.scan or "Roe" in series.scan for series in found.series)
-    assert found == find("dicom", tmp_path)
+    discovery = find("dicom", tmp_path)
+    assert len({series.scan for series in discovery.series}) == 3
+    assert len({series.subject for series in discovery.series}) == 2
+    assert not any("Doe" in series.scan or "Roe" in series.scan for series in discovery.series)
+    assert discovery == find("dicom", tmp_path)
 
 
 def test_series_of_one_folder_are_told_apart_and_what_is_no_ct_is_set_aside(tmp_path: Path) -> None:
@@ -70,11 +70,11 @@ def test_series_of_one_folder_are_told_apart_and_what_is_no_ct_is_set_aside(tmp_
     for path in [*soft, *sharp, *scouts]:  # all of one scan without an id, as some archives leave it
         change(path, SeriesInstanceUID="", SeriesDescription="Doe")
     assert len(single) == 1
-    found = find("dicom", tmp_path)
-    assert sorted(len(series.files) for series in found.series) == [5, 5]
-    kernels = {series.open(series.files).acquisition.kernel for series in found.series}
+    discovery = find("dicom", tmp_path)
+    assert sorted(len(series.files) for series in discovery.series) == [5, 5]
+    kernels = {series.open(series.files).acquisition.kernel for series in discovery.series}
     assert kernels == {"B30f", "B70f"}
-    assert reasons(found) == [
+    assert reasons(discovery) == [
         "a localizer",
         "a secondary capture, not a scanner's image",
         "a single slice",
@@ -90,10 +90,10 @@ def test_two_real_kernels_in_one_folder_are_two_scans(tmp_path: Path) -> None:
     folder = shared_file("ct/Lung_Dx-A0002")
     for number, path in enumerate(folder.rglob("*.dcm")):
         shutil.copy(path, tmp_path / f"{number}.dcm")
-    found = find("dicom", tmp_path)
-    opened = [series.open(series.files) for series in found.series]
+    discovery = find("dicom", tmp_path)
+    opened = [series.open(series.files) for series in discovery.series]
     assert sorted((scan.slices, scan.acquisition.kernel) for scan in opened) == [(30, "B40f"), (30, "B70f")]
-    assert not found.exclusions
+    assert not discovery.exclusions
 
 
 def test_lidc_takes_one_ct_series_a_patient_in_both_folder_styles(tmp_path: Path) -> None:
@@ -106,12 +106,12 @@ def test_lidc_takes_one_ct_series_a_patient_in_both_folder_styles(tmp_path: Path
     write_series(tmp_path / "LIDC-IDRI-0003" / "a", chest(4), SPACING, patient="")
     write_series(tmp_path / "other", chest(4), SPACING, patient="Doe^Jane")
     (uid / "069.xml").write_text("<LidcReadMessage/>")
-    found = find("lidc", tmp_path)
-    taken = {series.subject: series for series in found.series}
-    assert sorted(name for name in taken if name.startswith("LIDC")) == [f"LIDC-IDRI-000{n}" for n in (1, 2, 3)]
-    assert len([name for name in taken if name.startswith("p-")]) == 1  # an id unlike the set's is hidden
-    assert taken["LIDC-IDRI-0002"].location.name == "3000566.000000-03192"
-    assert [r.split("'s")[0] for r in reasons(found)] == ["modality is DX, wanted CT", *["the patient"] * 2]
+    discovery = find("lidc", tmp_path)
+    by_subject = {series.subject: series for series in discovery.series}
+    assert sorted(name for name in by_subject if name.startswith("LIDC")) == [f"LIDC-IDRI-000{n}" for n in (1, 2, 3)]
+    assert len([name for name in by_subject if name.startswith("p-")]) == 1  # an id unlike the set's is hidden
+    assert by_subject["LIDC-IDRI-0002"].location.name == "3000566.000000-03192"
+    assert [r.split("'s")[0] for r in reasons(discovery)] == ["modality is DX, wanted CT", *["the patient"] * 2]
     hidden = find("lidc", tmp_path, keep_ids=False)
     assert not any("LIDC" in series.subject for series in hidden.series)
 
@@ -119,10 +119,10 @@ def test_lidc_takes_one_ct_series_a_patient_in_both_folder_styles(tmp_path: Path
 def test_lidc_series_that_tell_no_patient_are_all_taken(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_series(tmp_path / name, chest(4), SPACING, patient="")
-    found = find("lidc", tmp_path)
-    assert sorted(series.location.name for series in found.series) == ["a", "b"]
-    assert len({series.subject for series in found.series}) == 1
-    assert found.exclusions == []
+    discovery = find("lidc", tmp_path)
+    assert sorted(series.location.name for series in discovery.series) == ["a", "b"]
+    assert len({series.subject for series in discovery.series}) == 1
+    assert discovery.exclusions == []
 
 
 def test_nifti_files_of_one_name_are_two_patients_unless_the_name_tells_a_patient(tmp_path: Path) -> None:
@@ -130,15 +130,15 @@ def test_nifti_files_of_one_name_are_two_patients_unless_the_name_tells_a_patien
         (tmp_path / folder).mkdir(exist_ok=True)
         write_nifti(tmp_path / folder / f"{name}.nii", chest(3))
     for keep_ids in (True, False):
-        found = find("nifti", tmp_path, keep_ids=keep_ids)
-        assert len({series.scan for series in found.series}) == 4
-        patients = {(series.location.name, series.subject) for series in found.series}
+        discovery = find("nifti", tmp_path, keep_ids=keep_ids)
+        assert len({series.scan for series in discovery.series}) == 4
+        patients = {(series.location.name, series.subject) for series in discovery.series}
         assert sorted(name for name, _ in patients) == ["ct.nii", "ct.nii", "sub-01_ct.nii"]
 
 
 def test_the_real_lidc_patient_is_found() -> None:
-    found = find("lidc", shared_file("ct/LIDC-IDRI-0003"))
-    assert [(series.subject, len(series.files)) for series in found.series] == [("LIDC-IDRI-0003", 140)]
+    discovery = find("lidc", shared_file("ct/LIDC-IDRI-0003"))
+    assert [(series.subject, len(series.files)) for series in discovery.series] == [("LIDC-IDRI-0003", 140)]
 
 
 Mayo = Callable[..., tuple[list[Path], list[Path]]]
@@ -148,9 +148,9 @@ Mayo = Callable[..., tuple[list[Path], list[Path]]]
 def mayo(tmp_path: Path) -> Mayo:
     """A patient of TCIA's layout, toy pixels: low dose is full dose plus one HU."""
 
-    def make(patient: str = "C121", described: bool = True, low: slice = slice(None), **tags: Any) -> Any:
+    def write_patient(patient: str = "C121", described: bool = True, low: slice = slice(None), **tags: Any) -> Any:
         study = tmp_path / "LDCT-and-Projection-data" / patient / "12-23-2021-NA-NA-61870"
-        made = []
+        series_files = []
         for number, (name, offset) in enumerate([("Full Dose Images", 0), ("Low Dose Images", 1)], start=1):
             folder = study / f"{number}.000000-{name if described else 'Images'}-0095{number}"
             hu: Hu = chest(8) + np.int16(offset)
@@ -158,23 +158,23 @@ def mayo(tmp_path: Path) -> Mayo:
             if described:
                 for path in files:
                     change(path, SeriesDescription=name)
-            made.append(files)
-        for path in set(made[1]) - set(made[1][low]):
+            series_files.append(files)
+        for path in set(series_files[1]) - set(series_files[1][low]):
             path.unlink()
-        return made[0], made[1][low]
+        return series_files[0], series_files[1][low]
 
-    return make
+    return write_patient
 
 
 def test_mayo_pairs_are_matched_by_position(mayo: Mayo, tmp_path: Path) -> None:
     full, low = mayo(low=slice(1, 7))
-    found = find("mayo", tmp_path)
-    (series,) = found.series
+    discovery = find("mayo", tmp_path)
+    (series,) = discovery.series
     assert series.subject == "C121"
     assert (series.files, series.low_files) == (tuple(full[1:7]), tuple(low))
     difference = series.open(series.low_files).load().hu - series.open(series.files).load().hu
     assert np.unique(difference[:, 224:288, 224:288]).tolist() == [1]
-    assert not found.exclusions
+    assert not discovery.exclusions
 
 
 def test_noise_of_headers_parts_no_mayo_pair(mayo: Mayo, tmp_path: Path) -> None:
@@ -190,8 +190,8 @@ def test_noise_of_headers_parts_no_mayo_pair(mayo: Mayo, tmp_path: Path) -> None
 
 def test_mayo_without_description_is_told_apart_by_its_table(mayo: Mayo, tmp_path: Path) -> None:
     full, low = mayo(described=False)
-    found = find("mayo", tmp_path)
-    assert reasons(found) == ["neither full nor low dose by its description"] * 2
+    discovery = find("mayo", tmp_path)
+    assert reasons(discovery) == ["neither full nor low dose by its description"] * 2
     root = tmp_path / "LDCT-and-Projection-data"
     with (tmp_path / "metadata.csv").open("w", newline="") as handle:
         table = csv.writer(handle)
@@ -199,8 +199,8 @@ def test_mayo_without_description_is_told_apart_by_its_table(mayo: Mayo, tmp_pat
         for files, name in [(full, "Full Dose Images"), (low, "Low Dose Images")]:
             windows = str(files[0].parent.relative_to(tmp_path)).replace("/", "\\")
             table.writerow(["1.2", "C121", name, f".\\{windows}"])
-    for place in (tmp_path, root):
-        (series,) = find("mayo", place).series
+    for folder in (tmp_path, root):
+        (series,) = find("mayo", folder).series
         assert (len(series.files), len(series.low_files)) == (8, 8)
     (tmp_path / "metadata.csv").write_text("Subject ID,Path\nC121,x\n")
     with pytest.raises(UserError, match=r"metadata\.csv lacks the column Series Description and File Location"):
@@ -212,13 +212,13 @@ def test_mayo_scans_without_a_partner_say_so_or_are_simulated(mayo: Mayo, tmp_pa
     _, low = mayo("L014")
     for path in low:
         path.unlink()
-    _, other = mayo("N005")
-    for path in other:
+    _, sharp = mayo("N005")
+    for path in sharp:
         change(path, ConvolutionKernel="sharp")
-    found = find("mayo", tmp_path)
-    assert [series.subject for series in found.series] == ["C121"]
-    none = "no low-dose series of its patient, kernel and thickness"
-    assert reasons(found) == ["low dose that is no scan's partner", none, none]
+    discovery = find("mayo", tmp_path)
+    assert [series.subject for series in discovery.series] == ["C121"]
+    no_partner = "no low-dose series of its patient, kernel and thickness"
+    assert reasons(discovery) == ["low dose that is no scan's partner", no_partner, no_partner]
     simulated = find("mayo", tmp_path, low_dose="simulated")
     assert sorted(series.subject for series in simulated.series) == ["C121", "L014", "N005"]
     assert not any(series.low_files for series in simulated.series)
@@ -264,15 +264,15 @@ def test_bimcv_takes_axial_ct_alone(tmp_path: Path) -> None:
     (tmp_path / "sub-S03694" / "mod-rx").mkdir(parents=True)
     (tmp_path / "sub-S03694" / "mod-rx" / "sub-S03694_ses-E1_run-1_bp-chest_vp-ap_cr.png").write_bytes(b"png")
     (tmp_path / "participants.tsv").write_text("participant\tage\n")
-    found = find("bimcv", tmp_path)
-    opened = {series.scan: series.open(series.files) for series in found.series}
+    discovery = find("bimcv", tmp_path)
+    opened = {series.scan: series.open(series.files) for series in discovery.series}
     assert sorted(opened) == [f"sub-S03693_ses-E08061_run-{n}_bp-chest" for n in (2, 3)]
     first, second = (opened[name] for name in sorted(opened))
     assert (first.acquisition.kernel, first.acquisition.kvp) == ("B60f", 120)
     assert (second.acquisition.kernel, second.acquisition.kvp) == ("B30f", 100)
     np.testing.assert_array_equal(first.load().hu, second.load().hu)
-    assert {series.subject for series in found.series} == {"sub-S03693"}
-    assert reasons(found) == [
+    assert {series.subject for series in discovery.series} == {"sub-S03693"}
+    assert reasons(discovery) == [
         "a coronal volume, wanted axial slices",
         "a localizer",
         "a scout of 2 slices",

@@ -111,13 +111,13 @@ def test_the_entries_unused_for_longest_make_room(
     """Room for two tables of 12 bytes a row: of three the second goes, as the first was used again."""
     monkeypatch.setattr(sparse, "MAX_BYTES", int(2.5 * 12 * ROWS))
     log = tmp_path / "log"
-    kept = [cached(double, log, ROWS + k) for k in range(2)]
+    tables = [cached(double, log, ROWS + k) for k in range(2)]
     for age, entry in enumerate(sorted(entries(folder), key=lambda path: path.stat().st_mtime_ns)):
         os.utime(entry, (age, age))
     cached(double, log, ROWS)
     cached(double, log, ROWS + 2)
     assert len(entries(folder)) == 2
-    assert all(is_double(table) for table in kept)  # removed, but still mapped
+    assert all(is_double(table) for table in tables)  # removed, but still mapped
     cached(double, log, ROWS)
     assert times_made(log) == 3
     cached(double, log, ROWS + 1)

@@ -17,34 +17,36 @@ def rows(subjects: int, scans: int = 1, slices: int = 100) -> list[dict[str, obj
 
 @given(subjects=st.integers(3, 60), scans=st.integers(1, 3), seed=st.integers(0, 5))
 def test_no_patient_is_in_two_parts_and_none_is_lost(subjects: int, scans: int, seed: int) -> None:
-    made = split(rows(subjects, scans), SplitSettings(seed=seed), 1)
-    patients = [{s.scan.split("-")[0] for s in segments} for segments in made.parts.values()]
-    assert made.by == "patients"
+    division = split(rows(subjects, scans), SplitSettings(seed=seed), 1)
+    patients = [{s.scan.split("-")[0] for s in segments} for segments in division.parts.values()]
+    assert division.by == "patients"
     assert all(patients)
     assert sum(map(len, patients)) == len(set.union(*patients)) == subjects
-    assert sum(map(len, made.parts.values())) == subjects * scans
-    assert made == split(rows(subjects, scans), SplitSettings(seed=seed), 1)
-    assert made == Split.from_json(made.to_json())
+    assert sum(map(len, division.parts.values())) == subjects * scans
+    assert division == split(rows(subjects, scans), SplitSettings(seed=seed), 1)
+    assert division == Split.from_json(division.to_json())
 
 
-@given(subjects=st.integers(60, 120), more=st.integers(1, 60), seed=st.integers(0, 5))
-def test_a_patient_stays_in_its_part_when_others_come(subjects: int, more: int, seed: int) -> None:
-    few, many = (split(rows(count), SplitSettings(seed=seed), 1).parts for count in (subjects, subjects + more))
-    for part, segments in few.items():
-        assert {s.scan for s in segments} <= {s.scan for s in many[part]}
+@given(subjects=st.integers(60, 120), newcomers=st.integers(1, 60), seed=st.integers(0, 5))
+def test_a_patient_stays_in_its_part_when_others_come(subjects: int, newcomers: int, seed: int) -> None:
+    before, after = (
+        split(rows(count), SplitSettings(seed=seed), 1).parts for count in (subjects, subjects + newcomers)
+    )
+    for part, segments in before.items():
+        assert {s.scan for s in segments} <= {s.scan for s in after[part]}
 
 
 def test_shares_are_as_asked_for() -> None:
-    made = split(rows(1219), SplitSettings(validation=0.15, test=0.1), 1)
-    counts = {part: len(segments) / 1219 for part, segments in made.parts.items()}
+    division = split(rows(1219), SplitSettings(validation=0.15, test=0.1), 1)
+    counts = {part: len(segments) / 1219 for part, segments in division.parts.items()}
     assert counts == pytest.approx({"test": 0.1, "validation": 0.15, "train": 0.75}, abs=0.03)
 
 
 def test_a_patient_whose_id_is_hidden_in_another_data_set_is_not_split() -> None:
     shown = rows(40)
     hidden = [{**row, "dataset": "e", "subject": f"p-{pseudonym(str(row['subject']))}"} for row in shown]
-    made = split([*shown, *hidden], SplitSettings(), 1)
-    for segments in made.parts.values():
+    division = split([*shown, *hidden], SplitSettings(), 1)
+    for segments in division.parts.values():
         by_dataset = [{s.scan for s in segments if s.dataset == name} for name in "de"]
         assert by_dataset[0] == by_dataset[1]
 
@@ -81,17 +83,17 @@ def test_scans_without_shared_studies_are_split_as_without_studies() -> None:
 
 @given(slices=st.integers(10, 400), gap=st.integers(0, 3))
 def test_slabs_of_one_scan_are_disjoint_with_a_gap(slices: int, gap: int) -> None:
-    made = split(rows(1, 1, slices), SplitSettings(validation=0.25, test=0.25, gap=gap), 1)
-    slabs = sorted((s.start, s.stop) for segments in made.parts.values() for s in segments)
-    assert made.by == "slabs"
+    division = split(rows(1, 1, slices), SplitSettings(validation=0.25, test=0.25, gap=gap), 1)
+    slabs = sorted((s.start, s.stop) for segments in division.parts.values() for s in segments)
+    assert division.by == "slabs"
     assert slabs[0][0] == 0
     assert slabs[-1][1] == slices
     assert all(b[0] - a[1] == gap for a, b in zip(slabs, slabs[1:], strict=False))
 
 
 def test_the_sample_gets_32_slices_to_test_and_to_validate() -> None:
-    made = split(rows(1, 1, 133), SplitSettings(validation=0.25, test=0.25, gap=2), 1)
-    assert {part: sum(map(len, segments)) for part, segments in made.parts.items()} == {
+    division = split(rows(1, 1, 133), SplitSettings(validation=0.25, test=0.25, gap=2), 1)
+    assert {part: sum(map(len, segments)) for part, segments in division.parts.items()} == {
         "train": 65, "validation": 32, "test": 32,
     }  # fmt: skip
 
@@ -103,5 +105,5 @@ def test_too_few_slices_are_refused() -> None:
 
 @pytest.mark.parametrize(("share", "patients"), [(0.44, 8), (0.44, 3), (0.3, 3), (0.44, 100)])
 def test_someone_is_left_to_train_on(share: float, patients: int) -> None:
-    made = split(rows(patients), SplitSettings(validation=share, test=share), 1)
-    assert all(made.parts.values())
+    division = split(rows(patients), SplitSettings(validation=share, test=share), 1)
+    assert all(division.parts.values())

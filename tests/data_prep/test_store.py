@@ -48,8 +48,8 @@ def streams() -> tuple[Hu, Hu]:
 
 
 def test_slices_written_in_pieces_make_the_pair_that_all_at_once_make(tmp_path: Path, streams: tuple[Hu, Hu]) -> None:
-    whole, streamed = tmp_path / "whole.zarr", tmp_path / "streamed.zarr"
-    digests = write_pair(whole, dict(zip(ARRAYS, streams, strict=True)), (1, 1, 1), {})
+    reference, streamed = tmp_path / "whole.zarr", tmp_path / "streamed.zarr"
+    digests = write_pair(reference, dict(zip(ARRAYS, streams, strict=True)), (1, 1, 1), {})
     with writing_group(streamed, ARRAYS, (70, 64, 64), (1, 1, 1)) as writer:
         shards = []
         for start, stop in [(0, 1), (1, 31), (31, 33), (33, 33), (33, 70)]:
@@ -57,9 +57,9 @@ def test_slices_written_in_pieces_make_the_pair_that_all_at_once_make(tmp_path: 
             shards.append(len(list(tmp_path.glob(".streamed*/full_dose/c/*/*/*"))))
         assert writer.close({}) == digests == {n: digest_array(a) for n, a in zip(ARRAYS, streams, strict=True)}
     assert shards == [0, 0, 1, 1, 3]
-    files = sorted(path.relative_to(whole) for path in whole.rglob("*") if path.is_file())
+    files = sorted(path.relative_to(reference) for path in reference.rglob("*") if path.is_file())
     assert len(files) == 2 * 3 + 3
-    assert all((whole / file).read_bytes() == (streamed / file).read_bytes() for file in files)
+    assert all((reference / file).read_bytes() == (streamed / file).read_bytes() for file in files)
     Pair(streamed).check()
 
 
@@ -229,8 +229,8 @@ def test_several_partners_are_listed_checked_and_read_each(tmp_path: Path) -> No
         (0.1, 1, "low_dose_0.1_1"), (0.1, 2, "low_dose_0.1_2"),
     ]  # fmt: skip
     for partner in pair.partners:
-        both = pair.read_slices([3, 30], low=partner.array)
-        np.testing.assert_array_equal(both, [arrays[name][[3, 30]] for name in (FULL_DOSE, partner.array)])
+        slices = pair.read_slices([3, 30], low=partner.array)
+        np.testing.assert_array_equal(slices, [arrays[name][[3, 30]] for name in (FULL_DOSE, partner.array)])
     np.testing.assert_array_equal(pair.read_slices([0])[1], arrays["low_dose_0.05_1"][:1])
     location = parse_url(path)
     assert location is not None

@@ -86,18 +86,18 @@ def test_each_scan_equals_itks_and_every_other_image_has_a_reason(
         for _ in range(extras):
             tree.add_copy()
             tree.add_report()
-        found = find(tree.root)
-        assert len(found.series) == len(tree.scans)
-        for series in found.series:
+        discovery = find(tree.root)
+        assert len(discovery.series) == len(tree.scans)
+        for series in discovery.series:
             (files,) = [scan for scan in tree.scans if {*scan} & {*series.files} or _is_copy_of(series, scan, tree)]
             assert len(series.files) == len(files)
             assert {*series.files} <= {*files, *tree.copies}
             check_scan(series, series.files)
             np.testing.assert_array_equal(itk_voxels(series.files), itk_voxels(files))
-        listed = [path for series in found.series for path in series.files]
-        listed += [path for exclusion in found.exclusions for path in exclusion.files]
+        listed = [path for series in discovery.series for path in series.files]
+        listed += [path for exclusion in discovery.exclusions for path in exclusion.files]
         assert sorted(listed) == sorted(tree.root.rglob("*.dcm"))
-        assert all(exclusion.reason for exclusion in found.exclusions)
+        assert all(exclusion.reason for exclusion in discovery.exclusions)
 
 
 def _is_copy_of(series: Series, scan: Sequence[Path], tree: Tree) -> bool:

@@ -31,7 +31,7 @@ def fault_messages(data: Path) -> dict[str, str]:
 
 def test_sound_data_has_no_fault(data: Path) -> None:
     counts: list[int] = []
-    assert verify(data, lambda done, total, note: counts.append(done)) == (2, [])
+    assert verify(data, lambda checked, total, note: counts.append(checked)) == (2, [])
     assert counts == [1, 2]
 
 

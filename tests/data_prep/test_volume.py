@@ -34,18 +34,18 @@ def test_every_orientation_gives_the_same_volume(codes: tuple[str, str, str]) ->
     image = nib.Nifti1Image(hu.transpose(2, 1, 0), affine())
     turn = nib.orientations.ornt_transform(nib.io_orientation(image.affine), nib.orientations.axcodes2ornt(codes))
     turned = image.as_reoriented(turn)
-    found = canonical(np.asanyarray(turned.dataobj), turned.affine)
-    np.testing.assert_array_equal(found.hu[:, 252:260, 252:260], hu)
-    assert found.spacing == pytest.approx((2.5, 0.7, 0.7))
+    oriented = canonical(np.asanyarray(turned.dataobj), turned.affine)
+    np.testing.assert_array_equal(oriented.hu[:, 252:260, 252:260], hu)
+    assert oriented.spacing == pytest.approx((2.5, 0.7, 0.7))
 
 
 def test_below_air_becomes_air_and_values_are_rounded() -> None:
     hu = volume().astype(np.float64)
     hu[1, 5, 5], hu[1, 6, 6] = -3024, 12.6
-    found = canonical(hu.transpose(2, 1, 0), affine()).hu
-    assert found.dtype == np.int16
-    assert found[1, 5, 5] == -1024
-    assert found[1, 6, 6] == 13
+    rounded = canonical(hu.transpose(2, 1, 0), affine()).hu
+    assert rounded.dtype == np.int16
+    assert rounded[1, 5, 5] == -1024
+    assert rounded[1, 6, 6] == 13
 
 
 @pytest.mark.parametrize(
@@ -94,10 +94,10 @@ def test_a_bright_spot_stays_where_it_was_in_the_patient(plane: tuple[int, int],
     position = np.array([[-0.7, 0, 0, 31.5], [0, -0.7, 0, -200.25], [0, 0, 2.5, 77], [0, 0, 0, 1]])
     scan = CTScan(2, (2.5, 0.7, 0.7), lambda start, stop: hu[start:stop], affine=position)
     fitted = scan.fitted(method)
-    found = fitted.affine_of()
-    assert found is not None
-    np.testing.assert_allclose(_centre(fitted.load().hu, found), _centre(hu, position), atol=0.02)
-    np.testing.assert_allclose(np.linalg.norm(found[:3, :3], axis=0), fitted.spacing[::-1], rtol=1e-9)
+    fitted_affine = fitted.affine_of()
+    assert fitted_affine is not None
+    np.testing.assert_allclose(_centre(fitted.load().hu, fitted_affine), _centre(hu, position), atol=0.02)
+    np.testing.assert_allclose(np.linalg.norm(fitted_affine[:3, :3], axis=0), fitted.spacing[::-1], rtol=1e-9)
 
 
 def _centre(hu: np.ndarray, position: np.ndarray) -> np.ndarray:

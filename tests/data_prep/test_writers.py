@@ -60,12 +60,12 @@ def compressed(folder: Path, syntax: str) -> None:
         transcode(path, getattr(gdcm.TransferSyntax, syntax))
 
 
-def edited(how: Callable[[FileDataset], None]) -> Callable[[Path], None]:
-    def make(folder: Path) -> None:
+def edited(edit_image: Callable[[FileDataset], None]) -> Callable[[Path], None]:
+    def write_edited(folder: Path) -> None:
         for path in write_series(folder, chest(3), SPACING):
-            edit(path, how)
+            edit(path, edit_image)
 
-    return make
+    return write_edited
 
 
 def padded(image: FileDataset) -> None:
@@ -135,8 +135,8 @@ def test_a_series_written_back_holds_the_voxels_of_its_source_at_their_places(ca
     CASES[case](tmp_path / "source")
     hu = write_back(tmp_path / "source", tmp_path / "target")
     written = open_series(files(tmp_path / "target"))
-    again = dicom_original(written)
-    np.testing.assert_array_equal(np.stack([again.read(z)[0] for z in range(again.slices)]), hu)
+    original = dicom_original(written)
+    np.testing.assert_array_equal(np.stack([original.read(z)[0] for z in range(original.slices)]), hu)
     np.testing.assert_array_equal(written.affine, open_series(files(tmp_path / "source")).affine)
     expected = np.rint(open_dicom(files(tmp_path / "source")).load().hu)
     np.testing.assert_array_equal(open_dicom(files(tmp_path / "target")).load().hu, expected)
@@ -152,14 +152,14 @@ def test_a_series_written_back_holds_the_voxels_of_its_source_at_their_places(ca
 
 def test_real_dicom_is_written_as_a_new_valid_series(tmp_path: Path) -> None:
     source = next(path.parent for path in sorted(shared_file("ct/LIDC-IDRI-0003").rglob("*.dcm")))
-    some = tmp_path / "source"
-    some.mkdir()
+    selection = tmp_path / "source"
+    selection.mkdir()
     chosen = sorted(files(source), key=lambda path: float(pydicom.dcmread(path).SliceLocation))[40:46]
     for path in chosen:
-        shutil.copy(path, some)
-    write_back(some, tmp_path / "target")
-    write_back(some, tmp_path / "bare", Derivation("Denoised by a test", "recipe", "source", deidentify=True))
-    olds = {str(old.SOPInstanceUID): old for old in map(pydicom.dcmread, files(some))}
+        shutil.copy(path, selection)
+    write_back(selection, tmp_path / "target")
+    write_back(selection, tmp_path / "bare", Derivation("Denoised by a test", "recipe", "source", deidentify=True))
+    olds = {str(old.SOPInstanceUID): old for old in map(pydicom.dcmread, files(selection))}
     news = [pydicom.dcmread(path) for path in files(tmp_path / "target")]
     assert len({new.SOPInstanceUID for new in news} | set(olds)) == 12
     for new in news:
@@ -212,11 +212,11 @@ def test_dcmtk_reads_what_is_written(tmp_path: Path) -> None:
         pytest.skip("dcmdump is missing: apt-get install dcmtk")
     CASES["plain"](tmp_path / "source")
     write_back(tmp_path / "source", tmp_path / "target")
-    done = subprocess.run(
+    completed = subprocess.run(
         ["dcmdump", "+P", "RescaleIntercept", files(tmp_path / "target")[0]], capture_output=True, text=True, check=True
     )
-    assert "DS [0]" in done.stdout
-    assert done.stderr == ""
+    assert "DS [0]" in completed.stdout
+    assert completed.stderr == ""
 
 
 def test_the_same_recipe_gives_the_same_uids_and_another_gives_others(tmp_path: Path) -> None:

@@ -153,9 +153,9 @@ def test_a_run_is_for_its_user_alone_unless_the_group_may_read(tmp_path: Path) -
     assert modes(tmp_path / "runs") == {False: {0o600}, True: {0o700}}
     toy.write({**SETTINGS, "share": "group"})
     toy.forget("prepare/toy")
-    told = quarterdose(tmp_path, "prepare", "toy.yaml", "--on", "local", umask=0o002)
-    assert told.returncode == 0, told.stderr
-    assert f"{toy.run_folder}: its modes are now what `share: group` says" in told.stdout + told.stderr
+    completed = quarterdose(tmp_path, "prepare", "toy.yaml", "--on", "local", umask=0o002)
+    assert completed.returncode == 0, completed.stderr
+    assert f"{toy.run_folder}: its modes are now what `share: group` says" in completed.stdout + completed.stderr
     shutil.rmtree(toy.run_folder / "logs" / "submitit")  # submitted calls stay private
     assert modes(toy.run_folder) == {False: {0o640}, True: {0o750}}
     assert not (tmp_path / "attack").exists()

@@ -19,10 +19,10 @@ def refused(
     folder: Path, source: str, *words: str, command: Callable[..., CompletedProcess[str]] = quarterdose_within
 ) -> str:
     (folder / "x.yaml").write_text(CONFIG.format(source=source))
-    done = command(folder, "run", "x.yaml", *words)
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
-    return done.stderr
+    completed = command(folder, "run", "x.yaml", *words)
+    assert completed.returncode == 2, completed.stdout + completed.stderr
+    assert len(completed.stderr.strip().splitlines()) == 1, completed.stderr
+    return completed.stderr
 
 
 def test_unknown_setting(tmp_path: Path) -> None:
@@ -78,9 +78,9 @@ def test_unknown_profile_and_run_folder(tmp_path: Path, make_nifti: Callable[...
     assert "profile 'moon' is neither a file nor one of: a100, debug, dev, local" in refused(
         tmp_path, "{kind: nifti, path: scans}", "--on", "moon"
     )
-    done = quarterdose_within(tmp_path, "status", "nowhere")
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "is no run folder" in done.stderr
+    completed = quarterdose_within(tmp_path, "status", "nowhere")
+    assert (completed.returncode, completed.stderr.count("\n")) == (2, 1)
+    assert "is no run folder" in completed.stderr
 
 
 def test_missing_settings_file_and_unknown_command(tmp_path: Path) -> None:
@@ -111,8 +111,8 @@ def test_flags_set_the_level_of_the_log(
 
 
 def test_verbose_and_quiet_exclude_each_other(tmp_path: Path) -> None:
-    done = quarterdose_within(tmp_path, "--quiet", "--verbose", "config", "x.yaml")
-    assert (done.returncode, done.stderr) == (2, "quarterdose: --verbose and --quiet exclude each other\n")
+    completed = quarterdose_within(tmp_path, "--quiet", "--verbose", "config", "x.yaml")
+    assert (completed.returncode, completed.stderr) == (2, "quarterdose: --verbose and --quiet exclude each other\n")
 
 
 def test_calibration_names_the_photons_for_a_wanted_noise(tmp_path: Path, sample_path: Path) -> None:
@@ -122,10 +122,10 @@ def test_calibration_names_the_photons_for_a_wanted_noise(tmp_path: Path, sample
     overrides = [word for setting in small for word in ("--set", setting)]
     said = quarterdose_within(tmp_path, "calibrate", "x.yaml", "--sd", "28.4", *overrides).stdout
     photons = float(said.split()[1])
-    again = quarterdose_within(
+    recalibrated = quarterdose_within(
         tmp_path, "calibrate", "x.yaml", "--sd", "28.4", *overrides, "--set", f"data.low_dose.photons={photons}"
     )
-    assert said == again.stdout
+    assert said == recalibrated.stdout
     assert said.endswith("# 28.4 HU at dose 0.25 in the middle of LIDC-IDRI-0001\n")
     refused = quarterdose_within(tmp_path, "calibrate", "x.yaml", "--sd", "5", *overrides)
     assert (refused.returncode, "only between 14" in refused.stderr) == (2, True)

@@ -138,8 +138,8 @@ def test_noise_that_the_model_was_not_trained_on_is_said_and_recorded(
         assert record["remark"].startswith(remark) if name == "weaker" else not record["remark"]
         warnings = [f"{tmp_path}/noisy.nii.gz: {record['remark']}"] if name == "weaker" else []
         assert [line for line in lines if "trained" in line] == warnings
-        again = (denoise(tmp_path / "noisy.nii.gz", *arguments) + capsys.readouterr().out).splitlines()
-        assert [line for line in again if "done before" not in line] == warnings
+        repeated = (denoise(tmp_path / "noisy.nii.gz", *arguments) + capsys.readouterr().out).splitlines()
+        assert [line for line in repeated if "done before" not in line] == warnings
     assert record["remark"].endswith(", trained on 10 to 15")
 
 
@@ -168,11 +168,11 @@ def test_a_second_run_does_nothing_and_another_model_does_it_again(
     arguments = (series, "--model", model_path, "--out", tmp_path / "out")
     denoise(*arguments)
     first = tmp_path / "out" / "series" / "00001.dcm"
-    made = first.stat().st_mtime_ns
+    written_at = first.stat().st_mtime_ns
     assert "done before" in denoise(*arguments)
-    assert first.stat().st_mtime_ns == made
-    one = cell(3, residual=True, norm="group")
-    save_model(model_path, build_network(one), one, {"run": "other"})
+    assert first.stat().st_mtime_ns == written_at
+    settings = cell(3, residual=True, norm="group")
+    save_model(model_path, build_network(settings), settings, {"run": "other"})
     assert "done before" not in denoise(*arguments)
     np.testing.assert_array_equal(read_series(tmp_path / "out" / "series"), read_series(series))
 
@@ -195,9 +195,9 @@ def test_nothing_half_written_is_left_by_a_kill(model_path: Path, tmp_path: Path
 def test_deidentified_output_has_no_name_of_the_patient_anywhere(model_path: Path, tmp_path: Path) -> None:
     write_series(tmp_path / "Doe_Jane", chest(16), SPACING, patient="Doe^Jane", PatientBirthDate="19700101")
     denoise(tmp_path / "Doe_Jane", "--model", model_path, "--out", tmp_path / "out", "--deidentify")
-    found = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
-    assert len(found) == 16 + 2
-    for path in found:
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert len(files) == 16 + 2
+    for path in files:
         assert b"Doe" not in path.read_bytes()
         assert b"19700101" not in path.read_bytes()
         assert "Doe" not in str(path.relative_to(tmp_path))
@@ -254,8 +254,8 @@ def test_a_file_of_another_format_is_refused_with_what_is_wanted(
     image: Any, name: str, reason: str, model_path: Path, tmp_path: Path
 ) -> None:
     nib.save(image(chest(4, 16).transpose(2, 1, 0), np.diag([-0.7, -0.7, 2.5, 1])), tmp_path / name)
-    wanted = ", wanted a folder of DICOM files, a NIfTI file (.nii or .nii.gz) or a Zarr pair"
-    with pytest.raises(UserError, match=re.escape(f"{tmp_path / name}: {reason}{wanted}")):
+    accepted = ", wanted a folder of DICOM files, a NIfTI file (.nii or .nii.gz) or a Zarr pair"
+    with pytest.raises(UserError, match=re.escape(f"{tmp_path / name}: {reason}{accepted}")):
         denoise(tmp_path / name, "--model", model_path, "--out", tmp_path / "out")
 
 

@@ -50,21 +50,23 @@ def judge(export: Export, part: str = "validation", **errors: list[float]) -> No
         (folder / f"{name}.scans.json".replace("low_dose", "low-dose")).write_text(json.dumps(rows))
 
 
-@pytest.mark.parametrize("other", [{}, {"doses": [0.5, 0.05, 0.1]}, {"fresh": True}, {"fresh": True, "doses": DOSES}])
+@pytest.mark.parametrize(
+    "training_b", [{}, {"doses": [0.5, 0.05, 0.1]}, {"fresh": True}, {"fresh": True, "doses": DOSES}]
+)
 def test_where_all_networks_were_validated_at_the_same_doses_their_own_errors_compare(
-    other: dict[str, Any], tmp_path: Path
+    training_b: dict[str, Any], tmp_path: Path
 ) -> None:
-    export = export_of(tmp_path, a={}, b=other)
+    export = export_of(tmp_path, a={}, b=training_b)
     assert export.choose(results(a=0.5, b=0.4)) == "b"
     assert export.choose(results(a=0.4, b=0.5)) == "a"
 
 
-@pytest.mark.parametrize("other", [{"doses": 0.5}, {"fresh": True, "doses": [*DOSES, 0.7]}])
+@pytest.mark.parametrize("training_b", [{"doses": 0.5}, {"fresh": True, "doses": [*DOSES, 0.7]}])
 def test_else_they_are_compared_on_the_judged_validation_part_at_all_stored_doses(
-    other: dict[str, Any], tmp_path: Path
+    training_b: dict[str, Any], tmp_path: Path
 ) -> None:
     """The errors of the lowest dose are the largest, and do not outweigh the others."""
-    export = export_of(tmp_path, a={"doses": 0.05}, b=other)
+    export = export_of(tmp_path, a={"doses": 0.05}, b=training_b)
     judge(export, low_dose=[100, 50, 10], a=[30, 40, 20], b=[50, 25, 5])
     for errors in ((0.1, 0.5), (0.5, 0.1)):
         assert export.choose(results(a=errors[0], b=errors[1])) == "b"

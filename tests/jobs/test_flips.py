@@ -87,8 +87,8 @@ def test_each_file_of_a_run_folder_is_noticed_when_it_changes(walked: Toy, spoil
         with spoilt(path, spoil):
             unnoticed += [] if is_noticed(root, name) else [name]
             if is_read_by_status.fullmatch(name):
-                told = quarterdose_within(walked.folder, "status", "runs/toy")
-                assert told.returncode == 0 or name in told.stderr
+                completed = quarterdose_within(walked.folder, "status", "runs/toy")
+                assert completed.returncode == 0 or name in completed.stderr
     assert [name for name in unnoticed if not any(re.fullmatch(pattern, name) for pattern in UNREAD)] == []
     assert [pattern for pattern in UNREAD if not any(re.fullmatch(pattern, name) for name in unnoticed)] == []
 
@@ -101,17 +101,17 @@ def test_what_can_be_made_again_is_and_gives_the_same_numbers(toy: Toy, undistur
     for name in ("markers/train/2d.json", "markers/evaluate/2d.json"):
         spoil_now(toy, name, cut)
     (toy.run_folder / "markers/prepare/toy.json").unlink()
-    done = toy.run()
-    assert done.returncode == 0, done.stdout + done.stderr
+    completed = toy.run()
+    assert completed.returncode == 0, completed.stdout + completed.stderr
     for reason in (
         "prepare/toy: never run", r"train/2d: failed before: \S+markers/train/2d.json was cut or changed",
         "study/3d-s16-r1: cells/3d-s16-r1/result.json was cut or changed after it was written",
         rf"study/3d-s16-r2: cells/3d-s16-r2/checkpoints/{last.name} was cut or changed",
         "evaluate/tv: evaluation/tv.json was cut or changed", "evaluate/3d-s16-r2: study/3d-s16-r2 was made again",
     ):  # fmt: skip
-        assert re.search(rf"^{reason}", done.stdout, re.MULTILINE), (reason, done.stdout)
-    assert "split/split: " not in done.stdout  # the pair is the same
-    assert not re.search("^evaluate/(low-dose|3d-s16-r1): .*(changed|again|never)", done.stdout, re.MULTILINE)
+        assert re.search(rf"^{reason}", completed.stdout, re.MULTILINE), (reason, completed.stdout)
+    assert "split/split: " not in completed.stdout  # the pair is the same
+    assert not re.search("^evaluate/(low-dose|3d-s16-r1): .*(changed|again|never)", completed.stdout, re.MULTILINE)
     assert_alike(toy, undisturbed)
     assert "nothing to do" in toy.run().stdout
 
@@ -132,8 +132,8 @@ def test_a_missing_manifest_is_written_again_and_nothing_is_trained_again(toy: T
     manifest = toy.run_folder / "data" / "manifest.csv"
     content, before = manifest.read_bytes(), toy.markers()
     manifest.unlink()
-    done = toy.run()
-    assert "split/split: data/manifest.csv is missing" in done.stdout
+    completed = toy.run()
+    assert "split/split: data/manifest.csv is missing" in completed.stdout
     assert manifest.read_bytes() == content
     after = toy.markers()
     assert {ref for ref in after if after[ref] != before[ref]} == {"split/split"}
@@ -186,8 +186,8 @@ def test_a_clock_that_is_a_day_ahead_and_then_set_right_changes_no_decision(toy:
 def test_a_scan_that_is_taken_away_is_said(toy: Toy) -> None:
     shutil.copyfile(toy.folder / "scans/toy.nii.gz", toy.folder / "scans/more.nii.gz")
     assert "run  split/split: prepare/more runs first" in toy.run("--dry-run").stdout
-    done = quarterdose(toy.folder, "prepare", "toy.yaml")
-    assert done.returncode == 0, done.stdout + done.stderr
+    completed = quarterdose(toy.folder, "prepare", "toy.yaml")
+    assert completed.returncode == 0, completed.stdout + completed.stderr
     (toy.folder / "scans/more.nii.gz").unlink()
     assert "run  split/split: prepare/more was taken away" in toy.run("--dry-run").stdout
 
@@ -204,6 +204,6 @@ def test_a_run_here_beside_jobs_in_the_queue_is_refused(toy: Toy) -> None:
     assert f"remove {toy.run_folder / 'queue.jsonl'}" in refused.stderr
     spoil_now(toy, "queue.jsonl")
     for command in ("status", "logs", "cancel"):
-        told = quarterdose_within(toy.folder, command, "runs/toy")
-        assert told.returncode == 2
-        assert "queue.jsonl: line 1 was cut or changed" in told.stderr
+        completed = quarterdose_within(toy.folder, command, "runs/toy")
+        assert completed.returncode == 2
+        assert "queue.jsonl: line 1 was cut or changed" in completed.stderr

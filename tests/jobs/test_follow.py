@@ -50,8 +50,8 @@ def queued(state: str, note: str, *items: str, stage: str = "study") -> dict[tup
 
 
 def states(folder: RunFolder, queue: dict[tuple[str, str], QueueState] | None = None) -> dict[str, ItemState]:
-    found = item_states(graph_of(folder), queue or {})
-    return {"/".join(ref): state for ref, state in found.items() if ref[0] not in ("prepare", "split")}
+    by_ref = item_states(graph_of(folder), queue or {})
+    return {"/".join(ref): state for ref, state in by_ref.items() if ref[0] not in ("prepare", "split")}
 
 
 def logs(folder: RunFolder, queue: dict[tuple[str, str], QueueState] | None = None) -> list[tuple[str, str]]:
@@ -128,12 +128,12 @@ def test_items_that_wait_are_not_running(folder: RunFolder) -> None:
     for item in ("2d", "tv"):
         markers.write_progress(item, 3, 10, "slices")
     with locked(markers.lock("2d")):
-        found = states(folder, queued("running", "on node1", *items, stage="evaluate"))
-    assert found["evaluate/2d"] == ItemState("running", "3/10 slices on node1")
-    assert found["evaluate/tv"] == ItemState("waiting", "for its turn in job 12; failed before: slice 3 is broken")
-    assert found["evaluate/low-dose"] == ItemState("waiting", "for its turn in job 12")
-    assert found[f"evaluate/{CELL}"] == ItemState("waiting", f"for study/{CELL}")
-    assert found[f"study/{CELL}"] == ItemState("waiting", "for the next run")
+        by_item = states(folder, queued("running", "on node1", *items, stage="evaluate"))
+    assert by_item["evaluate/2d"] == ItemState("running", "3/10 slices on node1")
+    assert by_item["evaluate/tv"] == ItemState("waiting", "for its turn in job 12; failed before: slice 3 is broken")
+    assert by_item["evaluate/low-dose"] == ItemState("waiting", "for its turn in job 12")
+    assert by_item[f"evaluate/{CELL}"] == ItemState("waiting", f"for study/{CELL}")
+    assert by_item[f"study/{CELL}"] == ItemState("waiting", "for the next run")
     assert states(folder)["evaluate/2d"] == ItemState("stopped", "at 3/10 slices")
     with locked(folder.root / LOCK):
         assert states(folder)[f"study/{CELL}"].note == "for its turn"
@@ -213,8 +213,8 @@ def test_slurm_is_asked_once_for_thousands_of_jobs(
     record = {"stage": "study", "items": [CELL], "tasks": 1, "gpus": 0, "at": 0.0}
     lines = (json.dumps(sealed({**record, "jobs": [str(45_000_000 + number)]})) for number in range(1219))
     (folder.root / "queue.jsonl").write_text("".join(f"{line}\n" for line in lines))
-    done: CompletedProcess[str] = quarterdose_within(folder.root.parent, command, "t")
-    assert done.returncode == 0, done.stderr
+    completed: CompletedProcess[str] = quarterdose_within(folder.root.parent, command, "t")
+    assert completed.returncode == 0, completed.stderr
     assert calls.read_text().split() == ["squeue", "sacct"]
 
 
@@ -249,5 +249,5 @@ for command in ("status", "logs", "cancel"):
     assert CliRunner().invoke(app, [command, {str(folder.root)!r}], catch_exceptions=False).exit_code == 0
 print(*(name for name in {heavy} if name in sys.modules))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "\n"
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert completed.stdout == "\n"

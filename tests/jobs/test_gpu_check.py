@@ -20,9 +20,9 @@ def check(folder: Path, dims: int) -> tuple[int, list[str]]:
     """Check the run's cells of so many dimensions."""
     (folder / "run.yaml").write_text(CONFIG.format(source="{kind: sample}"))
     with patch("jobs.commands.gpu_check.cells_of", lambda run: [cell for cell in cells_of(run) if cell.dims == dims]):
-        done = quarterdose_within(folder, "gpu-check", "run.yaml", *SMALL)
-    assert not done.stderr
-    return done.returncode, done.stdout.splitlines()
+        completed = quarterdose_within(folder, "gpu-check", "run.yaml", *SMALL)
+    assert not completed.stderr
+    return completed.returncode, completed.stdout.splitlines()
 
 
 def test_every_pass_has_its_algorithms_and_a_chosen_one(tmp_path: Path) -> None:

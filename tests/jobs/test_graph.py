@@ -74,10 +74,10 @@ def finish_all(graph: Graph) -> None:
 
 
 def test_nothing_done_means_everything_runs(graph: Graph) -> None:
-    found = decisions(graph)
-    assert [found[item].run for item in "xyz"] == [True] * 3
-    assert str(found["x"].reason) == "never run"
-    assert str(found["z"].reason) == "toy/x runs first"
+    by_item = decisions(graph)
+    assert [by_item[item].run for item in "xyz"] == [True] * 3
+    assert str(by_item["x"].reason) == "never run"
+    assert str(by_item["z"].reason) == "toy/x runs first"
 
 
 def test_complete_items_stay(graph: Graph) -> None:
@@ -86,17 +86,17 @@ def test_complete_items_stay(graph: Graph) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "why"),
+    ("options", "reason"),
     [
         ({"rate": 2, "deep": {"a": [1, 2]}}, "rate changed from 1 to 2"),
         ({"rate": 1, "deep": {"a": [1, 3]}}, "deep.a changed from [1, 2] to [1, 3]"),
         ({"rate": 1, "deep": {"a": [1, 2]}, "new": 5}, "new changed from None to 5"),
     ],
 )
-def test_a_changed_setting_is_named(graph: Graph, monkeypatch: pytest.MonkeyPatch, options: Any, why: str) -> None:
+def test_a_changed_setting_is_named(graph: Graph, monkeypatch: pytest.MonkeyPatch, options: Any, reason: str) -> None:
     finish_all(graph)
     monkeypatch.setattr(Toy, "options", options)
-    assert str(decisions(graph)["x"].reason) == why
+    assert str(decisions(graph)["x"].reason) == reason
 
 
 def test_a_changed_version_a_missing_output_and_a_remade_input_are_named(
@@ -155,9 +155,9 @@ def test_failures_are_tried_again_and_refusals_unless_only_the_settings_decide(
 ) -> None:
     finish(graph, "toy", "x", state="failed", reason="disk full")
     finish(graph, "toy", "y", state="refused", reason="tilted")
-    found = decisions(graph)
-    assert (found["x"].run, str(found["x"].reason)) == (True, "failed before: disk full")
-    assert (found["y"].run, str(found["y"].reason)) == (True, "refused before: tilted")
+    by_item = decisions(graph)
+    assert (by_item["x"].run, str(by_item["x"].reason)) == (True, "failed before: disk full")
+    assert (by_item["y"].run, str(by_item["y"].reason)) == (True, "refused before: tilted")
     monkeypatch.setattr(Toy, "keeps_refusals", True)
     assert (decisions(graph)["y"].run, str(decisions(graph)["y"].reason)) == (False, "refused")
     finish(graph, "toy", "x")
@@ -199,13 +199,13 @@ class Many(Toy):
 
 
 def test_a_single_success_among_many_items_is_enough(graph: Graph) -> None:
-    many = Many(graph.stages["toy"].folder)
-    for item in many.items():
-        many.markers.write(item, Marker("failed", {}, 1.0, 1.0, "", {}))
+    stage = Many(graph.stages["toy"].folder)
+    for item in stage.items():
+        stage.markers.write(item, Marker("failed", {}, 1.0, 1.0, "", {}))
     with pytest.raises(RunFailed, match="150 of 150 items of many did not succeed, which is too many to go on"):
-        check_stage(many)
-    many.markers.write("007", Marker("done", {}, 1.0, 1.0, "", {}))
-    check_stage(many)
+        check_stage(stage)
+    stage.markers.write("007", Marker("done", {}, 1.0, 1.0, "", {}))
+    check_stage(stage)
 
 
 def test_a_stage_allows_so_many_failures_of_a_number_of_items(graph: Graph) -> None:

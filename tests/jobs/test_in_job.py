@@ -41,17 +41,17 @@ def test_a_marker_that_a_shared_file_system_shows_late_is_waited_for(graph: Grap
     earlier = Marker("done", {}, 1.0, 1.0, "", {}, digest_outputs(split, "split"))
     for path in paths:
         path.write_text("new")
-    done = replace(earlier, outputs=digest_outputs(split, "split"))
+    latest = replace(earlier, outputs=digest_outputs(split, "split"))
 
     def write(marker: Marker) -> None:
         events.append("seen")
         split.markers.write("split", marker)
 
-    for seconds, marker in ((0.7, earlier), (1.4, done)):
+    for seconds, marker in ((0.7, earlier), (1.4, latest)):
         threading.Timer(seconds, write, (marker,)).start()
     in_job._await_inputs(graph, graph.stages["train"], ["2d"])
     assert events == ["seen", "seen"]
-    assert graph.marker(("split", "split")) == done
+    assert graph.marker(("split", "split")) == latest
 
 
 def test_an_input_that_was_changed_since_is_named(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,5 +41,5 @@ while not processes.have_ended():
     pass
 print(repr(processes.fault()), "torch" in sys.modules)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "'' False\n"
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert completed.stdout == "'' False\n"

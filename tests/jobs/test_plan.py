@@ -22,9 +22,9 @@ SOURCE = "{kind: nifti, path: absent}"
 
 def plan(folder: Path, *words: str) -> list[list[str]]:
     (folder / "x.yaml").write_text(CONFIG.format(source=SOURCE))
-    done = quarterdose_within(folder, "plan", "x.yaml", "--set", "study.ranks=[1]", *words)
-    assert done.returncode == 0, done.stderr
-    return [line.split() for line in done.stdout.splitlines()]
+    completed = quarterdose_within(folder, "plan", "x.yaml", "--set", "study.ranks=[1]", *words)
+    assert completed.returncode == 0, completed.stderr
+    return [line.split() for line in completed.stdout.splitlines()]
 
 
 def test_cpu(tmp_path: Path) -> None:
@@ -56,10 +56,10 @@ def test_gpu_says_what_fits_and_what_to_try(tmp_path: Path) -> None:
 
 def test_unknown_gpu_is_told_the_known(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text(CONFIG.format(source=SOURCE))
-    done = quarterdose_within(tmp_path, "plan", "x.yaml", "--gpu", "A100")
-    assert done.returncode == 2
-    assert done.stderr.startswith("quarterdose: --gpu A100 is unknown; known: ")
-    assert "A100-80GB" in done.stderr
+    completed = quarterdose_within(tmp_path, "plan", "x.yaml", "--gpu", "A100")
+    assert completed.returncode == 2
+    assert completed.stderr.startswith("quarterdose: --gpu A100 is unknown; known: ")
+    assert "A100-80GB" in completed.stderr
 
 
 PROFILE = "executor: slurm\ngpus_a_task: 1\n{}"
@@ -77,11 +77,11 @@ def test_hours_are_those_of_the_arithmetic_at_the_profile_s_rate(tmp_path: Path)
     steps, validations = 120 * 50, 51 * 8
     assert float(deep[-1]) == pytest.approx((steps + validations / 3) * 356e9 / 1e9 / 3600, rel=0.02)
     assert deep[-2] == deep[-1]
-    told = " ".join(" ".join(note) for note in notes)
-    bill = float(told.partition(" GPU-hours, ")[2].partition(" CHF, from")[0].replace(",", ""))
+    remarks = " ".join(" ".join(note) for note in notes)
+    bill = float(remarks.partition(" GPU-hours, ")[2].partition(" CHF, from")[0].replace(",", ""))
     assert bill == pytest.approx(2 * (float(flat[-1]) + float(deep[-1])), abs=0.03)
-    assert "Trainings still to be run: at most " in told  # they may stop early
-    assert "budget.gpu_hours: no limit." in told
+    assert "Trainings still to be run: at most " in remarks  # they may stop early
+    assert "budget.gpu_hours: no limit." in remarks
 
 
 @pytest.mark.parametrize(
@@ -105,9 +105,9 @@ def test_a_budget_that_is_too_small_or_cannot_be_kept_is_refused(
     common = ("x.yaml", "--on", "p.yaml", "--set", "study.ranks=[1]", *STEPS, *words)
     for command in ("plan", "run"):
         if command == "plan" or "budget" in words[1]:
-            done = quarterdose_within(tmp_path, command, *common)
-            assert done.returncode == 2
-            assert message in done.stderr
+            completed = quarterdose_within(tmp_path, command, *common)
+            assert completed.returncode == 2
+            assert message in completed.stderr
     assert not (tmp_path / "runs" / "x" / "queue.jsonl").exists()
 
 
@@ -122,8 +122,8 @@ def test_the_slices_of_known_scans_are_counted(tmp_path: Path) -> None:
     write_nifti(tmp_path / "b" / "b.nii", chest(20, 64))
     sources = "data.sources=[{kind: dicom, path: absent}, {kind: nifti, path: b}]"
     assert "the slices are counted once" in " ".join(plan(tmp_path, "--set", sources)[-1])
-    done = quarterdose_within(tmp_path, "run", "x.yaml", "--dry-run", "--set", sources)
-    assert done.returncode == 0, done.stderr
+    completed = quarterdose_within(tmp_path, "run", "x.yaml", "--dry-run", "--set", sources)
+    assert completed.returncode == 0, completed.stderr
     store = " ".join(plan(tmp_path, "--set", sources)[-1])
     assert store == (
         "Pairs on disk: about 0.011 GB for 1 scan of 20 slices (full dose and 1 low dose); the slices of 1 more are "
@@ -180,6 +180,6 @@ def test_a_search_over_the_budget_is_not_submitted(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text(CONFIG.format(source=SOURCE))
     search = "{space: {study.training.warmup: {uniform: [0, 0.5]}}, trials: 4}"
     words = ("--on", "p.yaml", *STEPS, "--set", f"search={search}", "--set", "study.transfer=none")
-    done = quarterdose_within(tmp_path, "search", "x.yaml", *words, "--set", "budget.gpu_hours=0.001")
-    assert done.returncode == 2
-    assert "budget.gpu_hours is 0.001, but trainings still to be run take" in done.stderr
+    completed = quarterdose_within(tmp_path, "search", "x.yaml", *words, "--set", "budget.gpu_hours=0.001")
+    assert completed.returncode == 2
+    assert "budget.gpu_hours is 0.001, but trainings still to be run take" in completed.stderr

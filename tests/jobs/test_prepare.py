@@ -45,9 +45,9 @@ def root(tmp_path: Path) -> Path:
 
 
 def status(root: Path) -> list[list[str]]:
-    done = quarterdose_within(root, "status", str(root))
-    assert done.returncode == 0, done.stderr
-    return [line.split()[:3] for line in done.stdout.splitlines() if "prepare" in line.split()[:1]]
+    completed = quarterdose_within(root, "status", str(root))
+    assert completed.returncode == 0, completed.stderr
+    return [line.split()[:3] for line in completed.stdout.splitlines() if "prepare" in line.split()[:1]]
 
 
 def test_status_looks_at_no_source(root: Path, tmp_path: Path) -> None:

@@ -55,9 +55,9 @@ def _hang(rank: int, folder: Path) -> None:
 def test_a_killed_rank_is_named_and_those_that_hang_are_killed(tmp_path: Path) -> None:
     launched = LocalProcesses([(_hang, (tmp_path,), 3)], [], tmp_path)
     wait_for(lambda: len(list(tmp_path.iterdir())) == 3)
-    began = time.monotonic()
+    start = time.monotonic()
     wait_for(launched.have_ended, 30)
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - start < 20
     assert launched.fault().startswith("rank 1: process ")
     assert launched.fault().endswith("died of SIGKILL")
 
@@ -101,10 +101,10 @@ def _damage_for_rank_1(toy: Toy) -> None:
 @pytest.mark.whole
 def test_the_message_is_that_of_the_rank_at_fault(toy: Toy) -> None:
     _damage_for_rank_1(toy)
-    done = toy.run()
-    assert done.returncode == 2
-    assert "full_dose does not hold what was written: prepare the scan again" in done.stderr
-    assert "lost its connection" not in done.stdout + done.stderr
+    completed = toy.run()
+    assert completed.returncode == 2
+    assert "full_dose does not hold what was written: prepare the scan again" in completed.stderr
+    assert "lost its connection" not in completed.stdout + completed.stderr
 
 
 @pytest.mark.whole
@@ -115,9 +115,9 @@ def test_a_stopped_rank_ends_its_submitted_job(toy: Toy) -> None:
         wait_for(lambda: list(toy.run_folder.glob("cells/2d/checkpoints/*.pt")))
         rank_1 = _rank(toy.folder, 1)
         os.kill(rank_1, signal.SIGSTOP)
-        began = time.monotonic()
+        start = time.monotonic()
         output, _ = run.communicate(timeout=120)
-    assert time.monotonic() - began < 60  # 22 s on a quiet machine
+    assert time.monotonic() - start < 60  # 22 s on a quiet machine
     assert run.returncode == 1
     assert "rank 1 of 2 gave no sign of life for 15 s" in output
     wait_for(lambda: not Path(f"/proc/{rank_1}").exists(), 30)
@@ -156,4 +156,4 @@ def test_a_job_of_another_size_than_was_asked_for_trains_nothing(tmp_path: Path)
     )  # fmt: skip
     assert not folder.cell("2d").exists()
     with pytest.raises(DistributionError, match="but its job says that this process is one of 3"):
-        TrainDonors(folder).run("2d", World(1, 3, 1, meeting), lambda done, total, note: None)
+        TrainDonors(folder).run("2d", World(1, 3, 1, meeting), lambda count, total, note: None)

@@ -118,11 +118,11 @@ def test_a_whole_run_leaves_its_report(finished: Toy) -> None:
 
 
 def test_a_second_run_does_nothing_in_under_three_seconds(finished: Toy) -> None:
-    before, began = finished.markers(), time.monotonic()
-    again = finished.run()
-    assert time.monotonic() - began < 3
-    assert again.returncode == 0
-    assert "nothing to do" in again.stdout
+    before, start = finished.markers(), time.monotonic()
+    repeated = finished.run()
+    assert time.monotonic() - start < 3
+    assert repeated.returncode == 0
+    assert "nothing to do" in repeated.stdout
     assert finished.markers() == before
 
 
@@ -147,8 +147,10 @@ def test_a_dry_run_says_why(finished: Toy) -> None:
     assert "run  prepare/toy: low_dose.dose changed from 0.1 to 0.2" in changed
     assert "run  split/split: prepare/toy runs first" in changed
     assert changed.count("keep") == 0
-    more = finished.run("--dry-run", "--set", "study.ranks=[1,2,4]", "--set", "networks.3d.training.samples=4").stdout
-    assert "study/3d-s16-r4: never run" in more
+    extended = finished.run(
+        "--dry-run", "--set", "study.ranks=[1,2,4]", "--set", "networks.3d.training.samples=4"
+    ).stdout
+    assert "study/3d-s16-r4: never run" in extended
     last = sorted((finished.run_folder / "cells/3d-s16-r1/checkpoints").iterdir())[-1]
     last.rename(last.with_suffix(".away"))
     without = finished.run("--dry-run").stdout
@@ -159,10 +161,10 @@ def test_a_dry_run_says_why(finished: Toy) -> None:
 
 def test_evaluate_tells_the_quality_of_what_is_judged(finished: Toy) -> None:
     before = finished.markers()
-    told = subprocess.run(
+    output = subprocess.run(
         [str(QUARTERDOSE), "evaluate", "toy.yaml"], cwd=finished.folder, capture_output=True, text=True, check=True
     ).stdout
-    assert "nothing to do" in told
+    assert "nothing to do" in output
     assert finished.markers() == before
     target = finished.run_folder / "quality"
     assert {path.name for path in target.iterdir()} == {
@@ -171,7 +173,7 @@ def test_evaluate_tells_the_quality_of_what_is_judged(finished: Toy) -> None:
         *(f"{name}.{ending}" for name in ("noise-spectra", "sharpness", "bias") for ending in FORMATS),
     }  # fmt: skip
     quality = pd.read_csv(target / "quality.csv").set_index("model")
-    assert all(model in told for model in quality.index)
+    assert all(model in output for model in quality.index)
     assert quality.loc["low-dose", "sharpness"] == pytest.approx(1, abs=0.05)
     assert quality["ms_ssim_3d"].between(0, 1).all()
     scans = pd.read_csv(target / "quality_scans.csv")
@@ -183,8 +185,8 @@ def test_the_same_graph_through_submitit_gives_the_same_losses(toy: Toy, undistu
     toy.forget("prepare/toy", "train/2d", "study/3d-s16-r1", "study/3d-s16-r2")
     toy.write(LEAN)
     assert toy.losses() == {}
-    done = toy.run("--on", "local")
-    assert done.returncode == 0, done.stdout + done.stderr
+    completed = toy.run("--on", "local")
+    assert completed.returncode == 0, completed.stdout + completed.stderr
     assert list((toy.run_folder / "logs" / "submitit").glob("*.calls"))
     assert toy.losses() == undisturbed.losses()
 
@@ -196,16 +198,16 @@ def test_the_same_graph_with_the_debug_executor(toy: Toy) -> None:
     refused = toy.run("--on", "debug")
     assert refused.returncode == 2
     assert "2 ranks were asked for, but the debug executor has one process" in refused.stderr
-    done = toy.run("--on", "debug", *alone)
-    assert done.returncode == 0, done.stdout + done.stderr
+    completed = toy.run("--on", "debug", *alone)
+    assert completed.returncode == 0, completed.stdout + completed.stderr
     assert pd.read_csv(toy.run_folder / "report" / "cells.csv")["ranks"].tolist() == [1, 1]
 
 
 def test_status_tells_from_disk_alone(finished: Toy) -> None:
-    told = subprocess.run(
+    output = subprocess.run(
         [str(QUARTERDOSE), "status", "runs/toy"], cwd=finished.folder, capture_output=True, text=True, check=True
     ).stdout
-    assert told.count(" done ") == 13
+    assert output.count(" done ") == 13
 
 
 def test_a_run_killed_everywhere_ends_as_if_it_had_not_been(
@@ -217,7 +219,7 @@ def test_a_run_killed_everywhere_ends_as_if_it_had_not_been(
     """
     temporary = short_folder
     monkeypatch.setenv("TMPDIR", str(temporary))
-    for place, kill, number in (
+    for pattern, kill, number in (
         ("config.yaml", os.kill, signal.SIGKILL),
         ("markers/prepare/toy.progress", os.killpg, signal.SIGKILL),
         ("markers/train/2d.progress", os.kill, signal.SIGTERM),
@@ -226,7 +228,7 @@ def test_a_run_killed_everywhere_ends_as_if_it_had_not_been(
     ):
         before, temporary_files = fresh.markers(), set(temporary.iterdir())
         with fresh.start() as process:
-            fresh.await_files(process, place)
+            fresh.await_files(process, pattern)
             kill(process.pid, number)
             process.wait(60)
         wait_for(lambda: not processes_in(fresh.folder), 10)
@@ -247,16 +249,16 @@ def test_a_donor_file_in_place_of_the_2d_training(toy: Toy) -> None:
     settings = with_network(LEAN, "2d", ranks=1, training={"epochs": 1}, **DDNET)
     settings = with_network(settings, "3d", donor_file="donor.pt", training=unlike, **DDNET)
     toy.write({**settings, "study": {**SETTINGS["study"], "ranks": [1], "transfer": ["none", "zero"]}})
-    done = toy.run()
-    assert done.returncode == 0, done.stdout + done.stderr
+    completed = toy.run()
+    assert completed.returncode == 0, completed.stdout + completed.stderr
     transfer = pd.read_csv(toy.run_folder / "report" / "transfer.csv").set_index("cell")["transfer"]
     assert transfer.to_dict() == {"3d-s16-r1-none": "none", "3d-s16-r1": "zero"}
     torch.save(PlainDDnet(2).state_dict(), toy.folder / "donor.pt")
     redone = toy.run("--dry-run").stdout
     assert "run  transfer/3d-zero: donor changed from" in redone
     assert "run  study/3d-s16-r1: transfer/3d-zero runs first" in redone
-    for kept in ("train/2d", "study/3d-s16-r1-none"):
-        assert f"keep {kept}: done" in redone
+    for item in ("train/2d", "study/3d-s16-r1-none"):
+        assert f"keep {item}: done" in redone
 
 
 def test_two_runs_at_once_are_refused(fresh: Toy) -> None:
@@ -314,9 +316,9 @@ def test_a_changed_training_starts_anew_and_one_without_its_last_checkpoint_goes
     assert toy.run().returncode == 0
     new = toy.losses()
     assert new["2d"] == old["2d"]
-    again = json.loads((toy.run_folder / "cells/2d/result.json").read_text())
-    assert again["checkpoint"] != json.loads(result)["checkpoint"]  # it holds times too
-    assert again["validation"] == json.loads(result)["validation"]
+    new_result = json.loads((toy.run_folder / "cells/2d/result.json").read_text())
+    assert new_result["checkpoint"] != json.loads(result)["checkpoint"]  # it holds times too
+    assert new_result["validation"] == json.loads(result)["validation"]
     assert new["3d-s16-r1"] != old["3d-s16-r1"]
     assert len(new["3d-s16-r1"]) == len(old["3d-s16-r1"])
 
@@ -327,9 +329,9 @@ def test_a_broken_scan_among_others_is_turned_away_and_no_name_is_kept(fresh: To
     (scans / "Doe_Jane.nii.gz").write_bytes((scans / "Roe_Max.nii.gz").read_bytes()[:2000])
     data = {**SETTINGS["data"], "sources": [{"kind": "nifti", "path": "scans"}]}
     fresh.write({**LEAN, "data": data, "study": {**SETTINGS["study"], "ranks": [1]}})
-    few = fresh.run()
-    assert few.returncode == 2
-    assert "scans/Doe_Jane.nii.gz: no readable NIfTI" in few.stderr  # on the terminal only
+    refused = fresh.run()
+    assert refused.returncode == 2
+    assert "scans/Doe_Jane.nii.gz: no readable NIfTI" in refused.stderr  # on the terminal only
     tolerant = fresh.run("--set", "data.max_failed=0.5")
     assert tolerant.returncode == 0, tolerant.stdout + tolerant.stderr
     manifest = pd.read_csv(fresh.run_folder / "data" / "manifest.csv")

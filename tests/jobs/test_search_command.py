@@ -20,10 +20,10 @@ SEARCH = "search={space: {study.training.warmup: {uniform: [0, 0.5]}}, trials: 2
 def said(folder: Path, *words: str) -> str:
     """What the command says where it refuses the settings."""
     (folder / "x.yaml").write_text(CONFIG.format(source=SOURCE))
-    done = quarterdose_within(folder, "search", "x.yaml", *(word for x in words for word in ("--set", x)))
-    assert done.returncode == 2
-    assert len(done.stderr.splitlines()) == 1
-    return done.stderr
+    completed = quarterdose_within(folder, "search", "x.yaml", *(word for x in words for word in ("--set", x)))
+    assert completed.returncode == 2
+    assert len(completed.stderr.splitlines()) == 1
+    return completed.stderr
 
 
 def test_settings_without_a_search_are_refused_with_what_to_write(tmp_path: Path) -> None:
@@ -84,18 +84,18 @@ def test_status_shows_the_run_of_the_found_settings_in_the_folder_of_their_searc
     folder = RunFolder.of(settings_of(runs=tmp_path))
     folder.search.mkdir(parents=True)
     folder.record()
-    done = quarterdose_within(tmp_path, "status", str(folder.root))
-    assert done.returncode == 0, done.stderr
-    assert {line.split()[0] for line in done.stdout.splitlines()[1:]} == set(graph_of(folder).stages)
+    completed = quarterdose_within(tmp_path, "status", str(folder.root))
+    assert completed.returncode == 0, completed.stderr
+    assert {line.split()[0] for line in completed.stdout.splitlines()[1:]} == set(graph_of(folder).stages)
 
 
 @pytest.mark.parametrize(("network", "donors"), [("2d", 0), ("3d", 2)])
 def test_a_dry_run_lists_the_trials_and_what_they_start_from(tmp_path: Path, network: str, donors: int) -> None:
     write_nifti(tmp_path / "scans" / "toy.nii.gz", chest(100, side=64))
     (tmp_path / "x.yaml").write_text(CONFIG.format(source=SOURCE))
-    done = quarterdose_within(tmp_path, "search", "x.yaml", "--dry-run", "--set", SEARCH % network)
-    assert done.returncode == 0, done.stderr
-    items = [line.split()[1].rstrip(":") for line in done.stdout.splitlines() if line.startswith("run ")]
+    completed = quarterdose_within(tmp_path, "search", "x.yaml", "--dry-run", "--set", SEARCH % network)
+    assert completed.returncode == 0, completed.stderr
+    items = [line.split()[1].rstrip(":") for line in completed.stdout.splitlines() if line.startswith("run ")]
     starts = ["train/2d", "transfer/3d-zero"][:donors]
     trials = [f"search-{number}-1/{network}-t000{number - 1}" for number in (1, 2)]
     assert items[1:] == ["split/split", *starts, *trials, "search-summary/summary"]

@@ -57,12 +57,12 @@ def test_what_a_training_reads_is_copied_and_removed_by_the_last(
 
 
 def test_a_pair_that_was_made_again_is_copied_again(data: Path, disk: Path, make_pair: Callable[..., Path]) -> None:
-    with staged(data, SPLIT, 1.0) as place:
-        before = read(place, "a")
+    with staged(data, SPLIT, 1.0) as staged_data:
+        before = read(staged_data, "a")
         make_pair("a", 16, seed=1)
         assert not np.array_equal(read(data, "a"), before)
         with staged(data, SPLIT, 1.0):
-            assert np.array_equal(read(place, "a"), read(data, "a"))
+            assert np.array_equal(read(staged_data, "a"), read(data, "a"))
 
 
 @pytest.fixture
@@ -77,15 +77,15 @@ def full_disk(disk: Path) -> Iterator[Path]:
 def test_a_full_disk_is_told_and_leaves_them_where_they_lie(
     data: Path, full_disk: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with staged(data, SPLIT, 1.0) as place:
-        assert place == data
+    with staged(data, SPLIT, 1.0) as staged_data:
+        assert staged_data == data
     assert "No space left on device" in capsys.readouterr().out
     assert not [path for path in full_disk.glob("*/*") if path.is_dir()]
 
 
 def test_larger_volumes_than_allowed_stay(data: Path, disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with staged(data, SPLIT, 1e-6) as place:
-        assert place == data
+    with staged(data, SPLIT, 1e-6) as staged_data:
+        assert staged_data == data
     assert "and local_disk_gib is 1e-06" in capsys.readouterr().out
 
 
@@ -93,11 +93,11 @@ def test_without_a_folder_of_the_node_they_stay(
     data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("TMPDIR", raising=False)
-    with staged(data, SPLIT, 1.0) as place:
-        assert place == data
+    with staged(data, SPLIT, 1.0) as staged_data:
+        assert staged_data == data
     assert "TMPDIR names no folder of this node" in capsys.readouterr().out
-    with staged(data, SPLIT, None) as place:
-        assert place == data
+    with staged(data, SPLIT, None) as staged_data:
+        assert staged_data == data
     assert not capsys.readouterr().out
 
 
@@ -115,7 +115,7 @@ def test_a_folder_that_another_user_put_there_is_left_alone(
         folder.mkdir(mode=0o700)
         folder.chmod(0o777 if "others" in kind else 0o700)
         os.chown(folder, 0 if "others" in kind else 65534, 0)
-    with staged(data, SPLIT, 1.0) as place:
-        assert place == data
+    with staged(data, SPLIT, 1.0) as staged_data:
+        assert staged_data == data
     assert "has no room for a folder that this user alone can read and write" in capsys.readouterr().out
     assert not [*folder.iterdir(), *elsewhere.iterdir()]

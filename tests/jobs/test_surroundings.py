@@ -133,17 +133,17 @@ def test_a_terminal_of_few_characters_shows_all_others_as_escapes(tmp_path: Path
     (tmp_path / f"Müller{NO_UTF_8}.yaml").write_text(CONFIG.format(source="{kind: nifti, path: Müller}"), "utf-8")
     environment = {**os.environ, "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
     command = [str(QUARTERDOSE), "run", f"Müller{NO_UTF_8}.yaml"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False)
-    assert (done.returncode, done.stderr.count(b"\n")) == (2, 1), done.stderr
-    assert b"of the nifti source does not exist" in done.stderr
+    completed = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, check=False)
+    assert (completed.returncode, completed.stderr.count(b"\n")) == (2, 1), completed.stderr
+    assert b"of the nifti source does not exist" in completed.stderr
 
 
 def test_where_output_cannot_be_written_one_line_says_so(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text(CONFIG.format(source="{kind: sample}"))
     with Path("/dev/full").open("w") as full:
         command = [str(QUARTERDOSE), "config", "x.yaml"]
-        done = subprocess.run(command, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert (done.returncode, done.stderr) == (2, "quarterdose: No space left on device\n")
+        completed = subprocess.run(command, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (completed.returncode, completed.stderr) == (2, "quarterdose: No space left on device\n")
 
 
 def test_a_marker_from_the_future_keeps_nothing_from_being_done_again(tmp_path: Path) -> None:
@@ -181,9 +181,9 @@ def test_a_scan_that_may_not_be_read_stops_itself_alone(folder: Path) -> None:
     (folder / "out").chmod(0o777)
     command = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", str(QUARTERDOSE), "denoise", "closed",
                "shut/inside", "series", "--model", "model.safetensors", "--out", "out", "--threads", "1"]  # fmt: skip
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-    assert "2 of 3 scans were refused: closed: " in done.stderr
+    completed = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert (completed.returncode, completed.stderr.count("\n")) == (2, 1), completed.stderr
+    assert "2 of 3 scans were refused: closed: " in completed.stderr
     assert len(list((folder / "out" / "series").iterdir())) == 4
 
 

@@ -26,8 +26,8 @@ from tests.plain_ddnet import PlainDDnet
 UNLIKE = {"residual": False, "scaling": "unit", "norm": "frozen"}
 
 
-def graph_with(root: Path, study: Mapping[str, Any], **more: Any) -> Graph:
-    values = {"name": "t", "runs": root, "data": {"sources": [{"kind": "sample"}]}, "study": study, **more}
+def graph_with(root: Path, study: Mapping[str, Any], **fields: Any) -> Graph:
+    values = {"name": "t", "runs": root, "data": {"sources": [{"kind": "sample"}]}, "study": study, **fields}
     return graph_of(RunFolder.of(RunSettings.model_validate(values)))
 
 
@@ -71,9 +71,9 @@ def test_a_donor_file_starts_the_3d_network(tmp_path: Path, ending: str) -> None
     deep.load_state_dict(torch.load(transfer.folder.transferred("3d-zero"), weights_only=True))
     plain, x = PlainDDnet(2).eval(), torch.rand(1, 1, 32, 16)
     plain.load_state_dict(state)
-    found = deep(x.unsqueeze(2).repeat(1, 1, 16, 1, 1))
+    output = deep(x.unsqueeze(2).repeat(1, 1, 16, 1, 1))
     for z in range(16):
-        torch.testing.assert_close(found[:, :, z], plain(x), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(output[:, :, z], plain(x), rtol=1e-4, atol=1e-5)
 
 
 @torch.no_grad()
@@ -85,8 +85,8 @@ def test_the_published_weights_as_donor_give_the_authors_3d_output(tmp_path: Pat
     deep = DDnet(3).eval()
     deep.load_state_dict(torch.load(transfer.folder.transferred("3d-zero"), weights_only=True))
     with np.load(shared_file("ddnet/golden_forward.npz")) as golden:
-        found = deep(torch.from_numpy(golden["input"])[None, None])[0, 0].numpy()
-        assert np.quantile(np.abs(found - golden["output_3d_zero_inflated_eval"]), 0.99) < 1e-5
+        output = deep(torch.from_numpy(golden["input"])[None, None])[0, 0].numpy()
+        assert np.quantile(np.abs(output - golden["output_3d_zero_inflated_eval"]), 0.99) < 1e-5
     zero, mean = (torch.load(transfer.folder.transferred(fill), weights_only=True) for fill in transfer.items())
     torch.testing.assert_close(mean["stem.weight"][:, :, 0] * 7, zero["stem.weight"][:, :, 3])
 
@@ -131,24 +131,24 @@ def decision(graph: Graph, stage: str, item: str) -> Decision:
 
 
 def finish(graph: Graph, stage: str, item: str) -> None:
-    done = graph.stages[stage]
-    for path in done.outputs(item):
+    finished = graph.stages[stage]
+    for path in finished.outputs(item):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    done.markers.write(item, Marker("done", graph.parts(done, item), 1.0, 1.0, "", {}))
+    finished.markers.write(item, Marker("done", graph.parts(finished, item), 1.0, 1.0, "", {}))
 
 
 def test_the_transfer_waits_for_the_2d_training_or_for_nothing_but_its_file(tmp_path: Path, sample_path: Path) -> None:
     trained = graph_with(tmp_path / "trained", {"transfer": ["none", "repeat"]})
     assert str(decision(trained, "transfer", "3d-repeat").reason) == "train/2d runs first"
     donor = write_donor(tmp_path / "donor.pt", plain_weights())
-    given = donating(tmp_path / "given", donor)
-    assert str(decision(given, "transfer", "3d-zero").reason) == "never run"
-    finish(given, "transfer", "3d-zero")
-    assert not decision(given, "transfer", "3d-zero").run
-    assert decision(given, "train", "2d").run
+    donated = donating(tmp_path / "given", donor)
+    assert str(decision(donated, "transfer", "3d-zero").reason) == "never run"
+    finish(donated, "transfer", "3d-zero")
+    assert not decision(donated, "transfer", "3d-zero").run
+    assert decision(donated, "train", "2d").run
     os.utime(donor, (1, 1))
-    assert str(decision(given, "transfer", "3d-zero").reason).startswith("donor changed from ['donor.pt', ")
+    assert str(decision(donated, "transfer", "3d-zero").reason).startswith("donor changed from ['donor.pt', ")
 
 
 def test_each_cell_starts_as_it_says(tmp_path: Path) -> None:
@@ -158,8 +158,8 @@ def test_each_cell_starts_as_it_says(tmp_path: Path) -> None:
     assert isinstance(stage, Study)
     assert isinstance(flat, TrainDonors)
     assert flat.items() == ["2d"]
-    found = {item: _start(stage, item) for item in stage.items()}
-    assert found == {
+    starts = {item: _start(stage, item) for item in stage.items()}
+    assert starts == {
         "redcnn": (None, []),
         "3d-s16-r1": ("3d-zero.pt", ["3d-zero"]),
         "3d-s16-r1-none": (None, []),

@@ -36,8 +36,8 @@ def ask(folder: Path, identifier: str) -> list[str]:
 
 
 def test_each_id_of_a_manifest_leads_to_its_files(scans: Path, tmp_path: Path) -> None:
-    found = discover([SourceSettings(kind="dicom", path=scans)])
-    (series,) = found.series
+    discovery = discover([SourceSettings(kind="dicom", path=scans)])
+    (series,) = discovery.series
     expected = [f"{series.scan}: {scans}/Doe_Jane/1-", f"{series.scan}: {scans / 'second' / 'last.dcm'}"]
     for identifier in (series.scan, series.subject):
         first, second = ask(tmp_path, identifier)
@@ -48,7 +48,7 @@ def test_each_id_of_a_manifest_leads_to_its_files(scans: Path, tmp_path: Path) -
     assert ask(tmp_path, broken) == [f"{broken}: {scans / 'broken.dcm'}"]
     member = file_pseudonym("second/last.dcm")
     assert ask(tmp_path, member) == [f"{member}: {scans / 'second' / 'last.dcm'}"]
-    single = next(exclusion for exclusion in found.exclusions if exclusion.reason == "a single slice")
+    single = next(exclusion for exclusion in discovery.exclusions if exclusion.reason == "a single slice")
     assert ask(tmp_path, single.scan) == [f"{single.scan}: {single.files[0]}"]
 
 
