@@ -105,19 +105,19 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Searching:
 def make_nifti(tmp_path: Path) -> Callable[..., Path]:
     """Write a toy chest as NIfTI: ``make_nifti(name, slices, side)``."""
 
-    def make(name: str = "toy.nii.gz", slices: int = 48, side: int = 64) -> Path:
+    def write(name: str = "toy.nii.gz", slices: int = 48, side: int = 64) -> Path:
         path = tmp_path / "scans" / name
         write_nifti(path, chest(slices, side))
         return path
 
-    return make
+    return write
 
 
 @pytest.fixture
 def make_pair(tmp_path: Path) -> Callable[..., Path]:
     """Write a toy pair ``data/toy/<scan>.zarr``: ``make_pair(scan, slices)``; returns ``data``."""
 
-    def make(scan: str = "a", slices: int = 48, side: int = 64, seed: int = 0) -> Path:
+    def write(scan: str = "a", slices: int = 48, side: int = 64, seed: int = 0) -> Path:
         return write_toy_pair(tmp_path / "data", scan, slices, side, seed)
 
-    return make
+    return write

@@ -87,7 +87,7 @@ def steps_about(levels: Numbers, steps: int, generator: np.random.Generator) -> 
     return times
 
 
-def cells_of(design: Design, studies: int, **more: object) -> pd.DataFrame:
+def cells_of(design: Design, studies: int, **constants: object) -> pd.DataFrame:
     """Rows of ``cells.csv`` in the order of an array (studies, rank counts, seeds)."""
     index = pd.MultiIndex.from_product(
         [range(studies), design.ranks, range(design.seeds)], names=["study", "ranks", "seed"]
@@ -107,7 +107,7 @@ def cells_of(design: Design, studies: int, **more: object) -> pd.DataFrame:
         "in_grid": True,
         "slices": 16,
         "samples": 1,
-        **more,
+        **constants,
     }
     columns["left_out"] = design.is_disturbed & (table["ranks"] == design.ranks[0]) & (table["seed"] > 0)
     return table.assign(**columns, training_seconds=np.nan, nodes=[nodes_of(ranks) for ranks in table["ranks"]])

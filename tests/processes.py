@@ -5,14 +5,14 @@ from pathlib import Path
 
 def processes_in(folder: Path) -> dict[int, str]:
     """Pid and command of Python processes that work in the folder."""
-    found = {}
+    commands = {}
     for entry in Path("/proc").iterdir():
         try:
             if entry.name.isdigit() and (entry / "cwd").resolve() == folder:
-                found[int(entry.name)] = (entry / "cmdline").read_text()
+                commands[int(entry.name)] = (entry / "cmdline").read_text()
         except OSError:
             continue
-    return found
+    return commands
 
 
 def workers_in(folder: Path) -> list[int]:

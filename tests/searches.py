@@ -46,9 +46,9 @@ class Searching(Toy):
         return self.run_folder / "search" / "trials" / name
 
     def search(self, *words: str) -> str:
-        done = self.run(*words)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        completed = self.run(*words)
+        assert completed.returncode == 0, completed.stdout + completed.stderr
+        return completed.stdout
 
 
 def assert_same_trials(ours: Searching, theirs: Searching) -> None:

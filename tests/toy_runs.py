@@ -96,15 +96,15 @@ class Toy:
         wait_for(is_written)
 
     def markers(self) -> dict[str, float]:
-        found = {path: json.loads(path.read_text()) for path in self.run_folder.glob("markers/*/*.json")}
-        return {f"{path.parent.name}/{path.stem}": marker["finished"] for path, marker in found.items()}
+        markers = {path: json.loads(path.read_text()) for path in self.run_folder.glob("markers/*/*.json")}
+        return {f"{path.parent.name}/{path.stem}": marker["finished"] for path, marker in markers.items()}
 
     def losses(self) -> dict[str, list[float]]:
-        found = {}
+        losses = {}
         for path in sorted(self.run_folder.glob("cells/*/metrics.jsonl")):
             lines = [json.loads(line) for line in path.read_text().splitlines()]
-            found[path.parent.name] = [line["loss"] for line in lines]
-        return found
+            losses[path.parent.name] = [line["loss"] for line in lines]
+        return losses
 
     def forget(self, *refs: str) -> None:
         """Remove the markers and files of each ``stage/item``, as if it had never run."""
@@ -147,8 +147,8 @@ def whole_run(folder: Path, settings: dict[str, Any], start: Toy | None = None) 
     else:
         make_toy_scan(folder)
         toy = Toy(folder, settings)
-    done = toy.run()
-    assert done.returncode == 0, done.stdout + done.stderr
+    completed = toy.run()
+    assert completed.returncode == 0, completed.stdout + completed.stderr
     return toy
 
 

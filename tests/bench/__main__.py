@@ -89,11 +89,11 @@ def measure_all(names: Sequence[str], path: Path) -> list[dict[str, object]]:
     rows = list[dict[str, object]]()
     for number, name in enumerate(names, 1):
         print(f"{number}/{len(names)} {name} ...", end=" ", flush=True)
-        began = time.perf_counter()
+        start = time.perf_counter()
         row = measure(name)
         rows.append(row)
         write_atomic(path, pd.DataFrame(rows).to_csv(index=False))
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - start
         print(f"ours {row['ours']}, baseline {row['baseline']}, ratio {row['ratio']} ({seconds:.0f} s)", flush=True)
     return rows
 

@@ -27,9 +27,9 @@ _SLICES = slice(50, 78)  # two windows of sixteen
 def denoise_throughput() -> tuple[float, float]:
     """28 slices of 512 x 512 from DICOM to DICOM, against as many windows of noise through 3D-DDnet, whole."""
     torch.set_num_threads(2)
-    one, device = cell(3, residual=True, norm="group"), device_of(World())
-    network = lay_out(build_network(one).eval().to(device), 3)
-    model = Model(network, one, {}, "digest")
+    settings, device = cell(3, residual=True, norm="group"), device_of(World())
+    network = lay_out(build_network(settings).eval().to(device), 3)
+    model = Model(network, settings, {}, "digest")
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "source"
         source.mkdir()
@@ -40,7 +40,7 @@ def denoise_throughput() -> tuple[float, float]:
             with tempfile.TemporaryDirectory() as out:
                 denoise_scan(source, model, OutputOptions(Path(out), "dicom"), device, ignore_progress)
 
-        return medians(ours, lambda: _bare(network, len(plan_windows(one, 28)), device), 3)
+        return medians(ours, lambda: _bare(network, len(plan_windows(settings, 28)), device), 3)
 
 
 def _neighbours() -> list[Path]:

@@ -68,36 +68,36 @@ def prepare_workers() -> tuple[float, float]:
     ours, baseline = list[float](), list[float]()
     with tempfile.TemporaryDirectory() as folder:
         for turn in range(4):
-            for taken, shares in ((ours, [range(4)]), (baseline, [range(2), range(2, 4)])):
+            for times, shares in ((ours, [range(4)]), (baseline, [range(2), range(2, 4)])):
                 seconds = _run([_run_folder(Path(folder), turn, len(shares), share) for share in shares])
                 if turn:
-                    taken.append(seconds)
+                    times.append(seconds)
     return median(ours), median(baseline)
 
 
 def _run_folder(root: Path, turn: int, shares: int, copies: Sequence[int]) -> Path:
-    place = root / f"{turn}-{shares}-{copies[0]}"
-    (place / "scans").mkdir(parents=True)
+    folder = root / f"{turn}-{shares}-{copies[0]}"
+    (folder / "scans").mkdir(parents=True)
     for copy in copies:
-        (place / "scans" / f"sub-{copy}.nii.gz").symlink_to(sample_path())
+        (folder / "scans" / f"sub-{copy}.nii.gz").symlink_to(sample_path())
     data = {
         "sources": [{"kind": "nifti", "path": "scans", "keep_ids": True}],
         "workers": 2 // shares,
         "split": {"validation": 0.3, "test": 0.3},
     }
-    (place / "run.yaml").write_text(yaml.safe_dump({"name": "bench", "data": data, "study": {"slices": [16]}}))
-    return place
+    (folder / "run.yaml").write_text(yaml.safe_dump({"name": "bench", "data": data, "study": {"slices": [16]}}))
+    return folder
 
 
-def _run(places: Sequence[Path]) -> float:
+def _run(folders: Sequence[Path]) -> float:
     """Seconds until all that run side by side have ended."""
-    began = time.perf_counter()
+    start = time.perf_counter()
     processes = [
-        subprocess.Popen([str(_QUARTERDOSE), "prepare", "run.yaml"], cwd=place, stdout=subprocess.DEVNULL)
-        for place in places
+        subprocess.Popen([str(_QUARTERDOSE), "prepare", "run.yaml"], cwd=folder, stdout=subprocess.DEVNULL)
+        for folder in folders
     ]
     assert all(process.wait() == 0 for process in processes)
-    return time.perf_counter() - began
+    return time.perf_counter() - start
 
 
 def worker_memory() -> tuple[float, float]:
@@ -111,8 +111,8 @@ def peak_gib(slices: int) -> float:
         path = Path(folder) / "long.nii.gz"
         _write_long(path, slices)
         code = f"from tests.bench.preparation import _prepare_one; _prepare_one({str(path)!r})"
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return int(done.stdout) / _GIB
+        completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return int(completed.stdout) / _GIB
 
 
 def _write_long(path: Path, slices: int) -> None:

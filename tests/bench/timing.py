@@ -10,13 +10,13 @@ ROUNDS = 5
 
 def medians(ours: Timed, baseline: Timed, rounds: int = ROUNDS) -> tuple[float, float]:
     """Median seconds of both, run in turn after one warm-up each."""
-    taken = [(seconds_of(ours), seconds_of(baseline)) for _ in range(rounds + 1)]
-    first, second = (statistics.median(turns) for turns in zip(*taken[1:], strict=True))
+    times = [(seconds_of(ours), seconds_of(baseline)) for _ in range(rounds + 1)]
+    first, second = (statistics.median(turns) for turns in zip(*times[1:], strict=True))
     return first, second
 
 
 def seconds_of(call: Timed) -> float:
     """How long one call takes."""
-    began = time.perf_counter()
+    start = time.perf_counter()
     call()
-    return time.perf_counter() - began
+    return time.perf_counter() - start

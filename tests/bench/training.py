@@ -64,8 +64,8 @@ def _steps() -> tuple[float, float, float]:
     losses: dict[nn.Module, list[float]] = {model: [], plain: []}
     calls = [_step(network, x, target, losses[network]) for network in losses]
     multiplications = [_multiply(torch.rand(2048, 2048)), _multiply(np.random.default_rng(0).random((2048, 2048), "f"))]
-    taken = [[seconds_of(call) for call in (*calls, *multiplications)] for _ in range(STEPS + 1)]
-    ours, theirs, *products = (median(turns) for turns in zip(*taken[1:], strict=True))
+    times = [[seconds_of(call) for call in (*calls, *multiplications)] for _ in range(STEPS + 1)]
+    ours, theirs, *products = (median(turns) for turns in zip(*times[1:], strict=True))
     _check_alike(losses[model], losses[plain])
     return ours, theirs, _flops(model, x) / (2 * 2048**3) * min(products)
 
@@ -88,9 +88,9 @@ def _multiply(a: Any) -> Timed:
 
 
 def _check_alike(ours: Sequence[float], plain: Sequence[float]) -> None:
-    apart = max(abs(a / b - 1) for a, b in zip(ours, plain, strict=True))
-    if apart > ALIKE:
-        raise RuntimeError(f"the losses are {apart:.1e} apart")
+    difference = max(abs(a / b - 1) for a, b in zip(ours, plain, strict=True))
+    if difference > ALIKE:
+        raise RuntimeError(f"the losses are {difference:.1e} apart")
 
 
 def _flops(network: nn.Module, x: Tensor) -> int:
@@ -109,24 +109,24 @@ def checkpointed_step() -> tuple[float, float]:
 
 def two_ranks() -> tuple[float, float]:
     """Seconds a step of two gloo ranks on 16 x 128 x 128, a thread each, against two unrelated trainings beside."""
-    together, apart, _ = _worlds()
-    return together, apart
+    joint, separate, _ = _worlds()
+    return joint, separate
 
 
 def two_ranks_speed_up() -> tuple[float, float]:
     """Seconds a sample of two gloo ranks, against those of one rank alone."""
-    together, _, alone = _worlds()
-    return together / 2, alone
+    joint, _, alone = _worlds()
+    return joint / 2, alone
 
 
 @cache
 def _worlds() -> tuple[float, float, float]:
     """Median seconds a step: of two ranks, of two trainings side by side, of one alone; in turn."""
     pair = cell(ranks=2, **_HOW)
-    one = cell(**{**_HOW, "samples": _HOW["samples"] // 2})
-    turns = [(_trained([[pair]]), _trained([[one], [one]]), _trained([[one]])) for _ in range(4)]
-    together, apart, alone = (median(turn) for turn in zip(*turns[1:], strict=True))
-    return together, apart, alone
+    single = cell(**{**_HOW, "samples": _HOW["samples"] // 2})
+    turns = [(_trained([[pair]]), _trained([[single], [single]]), _trained([[single]])) for _ in range(4)]
+    joint, separate, alone = (median(turn) for turn in zip(*turns[1:], strict=True))
+    return joint, separate, alone
 
 
 _HOW: dict[str, Any] = {
@@ -166,8 +166,8 @@ def _train(settings: CellSettings, data: Path, folder: Path, world: World) -> di
 
 
 def _result(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "result.json").read_text())
-    return found
+    training_result: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return training_result
 
 
 def data_wait() -> tuple[float, float]:

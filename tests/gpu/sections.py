@@ -74,7 +74,7 @@ def _compare_steps(name: str, batch: int) -> Iterator[Figure]:
 def profile_step() -> Iterator[Figure]:
     """Kernels of a step, by their time; the time of all against that of the step says what the host takes."""
     take = build_step(default_cell())
-    (whole,) = seconds(take)
+    (step_seconds,) = seconds(take)
     activity = ProfilerActivity.CUDA if torch.cuda.is_available() else ProfilerActivity.CPU
     with profile(activities=[activity]) as profiled:
         take()
@@ -85,7 +85,7 @@ def profile_step() -> Iterator[Figure]:
     total = sum(event.self_device_time_total for event in kernels) / 1e6
     yield Figure("gpu-step-kernels", 1e3 * total, "ms")
     yield Figure("gpu-step-launches", sum(event.count for event in kernels), "kernels")
-    yield Figure("gpu-step-idle", 1e3 * (whole - total), "ms")
+    yield Figure("gpu-step-idle", 1e3 * (step_seconds - total), "ms")
 
 
 def peaks() -> Iterator[Figure]:
@@ -132,8 +132,8 @@ def denoise() -> Iterator[Figure]:
                 options = OutputOptions(Path(target), "dicom")
                 denoise_scan(Path(folder) / "series", model, options, device(), ignore_progress)
 
-        (taken,) = seconds(call, repetitions=1)
-    yield Figure("gpu-denoise", taken, "s", f"{slices} slices")
+        (elapsed,) = seconds(call, repetitions=1)
+    yield Figure("gpu-denoise", elapsed, "s", f"{slices} slices")
 
 
 def float16() -> Iterator[Figure]:
@@ -210,8 +210,8 @@ def low_dose() -> Iterator[Figure]:
     settings = LowDoseSettings()
     hu = chest(8 if DRY else 64, SIDE)
     simulator = LowDoseSimulator(settings, SIDE, 0.7, str(device()))
-    (taken,) = seconds(lambda: simulator.low_dose(hu, "scan", 0), repetitions=1)
-    yield Figure("gpu-low-dose", len(hu) / taken, "slices/s")
+    (elapsed,) = seconds(lambda: simulator.low_dose(hu, "scan", 0), repetitions=1)
+    yield Figure("gpu-low-dose", len(hu) / elapsed, "slices/s")
 
 
 SECTIONS: Mapping[str, tuple[Callable[[], Iterator[Figure]], float]] = {

@@ -14,6 +14,6 @@ def last_algorithms(shape: ConvolutionShape) -> dict[Pass, str]:
 
 def other_algorithms(shapes: Iterable[ConvolutionShape]) -> dict[ConvolutionShape, dict[Pass, str]]:
     """Return the last algorithms of the shapes of a network, which are the library's only where it has no other."""
-    others = {shape: last_algorithms(shape) for shape in shapes}
-    assert {name for names in others.values() for name in names.values()} > {LIBRARY, "mirrored"}
-    return others
+    algorithms = {shape: last_algorithms(shape) for shape in shapes}
+    assert {name for names in algorithms.values() for name in names.values()} > {LIBRARY, "mirrored"}
+    return algorithms

@@ -34,12 +34,12 @@ def settings_of(**values: Any) -> RunSettings:
 def fill(
     root: Path,
     cells: Sequence[CellSettings],
-    done: Collection[str],
+    trained: Collection[str],
     scan: str = "s",
     full: Hu | None = None,
     lines: int = 1,
 ) -> None:
-    """What judging and the trainings ``done`` leave; ``full``: HU of the example (slices, rows, columns)."""
+    """What judging and the trainings of ``trained`` leave; ``full``: HU of the example (slices, rows, columns)."""
     for name in ("data", "evaluation"):
         (root / name).mkdir()
     parts = {part: [{"dataset": "d", "scan": scan, "start": 0, "stop": 4}] for part in ("train", "validation", "test")}
@@ -52,7 +52,7 @@ def fill(
     full = np.full((3, 64, 64), -500, np.int16) if full is None else full
     judge(root, "low-dose", full)
     for cell in cells:
-        if cell.id in done:
+        if cell.id in trained:
             judge(root, cell.id, full)
             train(root, cell, lines)
 

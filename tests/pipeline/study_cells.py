@@ -8,12 +8,12 @@ SERIES = {"sampling": "grouped", "transfer": "zero", "epochs": 50, "work": "stro
 
 
 def cells(
-    seconds: dict[int, float], slices: int = 16, alike: str = "x", state: str = "done", seed: int = 0, **more: object
+    seconds: dict[int, float], slices: int = 16, alike: str = "x", state: str = "done", seed: int = 0, **columns: object
 ) -> pd.DataFrame:
     rows = [
         {"cell": f"3d-s{slices}-r{ranks}{f'-seed{seed}' if seed else ''}", "state": state, "network": "3d",
          "in_grid": True, "slices": slices, "ranks": ranks, **SERIES, "alike": alike, "seed": seed,
-         "samples": 10, "training_seconds": value, **more}
+         "samples": 10, "training_seconds": value, **columns}
         for ranks, value in seconds.items()
     ]  # fmt: skip
     return pd.DataFrame(rows)

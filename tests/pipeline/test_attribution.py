@@ -16,13 +16,13 @@ def controlled(missing: str = "") -> tuple[pd.DataFrame, pd.DataFrame]:
     generator = np.random.default_rng(3)
     arms = {"full": 1.55, "synthetic": 1.45, "silent": 1.25, "alone": 1.05}
     rows, steps = [], []
-    for arm, whole in arms.items():
+    for arm, step_seconds in arms.items():
         if arm == missing:
             continue
         ranks = 1 if arm == "alone" else 4
         rows.append(cells({ranks: 1.0}, arm=arm, steps=100, start_seconds=20.0).assign(cell=arm))
         for step in range(200):
-            seconds, late = whole * (1 + 0.01 * generator.standard_normal()), 0.1 if arm != "alone" else 0.0
+            seconds, late = step_seconds * (1 + 0.01 * generator.standard_normal()), 0.1 if arm != "alone" else 0.0
             warm = step >= 10
             steps.append({"cell": arm, "step": step, "seconds": seconds if warm else 99.0, "own_seconds": seconds,
                           "slowest_seconds": seconds + late, "data_seconds": 0.05, "warm": warm})  # fmt: skip
@@ -36,19 +36,19 @@ def test_what_was_injected_is_attributed_within_one_percent_of_a_step() -> None:
         assert table["seconds"][cause] == pytest.approx(seconds, abs=0.01 * 1.55)
     assert table["seconds"].drop("start").sum() == pytest.approx(table["step_seconds"].iloc[0] - 1.0, abs=0.01)
     assert table["efficiency"].iloc[0] == pytest.approx(1 / 1.55, rel=0.01)
-    whole = 1.55 + 0.2
-    assert table["lost"]["exchange"] == pytest.approx(0.2 / whole, abs=0.01)
-    assert table["lost_low"]["exchange"] < 0.2 / whole < table["lost_high"]["exchange"]
+    total = 1.55 + 0.2
+    assert table["lost"]["exchange"] == pytest.approx(0.2 / total, abs=0.01)
+    assert table["lost_low"]["exchange"] < 0.2 / total < table["lost_high"]["exchange"]
 
 
 def test_unlike_trainings_are_not_attributed_together() -> None:
     cells_, steps = controlled()
-    other = cells_[cells_["arm"] == "full"].assign(cell="other", device="A100")
+    a100 = cells_[cells_["arm"] == "full"].assign(cell="other", device="A100")
     faster = steps[steps["cell"] == "full"].assign(cell="other", seconds=0.5)
-    table = attribution(pd.concat([cells_, other]), pd.concat([steps, faster]))
-    found = table.drop_duplicates("step_seconds").sort_values("step_seconds")
-    assert found["step_seconds"].tolist() == pytest.approx([0.5, 1.55], rel=0.01)
-    assert found["missing"].tolist() == ["synthetic silent alone", ""]
+    table = attribution(pd.concat([cells_, a100]), pd.concat([steps, faster]))
+    rows = table.drop_duplicates("step_seconds").sort_values("step_seconds")
+    assert rows["step_seconds"].tolist() == pytest.approx([0.5, 1.55], rel=0.01)
+    assert rows["missing"].tolist() == ["synthetic silent alone", ""]
 
 
 def test_without_an_arm_its_parts_are_empty_and_it_is_named() -> None:

@@ -86,6 +86,6 @@ def test_a_checkpoint_without_an_average_is_refused_where_one_is_asked_for(data:
     sentence = r"newest checkpoint of cell cell has no averaged weights, .* delete the cell's checkpoints, or set"
     with pytest.raises(CheckpointError, match=sentence):
         run(cell(2, average=0.1), data, tmp_path)
-    whole = run(cell(2), data, tmp_path / "whole")
-    assert run(cell(2), data, tmp_path)["validation"] == whole["validation"]
+    uninterrupted = run(cell(2), data, tmp_path / "whole")
+    assert run(cell(2), data, tmp_path)["validation"] == uninterrupted["validation"]
     assert load_trained(cell(2), tmp_path)

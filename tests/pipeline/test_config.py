@@ -20,11 +20,11 @@ def networks(**changes: dict[str, Any]) -> str:
     """Write an override: the default networks with changes, and further ones, 2D-DDnets unless they say so."""
     named = {"flat": "2d", "deep": "3d"}
     flat = {"model": "ddnet", "dims": 2}
-    both: dict[str, dict[str, Any]] = {"2d": flat, "3d": {"model": "ddnet", "dims": 3}}
+    by_name: dict[str, dict[str, Any]] = {"2d": flat, "3d": {"model": "ddnet", "dims": 3}}
     for name, settings in changes.items():
         network = named.get(name, name)
-        both[network] = {**both.get(network, flat), **settings}
-    return f"networks={json.dumps(both)}"
+        by_name[network] = {**by_name.get(network, flat), **settings}
+    return f"networks={json.dumps(by_name)}"
 
 
 def red_cnn(**training: Any) -> str:
@@ -169,14 +169,14 @@ def test_the_paper_recipe_by_name_and_overrides_of_it(tmp_path: Path) -> None:
 
 def test_resolved_settings_resolve_to_themselves(tmp_path: Path) -> None:
     run = load(tmp_path, MINIMAL, "study.training.recipe=paper", "study.transfer=[none,zero]")
-    again = load(tmp_path, yaml.safe_dump(run.model_dump(mode="json")))
-    assert again == run
+    reloaded = load(tmp_path, yaml.safe_dump(run.model_dump(mode="json")))
+    assert reloaded == run
 
 
 def test_settings_that_all_networks_share_change_also_in_the_recorded_settings(tmp_path: Path) -> None:
     run = load(tmp_path, MINIMAL, networks(flat={"training": {"crop": 32}}), "study.training.epochs=3")
-    again = load(tmp_path, resolved_yaml(run), "study.training.epochs=2")
-    epochs_and_crops = {name: (x.training.epochs, x.training.crop) for name, x in again.networks.items()}
+    reloaded = load(tmp_path, resolved_yaml(run), "study.training.epochs=2")
+    epochs_and_crops = {name: (x.training.epochs, x.training.crop) for name, x in reloaded.networks.items()}
     assert epochs_and_crops == {"2d": (2, 32), "3d": (2, 64)}
     assert load(tmp_path, resolved_yaml(run)) == run
 
@@ -246,8 +246,8 @@ def test_trainings_that_are_alike_are_done_once(tmp_path: Path) -> None:
 
 def test_further_grids_take_from_the_study_what_they_do_not_set(tmp_path: Path) -> None:
     run = load(tmp_path, MINIMAL + "study: {ranks: 2, slices: 16, transfer: none, seeds: [3, 4], also: [{ranks: 4}]}")
-    found = [(cell.ranks, cell.transfer, cell.training.seed) for cell in cells_of(run) if cell.dims == 3]
-    assert found == [(2, "none", 3), (2, "none", 4), (4, "none", 3), (4, "none", 4)]
+    cells = [(cell.ranks, cell.transfer, cell.training.seed) for cell in cells_of(run) if cell.dims == 3]
+    assert cells == [(2, "none", 3), (2, "none", 4), (4, "none", 3), (4, "none", 4)]
 
 
 def test_control_arms_stand_beside_each_point_and_a_rank_alone_beside_all(tmp_path: Path) -> None:

@@ -185,8 +185,8 @@ def test_the_choice_is_measured_once_a_machine(tmp_path: Path) -> None:
     chosen = choose({shape: ("output",)}, CPU, first)
     assert chosen == {shape: {"output": "first"}}
     assert choose({shape: ("output",)}, CPU, {"output": {}}) == chosen  # nothing is measured again
-    more = choose({shape: PASSES, SHAPES["stem"]: ("output",)}, CPU, ALONE)
-    assert more[shape]["output"] == "first"
+    both_shapes = choose({shape: PASSES, SHAPES["stem"]: ("output",)}, CPU, ALONE)
+    assert both_shapes[shape]["output"] == "first"
     assert choose({SHAPES["stem"]: ("output",)}, CPU, {"output": {}}) == {SHAPES["stem"]: {"output": LIBRARY}}
     (path,) = (tmp_path / "cache/quarterdose/convolutions").iterdir()
     path.write_bytes(path.read_bytes()[:-5])  # a broken cache counts as none

@@ -27,26 +27,26 @@ def test_low_and_full_are_cut_at_the_same_place(make_pair: Callable[..., Path]) 
     low, full, scales = samples(data)[7]
     assert low.shape == full.shape == (1, 16, 16, 16)
     assert scales.tolist() == [[0, 100], [0, 100]]
-    assert len(_places(pair, full, low)) == 1
+    assert len(_offsets(pair, full, low)) == 1
 
 
-def _places(pair: Pair, full: torch.Tensor, low: torch.Tensor) -> list[tuple[int, int, int]]:
+def _offsets(pair: Pair, full: torch.Tensor, low: torch.Tensor) -> list[tuple[int, int, int]]:
     arrays = [pair.read(name) for name in ("full_dose", "low_dose")]
-    wanted = [(x[0] * 100).round().numpy().astype(np.int16) for x in (full, low)]
+    crops = [(x[0] * 100).round().numpy().astype(np.int16) for x in (full, low)]
     return [
         (z, y, x)
         for z in range(33) for y in range(49) for x in range(49)
-        if all(a[z, y, x] == w[0, 0, 0] for a, w in zip(arrays, wanted, strict=True))
-        and all(np.array_equal(a[z : z + 16, y : y + 16, x : x + 16], w) for a, w in zip(arrays, wanted, strict=True))
+        if all(a[z, y, x] == w[0, 0, 0] for a, w in zip(arrays, crops, strict=True))
+        and all(np.array_equal(a[z : z + 16, y : y + 16, x : x + 16], w) for a, w in zip(arrays, crops, strict=True))
     ]  # fmt: skip
 
 
 def test_a_sample_depends_on_seed_and_index_alone(make_pair: Callable[..., Path]) -> None:
     data = make_pair()
     first = samples(data)
-    again = pickle.loads(pickle.dumps(samples(data)))
-    _ = again[0], again[1]
-    assert torch.equal(first[5][0], again[5][0])
+    unpickled = pickle.loads(pickle.dumps(samples(data)))
+    _ = unpickled[0], unpickled[1]
+    assert torch.equal(first[5][0], unpickled[5][0])
     assert not torch.equal(first[5][0], first[6][0])
     assert not torch.equal(first[5][0], samples(data, seed=1)[5][0])
 
@@ -121,9 +121,9 @@ def test_samples_stay_inside_their_segment(make_pair: Callable[..., Path]) -> No
 def test_every_epoch_visits_every_segment(make_pair: Callable[..., Path]) -> None:
     data = make_pair("a")
     make_pair("b", seed=1)
-    both = PairSamples(data, [Segment("toy", name, 0, 48) for name in "ab"], cell(), 0, 2)
+    two_scans = PairSamples(data, [Segment("toy", name, 0, 48) for name in "ab"], cell(), 0, 2)
     for epoch in range(5):
-        assert {both.segment(2 * epoch + i).scan for i in range(2)} == {"a", "b"}
+        assert {two_scans.segment(2 * epoch + i).scan for i in range(2)} == {"a", "b"}
 
 
 @pytest.mark.parametrize(("size", "batch"), [(1, 1), (2, 1), (4, 1), (2, 2), (1, 4)])
@@ -175,8 +175,8 @@ def test_two_dimensions_and_paper_scaling(make_pair: Callable[..., Path]) -> Non
     data = make_pair()
     low, _, _ = samples(data, dims=2)[0]
     assert low.shape == (1, 16, 16)
-    whole = PairSamples(data, [Segment("toy", "a", 0, 48)], cell(crop=None, scaling="minmax"), 0, 1)[0]
-    assert [(float(x.min()), float(x.max())) for x in whole[:2]] == [(0, 1), (0, 1)]
+    uncropped = PairSamples(data, [Segment("toy", "a", 0, 48)], cell(crop=None, scaling="minmax"), 0, 1)[0]
+    assert [(float(x.min()), float(x.max())) for x in uncropped[:2]] == [(0, 1), (0, 1)]
 
 
 def test_short_segments_are_refused(make_pair: Callable[..., Path]) -> None:

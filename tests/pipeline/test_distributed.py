@@ -42,23 +42,23 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return url_of(request.param, tmp_path)
 
 
-def _main(place: int, worlds: list[tuple[int, int]], url: str, folder: Path, work: Work) -> None:
+def _main(index: int, worlds: list[tuple[int, int]], url: str, folder: Path, work: Work) -> None:
     """Join as one of the (rank, size) and work; what went wrong is written down, as a worker marks it."""
     torch.set_num_threads(1)
     heartbeat.BEAT_SECONDS, heartbeat.SILENCE_SECONDS, rendezvous.MEETING_SECONDS = BEAT, SILENCE, MEETING
-    rank, size = worlds[place]
-    world = World(rank, size, rank, url, lambda error: _note(folder, place, error))
+    rank, size = worlds[index]
+    world = World(rank, size, rank, url, lambda error: _note(folder, index, error))
     try:
         with joined(world, CPU):
-            (folder / f"{place}.joined").touch()
+            (folder / f"{index}.joined").touch()
             work(world, folder)
     except Exception as error:
-        _note(folder, place, error)
+        _note(folder, index, error)
         raise
 
 
-def _note(folder: Path, place: int, error: Exception) -> None:
-    (folder / f"{place}.error").write_text(f"{type(error).__name__}: {error}")
+def _note(folder: Path, index: int, error: Exception) -> None:
+    (folder / f"{index}.error").write_text(f"{type(error).__name__}: {error}")
     time.sleep(GRACE if isinstance(error, PeerLost) else 0)  # as a worker waits for those who know better
 
 
@@ -71,11 +71,11 @@ def codes(context: ProcessContext, seconds: float = 60) -> list[int | None]:
     deadline = time.monotonic() + seconds
     for process in context.processes:
         process.join(max(0.0, deadline - time.monotonic()))
-    found = [process.exitcode for process in context.processes]
+    exit_codes = [process.exitcode for process in context.processes]
     for process in context.processes:
         process.kill()
         process.join()
-    return found
+    return exit_codes
 
 
 def errors(folder: Path, ranks: int) -> list[str]:
@@ -118,14 +118,14 @@ class Victim:
         folder.mkdir()
         self.rank, self.number, self.folder = rank, number, folder
         self.world = start(of_size(3), url_of(kind, folder), folder, reduce_for_ever)
-        self.others = [other for other in range(3) if other != rank]
+        self.peers = [peer for peer in range(3) if peer != rank]
 
     def strike(self) -> None:
         wait_for(lambda: len(list(self.folder.glob("*.joined"))) == 3, 60)
         os.kill(self.world.processes[self.rank].pid, self.number)
 
     def ended(self) -> list[int | None]:
-        for rank in self.others:
+        for rank in self.peers:
             self.world.processes[rank].join(30)
         return codes(self.world, 0)
 
@@ -139,14 +139,14 @@ def test_the_others_end_and_name_the_rank_that_died_or_stopped(kind: str, tmp_pa
     for victim in victims:
         victim.strike()
     for victim in victims:
-        ended, told = victim.ended(), errors(victim.folder, 3)
+        ended, messages = victim.ended(), errors(victim.folder, 3)
         assert ended[victim.rank] == (-signal.SIGKILL if victim.number == signal.SIGKILL else None)
-        assert {ended[rank] for rank in victim.others} <= {1, LOST_EXIT_CODE}  # by an error of gloo, or as it hangs
+        assert {ended[rank] for rank in victim.peers} <= {1, LOST_EXIT_CODE}  # by an error of gloo, or as it hangs
         assert victim.number == signal.SIGKILL or LOST_EXIT_CODE in ended
-        assert not told[victim.rank]
-        for rank in victim.others:
-            assert told[rank].startswith("PeerLost: ")
-            assert f"rank {victim.rank} " in told[rank]
+        assert not messages[victim.rank]
+        for rank in victim.peers:
+            assert messages[rank].startswith("PeerLost: ")
+            assert f"rank {victim.rank} " in messages[rank]
 
 
 def fail_in_rank_1(world: World, folder: Path) -> None:
@@ -162,9 +162,9 @@ def test_who_fails_says_so_before_the_others_lose_it(kind: str, method: str, tmp
     """A spawned, whole interpreter's exit code would be that of an abort if torch's threads were left to their end."""
     arguments = (of_size(2), url_of(kind, tmp_path), tmp_path, fail_in_rank_1)
     assert codes(start_processes(_main, arguments, 2, join=False, start_method=method)) == [1, 1]
-    told = errors(tmp_path, 2)
-    assert told[1] == "ValueError: my own words"
-    assert told[0].startswith("PeerLost: rank 0 lost its connection to another rank, rank 1 of 2 fell silent")
+    messages = errors(tmp_path, 2)
+    assert messages[1] == "ValueError: my own words"
+    assert messages[0].startswith("PeerLost: rank 0 lost its connection to another rank, rank 1 of 2 fell silent")
     assert (tmp_path / "1.error").stat().st_mtime_ns < (tmp_path / "0.error").stat().st_mtime_ns
 
 
@@ -186,9 +186,9 @@ def test_ranks_that_do_not_fit_together_say_why(
     url: str, tmp_path: Path, worlds: list[tuple[int, int]], message: str
 ) -> None:
     assert codes(start(worlds, url, tmp_path, nothing)) == [1] * len(worlds)
-    told = errors(tmp_path, len(worlds))
-    assert any(message in error for error in told)
-    assert all(error.startswith(("DistributionError: ", "PeerLost: ")) for error in told)
+    messages = errors(tmp_path, len(worlds))
+    assert any(message in error for error in messages)
+    assert all(error.startswith(("DistributionError: ", "PeerLost: ")) for error in messages)
 
 
 @pytest.fixture
@@ -199,20 +199,20 @@ def short_meeting(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("short_meeting")
 def test_an_unreachable_master_is_named() -> None:
     port = free_port()
-    began = time.monotonic()
+    start_time = time.monotonic()
     with pytest.raises(
         DistributionError, match=f"rank 1 cannot reach the meeting point of rank 0 at 127.0.0.1:{port} within 1 s"
     ), joined(World(1, 2, 0, f"tcp://127.0.0.1:{port}"), CPU):  # fmt: skip
         pass
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - start_time < 20
 
 
 @pytest.mark.usefixtures("short_meeting")
 def test_a_port_that_is_taken_or_never_answers_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as deaf:
-        place = f"127.0.0.1:{deaf.getsockname()[1]}"
-        for rank, message in ((1, f"reach.*{place} within 1 s"), (0, f"open.*{place}.*address already in use")):
-            with pytest.raises(DistributionError, match=message), joined(World(rank, 2, 0, f"tcp://{place}"), CPU):
+        address = f"127.0.0.1:{deaf.getsockname()[1]}"
+        for rank, message in ((1, f"reach.*{address} within 1 s"), (0, f"open.*{address}.*address already in use")):
+            with pytest.raises(DistributionError, match=message), joined(World(rank, 2, 0, f"tcp://{address}"), CPU):
                 pass
 
 

@@ -70,22 +70,22 @@ def _burn(seconds: float) -> None:
         pass
 
 
-def _burn_and_wait(ready: Any, done: Any) -> None:
+def _burn_and_wait(ready: Any, finish: Any) -> None:
     _burn(0.3)
     ready.set()
-    done.wait(60)
+    finish.wait(60)
 
 
 def test_a_training_s_own_reading_processes_are_no_foreign_work() -> None:
     """While they live and after their end, which takes some time of its own."""
     context, start, ended = multiprocessing.get_context("fork"), process_seconds(), children_seconds()
-    ready, done = context.Event(), context.Event()
-    reader = context.Process(target=_burn_and_wait, args=(ready, done))
+    ready, finish = context.Event(), context.Event()
+    reader = context.Process(target=_burn_and_wait, args=(ready, finish))
     reader.start()
     assert ready.wait(60)
     _burn(0.2)
     assert process_seconds() - start == pytest.approx(0.5, abs=0.15)
-    done.set()
+    finish.set()
     reader.join()
     assert process_seconds() - start == pytest.approx(0.2 + children_seconds() - ended, abs=0.15)
 

@@ -65,12 +65,12 @@ def test_whole_scans_are_validated_at_each_dose_to_train_on(
 
 def test_a_network_that_is_told_the_dose_sees_noise_of_one_strength(data: Path, tmp_path: Path) -> None:
     for index in range(12):
-        plain, told = (samples(data, tell_dose=tell)[index] for tell in (False, True))
+        plain, with_dose = (samples(data, tell_dose=tell)[index] for tell in (False, True))
         dose = 0.05 if origin_of(Pair(data / "toy" / "a.zarr"), plain)[0].startswith("low_dose_0.05") else 0.25
         factor = np.sqrt(0.1 / dose)
-        torch.testing.assert_close(told[0] * factor, plain[0])
-        torch.testing.assert_close(told[1] * factor, plain[1])
-        torch.testing.assert_close(told[2][:, 1], plain[2][:, 1] * factor)  # so errors are in HU all the same
+        torch.testing.assert_close(with_dose[0] * factor, plain[0])
+        torch.testing.assert_close(with_dose[1] * factor, plain[1])
+        torch.testing.assert_close(with_dose[2][:, 1], plain[2][:, 1] * factor)  # so errors are in HU all the same
     settings = cell(2, tell_dose=True, validation="scans", epochs=1, learning_rate=1e-2)
     validation = run(settings, data, tmp_path / "cell")["validation"]
     shipped = load_denoiser(settings, tmp_path / "cell", EVALUATE)
@@ -85,13 +85,13 @@ def test_a_network_that_is_told_the_dose_sees_noise_of_one_strength(data: Path, 
 
 
 def test_a_user_gives_the_dose_where_it_has_an_effect() -> None:
-    told, plain = TrainingSettings(tell_dose=True), TrainingSettings()
-    check_dose(told, 0.3)
+    with_dose, plain = TrainingSettings(tell_dose=True), TrainingSettings()
+    check_dose(with_dose, 0.3)
     check_dose(plain, None)
     for training, dose, message in (
-        (told, None, "say it with --dose"),
+        (with_dose, None, "say it with --dose"),
         (plain, 0.3, "--dose has no effect"),
-        (told, 0.0, "--dose 0 is no fraction of the full dose"),
+        (with_dose, 0.0, "--dose 0 is no fraction of the full dose"),
     ):
         with pytest.raises(UserError, match=message):
             check_dose(training, dose)

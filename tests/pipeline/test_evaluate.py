@@ -24,7 +24,7 @@ from pipeline.settings.run import EvaluateSettings
 HOW = EvaluateSettings(device="cpu", threads=1)
 
 
-def ignore_progress(done: int, total: int, note: str) -> None:
+def ignore_progress(count: int, total: int, note: str) -> None:
     pass
 
 
@@ -75,7 +75,7 @@ def test_scans_are_judged_at_once_as_they_are_one_by_one(
 ) -> None:
     """None of the four could go on if not beside another one."""
     evaluate(identity(HOW), data, PARTS, HOW, tmp_path / "one", ignore_progress)
-    meeting, told = threading.Barrier(2), list[tuple[int, int]]()
+    meeting, reports = threading.Barrier(2), list[tuple[int, int]]()
 
     def meet_and_measure(*scan: Any) -> Noise:
         meeting.wait(timeout=60)
@@ -83,23 +83,23 @@ def test_scans_are_judged_at_once_as_they_are_one_by_one(
 
     monkeypatch.setattr(judged_scan, "noise", meet_and_measure)
     two = HOW.model_copy(update={"threads": 2})
-    evaluate(identity(two), data, PARTS, two, tmp_path / "two", lambda done, total, _: told.append((done, total)))
-    assert told == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    evaluate(identity(two), data, PARTS, two, tmp_path / "two", lambda count, total, _: reports.append((count, total)))
+    assert reports == [(1, 4), (2, 4), (3, 4), (4, 4)]
     for ending in (".json", ".scans.json", ".npz"):
         assert (tmp_path / f"two{ending}").read_bytes() == (tmp_path / f"one{ending}").read_bytes()
 
 
 def test_no_more_scans_are_in_memory_than_there_are_threads(data: Path, tmp_path: Path) -> None:
     """And the network keeps its threads while scans are judged by one each."""
-    two, began, threads = HOW.model_copy(update={"threads": 2}), list[int](), set[int]()
+    two, written_at_start, threads = HOW.model_copy(update={"threads": 2}), list[int](), set[int]()
 
     def denoiser(low: np.ndarray, dose: float | None) -> np.ndarray:
-        began.append(len(list((tmp_path / "m").rglob("*.json"))))
+        written_at_start.append(len(list((tmp_path / "m").rglob("*.json"))))
         threads.add(torch.get_num_threads())
         return low
 
     evaluate(denoiser, data, PARTS, two, tmp_path / "m", ignore_progress)
-    assert all(number - kept <= 1 for number, kept in enumerate(began))
+    assert all(number - written <= 1 for number, written in enumerate(written_at_start))
     assert threads == {2}
 
 
@@ -117,10 +117,12 @@ def test_what_goes_wrong_in_judging_a_scan_is_told_and_the_others_are_kept(data:
 
 
 def test_a_lung_that_the_crop_cuts_open_is_still_lung(make_pair: Callable[..., Path], tmp_path: Path) -> None:
-    how = EvaluateSettings(device="cpu", threads=1, crop=192)
+    settings = EvaluateSettings(device="cpu", threads=1, crop=192)
     data = make_pair(slices=2, side=512)
     parts: dict[Part, list[Segment]] = {"test": [Segment("toy", "a", 0, 2)]}
-    evaluate(lambda low, dose: identity(how)(low, dose) + 7, data, parts, how, tmp_path / "m", ignore_progress)
+    evaluate(
+        lambda low, dose: identity(settings)(low, dose) + 7, data, parts, settings, tmp_path / "m", ignore_progress
+    )
     row = json.loads((tmp_path / "m.scans.json").read_text())[0]
     assert row["bias_lung"] == pytest.approx(7.5, abs=0.3)  # the toy's low dose is cut to whole HU towards 0
 
@@ -164,8 +166,8 @@ def test_non_local_means_average_alike_patches_of_all_slices_and_slabs_do_not_sh
     noise = np.random.default_rng(0).normal(0, 20, (40, 12, 24))
     low = (level + noise).round().astype(np.int16)
     image = non_local_means(low, 20.0, threads=2)
-    whole = denoise_nl_means(low.astype(np.float32), 5, 3, h=12.0, sigma=20.0, fast_mode=True)
-    np.testing.assert_allclose(image, whole, atol=0.05)
+    reference = denoise_nl_means(low.astype(np.float32), 5, 3, h=12.0, sigma=20.0, fast_mode=True)
+    np.testing.assert_allclose(image, reference, atol=0.05)
     assert (image - level).std() < 0.3 * 20
     np.testing.assert_array_equal(image, non_local_means(low, 20.0))
 

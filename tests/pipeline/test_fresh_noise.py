@@ -29,7 +29,7 @@ from tests.scans import chest
 @pytest.mark.parametrize("dims", [2, 3])
 def test_fresh_noise_is_new_in_each_epoch_and_the_same_within_it(data: Path, dims: int) -> None:
     segments, settings = [Segment("toy", "a", 0, 16)], cell(dims, crop=None, fresh=True, doses=0.25)
-    first, again = (PairSamples(data, segments, settings, 3, 40) for _ in range(2))
+    first, reread = (PairSamples(data, segments, settings, 3, 40) for _ in range(2))
     pair = Pair(data / "toy" / "a.zarr")
     by_slice: dict[int, list[torch.Tensor]] = {}
     for index in range(40 if dims == 2 else 3):
@@ -37,12 +37,12 @@ def test_fresh_noise_is_new_in_each_epoch_and_the_same_within_it(data: Path, dim
         assert array == ""  # none that is stored
         by_slice.setdefault(z, []).append(first[index][0])
     assert all(torch.equal(low, lows[0]) for lows in by_slice.values() for low in lows)
-    later = next(index for index in range(40, 80) if origin_of(pair, first[index])[1] in by_slice)
-    z = origin_of(pair, first[later])[1]
-    assert torch.equal(first[later][1], next(first[i][1] for i in range(40) if origin_of(pair, first[i])[1] == z))
-    noise = [(low - first[later][1]).numpy().ravel() for low in (by_slice[z][0], first[later][0])]
+    revisit = next(index for index in range(40, 80) if origin_of(pair, first[index])[1] in by_slice)
+    z = origin_of(pair, first[revisit])[1]
+    assert torch.equal(first[revisit][1], next(first[i][1] for i in range(40) if origin_of(pair, first[i])[1] == z))
+    noise = [(low - first[revisit][1]).numpy().ravel() for low in (by_slice[z][0], first[revisit][0])]
     assert abs(np.corrcoef(noise)[0, 1]) < 0.1
-    assert torch.equal(again[later][0], first[later][0])  # without what was read before
+    assert torch.equal(reread[revisit][0], first[revisit][0])  # without what was read before
 
 
 def fresh(path: Path, dose: float, chosen: list[int], *, single: bool = False) -> NDArray[np.float64]:
@@ -67,14 +67,14 @@ def test_fresh_noise_has_the_statistics_of_the_stored_one(data: Path) -> None:
 
 def test_a_slice_has_the_same_fresh_noise_whatever_is_read_with_it(data: Path) -> None:
     path = data / "toy" / "a.zarr"
-    whole = fresh(path, 0.25, list(range(16)))
-    np.testing.assert_array_equal(fresh(path, 0.25, [3, 4, 9]), whole[[3, 4, 9]])
+    noise = fresh(path, 0.25, list(range(16)))
+    np.testing.assert_array_equal(fresh(path, 0.25, [3, 4, 9]), noise[[3, 4, 9]])
     reader, low_dose = SliceReader(single=False), Fresh(0.25, "0.25/x")
     reader.read(path, low_dose, [0, 2, 4, 6, 8])
     low, full = reader.read(path, low_dose, list(range(16)))
-    np.testing.assert_array_equal(low.astype(float) - full, whole)
+    np.testing.assert_array_equal(low.astype(float) - full, noise)
     alone = fresh(path, 0.25, list(range(16)), single=True)
-    assert np.abs(alone - whole).max() <= 1  # a last bit that is rounded otherwise
+    assert np.abs(alone - noise).max() <= 1  # a last bit that is rounded otherwise
 
 
 def test_a_noise_model_comes_back_from_its_record() -> None:
@@ -114,13 +114,13 @@ def test_a_training_on_fresh_noise_goes_on_to_the_same_losses(
     data: Path, trained: Trained, tmp_path: Path, dims: int, stop_at: int
 ) -> None:
     settings = cell(dims, checkpoint_minutes=1e-9, **FRESH)
-    whole, _ = trained(settings)
+    uninterrupted, _ = trained(settings)
     with pytest.raises(Halted):
         run(settings, data, tmp_path, stop_at)
     run(settings, data, tmp_path)
-    assert_same_losses(tmp_path, whole)
+    assert_same_losses(tmp_path, uninterrupted)
     stored, _ = trained(cell(dims, **{**FRESH, "fresh": False, "doses": [0.05]}))
-    assert losses(stored) != losses(whole)
+    assert losses(stored) != losses(uninterrupted)
 
 
 @pytest.mark.parametrize("dims", [2, 3])

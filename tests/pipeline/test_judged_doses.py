@@ -31,7 +31,7 @@ def test_each_dose_is_judged_and_classical_denoisers_are_tuned_at_each(tmp_path:
     assert strengths[0.05] > strengths[0.25]
     errors = {}
     for name, judged in (("low", identity(EVALUATE)), ("tv", denoiser)):
-        errors[name] = evaluate(judged, tmp_path, PARTS, EVALUATE, tmp_path / name, lambda done, total, note: None)
+        errors[name] = evaluate(judged, tmp_path, PARTS, EVALUATE, tmp_path / name, lambda count, total, note: None)
     rows, scans = (json.loads((tmp_path / f"low{end}").read_text()) for end in (".json", ".scans.json"))
     assert [(row["dose"], row["slice"]) for row in rows] == [(dose, z) for dose in (0.05, 0.25) for z in range(8)]
     assert [(row["part"], row["dose"]) for row in scans] == [
@@ -52,8 +52,8 @@ def test_tables_never_average_over_doses(tmp_path: Path) -> None:
     """Two doses with errors of 40 and 10 HU: each has its own rows, input and verdict."""
     (tmp_path / "evaluation").mkdir()
     (tmp_path / "data").mkdir()
-    kept = {"dataset": "toy", "scan": "a", "subject": "p", "state": "kept", "low_dose": "simulated"}
-    pd.DataFrame([kept]).to_csv(tmp_path / "data" / "manifest.csv", index=False)
+    manifest_row = {"dataset": "toy", "scan": "a", "subject": "p", "state": "kept", "low_dose": "simulated"}
+    pd.DataFrame([manifest_row]).to_csv(tmp_path / "data" / "manifest.csv", index=False)
     for model, factor in (("low-dose", 1.0), ("tv", 0.8), ("2d", 0.5)):
         rows = [{"dataset": "toy", "scan": "a", "slice": z, "dose": dose, **SLICE_VALUES, "rmse_hu": factor * error + z}
                 for dose, error in ((0.05, 40.0), (0.25, 10.0)) for z in (-1, 1)]  # fmt: skip

@@ -40,11 +40,11 @@ def test_ssim_in_3d_equals_an_independent_library() -> None:
 
 def test_ssim_is_near_scikit_image_which_pads() -> None:
     x, y = noisy_pair(1, 1, 256, 256)
-    other = structural_similarity(
+    reference = structural_similarity(
         x[0, 0].double().numpy(), y[0, 0].double().numpy(),
         data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
     )  # fmt: skip
-    assert float(ssim(x, y, 1.0)) == pytest.approx(other, abs=2e-3)
+    assert float(ssim(x, y, 1.0)) == pytest.approx(reference, abs=2e-3)
 
 
 @pytest.mark.parametrize(

@@ -78,19 +78,19 @@ reads_peak = pytest.mark.skipif(
 
 @reads_peak
 @pytest.mark.parametrize(
-    "how",
+    "training",
     [
         {"dims": 2, "crop": 64, "batch": 8, "norm": "batch"},
         {"slices": 16, "crop": 64, "batch": 2, "ms_ssim": "authors"},
         {"dims": 2, "crop": 128, "batch": 4, "precision": "bfloat16", "norm": "batch"},
         {"crop": 64, "activation_checkpointing": True, "accumulation": 2},
     ],
-    ids=lambda how: "-".join(f"{name}={value}" for name, value in how.items()),
+    ids=lambda training: "-".join(f"{name}={value}" for name, value in training.items()),
 )
-def test_predicts_resident_memory(how: dict[str, Any], tmp_path: Path) -> None:
-    step = measured(cell(**how), tmp_path)
-    assert predict(cell(**how), gpu=False).step == pytest.approx(step.between, rel=TOLERANCE)
-    assert step.workspace(cell(**how)) < 20 or "precision" in how
+def test_predicts_resident_memory(training: dict[str, Any], tmp_path: Path) -> None:
+    step = measured(cell(**training), tmp_path)
+    assert predict(cell(**training), gpu=False).step == pytest.approx(step.between, rel=TOLERANCE)
+    assert step.workspace(cell(**training)) < 20 or "precision" in training
 
 
 @reads_peak
@@ -125,11 +125,11 @@ def test_predicts_gpu_memory(precision: str, checkpointing: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "how",
+    "training",
     [{"norm": "group", "average": 0.1}, {"norm": "sync"}, {"precision": "bfloat16", "activation_checkpointing": True}],
 )
-def test_fake_tensors_hold_to_the_byte_what_real_ones_do(how: dict[str, Any]) -> None:
-    settings = cell(crop=32, **how)
+def test_fake_tensors_hold_to_the_byte_what_real_ones_do(training: dict[str, Any]) -> None:
+    settings = cell(crop=32, **training)
     network = lay_out(build_network(settings), 3)
     weights = {name: value.clone() for name, value in network.state_dict().items()}
     with LiveBytes() as live:
@@ -203,18 +203,18 @@ def test_no_operator_runs_on_real_tensors(norm: Norm) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "how", "usable"),
+    ("model", "training", "usable"),
     [
         ("ddnet", {"slices": 16, "crop": 512, "activation_checkpointing": True}, 35 * GIB),
         ("redcnn", {"dims": 2, "crop": 64, "batch": 4}, 2 * GIB),
         ("redcnn", {"dims": 2, "crop": 256, "batch": 8}, 7 * GIB),
     ],
 )
-def test_largest_batch_is_the_last_that_fits(model: str, how: dict[str, Any], usable: int) -> None:
+def test_largest_batch_is_the_last_that_fits(model: str, training: dict[str, Any], usable: int) -> None:
     def with_batch(count: int) -> CellSettings:
-        return cell(**{**how, "batch": count}).model_copy(update={"model": model})
+        return cell(**{**training, "batch": count}).model_copy(update={"model": model})
 
-    batch = largest_batch(with_batch(how.get("batch", 1)), usable)
+    batch = largest_batch(with_batch(training.get("batch", 1)), usable)
     fits, fits_not = (predict(with_batch(count), gpu=True).peak for count in (batch, batch + 1))
     assert batch > 1
     assert fits <= usable < fits_not

@@ -25,20 +25,20 @@ def changed(path: Path, **values: object) -> None:
 @pytest.mark.parametrize("norm", ["group", "frozen"])
 @pytest.mark.parametrize("dims", [2, 3])
 def test_a_model_comes_back_as_it_was(dims: int, norm: str, tmp_path: Path) -> None:
-    one = cell(dims, norm=norm, residual=False)
-    network = build_network(one).eval()
-    digest = save_model(tmp_path / "a.safetensors", network, one, {"run": "toy"})
-    found = load_model(tmp_path / "a.safetensors")
+    settings = cell(dims, norm=norm, residual=False)
+    network = build_network(settings).eval()
+    digest = save_model(tmp_path / "a.safetensors", network, settings, {"run": "toy"})
+    loaded = load_model(tmp_path / "a.safetensors")
     x = torch.randn(1, 1, *[16] * dims, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(found.network(x), network(x))
-    assert (found.cell, found.digest, found.provenance["run"]) == (one, digest, "toy")
-    assert not found.network.training
-    assert digest == save_model(tmp_path / "b.safetensors", network, one, {"run": "toy"})
-    assert digest != save_model(tmp_path / "c.safetensors", network, one, {"run": "other"})
+    assert torch.equal(loaded.network(x), network(x))
+    assert (loaded.cell, loaded.digest, loaded.provenance["run"]) == (settings, digest, "toy")
+    assert not loaded.network.training
+    assert digest == save_model(tmp_path / "b.safetensors", network, settings, {"run": "toy"})
+    assert digest != save_model(tmp_path / "c.safetensors", network, settings, {"run": "other"})
 
 
 def test_a_file_that_is_damaged_or_does_not_fit_is_refused_in_one_line(tmp_path: Path) -> None:
-    one = cell(2)
+    settings = cell(2)
     path = tmp_path / "a.safetensors"
 
     def refused(match: str) -> None:
@@ -50,19 +50,19 @@ def test_a_file_that_is_damaged_or_does_not_fit_is_refused_in_one_line(tmp_path:
     refused("no readable file of safetensors")
     save_file({"a": torch.zeros(1)}, path)
     refused("lacks the key quarterdose")
-    digest = save_model(path, build_network(one), one, {})
+    digest = save_model(path, build_network(settings), settings, {})
     changed(path, format=3, provenance={"quarterdose": "9.9"})
     refused("format 3, this quarterdose reads format 2: take quarterdose 9.9")
-    save_model(path, build_network(one), one, {})
+    save_model(path, build_network(settings), settings, {})
     changed(path, provenance={"run": "another", "quarterdose": "0.1.0"})
     refused("SHA-256 differs")
-    save_model(path, build_network(one), one, {})
-    whole = bytearray(path.read_bytes())
-    whole[-3] ^= 1
-    path.write_bytes(whole)
+    save_model(path, build_network(settings), settings, {})
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(content)
     refused("SHA-256 differs")
     assert len(digest) == 64
-    save_model(path, build_network(one), cell(3), {})
+    save_model(path, build_network(settings), cell(3), {})
     refused(r"of quarterdose [0-9.]+ that this one, [0-9.]+, cannot build: train it again")
 
 
@@ -82,13 +82,13 @@ def test_a_model_of_the_first_format_is_refused_with_what_changed_and_may_be_rep
 
 
 def test_the_card_says_data_metrics_against_the_input_and_limits(tmp_path: Path) -> None:
-    one = cell(3)
+    settings = cell(3)
     judged = {"rmse_hu": 20.0, "psnr": 45.0, "ssim": 0.97, "ms_ssim": 0.99}
     provenance = {
         "data sets": ["lidc", "<b>"], "verdict": ["On the test part of <b> total variation wins."],
         "metrics": {"low-dose": {**judged, "rmse_hu": 40.0}, "tv": {**judged, "rmse_hu": 18.0}, "cell": judged},
     }  # fmt: skip
-    digest = write_model(tmp_path / "model.safetensors", build_network(one), one, provenance)
+    digest = write_model(tmp_path / "model.safetensors", build_network(settings), settings, provenance)
     card = (tmp_path / "model-card.md").read_text()
     assert digest in card
     assert "lidc, &lt;b&gt;" in card

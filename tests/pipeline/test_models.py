@@ -43,8 +43,8 @@ def plain_run(dims: int, *, training: bool) -> tuple[dict[str, Tensor], Tensor, 
     return weights, x, output.detach(), gradients(plain)
 
 
-def twin(dims: int, weights: dict[str, Tensor], **how: Any) -> DDnet:
-    model = DDnet(dims, **how).double()
+def twin(dims: int, weights: dict[str, Tensor], **options: Any) -> DDnet:
+    model = DDnet(dims, **options).double()
     load_published(model, {name: value.numpy() for name, value in weights.items()})
     return model
 
@@ -67,22 +67,22 @@ def test_gradients_and_statistics_equal_those_of_the_plain_network(dims: int, no
     weights, x, _, of_plain = plain_run(dims, training=norm != "frozen")
     model = twin(dims, weights, norm=norm, checkpointing=checkpointing).train()
     (model(x) - x).square().mean().backward()
-    found, wanted = DDnet(dims).double(), DDnet(dims).double()
-    for target, source in ((found, gradients(model)), (wanted, own_names(of_plain, dims))):
+    ours, reference = DDnet(dims).double(), DDnet(dims).double()
+    for target, source in ((ours, gradients(model)), (reference, own_names(of_plain, dims))):
         target.load_state_dict(source)
-    for name, theirs in wanted.state_dict().items():
-        assert near(found.state_dict()[name], theirs), name
+    for name, theirs in reference.state_dict().items():
+        assert is_near(ours.state_dict()[name], theirs), name
 
 
-def near(found: Tensor, wanted: Tensor) -> bool:
-    return float((found - wanted).double().norm()) <= 1e-6 * float(wanted.double().norm())
+def is_near(actual: Tensor, expected: Tensor) -> bool:
+    return float((actual - expected).double().norm()) <= 1e-6 * float(expected.double().norm())
 
 
 def gradients(network: nn.Module) -> dict[str, Tensor]:
     """Gradients in the place of parameters, beside the running statistics."""
-    found = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
+    grads = {name: p.grad for name, p in network.named_parameters() if p.grad is not None}
     counts = {name: torch.zeros(()) for name, _ in network.named_buffers() if name.endswith("tracked")}
-    return {**network.state_dict(), **found, **counts}
+    return {**network.state_dict(), **grads, **counts}
 
 
 def own_names(published: dict[str, Tensor], dims: int) -> dict[str, Tensor]:
@@ -131,8 +131,8 @@ def test_sync_of_two_ranks_is_batch_norm_of_both_their_samples(tmp_path: Path) -
     x = torch.rand(2, 1, 32, 48, dtype=torch.float64)
     (model(x) - x).square().mean().backward()
     for rank in range(2):
-        for name, found in torch.load(tmp_path / f"{rank}.pt").items():
-            assert near(found, gradients(model)[name]), name
+        for name, gradient in torch.load(tmp_path / f"{rank}.pt").items():
+            assert is_near(gradient, gradients(model)[name]), name
 
 
 def golden(name: str) -> np.ndarray:
@@ -148,13 +148,13 @@ def published() -> DDnet:
     return model.eval()
 
 
-def error_to_golden(found: Tensor, name: str) -> np.ndarray:
-    return np.asarray(np.abs(found.numpy() - golden(name)))
+def error_to_golden(output: Tensor, name: str) -> np.ndarray:
+    return np.asarray(np.abs(output.numpy() - golden(name)))
 
 
-def close_to_golden(found: Tensor, name: str) -> None:
+def close_to_golden(output: Tensor, name: str) -> None:
     """Within 1e-5 at 99 % of the voxels; see the next test for why not at all of them."""
-    error = error_to_golden(found, name)
+    error = error_to_golden(output, name)
     assert np.sqrt((error**2).mean()) < 2e-6
     assert np.quantile(error, 0.99) < 1e-5
     assert error.max() < 4e-5
@@ -226,8 +226,8 @@ def test_fills_differ_as_they_say() -> None:
 
     def stem(fill: Fill, seed: int = 0) -> Tensor:
         inflate(flat, deep, fill, seed=seed)
-        found: Tensor = deep.state_dict()["stem.weight"]
-        return found.clone()
+        weight: Tensor = deep.state_dict()["stem.weight"]
+        return weight.clone()
 
     zero, noise = stem("zero"), stem("noise", seed=3)
     assert torch.equal(zero[:, :, 3], kernel)
@@ -281,7 +281,7 @@ def test_statistics_of_all_ranks_are_those_of_float32_for_samples_in_bfloat16() 
     torch.manual_seed(0)
     x = (torch.randn(2, 3, 8, 8) + 50).bfloat16()
     shared, plain = BatchNorm(3, sync=True).train(), BatchNorm(3).train()
-    found, wanted = shared(x), plain(x.float())
-    assert found.dtype == torch.bfloat16
-    torch.testing.assert_close(found.float(), wanted, rtol=0, atol=0.02)
+    normalised, expected = shared(x), plain(x.float())
+    assert normalised.dtype == torch.bfloat16
+    torch.testing.assert_close(normalised.float(), expected, rtol=0, atol=0.02)
     torch.testing.assert_close(shared.running_var, plain.running_var)

@@ -43,9 +43,9 @@ def test_the_difference_map_is_in_hu(page: Page, page_run: Path) -> None:
     change = (stack(page_run, LOW)[SLICES // 2].astype(int) - stack(page_run, "full")[SLICES // 2])[1:]
     colours = {-100: (179, 88, 6), 0: (247, 247, 247), 50: (178, 171, 210), 100: (84, 39, 136)}
     for hu, colour in colours.items():
-        places = change <= -100 if hu == -100 else change >= 100 if hu == 100 else change == hu
-        assert places.any()
-        assert (pixels[1:][places] == colour).all(), hu
+        mask = change <= -100 if hu == -100 else change >= 100 if hu == 100 else change == hu
+        assert mask.any()
+        assert (pixels[1:][mask] == colour).all(), hu
     assert page.locator("#viewer-scale").is_visible()
     assert page.locator("#viewer-right").inner_text() == "low dose (25 %) minus full dose"
 
@@ -55,9 +55,9 @@ def test_the_pointer_reads_out_hu(page: Page, page_run: Path) -> None:
     box = canvas.bounding_box()
     assert box
     canvas.hover(position={"x": box["width"] * 20.5 / SIDE, "y": box["height"] * 30.5 / SIDE})
-    told = page.locator("#viewer-told")
+    readout = page.locator("#viewer-told")
     low, deep, full = (stack(page_run, model)[SLICES // 2, 30, 20] for model in (LOW, DEEP, "full"))
-    expect(told).to_have_text(
+    expect(readout).to_have_text(
         f"Row 30, column 20: low dose (25 %) {low} HU, 3D-DDnet (3d-s16-r1) {deep} HU, full dose {full} HU"
     )
 

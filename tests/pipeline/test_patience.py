@@ -42,10 +42,10 @@ def test_a_plateau_stops_the_training_after_so_many_validations(data: Path, tmp_
     result = run(cell(2, **PLATEAU), data, tmp_path / "cell")
     assert list(validations(tmp_path / "cell")) == [0, 4, 8, 12]  # the first is the best, and two are no better
     assert (result["steps"], result["samples"], result["stopped_early"]) == (12, 12, True)
-    whole = run(cell(2, **{**PLATEAU, "epochs": 3}), data, tmp_path / "whole")
-    assert (whole["steps"], whole["stopped_early"]) == (12, False)
-    again = run(cell(2, **PLATEAU), data, tmp_path / "cell")
-    assert (again["steps"], again["validation"]) == (12, result["validation"])
+    full_length = run(cell(2, **{**PLATEAU, "epochs": 3}), data, tmp_path / "whole")
+    assert (full_length["steps"], full_length["stopped_early"]) == (12, False)
+    rerun = run(cell(2, **PLATEAU), data, tmp_path / "cell")
+    assert (rerun["steps"], rerun["validation"]) == (12, result["validation"])
 
 
 @pytest.mark.parametrize("stop_at", [3, 6, 9, 12])
@@ -100,6 +100,6 @@ def test_where_the_best_checkpoint_is_lost_the_training_goes_on_from_one_that_ha
     with pytest.raises(CheckpointError, match="is missing: the next run trains on from the last that is whole"):
         load_trained(settings, tmp_path)
     with pytest.warns(UserWarning, match="passed over: "):
-        again = run(settings, data, tmp_path)
-    assert (again["checkpoint_step"], validations(tmp_path)) == (result["checkpoint_step"], before)
+        resumed = run(settings, data, tmp_path)
+    assert (resumed["checkpoint_step"], validations(tmp_path)) == (result["checkpoint_step"], before)
     load_trained(settings, tmp_path)

@@ -30,7 +30,7 @@ def test_equals_normalising_then_mixing_with_all_gradients(
 ) -> None:
     fused = build_norm(kind, channels).double()
     lively(nn.ModuleDict({"norm": fused}))
-    apart = copy.deepcopy(fused)
+    unfused = copy.deepcopy(fused)
     last = torch.channels_last if dims == 2 else torch.channels_last_3d
     x = 3 + torch.randn(2, channels, *SIDES[dims], dtype=torch.float64)
     x = x.contiguous(memory_format=last if order == "last" else torch.contiguous_format)
@@ -38,16 +38,16 @@ def test_equals_normalising_then_mixing_with_all_gradients(
     target = torch.randn(2, 5, *SIDES[dims], dtype=torch.float64)
 
     def results(norm: ChannelNorm, mixed: Callable[..., Tensor]) -> list[Tensor]:
-        leaves = [one.clone().requires_grad_() for one in (x, weight, bias)]
+        leaves = [tensor.clone().requires_grad_() for tensor in (x, weight, bias)]
         y = mixed(leaves[0], norm, *leaves[1:], slope)
         (y - target).square().sum().backward()
         grads = [p.grad for p in (*leaves, *norm.parameters())]
         return [y.detach(), *(g for g in grads if g is not None), *norm.buffers()]
 
-    ours, theirs = results(fused, mix_normed_channels), results(apart, in_turn)
+    ours, theirs = results(fused, mix_normed_channels), results(unfused, in_turn)
     assert len(ours) == len(theirs) >= 6
-    for one, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9 * float(other.abs().max()))
+    for actual, expected in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9 * float(expected.abs().max()))
 
 
 def test_the_gradient_is_that_of_finite_differences() -> None:
@@ -59,18 +59,18 @@ def test_the_gradient_is_that_of_finite_differences() -> None:
 
 
 def test_keeps_no_normalised_image() -> None:
-    norm, kept = build_norm("batch", 32), list[Tensor]()
+    norm, saved = build_norm("batch", 32), list[Tensor]()
     x = torch.randn(1, 32, 8, 8, 8).contiguous(memory_format=torch.channels_last_3d).requires_grad_()
 
     def keep(tensor: Tensor) -> Tensor:
-        kept.append(tensor)
+        saved.append(tensor)
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         mix_normed_channels(x, norm, torch.randn(4, 32, requires_grad=True), torch.randn(4, requires_grad=True), 1.0)
-    others = [t for t in kept if t.data_ptr() != x.data_ptr()]
-    assert len(kept) > len(others)
-    assert sum(t.nbytes for t in others) < x.nbytes / 50
+    extra = [t for t in saved if t.data_ptr() != x.data_ptr()]
+    assert len(saved) > len(extra)
+    assert sum(t.nbytes for t in extra) < x.nbytes / 50
 
 
 @pytest.mark.parametrize("voxels", [129 * 128, 64 * 301, 100])

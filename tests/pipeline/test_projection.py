@@ -45,11 +45,11 @@ def test_a_ring_moves_each_byte_almost_twice() -> None:
 
 
 def test_a_known_step_is_found_and_unseen_points_are_forecast_within_one_percent() -> None:
-    found = fit([point(TRUE, ranks) for ranks in (1, 2, 4, 8, 16, 32)], SIZE)
-    assert found.compute == pytest.approx(TRUE.compute, rel=0.01)
-    assert found.straggler_sd == pytest.approx(TRUE.straggler_sd, rel=0.01)
+    model = fit([point(TRUE, ranks) for ranks in (1, 2, 4, 8, 16, 32)], SIZE)
+    assert model.compute == pytest.approx(TRUE.compute, rel=0.01)
+    assert model.straggler_sd == pytest.approx(TRUE.straggler_sd, rel=0.01)
     for ranks in (64, 256, 4096):
-        assert found.efficiency(ranks) == pytest.approx(TRUE.efficiency(ranks), rel=0.01)
+        assert model.efficiency(ranks) == pytest.approx(TRUE.efficiency(ranks), rel=0.01)
 
 
 def test_what_the_backward_pass_hides_is_found_too() -> None:
@@ -58,19 +58,19 @@ def test_what_the_backward_pass_hides_is_found_too() -> None:
     All of the exchange within a node is hidden, so only the difference of the two is found.
     """
     true = replace(TRUE, hidden=0.015)
-    found = fit([point(true, ranks) for ranks in (1, 2, 4, 8, 16, 32, 64, 128)], SIZE)
-    within = found.within.all_reduce(4, SIZE) - true.within.all_reduce(4, SIZE)
-    assert found.hidden - within == pytest.approx(0.015, rel=0.05)
-    assert "no exchange is hidden" not in found.assumed
+    model = fit([point(true, ranks) for ranks in (1, 2, 4, 8, 16, 32, 64, 128)], SIZE)
+    within = model.within.all_reduce(4, SIZE) - true.within.all_reduce(4, SIZE)
+    assert model.hidden - within == pytest.approx(0.015, rel=0.05)
+    assert "no exchange is hidden" not in model.assumed
     for ranks in (256, 4096):
-        assert found.efficiency(ranks) == pytest.approx(true.efficiency(ranks), rel=0.01)
+        assert model.efficiency(ranks) == pytest.approx(true.efficiency(ranks), rel=0.01)
 
 
 def test_a_link_that_one_ring_size_tells_of_has_an_assumed_latency() -> None:
     true = replace(TRUE, between=Link(ASSUMED.latency, 1 / 1e9), within=Link(ASSUMED.latency, 1 / 50e9))
-    found = fit([point(true, ranks) for ranks in (1, 4, 8)], SIZE)
-    assert found.assumed == ("latency within a node: 5 us", "latency between nodes: 5 us", "no exchange is hidden")
-    assert found.efficiency(64) == pytest.approx(true.efficiency(64), rel=0.01)
+    model = fit([point(true, ranks) for ranks in (1, 4, 8)], SIZE)
+    assert model.assumed == ("latency within a node: 5 us", "latency between nodes: 5 us", "no exchange is hidden")
+    assert model.efficiency(64) == pytest.approx(true.efficiency(64), rel=0.01)
 
 
 @pytest.mark.parametrize("left_out", [2, 4, 8, 16, 32])
@@ -88,8 +88,8 @@ def test_each_point_is_forecast_from_the_others(left_out: int) -> None:
 class _Tuple(tuple):  # type: ignore[type-arg]
     """A point's five values."""
 
-    def __new__(cls, one: MeasuredStep) -> "_Tuple":
-        return super().__new__(cls, (one.ranks, one.nodes, one.compute, one.exchange, one.stragglers))
+    def __new__(cls, step: MeasuredStep) -> "_Tuple":
+        return super().__new__(cls, (step.ranks, step.nodes, step.compute, step.exchange, step.stragglers))
 
     ranks = property(lambda self: self[0])
     nodes = property(lambda self: self[1])
@@ -98,12 +98,12 @@ class _Tuple(tuple):  # type: ignore[type-arg]
 def study(ranks: tuple[int, ...]) -> tuple[pd.DataFrame, pd.DataFrame]:
     generator, table, rows = np.random.default_rng(0), [], []
     for count in ranks:
-        one, name = point(TRUE, count), f"3d-s16-r{count}"
+        step, name = point(TRUE, count), f"3d-s16-r{count}"
         table.append(cells({count: 1.0}, nodes=max(1, count // 4), parameters=SIZE / 4))
-        own = one.compute * (1 + 0.01 * generator.standard_normal(100))
+        local = step.compute * (1 + 0.01 * generator.standard_normal(100))
         rows += [
-            {"cell": name, "seconds": o + one.stragglers + one.exchange, "own_seconds": o,
-             "slowest_seconds": o + one.stragglers, "warm": True} for o in own
+            {"cell": name, "seconds": o + step.stragglers + step.exchange, "own_seconds": o,
+             "slowest_seconds": o + step.stragglers, "warm": True} for o in local
         ]  # fmt: skip
     return pd.concat(table, ignore_index=True), pd.DataFrame(rows)
 
@@ -297,12 +297,12 @@ def test_gloo_over_a_slow_link_is_forecast_at_a_rank_count_that_the_fit_did_not_
     script.write_text(_GLOO)
     command = f"{shape} && exec {sys.executable} {script} {tmp_path} {int(BUFFER)}"
     environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(["unshare", "-n", "bash", "-c", command], env=environment, capture_output=True, text=True,
-                          check=False, timeout=240)  # fmt: skip
-    if "qdisc kind is unknown" in done.stderr:
+    completed = subprocess.run(["unshare", "-n", "bash", "-c", command], env=environment, capture_output=True,
+                               text=True, check=False, timeout=240)  # fmt: skip
+    if "qdisc kind is unknown" in completed.stderr:
         pytest.skip("this kernel has no token bucket filter (tc tbf)")
-    assert done.returncode == 0, done.stderr
-    taken = {n: json.loads((tmp_path / f"{n}.json").read_text())[str(int(BUFFER))] for n in (2, 3, 4)}
-    model = fit([MeasuredStep(n, 1, 1.0, taken[n], 0.0) for n in (2, 3)], BUFFER)
-    assert model.within.all_reduce(4, BUFFER) == pytest.approx(taken[4], rel=0.1)
-    assert taken[2] == pytest.approx(2 * BUFFER * 8 / (MEGABITS * 1e6), rel=0.25)  # the link's own rate
+    assert completed.returncode == 0, completed.stderr
+    seconds = {n: json.loads((tmp_path / f"{n}.json").read_text())[str(int(BUFFER))] for n in (2, 3, 4)}
+    model = fit([MeasuredStep(n, 1, 1.0, seconds[n], 0.0) for n in (2, 3)], BUFFER)
+    assert model.within.all_reduce(4, BUFFER) == pytest.approx(seconds[4], rel=0.1)
+    assert seconds[2] == pytest.approx(2 * BUFFER * 8 / (MEGABITS * 1e6), rel=0.25)  # the link's own rate

@@ -51,30 +51,30 @@ def white(sd: float, shape: tuple[int, ...], seed: int = 0) -> Volume:
 
 def test_white_noise_has_a_flat_spectrum() -> None:
     full = soft()
-    found = noise(full + white(30, full.shape), full, SPACING)
-    assert found.blocks == 8 * 20**2
-    assert found.sd is not None
-    assert found.sd == pytest.approx(30, rel=0.005)
-    np.testing.assert_allclose(found.nps, 30**2 * 0.8 * 0.6, rtol=0.02)
+    measured = noise(full + white(30, full.shape), full, SPACING)
+    assert measured.blocks == 8 * 20**2
+    assert measured.sd is not None
+    assert measured.sd == pytest.approx(30, rel=0.005)
+    np.testing.assert_allclose(measured.nps, 30**2 * 0.8 * 0.6, rtol=0.02)
     frequency = np.hypot(np.fft.fftfreq(BLOCK, 0.8)[:, None], np.fft.fftfreq(BLOCK, 0.6))
-    assert found.mean_frequency == pytest.approx(frequency.ravel()[1:].mean(), rel=0.01)
+    assert measured.mean_frequency == pytest.approx(frequency.ravel()[1:].mean(), rel=0.01)
     counts = np.bincount((frequency.ravel()[1:] / RING).astype(int))
     areas = counts[counts > 0] / (BLOCK**2 * 0.8 * 0.6)
-    assert np.dot(found.nps, areas) == pytest.approx(found.sd**2)  # Parseval
+    assert np.dot(measured.nps, areas) == pytest.approx(measured.sd**2)  # Parseval
 
 
 def test_filtered_noise_has_the_filters_power() -> None:
     """A Gaussian of s pixels leaves exp(-(2 pi s p f)^2) of the power, p the pixel."""
     full, (width, pixel) = soft(), (1.0, 0.7)
     filtered = gaussian_filter(white(30, full.shape), (0, width, width), mode="wrap")
-    found = noise(full + filtered, full, (pixel, pixel))
-    assert found.sd == pytest.approx(30 / (2 * np.sqrt(np.pi) * width), rel=0.02)
-    frequency, nps = np.array(found.frequency), np.array(found.nps)
+    measured = noise(full + filtered, full, (pixel, pixel))
+    assert measured.sd == pytest.approx(30 / (2 * np.sqrt(np.pi) * width), rel=0.02)
+    frequency, nps = np.array(measured.frequency), np.array(measured.nps)
     middle = (frequency > 0.1) & (frequency < 0.4)
     expected = 30**2 * pixel**2 * np.exp(-((2 * np.pi * width * pixel * frequency) ** 2))
     np.testing.assert_allclose(nps[middle], expected[middle], rtol=0.12)  # rings have a width
-    assert found.mean_frequency is not None
-    assert found.mean_frequency < 0.25
+    assert measured.mean_frequency is not None
+    assert measured.mean_frequency < 0.25
 
 
 def test_blocks_lie_in_even_soft_tissue_alone() -> None:
@@ -135,9 +135,9 @@ def test_noise_alone_leaves_sharpness_at_one() -> None:
 def test_a_bias_is_told_by_tissue(name: str, hu: int) -> None:
     full = np.full((2, 40, 60), hu, np.int16)
     image = full + np.linspace(-3, 10, 60)
-    found = tissue_bias(image, full, np.ones(full.shape, bool))
-    assert found.pop(name, 3.5) == pytest.approx(3.5)
-    assert set(found.values()) == {None}
+    biases = tissue_bias(image, full, np.ones(full.shape, bool))
+    assert biases.pop(name, 3.5) == pytest.approx(3.5)
+    assert set(biases.values()) == {None}
 
 
 def test_a_clean_image_is_not_biased_by_the_noise_of_the_full_dose() -> None:
@@ -177,9 +177,9 @@ def test_each_pixel_and_block_of_all_slices_counts_once() -> None:
         for z, rows in enumerate(map(uniform_blocks, even)) for top, left in BLOCK * np.argwhere(rows)
     ]  # fmt: skip
     power = sum(np.abs(np.fft.fft2(block - block.mean())) ** 2 for block in blocks)
-    found = noise(image, full, SPACING)
-    assert found.blocks == len(blocks) == 5 * 4
-    assert found.sd == pytest.approx(np.sqrt(np.sum(power) / (len(blocks) * BLOCK**4)), rel=1e-12)
+    measured = noise(image, full, SPACING)
+    assert measured.blocks == len(blocks) == 5 * 4
+    assert measured.sd == pytest.approx(np.sqrt(np.sum(power) / (len(blocks) * BLOCK**4)), rel=1e-12)
 
 
 def ellipse(width: float, height: float, x: float = 0) -> NDArray[np.bool_]:
@@ -206,7 +206,7 @@ def test_table_blanket_and_skin_of_a_real_scan_are_no_lung(sample: CTVolume) -> 
     dense = sitk.BinaryMorphologicalOpening(sitk.GetImageFromArray(full) > -500, [5, 5, 0])
     trunk = sitk.RelabelComponent(sitk.ConnectedComponent(dense)) == 1
     reference = sitk.GetArrayFromImage(sitk.JoinSeries([sitk.BinaryFillhole(trunk[:, :, z]) for z in range(6)])) == 1
-    even = np.stack([smoothed(one) for one in full])
+    even = np.stack([smoothed(plane) for plane in full])
     light = (even >= TISSUES["lung"][0]) & (even <= TISSUES["lung"][1])
     assert (light & ~reference).sum() / light.sum() == pytest.approx(0.46, abs=0.02)
     lung = light & body(full)

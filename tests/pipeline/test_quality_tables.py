@@ -68,8 +68,10 @@ def fill(root: Path, patients: int) -> None:
     scans = [(f"p{n}", f"s{n}-{k}", ("A", "B")[n % 2]) for n, k in product(range(patients), range(2))]
     (root / "data").mkdir()
     (root / "evaluation").mkdir()
-    kept = [{"dataset": d, "subject": p, "scan": s, "state": "kept", "low_dose": "measured"} for p, s, d in scans]
-    pd.DataFrame([*kept, {**kept[0], "state": "turned away"}]).to_csv(root / "data" / "manifest.csv", index=False)
+    manifest = [{"dataset": d, "subject": p, "scan": s, "state": "kept", "low_dose": "measured"} for p, s, d in scans]
+    pd.DataFrame([*manifest, {**manifest[0], "state": "turned away"}]).to_csv(
+        root / "data" / "manifest.csv", index=False
+    )
     base = generator.normal(40, 3, len(scans))
     for model, gain in zip(MODELS, (np.zeros(len(scans)), np.full(len(scans), 10), generator.normal(0, 1, len(scans))),
                            strict=True):  # fmt: skip

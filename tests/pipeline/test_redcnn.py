@@ -44,12 +44,12 @@ def test_equals_the_network_written_plainly_in_output_and_gradients(residual: bo
         model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         x = x.contiguous(memory_format=torch.channels_last)
     expected = plain_red_cnn(x, layers(model, "weight"), layers(model, "bias"), last_relu=not residual)
-    found, chosen = model(x), torch.randn_like(x)
+    output, chosen = model(x), torch.randn_like(x)
     assert (expected < 0).any() == residual
-    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
-    ours, theirs = (torch.autograd.grad((y * chosen).sum(), list(model.parameters())) for y in (found, expected))
-    for one, other in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(output, expected, rtol=1e-10, atol=1e-12)
+    ours, theirs = (torch.autograd.grad((y * chosen).sum(), list(model.parameters())) for y in (output, expected))
+    for our_grad, their_grad in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(our_grad, their_grad, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("residual", [False, True])
@@ -98,18 +98,21 @@ def test_the_registry_builds_what_a_cell_names(model: str, dims: int, kind: type
 
 
 def test_it_learns_in_the_trainer_and_is_judged_like_any_other(make_pair: Callable[..., Path], tmp_path: Path) -> None:
-    places = {"train": (0, 24), "validation": (24, 40), "test": (40, 42)}
-    split = Split("slabs", {part: [Segment("toy", "a", *place)] for part, place in places.items()})  # type: ignore[misc]
+    intervals = {"train": (0, 24), "validation": (24, 40), "test": (40, 42)}
+    split = Split("slabs", {part: [Segment("toy", "a", *interval)] for part, interval in intervals.items()})  # type: ignore[misc]
     settings = cell(crop=32, epochs=2, samples=10, batch=2, validation_samples=2, learning_rate=1e-3)
     data = make_pair(side=192)
     result = train(settings, data, split, tmp_path / "cell", World(), None, ignore_progress)
     write_json(tmp_path / "cell" / "result.json", result)
     assert result["parameters"] == 1_848_865
     assert result["validation"]["rmse_hu"] < result["validation"]["low_dose_rmse_hu"]
-    rmse, how = {}, EvaluateSettings(device="cpu")
+    rmse, evaluation = {}, EvaluateSettings(device="cpu")
     parts: dict[Part, list[Segment]] = {"test": split.parts["test"]}
-    for name, denoiser in (("redcnn", load_denoiser(settings, tmp_path / "cell", how)), ("low-dose", identity(how))):
-        evaluate(denoiser, data, parts, how, tmp_path / name, ignore_progress)
+    for name, denoiser in (
+        ("redcnn", load_denoiser(settings, tmp_path / "cell", evaluation)),
+        ("low-dose", identity(evaluation)),
+    ):
+        evaluate(denoiser, data, parts, evaluation, tmp_path / name, ignore_progress)
         rows = json.loads((tmp_path / f"{name}.json").read_text())
         rmse[name] = sum(row["rmse_hu"] for row in rows) / len(rows)
     assert rmse["redcnn"] < rmse["low-dose"]

@@ -51,8 +51,8 @@ def test_a_partial_study_gives_a_partial_report(tmp_path: Path, settings: RunSet
     cells = cells_of(settings)
     fill(tmp_path, cells, {"2d", "3d-s16-r1"}, HOSTILE)
     states = {"2d": ("done", ""), "3d-s16-r1": ("done", ""), "3d-s16-r2": ("failed", f"rank 1 died {HOSTILE}")}
-    given = pd.DataFrame([{"stage": "study", "item": HOSTILE, "gpus": 2, "gpu_hours": 1.5, "source": "sacct"}])
-    write_report(tmp_path, settings, cells, states, ["low-dose", "2d", "3d-s16-r1"], given)
+    usage = pd.DataFrame([{"stage": "study", "item": HOSTILE, "gpus": 2, "gpu_hours": 1.5, "source": "sacct"}])
+    write_report(tmp_path, settings, cells, states, ["low-dose", "2d", "3d-s16-r1"], usage)
     report = tmp_path / "report"
     assert {path.name for path in report.iterdir()} == {*FILES, "figures"}
     trained = pd.read_csv(report / "cells.csv").set_index("cell")
@@ -143,8 +143,8 @@ def test_the_table_of_scans_shows_their_noise_and_the_page_warns_of_odd_noise(
     fill(tmp_path, cells, set())
     path = tmp_path / "data" / "manifest.csv"
     manifest = pd.read_csv(path).assign(noise_full_hu=12.5, noise_full_hu_low=12.0, noise_full_hu_high=13.0)
-    others = len(manifest) - 1
-    ratios, remarks = [1.24, *[1.0] * others], ["added noise is 1.24 of the expected", *[""] * others]
+    remaining = len(manifest) - 1
+    ratios, remarks = [1.24, *[1.0] * remaining], ["added noise is 1.24 of the expected", *[""] * remaining]
     manifest.assign(noise_added_hu=41.25, noise_ratio=ratios, noise_remark=remarks).to_csv(path, index=False)
     states = {cell.id: ("missing", "not trained") for cell in cells}
     write_report(tmp_path, settings, cells, states, ["low-dose"], pd.DataFrame())
@@ -306,13 +306,13 @@ def test_the_viewer_takes_as_many_middle_slices_as_fit(tmp_path: Path, monkeypat
     judge(tmp_path, "low-dose", full)
     stacks = read_stacks(tmp_path, pd.DataFrame({"model": ["low-dose"], "rmse_hu_mean": [40.0]}), [], 0.25)
     assert stacks
-    whole = viewer_data(stacks)
-    assert (whole["names"], len(whole["slices"])) == (["low dose (25 %)", "full dose"], 7)
-    size = sum(3 * len(text) / 4 for texts in whole["slices"] for text in texts)
+    uncut = viewer_data(stacks)
+    assert (uncut["names"], len(uncut["slices"])) == (["low dose (25 %)", "full dose"], 7)
+    size = sum(3 * len(text) / 4 for texts in uncut["slices"] for text in texts)
     monkeypatch.setattr("pipeline.report.volumes.PACKED_BYTES", int(0.5 * size))
-    assert viewer_data(stacks)["slices"] == whole["slices"][2:5]
+    assert viewer_data(stacks)["slices"] == uncut["slices"][2:5]
     monkeypatch.setattr("pipeline.report.volumes.PACKED_BYTES", 0)
-    assert viewer_data(stacks)["slices"] == whole["slices"][3:4]
+    assert viewer_data(stacks)["slices"] == uncut["slices"][3:4]
 
 
 def test_disturbed_and_impossible_points_are_marked_and_scenarios_dashed(results: Results) -> None:

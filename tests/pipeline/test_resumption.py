@@ -40,22 +40,22 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("dims", "stop_at", "how"),
+    ("dims", "stop_at", "training"),
     [(2, 1, {}), (2, 3, {}), (3, 4, {}), (2, 5, {}), (2, 7, {}), (2, 3, COMPLETE), (2, 6, COMPLETE), (3, 5, COMPLETE)],
 )
 def test_a_stopped_training_goes_on_to_the_same_losses(
-    data: Path, trained: Trained, tmp_path: Path, dims: int, stop_at: int, how: dict[str, Any]
+    data: Path, trained: Trained, tmp_path: Path, dims: int, stop_at: int, training: dict[str, Any]
 ) -> None:
-    settings = cell(dims, checkpoint_minutes=1e-9, **how)
-    folder, whole = trained(settings)
+    settings = cell(dims, checkpoint_minutes=1e-9, **training)
+    folder, uninterrupted = trained(settings)
     with pytest.raises(Halted):
         run(settings, data, tmp_path / "parts", stop_at)
     resumed = run(settings, data, tmp_path / "parts")
     assert_same_losses(tmp_path / "parts", folder)
-    assert resumed["validation"] == whole["validation"]
+    assert resumed["validation"] == uninterrupted["validation"]
     first, second = (load_trained(settings, path).state_dict() for path in (folder, tmp_path / "parts"))
     assert all(torch.equal(first[name], second[name]) for name in first)
-    assert run(settings, data, tmp_path / "parts")["validation"] == whole["validation"]  # nothing left to do
+    assert run(settings, data, tmp_path / "parts")["validation"] == uninterrupted["validation"]  # nothing left to do
 
 
 def test_only_the_checkpoint_with_which_the_training_ended_is_judged(trained: Trained, tmp_path: Path) -> None:
@@ -94,8 +94,8 @@ def test_a_signal_stops_at_the_next_step_and_the_losses_stay_the_same(
 ) -> None:
     settings = cell(2, log_steps=2)
 
-    def ask(done: int, total: int, note: str) -> None:
-        if done == stop_at:
+    def ask(count: int, total: int, note: str) -> None:
+        if count == stop_at:
             os.kill(os.getpid(), number)
 
     before = signal.getsignal(number)
@@ -112,7 +112,7 @@ def test_a_signal_in_a_validation_stops_too_and_it_is_made_again(
     data: Path, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
     """Before the first step there is nothing to save but the start; afterwards the trained step is safe."""
-    (whole, _), settings, calls = trained(cell(2)), cell(2), 0
+    (uninterrupted, _), settings, calls = trained(cell(2)), cell(2), 0
 
     def asked(*values: Any) -> Any:
         nonlocal calls
@@ -126,12 +126,12 @@ def test_a_signal_in_a_validation_stops_too_and_it_is_made_again(
         run(settings, data, tmp_path / "parts")
     assert calls == at + 1
     run(settings, data, tmp_path / "parts")
-    assert_same_losses(tmp_path / "parts", whole)
+    assert_same_losses(tmp_path / "parts", uninterrupted)
 
 
 def _killed_training(settings: CellSettings, data: Path, folder: Path) -> None:
-    def kill(done: int, total: int, note: str) -> None:
-        if done == 7:
+    def kill(count: int, total: int, note: str) -> None:
+        if count == 7:
             os.kill(os.getpid(), signal.SIGKILL)
 
     train(settings, data, SPLIT, folder, World(), None, kill)
@@ -158,8 +158,8 @@ def _asked_rank(rank: int, settings: CellSettings, data: Path, folder: Path) -> 
     """Only rank 1 gets the signal."""
     torch.set_num_threads(1)
 
-    def ask(done: int, total: int, note: str) -> None:
-        if rank == 1 and done == 1:
+    def ask(count: int, total: int, note: str) -> None:
+        if rank == 1 and count == 1:
             os.kill(os.getpid(), signal.SIGUSR2)
 
     with joined(World(rank, 2, rank, f"file://{folder}.meet"), CPU), pytest.raises(Stopped, match="after step 2"):
@@ -182,17 +182,17 @@ def test_checkpoints_come_every_so_many_steps(make_pair: Callable[..., Path], tm
     assert [int(path.stem[5:]) for path in sorted((tmp_path / "cell" / "checkpoints").iterdir())] == [2, 4, 6]
 
 
-@pytest.mark.parametrize("how", ["cut", "flipped", "empty"])
-def test_a_broken_checkpoint_is_passed_over(data: Path, trained: Trained, tmp_path: Path, how: str) -> None:
-    whole, _ = trained(cell(2))
-    shutil.copytree(whole, tmp_path / "parts")
+@pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
+def test_a_broken_checkpoint_is_passed_over(data: Path, trained: Trained, tmp_path: Path, damage: str) -> None:
+    intact, _ = trained(cell(2))
+    shutil.copytree(intact, tmp_path / "parts")
     newest = max((tmp_path / "parts" / "checkpoints").iterdir())
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
-    newest.write_bytes({"cut": bytes(content[:-100]), "flipped": bytes(content), "empty": b""}[how])
+    newest.write_bytes({"cut": bytes(content[:-100]), "flipped": bytes(content), "empty": b""}[damage])
     with pytest.warns(UserWarning, match=rf"passed over: .*{newest.name} is no readable checkpoint"):
         run(cell(2), data, tmp_path / "parts")
-    assert_same_losses(tmp_path / "parts", whole)
+    assert_same_losses(tmp_path / "parts", intact)
 
 
 def test_when_the_disk_is_full_the_old_checkpoint_survives(tmp_path: Path) -> None:
@@ -222,10 +222,10 @@ def test_whenever_saving_is_killed_a_whole_checkpoint_is_there(tmp_path: Path) -
         time.sleep(0.3 + 0.037 * turn)
         saver.kill()
         saver.join()
-        found = Checkpoints(tmp_path / str(turn)).newest()
-        last = max(last, found or 0)
-        if found:
-            assert Checkpoints(tmp_path / str(turn)).load(found)["x"].unique().tolist() == [found]
+        newest = Checkpoints(tmp_path / str(turn)).newest()
+        last = max(last, newest or 0)
+        if newest:
+            assert Checkpoints(tmp_path / str(turn)).load(newest)["x"].unique().tolist() == [newest]
     assert last > 1
 
 

@@ -22,9 +22,9 @@ def test_window_reaches_both_ends() -> None:
     assert starts == {0, 1, 2, 3, 4}
 
 
-@given(slices=st.integers(1, 40), more=st.integers(0, 150), name=st.sampled_from(NAMES))
-def test_cover_holds_every_slice_in_volumes_like_those_of_training(slices: int, more: int, name: Sampling) -> None:
-    available = slices + more
+@given(slices=st.integers(1, 40), surplus=st.integers(0, 150), name=st.sampled_from(NAMES))
+def test_cover_holds_every_slice_in_volumes_like_those_of_training(slices: int, surplus: int, name: Sampling) -> None:
+    available = slices + surplus
     volumes = cover(name, available, slices)
     step = available // slices if name == "strided" else 1
     assert all(len(v) == slices and (np.diff(v) == step).all() for v in volumes)

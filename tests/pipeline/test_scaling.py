@@ -59,12 +59,12 @@ def test_without_one_rank_the_fewest_are_the_baseline() -> None:
 def test_unlike_failed_and_control_cells_are_not_compared() -> None:
     parts = [cells({1: 100}), cells({2: 10}, alike="y", torch="3"), cells({4: 1.0}, state="failed"),
              cells({8: 1.0}, arm="silent")]  # fmt: skip
-    both = pd.concat(parts, ignore_index=True)
-    table = speed_up(both, NO_EPOCHS)
+    mixed = pd.concat(parts, ignore_index=True)
+    table = speed_up(mixed, NO_EPOCHS)
     assert table["speed_up"].tolist() == pytest.approx([1, 1])  # each its own baseline
     assert set(table["cell"]) == {"3d-s16-r1", "3d-s16-r2"}
     assert speed_up(cells({1: 1.0}, state="failed"), NO_EPOCHS).empty
-    named = unlike(both)
+    named = unlike(mixed)
     assert named[["what", "value", "cells"]].to_numpy().tolist() == [
         ["torch", "2", "3d-s16-r1"], ["torch", "3", "3d-s16-r2"]
     ]  # fmt: skip
@@ -171,13 +171,13 @@ def test_a_point_with_one_remaining_seed_has_the_spread_of_the_seeds_of_all_rank
 def test_trainings_whose_load_was_not_measured_are_named_where_they_count() -> None:
     seconds = amdahl(0.1)
     table = changed(seeds(seconds), "cell", "3d-s16-r1-seed1", disturbed="not measured")
-    other = cells({1: 10, 2: 5}, slices=32, alike="y")
-    speed = speed_up(pd.concat([table, other]), NO_EPOCHS)
+    of_32_slices = cells({1: 10, 2: 5}, slices=32, alike="y")
+    speed = speed_up(pd.concat([table, of_32_slices]), NO_EPOCHS)
     doubt = "load not measured: 3d-s16-r1-seed1"
     assert speed.groupby("slices")["reason"].unique().map(list).to_dict() == {16: [doubt], 32: [""]}
     assert laws(table, NO_EPOCHS).query("law == 'Karp-Flatt'")["reason"].tolist() == [doubt] * 3
-    both = changed(table, "cell", "3d-s16-r1", disturbed="yes", left_out=True)
-    assert set(speed_up(both, NO_EPOCHS)["reason"]) == {f"left out, as disturbed: 3d-s16-r1; {doubt}"}
+    disturbed = changed(table, "cell", "3d-s16-r1", disturbed="yes", left_out=True)
+    assert set(speed_up(disturbed, NO_EPOCHS)["reason"]) == {f"left out, as disturbed: 3d-s16-r1; {doubt}"}
 
 
 def test_without_an_undisturbed_training_there_is_no_speed_up() -> None:
@@ -250,8 +250,8 @@ def test_too_few_rank_counts_give_a_reason_and_no_figure() -> None:
     assert two.loc[two["law"] == "USL", "reason"].tolist() == ["2 rank counts, 3 are needed"]
     assert two.loc[two["law"] == "USL", "value"].isna().all()
     assert "nothing is left to test" in two.loc[two["law"] == "Amdahl", "reason"].iloc[0]
-    none = laws(seeds({2: 10.0, 4: 6.0}), epochs({2: 10.0, 4: 6.0}))
-    assert none["reason"].tolist() == ["the fewest ranks are 2: one rank is needed"]
+    no_baseline = laws(seeds({2: 10.0, 4: 6.0}), epochs({2: 10.0, 4: 6.0}))
+    assert no_baseline["reason"].tolist() == ["the fewest ranks are 2: one rank is needed"]
 
 
 def test_laws_of_fixed_work_are_not_fitted_to_weak_scaling() -> None:
@@ -260,11 +260,11 @@ def test_laws_of_fixed_work_are_not_fitted_to_weak_scaling() -> None:
     assert len(speed_up(weak, epochs(amdahl(0.1)))) == 4
 
 
-def trained(cell: str, dims: int = 3, transfer: str = "none", ranks: int = 1, **more: str) -> dict[str, object]:
+def trained(cell: str, dims: int = 3, transfer: str = "none", ranks: int = 1, **columns: str) -> dict[str, object]:
     row = {"cell": cell, "network": f"{dims}d", "counterpart": "2d" if dims == 3 else "", "state": "done",
            "in_grid": dims == 3, "slices": 16, "ranks": ranks, "transfer": transfer}  # fmt: skip
     times = {"steps": 100, "training_seconds": 50.0, "seed": 0, "arm": "full", "doses": "stored", "disturbed": "no"}
-    return {**row, **times, "alike_but_transfer": "x", **more}
+    return {**row, **times, "alike_but_transfer": "x", **columns}
 
 
 def validated(cell: str, errors: dict[int, float], low: float = 40.0) -> list[dict[str, object]]:

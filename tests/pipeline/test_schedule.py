@@ -11,20 +11,20 @@ from pipeline.training.schedule import effective_batch, learning_rate, samples_p
 from pipeline.training.world import World
 
 
-def how(**values: Any) -> TrainingSettings:
+def training(**values: Any) -> TrainingSettings:
     return TrainingSettings(**{"learning_rate": 0.01, "batch": 2, **values})
 
 
 @pytest.mark.parametrize(("rule", "growth"), [("none", 1), ("linear", 12), ("sqrt", math.sqrt(12))])
 def test_the_rate_grows_by_its_rule(rule: str, growth: float) -> None:
-    settings = how(rate_rule=rule, accumulation=3)
+    settings = training(rate_rule=rule, accumulation=3)
     assert effective_batch(settings, 4) == 24
     assert learning_rate(settings, 4, 0, 100, 10) == pytest.approx(0.01 * growth)
-    assert learning_rate(how(rate_rule=rule), 1, 0, 100, 10) == pytest.approx(0.01)
+    assert learning_rate(training(rate_rule=rule), 1, 0, 100, 10) == pytest.approx(0.01)
 
 
 def test_it_rises_over_the_warm_up_and_falls_by_half_a_cosine() -> None:
-    rates = [learning_rate(how(warmup=0.1), 1, step, 100, 10) for step in range(100)]
+    rates = [learning_rate(training(warmup=0.1), 1, step, 100, 10) for step in range(100)]
     assert rates[:10] == pytest.approx([0.01 * (i + 1) / 10 * (1 + math.cos(math.pi * i / 100)) / 2 for i in range(10)])
     assert rates[50] == pytest.approx(0.005)
     assert 0 < rates[99] < 1e-5
@@ -38,9 +38,9 @@ def test_the_papers_rate_falls_by_a_fifth_an_epoch() -> None:
 
 
 def test_samples_of_an_epoch_fill_whole_steps() -> None:
-    assert samples_per_epoch(how(samples=None), 5, 1) == 6
-    assert samples_per_epoch(how(samples=8, accumulation=2), 5, 2) == 8
-    assert samples_per_epoch(how(samples=8, work="weak"), 5, 4) == 32
+    assert samples_per_epoch(training(samples=None), 5, 1) == 6
+    assert samples_per_epoch(training(samples=8, accumulation=2), 5, 2) == 8
+    assert samples_per_epoch(training(samples=8, work="weak"), 5, 4) == 32
 
 
 @pytest.mark.parametrize(

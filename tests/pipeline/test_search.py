@@ -55,10 +55,10 @@ def test_ranges_that_are_none_are_refused(space: Any, message: str) -> None:
 def test_ranges_keep_the_kinds_of_their_values_through_a_settings_file() -> None:
     """YAML reads 1e-5 as text."""
     search = search_of(space={"a": {"log": ["1e-5", 1]}, "b": {"choice": [True, 1, 1.5, "one", None]}})
-    again = SearchSettings.model_validate(search.model_dump(mode="json"))
-    assert again == search
+    reloaded = SearchSettings.model_validate(search.model_dump(mode="json"))
+    assert reloaded == search
     assert search.space["a"].values == (1e-5, 1.0)
-    assert [*map(repr, again.space["b"].values)] == ["True", "1", "1.5", "'one'", "None"]
+    assert [*map(repr, reloaded.space["b"].values)] == ["True", "1", "1.5", "'one'", "None"]
 
 
 def test_a_network_has_its_own_ranges_before_general_ones() -> None:
@@ -205,8 +205,8 @@ def parameters(numbers: Sequence[int], earlier: Sequence[Trial] = (), **settings
 
 def test_random_parameters_depend_on_seed_network_and_number_alone() -> None:
     everything = parameters(range(8), sampler="random")
-    apart = [parameters([number], [trial_of(0, everything[0], 1.0)], sampler="random")[0] for number in range(8)]
-    assert everything == apart
+    separate = [parameters([number], [trial_of(0, everything[0], 1.0)], sampler="random")[0] for number in range(8)]
+    assert everything == separate
     assert everything[:3] == parameters(range(3), sampler="tpe")  # its first generation
     assert parameters(range(8), sampler="random", seed=1) != everything
     assert len({row["training.learning_rate"] for row in everything}) == 8

@@ -141,8 +141,8 @@ def test_null_beside_numbers_stays_null(tmp_path: Path) -> None:
     assert (tmp_path / "figures" / "parallel-coordinates.svg").exists()
     table = pd.read_csv(tmp_path / "trials.csv", dtype=str, keep_default_na=False)
     assert table[["training.average", "training.batch"]].to_numpy().tolist() == [["", "2"], ["0.1", "1"]]
-    found = RunSettings.model_validate(yaml.safe_load(found_yaml(run, trials))).networks["a"].training
-    assert (found.average, found.batch) == (None, 2)
+    training = RunSettings.model_validate(yaml.safe_load(found_yaml(run, trials))).networks["a"].training
+    assert (training.average, training.batch) == (None, 2)
 
 
 def test_a_search_without_any_value_has_a_page_that_says_so(tmp_path: Path) -> None:

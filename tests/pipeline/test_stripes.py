@@ -37,28 +37,28 @@ def test_stripes_are_the_whole_up_to_rounding_everywhere(
     norm: Norm, dims: int, residual: bool, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At the seams and at the image's borders too."""
-    model, x, whole = whole_run(norm, dims, residual)
+    model, x, unstriped = whole_run(norm, dims, residual)
     monkeypatch.setattr("pipeline.models.stripes.ROWS", rows)
     with torch.no_grad():
         striped = model(x)
-    assert not torch.equal(striped, whole)  # else nothing was done in stripes
-    assert striped.shape == whole.shape
-    torch.testing.assert_close(striped, whole, rtol=0, atol=1e-11 * float(whole.std()))
+    assert not torch.equal(striped, unstriped)  # else nothing was done in stripes
+    assert striped.shape == unstriped.shape
+    torch.testing.assert_close(striped, unstriped, rtol=0, atol=1e-11 * float(unstriped.std()))
 
 
 def test_statistics_of_a_batch_are_not_taken_in_stripes() -> None:
     torch.manual_seed(0)
     model, x = DDnet(2).train(), torch.rand(1, 1, 2 * ROWS, 32)
     with torch.no_grad():
-        found = model(x)
-    assert torch.equal(found, model(x))
+        output = model(x)
+    assert torch.equal(output, model(x))
 
 
 def peak(model: nn.Module, slices: int, side: int) -> int:
     with Dataless(), LiveBytes() as live, torch.no_grad():
         x = torch.ones(1, 1, slices, side, side).contiguous(memory_format=channels_last(3))
-        found: int = live.peak_of(lambda: model(x))
-    return found
+        peak_bytes: int = live.peak_of(lambda: model(x))
+    return peak_bytes
 
 
 def test_a_plane_of_four_times_the_pixels_needs_no_more_than_the_whole_level_did(
@@ -68,8 +68,8 @@ def test_a_plane_of_four_times_the_pixels_needs_no_more_than_the_whole_level_did
         model = lay_out(DDnet(3, norm="group", residual=True), 3).eval()
     striped, large = peak(model, 32, 512), peak(model, 16, 1024)
     monkeypatch.setattr("pipeline.models.stripes.ROWS", 1024)
-    whole = peak(model, 32, 512)
-    sizes = " and ".join(f"{size / 2**30:.2f} GiB" for size in (whole, striped, large))
+    unstriped = peak(model, 32, 512)
+    sizes = " and ".join(f"{size / 2**30:.2f} GiB" for size in (unstriped, striped, large))
     print(f"32 x 512 x 512, the same in stripes, 16 x 1024 x 1024 in stripes: {sizes}")
-    assert striped < 0.5 * whole
-    assert large < whole
+    assert striped < 0.5 * unstriped
+    assert large < unstriped

@@ -58,8 +58,8 @@ def test_table_2_takes_the_papers_row_of_as_many_epochs() -> None:
     rows = table2_of(slices=32, epochs=25)
     ours = rows[rows["seeds"] == 2].iloc[0]
     assert (ours["paper_epochs"], ours["paper_seconds"]) == (25, 10 * 3600 + 52 * 60 + 32)
-    other = table2_of(slices=32, epochs=7)
-    assert other[other["seeds"] == 2].iloc[0]["paper_epochs"] == 50
+    unmatched = table2_of(slices=32, epochs=7)
+    assert unmatched[unmatched["seeds"] == 2].iloc[0]["paper_epochs"] == 50
 
 
 def test_table_2_at_a_small_size_takes_the_papers_rows_in_their_order() -> None:

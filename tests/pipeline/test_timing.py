@@ -34,9 +34,9 @@ def test_cold_steps_are_left_out_and_a_sample_s_time_is_that_of_the_world(tmp_pa
     epochs = epochs_table(steps)
     assert epochs["steps"].tolist() == [2, 4]
     assert epochs["seconds_a_sample"].tolist() == pytest.approx([1.5 / 6, 21 / 24])
-    told = step_quantiles(steps).loc[settings.id]
-    assert told["timed_steps"] == 6
-    assert told["step_p50_seconds"] == pytest.approx(2.0)
+    quantiles = step_quantiles(steps).loc[settings.id]
+    assert quantiles["timed_steps"] == 6
+    assert quantiles["step_p50_seconds"] == pytest.approx(2.0)
 
 
 def test_a_training_that_wrote_nothing_has_no_rows(tmp_path: Path) -> None:

@@ -25,21 +25,21 @@ from tests.ranks import start_ranks
 
 
 @pytest.mark.parametrize(
-    ("dims", "how"),
+    ("dims", "training"),
     [
         (2, {"crop": 32, "epochs": 3, "samples": 16, "batch": 2, "norm": "batch", "learning_rate": 3e-3}),
         (3, {"crop": 32, "epochs": 2, "samples": 6, "batch": 1, "norm": "frozen", "learning_rate": 1e-3}),
     ],
 )
 def test_training_gets_better_and_says_what_it_did(
-    make_pair: Callable[..., Path], tmp_path: Path, dims: int, how: dict[str, Any]
+    make_pair: Callable[..., Path], tmp_path: Path, dims: int, training: dict[str, Any]
 ) -> None:
-    result = run(cell(dims, validation_samples=4, **how), make_pair(), tmp_path / "cell")
-    samples = how["epochs"] * how["samples"]
+    result = run(cell(dims, validation_samples=4, **training), make_pair(), tmp_path / "cell")
+    samples = training["epochs"] * training["samples"]
     assert result["samples"] == samples
-    assert result["steps"] == len(losses(tmp_path / "cell")) == samples // how["batch"]
+    assert result["steps"] == len(losses(tmp_path / "cell")) == samples // training["batch"]
     validated = losses(tmp_path / "cell", "validation")
-    assert len(validated) == how["epochs"] + 1  # and one before the first step
+    assert len(validated) == training["epochs"] + 1  # and one before the first step
     assert validated[-1] < validated[0]
     validation = result["validation"]
     assert validation["rmse_hu"] < validation["low_dose_rmse_hu"]
@@ -65,22 +65,22 @@ def test_an_effective_batch_is_the_same_training_however_it_is_made_up(
     torch.manual_seed(5)
     torch.save(DDnet(2, residual=True).state_dict(), start)
     common: dict[str, Any] = {"ms_ssim_weight": 0.0, "learning_rate": 1e-4, "validation_samples": 3, "samples": 4}
-    one = run(cell(2, batch=4, **common), data, tmp_path / "one", start=start)
+    reference = run(cell(2, batch=4, **common), data, tmp_path / "one", start=start)
     steps = run(cell(2, batch=2, accumulation=2, **common), data, tmp_path / "steps", start=start)
     ranks = train_ranks(cell(2, accumulation=2, ranks=2, **common), data, tmp_path / "ranks", start)
     for name, result in (("steps", steps), ("ranks", ranks[0])):
         assert result["effective_batch"] == 4
         assert losses(tmp_path / name) == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
-        for key, value in one["validation"].items():
+        for key, value in reference["validation"].items():
             assert result["validation"][key] == pytest.approx(value, rel=1e-4)
     assert ranks[0]["validation"] == ranks[1]["validation"]
 
 
 @pytest.mark.ranks
 def test_gradients_can_travel_as_bfloat16(make_pair: Callable[..., Path], tmp_path: Path) -> None:
-    data, how = make_pair(), dict[str, Any](learning_rate=1e-4, ms_ssim_weight=0.0)
+    data, training = make_pair(), dict[str, Any](learning_rate=1e-4, ms_ssim_weight=0.0)
     for name in ("full", "bfloat16"):
-        train_ranks(cell(2, ranks=2, gradients=name, **how), data, tmp_path / name)
+        train_ranks(cell(2, ranks=2, gradients=name, **training), data, tmp_path / name)
     full, short = losses(tmp_path / "full"), losses(tmp_path / "bfloat16")
     assert short != full
     assert short == pytest.approx(full, rel=0.01)
@@ -97,8 +97,8 @@ def test_a_start_is_used_and_must_fit(make_pair: Callable[..., Path], tmp_path: 
     model = build_network(cell(2))
     torch.save(model.state_dict(), start)
     run(cell(2, learning_rate=1e-12, norm="frozen"), make_pair(), tmp_path / "cell", start=start)
-    found = load_trained(cell(2), tmp_path / "cell").state_dict()
-    torch.testing.assert_close(found["stem.weight"], model.state_dict()["stem.weight"], atol=1e-9, rtol=0)
+    weights = load_trained(cell(2), tmp_path / "cell").state_dict()
+    torch.testing.assert_close(weights["stem.weight"], model.state_dict()["stem.weight"], atol=1e-9, rtol=0)
     start.write_bytes(b"nonsense")
     with pytest.raises(CheckpointError, match=r"start\.pt is no readable checkpoint"):
         run(cell(2), tmp_path / "data", tmp_path / "other", start=start)
@@ -148,8 +148,10 @@ def test_each_step_s_time_is_written_and_the_first_ten_are_cold(make_pair: Calla
     assert [warm for line in lines for warm in line["warm"]] == [False] * 10 + [True] * 2
     for line in lines:
         assert sum(line["step_seconds"]) / len(line["warm"]) == pytest.approx(line["seconds_a_step"], rel=0.05)
-        for whole, own, slowest in zip(line["step_seconds"], line["own_seconds"], line["slowest_seconds"], strict=True):
-            assert 0 < own <= min(whole, slowest)
+        for step, local, slowest in zip(
+            line["step_seconds"], line["own_seconds"], line["slowest_seconds"], strict=True
+        ):
+            assert 0 < local <= min(step, slowest)
 
 
 @pytest.mark.ranks
@@ -157,9 +159,9 @@ def test_ranks_that_do_not_exchange_go_their_own_ways(make_pair: Callable[..., P
     data, full = make_pair(), cell(2, ranks=2, samples=8, epochs=1)
     for arm in ("full", "silent"):
         train_ranks(full.model_copy(update={"arm": arm}), data, tmp_path / arm)
-    together, apart = losses(tmp_path / "full"), losses(tmp_path / "silent")
-    assert apart[0] == together[0]  # from the same weights
-    assert apart[1:] != together[1:]
+    exchanging, silent = losses(tmp_path / "full"), losses(tmp_path / "silent")
+    assert silent[0] == exchanging[0]  # from the same weights
+    assert silent[1:] != exchanging[1:]
     exchanged = [
         line["exchange_whole_seconds"] for line in read_metrics(tmp_path / "silent") if line["kind"] == "train"
     ]

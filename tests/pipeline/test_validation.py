@@ -47,13 +47,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("dims", "how"),
+    ("dims", "training"),
     [(2, {"scaling": "minmax"}), (2, {"average": 0.3, "precision": "bfloat16"}), (3, {"norm": "batch", "crop": 32})],
 )
 def test_by_scans_a_validation_has_the_error_of_what_is_shipped(
-    data: Path, tmp_path: Path, dims: int, how: dict[str, Any]
+    data: Path, tmp_path: Path, dims: int, training: dict[str, Any]
 ) -> None:
-    settings = cell(dims, epochs=1, learning_rate=1e-2, validation="scans", **how)
+    settings = cell(dims, epochs=1, learning_rate=1e-2, validation="scans", **training)
     validation = run(settings, data, tmp_path)["validation"]
     full, low = (Pair(data / "toy" / "a.zarr").read(name, 24, 40).astype(float) for name in ("full_dose", "low_dose"))
     shipped = load_denoiser(settings, tmp_path, EvaluateSettings(device="cpu", threads=1))(low.astype(np.int16), None)
@@ -101,11 +101,11 @@ def test_a_change_that_is_no_number_is_an_error_that_is_none(data: Path) -> None
 
 def test_windows_of_scans_are_counted_in_operations_and_memory() -> None:
     """A plane of 512 x 512 is four times 16 crops of 64 x 64."""
-    crops, more, scans = (
-        cell(2, crop=64, epochs=3, ms_ssim_weight=0, **how)
-        for how in ({"validation_samples": 1}, {"validation_samples": 2}, {"validation": "scans"})
+    crops, two_crops, scans = (
+        cell(2, crop=64, epochs=3, ms_ssim_weight=0, **validation)
+        for validation in ({"validation_samples": 1}, {"validation_samples": 2}, {"validation": "scans"})
     )
-    a_crop = count_operations(more, 4, ()) - count_operations(crops, 4, ())
+    a_crop = count_operations(two_crops, 4, ()) - count_operations(crops, 4, ())
     assert count_operations(scans, 4, [7, 3]) - count_operations(scans, 4, ()) == pytest.approx(4 * 10 * a_crop)
     rarely = scans.model_copy(update={"training": scans.training.model_copy(update={"validation_epochs": 2})})
     assert count_operations(rarely, 4, [10]) - count_operations(rarely, 4, ()) == pytest.approx(3 * 10 * a_crop)

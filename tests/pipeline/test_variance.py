@@ -22,14 +22,14 @@ def judged(spreads: dict[int, float], scans: int = 12, count: int = 3) -> tuple[
 
 def test_deviations_are_of_slices_scans_data_sets_and_seeds() -> None:
     table, quality = judged({1: 0.1, 4: 0.1})
-    (found,) = variance(table, quality).query("metric == 'mse' and ranks == 4").to_dict("records")
+    (deviations,) = variance(table, quality).query("metric == 'mse' and ranks == 4").to_dict("records")
     mine = quality[quality["model"].str.startswith("3d-s16-r4")]
-    assert (found["seeds"], found["scans"], found["datasets"]) == (3, 12, 3)
-    assert found["mean"] == pytest.approx(mine["mse"].mean())
-    assert found["sd_slices"] == pytest.approx(mine["mse"].std())
-    assert found["sd_scans"] == pytest.approx(mine.groupby("scan")["mse"].mean().std())
-    assert found["sd_datasets"] == pytest.approx(mine.groupby("dataset")["mse"].mean().std())
-    assert found["sd_seeds"] == pytest.approx(mine.groupby("model")["mse"].mean().std())
+    assert (deviations["seeds"], deviations["scans"], deviations["datasets"]) == (3, 12, 3)
+    assert deviations["mean"] == pytest.approx(mine["mse"].mean())
+    assert deviations["sd_slices"] == pytest.approx(mine["mse"].std())
+    assert deviations["sd_scans"] == pytest.approx(mine.groupby("scan")["mse"].mean().std())
+    assert deviations["sd_datasets"] == pytest.approx(mine.groupby("dataset")["mse"].mean().std())
+    assert deviations["sd_seeds"] == pytest.approx(mine.groupby("model")["mse"].mean().std())
 
 
 def test_a_fall_of_variance_is_found_where_there_is_one_and_not_where_there_is_none() -> None:
@@ -45,11 +45,11 @@ def test_p_values_of_a_series_are_corrected_for_their_number() -> None:
     """Of two slice measures over scans; over seeds and data sets there is no test."""
     table, quality = judged({1: 0.12, 2: 0.1, 4: 0.08}, scans=12)
     quality["ms_ssim"] = 0.9 + 0.001 * np.random.default_rng(8).standard_normal(len(quality))
-    other, judged_other = (
+    other_series, judged_other = (
         table.assign(cell="o" + table["cell"], alike="y"),
         quality.assign(model="o" + quality["model"]),
     )
-    falls = falling_variance(pd.concat([table, other]), pd.concat([quality, judged_other]))
+    falls = falling_variance(pd.concat([table, other_series]), pd.concat([quality, judged_other]))
     first, second = falls.iloc[:6], falls.iloc[6:]
     low, high = sorted(first["p_value"].dropna())
     assert low < high < 1

@@ -36,8 +36,8 @@ class Halted(Exception):
 
 
 def run(settings: CellSettings, data: Path, folder: Path, stop_at: int | None = None, **options: Any) -> dict[str, Any]:
-    def progress(done: int, total: int, note: str) -> None:
-        if done == stop_at:
+    def progress(count: int, total: int, note: str) -> None:
+        if count == stop_at:
             raise Halted
 
     result = train(settings, data, SPLIT, folder, options.get("world", World()), options.get("start"), progress)
@@ -69,7 +69,7 @@ def _rank(rank: int, settings: CellSettings, data: Path, folder: Path, size: int
     torch.set_num_threads(1)
     world = World(rank, size, rank, f"file://{folder}.meet")
     with joined(world, CPU):
-        result = train(settings, data, SPLIT, folder, world, start, lambda done, total, note: None)
+        result = train(settings, data, SPLIT, folder, world, start, lambda count, total, note: None)
         assert Ranks(world, CPU).sum({"a": 1.0, "b": float(rank)}) == {"a": size, "b": size * (size - 1) / 2}
     (folder / f"rank{rank}.json").write_text(json.dumps(result))
 

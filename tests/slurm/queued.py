@@ -37,9 +37,9 @@ class Queued(Toy):
         (self.folder / "cluster.yaml").write_text(yaml.safe_dump({**PROFILE, **changes}))
 
     def submit(self, *words: str) -> str:
-        done = self.run("--on", "cluster.yaml", *words)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        completed = self.run("--on", "cluster.yaml", *words)
+        assert completed.returncode == 0, completed.stdout + completed.stderr
+        return completed.stdout
 
     def tell(self, *words: str) -> str:
         """What a command of quarterdose says of the run."""
@@ -52,11 +52,15 @@ class Queued(Toy):
 
     def job(self, stage: str, item: str | None = None) -> str:
         """The newest job, or array, of a stage or of one of its items."""
-        jobs = [one["jobs"][0] for one in self.submissions() if one["stage"] == stage and item in (None, *one["items"])]
+        jobs = [
+            submission["jobs"][0]
+            for submission in self.submissions()
+            if submission["stage"] == stage and item in (None, *submission["items"])
+        ]
         return str(jobs[-1])
 
     def queued(self) -> set[str]:
-        mine = {job for one in self.submissions() for job in one["jobs"]}
+        mine = {job for submission in self.submissions() for job in submission["jobs"]}
         return mine & {line.partition("_")[0] for line in self.cluster.command("squeue", "-h", "-o", "%i").split()}
 
     def await_end(self) -> None:

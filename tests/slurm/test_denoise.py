@@ -33,8 +33,8 @@ def test_an_array_denoises_a_scan_a_task_as_one_process_does(tmp_path: Path) -> 
     subprocess.run([*common, str(tmp_path / "here")], check=True, cwd=tmp_path)
     interactive = ["salloc", "--quiet", "--mem=1G"]  # its SLURM_MEM_PER_NODE contradicts the profile's memory a core
     command = [*interactive, *common, str(tmp_path / "there"), "--on", "cluster.yaml"]
-    told = subprocess.run(command, check=True, cwd=tmp_path, capture_output=True, text=True).stdout
-    assert "2 tasks" in told
+    output = subprocess.run(command, check=True, cwd=tmp_path, capture_output=True, text=True).stdout
+    assert "2 tasks" in output
     wait_for(lambda: len(list((tmp_path / "there").glob("scan*/*.dcm"))) == 2 * 20, 180)
     assert digests(tmp_path / "there") == digests(tmp_path / "here") != {}
     assert not list(tmp_path.rglob("hacked"))
@@ -52,6 +52,8 @@ def test_what_the_cluster_does_not_have_is_one_sentence(setting: dict[str, str],
     write_series(tmp_path / "scan", chest(4), SPACING)
     (tmp_path / "cluster.yaml").write_text(yaml.safe_dump({**PROFILE, **setting}))
     command = [str(QUARTERDOSE), "denoise", "scan", "--model", str(toy_model(tmp_path)), "--out", "out"]
-    done = subprocess.run([*command, "--on", "cluster.yaml"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-    assert message in done.stderr
+    completed = subprocess.run(
+        [*command, "--on", "cluster.yaml"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (completed.returncode, completed.stderr.count("\n")) == (2, 1), completed.stderr
+    assert message in completed.stderr

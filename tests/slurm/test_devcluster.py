@@ -25,15 +25,15 @@ def small() -> Iterator[Cluster]:
 
 def tell(cluster: Cluster, *words: str, code: int = 0) -> str:
     command = [str(QUARTERDOSE), "devcluster", *words, "--folder", str(cluster.folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
+    completed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert completed.returncode == code, completed.stdout + completed.stderr
+    return completed.stdout + completed.stderr
 
 
 def test_nodes_have_names_cores_and_counted_gpus(small: Cluster) -> None:
     assert "down" not in tell(small, "status")
-    told = small.command("srun", "-N2", "--gres=gpu:1", "bash", "-c", "echo $(hostname) $CUDA_VISIBLE_DEVICES")
-    assert sorted(told.split()) == ["0", "0", "node1", "node2"]
+    output = small.command("srun", "-N2", "--gres=gpu:1", "bash", "-c", "echo $(hostname) $CUDA_VISIBLE_DEVICES")
+    assert sorted(output.split()) == ["0", "0", "node1", "node2"]
     assert small.command("sinfo", "-h", "-p", "gpu", "-o", "%c %G").split() == ["2", "gpu:a100:2"]
     assert f"export SLURM_CONF={small.folder}/etc/slurm.conf" in tell(small, "env")
 
@@ -43,8 +43,8 @@ def test_it_listens_on_the_loopback_alone(small: Cluster) -> None:
     listening = [
         line.split()[1] for line in Path("/proc/net/tcp").read_text().splitlines()[1:] if line.split()[3] == "0A"
     ]
-    found = {address for address, port in (one.split(":") for one in listening) if int(port, 16) in ports}
-    assert found == {"0100007F"}
+    addresses = {address for address, port in (endpoint.split(":") for endpoint in listening) if int(port, 16) in ports}
+    assert addresses == {"0100007F"}
 
 
 def test_up_again_changes_nothing(small: Cluster) -> None:
@@ -69,8 +69,8 @@ def test_a_killed_node_takes_its_job_along_and_comes_back(small: Cluster) -> Non
 
 def alive(pid: int) -> bool:
     """And not only waiting for this process to ask what became of it."""
-    found = bytes_of(Path(f"/proc/{pid}/stat")).rpartition(b")")[2].split()
-    return bool(found) and found[0] != b"Z"
+    fields = bytes_of(Path(f"/proc/{pid}/stat")).rpartition(b")")[2].split()
+    return bool(fields) and fields[0] != b"Z"
 
 
 def test_down_ends_its_own_processes_and_no_others(small: Cluster) -> None:
@@ -97,8 +97,8 @@ def test_without_root_it_says_so() -> None:
         "import os; from pathlib import Path; from slurm.devcluster import Cluster, Shape; os.setuid(65534); "
         "Cluster(Path('/tmp/of nobody')).up(Shape())"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert f"{DevClusterError.__name__}: the dev cluster needs root" in done.stderr
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert f"{DevClusterError.__name__}: the dev cluster needs root" in completed.stderr
 
 
 def test_the_state_of_someone_else_is_not_believed(tmp_path: Path) -> None:
@@ -109,9 +109,9 @@ def test_the_state_of_someone_else_is_not_believed(tmp_path: Path) -> None:
     (tmp_path / "shared").chmod(0o777)
     for words in (("down",), ("status",), ("env",), ("up",), ("kill-node", "node1")):
         command = [str(QUARTERDOSE), "devcluster", *words, "--folder", str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
-        assert f"{tmp_path / 'shared'} can be written by everybody, who could replace {folder}" in done.stderr
-    own = subprocess.run([str(QUARTERDOSE), "devcluster", "env"], capture_output=True, text=True, check=True,
-                         env={**os.environ, "XDG_STATE_HOME": str(tmp_path)})  # fmt: skip
-    assert f"export SLURM_CONF={tmp_path}/quarterdose/devcluster/etc/slurm.conf" in own.stdout
+        completed = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (completed.returncode, completed.stderr.count("\n")) == (2, 1), completed.stderr
+        assert f"{tmp_path / 'shared'} can be written by everybody, who could replace {folder}" in completed.stderr
+    default = subprocess.run([str(QUARTERDOSE), "devcluster", "env"], capture_output=True, text=True, check=True,
+                             env={**os.environ, "XDG_STATE_HOME": str(tmp_path)})  # fmt: skip
+    assert f"export SLURM_CONF={tmp_path}/quarterdose/devcluster/etc/slurm.conf" in default.stdout

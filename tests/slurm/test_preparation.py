@@ -29,8 +29,10 @@ def prepared_locally(tmp_path_factory: pytest.TempPathFactory) -> Toy:
 
 def prepared(toy: Toy) -> Toy:
     make_two_scans(toy.folder)
-    done = subprocess.run([str(QUARTERDOSE), "prepare", "toy.yaml"], cwd=toy.folder, capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr
+    completed = subprocess.run(
+        [str(QUARTERDOSE), "prepare", "toy.yaml"], cwd=toy.folder, capture_output=True, check=False
+    )
+    assert completed.returncode == 0, completed.stderr
     return toy
 
 
@@ -40,15 +42,15 @@ def make_two_scans(folder: Path) -> None:
 
 
 def submit_preparation(toy: Queued) -> None:
-    done = subprocess.run([str(QUARTERDOSE), "prepare", "toy.yaml", "--on", "cluster.yaml"], cwd=toy.folder,
-                          capture_output=True, text=True, check=False)  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    completed = subprocess.run([str(QUARTERDOSE), "prepare", "toy.yaml", "--on", "cluster.yaml"], cwd=toy.folder,
+                               capture_output=True, text=True, check=False)  # fmt: skip
+    assert completed.returncode == 0, completed.stderr
 
 
 def assert_same_pairs(ours: Toy, theirs: Toy) -> None:
     manifests = [pd.read_csv(toy.run_folder / "data" / "manifest.csv") for toy in (ours, theirs)]
-    kept = [column for column in manifests[0] if not str(column).endswith("seconds")]
-    pd.testing.assert_frame_equal(manifests[0][kept], manifests[1][kept])  # with the pairs' digests
+    columns = [column for column in manifests[0] if not str(column).endswith("seconds")]
+    pd.testing.assert_frame_equal(manifests[0][columns], manifests[1][columns])  # with the pairs' digests
     assert (ours.run_folder / "data" / "split.json").read_text() == (
         theirs.run_folder / "data" / "split.json"
     ).read_text()
@@ -60,10 +62,10 @@ def half_written(toy: Toy) -> bool:
 
 def workers(toy: Queued) -> list[int]:
     """Processes of the array, by age."""
-    found = [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline")
-             if b"slurm.calls" in bytes_of(path) and str(toy.run_folder) in bytes_of(path).decode()
-             and b"SLURM_ARRAY_TASK_ID" in bytes_of(path.with_name("environ"))]  # fmt: skip
-    return sorted(pid for pid in found if b"srun" not in bytes_of(Path(f"/proc/{pid}/cmdline")))
+    pids = [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/cmdline")
+            if b"slurm.calls" in bytes_of(path) and str(toy.run_folder) in bytes_of(path).decode()
+            and b"SLURM_ARRAY_TASK_ID" in bytes_of(path.with_name("environ"))]  # fmt: skip
+    return sorted(pid for pid in pids if b"srun" not in bytes_of(Path(f"/proc/{pid}/cmdline")))
 
 
 @pytest.fixture
@@ -142,7 +144,7 @@ def test_an_array_longer_than_slurm_takes_becomes_several(tmp_path: Path, prepar
         make_two_scans(tmp_path)
         toy = Queued(tmp_path, {**TWO_SCANS, "data": {**TWO_SCANS["data"], "workers": 6}}, cluster)
         submit_preparation(toy)
-        (arrays,) = [one["jobs"] for one in toy.submissions() if one["stage"] == "prepare"]
+        (arrays,) = [submission["jobs"] for submission in toy.submissions() if submission["stage"] == "prepare"]
         assert len(arrays) == 2
         toy.await_end()
         assert_same_pairs(toy, prepared_locally)

@@ -21,9 +21,9 @@ def test_the_whole_graph_on_two_nodes_is_as_that_of_one_machine(
 ) -> None:
     make_toy_scan(tmp_path)
     toy = Queued(tmp_path, SPREAD, cluster)
-    began = time.monotonic()
-    told = toy.submit()
-    assert time.monotonic() - began < 20
+    start = time.monotonic()
+    output = toy.submit()
+    assert time.monotonic() - start < 20
     for name in (
         "find",
         "prepare",
@@ -35,9 +35,9 @@ def test_the_whole_graph_on_two_nodes_is_as_that_of_one_machine(
         "export",
         "report",
     ):
-        assert f"{name}: job " in told or f"{name} (" in told
-    again = toy.submit()
-    assert "nothing to submit" in again
+        assert f"{name}: job " in output or f"{name} (" in output
+    resubmission = toy.submit()
+    assert "nothing to submit" in resubmission
     assert "in the queue" in toy.tell("status")
     wait_for(lambda: toy.nodes(toy.job("study")), WHOLE, pause=0.2)
     assert len(toy.nodes(toy.job("study"))) == 2
@@ -48,12 +48,12 @@ def test_the_whole_graph_on_two_nodes_is_as_that_of_one_machine(
     logs = toy.run_folder / "logs" / "slurm"
     assert {path.stat().st_mode & 0o077 for path in (logs, toy.run_folder / "logs")} == {0}
     assert "nothing to submit" in toy.submit()
-    given = accounted(toy)
-    assert [given.loc["study/3d-s16-r4", name] for name in ("gpus", "starts")] == [4, 1]
-    assert given.loc["prepare/", "gpu_hours"] == 0
-    assert given["core_hours"].drop(["find/", "export/", "report/"]).min() > 0  # they may end within a second
-    assert (given["source"] == "sacct").all()
-    assert given["bill"].tolist() == pytest.approx([2 * hours for hours in given["gpu_hours"]])
+    usage = accounted(toy)
+    assert [usage.loc["study/3d-s16-r4", name] for name in ("gpus", "starts")] == [4, 1]
+    assert usage.loc["prepare/", "gpu_hours"] == 0
+    assert usage["core_hours"].drop(["find/", "export/", "report/"]).min() > 0  # they may end within a second
+    assert (usage["source"] == "sacct").all()
+    assert usage["bill"].tolist() == pytest.approx([2 * hours for hours in usage["gpu_hours"]])
 
 
 def test_trainings_of_a_study_can_share_a_job_and_its_nodes(
@@ -65,7 +65,7 @@ def test_trainings_of_a_study_can_share_a_job_and_its_nodes(
     toy = without(["3d-s16-r1"], spread_locally, tmp_path / "cluster", cluster, nested, tasks_a_node=1)
     toy.submit()
     toy.await_end()
-    assert len([one for one in toy.submissions() if one["stage"] == "study"]) == 1
+    assert len([submission for submission in toy.submissions() if submission["stage"] == "study"]) == 1
     assert_alike(toy, locally)
     cells = pd.read_csv(toy.run_folder / "report" / "cells.csv").set_index("cell")
     assert cells.loc[CELL, "node_list"] == " ".join(cells["node_list"].dropna()["3d-s16-r2-silent"].split())
@@ -77,15 +77,15 @@ def test_cancel_ends_all_and_the_next_submission_does_the_rest(tmp_path: Path, c
     make_toy_scan(tmp_path)
     toy = Queued(tmp_path, SPREAD, cluster)
     toy.submit()
-    here = toy.run()
-    assert here.returncode == 2
-    assert re.search(r"jobs [\d, ]+ of this run are in Slurm's queue: wait for them .* or end them first", here.stderr)
+    local = toy.run()
+    assert local.returncode == 2
+    assert re.search(r"jobs [\d, ]+ of this run are in Slurm's queue: wait for them .* or end them first", local.stderr)
     wait_for(lambda: (toy.run_folder / "markers" / "prepare" / "toy.json").exists(), WHOLE)
     assert "jobs cancelled" in toy.tell("cancel")
     wait_for(lambda: not toy.queued(), 60, pause=0.2)
-    again = toy.submit()
-    assert "prepare" not in again
-    assert "report: job" in again or "report (report): job" in again
+    resubmission = toy.submit()
+    assert "prepare" not in resubmission
+    assert "report: job" in resubmission or "report (report): job" in resubmission
     toy.tell("cancel")
     wait_for(lambda: not toy.queued(), 60, pause=0.2)
 
@@ -113,10 +113,10 @@ def test_impossible_demands_are_refused_before_anything_is_submitted(
     tmp_path: Path, cluster: Cluster, changes: dict[str, Any], message: str
 ) -> None:
     toy = Queued(tmp_path, SPREAD, cluster, **changes)
-    done = quarterdose_within(toy.folder, "run", "toy.yaml", "--on", "cluster.yaml")
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    completed = quarterdose_within(toy.folder, "run", "toy.yaml", "--on", "cluster.yaml")
+    assert completed.returncode == 2
+    assert message in completed.stderr
+    assert len(completed.stderr.splitlines()) == 1
     assert not (toy.run_folder / "queue.jsonl").exists()
 
 

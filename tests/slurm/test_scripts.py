@@ -27,15 +27,15 @@ def toy(tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Qu
 
 def sbatch(toy: Toy, script: str, *words: str, **options: str) -> str:
     """Submit; return the job's id."""
-    given = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
     fixed = ["--parsable", "--cpus-per-task=1", "--mem-per-cpu=4G", "--time=10"]
-    command = ["sbatch", *fixed, *given, str(SCRIPTS / f"{script}.sbatch"), "toy.yaml", *words]
+    command = ["sbatch", *fixed, *flags, str(SCRIPTS / f"{script}.sbatch"), "toy.yaml", *words]
     return subprocess.run(command, cwd=toy.folder, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def test_scripts_do_what_a_run_does(toy: Queued, spread_locally: Toy) -> None:
-    found = sbatch(toy, "workers", "find")
-    prepared = sbatch(toy, "workers", "prepare", array="0-1", dependency=f"afterok:{found}")
+    discovered = sbatch(toy, "workers", "find")
+    prepared = sbatch(toy, "workers", "prepare", array="0-1", dependency=f"afterok:{discovered}")
     split = sbatch(toy, "workers", "split", dependency=f"afterany:{prepared}")
     flat = sbatch(toy, "cell", "train", "2d", ntasks="1", dependency=f"afterok:{split}")
     inflated = sbatch(toy, "workers", "transfer", dependency=f"afterok:{flat}")

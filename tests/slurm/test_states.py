@@ -44,9 +44,9 @@ def until(ask: Callable[[], T], holds: Callable[[T], bool]) -> T:
 
 
 def state_when(job: str, states: frozenset[str]) -> JobState:
-    found = until(lambda: job_states([job]).get(job), lambda one: one is not None and one.state in states)
-    assert found is not None
-    return found
+    reached = until(lambda: job_states([job]).get(job), lambda state: state is not None and state.state in states)
+    assert reached is not None
+    return reached
 
 
 def accounted(job: str, holds: Callable[[list[Allocation]], bool]) -> list[Allocation]:
@@ -54,46 +54,50 @@ def accounted(job: str, holds: Callable[[list[Allocation]], bool]) -> list[Alloc
     return until(lambda: allocations([job]) or [], holds)
 
 
-def all_ended(found: list[Allocation]) -> bool:
-    return bool(found) and all(one.state in ENDED_WELL | ENDED_BADLY for one in found)
+def all_ended(records: list[Allocation]) -> bool:
+    return bool(records) and all(record.state in ENDED_WELL | ENDED_BADLY for record in records)
 
 
 def test_a_job_waits_with_its_reason_then_runs_on_its_node(cluster: Cluster) -> None:
     first = sbatch(cluster, "sleep 60", "--gpus=3", "--nodelist=node3", "--cpus-per-task=2")
     second = sbatch(cluster, "true", f"--dependency=afterok:{first}")
-    began = state_when(first, frozenset({"RUNNING"}))
-    assert (began.nodes, began.reason, began.restarts, began.ended, began.final) == ("node3", "", 0, None, False)
-    assert began.submitted is not None
-    assert began.started is not None
-    assert time.time() - 60 < began.submitted <= began.started <= time.time() + 1
+    active = state_when(first, frozenset({"RUNNING"}))
+    assert (active.nodes, active.reason, active.restarts, active.ended, active.final) == ("node3", "", 0, None, False)
+    assert active.submitted is not None
+    assert active.started is not None
+    assert time.time() - 60 < active.submitted <= active.started <= time.time() + 1
     waits = job_states([second])[second]
     assert (waits.state, waits.reason, waits.nodes, waits.started, waits.final) == (
         "PENDING", "Dependency", "", None, False,
     )  # fmt: skip
-    (held,) = accounted(first, lambda found: bool(found) and found[0].state == "RUNNING")
+    (held,) = accounted(first, lambda records: bool(records) and records[0].state == "RUNNING")
     assert (held.gpus, held.cpus, held.nodes, held.ended) == (3, 2, "node3", None)
     assert held.gpu_seconds == 3 * held.seconds
 
 
 def test_a_job_completes(cluster: Cluster) -> None:
     job = sbatch(cluster, "sleep 2", "--gpus=2")
-    done = state_when(job, ENDED_WELL)
-    assert (done.state, done.exit, done.final, done.restarts) == ("COMPLETED", "0:0", True, 0)
-    assert done.started is not None
-    assert done.ended is not None
-    assert done.ended - done.started >= 1
-    (told,) = accounted(job, all_ended)
-    assert (told.incarnation, told.state, told.gpus) == (0, "COMPLETED", 2)
-    assert (told.started, told.ended, told.seconds) == (done.started, done.ended, done.ended - done.started)
-    assert job_states([job, "1"]) == {job: done}
+    completed = state_when(job, ENDED_WELL)
+    assert (completed.state, completed.exit, completed.final, completed.restarts) == ("COMPLETED", "0:0", True, 0)
+    assert completed.started is not None
+    assert completed.ended is not None
+    assert completed.ended - completed.started >= 1
+    (record,) = accounted(job, all_ended)
+    assert (record.incarnation, record.state, record.gpus) == (0, "COMPLETED", 2)
+    assert (record.started, record.ended, record.seconds) == (
+        completed.started,
+        completed.ended,
+        completed.ended - completed.started,
+    )
+    assert job_states([job, "1"]) == {job: completed}
 
 
 def test_a_job_fails_with_its_exit_code(cluster: Cluster) -> None:
     job = sbatch(cluster, "exit 7")
     failed = state_when(job, ENDED_BADLY)
     assert (failed.state, failed.exit, failed.final) == ("FAILED", "7:0", True)
-    (told,) = accounted(job, all_ended)
-    assert (told.state, told.exit, told.gpus, told.gpu_seconds) == ("FAILED", "7:0", 0, 0)
+    (record,) = accounted(job, all_ended)
+    assert (record.state, record.exit, record.gpus, record.gpu_seconds) == ("FAILED", "7:0", 0, 0)
 
 
 def test_jobs_are_cancelled_while_they_run_and_while_they_wait(cluster: Cluster) -> None:
@@ -116,33 +120,37 @@ def test_a_requeued_job_is_one_job_of_two_incarnations(cluster: Cluster) -> None
     first = state_when(job, frozenset({"RUNNING"}))
     until(lambda: allocations([job]), bool)
     cluster.command("scontrol", "requeue", job)
-    again = until(lambda: job_states([job])[job], lambda one: one.restarts == 1)
-    assert not again.final
+    requeued = until(lambda: job_states([job])[job], lambda state: state.restarts == 1)
+    assert not requeued.final
     second = state_when(job, frozenset({"RUNNING"}))
     assert second.started is not None
     assert first.started is not None
     assert second.started > first.started
-    told = accounted(job, lambda found: len(found) == 2 and found[1].state == "RUNNING")
-    assert [(one.incarnation, one.state, one.gpus, one.started) for one in told] == [
+    incarnations = accounted(job, lambda records: len(records) == 2 and records[1].state == "RUNNING")
+    assert [(record.incarnation, record.state, record.gpus, record.started) for record in incarnations] == [
         (0, "REQUEUED", 1, first.started), (1, "RUNNING", 1, second.started),
     ]  # fmt: skip
     assert "REQUEUED" in NOT_FINAL
-    assert told[1].submitted is not None
-    assert told[1].eligible is not None
-    assert told[1].eligible - told[1].submitted >= 5  # cred_expire
-    assert told[1].waited == second.started - told[1].eligible < second.started - told[1].submitted
+    assert incarnations[1].submitted is not None
+    assert incarnations[1].eligible is not None
+    assert incarnations[1].eligible - incarnations[1].submitted >= 5  # cred_expire
+    assert (
+        incarnations[1].waited == second.started - incarnations[1].eligible < second.started - incarnations[1].submitted
+    )
     assert find_cause(log_of(cluster, job)) == "cancelled: job requeue"
 
 
 def test_one_task_of_an_array_fails(cluster: Cluster) -> None:
     array = sbatch(cluster, "exit $((SLURM_ARRAY_TASK_ID == 3 ? 4 : 0))", "--array=0-4")
-    found = until(lambda: job_states([array]), lambda all_: len(all_) == 5 and all(one.final for one in all_.values()))
-    assert {job: (one.state, one.exit) for job, one in found.items()} == {
+    states = until(
+        lambda: job_states([array]), lambda all_: len(all_) == 5 and all(state.final for state in all_.values())
+    )
+    assert {job: (state.state, state.exit) for job, state in states.items()} == {
         f"{array}_{task}": ("FAILED", "4:0") if task == 3 else ("COMPLETED", "0:0") for task in range(5)
     }
-    assert job_states([f"{array}_3"]) == {f"{array}_3": found[f"{array}_3"]}
-    told = accounted(array, lambda all_: all_ended(all_) and len(all_) == 5)
-    assert [(one.job, one.incarnation) for one in told] == [(f"{array}_{task}", 0) for task in range(5)]
+    assert job_states([f"{array}_3"]) == {f"{array}_3": states[f"{array}_3"]}
+    records = accounted(array, lambda all_: all_ended(all_) and len(all_) == 5)
+    assert [(record.job, record.incarnation) for record in records] == [(f"{array}_{task}", 0) for task in range(5)]
 
 
 def test_all_tasks_of_a_waiting_array_are_listed(cluster: Cluster) -> None:
@@ -164,11 +172,13 @@ def test_all_tasks_of_a_waiting_array_are_listed(cluster: Cluster) -> None:
     ]  # longer than 64 letters
     array = sbatch(cluster, "true", f"--array={','.join(map(str, tasks))}%4", "--hold")
     names = {f"{array}_{task}" for task in tasks}
-    found = job_states([array])
-    assert found.keys() == names
-    assert {(one.state, one.reason, one.final) for one in found.values()} == {("PENDING", "JobHeldUser", False)}
-    assert {one.job for one in accounted(array, bool)} == names
-    assert {one.job for one in accounted(f"{array}_313", bool)} == {f"{array}_313"}
+    states = job_states([array])
+    assert states.keys() == names
+    assert {(state.state, state.reason, state.final) for state in states.values()} == {
+        ("PENDING", "JobHeldUser", False)
+    }
+    assert {record.job for record in accounted(array, bool)} == names
+    assert {record.job for record in accounted(f"{array}_313", bool)} == {f"{array}_313"}
 
 
 def test_a_job_over_its_memory_is_told_by_its_log(cluster: Cluster) -> None:
@@ -184,21 +194,21 @@ def test_a_killed_process_is_told_by_its_log(cluster: Cluster) -> None:
 
 
 def test_while_the_controller_is_silent_accounting_tells(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    done, runs = sbatch(cluster, "exit 7", "--nodelist=node1"), sbatch(cluster, "sleep 60")
+    failed, runs = sbatch(cluster, "exit 7", "--nodelist=node1"), sbatch(cluster, "sleep 60")
     state_when(runs, frozenset({"RUNNING"}))
-    accounted(done, all_ended)
-    accounted(runs, lambda found: found != [] and found[0].state == "RUNNING")
+    accounted(failed, all_ended)
+    accounted(runs, lambda records: records != [] and records[0].state == "RUNNING")
     monkeypatch.setattr(commands, "TIMEOUT", 2.0)
     kill_controller(cluster)
     try:
         with pytest.warns(UserWarning, match="squeue did not answer in 2 s; accounting alone was asked"):
-            found = job_states([done, runs])
+            states = job_states([failed, runs])
         with pytest.raises(SlurmError, match="scancel did not answer in 2 s"):
             cancel([runs])
     finally:
         cluster.start_controller()
-    assert (found[done].state, found[done].exit, found[done].final) == ("FAILED", "7:0", True)
-    assert (found[runs].state, found[runs].final) == ("RUNNING", False)
+    assert (states[failed].state, states[failed].exit, states[failed].final) == ("FAILED", "7:0", True)
+    assert (states[runs].state, states[runs].final) == ("RUNNING", False)
 
 
 def test_a_cluster_without_accounting(monkeypatch: pytest.MonkeyPatch) -> None:
