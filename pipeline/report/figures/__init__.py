@@ -78,7 +78,8 @@ FIGURES = {
     "dose-curves": ReportFigure(
         draw_doses, "doses",
         "Error, noise, sharpness and bias against the dose. Marks: means over the held-out slices (error) or scans, "
-        "without intervals; hollow where a network was not trained on the dose. Black and dashed: the input.",
+        "without intervals; hollow where a network was not trained on the dose. Black and dashed: the input; grey "
+        "and dotted: classical denoisers.",
     ),
     "networks": ReportFigure(
         draw_networks, "networks",
