@@ -226,7 +226,7 @@ def test_a_run_killed_everywhere_ends_as_if_it_had_not_been(
         ("cells/3d-s16-r2/checkpoints/*.pt", os.kill, signal.SIGHUP),
         ("evaluation/*.json", os.killpg, signal.SIGINT),
     ):
-        before, temporary_files = fresh.markers(), set(temporary.iterdir())
+        before, temporary_files = fresh.markers("done"), set(temporary.iterdir())
         with fresh.start() as process:
             fresh.await_files(process, pattern)
             kill(process.pid, number)
@@ -235,7 +235,7 @@ def test_a_run_killed_everywhere_ends_as_if_it_had_not_been(
         wait_for(lambda: not any(map(is_locked, fresh.run_folder.rglob("*.lock"))), 1)  # freed last
         new = {path.name.partition("-")[0] for path in set(temporary.iterdir()) - temporary_files}
         assert kill is os.killpg or new <= {"quarterdose", f"torchinductor_{getpass.getuser()}"}  # caches
-        assert before.items() <= fresh.markers().items()  # what was complete is not done again
+        assert before.items() <= fresh.markers().items()  # what was done is not done again
     finished = fresh.run()
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert_alike(fresh, undisturbed)
