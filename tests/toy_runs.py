@@ -39,7 +39,7 @@ SETTINGS: dict[str, Any] = {
     "study": {
         "ranks": [1, 2], "slices": [16], "sampling": "window", "include_disturbed": True,  # tests run side by side
     },
-    "report": {"formats": []},  # a third of the time
+    "report": {"formats": []},  # a file a figure: half of a report's time
     "evaluate": {"crop": 192, "threads": 1},  # threads wait for one another by spinning, where cores are busy
 }  # fmt: skip
 

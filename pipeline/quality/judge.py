@@ -31,9 +31,10 @@ def judge(scan: JudgedScan) -> tuple[dict[str, Any], list[dict[str, float]]]:
 def slice_numbers(image: Tensor, full: Tensor) -> dict[str, list[float]]:
     """Compute each measure of slices, not converted yet: by the measure's name, a number a slice."""
     slabs = [slice(z, z + SLAB) for z in range(0, len(full), SLAB)]
-    names = {measure.compute for measure in SLICE_MEASURES}  # several measures convert the same numbers
+    functions = {name: _function(name) for name in {measure.compute for measure in SLICE_MEASURES}}  # some share one
     numbers = {
-        name: [number for slab in slabs for number in _function(name)(image[slab], full[slab])] for name in names
+        name: [number for slab in slabs for number in compute(image[slab], full[slab])]
+        for name, compute in functions.items()
     }
     return {measure.name: numbers[measure.compute] for measure in SLICE_MEASURES}
 

@@ -1,6 +1,6 @@
 """Names of denoisers, and of choices in the settings that several modules use."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 LOW_DOSE_INPUT = "low-dose"
 """Name of the untouched input where networks are listed: the baseline of every table."""
@@ -10,7 +10,7 @@ CLASSICAL_TITLES: dict[str, str] = {"tv": "total variation", "nlm": "3D non-loca
 """Names of the classical denoisers where networks are listed, with what people call them."""
 
 FigureFormat = Literal["png", "svg", "pdf"]
-FORMATS: tuple[FigureFormat, ...] = ("png", "svg", "pdf")
+FORMATS: tuple[FigureFormat, ...] = get_args(FigureFormat)
 
 Fill = Literal["zero", "repeat", "mean", "noise"]
 """How the planes of a 3D kernel are filled from a 2D one."""

@@ -71,3 +71,8 @@ def rotated(image: FileDataset, sine: float) -> None:
 
 def set_position(image: FileDataset, height: float) -> None:
     image.ImagePositionPatient = [-180, -180, round(height, 4)]
+
+
+def passed_over(root: Path, count: int) -> str:
+    """Return what is said of a source's files that are no images."""
+    return f"{root}: files that are no images and are passed over: {count}\n"
