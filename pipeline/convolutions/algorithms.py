@@ -9,7 +9,7 @@ that of the output, (batch, out, sides). Images are channels last.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -78,6 +78,17 @@ def planar_weight_gradient(shape: ConvolutionShape, gradient: Tensor, x: Tensor,
     return gradient_by_planes(shape, gradient, x, kernels, [shape.padding] * 2)
 
 
+def _widen(compute: Callable[..., Tensor]) -> Algorithm:
+    """Return the algorithm that computes in float32, and rounds what comes out."""
+
+    def compute_wide(shape: ConvolutionShape, *operands: Tensor) -> Tensor:
+        with torch.autocast(operands[0].device.type, enabled=False):
+            exact = compute(replace(shape, precision="float32"), *(operand.float() for operand in operands))
+        return exact.to(operands[0].dtype)
+
+    return Algorithm(compute_wide, lambda shape: shape.precision != "float32")
+
+
 def _is_lowered(shape: ConvolutionShape) -> bool:
     columns: int = shape.channels_in * shape.kernel**shape.dims
     return shape.keeps_sides and shape.kernel > 1 and columns <= LOWERED_COLUMNS
@@ -88,17 +99,21 @@ def _is_folded(shape: ConvolutionShape) -> bool:
 
 
 LIBRARY = "library"
+WIDE = "wide"
 ALGORITHMS: Mapping[Pass, Mapping[str, Algorithm]] = {
     "output": {
+        WIDE: _widen(library_output),
         LIBRARY: Algorithm(library_output),
         "folded": Algorithm(folded_output, _is_folded),
         "lowered": Algorithm(lowered_output, _is_lowered),
     },
     "input gradient": {
+        WIDE: _widen(library_input_gradient),
         LIBRARY: Algorithm(library_input_gradient),
         "mirrored": Algorithm(mirrored_input_gradient, lambda shape: shape.kernel > 1),
     },
     "weight gradient": {
+        WIDE: _widen(library_weight_gradient),
         LIBRARY: Algorithm(library_weight_gradient),
         "filled": Algorithm(
             filled_weight_gradient, lambda shape: shape.kernel > 1 and shape.channels_out < FILLED_CHANNELS
@@ -110,4 +125,4 @@ ALGORITHMS: Mapping[Pass, Mapping[str, Algorithm]] = {
         "lowered": Algorithm(lowered_weight_gradient, _is_lowered),
     },
 }
-"""By pass, the algorithms by their names. Convolutions of one pixel have the library's alone."""
+"""By pass, the algorithms by their names. In float32 convolutions of one pixel have the library's alone."""

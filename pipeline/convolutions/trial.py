@@ -28,7 +28,7 @@ LARGEST_TOLERANCE = 0.1
 """Error of a single number above which an algorithm is wrong, relative to the largest right number."""
 REPETITIONS = 3
 HOPELESS = 3
-"""An algorithm that first takes so many times the quickest's seconds is not timed again."""
+"""An algorithm that takes so many times the quickest's seconds in its second call is not timed again."""
 
 _M_PERTURB = -6
 """Option of ``mallopt``, from malloc.h: new memory is filled with the complement of a byte; 0 ends it."""
@@ -106,8 +106,7 @@ class Operands:
         try:
             with self._spoilt_memory():
                 first, _ = self._time(computed, algorithm)  # a first call also looks for kernels and memory
-                second, _ = self._time(computed, algorithm)
-            _, seconds = self._time(computed, algorithm)
+                second, seconds = self._time(computed, algorithm)
             if seconds < HOPELESS * best:
                 seconds = statistics.median(self._time(computed, algorithm)[1] for _ in range(REPETITIONS))
             errors = self._errors(computed, first)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from data_prep.errors import UserError
-from pipeline.convolutions.algorithms import ALGORITHMS, LIBRARY, Algorithm
+from pipeline.convolutions.algorithms import ALGORITHMS, LIBRARY, WIDE, Algorithm
 from pipeline.convolutions.choice import OutputAlgorithms, choose, from_rows, to_rows
 from pipeline.convolutions.halved import convolve_halves, gains_by_halves
 from pipeline.convolutions.layers import Conv2d, Conv3d, ConvTranspose2d, use_algorithms
@@ -73,6 +73,18 @@ def test_all_algorithms_agree_with_float64(shape: ConvolutionShape) -> None:
                 output = algorithm.compute(shape, *operands)
                 assert output.shape == exact.shape
                 assert float((output - exact).abs().max() / exact.abs().max()) < 1e-5
+
+
+@pytest.mark.parametrize("name", PASSES)
+def test_wide_algorithms_round_once_also_within_autocast(name: Pass) -> None:
+    *operands, _ = passes(SHAPES["dense"], torch.bfloat16)[name]
+    exact = ALGORITHMS[name][LIBRARY].compute(SHAPES["dense"], *(operand.double() for operand in operands))
+    with torch.autocast("cpu", torch.bfloat16):
+        output = ALGORITHMS[name][WIDE].compute(replace(SHAPES["dense"], precision="bfloat16"), *operands)
+    assert output.dtype == torch.bfloat16
+    step = 2.0 ** (exact.abs().log2().floor() - 7)  # between neighbouring numbers of eight bits
+    error = (output.double() - exact).abs() - 1e-6 * exact.abs().max()
+    assert float((error / step).max()) < 0.5
 
 
 def test_each_pass_of_the_network_has_a_choice_where_few_channels_or_planes_are_slow() -> None:
