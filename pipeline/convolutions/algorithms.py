@@ -73,9 +73,7 @@ def filled_weight_gradient(shape: ConvolutionShape, gradient: Tensor, x: Tensor,
 
 def planar_weight_gradient(shape: ConvolutionShape, gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """Compute the gradient of each plane of the kernels as that of a convolution in the plane."""
-    size = *weight.shape[:2], shape.kernel, shape.kernel
-    kernels = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-    return gradient_by_planes(shape, gradient, x, kernels, [shape.padding] * 2)
+    return gradient_by_planes(gradient, x, weight.shape, [shape.padding] * 3)
 
 
 def _widen(compute: Callable[..., Tensor]) -> Algorithm:

@@ -20,18 +20,18 @@ def folded_output(shape: ConvolutionShape, x: Tensor, weight: Tensor) -> Tensor:
     """Compute the output of a convolution that keeps the sides."""
     kernels = F.pad(weight.movedim(-1, 2).flatten(1, 2).movedim(1, -1), (0, _missing(shape))).movedim(-1, 1)[..., None]
     kernels = kernels.contiguous(memory_format=shape.memory_format)
-    return library.output(_fold(shape, x), kernels, _padding(shape, shape.dims))
+    return library.output(_fold(shape, x), kernels, _padding(shape))
 
 
 def folded_weight_gradient(shape: ConvolutionShape, gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """Compute the kernels' gradient of a convolution that keeps the sides, in 3D plane by plane."""
-    folded, size = _fold(shape, x), (shape.channels_out, _folded_channels(shape), shape.kernel, 1)
-    kernels = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-    padding = _padding(shape, 2)
+    folded, padding = _fold(shape, x), _padding(shape)
+    size = shape.channels_out, folded.shape[1], *[shape.kernel] * (shape.dims - 1), 1
     if shape.dims == 2:
+        kernels = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
         to_kernels = library.weight_gradient(gradient, folded, kernels, padding)
     else:
-        to_kernels = gradient_by_planes(shape, gradient, folded, kernels, padding)
+        to_kernels = gradient_by_planes(gradient, folded, size, padding)
     parts = to_kernels[:, : shape.channels_in * shape.kernel, ..., 0].unflatten(1, (shape.channels_in, shape.kernel))
     to_weight: Tensor = parts.movedim(2, -1)
     return to_weight
@@ -44,13 +44,9 @@ def _fold(shape: ConvolutionShape, x: Tensor) -> Tensor:
     return F.pad(neighbours.flatten(-2), (0, _missing(shape))).movedim(-1, 1)
 
 
-def _folded_channels(shape: ConvolutionShape) -> int:
-    return shape.channels_in * shape.kernel + _missing(shape)
-
-
 def _missing(shape: ConvolutionShape) -> int:
     return -(shape.channels_in * shape.kernel) % CHANNELS
 
 
-def _padding(shape: ConvolutionShape, dims: int) -> list[int]:
-    return [shape.padding] * (dims - 1) + [0]
+def _padding(shape: ConvolutionShape) -> list[int]:
+    return [shape.padding] * (shape.dims - 1) + [0]

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from pipeline.convolutions.algorithms import ALGORITHMS
+from pipeline.convolutions.described import are_described
 from pipeline.convolutions.halved import convolve_halves, gains_by_halves
 from pipeline.convolutions.memory_format import channels_last
-from pipeline.convolutions.needs import NeedsCollector
+from pipeline.convolutions.planes import convolve_planes, gains_by_planes
 from pipeline.convolutions.shape import ConvolutionShape, Pass
 
 Algorithms = Mapping[ConvolutionShape, Mapping[Pass, str]]
@@ -30,8 +31,10 @@ class _ByAlgorithms(nn.modules.conv._ConvNd):
             y: Tensor = super()._conv_forward(input, weight, bias)
         elif self.algorithms is not None:
             return convolve_by(self.algorithms, input, weight, bias, padding_of(self))
-        elif gains_by_halves(input, weight, padding_of(self)) and not NeedsCollector.is_active:
+        elif gains_by_halves(input, weight, padding_of(self)) and not are_described():
             return convolve_halves(input, weight, bias)
+        elif gains_by_planes(input, weight) and not are_described():
+            y = convolve_planes(input, weight, bias, padding_of(self))
         else:
             y = super()._conv_forward(input, weight, bias)
         return y.contiguous(memory_format=channels_last(y.dim() - 2))

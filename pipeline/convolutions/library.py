@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 
-def output(x: Tensor, weight: Tensor, padding: Sequence[int]) -> Tensor:
-    """Compute the output, (batch, out, sides), of (batch, in, sides) and (out, in, kernel)."""
+def output(x: Tensor, weight: Tensor, padding: Sequence[int], bias: Tensor | None = None) -> Tensor:
+    """Compute the output, (batch, out, sides), of (batch, in, sides), (out, in, kernel) and (out)."""
     steps = [1] * len(padding)
-    return torch.convolution(x, weight, None, steps, padding, steps, False, [0] * len(padding), 1)
+    return torch.convolution(x, weight, bias, steps, padding, steps, False, [0] * len(padding), 1)
 
 
 def input_gradient(gradient: Tensor, x: Tensor, weight: Tensor, padding: Sequence[int]) -> Tensor:

@@ -1,12 +1,14 @@
 """The convolutions that run in a program, collected as they run."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Self
+from contextlib import ExitStack
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from pipeline.convolutions.described import as_described
 from pipeline.convolutions.shape import PASSES, ConvolutionShape, Pass
 
 Needs = Mapping[ConvolutionShape, tuple[Pass, ...]]
@@ -19,21 +21,19 @@ class NeedsCollector(TorchDispatchMode):
     Those that :class:`ConvolutionShape` does not describe are not collected, since torch's own are taken for them.
     """
 
-    is_active: ClassVar[bool] = False
-    """Whether one collects now: each convolution must then run as the layer describes it."""
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._passes = dict[ConvolutionShape, set[Pass]]()
+        self._described = ExitStack()
 
     def __enter__(self) -> Self:
-        NeedsCollector.is_active = True
+        self._described.enter_context(as_described())
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: object) -> None:
-        NeedsCollector.is_active = False
+        self._described.close()
         super().__exit__(*error)  # type: ignore[no-untyped-call]
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._passes = dict[ConvolutionShape, set[Pass]]()
 
     @property
     def needs(self) -> Needs:

@@ -1,37 +1,76 @@
 """Images of volumes plane by plane, in which libraries compute what they compute badly in space."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from pipeline.convolutions import library
-from pipeline.convolutions.shape import ConvolutionShape
+from pipeline.convolutions.memory_format import channels_last
+
+MULTIPLIES_MATRICES = torch.backends.cpu.get_cpu_capability() == "AVX2"
+"""Whether oneDNN multiplies a matrix of all windows for the gradient of kernels in 3D, and only there."""
+LARGEST_MATRIX = 3
+"""Side of the largest kernels whose windows are multiplied as quickly as planes."""
 
 
-def gradient_by_planes(
-    shape: ConvolutionShape, gradient: Tensor, x: Tensor, kernels: Tensor, padding: Sequence[int]
-) -> Tensor:
+def gains_by_planes(x: Tensor, weight: Tensor) -> bool:
+    """Whether the kernels' gradient is quicker plane by plane here: that of large ones, in float32 without AVX-512."""
+    is_plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    is_trained = torch.is_grad_enabled() and weight.requires_grad
+    return MULTIPLIES_MATRICES and is_plain and is_trained and x.dim() == 5 and weight.shape[-1] > LARGEST_MATRIX
+
+
+def convolve_planes(x: Tensor, weight: Tensor, bias: Tensor | None, padding: Sequence[int]) -> Tensor:
+    """Convolve (batch, in, sides) with (out, in, kernel); the kernels' gradient is computed plane by plane."""
+    y: Tensor = _PlanarConvolution.apply(x, weight, bias, padding)  # type: ignore[no-untyped-call]
+    return y
+
+
+class _PlanarConvolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, padding: Sequence[int]) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.padding = padding
+        return library.output(x, weight, padding, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (x, weight), (needs_x, needs_weight, needs_bias, _) = ctx.saved_tensors, ctx.needs_input_grad
+        gradient = gradient.contiguous(memory_format=channels_last(3))
+        return (
+            library.input_gradient(gradient, x, weight, ctx.padding) if needs_x else None,
+            gradient_by_planes(gradient, x, weight.shape, ctx.padding) if needs_weight else None,
+            gradient.sum((0, 2, 3, 4)) if needs_bias else None,
+            None,
+        )
+
+
+def gradient_by_planes(gradient: Tensor, x: Tensor, size: Sequence[int], padding: Sequence[int]) -> Tensor:
     """Compute the gradient of each plane of the kernels as that of a convolution in the plane, by the library.
 
-    ``kernels``: of the size of a plane, (out, in, rows, columns). ``padding``: of rows and columns.
+    ``gradient``: of the output. ``size``: of the kernels, (out, in, planes, rows, columns). ``padding``: by axis.
     """
+    channels_out, channels_in, depth, *sides = size
+    plane = channels_out, channels_in, *sides
+    kernels = torch.empty(plane, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     planes = [
-        library.weight_gradient(outputs, inputs, kernels, padding) if len(outputs) else None
-        for outputs, inputs in _meetings(shape, gradient, x)
+        library.weight_gradient(outputs, inputs, kernels, padding[1:]) if len(outputs) else None
+        for outputs, inputs in _meetings(gradient, x, depth, padding[0])
     ]
-    middle = planes[shape.padding]  # it joins all planes of the image
-    assert middle is not None
-    return torch.stack([torch.zeros_like(middle) if plane is None else plane for plane in planes], 2)
+    zeros = torch.zeros_like(next(plane for plane in planes if plane is not None))
+    return torch.stack([zeros if plane is None else plane for plane in planes], 2)
 
 
-def _meetings(shape: ConvolutionShape, gradient: Tensor, x: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+def _meetings(gradient: Tensor, x: Tensor, depth: int, padding: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield for each plane of the kernels the planes of the output and of the input that it joins."""
-    depth = shape.sides[0]
-    for number in range(shape.kernel):
-        offset = number - shape.padding  # of the input's plane from the output's
+    for number in range(depth):
+        offset = number - padding  # of the input's plane from the output's
         start = max(0, -offset)
-        stop = max(start, min(depth, depth - offset))
+        stop = max(start, min(gradient.shape[2], x.shape[2] - offset))
         yield _planes(gradient, start, stop), _planes(x, start + offset, stop + offset)
 
 

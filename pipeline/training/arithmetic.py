@@ -7,6 +7,7 @@ from functools import cache
 
 from torch.utils.flop_counter import FlopCounterMode
 
+from pipeline.convolutions.described import as_described
 from pipeline.inference.windows import plan_windows
 from pipeline.settings.cells import CellSettings
 from pipeline.training.memory import blank_batches, blank_sample, blank_step, normalise
@@ -42,7 +43,7 @@ def operations_of(cell: CellSettings) -> Operations:
 
 @cache
 def _count(cell: CellSettings) -> Operations:
-    with blank_step(cell) as step:
+    with blank_step(cell) as step, as_described():
         with FlopCounterMode(display=False) as batch:
             step.accumulate(next(blank_batches(cell)), last=True)
         step.judged.eval()

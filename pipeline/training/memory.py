@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 from data_prep.volume import SIDE
+from pipeline.convolutions.described import as_described
 from pipeline.convolutions.memory_format import lay_out
 from pipeline.kernels.choice import kernels_on_all_devices
 from pipeline.models.registry import build_network
@@ -173,10 +174,17 @@ def build_step(cell: CellSettings, model: nn.Module, *, gpu: bool) -> TrainingSt
 
 
 @contextmanager
+def as_on_a_gpu() -> Iterator[None]:
+    """Have tensors on CPUs, which hold no data, take the operators of a GPU."""
+    with kernels_on_all_devices(), as_described():
+        yield
+
+
+@contextmanager
 def blank_step(cell: CellSettings, *, gpu: bool = False) -> Iterator[TrainingStep]:
     """Build the cell's training step; within the context all its tensors, and new ones, hold no data."""
     model = lay_out(build_network(cell), cell.dims)
-    with Dataless(), kernels_on_all_devices() if gpu else nullcontext():
+    with Dataless(), as_on_a_gpu() if gpu else nullcontext():
         drop_data(model)
         yield build_step(cell, model, gpu=gpu)
 
@@ -222,7 +230,7 @@ def normalise(cell: CellSettings) -> CellSettings:
 def _predict(cell: CellSettings, gpu: bool) -> StepMemory:
     model = lay_out(build_network(cell), cell.dims)
     live = LiveBytes()
-    with Dataless(), live, kernels_on_all_devices() if gpu else nullcontext():
+    with Dataless(), live, as_on_a_gpu() if gpu else nullcontext():
         drop_data(model)
         weights = live.current
         step = build_step(cell, model, gpu=gpu)
