@@ -95,11 +95,10 @@ class Toy:
 
         wait_for(is_written)
 
-    def markers(self, *states: str) -> dict[str, float]:
-        """When each item ended: of all items, or of those in one of these states."""
+    def markers(self) -> dict[str, float]:
+        """Return when each item ended."""
         markers = {path: json.loads(path.read_text()) for path in self.run_folder.glob("markers/*/*.json")}
-        return {f"{path.parent.name}/{path.stem}": marker["finished"] for path, marker in markers.items()
-                if not states or marker["state"] in states}  # fmt: skip
+        return {f"{path.parent.name}/{path.stem}": marker["finished"] for path, marker in markers.items()}
 
     def losses(self) -> dict[str, list[float]]:
         losses = {}

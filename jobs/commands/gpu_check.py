@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from data_prep.errors import UserError
 from data_prep.settings_file import load_settings
 from jobs.commands.options import Overrides
 from pipeline.settings.cells import CellSettings, cells_of
@@ -34,6 +35,8 @@ def gpu_check(config: Settings = None, overrides: Overrides = None) -> None:
 
     from pipeline.convolutions.machine import describe_machine
 
+    if overrides and not config:
+        raise UserError("--set replaces settings of a file; name it, as in `quarterdose gpu-check configs/demo.yaml`")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     gpu = device.type == "cuda"
     cells = cells_of(load_settings(config, RunSettings, overrides)) if config else [_default_cell(gpu=gpu)]

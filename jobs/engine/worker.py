@@ -150,11 +150,11 @@ def _describe(error: Failure, *, private: bool) -> str:
 
 
 def _mark_failure(stage: Stage, item: str, error: Failure, marker: Marker, world: World) -> None:
-    """Mark the item at once; a rank that only lost another waits first, as that one may know the reason.
+    """Mark the item at once; a rank that did not meet or lost another waits first, as that one may know the reason.
 
     An item that ranks of another start are at is theirs, and is not marked.
     """
-    if isinstance(error, PeerLost):
+    if isinstance(error, DistributionError):
         time.sleep(_GRACE_SECONDS)
     if stage.markers.read(item) is None and not stage.markers.is_run_by_others(item, world.rendezvous):
         stage.markers.write(item, marker)

@@ -48,3 +48,9 @@ def test_a_pass_that_is_wrong_by_all_algorithms_is_shown_and_counted(
     wrong = [row for row in rows if "input gradient" in row]
     assert all(row.rstrip().endswith("1e+00  wrong") for row in wrong)
     assert rows[-1] == f"{len(wrong)} passes have no algorithm that is right: no training takes them"
+
+
+def test_settings_are_replaced_in_a_file_alone(tmp_path: Path) -> None:
+    completed = quarterdose_within(tmp_path, "gpu-check", "--set", "study.training.crop=16")
+    assert completed.returncode == 2
+    assert completed.stderr.startswith("quarterdose: --set replaces settings of a file; name it")

@@ -226,7 +226,7 @@ def test_a_run_killed_everywhere_ends_as_if_it_had_not_been(
         ("cells/3d-s16-r2/checkpoints/*.pt", os.kill, signal.SIGHUP),
         ("evaluation/*.json", os.killpg, signal.SIGINT),
     ):
-        before, temporary_files = fresh.markers("done"), set(temporary.iterdir())
+        before, temporary_files = fresh.markers(), set(temporary.iterdir())
         with fresh.start() as process:
             fresh.await_files(process, pattern)
             kill(process.pid, number)

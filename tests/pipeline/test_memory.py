@@ -126,10 +126,14 @@ def test_predicts_gpu_memory(precision: str, checkpointing: bool) -> None:
 
 @pytest.mark.parametrize(
     "training",
-    [{"norm": "group", "average": 0.1}, {"norm": "sync"}, {"precision": "bfloat16", "activation_checkpointing": True}],
+    [
+        {"norm": "group", "average": 0.1},
+        {"norm": "sync"},
+        {"precision": "bfloat16", "activation_checkpointing": True, "crop": 16},
+    ],
 )
 def test_fake_tensors_hold_to_the_byte_what_real_ones_do(training: dict[str, Any]) -> None:
-    settings = cell(crop=32, **training)
+    settings = cell(**{"crop": 32, **training})
     network = lay_out(build_network(settings), 3)
     weights = {name: value.clone() for name, value in network.state_dict().items()}
     with LiveBytes() as live:
