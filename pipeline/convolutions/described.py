@@ -1,22 +1,26 @@
-"""Whether convolutions run just as their layers describe them, where CPUs would gain by other ways of the same sums."""
+"""Whether convolutions run just as their layers describe them, or as a CPU computes the same sums quicker."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_active = False
+import torch
+from torch import Tensor
 
-
-def are_described() -> bool:
-    """Whether convolutions run now as their layers describe them."""
-    return _active
+_as_described = False
 
 
 @contextmanager
 def as_described() -> Iterator[None]:
     """Have each convolution run as its layer describes it: where they are counted, or stand for those of a GPU."""
-    global _active
-    before, _active = _active, True
+    global _as_described
+    before, _as_described = _as_described, True
     try:
         yield
     finally:
-        _active = before
+        _as_described = before
+
+
+def may_rearrange(x: Tensor) -> bool:
+    """Whether the sums of a convolution of ``x`` may be arranged anew: of volumes, in float32 on CPUs."""
+    is_exact = x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    return not _as_described and is_exact and x.device.type == "cpu" and x.dim() == 5

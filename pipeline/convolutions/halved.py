@@ -11,12 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pipeline.convolutions.described import may_rearrange
+
 ROWS = 20480
 
 
 def gains_by_halves(x: Tensor, weight: Tensor, padding: Sequence[int]) -> bool:
     """Whether torch would compute a convolution of (1, in, sides), which keeps the sides, slowly."""
-    if x.dim() != 5 or x.device.type != "cpu" or x.dtype != torch.float32 or torch.is_autocast_enabled("cpu"):
+    if not may_rearrange(x):
         return False
     batch, channels, slices, rows, _ = x.shape
     is_small = batch == 1 and slices % 2 == 0 and channels * slices * rows <= ROWS

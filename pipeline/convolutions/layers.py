@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from pipeline.convolutions.algorithms import ALGORITHMS
-from pipeline.convolutions.described import are_described
 from pipeline.convolutions.halved import convolve_halves, gains_by_halves
 from pipeline.convolutions.memory_format import channels_last
 from pipeline.convolutions.planes import convolve_planes, gains_by_planes
@@ -31,9 +30,9 @@ class _ByAlgorithms(nn.modules.conv._ConvNd):
             y: Tensor = super()._conv_forward(input, weight, bias)
         elif self.algorithms is not None:
             return convolve_by(self.algorithms, input, weight, bias, padding_of(self))
-        elif gains_by_halves(input, weight, padding_of(self)) and not are_described():
+        elif gains_by_halves(input, weight, padding_of(self)):
             return convolve_halves(input, weight, bias)
-        elif gains_by_planes(input, weight) and not are_described():
+        elif gains_by_planes(input, weight):
             y = convolve_planes(input, weight, bias, padding_of(self))
         else:
             y = super()._conv_forward(input, weight, bias)

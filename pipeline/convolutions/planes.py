@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from pipeline.convolutions import library
+from pipeline.convolutions.described import may_rearrange
 from pipeline.convolutions.memory_format import channels_last
 
 MULTIPLIES_MATRICES = torch.backends.cpu.get_cpu_capability() == "AVX2"
@@ -18,9 +19,8 @@ LARGEST_MATRIX = 3
 
 def gains_by_planes(x: Tensor, weight: Tensor) -> bool:
     """Whether the kernels' gradient is quicker plane by plane here: that of large ones, in float32 without AVX-512."""
-    is_plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     is_trained = torch.is_grad_enabled() and weight.requires_grad
-    return MULTIPLIES_MATRICES and is_plain and is_trained and x.dim() == 5 and weight.shape[-1] > LARGEST_MATRIX
+    return MULTIPLIES_MATRICES and may_rearrange(x) and is_trained and weight.shape[-1] > LARGEST_MATRIX
 
 
 def convolve_planes(x: Tensor, weight: Tensor, bias: Tensor | None, padding: Sequence[int]) -> Tensor:
@@ -57,12 +57,11 @@ def gradient_by_planes(gradient: Tensor, x: Tensor, size: Sequence[int], padding
     channels_out, channels_in, depth, *sides = size
     plane = channels_out, channels_in, *sides
     kernels = torch.empty(plane, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-    planes = [
-        library.weight_gradient(outputs, inputs, kernels, padding[1:]) if len(outputs) else None
-        for outputs, inputs in _meetings(gradient, x, depth, padding[0])
-    ]
-    zeros = torch.zeros_like(next(plane for plane in planes if plane is not None))
-    return torch.stack([zeros if plane is None else plane for plane in planes], 2)
+    to_kernels = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=channels_last(3)).zero_()
+    for number, (outputs, inputs) in enumerate(_meetings(gradient, x, depth, padding[0])):
+        if len(outputs):
+            to_kernels[:, :, number] = library.weight_gradient(outputs, inputs, kernels, padding[1:])
+    return to_kernels
 
 
 def _meetings(gradient: Tensor, x: Tensor, depth: int, padding: int) -> Iterator[tuple[Tensor, Tensor]]:

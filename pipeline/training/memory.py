@@ -174,7 +174,7 @@ def build_step(cell: CellSettings, model: nn.Module, *, gpu: bool) -> TrainingSt
 
 
 @contextmanager
-def as_on_a_gpu() -> Iterator[None]:
+def _as_on_a_gpu() -> Iterator[None]:
     """Have tensors on CPUs, which hold no data, take the operators of a GPU."""
     with kernels_on_all_devices(), as_described():
         yield
@@ -184,7 +184,7 @@ def as_on_a_gpu() -> Iterator[None]:
 def blank_step(cell: CellSettings, *, gpu: bool = False) -> Iterator[TrainingStep]:
     """Build the cell's training step; within the context all its tensors, and new ones, hold no data."""
     model = lay_out(build_network(cell), cell.dims)
-    with Dataless(), as_on_a_gpu() if gpu else nullcontext():
+    with Dataless(), _as_on_a_gpu() if gpu else nullcontext():
         drop_data(model)
         yield build_step(cell, model, gpu=gpu)
 
@@ -230,7 +230,7 @@ def normalise(cell: CellSettings) -> CellSettings:
 def _predict(cell: CellSettings, gpu: bool) -> StepMemory:
     model = lay_out(build_network(cell), cell.dims)
     live = LiveBytes()
-    with Dataless(), live, as_on_a_gpu() if gpu else nullcontext():
+    with Dataless(), live, _as_on_a_gpu() if gpu else nullcontext():
         drop_data(model)
         weights = live.current
         step = build_step(cell, model, gpu=gpu)

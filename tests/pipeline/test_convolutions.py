@@ -18,6 +18,7 @@ from data_prep.errors import UserError
 from pipeline.convolutions import planes
 from pipeline.convolutions.algorithms import ALGORITHMS, LIBRARY, WIDE, Algorithm
 from pipeline.convolutions.choice import OutputAlgorithms, choose, from_rows, to_rows
+from pipeline.convolutions.described import as_described
 from pipeline.convolutions.halved import convolve_halves, gains_by_halves
 from pipeline.convolutions.layers import Conv2d, Conv3d, ConvTranspose2d, use_algorithms
 from pipeline.convolutions.memory_format import lay_out
@@ -306,6 +307,8 @@ def test_only_trained_kernels_of_volumes_in_float32_gain_by_planes(monkeypatch: 
     weight, x = torch.empty(8, 16, 5, 5, 5, requires_grad=True), torch.empty(1, 16, 16, 64, 4)
     monkeypatch.setattr(planes, "MULTIPLIES_MATRICES", True)
     assert gains_by_planes(x, weight)
+    with as_described():
+        assert not gains_by_planes(x, weight)
     with torch.no_grad():
         assert not gains_by_planes(x, weight)
     with torch.autocast("cpu", torch.bfloat16):
