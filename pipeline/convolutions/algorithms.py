@@ -18,6 +18,7 @@ from torch import Tensor
 from pipeline.convolutions import library
 from pipeline.convolutions.folded import folded_output, folded_weight_gradient
 from pipeline.convolutions.lowered import lowered_output, lowered_weight_gradient
+from pipeline.convolutions.memory_format import empty_kernels
 from pipeline.convolutions.planes import gradient_by_planes
 from pipeline.convolutions.shape import ConvolutionShape, Pass
 
@@ -66,8 +67,7 @@ def filled_weight_gradient(shape: ConvolutionShape, gradient: Tensor, x: Tensor,
     """Compute the kernels' gradient by the library, with output channels of zeros up to 32."""
     missing = FILLED_CHANNELS - shape.channels_out
     filled = F.pad(gradient.movedim(1, -1), (0, missing)).movedim(-1, 1)
-    size = FILLED_CHANNELS, *weight.shape[1:]
-    kernels = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=shape.memory_format)
+    kernels = empty_kernels([FILLED_CHANNELS, *weight.shape[1:]], x)
     return library_weight_gradient(shape, filled, x, kernels)[: shape.channels_out]
 
 

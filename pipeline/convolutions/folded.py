@@ -4,11 +4,11 @@ A GPU's matrix units want at least eight channels. Of two channels and a kernel 
 sixteen with zeros; the kernel is a single voxel long along that axis.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.convolutions import library
+from pipeline.convolutions.memory_format import empty_kernels
 from pipeline.convolutions.planes import gradient_by_planes
 from pipeline.convolutions.shape import ConvolutionShape
 
@@ -28,8 +28,7 @@ def folded_weight_gradient(shape: ConvolutionShape, gradient: Tensor, x: Tensor,
     folded, padding = _fold(shape, x), _padding(shape)
     size = shape.channels_out, folded.shape[1], *[shape.kernel] * (shape.dims - 1), 1
     if shape.dims == 2:
-        kernels = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-        to_kernels = library.weight_gradient(gradient, folded, kernels, padding)
+        to_kernels = library.weight_gradient(gradient, folded, empty_kernels(size, x), padding)
     else:
         to_kernels = gradient_by_planes(gradient, folded, size, padding)
     parts = to_kernels[:, : shape.channels_in * shape.kernel, ..., 0].unflatten(1, (shape.channels_in, shape.kernel))

@@ -1,5 +1,6 @@
 """The order of images and kernels in memory: channels last, in which convolutions on CPUs and GPUs are fastest."""
 
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -9,6 +10,11 @@ from torch import Tensor, nn
 def channels_last(dims: int) -> torch.memory_format:
     """Return torch's name of the order for (batch, channels, sides) with ``dims`` sides."""
     return torch.channels_last if dims == 2 else torch.channels_last_3d
+
+
+def empty_kernels(size: Sequence[int], x: Tensor) -> Tensor:
+    """Return kernels of a size, (out, in, kernel), whose numbers are not set, of the type and device of ``x``."""
+    return torch.empty(size, dtype=x.dtype, device=x.device, memory_format=channels_last(len(size) - 2))
 
 
 def lay_out(network: nn.Module, dims: int) -> nn.Module:

@@ -9,7 +9,7 @@ from torch.autograd.function import once_differentiable
 
 from pipeline.convolutions import library
 from pipeline.convolutions.described import may_rearrange
-from pipeline.convolutions.memory_format import channels_last
+from pipeline.convolutions.memory_format import channels_last, empty_kernels
 
 MULTIPLIES_MATRICES = torch.backends.cpu.get_cpu_capability() == "AVX2"
 """Whether oneDNN multiplies a matrix of all windows for the gradient of kernels in 3D, and only there."""
@@ -55,12 +55,10 @@ def gradient_by_planes(gradient: Tensor, x: Tensor, size: Sequence[int], padding
     ``gradient``: of the output. ``size``: of the kernels, (out, in, planes, rows, columns). ``padding``: by axis.
     """
     channels_out, channels_in, depth, *sides = size
-    plane = channels_out, channels_in, *sides
-    kernels = torch.empty(plane, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-    to_kernels = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=channels_last(3)).zero_()
+    plane, to_kernels = empty_kernels([channels_out, channels_in, *sides], x), empty_kernels(size, x).zero_()
     for number, (outputs, inputs) in enumerate(_meetings(gradient, x, depth, padding[0])):
         if len(outputs):
-            to_kernels[:, :, number] = library.weight_gradient(outputs, inputs, kernels, padding[1:])
+            to_kernels[:, :, number] = library.weight_gradient(outputs, inputs, plane, padding[1:])
     return to_kernels
 
 
