@@ -6,14 +6,12 @@ from typing import Any
 
 from torch.multiprocessing.spawn import ProcessContext, start_processes
 
-# torch's compiler is imported by each DistributedDataParallel, the last two by the modules whose functions are called
-_PRELOADED = ["pipeline.training.train", "torch._dynamo", "pytest", "hypothesis",
-              "tests.pipeline.trainings", "tests.toy_runs"]  # fmt: skip
+from tests.forked import PRELOADED
 
 
 def start_ranks(main: Callable[..., None], arguments: tuple[Any, ...], ranks: int) -> ProcessContext:
     """Start ``main(rank, *arguments)`` in so many processes."""
-    set_forkserver_preload(_PRELOADED)
+    set_forkserver_preload(PRELOADED)
     context: ProcessContext = start_processes(main, arguments, ranks, join=False, start_method="forkserver")
     return context
 

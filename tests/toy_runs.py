@@ -15,6 +15,7 @@ import yaml
 
 from pipeline.scaling.disturbance import MEASURES as DISTURBANCE
 from tests.command_line import QUARTERDOSE
+from tests.forked import run_forked
 from tests.scans import chest, write_nifti
 
 DDNET: dict[str, Any] = {"model": "ddnet", "options": {}}
@@ -77,9 +78,7 @@ class Toy:
         return [str(QUARTERDOSE), "run", "toy.yaml", *words]
 
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.command(*words), cwd=self.folder, capture_output=True, text=True, check=False, timeout=1200
-        )
+        return run_forked(self.folder, self.command(*words)[1:])
 
     def start(self) -> subprocess.Popen[str]:
         return subprocess.Popen(self.command(), cwd=self.folder, text=True, stdout=subprocess.PIPE,

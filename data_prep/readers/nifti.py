@@ -6,7 +6,7 @@ import mmap
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
@@ -53,6 +53,11 @@ def open_nifti(path: Path, acquisition: Acquisition = Acquisition()) -> CTScan: 
         return scaled
 
     return CTScan(view.shape[0], grid.spacing, planes, acquisition, grid.canonical_affine(affine, image.shape))
+
+
+def open_first(files: Sequence[Path]) -> CTScan:
+    """Open a series that is one NIfTI file."""
+    return open_nifti(files[0])
 
 
 def nifti_image(path: Path) -> nib.Nifti1Image:

@@ -36,7 +36,7 @@ KINDS = {
 
 OPENERS = {
     "dicom": "data_prep.readers.dicom:open_dicom",
-    "first": "data_prep.sources.nifti_files:open_first",
+    "first": "data_prep.readers.nifti:open_first",
     "with sidecar": "data_prep.sources.bimcv:open_with_sidecar",
 }
 """Functions that open the files of a series, by the names by which series refer to them."""

@@ -9,13 +9,11 @@ from pathlib import Path
 from data_prep.errors import UserError
 from data_prep.progress import Progress
 from data_prep.pseudonym import file_pseudonym, pseudonym
-from data_prep.readers.nifti import open_nifti
 from data_prep.settings import SourceSettings
 from data_prep.sources.file_names import RESOURCE_FORK
 from data_prep.sources.folders import check_not_empty, existing_path, passed_over
 from data_prep.sources.series import Discovery, Exclusion, Series, stamp_of, stamp_of_file
 from data_prep.sources.tree import Entry, list_files
-from data_prep.volume import CTScan
 
 _OTHER_FORMAT = re.compile(
     r".*(\.(?:nii\.\w+|hdr|img|img\.gz|nrrd|nhdr|mha|mhd|mgz|mgh|nia|dcm|dicom|ima))", re.IGNORECASE | re.DOTALL
@@ -60,11 +58,6 @@ def _nifti_series(settings: SourceSettings, below: Path, path: Path) -> Series:
         subject, stem = f"p-{pseudonym(subject)}", f"p-{pseudonym(str(below))}"
     stamp = stamp_of([stamp_of_file(path)])
     return Series(settings.name, subject, stem, (str(path),), "first", stamp, is_named_by_path=True)
-
-
-def open_first(files: Sequence[Path]) -> CTScan:
-    """Open a series that is one NIfTI file; its name is recorded in each pair's provenance."""
-    return open_nifti(files[0])
 
 
 def _exclude_entries(settings: SourceSettings, root: Path, entries: Sequence[Entry]) -> list[Exclusion]:

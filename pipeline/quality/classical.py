@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from skimage.restoration import denoise_nl_means, denoise_tv_chambolle
 
 PATCH, REACH = 5, 3
 """Of non-local means: side of the patches that are compared, and how far from a voxel they lie; voxels."""
@@ -37,6 +36,7 @@ class Classical:
 
 def total_variation(low: NDArray[np.int16], strength: float, threads: int = 1) -> NDArray[np.float32]:
     """Denoise each slice of (slices, rows, columns) in HU; ``strength``: scikit-image's ``weight``, HU."""
+    from skimage.restoration import denoise_tv_chambolle  # a second of a core, which judging a network is spared
 
     def denoise(plane: NDArray[np.int16]) -> NDArray[np.float32]:
         return np.asarray(denoise_tv_chambolle(plane.astype(np.float32), weight=strength))
@@ -47,6 +47,7 @@ def total_variation(low: NDArray[np.int16], strength: float, threads: int = 1) -
 
 def non_local_means(low: NDArray[np.int16], strength: float, threads: int = 1) -> NDArray[np.float32]:
     """Denoise (slices, rows, columns) in HU, in three dimensions; ``strength``: standard deviation of the noise, HU."""
+    from skimage.restoration import denoise_nl_means
 
     def denoise(start: int) -> NDArray[np.float32]:
         first = max(0, start - _HALO)

@@ -7,7 +7,7 @@ import pytest
 import SimpleITK as sitk
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import binary_erosion, binary_fill_holes, gaussian_filter, label
 from scipy.special import erf
 
 from data_prep.volume import CTVolume
@@ -198,6 +198,19 @@ def test_what_lies_outside_the_body_is_no_tissue() -> None:
     everywhere = tissue_bias(image, full, np.ones(full.shape, bool))
     assert everywhere["lung"] == pytest.approx(30, abs=10)
     assert everywhere["bone"] == 100
+
+
+@pytest.mark.parametrize("level", [-400, -300, -200])
+def test_the_body_is_filled_and_eroded_as_by_scipy(level: float) -> None:
+    """Blobs of each size, some cut by the border; more or less of the plane is dense."""
+    planes = np.stack([
+        level + 4000 * gaussian_filter(np.random.default_rng(seed).normal(size=(96, 80)), 1 + seed) for seed in range(4)
+    ])  # fmt: skip
+    for plane, inside in zip(planes, body(planes), strict=True):
+        pieces, count = label(smoothed(plane) > -300)
+        trunk = pieces == max(range(1, count + 1), key=lambda number: int((pieces == number).sum()))
+        np.testing.assert_array_equal(inside, binary_erosion(binary_fill_holes(trunk), iterations=2, border_value=1))
+        assert 0 < inside.sum() < inside.size
 
 
 def test_table_blanket_and_skin_of_a_real_scan_are_no_lung(sample: CTVolume) -> None:
