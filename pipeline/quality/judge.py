@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from pipeline.quality.measures import SCAN_MEASURES, SLAB_MEASURES, SLICE_MEASURES, SlabMeasure
+from pipeline.quality.measures import SCAN_MEASURES, SLAB_MEASURES, SLICE_MEASURES, SlabMeasure, SliceMeasure
 from pipeline.quality.scan import JudgedScan
 
 SLAB = 32
@@ -20,7 +20,7 @@ def judge(scan: JudgedScan) -> tuple[dict[str, Any], list[dict[str, float]]]:
     numbers = slice_numbers(scan.image, scan.full)
     row = {
         **scan_row(numbers),
-        **{measure.name: mean_of_slabs(measure, scan.image, scan.full) for measure in SLAB_MEASURES},
+        **slab_row(scan.image, scan.full),
         "noise_blocks": scan.noise.blocks,
         **{measure.name: measure.compute(scan) for measure in SCAN_MEASURES},
         "nps": [scan.noise.frequency, scan.noise.nps],
@@ -28,41 +28,49 @@ def judge(scan: JudgedScan) -> tuple[dict[str, Any], list[dict[str, float]]]:
     return row, slice_rows(numbers)
 
 
-def slice_numbers(image: Tensor, full: Tensor) -> dict[str, list[float]]:
-    """Compute each measure of slices, not converted yet: by the measure's name, a number a slice."""
+def slice_numbers(image: Tensor, full: Tensor) -> dict[str, list[Any]]:
+    """Compute what measures of slices convert: by the name of the function, its numbers of each slice."""
     slabs = [slice(z, z + SLAB) for z in range(0, len(full), SLAB)]
-    functions = {name: _function(name) for name in {measure.compute for measure in SLICE_MEASURES}}  # some share one
-    numbers = {
-        name: [number for slab in slabs for number in compute(image[slab], full[slab])]
-        for name, compute in functions.items()
+    return {
+        name: [numbers for slab in slabs for numbers in compute(image[slab], full[slab])]
+        for name, compute in _functions(SLICE_MEASURES).items()
     }
-    return {measure.name: numbers[measure.compute] for measure in SLICE_MEASURES}
 
 
-def slice_rows(numbers: Mapping[str, Sequence[float]]) -> list[dict[str, float]]:
+def slice_rows(numbers: Mapping[str, Sequence[Any]]) -> list[dict[str, float]]:
     """Convert the numbers of :func:`slice_numbers` to a row a slice."""
-    return [_converted(dict(zip(numbers, values, strict=True))) for values in zip(*numbers.values(), strict=True)]
+    slices = (dict(zip(numbers, values, strict=True)) for values in zip(*numbers.values(), strict=True))
+    return [_converted(SLICE_MEASURES, values) for values in slices]
 
 
-def scan_row(numbers: Mapping[str, Sequence[float]]) -> dict[str, float]:
+def scan_row(numbers: Mapping[str, Sequence[Any]]) -> dict[str, float]:
     """Convert them to the scan's row: error and PSNR of all its voxels, mean similarity of its slices."""
-    return _converted({name: float(np.mean(values)) for name, values in numbers.items()})
+    return _converted(SLICE_MEASURES, {name: _average(values) for name, values in numbers.items()})
 
 
-def _converted(numbers: Mapping[str, float]) -> dict[str, float]:
-    return {measure.name: measure.convert(numbers[measure.name]) for measure in SLICE_MEASURES}
+def slab_row(image: Tensor, full: Tensor) -> dict[str, float]:
+    """Average each measure of slabs over even slabs of at most ``SLAB`` slices, weighted by their slices."""
+    slabs = list(_slabs(image, full))
+    sizes = [len(reference) for _, reference in slabs]
+    means = {
+        name: _average([compute(*slab) for slab in slabs], sizes) for name, compute in _functions(SLAB_MEASURES).items()
+    }
+    return _converted(SLAB_MEASURES, means)
 
 
-def mean_of_slabs(measure: SlabMeasure, image: Tensor, full: Tensor) -> float:
-    """Average a measure over even slabs of at most ``SLAB`` slices, weighted by their slices."""
-    slabs, compute = list(_slabs(image, full)), _function(measure.compute)
-    return float(np.average([compute(*slab) for slab in slabs], weights=[len(slab[0]) for slab in slabs]))
+def _average(values: Sequence[Any], weights: Sequence[int] | None = None) -> Any:
+    """Average over the first axis; of several numbers each is rounded as if it were alone."""
+    return np.average(np.ascontiguousarray(np.transpose(values)), axis=-1, weights=weights)
 
 
-def _function(name: str) -> Callable[[Tensor, Tensor], Any]:
-    """Import the function of two images that a measure names."""
-    function: Callable[[Tensor, Tensor], Any] = resolve_name(f"pipeline.quality.{name}")
-    return function
+def _converted(measures: Sequence[SliceMeasure | SlabMeasure], numbers: Mapping[str, Any]) -> dict[str, float]:
+    return {measure.name: float(measure.convert(numbers[measure.compute])) for measure in measures}
+
+
+def _functions(measures: Sequence[SliceMeasure | SlabMeasure]) -> dict[str, Callable[[Tensor, Tensor], Any]]:
+    """Import the functions of two images that measures name, some the same."""
+    names = dict.fromkeys(measure.compute for measure in measures)
+    return {name: resolve_name(f"pipeline.quality.{name}") for name in names}
 
 
 def _slabs(image: Tensor, full: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -10,7 +10,8 @@ No torch is imported: a report starts seconds earlier without. Functions of tens
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from operator import itemgetter
+from typing import TYPE_CHECKING, Any, Literal
 
 from pipeline.intensity import HU_HIGH, HU_LOW
 
@@ -50,25 +51,27 @@ class Measure:
 
 @dataclass(frozen=True, kw_only=True)
 class SliceMeasure(Measure):
-    """Measure of a slice: ``compute`` turns (image, full dose) in HU into a number a slice, which is converted.
+    """Measure of a slice: ``compute`` turns (image, full dose) in HU into a number a slice, or several.
 
-    ``compute``: names a module of this folder and its function. The same measure of a scan converts the mean of the
-    numbers: so RMSE is the root of the mean over all voxels.
+    ``compute``: names a module of this folder and its function. ``convert``: turns what it computed of a slice into
+    the measure. The same measure of a scan converts the mean over slices: so RMSE is the root of the mean over all
+    voxels.
     """
 
     compute: str
-    convert: Callable[[float], float] = float
+    convert: Callable[[Any], float] = float
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlabMeasure(Measure):
     """Measure of a scan: the mean of ``compute`` over slabs of (image, full dose), which need less memory.
 
-    ``compute``: names a module of this folder and its function.
+    ``compute`` and ``convert``: as those of a :class:`SliceMeasure`.
     """
 
     shown: frozenset[ScanTable]
     compute: str
+    convert: Callable[[Any], float] = float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,18 +115,21 @@ SLICE_MEASURES = (
         convert=psnr, shown=frozenset({"page", "card", "summary", "terminal"}),
     ),
     SliceMeasure(
-        name="ssim", title="SSIM", best=1, digits="4f", compute="similarity:ssim_by_slice",
+        name="ssim", title="SSIM", best=1, digits="4f", compute="similarity:by_slice", convert=itemgetter(0),
         shown=frozenset({"page", "card", "summary", "tests"}),
     ),
     SliceMeasure(
-        name="ms_ssim", title="MS-SSIM", best=1, digits="4f", compute="similarity:ms_ssim_by_slice",
+        name="ms_ssim", title="MS-SSIM", best=1, digits="4f", compute="similarity:by_slice", convert=itemgetter(1),
         shown=frozenset({"page", "card", "summary", "terminal", "tests", "paper"}),
     ),
 )  # fmt: skip
 SLAB_MEASURES = (
-    SlabMeasure(name="ssim_3d", title="3D SSIM", best=1, compute="similarity:ssim_in_3d", shown=frozenset()),
     SlabMeasure(
-        name="ms_ssim_3d", title="3D MS-SSIM", best=1, compute="similarity:ms_ssim_in_3d", shown=frozenset()
+        name="ssim_3d", title="3D SSIM", best=1, compute="similarity:in_3d", convert=itemgetter(0), shown=frozenset(),
+    ),
+    SlabMeasure(
+        name="ms_ssim_3d", title="3D MS-SSIM", best=1, compute="similarity:in_3d", convert=itemgetter(1),
+        shown=frozenset(),
     ),
 )  # fmt: skip
 SCAN_MEASURES = (

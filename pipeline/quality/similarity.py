@@ -4,17 +4,13 @@ All on -1024 to 3072 HU as [0, 1]. Arguments are (slices, rows, columns) in HU, 
 scales of MS-SSIM.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from pipeline.intensity import HU_HIGH, HU_LOW
 from pipeline.kernels.choice import uses_kernels
 from pipeline.quality.batches import batches
-from pipeline.quality.ssim import ms_ssim, ssim
-
-Similarity = Callable[[Tensor, Tensor, float], Tensor]
+from pipeline.quality.ssim import ssim_and_ms_ssim
 
 
 def squared_errors(image: Tensor, full: Tensor) -> list[float]:
@@ -23,33 +19,17 @@ def squared_errors(image: Tensor, full: Tensor) -> list[float]:
     return [error / (HU_HIGH - HU_LOW) ** 2 for error in torch.cat(means).tolist()]
 
 
-def ssim_by_slice(image: Tensor, full: Tensor) -> list[float]:
-    """Compute SSIM of each slice."""
-    return _by_slice(ssim, image, full)
-
-
-def ms_ssim_by_slice(image: Tensor, full: Tensor) -> list[float]:
-    """Compute MS-SSIM of each slice."""
-    return _by_slice(ms_ssim, image, full)
-
-
-def ssim_in_3d(image: Tensor, full: Tensor) -> float:
-    """Compute SSIM of a volume; its window holds neighbours along z too."""
-    return _in_3d(ssim, image, full)
-
-
-def ms_ssim_in_3d(image: Tensor, full: Tensor) -> float:
-    """Compute MS-SSIM of a volume; its window holds neighbours along z too."""
-    return _in_3d(ms_ssim, image, full)
-
-
-def _by_slice(similarity: Similarity, image: Tensor, full: Tensor) -> list[float]:
-    values: list[float] = similarity(_unit(image)[:, None], _unit(full)[:, None], 1.0).tolist()
+def by_slice(image: Tensor, full: Tensor) -> list[list[float]]:
+    """Compute SSIM and MS-SSIM of each slice, two numbers a slice."""
+    both = ssim_and_ms_ssim(_unit(image)[:, None], _unit(full)[:, None], 1.0)
+    values: list[list[float]] = torch.stack(both, 1).tolist()
     return values
 
 
-def _in_3d(similarity: Similarity, image: Tensor, full: Tensor) -> float:
-    return float(similarity(_unit(image)[None, None], _unit(full)[None, None], 1.0))
+def in_3d(image: Tensor, full: Tensor) -> list[float]:
+    """Compute SSIM and MS-SSIM of a volume; their window holds neighbours along z too."""
+    both = ssim_and_ms_ssim(_unit(image)[None, None], _unit(full)[None, None], 1.0)
+    return [float(value) for value in both]
 
 
 def _unit(hu: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ After Wang, Simoncelli and Bovik 2003 (doi:10.1109/ACSSC.2003.1292216); beside i
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, reduce
 
 import torch
@@ -66,12 +66,6 @@ def _similarity(
     return (luminance * contrast).flatten(1).mean(1), contrast.flatten(1).mean(1)
 
 
-def ssim(x: Tensor, y: Tensor, data_range: float) -> Tensor:
-    """Compute SSIM (Wang et al. 2004) of each image; (batch, 1, sides) to (batch,)."""
-    widths = [min(WINDOW, side) for side in x.shape[2:]]
-    return _similarity(x, y, data_range, widths)[0]
-
-
 def ms_ssim(x: Tensor, y: Tensor, data_range: float) -> Tensor:
     """Compute MS-SSIM (Wang 2003) of each image; (batch, 1, sides) to (batch,).
 
@@ -79,14 +73,30 @@ def ms_ssim(x: Tensor, y: Tensor, data_range: float) -> Tensor:
     weights scaled to the same sum. Along z the window is as long as the volume, 11 slices at the most.
     """
     weights = _fitting_weights(min(x.shape[-2:]))
-    factors = []
-    for scale, weight in enumerate(weights):
-        full, contrast = _similarity(x, y, data_range, [min(WINDOW, side) for side in x.shape[2:]])
-        last = scale == len(weights) - 1
-        factors.append((full if last else contrast).clamp(min=_FLOOR) ** weight)
-        if not last:
+    return _combine(_scales(x, y, data_range, len(weights)), weights)
+
+
+def ssim_and_ms_ssim(x: Tensor, y: Tensor, data_range: float) -> tuple[Tensor, Tensor]:
+    """Compute SSIM (Wang et al. 2004) and MS-SSIM, whose first scale it is; (batch, 1, sides) to (batch,) twice."""
+    weights = _fitting_weights(min(x.shape[-2:]))
+    scales = list(_scales(x, y, data_range, len(weights)))
+    return scales[0][0], _combine(scales, weights)
+
+
+def _scales(x: Tensor, y: Tensor, data_range: float, count: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield SSIM and its contrast-structure part on each scale, of half the sides of the one before."""
+    for scale in range(count):
+        if scale:
             x, y = _halve(x), _halve(y)
-    if uses_kernels(x):  # the gradient of `prod` would wait for the GPU
+        yield _similarity(x, y, data_range, [min(WINDOW, side) for side in x.shape[2:]])
+
+
+def _combine(scales: Iterable[tuple[Tensor, Tensor]], weights: Sequence[float]) -> Tensor:
+    """Multiply the contrast of all scales but the last, and the SSIM of the last, to the power of their weights."""
+    factors = []
+    for number, (weight, (full, contrast)) in enumerate(zip(weights, scales, strict=True), start=1):
+        factors.append((full if number == len(weights) else contrast).clamp(min=_FLOOR) ** weight)
+    if uses_kernels(factors[0]):  # the gradient of `prod` would wait for the GPU
         return reduce(torch.mul, factors)
     return torch.stack(factors).prod(0)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.kernels.choice import kernels_on_all_devices
-from pipeline.quality.ssim import authors_ms_ssim, ms_ssim, ssim
+from pipeline.quality.ssim import authors_ms_ssim, ms_ssim, ssim_and_ms_ssim
 from tests.pipeline.kernels import DEVICE, check, of_kernels
 
 pytestmark = of_kernels
@@ -22,8 +22,8 @@ def pair(*shape: int) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize(
     ("measure", "shape"),
     [
-        (lambda x, y: ssim(x, y, 1.0), (2, 1, 13, 17)),
-        (lambda x, y: ssim(x, y, 1.0), (1, 1, 1, 12, 11)),
+        (lambda x, y: ssim_and_ms_ssim(x, y, 1.0)[0], (2, 1, 13, 17)),
+        (lambda x, y: ssim_and_ms_ssim(x, y, 1.0)[0], (1, 1, 1, 12, 11)),
         (lambda x, y: ms_ssim(x, y, 1.0), (2, 1, 3, 23, 21)),
         (lambda x, y: ms_ssim(x, y, 1.0), (1, 1, 12, 12, 13)),
     ],
@@ -47,9 +47,9 @@ def test_only_the_gradient_of_the_output_is_computed() -> None:
     x, y = pair(1, 1, 16, 12)
     x.requires_grad_()
     with kernels_on_all_devices():
-        ssim(x, y, 1.0).sum().backward()
+        ssim_and_ms_ssim(x, y, 1.0)[0].sum().backward()
     expected = x.detach().double().requires_grad_()
-    ssim(expected, y.double(), 1.0).sum().backward()
+    ssim_and_ms_ssim(expected, y.double(), 1.0)[0].sum().backward()
     assert x.grad is not None
     assert expected.grad is not None
     assert float((x.grad - expected.grad).abs().max() / expected.grad.abs().max()) < 1e-5

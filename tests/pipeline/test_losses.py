@@ -7,7 +7,7 @@ import torch
 from skimage.metrics import structural_similarity
 
 from pipeline.losses import CompositeLoss
-from pipeline.quality.ssim import authors_ms_ssim, ms_ssim, ssim
+from pipeline.quality.ssim import authors_ms_ssim, ms_ssim, ssim_and_ms_ssim
 from tests.beside import shared_file
 
 
@@ -22,7 +22,7 @@ def noisy_pair(*shape: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 def test_ms_ssim_equals_an_independent_library() -> None:
     x, y = noisy_pair(3, 1, 192, 240)
     torch.testing.assert_close(ms_ssim(x, y, 1.0), pytorch_msssim.ms_ssim(x, y, 1.0, size_average=False))
-    torch.testing.assert_close(ssim(x, y, 1.0), pytorch_msssim.ssim(x, y, 1.0, size_average=False))
+    torch.testing.assert_close(ssim_and_ms_ssim(x, y, 1.0)[0], pytorch_msssim.ssim(x, y, 1.0, size_average=False))
 
 
 def test_ms_ssim_in_3d_equals_an_independent_library() -> None:
@@ -34,7 +34,7 @@ def test_ms_ssim_in_3d_equals_an_independent_library() -> None:
 def test_ssim_in_3d_equals_an_independent_library() -> None:
     x, y = noisy_pair(1, 1, 16, 24, 32)
     torch.testing.assert_close(
-        ssim(x, y, 1.0), pytorch_msssim.ssim(x, y, 1.0, size_average=False), rtol=1e-5, atol=1e-6
+        ssim_and_ms_ssim(x, y, 1.0)[0], pytorch_msssim.ssim(x, y, 1.0, size_average=False), rtol=1e-5, atol=1e-6
     )
 
 
@@ -44,7 +44,7 @@ def test_ssim_is_near_scikit_image_which_pads() -> None:
         x[0, 0].double().numpy(), y[0, 0].double().numpy(),
         data_range=1.0, gaussian_weights=True, sigma=1.5, use_sample_covariance=False,
     )  # fmt: skip
-    assert float(ssim(x, y, 1.0)) == pytest.approx(reference, abs=2e-3)
+    assert float(ssim_and_ms_ssim(x, y, 1.0)[0]) == pytest.approx(reference, abs=2e-3)
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,7 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from pipeline.intensity import scaling
-from pipeline.quality.judge import mean_of_slabs, scan_row, slice_numbers, slice_rows
-from pipeline.quality.measures import SLAB_MEASURES
+from pipeline.quality.judge import scan_row, slab_row, slice_numbers, slice_rows
 from pipeline.quality.ssim import ms_ssim
 from tests.scans import chest
 
@@ -60,7 +59,7 @@ def test_similarity_in_3d_knows_neighbours_along_z() -> None:
     x, y = (torch.from_numpy(scale.to_network(np.clip(a, -1024, 3072)))[None, None] for a in (image, full))
     slabs = [[a[:, :, z : z + 20] for a in (x, y)] for z in (0, 20)]
     tensors = torch.from_numpy(image), torch.from_numpy(full)
-    similarity = {measure.name: mean_of_slabs(measure, *tensors) for measure in SLAB_MEASURES}
+    similarity = slab_row(*tensors)
     assert similarity["ms_ssim_3d"] == pytest.approx(np.mean([float(ms_ssim(a, b, 1.0)) for a, b in slabs]))
     expected = [
         structural_similarity(*(a[0, 0].double().numpy() for a in slab), data_range=1.0, gaussian_weights=True,
