@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from multiprocessing import get_context, process, set_forkserver_preload, util
 from pathlib import Path
-from subprocess import CompletedProcess
+from subprocess import CompletedProcess, TimeoutExpired
 
 from data_prep.processes import FORK_SERVER
 
@@ -29,15 +29,17 @@ def run_forked(folder: Path, words: Sequence[str]) -> CompletedProcess[str]:
     set_forkserver_preload(PRELOADED)
     with tempfile.TemporaryDirectory() as outputs:
         paths = [Path(outputs, name) for name in ("out", "error")]
-        command = get_context("forkserver").Process(target=_command, args=(folder, words, dict(os.environ), paths))
+        command = get_context("forkserver").Process(target=_run_command, args=(folder, words, dict(os.environ), paths))
         command.start()
         command.join(_SECONDS)
-        assert command.exitcode is not None, f"{words} has not ended after {_SECONDS} s"
+        if command.exitcode is None:
+            command.kill()
+            raise TimeoutExpired(words, _SECONDS)
         out, error = (path.read_text() for path in paths)
     return CompletedProcess(words, command.exitcode, out, error)
 
 
-def _command(folder: Path, words: Sequence[str], environment: Mapping[str, str], outputs: Sequence[Path]) -> None:
+def _run_command(folder: Path, words: Sequence[str], environment: Mapping[str, str], outputs: Sequence[Path]) -> None:
     for descriptor, path in enumerate(outputs, start=1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), descriptor)
     os.environ.clear()
