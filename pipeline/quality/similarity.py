@@ -21,15 +21,15 @@ def squared_errors(image: Tensor, full: Tensor) -> list[float]:
 
 def by_slice(image: Tensor, full: Tensor) -> list[list[float]]:
     """Compute SSIM and MS-SSIM of each slice, two numbers a slice."""
-    both = ssim_and_ms_ssim(_unit(image)[:, None], _unit(full)[:, None], 1.0)
-    values: list[list[float]] = torch.stack(both, 1).tolist()
+    similarities = ssim_and_ms_ssim(_unit(image)[:, None], _unit(full)[:, None], 1.0)
+    values: list[list[float]] = torch.stack(similarities, 1).tolist()
     return values
 
 
 def in_3d(image: Tensor, full: Tensor) -> list[float]:
     """Compute SSIM and MS-SSIM of a volume; their window holds neighbours along z too."""
-    both = ssim_and_ms_ssim(_unit(image)[None, None], _unit(full)[None, None], 1.0)
-    return [float(value) for value in both]
+    similarities = ssim_and_ms_ssim(_unit(image)[None, None], _unit(full)[None, None], 1.0)
+    return [float(value) for value in similarities]
 
 
 def _unit(hu: Tensor) -> Tensor:
