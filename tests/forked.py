@@ -7,6 +7,7 @@ working folder, output and exit code.
 import os
 import sys
 import tempfile
+import traceback
 from collections.abc import Mapping, Sequence
 from multiprocessing import get_context, process, set_forkserver_preload, util
 from pathlib import Path
@@ -65,5 +66,8 @@ def _fork_server(_path: bytes, arguments: Sequence[str], descriptors: Sequence[i
     sys.modules.pop(FORK_SERVER, None)
     try:
         exec(arguments[-1], {})  # the program that Python would be started with
-    finally:
+    except SystemExit:
         os._exit(0)
+    except BaseException:
+        traceback.print_exc()
+    os._exit(1)
