@@ -26,6 +26,7 @@ _PLUGINS = {
     uid.JPEG2000Lossless: "pylibjpeg",
     **dict.fromkeys(jpeg.DECODER_DEPENDENCIES, jpeg.NAME),
 }
+_OWN_BITS = (*uid.JPEG2000TransferSyntaxes, *uid.JPEGLSTransferSyntaxes)  # their code says how many, and pydicom heeds it
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def _stored(ct_slice: Slice) -> Numbers:
     """Return the stored values; padding that the used bits cannot hold stands in all allocated ones."""
     bits, padding = ct_slice.frame.bits, ct_slice.frame.padding
     words = _read_native(ct_slice) if ct_slice.native else _decode(ct_slice)
-    if ct_slice.syntax.is_compressed:
+    if ct_slice.syntax in _OWN_BITS:
         return words
     stored = bits.extract(words)
     if padding is None or bits.hold(padding):
@@ -160,7 +161,9 @@ def _decode(ct_slice: Slice) -> Numbers:
     reason = f"{ct_slice.label} holds no readable PixelData of {rows} rows and {columns} columns in {syntax}"
     with broken_as_scan_error(reason):
         source = ct_slice.path if ct_slice.is_standard else read_whole(ct_slice.path)
-        stored: Numbers = pixel_array(source, index=ct_slice.index, raw=True, decoding_plugin=plugin)
-    if stored.shape != ct_slice.frame.shape:
+        words: Numbers = pixel_array(
+            source, index=ct_slice.index, raw=True, decoding_plugin=plugin, correct_unused_bits=False
+        )
+    if words.shape != ct_slice.frame.shape:
         raise ScanError(reason)
-    return stored
+    return words

@@ -134,6 +134,28 @@ def test_padding_becomes_air_even_if_its_sign_is_lost(tmp_path: Path) -> None:
         assert (hu[:, 10:] == 40).all()
 
 
+@pytest.mark.parametrize("syntax", ["native", "JPEGLosslessProcess14_1", "RLELossless"])
+def test_padding_that_the_used_bits_cannot_hold_becomes_air_in_compressed_files_too(
+    syntax: str, tmp_path: Path
+) -> None:
+    """63536 in words of 16 bits of which 12 are used: without the others it is 2096, a bone."""
+    import gdcm
+
+    def pad(image: FileDataset) -> None:
+        words = np.frombuffer(image.PixelData, "<u2").reshape(64, 64).copy()
+        words[:8] = 63536
+        image.PixelData, image.BitsStored, image.HighBit = words.tobytes(), 12, 11
+        image.add_new(0x00280120, "US", 63536)
+
+    for path in write_series(tmp_path, chest(2), SPACING):
+        edit(path, pad)
+        if syntax != "native":
+            transcode(path, getattr(gdcm.TransferSyntax, syntax))
+    hu = middle(read(tmp_path).hu)
+    assert (hu[:, :8] == -1024).all()
+    np.testing.assert_array_equal(hu[:, 8:], chest(2)[:, 8:])
+
+
 def test_rescale_is_each_slices_own(tmp_path: Path) -> None:
     files = write_series(tmp_path, chest(3), SPACING)
     stored = chest(3)[1].astype(np.int32) + 500
