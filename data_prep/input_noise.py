@@ -23,7 +23,7 @@ def measure_input(scan: Original) -> ScanNoise | None:
 
 
 def _read(scan: Original, z: int) -> NDArray[np.int16]:
-    """Read a slice with air for padding; what int16 cannot hold is no soft tissue."""
+    """Read a slice with air for padding; what int16 cannot hold is no soft tissue, and no number is refused later."""
     hu, padding = scan.read(z)
     limits = np.iinfo(np.int16)
-    return np.where(padding, AIR_HU, np.clip(np.rint(hu), limits.min, limits.max)).astype(np.int16)
+    return np.where(padding, AIR_HU, np.clip(np.rint(np.nan_to_num(hu)), limits.min, limits.max)).astype(np.int16)

@@ -45,7 +45,7 @@ def open_nifti(path: Path, acquisition: Acquisition = Acquisition()) -> CTScan: 
         raise ScanError(f"scl_slope is {slope:g} and scl_inter {intercept:g}, wanted finite numbers")
 
     def planes(start: int, stop: int) -> Numbers:
-        stored = view[start:stop].copy()
+        stored = view[start:stop].astype(np.result_type(view, np.int16))  # also of unsigned voxels: -1024 fits
         mapping.madvise(mmap.MADV_DONTNEED)  # pages that were read count as used memory until they are dropped
         if (slope, intercept) == (1, 0):
             return stored

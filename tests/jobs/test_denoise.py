@@ -259,6 +259,28 @@ def test_a_file_of_another_format_is_refused_with_what_is_wanted(
         denoise(tmp_path / name, "--model", model_path, "--out", tmp_path / "out")
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("u2", "slice 1 of 4 .from the feet. has values from 24 to 1074, which are no HU"),
+        ("f4", "slice 1 of 4 .from the feet. holds NaN or infinity"),
+    ],
+)
+def test_voxels_that_are_no_hu_refuse_their_file_alone(
+    kind: str, reason: str, model_path: Path, tmp_path: Path
+) -> None:
+    voxels = (chest(4).transpose(2, 1, 0) + 1024).astype(kind)
+    if kind == "f4":
+        voxels[:5] = np.nan
+    nib.save(nib.nifti1.Nifti1Image(voxels, np.diag([-0.7, -0.7, 2.5, 1])), tmp_path / "other.nii.gz")
+    write_nifti(tmp_path / "good.nii.gz", chest(4))
+    scans, options = (tmp_path / "other.nii.gz", tmp_path / "good.nii.gz"), ("--format", "nifti")
+    with pytest.raises(UserError, match=rf"1 of 2 scans .*other\.nii\.gz: {reason}"):
+        denoise(*scans, "--model", model_path, "--out", tmp_path / "out", *options)
+    assert (tmp_path / "out" / "good.nii.gz").exists()
+
+
 def test_a_dicom_file_is_read_whatever_its_ending(model_path: Path, tmp_path: Path) -> None:
     write_enhanced(tmp_path / "all.img", chest(5), SPACING)
     denoise(tmp_path / "all.img", "--model", model_path, "--out", tmp_path / "out")
