@@ -129,7 +129,7 @@ def _header(values: Values, syntax: UID, pixels: Any, real_pixels: str) -> Heade
     exclusion = _exclusion(values) or ("" if pixels is not None else _pixels_exclusion(real_pixels))
     bits = None if exclusion else bits_of(values)
     frames = tuple(_frames(values, bits)) if bits else ()
-    acquisition = acquisition_of(values)
+    acquisition = acquisition_of(partial(_first, _holders(values, *_frame_groups(values)[:1])))
     if frames and acquisition.thickness:
         check_slice_distance("SliceThickness", acquisition.thickness)
     return Header(
@@ -194,14 +194,13 @@ def _frame_count(values: Values) -> int:
 
 def _frames(values: Values, bits: Bits) -> Iterator[Frame]:
     """Yield the image of a classic file, or the frames of an enhanced one (PS3.3 C.7.6.16)."""
-    shared = list(values.get("SharedFunctionalGroupsSequence") or [])[:1]
-    groups = values.get("PerFrameFunctionalGroupsSequence") or [Dataset()]
+    groups = _frame_groups(values) or [Dataset()]
     if len(groups) != _frame_count(values):
         raise ScanError(f"NumberOfFrames is {_frame_count(values)}, and {len(groups)} frames are described")
     rows, columns = (whole_number_of(name, values[name]) for name in ("Rows", "Columns"))
     padding = padding_of(values, bits)
     for group in groups:
-        first = partial(_first, [*_macros([group]), *_macros(shared), values])
+        first = partial(_first, _holders(values, group))
         rescale = rescale_of(first)
         check_padding(padding, rescale)
         reason = kind_exclusion_of(first) if group else ""
@@ -238,6 +237,16 @@ def _spacing(first: Callable[[str], Any]) -> tuple[float, float]:
     if ratio and len({*numbers_of("PixelAspectRatio", ratio, 2)}) > 1:
         raise ScanError(f"PixelAspectRatio is {describe(ratio)}, which contradicts PixelSpacing")
     return down, right
+
+
+def _frame_groups(values: Values) -> list[Dataset]:
+    return list(values.get("PerFrameFunctionalGroupsSequence") or [])
+
+
+def _holders(values: Values, *groups: Dataset) -> list[Holder]:
+    """Return what may hold an element of a frame: its functional groups, the shared ones, the image itself."""
+    shared = list(values.get("SharedFunctionalGroupsSequence") or [])[:1]
+    return [*_macros([*groups, *shared]), values]
 
 
 def _macros(groups: list[Dataset]) -> list[Holder]:

@@ -26,7 +26,8 @@ _PLUGINS = {
     uid.JPEG2000Lossless: "pylibjpeg",
     **dict.fromkeys(jpeg.DECODER_DEPENDENCIES, jpeg.NAME),
 }
-_OWN_BITS = (*uid.JPEG2000TransferSyntaxes, *uid.JPEGLSTransferSyntaxes)  # their code says how many, and pydicom heeds it
+# whose code says how many bits a value has, which pydicom heeds
+_OWN_BITS = (*uid.JPEG2000TransferSyntaxes, *uid.JPEGLSTransferSyntaxes)
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import re
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
@@ -33,7 +33,7 @@ BROKEN = (
 """What pydicom and its decoders raise on bytes that are no DICOM image."""
 _NUMBER_TEXT = re.compile(r"[-+0-9.,eE\\/ ]{1,40}")
 _AMBIGUOUS = (0x00280120, 0x00280121)  # padding: another element says whether it is signed
-
+_PROJECTIONS = {"MIP", "MINIP", "MAX_IP", "MIN_IP", "PROJECTION IMAGE"}  # types of images (PS3.3 C.8.15.2; scanners)
 _UNDEFINED = 0xFFFFFFFF  # length of a value that ends with a mark
 
 Values = dict[str, Any]
@@ -96,16 +96,19 @@ def _numbers_in(keyword: str, raw: Any) -> list[float]:
         raise ScanError(f"{keyword} is {describe(text)}, which its kind of element cannot hold") from error
 
 
-def acquisition_of(values: Values) -> Acquisition:
-    """Return how the image was acquired, as far as its values say."""
-    kernel, thickness = code_words(values.get("ConvolutionKernel")), _first_number(values.get("SliceThickness"))
-    return Acquisition(kernel, _first_number(values.get("KVP")), _charge(values), thickness)
+def acquisition_of(first: Callable[[str], Any]) -> Acquisition:
+    """Return how an image was acquired, as far as is known; ``first`` gives the value of a keyword, or None."""
+    kernel, thickness = code_words(first("ConvolutionKernel")), _first_number(first("SliceThickness"))
+    return Acquisition(kernel, _first_number(first("KVP")), _charge(first), thickness)
 
 
-def _charge(values: Values) -> float | None:
-    """Tube current times exposure time, mAs; else what the scanner calls exposure."""
-    current, time = _first_number(values.get("XRayTubeCurrent")), _first_number(values.get("ExposureTime"))
-    return current * time / 1000 if current and time else _first_number(values.get("Exposure"))
+def _charge(first: Callable[[str], Any]) -> float | None:
+    """Tube current times exposure time, mAs; else what the scanner calls exposure. Enhanced images name units."""
+    current = _first_number(first("XRayTubeCurrent")) or _first_number(first("XRayTubeCurrentInmA"))
+    time = _first_number(first("ExposureTime")) or _first_number(first("ExposureTimeInms"))
+    if current and time:
+        return current * time / 1000
+    return _first_number(first("Exposure")) or _first_number(first("ExposureInmAs"))
 
 
 def exclusion_of(values: Values) -> str:
@@ -118,7 +121,7 @@ def exclusion_of(values: Values) -> str:
         return "a secondary capture, not a scanner's image"
     if kinds & {"LOCALIZER", "SCOUT"}:
         return "a localizer"
-    return ""
+    return "a projection of several slices" if kinds & _PROJECTIONS else ""
 
 
 def listed(element: Any) -> list[Any]:

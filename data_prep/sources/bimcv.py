@@ -73,7 +73,10 @@ def _series(dataset: str, subject: str, scan: str, path: Path) -> Series:
 
 
 def _inspect(path: Path, suffix: str) -> tuple[int, str]:
-    """Return the number of slices of an image, and why it is no axial CT; an empty reason if it is one."""
+    """Return the number of slices of an image, and why it is no axial CT; an empty reason if it is one.
+
+    One that cannot be opened counts as one: its preparation says why, and is tried again.
+    """
     if suffix != "ct":
         return 1, f"an X-ray ({suffix}), wanted ct"
     try:
@@ -81,6 +84,8 @@ def _inspect(path: Path, suffix: str) -> tuple[int, str]:
         reason = exclusion_of(_read_sidecar(_sidecar(path)))
     except ScanError as error:
         return 0, str(error)
+    except OSError:
+        return 0, ""
     slices = int(image.shape[2])
     axis = nib.orientations.aff2axcodes(image.affine)[2]
     if axis not in ("S", "I"):
@@ -91,7 +96,7 @@ def _inspect(path: Path, suffix: str) -> tuple[int, str]:
 def open_with_sidecar(files: Sequence[Path]) -> CTScan:
     """Open a NIfTI file; its acquisition is read from the JSON file beside it, if there is one."""
     attributes = _read_sidecar(files[1]) if len(files) > 1 else {}
-    return open_nifti(files[0], acquisition_of(attributes))
+    return open_nifti(files[0], acquisition_of(attributes.get))
 
 
 def _sidecar(path: Path) -> Path:

@@ -10,7 +10,7 @@ from data_prep.log import logger
 from data_prep.progress import Progress
 from data_prep.pseudonym import pseudonym
 from data_prep.settings import SourceSettings
-from data_prep.sources.images import SubjectRule
+from data_prep.sources.images import DENOISED, SubjectRule
 from data_prep.sources.series import Discovery, Exclusion, PassedOver, Series, stamp_of
 from data_prep.sources.stacks import Stack, find_stacks, unknown_subject
 from data_prep.sources.tree import log_passed_over
@@ -62,12 +62,15 @@ def _exclusion_reason(settings: SourceSettings, stack: Stack) -> str:
     kernel, thickness = settings.kernel, settings.thickness_mm
     if stack.first.exclusion:
         return stack.first.exclusion
+    if stack.first.dose == DENOISED:
+        return "denoised by this program, not a scanner's dose"
     if stack.slices < 2:
         return "a single slice"
     if kernel and stack.kernel != kernel:
         return f"kernel {stack.kernel or 'unknown'}, wanted {kernel}"
     if thickness and abs(stack.thickness - thickness) > 0.01:
-        return f"{stack.thickness:g} mm thick slices, wanted {thickness:g} mm"
+        actual = f"{stack.thickness:g} mm" if stack.thickness else "unknown"
+        return f"thickness {actual}, wanted {thickness:g} mm"
     return ""
 
 

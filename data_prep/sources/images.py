@@ -27,11 +27,13 @@ from data_prep.readers.distinctions import DELIMITER
 from data_prep.readers.suspects import Plane
 from data_prep.sources.file_names import named_as_images
 from data_prep.sources.tree import CANNOT_OPEN, Entry, fault_of, list_files
+from data_prep.writers.dicom_elements import SERIES_ENDING
 
 _EMPTY, _NO_DICOM, _DIRECTORY = "is empty", str(NoDicomError()), "is the directory of a disc"
 _BATCH_FILES = 200  # that a process reads between two reports of progress
 _MIN_FILES_FOR_PROCESSES = 2000  # below, starting processes takes longer than reading
-_VERSION = 7  # of what is remembered of a file
+DENOISED = "denoised"
+_VERSION = 8  # of what is remembered of a file
 
 Entries = Sequence[Entry]
 SubjectRule = Callable[[str, Path], str]
@@ -220,7 +222,12 @@ def unread_image(file: Entry, fault: str, series: str = "") -> Image:
 
 
 def dose_of(description: str) -> str:
-    """Return ``full`` or ``low`` where a series' description or a folder's name says so, else an empty text."""
+    """Return ``full``, ``low`` or ``denoised`` where a series' description or a folder's name says so, else "".
+
+    ``denoised``: written by this program.
+    """
+    if description.rstrip(" \0").endswith(SERIES_ENDING):
+        return DENOISED
     if re.search(r"(low|quarter)[ _-]?(dose|\d+mm)|_QD_", description, re.IGNORECASE):
         return "low"
     return "full" if re.search(r"full[ _-]?(dose|\d+mm)|_FD_", description, re.IGNORECASE) else ""

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from data_prep.errors import UserError
+from data_prep.log import logger
 from data_prep.progress import Progress
 from data_prep.settings import SourceSettings
 from data_prep.sources.folders import choose_stacks, dicom_series, exclude, existing_path, subject_rule
@@ -81,17 +82,38 @@ def _dose(stack: Stack, table: Mapping[tuple[str, ...], str]) -> str:
 def _read_metadata(root: Path) -> dict[tuple[str, ...], str]:
     """Read the retriever's ``metadata.csv`` in the root or above it: dose by the last two folders of a series.
 
+    A file of that name above the root may be another program's.
+
     Raises:
-        UserError: it lacks a column.
+        UserError: the root's own lacks a column, or is no table.
     """
-    path = next((p for p in (root / "metadata.csv", root.parent / "metadata.csv") if p.is_file()), None)
-    if path is None:
-        return {}
-    with path.open(newline="", encoding="utf-8-sig", errors="replace") as handle:
-        reader = csv.DictReader(handle)
-        missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
-        if missing:
+    for path in (root / "metadata.csv", root.parent / "metadata.csv"):
+        rows = _read_rows(path) if path.is_file() else []
+        missing = [name for name in _COLUMNS if rows and name not in rows[0]]
+        if missing and path.parent == root:
             raise UserError(f"{path} lacks the column {' and '.join(missing)} of the retriever's metadata.csv")
-        rows = list(reader)
-    folders = [tuple(re.split(r"[\\/]+", row[_COLUMNS[1]].strip("\\/ "))[-2:]) for row in rows]
-    return {folder: dose_of(row[_COLUMNS[0]]) for folder, row in zip(folders, rows, strict=True)}
+        if rows and not missing:
+            return dict(_folder_and_dose(row) for row in _whole_rows(path, rows))
+    return {}
+
+
+def _read_rows(path: Path) -> list[dict[str, str | None]]:
+    try:
+        with path.open(newline="", encoding="utf-8-sig", errors="replace") as handle:
+            return list(csv.DictReader(handle))
+    except csv.Error as error:
+        raise UserError(f"{path} is no table with commas: {error}") from error
+
+
+def _whole_rows(path: Path, rows: Sequence[Mapping[str, str | None]]) -> list[list[str]]:
+    """Return the columns of the rows that have them; a download that was stopped leaves one cut off."""
+    columns = [[row[name] or "" for name in _COLUMNS] for row in rows]
+    whole = [row for row in columns if all(row)]
+    if len(whole) < len(rows):
+        logger.warning(f"{path}: lines without {' or '.join(_COLUMNS)} are passed over: {len(rows) - len(whole)}")
+    return whole
+
+
+def _folder_and_dose(row: Sequence[str]) -> tuple[tuple[str, ...], str]:
+    description, location = row
+    return tuple(re.split(r"[\\/]+", location.strip("\\/ "))[-2:]), dose_of(description)

@@ -73,23 +73,24 @@ def write_enhanced(path: Path, hu: Hu, spacing: Spacing) -> None:
     for name in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing", "RescaleSlope", "RescaleIntercept"):
         delattr(image, name)
     order = np.random.default_rng(2).permutation(len(hu))
-    measures = _item(PixelSpacing=[spacing[1], spacing[2]], SliceThickness=spacing[0])
-    shared = _item(
+    measures = item(PixelSpacing=[spacing[1], spacing[2]], SliceThickness=spacing[0])
+    shared = item(
         PixelMeasuresSequence=[measures],
-        PlaneOrientationSequence=[_item(ImageOrientationPatient=[1, 0, 0, 0, 1, 0])],
-        PixelValueTransformationSequence=[_item(RescaleSlope=1, RescaleIntercept=-1024)],
+        PlaneOrientationSequence=[item(ImageOrientationPatient=[1, 0, 0, 0, 1, 0])],
+        PixelValueTransformationSequence=[item(RescaleSlope=1, RescaleIntercept=-1024)],
     )
     positions = [[-180.0, -180.0, round(float(z) * spacing[0], 4)] for z in order]
     image.SharedFunctionalGroupsSequence = [shared]
     image.PerFrameFunctionalGroupsSequence = [
-        _item(PlanePositionSequence=[_item(ImagePositionPatient=position)]) for position in positions
+        item(PlanePositionSequence=[item(ImagePositionPatient=position)]) for position in positions
     ]
     image.NumberOfFrames = len(hu)
     image.PixelData = (hu[order].astype(np.int32) + 1024).astype("<u2").tobytes()
     image.save_as(path, enforce_file_format=True)
 
 
-def _item(**values: Any) -> Dataset:
+def item(**values: Any) -> Dataset:
+    """Make an item of a sequence."""
     item = Dataset()
     for name, value in values.items():
         setattr(item, name, value)

@@ -17,7 +17,8 @@ from data_prep.errors import MachineError, ScanError
 from data_prep.readers.dicom import open_dicom
 from data_prep.volume import CTVolume
 from tests.beside import shared_file
-from tests.data_prep.dicom_series import change, edit, transcode, write_enhanced, write_series
+from tests.data_prep.dicom_series import change, edit, item, transcode, write_enhanced, write_series
+from tests.data_prep.scan_checks import find
 from tests.scans import Hu, chest
 
 SPACING = (2.5, 0.703125, 0.703125)
@@ -111,6 +112,27 @@ def test_acquisition_is_read_and_may_be_missing(tmp_path: Path) -> None:
         change(path, KVP=None, ConvolutionKernel=None, XRayTubeCurrent=None, Modality=None)
     acquisition = open_dicom(files).acquisition
     assert (acquisition.kernel, acquisition.kvp, acquisition.mas) == ("", None, None)
+
+
+def test_the_acquisition_of_an_enhanced_file_is_in_its_functional_groups(tmp_path: Path) -> None:
+    def describe(image: FileDataset) -> None:
+        (shared,), (first, *_) = image.SharedFunctionalGroupsSequence, image.PerFrameFunctionalGroupsSequence
+        shared.CTReconstructionSequence = [item(ConvolutionKernel="B40f")]
+        shared.CTXRayDetailsSequence = [item(KVP=120.0)]
+        first.CTExposureSequence = [item(XRayTubeCurrentInmA=200.0, ExposureTimeInms=500.0)]
+
+    def drop_thickness(image: FileDataset) -> None:
+        del image.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0].SliceThickness
+
+    write_enhanced(tmp_path / "all.dcm", chest(5), SPACING)
+    edit(tmp_path / "all.dcm", describe)
+    acquisition = open_dicom([tmp_path / "all.dcm"]).acquisition
+    assert (acquisition.kernel, acquisition.kvp, acquisition.mas, acquisition.thickness) == ("B40f", 120, 100, 2.5)
+    wanted: dict[str, Any] = {"kernel": "B40f", "thickness_mm": 2.5}
+    assert len(find(tmp_path, **wanted).series) == 1
+    edit(tmp_path / "all.dcm", drop_thickness)
+    (exclusion,) = find(tmp_path, thickness_mm=2.5).exclusions
+    assert exclusion.reason == "thickness unknown, wanted 2.5 mm"
 
 
 def test_padding_becomes_air_even_if_its_sign_is_lost(tmp_path: Path) -> None:
@@ -251,6 +273,7 @@ def test_series_that_are_no_regular_axial_scan_are_refused_with_their_reason(tmp
     kinds: list[tuple[dict[str, Any], str]] = [
         ({"Modality": "MR"}, "modality is MR"),
         ({"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]}, "a localizer"),
+        ({"ImageType": ["DERIVED", "SECONDARY", "AXIAL", "MIP"], "SeriesNumber": 2}, "a projection of several slices"),
         ({"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7"}, "secondary capture"),
         ({"ImageOrientationPatient": [1, 0, 0, 0, 0.948, -0.317]}, "tilted by 18.5"),
         ({"PixelSpacing": [0.7, 0.9]}, "not square"),

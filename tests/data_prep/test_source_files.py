@@ -48,6 +48,32 @@ def test_links_are_followed_and_each_folder_and_file_counts_once(tmp_path: Path)
     assert recall([SourceSettings(kind="dicom", path=source)]) == discovery
 
 
+def test_contents_behind_links_go_by_the_names_of_the_links(tmp_path: Path) -> None:
+    """As git-annex keeps them in a hidden folder, and a hub's cache in one of names without endings."""
+    contents = {"annex": ".git/annex/objects/MD5E-1.nii.gz", "cache": "blobs/abc123"}
+    for name, content in contents.items():
+        root, link = tmp_path / name, tmp_path / name / "files" / "sub-S1_ct.nii.gz"
+        write_nifti(tmp_path / "sub-S1_ct.nii.gz", chest(10, 16))
+        (root / content).parent.mkdir(parents=True)
+        (tmp_path / "sub-S1_ct.nii.gz").rename(root / content)
+        link.parent.mkdir()
+        link.symlink_to(root / content)
+        for kind in ("nifti", "bimcv"):
+            (series,) = find(root, kind=kind, keep_ids=True).series
+            assert (series.subject, series.files) == ("sub-S1", (link,))
+
+
+def test_hidden_folders_have_a_row_and_no_scans(tmp_path: Path) -> None:
+    files = write(tmp_path / "p1", 4)
+    for folder in (".Trash-1000/files", ".quarterdose-fetch/p2"):
+        write(tmp_path / folder, 4, patient="Other")
+    discovery = find(tmp_path)
+    (series,) = discovery.series
+    check_scan(series, files)
+    (exclusion,) = discovery.exclusions
+    assert (exclusion.reason, exclusion.images) == ("file is a hidden folder, which is not looked into", 2)
+
+
 def test_a_source_that_is_a_link_itself_is_read(tmp_path: Path) -> None:
     files = write(tmp_path / "archive" / "p1", 4)
     (tmp_path / "link").symlink_to(tmp_path / "archive")

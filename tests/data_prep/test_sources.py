@@ -1,6 +1,7 @@
 """Sources on trees of real layouts; the pixels are toys, or the real ones where a test says so."""
 
 import csv
+import errno
 import gc
 import json
 import shutil
@@ -188,7 +189,9 @@ def test_noise_of_headers_parts_no_mayo_pair(mayo: Mayo, tmp_path: Path) -> None
     assert not find("mayo", tmp_path).series
 
 
-def test_mayo_without_description_is_told_apart_by_its_table(mayo: Mayo, tmp_path: Path) -> None:
+def test_mayo_without_description_is_told_apart_by_its_table(
+    mayo: Mayo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     full, low = mayo(described=False)
     discovery = find("mayo", tmp_path)
     assert reasons(discovery) == ["neither full nor low dose by its description"] * 2
@@ -202,7 +205,12 @@ def test_mayo_without_description_is_told_apart_by_its_table(mayo: Mayo, tmp_pat
     for folder in (tmp_path, root):
         (series,) = find("mayo", folder).series
         assert (len(series.files), len(series.low_files)) == (8, 8)
+    whole = (tmp_path / "metadata.csv").read_text()
+    (tmp_path / "metadata.csv").write_text(f"{whole}1.3,C121,Low Do")
+    assert len(find("mayo", root).series) == 1
+    assert "lines without Series Description or File Location are passed over: 1" in capsys.readouterr().out
     (tmp_path / "metadata.csv").write_text("Subject ID,Path\nC121,x\n")
+    assert reasons(find("mayo", root)) == ["neither full nor low dose by its description"] * 2
     with pytest.raises(UserError, match=r"metadata\.csv lacks the column Series Description and File Location"):
         find("mayo", tmp_path)
 
@@ -279,6 +287,23 @@ def test_bimcv_takes_axial_ct_alone(tmp_path: Path) -> None:
         "an X-ray (cr), wanted ct",
         "no readable NIfTI file: it is cut off",
     ]
+
+
+def test_a_bimcv_scan_that_cannot_be_opened_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [bids(tmp_path, "sub-S03693", run, chest(40)) for run in (2, 3)]
+    open_file = Path.open
+
+    def refuse(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path == paths[0]:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return open_file(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", refuse)
+    closed, other = find("bimcv", tmp_path).series
+    assert (closed.files, other.files) == ((paths[0],), (paths[1],))
+    assert other.open(other.files).slices == 40
+    with pytest.raises(PermissionError):  # which `prepare` records as this machine's fault
+        closed.open(closed.files)
 
 
 def test_bids_entities_join_the_scans_of_a_patient(tmp_path: Path) -> None:

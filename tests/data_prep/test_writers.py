@@ -21,6 +21,7 @@ from data_prep.writers.dicom_elements import Derivation
 from data_prep.writers.nifti import writing_nifti
 from tests.beside import shared_file
 from tests.data_prep.dicom_series import change, edit, transcode, write_enhanced, write_series
+from tests.data_prep.scan_checks import find
 from tests.scans import Hu, chest
 
 SPACING = (2.5, 0.703125, 0.703125)
@@ -180,6 +181,15 @@ def test_real_dicom_is_written_as_a_new_valid_series(tmp_path: Path) -> None:
                          "FrameOfReferenceUID", "StudyDate"):  # fmt: skip
                 assert str(old[name].value).encode() not in written
         assert pydicom.dcmread(path).PatientIdentityRemoved == "YES"
+
+
+def test_what_was_denoised_is_no_full_dose_of_a_source(tmp_path: Path) -> None:
+    source = write_series(tmp_path / "scans" / "a", chest(4), (2.5, 0.7, 0.7), SeriesDescription="Chest")
+    write_back(tmp_path / "scans" / "a", tmp_path / "scans" / "denoised")
+    discovery = find(tmp_path / "scans")
+    (series,), (exclusion,) = discovery.series, discovery.exclusions
+    assert sorted(series.files) == sorted(source)
+    assert (exclusion.reason, exclusion.images) == ("denoised by this program, not a scanner's dose", 4)
 
 
 def test_burnt_in_text_cannot_be_left_out(tmp_path: Path) -> None:
