@@ -65,10 +65,9 @@ def main() -> None:
     try:
         task = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
         call, arguments = read_call(Path(sys.argv[1]), task)
+        call(*arguments)
     except UserError as error:
         sys.exit(f"{FAILED}{error}")
-    try:
-        call(*arguments)
     except SystemExit:
         raise
     except BaseException as error:

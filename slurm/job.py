@@ -5,6 +5,7 @@ import re
 import signal
 import time
 
+from data_prep.errors import UserError
 from slurm.commands import SlurmError, output
 
 _FIRST_PORT, _PORTS = 12_000, 8_000  # below the ports that systems hand out
@@ -15,16 +16,34 @@ _END_SECONDS = 120  # for Slurm to end a job that stopped its work
 
 
 def process() -> tuple[int, int, int]:
-    """Return rank, number of processes and rank on this node."""
-    rank, size, local_rank = (int(os.environ[f"SLURM_{name}"]) for name in ("PROCID", "NTASKS", "LOCALID"))
+    """Return rank, number of processes and rank on this node.
+
+    Raises:
+        UserError: this is no process of a job.
+    """
+    names = [f"SLURM_{name}" for name in ("PROCID", "NTASKS", "LOCALID")]
+    if missing := [name for name in names if name not in os.environ]:
+        raise UserError(f"{missing[0]} is not set: a training's ranks are started by srun within a job of Slurm")
+    rank, size, local_rank = (int(os.environ[name]) for name in names)
     return rank, size, local_rank
 
 
 def share() -> tuple[int, int]:
-    """Return the number of this array task, from 0, and how many tasks the array has."""
-    first = int(os.environ.get("SLURM_ARRAY_TASK_MIN", "0"))
-    number = int(os.environ.get("SLURM_ARRAY_TASK_ID", "0")) - first
-    return number, int(os.environ.get("SLURM_ARRAY_TASK_COUNT", "1"))
+    """Return the number of this array task, from 0, and how many tasks the array has.
+
+    Raises:
+        UserError: the array's tasks are not numbered one after the other, so that nobody knows their shares.
+    """
+    first, last, number, count = (
+        int(os.environ.get(f"SLURM_ARRAY_TASK_{name}", default))
+        for name, default in (("MIN", "0"), ("MAX", "0"), ("ID", "0"), ("COUNT", "1"))
+    )
+    if last - first != count - 1:
+        raise UserError(
+            f"this array has {count} tasks with numbers from {first} to {last}, and shares need all in between: submit "
+            f"it with --array=0-{count - 1}; items that are done are left alone"
+        )
+    return number - first, count
 
 
 def rendezvous_address(number: int = 0) -> str:

@@ -1,7 +1,7 @@
 """Commands that bring a run up to date: ``run`` (also ``study``), ``prepare``, ``evaluate`` and ``report``."""
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
 import typer
 
@@ -13,6 +13,7 @@ from data_prep.settings_file import load_settings
 from jobs.commands.options import LOCAL, Config, DryRun, On, Overrides, Run
 from jobs.engine.decision import Decision
 from jobs.engine.graph import Graph, OpenGraph
+from jobs.engine.outcome import RunFailed
 from jobs.engine.run_folder import LOCK, RunFolder
 from jobs.engine.targets import check_targets
 from pipeline.report.files import QUALITY_PATTERNS, REPORT_PATTERNS, SEARCH_PATTERNS
@@ -26,9 +27,10 @@ def run(config: Config, on: On = LOCAL, overrides: Overrides = None, dry_run: Dr
     from jobs.stages.graph import graph_of, open_graph
 
     folder = RunFolder.of(load_settings(config, RunSettings, overrides))
-    if update(folder, graph_of(folder), open_graph, on, dry_run):
-        _print_summary(folder)
-        _warn_of_noise(folder)
+    with updated(folder, graph_of(folder), open_graph, on, dry_run) as ran_here:
+        if ran_here:
+            _print_summary(folder)
+            _warn_of_noise(folder)
 
 
 def prepare(config: Config, on: On = LOCAL, overrides: Overrides = None, dry_run: DryRun = False) -> None:
@@ -37,29 +39,36 @@ def prepare(config: Config, on: On = LOCAL, overrides: Overrides = None, dry_run
     from jobs.stages.split import count_states
 
     folder = RunFolder.of(load_settings(config, RunSettings, overrides))
-    if update(folder, preparation_of(folder), open_graph, on, dry_run):
-        for dataset, state, count in count_states(folder.data):
-            typer.echo(f"{dataset}: {count} {state}")
-        typer.echo(f"manifest: {folder.data / 'manifest.csv'}, contact sheets: {folder.data / 'contact'}")
-        _warn_of_noise(folder)
+    with updated(folder, preparation_of(folder), open_graph, on, dry_run) as ran_here:
+        if ran_here:
+            for dataset, state, count in count_states(folder.data):
+                typer.echo(f"{dataset}: {count} {state}")
+            typer.echo(f"manifest: {folder.data / 'manifest.csv'}, contact sheets: {folder.data / 'contact'}")
+            _warn_of_noise(folder)
 
 
 def evaluate(config: Config, on: On = LOCAL, overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Train what is missing and judge it, no more: tables and figures of quality."""
     from jobs.stages.evaluate import Evaluate
     from jobs.stages.graph import evaluation_of, open_graph
-    from pipeline.report.quality import quality_lines, write_quality
 
     folder = RunFolder.of(load_settings(config, RunSettings, overrides))
     graph = evaluation_of(folder)
-    if update(folder, graph, open_graph, on, dry_run):
-        stage = graph.stages["evaluate"]
-        assert isinstance(stage, Evaluate)
-        remove_leftovers(folder.quality, ".*")
-        with Ledger(folder.quality).recording(QUALITY_PATTERNS):
-            tables = write_quality(folder.root, stage.judged_items(), folder.quality, folder.settings.report.formats)
-        typer.echo(quality_lines(tables))
-        typer.echo(f"tables and figures: {folder.quality}")
+    with updated(folder, graph, open_graph, on, dry_run) as ran_here:
+        if ran_here:
+            stage = graph.stages["evaluate"]
+            assert isinstance(stage, Evaluate)
+            _write_quality(folder, stage.judged_items())
+
+
+def _write_quality(folder: RunFolder, judged: Sequence[str]) -> None:
+    from pipeline.report.quality import quality_lines, write_quality
+
+    remove_leftovers(folder.quality, ".*")
+    with Ledger(folder.quality).recording(QUALITY_PATTERNS):
+        tables = write_quality(folder.root, judged, folder.quality, folder.settings.report.formats)
+    typer.echo(quality_lines(tables))
+    typer.echo(f"tables and figures: {folder.quality}")
 
 
 def report(folder: Run) -> None:
@@ -98,16 +107,25 @@ def _print_summary(folder: RunFolder) -> None:
     typer.echo(f"report: {folder.report / 'index.html'}")
 
 
-def update(folder: RunFolder, graph: Graph, open_graph: OpenGraph, on: str, dry_run: bool) -> bool:
+@contextmanager
+def updated(folder: RunFolder, graph: Graph, open_graph: OpenGraph, on: str, dry_run: bool) -> Iterator[bool]:
     """Run the graph here or put it in Slurm's queue; with ``dry_run`` only print what would run.
 
     ``open_graph``: opens it in other processes.
 
-    Returns: whether it ran here, to its end.
+    Yields: whether it ran here, to its end; then its results are shown first.
 
     Raises:
         RunFailed: some items failed, though not too many.
     """
+    failures = _update(folder, graph, open_graph, on, dry_run)
+    yield failures is not None
+    if failures:
+        raise RunFailed(f"{len(failures)} items failed, first {failures[0]}; run the same command to try them again")
+
+
+def _update(folder: RunFolder, graph: Graph, open_graph: OpenGraph, on: str, dry_run: bool) -> list[str] | None:
+    """Return a line for each item that failed; None if nothing ran here."""
     if not dry_run:
         folder.secure()
         _check_free(folder)
@@ -115,15 +133,14 @@ def update(folder: RunFolder, graph: Graph, open_graph: OpenGraph, on: str, dry_
     profile = None if on == LOCAL else load_profile(on)
     if profile and profile.executor == "slurm" and not dry_run:
         _enqueue(folder, graph, open_graph, profile)
-        return False
+        return None
     if not dry_run:
         check_queue(folder)
     find_items(graph)
     if dry_run:
         _print_decisions(graph)
-        return False
-    run_here(folder, graph, open_graph, profile)
-    return True
+        return None
+    return run_here(folder, graph, open_graph, profile)
 
 
 def find_items(graph: Graph) -> None:
@@ -140,11 +157,13 @@ def _print_decisions(graph: Graph) -> None:
         typer.echo(f"{'run' if decision.run else 'keep':5}{'/'.join(decision.ref)}: {decision.reason}")
 
 
-def run_here(folder: RunFolder, graph: Graph, open_graph: OpenGraph, profile: Profile | None) -> None:
-    """Run the graph and follow it to its end; without a profile in processes of this machine."""
+def run_here(folder: RunFolder, graph: Graph, open_graph: OpenGraph, profile: Profile | None) -> list[str]:
+    """Run the graph and follow it to its end; without a profile in processes of this machine.
+
+    Returns: a line for each item that failed.
+    """
     from jobs.engine.display import Display
     from jobs.engine.launch import Launcher, LocalLauncher, SubmittedLauncher
-    from jobs.engine.outcome import RunFailed
     from jobs.engine.run import run_graph
 
     count, failures = 0, list[str]()
@@ -162,8 +181,7 @@ def run_here(folder: RunFolder, graph: Graph, open_graph: OpenGraph, profile: Pr
             count, failures = run_graph(graph, launcher, display)
     if not count:
         logger.info("nothing to do: every item is complete and unchanged")
-    if failures:
-        raise RunFailed(f"{len(failures)} items failed, first {failures[0]}; run the same command to try them again")
+    return failures
 
 
 def _modules(graph: Graph, decisions: Sequence[Decision]) -> list[str]:
@@ -209,12 +227,16 @@ def _enqueue(folder: RunFolder, graph: Graph, open_graph: OpenGraph, profile: Pr
     from jobs.engine.queue import check_submission, live_submissions, submit_graph
 
     with locked(folder):
+        is_searched = all(stage.is_searched() for stage in graph.stages.values())
+        if is_searched:  # else a job looks, and each job checks what it replaces
+            find_items(graph)
         check_budget(folder, graph, profile)
-        if all(stage.is_searched() for stage in graph.stages.values()):  # else each job checks what it replaces
+        if is_searched:
             check_targets(graph, graph.decide_all())
-        check_submission(graph, folder, profile)
+        live = live_submissions(folder)
+        check_submission(graph, folder, profile, live)
         folder.record()
-        submissions = submit_graph(graph, folder, profile, live_submissions(folder), open_graph)
+        submissions = submit_graph(graph, folder, profile, live, open_graph)
     for submission in submissions:
         items = f" ({submission.items[0]})" if len(submission.items) == 1 else ""
         typer.echo(f"{submission.stage}{items}: job {', '.join(submission.jobs)}, {submission.tasks} tasks")

@@ -7,7 +7,7 @@ import typer
 from data_prep.errors import UserError
 from data_prep.settings_file import load_settings
 from jobs.commands.options import LOCAL, Config, DryRun, On, Overrides
-from jobs.commands.run import update
+from jobs.commands.run import updated
 from jobs.engine.run_folder import RunFolder
 from pipeline.search.cells import check_space
 from pipeline.settings.run import RunSettings
@@ -27,9 +27,10 @@ def search(config: Config, on: On = LOCAL, overrides: Overrides = None, dry_run:
     folder = RunFolder.of(settings)
     if on != LOCAL and settings.budget.gpu_hours is not None:
         _check_budget(folder, load_profile(on))
-    if update(folder, search_of(folder), open_search, on, dry_run):
-        typer.echo((folder.search / "summary.txt").read_text("utf-8"), nl=False)
-        typer.echo(f"found settings: {folder.search / 'found.yaml'}, trials: {folder.search / 'trials.csv'}")
+    with updated(folder, search_of(folder), open_search, on, dry_run) as ran_here:
+        if ran_here:
+            typer.echo((folder.search / "summary.txt").read_text("utf-8"), nl=False)
+            typer.echo(f"found settings: {folder.search / 'found.yaml'}, trials: {folder.search / 'trials.csv'}")
 
 
 def _check_budget(folder: RunFolder, profile: Profile) -> None:

@@ -10,12 +10,14 @@ from multiprocessing import get_context
 from pathlib import Path
 from types import FrameType
 
+from data_prep.errors import UserError
 from data_prep.log import logger
 from data_prep.processes import end_with_parent
 from data_prep.progress import ignore_progress
-from jobs.engine.decision import Cause
+from jobs.engine.decision import Cause, Decision
 from jobs.engine.graph import Graph, OpenGraph
 from jobs.engine.launch import share_items
+from jobs.engine.marker import Marker
 from jobs.engine.outcome import check_stage
 from jobs.engine.outputs import check_outputs, first_fault
 from jobs.engine.stage import Ref, Stage
@@ -73,7 +75,8 @@ def run_items(open_graph: OpenGraph, root: Path, stage_name: str, items: Sequenc
             if rank < ranks:
                 world = World(rank, ranks, local_rank, rendezvous_address(number) if ranks > 1 else "")
                 _run_in_process(_join_item, open_graph, root, stage_name, item, world, max_restarts)
-            if rank == 0 and stage.markers.read(item) is None:
+            if rank == 0 and not stage.markers.has_ended_here(item):
+                stage.markers.remove(item)  # of an earlier job
                 stage.markers.write_death(item, _describe_death(stage, item))
             while not stage.markers.has_ended_here(item):
                 time.sleep(_POLL_SECONDS)
@@ -104,8 +107,8 @@ def _join_item(open_graph: OpenGraph, root: Path, stage_name: str, item: str, wo
         if decision.reason.cause is not Cause.DONE:
             sys.exit(f"{stage_name}/{item}: {decision.reason}")
         return
-    if world.leads:  # a marker from an earlier start of the job; any rank that fails from here on writes one
-        stage.markers.remove_unchanged(item, marker)
+    if world.leads:
+        _clear_way(graph, decision, marker)
     try:
         work_together(open_graph, root, stage_name, item, world)
     except Stopped as stopped:
@@ -113,6 +116,22 @@ def _join_item(open_graph: OpenGraph, root: Path, stage_name: str, item: str, wo
         if marker and world.leads and _may_not_restart(stopped, max_restarts):
             stage.markers.write(item, replace(marker, reason=_describe_used_up(stopped, max_restarts)))
         raise
+
+
+def _clear_way(graph: Graph, decision: Decision, marker: Marker | None) -> None:
+    """Remove the marker of an earlier start; any rank that fails from here on writes one.
+
+    Raises:
+        UserError: the item would replace files that the program did not write; its marker says so.
+    """
+    name, item = decision.ref
+    stage = graph.stages[name]
+    try:
+        check_targets(graph, [decision])
+    except UserError as error:
+        stage.markers.write(item, Marker("refused", graph.parts(stage, item), time.time(), 0.0, str(error), {}))
+        raise
+    stage.markers.remove_unchanged(item, marker)
 
 
 def _await_inputs(graph: Graph, stage: Stage, items: Sequence[str]) -> None:
@@ -139,10 +158,20 @@ def _await_inputs(graph: Graph, stage: Stage, items: Sequence[str]) -> None:
 
 
 def _is_seen(graph: Graph, ref: Ref) -> bool:
-    """Whether an item's marker is seen here, and its outputs are those that the marker names."""
-    name, item = ref
+    """Whether an item's marker is seen here, and its outputs are those that the marker names.
+
+    An item that is blocked by one that did not succeed has none.
+    """
+    stage, item = graph.stages[ref[0]], ref[1]
     marker = graph.marker(ref)
-    return marker is not None and (marker.state != "done" or not first_fault(graph.stages[name], item, marker))
+    if marker is None:
+        return _is_blocked(graph, ref)
+    return marker.state != "done" or not first_fault(stage, item, marker)
+
+
+def _is_blocked(graph: Graph, ref: Ref) -> bool:
+    blocker = graph.blocked_by(graph.stages[ref[0]], ref[1])
+    return blocker is not None and (graph.marker(blocker) is not None or _is_blocked(graph, blocker))
 
 
 def _describe_death(stage: Stage, item: str) -> str:

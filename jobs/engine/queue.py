@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from data_prep.files import check_writable
+from data_prep.errors import UserError
+from data_prep.files import check_writable, digest_json
 from jobs.engine.decision import Cause
 from jobs.engine.graph import Graph, OpenGraph
 from jobs.engine.in_job import find_items, run_items, run_rank, run_share
@@ -129,16 +130,35 @@ def submit_graph(
     return queue.submissions
 
 
-def check_submission(graph: Graph, folder: RunFolder, profile: Profile) -> None:
-    """Check what can be checked before a submission: the cluster's partitions and accounts, and the run folder.
+def check_submission(graph: Graph, folder: RunFolder, profile: Profile, live: Sequence[Submission]) -> None:
+    """Check what can be checked before a submission: what runs, the cluster's partitions and accounts, the run folder.
+
+    ``live``: earlier submissions of which something is still in the queue.
 
     Raises:
-        UserError: a demand that the cluster cannot meet, or a folder that cannot be written.
+        UserError: a job runs under other settings, a demand that the cluster cannot meet, or a folder that cannot be
+            written.
         SlurmError: Slurm does not answer.
     """
+    for submission in live:
+        _check_running(graph, folder, submission)
     check_partitions(profile, _max_ranks(graph))
     check_association(profile)
     check_writable(folder.root)
+
+
+def _check_running(graph: Graph, folder: RunFolder, submission: Submission) -> None:
+    """Check that no item runs under other settings, whose outcome would be judged and reported under these."""
+    stage = graph.stages.get(submission.stage)
+    if stage is None or not stage.is_searched():
+        return
+    for item in items_of(graph, submission):
+        begun = (None, digest_json(graph.parts(stage, item)))
+        if stage.markers.is_running(item) and stage.markers.read_start(item) not in begun:
+            raise UserError(
+                f"{stage.name}/{item} runs in job {', '.join(submission.jobs)} under other settings: wait for "
+                f"its end, or end it first (`quarterdose cancel {folder.root}`)"
+            )
 
 
 def _queue_stages(queue: _Queue, graph: Graph) -> None:

@@ -18,6 +18,7 @@ from jobs.engine.marker import Marker, State
 from jobs.engine.outcome import RunFailed
 from jobs.engine.outputs import check_outputs, digest_outputs
 from jobs.engine.stage import Stage
+from pipeline.training.errors import CheckpointError, TrainingError
 from pipeline.training.stopping import Stopped
 from pipeline.training.world import DistributionError, PeerLost, World
 
@@ -26,6 +27,7 @@ PEER_LOST = "ended because it lost another rank"
 _REPORT_SECONDS = 0.5
 _GRACE_SECONDS = 2.0
 Failure = Exception | Stopped
+_PLAIN = (UserError, MachineError, RunFailed, DistributionError, TrainingError, CheckpointError, Stopped)
 
 
 def work_alone(open_graph: OpenGraph, root: Path, stage_name: str, items: Sequence[str]) -> None:
@@ -123,7 +125,7 @@ def _reason(stage: Stage, error: Failure) -> str:
 
 def _is_plain(error: Failure) -> bool:
     """Whether the error's text is a sentence for people, without private words."""
-    return isinstance(error, UserError | MachineError | RunFailed | DistributionError | Stopped)
+    return isinstance(error, _PLAIN)
 
 
 def _log_error(stage: Stage, error: Failure) -> None:

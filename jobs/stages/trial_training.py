@@ -11,6 +11,7 @@ from jobs.stages.train import transfer_item
 from jobs.stages.trial_folder import TrialFolder
 from pipeline.search.halving import last_epoch
 from pipeline.settings.cells import CellSettings
+from pipeline.training.errors import TrainingError
 from pipeline.training.stopping import Stopped
 from pipeline.training.world import World
 
@@ -45,8 +46,6 @@ def train_trial(
 def _fault_of(error: MemoryError | RuntimeError) -> str:
     """Say what made a training fail by itself; empty for other errors."""
     import torch
-
-    from pipeline.training.divergence import TrainingError
 
     if isinstance(error, TrainingError):
         return str(error)

@@ -15,12 +15,9 @@ from data_prep.errors import MachineError
 from data_prep.files import digest_files, remove_leftovers, write_atomic
 from pipeline.models import build_network
 from pipeline.settings.cells import CellSettings
+from pipeline.training.errors import CheckpointError
 
 _REMEDY = "the next run trains on from the last that is whole"
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be read."""
 
 
 class Checkpoints:

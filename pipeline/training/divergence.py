@@ -7,11 +7,8 @@ from torch import Tensor
 
 from pipeline.dataset import PairSamples, RankBatches
 from pipeline.settings.cells import CellSettings
+from pipeline.training.errors import TrainingError
 from pipeline.training.ranks import Ranks
-
-
-class TrainingError(RuntimeError):
-    """A training that cannot go on, as its loss, gradients or weights are not finite."""
 
 
 def check_finite(name: str, number: float, cell: CellSettings, step: int) -> None:

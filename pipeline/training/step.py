@@ -12,8 +12,8 @@ from pipeline.convolutions.memory_format import channels_last
 from pipeline.losses import build_loss
 from pipeline.settings.cells import CellSettings
 from pipeline.training.average import WeightAverage
-from pipeline.training.checkpoints import CheckpointError
 from pipeline.training.clock import StepClock
+from pipeline.training.errors import CheckpointError
 from pipeline.training.exchange import without_exchange
 from pipeline.training.loader import Batch
 from pipeline.training.validation import judge

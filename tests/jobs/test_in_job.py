@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.errors import UserError
 from jobs.engine import in_job
 from jobs.engine.graph import Graph
 from jobs.engine.marker import Marker
@@ -78,6 +79,69 @@ def test_a_marker_that_never_comes_is_the_mark_of_a_job_that_died(
     assert marker.reason == "its job ended before it was done; see the logs"
 
 
+def test_a_judgement_whose_training_failed_is_not_waited_for(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(in_job, "_VISIBLE_SECONDS", 10.0)
+    evaluate, cells = graph.stages["evaluate"], {"train": ["2d"], "study": graph.stages["study"].items()}
+    trained = {cell for items in cells.values() for cell in items}
+    split = graph.stages["split"]
+    for path in split.outputs("split"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("as it was")
+    split.markers.write("split", Marker("done", {}, 1.0, 1.0, "", {}, digest_outputs(split, "split")))
+    failed = {**cells, "evaluate": [item for item in evaluate.items() if item not in trained]}
+    for stage, item in ((stage, item) for stage, items in failed.items() for item in items):
+        graph.stages[stage].markers.write(item, Marker("failed", {}, 1.0, 1.0, "it diverged", {}))
+    start = time.monotonic()
+    with pytest.raises(RuntimeError, match="items of evaluate did not succeed"):
+        in_job._await_inputs(graph, graph.stages["export"], graph.stages["export"].items())
+    assert time.monotonic() - start < 5
+    assert evaluate.markers.read("2d") is None
+
+
+def as_rank(monkeypatch: pytest.MonkeyPatch, **environment: str) -> None:
+    """Be the only rank of a job whose inputs are done."""
+    for name, value in {"JOB_ID": "12", "PROCID": "0", "NTASKS": "1", "LOCALID": "0", **environment}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    monkeypatch.setattr(in_job, "_await_inputs", lambda *_arguments: None)
+    monkeypatch.setattr(Graph, "blocked_by", lambda *_arguments: None)
+
+
+@pytest.mark.usefixtures("_own_handlers")
+def test_a_training_that_starts_anew_removes_no_file_of_others(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    as_rank(monkeypatch)
+    train = graph.stages["train"]
+    folder = train.folder.cell("2d")
+    folder.mkdir(parents=True)
+    for name in ("result.json", "notes.txt"):
+        (folder / name).write_text("{}")
+    train.markers.write_start("2d", "of other settings", "")
+    train.markers.write("2d", Marker("done", {}, 1.0, 1.0, "", {}))
+    with pytest.raises(
+        UserError, match=r"2d/notes\.txt was not written by quarterdose, and nothing of yours is replaced"
+    ):
+        in_job.run_rank(open_graph, train.folder.root, "train", "2d", 2)
+    assert (folder / "notes.txt").exists()
+    marker = train.markers.read("2d")
+    assert marker is not None
+    assert marker.state == "refused"
+    assert "notes.txt was not written by quarterdose" in marker.reason
+
+
+@pytest.mark.usefixtures("_own_handlers")
+def test_an_item_that_ends_without_a_word_is_marked_over_its_former_end(
+    graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the job would wait for it until its time limit."""
+    as_rank(monkeypatch)
+    train = graph.stages["train"]
+    train.markers.write("2d", Marker("failed", {}, 1.0, 1.0, "", {}, attempt="11.0/x"))
+    monkeypatch.setattr(in_job, "_run_in_process", lambda *_arguments: None)
+    in_job.run_items(open_graph, train.folder.root, "train", ["2d"], 2)
+    marker = train.markers.read("2d")
+    assert marker is not None
+    assert marker.reason == "its job ended before it was done; see the logs"
+
+
 @pytest.fixture
 def _own_handlers() -> Iterator[None]:
     """Jobs do not give signals back their former handlers."""
@@ -93,8 +157,7 @@ def be_last_start(folder: Path, monkeypatch: pytest.MonkeyPatch, preempted: str,
     scontrol.write_text(f"#!/bin/sh\necho JobId=12 EndTime={int(time.time()) + end} PreemptTime={preempted}\n")
     scontrol.chmod(0o755)
     monkeypatch.setenv("PATH", str(folder), prepend=":")
-    for name, value in (("JOB_ID", "12"), ("RESTART_COUNT", "2"), ("PROCID", "0"), ("NTASKS", "1"), ("LOCALID", "0")):
-        monkeypatch.setenv(f"SLURM_{name}", value)
+    as_rank(monkeypatch, RESTART_COUNT="2")
 
 
 @pytest.mark.usefixtures("_own_handlers")
@@ -129,8 +192,6 @@ def test_restarts_that_are_used_up_are_said_with_their_cause(
         raise Stopped("cell 2d was asked to stop", signal.SIGUSR2, 7)
 
     monkeypatch.setattr(in_job, "work_together", stop)
-    monkeypatch.setattr(in_job, "_await_inputs", lambda *_arguments: None)
-    monkeypatch.setattr(Graph, "blocked_by", lambda *_arguments: None)
     with pytest.raises(SystemExit) as end_of_job:
         in_job.run_rank(open_graph, graph.stages["train"].folder.root, "train", "2d", 2)
     assert end_of_job.value.code == USED_UP

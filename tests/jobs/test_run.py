@@ -21,6 +21,7 @@ from pipeline.inference.model_file import load_model
 from pipeline.models.unet import UNet
 from pipeline.settings.names import FORMATS
 from tests.command_line import QUARTERDOSE, quarterdose
+from tests.forked import run_forked
 from tests.plain_ddnet import PlainDDnet
 from tests.processes import processes_in, workers_in
 from tests.toy_runs import (
@@ -240,6 +241,29 @@ def test_a_run_killed_everywhere_ends_as_if_it_had_not_been(
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert_alike(fresh, undisturbed)
     assert not list(fresh.run_folder.rglob("*.tmp"))
+
+
+WILD = {"learning_rate": 1e30}
+
+
+def test_a_training_that_diverges_is_named_and_all_others_are_shown(toy: Toy) -> None:
+    wild = {**SMALL, "options": {"width": 32, "levels": 1}, "dims": 2, "training": {"samples": 4, "crop": 32, **WILD}}
+    toy.write({**SETTINGS, "networks": {**SETTINGS["networks"], "wild": wild}})
+    judged = run_forked(toy.folder, ["evaluate", "toy.yaml"])
+    assert judged.returncode == 1
+    assert "1 items failed, first study/wild: loss or gradient of cell wild is not finite at step" in judged.stderr
+    quality = pd.read_csv(toy.run_folder / "quality" / "quality.csv")
+    assert quality["model"].tolist() == ["low-dose", "tv", "2d", "3d-s16-r1", "3d-s16-r2"]
+
+
+def test_a_study_of_which_no_training_succeeds_still_has_a_report(toy: Toy) -> None:
+    settings = with_network(SETTINGS, "3d", training=WILD)
+    toy.write({**settings, "study": {**SETTINGS["study"], "ranks": [1]}})
+    completed = toy.run()
+    assert completed.returncode == 1
+    assert "study/3d-s16-r1: loss or gradient of cell 3d-s16-r1 is not finite at step" in completed.stderr
+    cells = pd.read_csv(toy.run_folder / "report" / "cells.csv").set_index("cell")
+    assert cells["state"].to_dict() == {"2d": "done", "3d-s16-r1": "failed"}
 
 
 def test_a_donor_file_in_place_of_the_2d_training(toy: Toy) -> None:

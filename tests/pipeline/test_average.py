@@ -10,7 +10,8 @@ from torch import Tensor
 
 from data_prep.files import write_json
 from pipeline.training.average import newest_share
-from pipeline.training.checkpoints import CheckpointError, Checkpoints, load_trained
+from pipeline.training.checkpoints import Checkpoints, load_trained
+from pipeline.training.errors import CheckpointError
 from tests.pairs import write_toy_pair
 from tests.pipeline.cells import cell
 from tests.pipeline.trainings import Halted, losses, run, train_ranks

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from jobs.stages.export import describe_weights
-from pipeline.training.checkpoints import CheckpointError, Checkpoints, load_trained
+from pipeline.training.checkpoints import Checkpoints, load_trained
+from pipeline.training.errors import CheckpointError
 from pipeline.training.metrics_file import read_metrics
 from pipeline.training.record import TrainingRecord
 from tests.pairs import write_toy_pair

@@ -16,8 +16,9 @@ import torch
 
 from data_prep.errors import MachineError, UserError
 from pipeline.settings.cells import CellSettings
-from pipeline.training.checkpoints import CheckpointError, Checkpoints, load_state, load_trained
+from pipeline.training.checkpoints import Checkpoints, load_state, load_trained
 from pipeline.training.distributed import joined
+from pipeline.training.errors import CheckpointError
 from pipeline.training.metrics_file import MetricsFile, read_metrics
 from pipeline.training.stopping import Stopped
 from pipeline.training.train import train

@@ -13,9 +13,9 @@ import torch
 
 from data_prep.cache import cache_folder
 from pipeline.models import DDnet, build_network
-from pipeline.training.checkpoints import CheckpointError, Checkpoints, load_trained
+from pipeline.training.checkpoints import Checkpoints, load_trained
 from pipeline.training.distributed import joined
-from pipeline.training.divergence import TrainingError
+from pipeline.training.errors import CheckpointError, TrainingError
 from pipeline.training.metrics_file import PARTS, read_metrics
 from pipeline.training.train import compile_network
 from pipeline.training.world import World

@@ -1,6 +1,7 @@
 """Whole runs on a real Slurm."""
 
 import re
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,10 @@ def test_cancel_ends_all_and_the_next_submission_does_the_rest(tmp_path: Path, c
     assert "report: job" in resubmission or "report (report): job" in resubmission
     toy.tell("cancel")
     wait_for(lambda: not toy.queued(), 60, pause=0.2)
+    shutil.copy(tmp_path / "scans" / "toy.nii.gz", tmp_path / "scans" / "new.nii.gz")
+    assert "prepare (new): job" in toy.submit()  # the sources are looked through at each submission
+    toy.tell("cancel")
+    wait_for(lambda: not toy.queued(), 60, pause=0.2)
 
 
 @pytest.mark.parametrize(
@@ -125,6 +130,11 @@ def test_a_cancelled_training_saves_itself_and_says_so(tmp_path: Path, spread_lo
     toy = without([CELL], spread_locally, tmp_path, cluster, endless)
     toy.submit()
     toy.await_steps(CELL, 2)
+    toy.write(changed(ranks=[2], training={"epochs": 1000, "samples": 44}))
+    refused = toy.run("--on", "cluster.yaml")
+    assert refused.returncode == 2  # its outcome would be judged and reported under these
+    assert f"study/{CELL} runs in job {toy.job('study')} under other settings" in refused.stderr
+    toy.write(endless)
     cluster.command("scancel", toy.job("study"))
     wait_for(lambda: toy.job("study") not in toy.queued(), 60, pause=0.2)
     toy.tell("cancel")  # the judgement and the report of what there is
