@@ -161,18 +161,10 @@ def assert_alike(ours: Toy, theirs: Toy) -> None:
     """But for times, memory, nodes, and how many steps were warm."""
     assert ours.losses() == theirs.losses()
     for name in ("quality.csv", "cells.csv"):
-        pd.testing.assert_frame_equal(_report_table(ours, name), _report_table(theirs, name))
+        pd.testing.assert_frame_equal(report_table(ours, name), report_table(theirs, name))
 
 
-def assert_cell_alike(ours: Toy, theirs: Toy, cell: str) -> None:
-    """One training alone, in the same respects."""
-    assert ours.losses()[cell] == theirs.losses()[cell]
-    for name in ("quality.csv", "cells.csv"):
-        a, b = (_report_table(toy, name) for toy in (ours, theirs))
-        pd.testing.assert_frame_equal(a[a.iloc[:, 0] == cell], b[b.iloc[:, 0] == cell])
-        assert (a.iloc[:, 0] == cell).sum() == 1
-
-
-def _report_table(toy: Toy, name: str) -> pd.DataFrame:
+def report_table(toy: Toy, name: str) -> pd.DataFrame:
+    """Read a table of a run's report, without what differs from run to run."""
     table = pd.read_csv(toy.run_folder / "report" / name)
     return table[[column for column in table if not str(column).endswith(_MACHINES_OWN)]]

@@ -86,7 +86,7 @@ class Queued(Toy):
         return self.cluster.command("scontrol", "show", "hostnames", listed).split() if listed else []
 
 
-def changed(network: Mapping[str, Any] = SMALL, **study: Any) -> dict[str, Any]:
+def changed(network: Mapping[str, Any] = SMALL, /, **study: Any) -> dict[str, Any]:
     """The toy's settings with another network and study, and with less to judge and to train in the plane."""
     settings = copy.deepcopy(SETTINGS)
     settings["evaluate"]["also"] = []
