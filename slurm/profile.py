@@ -2,9 +2,9 @@
 
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from data_prep.errors import UserError
 from data_prep.settings_file import load_settings
@@ -34,7 +34,10 @@ class Profile(BaseModel):
     worker_partition: Name | None = Field(None, description="of jobs without GPUs; null: the same partition")
     account: Name | None = None
     qos: Name | None = None
-    constraint: Feature | None = Field(None, description="features that nodes must have")
+    constraint: Feature | None = Field(
+        None, description="features that nodes must have, but for jobs that go to worker_partition"
+    )
+    worker_constraint: Feature | None = Field(None, description="features that nodes of worker_partition must have")
     signal_seconds: int = Field(90, ge=1, description="before the time limit a job is asked to save itself")
     restarts: int = Field(10, ge=0, description="times that a job may put itself back in the queue")
     teraflops: float | None = Field(
@@ -42,6 +45,15 @@ class Profile(BaseModel):
     )
     environment: dict[Variable, str] = Field({}, description="variables of all processes, such as NCCL's")
     setup: tuple[str, ...] = Field((), description="shell lines of each job before its processes start")
+
+    @model_validator(mode="after")
+    def _check_worker_constraint(self) -> Self:
+        if self.worker_constraint is not None and self.worker_partition is None:
+            raise ValueError(
+                f"worker_constraint {self.worker_constraint} is of the nodes of worker_partition, which is not set: "
+                "set it, or take constraint, which all jobs then have"
+            )
+        return self
 
 
 def load_profile(name: str) -> Profile:

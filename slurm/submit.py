@@ -112,6 +112,7 @@ def enqueue(profile: Profile, folder: Path, call: Callable[..., None], request: 
     _check_encodable(folder)
     size = _max_array() if len(request.calls) > 1 else 1
     parts = [request.calls[first : first + size] for first in range(0, len(request.calls), size)]
+    profile = _profile_of(request, profile)
     parameters, jobs = _parameters(profile, request), list[str]()
     try:
         for part in parts:
@@ -179,15 +180,22 @@ def _check_encodable(folder: Path) -> None:
         ) from error
 
 
+def _profile_of(request: JobRequest, profile: Profile) -> Profile:
+    """Return the profile with the partition and the constraint of a request's jobs."""
+    takes_gpus = request.uses_gpu and profile.gpus_a_task
+    if profile.worker_partition is None or request.ranks or takes_gpus:
+        return profile
+    constraint = profile.worker_constraint or ""  # none, whatever SBATCH_CONSTRAINT says
+    return profile.model_copy(update={"partition": profile.worker_partition, "constraint": constraint})
+
+
 def _parameters(profile: Profile, request: JobRequest) -> dict[str, Any]:
     nodes = nodes_of(profile, request.tasks)
     cpus = profile.cpus_a_task if request.ranks else profile.cpus_a_worker
     gpus = profile.gpus_a_task * request.tasks // nodes if request.ranks or request.uses_gpu else 0
-    partition = profile.partition if gpus or request.ranks else profile.worker_partition or profile.partition
     exports = [f"export {name}={shlex.quote(value)}" for name, value in profile.environment.items()]
-    optional = {"partition": partition, "account": profile.account, "qos": profile.qos,
-              "constraint": profile.constraint, "gpus_per_node": gpus or None,
-              "dependency": request.dependency or None}  # fmt: skip
+    optional = {"partition": profile.partition, "account": profile.account, "qos": profile.qos,
+              "constraint": profile.constraint, "gpus_per_node": gpus, "dependency": request.dependency}  # fmt: skip
     return {
         "job_name": request.name, "time": profile.minutes, "nodes": nodes, "ntasks_per_node": request.tasks // nodes,
         "cpus_per_task": cpus, "mem_per_cpu": f"{profile.memory_a_cpu}M", "array_parallelism": len(request.calls),
@@ -196,7 +204,7 @@ def _parameters(profile: Profile, request: JobRequest) -> dict[str, Any]:
         "srun_args": [f"--cpus-per-task={cpus}", "--kill-on-bad-exit=1"],
         "teardown": [line.format(restarts=profile.restarts) for line in _TEARDOWN],
         "additional_parameters": {"requeue": True, "kill-on-invalid-dep": "yes"},
-        **{name: value for name, value in optional.items() if value is not None},
+        **{name: value for name, value in optional.items() if value},
     }  # fmt: skip
 
 

@@ -95,6 +95,24 @@ def test_cancel_ends_all_and_the_next_submission_does_the_rest(tmp_path: Path, c
     wait_for(lambda: not toy.queued(), 60, pause=0.2)
 
 
+def test_each_job_asks_for_the_features_of_its_own_partition(tmp_path: Path, cluster: Cluster) -> None:
+    make_toy_scan(tmp_path)
+    features = {"constraint": "a100", "worker_constraint": "emulated"}
+    toy = Queued(tmp_path, SPREAD, cluster, worker_partition="scavenge", **features)
+    toy.submit()
+    jobs = {toy.job(stage): stage for stage in ("prepare", "train", "evaluate", "report")}
+    lines = cluster.command("squeue", "-h", "-t", "all", "-o", "%F %P %f", "-j", ",".join(jobs)).splitlines()
+    toy.tell("cancel")
+    requests = {tuple(line.split()) for line in lines}
+    assert {(jobs[job], partition, feature) for job, partition, feature in requests} == {
+        ("prepare", "scavenge", "emulated"),
+        ("train", "gpu", "a100"),
+        ("evaluate", "gpu", "a100"),
+        ("report", "scavenge", "emulated"),
+    }
+    wait_for(lambda: not toy.queued(), 60, pause=0.2)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -105,6 +123,7 @@ def test_cancel_ends_all_and_the_next_submission_does_the_rest(tmp_path: Path, c
         ({"cpus_a_task": 2}, "4 cores a node are asked for, those of gpu have 2"),
         ({"cpus_a_worker": 3}, "3 cores a node are asked for, those of gpu have 2"),
         ({"memory_a_cpu": 40000}, "80000 MiB (cores x memory_a_cpu) a node are asked for, those of gpu have 65536"),
+        ({"worker_constraint": "fast"}, "worker_constraint fast is of the nodes of worker_partition, which is not set"),
         ({"worker_partition": "moon"}, "partition moon is not one of: debug, gpu, scavenge"),
         ({"tasks_a_node": 1, "gpus_a_task": 4, "cpus_a_task": 2, "memory_a_cpu": 32769}, "65538 MiB"),
         ({"account": "moon"}, "account moon is not one of user root: root"),

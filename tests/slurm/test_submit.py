@@ -1,11 +1,14 @@
+import os
+import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from data_prep.errors import UserError
 from slurm.profile import Profile, load_profile
-from slurm.submit import Job, submit, task
+from slurm.submit import Job, JobRequest, enqueue, submit, task
 
 
 def write_rank(folder: Path) -> None:
@@ -62,6 +65,10 @@ def test_a_profile_of_ones_own(tmp_path: Path) -> None:
         ("executor: moon", r"mine\.yaml: executor: Input should be 'local', 'debug' or 'slurm' \(got 'moon'\)"),
         ("executor: local\ngpu: 1", r"mine\.yaml: gpu is not a setting; valid here: executor, minutes, gpus_a_task"),
         ("executor: [", r"mine\.yaml is no valid YAML"),
+        (
+            "executor: slurm\nworker_constraint: fast",
+            r"mine\.yaml: .*worker_constraint fast is of the nodes of worker_partition, which is not set: set it, or",
+        ),
     ],
 )
 def test_wrong_profiles_are_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -69,3 +76,74 @@ def test_wrong_profiles_are_refused(tmp_path: Path, text: str, message: str) -> 
     path.write_text(text)
     with pytest.raises(UserError, match=message):
         load_profile(str(path))
+
+
+@pytest.fixture
+def headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Profile, JobRequest], dict[str, str]]:
+    """Submit to programs that keep the script; return its options, and sbatch's defaults that go before them."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name, script in {
+        "srun": "",
+        "sbatch": f'cat "$1" >{programs}/script; env >>{programs}/script; echo job 7',
+    }.items():
+        (programs / name).write_text(f"#!/bin/sh\n{script}\n")
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+
+    def submitted(profile: Profile, request: JobRequest) -> dict[str, str]:
+        assert enqueue(profile, tmp_path / "logs", write_line, request) == ["7"]
+        lines = (programs / "script").read_text()
+        return dict(re.findall(r"^(?:#SBATCH --|(?=SBATCH_))([\w-]+)=(.*)", lines, re.MULTILINE))
+
+    return submitted
+
+
+TRAINING = JobRequest("study-3d", [("a",)], 4, ranks=True)
+JUDGING = JobRequest("evaluate", [("a",)], uses_gpu=True)
+PREPARATION = JobRequest("prepare", [("a",)])
+
+
+@pytest.mark.parametrize(
+    ("request_", "partition", "constraint", "gpus"),
+    [(TRAINING, "gpu", "a100", "4"), (JUDGING, "gpu", "a100", "1"), (PREPARATION, "cpu", None, None)],
+)
+def test_the_shipped_profile_asks_gpu_nodes_alone_for_their_feature(
+    request_: JobRequest, partition: str, constraint: str | None, gpus: str | None,
+    headers: Callable[[Profile, JobRequest], dict[str, str]],
+) -> None:  # fmt: skip
+    options = headers(load_profile("a100"), request_)
+    assert (options["partition"], options.get("constraint"), options.get("gpus-per-node")) == (
+        partition, constraint, gpus,
+    )  # fmt: skip
+    assert options["account"] == "my-project"
+
+
+@pytest.mark.parametrize(
+    ("settings", "training", "preparation"),
+    [
+        ({"constraint": "a100"}, "a100", "a100"),
+        ({"constraint": "a100", "worker_partition": "cpu"}, "a100", None),
+        ({"constraint": "a100", "worker_partition": "cpu", "worker_constraint": "avx"}, "a100", "avx"),
+        ({"worker_partition": "cpu", "worker_constraint": "avx"}, None, "avx"),
+    ],
+)
+def test_each_partition_has_its_own_constraint(
+    settings: dict[str, str], training: str | None, preparation: str | None,
+    headers: Callable[[Profile, JobRequest], dict[str, str]],
+) -> None:  # fmt: skip
+    profile = Profile.model_validate({"executor": "slurm", **settings})
+    assert [headers(profile, request).get("constraint") for request in (TRAINING, PREPARATION)] == [
+        training, preparation,
+    ]  # fmt: skip
+
+
+def test_a_users_own_partition_and_constraint_are_not_those_of_another_worker_partition(
+    monkeypatch: pytest.MonkeyPatch, headers: Callable[[Profile, JobRequest], dict[str, str]]
+) -> None:
+    own = {"SBATCH_PARTITION": "gpu", "SBATCH_CONSTRAINT": "a100"}
+    for name, text in own.items():
+        monkeypatch.setenv(name, text)
+    profile = Profile(executor="slurm", worker_partition="cpu")
+    assert own.items() <= headers(profile, TRAINING).items()
+    assert own.keys().isdisjoint(headers(profile, PREPARATION))
