@@ -16,6 +16,7 @@ from slurm.accounting import Allocation, allocations
 from slurm.commands import SlurmError, array_of
 
 _HOUR = 3600.0
+_SACCT, _BY_REQUEST, _MARKERS = "sacct", "sacct, GPUs by request", "markers"
 _KINDS = ("training", "validation", "checkpoint", "start")
 COLUMNS = ("stage", "item", "gpus", "starts", "waited_hours", "gpu_hours", "core_hours",
            *(f"{kind}_gpu_hours" for kind in _KINDS), "lost_gpu_hours", "bill", "source")  # fmt: skip
@@ -29,8 +30,9 @@ def accounting_table(folder: RunFolder, graph: Graph) -> pd.DataFrame:
     rendezvous, the end of the job, and work that was lost with a node. ``lost`` is empty where fewer hours were counted
     than that record has. ``bill`` is in the currency of the settings' ``budget``, if that has a price.
 
-    ``source`` is ``sacct``, or ``markers`` where Slurm cannot be asked: the hours of each item's last start alone.
-    Where an earlier report has a table, that one is returned instead of the latter.
+    ``source`` is ``sacct``; ``sacct, GPUs by request`` where Slurm does not count GPUs, as by its default: those that
+    the jobs asked for, times Slurm's seconds; or ``markers`` where it cannot be asked: the hours of each item's last
+    start alone. Where an earlier report has a table, that one is returned instead of the latter.
     """
     groups = _group_submissions(folder, graph)
     jobs = [job for submissions in groups.values() for submission in submissions for job in submission.jobs]
@@ -65,11 +67,11 @@ def _row(
     folder: RunFolder, graph: Graph, stage: str, item: str, submissions: Sequence[Submission],
     allocated: Sequence[Allocation] | None,
 ) -> dict[str, Any]:  # fmt: skip
-    gpus, jobs = submissions[-1].gpus, {job for submission in submissions for job in submission.jobs}
+    gpus = submissions[-1].gpus
     hours: dict[str, Any] = (
-        {"gpu_hours": _marked_seconds(folder, stage, item) * gpus / _HOUR, "source": "markers"}
+        {"gpu_hours": _marked_seconds(folder, stage, item) * gpus / _HOUR, "source": _MARKERS}
         if allocated is None
-        else _sum_hours([allocation for allocation in allocated if array_of(allocation.job) in jobs])
+        else _sum_hours(submissions, allocated)
     )
     recorded = _recorded_seconds(graph, stage, item)
     used = {f"{kind}_gpu_hours": seconds * gpus / _HOUR for kind, seconds in recorded.items()}
@@ -83,7 +85,7 @@ def _lost_hours(training: str, hours: Mapping[str, Any], used: float) -> float:
     lost = float(hours["gpu_hours"]) - used
     if lost >= 0:
         return lost
-    if hours["source"] == "sacct":
+    if hours["source"] != _MARKERS:
         logger.warning(
             f"{training}: Slurm's accounting counts {hours['gpu_hours']:.4f} GPU-hours, the training's own record "
             f"{used:.4f}: Slurm forgets a start that its controller had not saved when it was killed"
@@ -91,13 +93,18 @@ def _lost_hours(training: str, hours: Mapping[str, Any], used: float) -> float:
     return math.nan
 
 
-def _sum_hours(allocations: Sequence[Allocation]) -> dict[str, Any]:
+def _sum_hours(submissions: Sequence[Submission], allocated: Sequence[Allocation]) -> dict[str, Any]:
+    """Sum what was allocated to jobs; where Slurm shows no GPU of a submission, count those that it asked for."""
+    pairs = [(submission, x) for submission in submissions for x in allocated if array_of(x.job) in submission.jobs]
+    counted = {submission for submission, allocation in pairs if allocation.gpus}
+    requested = sum(submission.gpus * x.seconds for submission, x in pairs if submission not in counted)
+    given = [allocation for _, allocation in pairs]
     return {
-        "starts": sum(allocation.started is not None for allocation in allocations),
-        "waited_hours": sum(allocation.waited or 0.0 for allocation in allocations) / _HOUR,
-        "gpu_hours": sum(allocation.gpu_seconds for allocation in allocations) / _HOUR,
-        "core_hours": sum(allocation.seconds * allocation.cpus for allocation in allocations) / _HOUR,
-        "source": "sacct",
+        "starts": sum(allocation.started is not None for allocation in given),
+        "waited_hours": sum(allocation.waited or 0.0 for allocation in given) / _HOUR,
+        "gpu_hours": (requested + sum(allocation.gpu_seconds for allocation in given)) / _HOUR,
+        "core_hours": sum(allocation.seconds * allocation.cpus for allocation in given) / _HOUR,
+        "source": _BY_REQUEST if requested else _SACCT,
     }
 
 

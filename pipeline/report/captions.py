@@ -68,9 +68,10 @@ TABLE_CAPTIONS = {
     ),
     "cells": "A row a training. Times are sums over it; those of a step are the median and the 95th percentile.",
     "accounting": (
-        "Hours of every start of a job, as Slurm counted them (source sacct), or of each item's last start as the run "
-        "recorded it (markers). Of the GPU-hours, training, validation and checkpoints are what came to be kept; the "
-        "rest is start-up, and work that was lost with a node."
+        "Hours of every start of a job, as Slurm counted them (source sacct; where it does not count GPUs, its hours "
+        "times the GPUs by request), or of each item's last start as the run recorded it (markers). Of the GPU-hours, "
+        "training, validation and checkpoints are what came to be kept; the rest is start-up, and work that was lost "
+        "with a node."
     ),
     "scans": (
         "A row a series: prepared, or set aside with its reason. Own noise: SD in uniform soft tissue of the full "

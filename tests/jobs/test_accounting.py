@@ -1,6 +1,7 @@
-"""GPU-hours of a training whose start Slurm forgot, as its controller was killed before it had saved it."""
+"""GPU-hours where Slurm forgot a start, does not count GPUs, or does not count at all."""
 
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,15 @@ from pipeline.settings.run import RunSettings
 FORGOTTEN = ("49488001|COMPLETED|0:0|None|1795769304|1795769304|1795769311|1795769336|25|"
              "billing=2,cpu=2,gres/gpu=2,mem=64G,node=1|node1")  # fmt: skip
 
+# as by Slurm's default, AccountingStorageTRES without gres/gpu
+WITHOUT_GPUS = [line.format("billing=2,cpu=2,mem=64G,node=1") for line in (
+    "49488001|PREEMPTED|0:0|None|1795769304|1795769304|1795769311|1795769321|10|{}|node1",
+    "49488001|COMPLETED|0:0|None|1795769322|1795769322|1795769331|1795769356|25|{}|node2",
+    "49488002_0|COMPLETED|0:0|None|1795769304|1795769304|1795769311|1795769411|100|{}|node1",
+    "49488002_1|COMPLETED|0:0|None|1795769304|1795769304|1795769311|1795769361|50|{}|node2",
+    "49488003|COMPLETED|0:0|None|1795769304|1795769304|1795769311|1795769318|7|{}|node2",
+)]  # fmt: skip
+
 
 def study(root: Path, training_seconds: float) -> RunFolder:
     """A run folder of which one training of two ranks, on a GPU each, was in Slurm's queue."""
@@ -29,18 +39,24 @@ def study(root: Path, training_seconds: float) -> RunFolder:
 
 
 @pytest.fixture
-def _sacct(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    program = tmp_path / "sacct"
-    program.write_text(f"#!/bin/sh\necho '{FORGOTTEN}'\n")
-    program.chmod(0o755)
+def sacct(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[str]], None]:
+    """Let Slurm's accounting say these lines from here on."""
+
+    def says(lines: Sequence[str]) -> None:
+        program = tmp_path / "sacct"
+        program.write_text("\n".join(["#!/bin/sh", "cat <<END", *lines, "END", ""]))
+        program.chmod(0o755)
+
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    return says
 
 
-@pytest.mark.usefixtures("_sacct")
 @pytest.mark.parametrize(("training", "lost"), [(20.0, 3.0), (28.0, None)])
 def test_hours_that_slurm_forgot_are_not_lost_ones(
-    tmp_path: Path, training: float, lost: float | None, capsys: pytest.CaptureFixture[str]
-) -> None:
+    tmp_path: Path, training: float, lost: float | None, sacct: Callable[[Sequence[str]], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    sacct([FORGOTTEN])
     folder = study(tmp_path, training)
     (row,) = accounting_table(folder, graph_of(folder)).to_dict("records")
     assert (row["starts"], row["source"]) == (1, "sacct")
@@ -49,6 +65,33 @@ def test_hours_that_slurm_forgot_are_not_lost_ones(
     assert row["lost_gpu_hours"] == pytest.approx(float("nan") if lost is None else 2 * lost / 3600, nan_ok=True)
     message = "study/3d-s16-r2: Slurm's accounting counts 0.0139 GPU-hours, the training's own record 0.0167"
     assert (message in capsys.readouterr().out) == (lost is None)
+
+
+def test_gpus_that_slurm_does_not_count_are_those_that_jobs_asked_for(
+    tmp_path: Path, sacct: Callable[[Sequence[str]], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    sacct(WITHOUT_GPUS)
+    folder = study(tmp_path, 20.0)
+    Submissions(folder.root).add("evaluate", ["a", "b"], ["49488002"], 2, 1)  # an array of two tasks, a GPU each
+    Submissions(folder.root).add("report", ["report"], ["49488003"], 1, 0)
+    rows = accounting_table(folder, graph_of(folder)).set_index("stage")
+    hours = {"study": 2 * (10 + 25) / 3600, "evaluate": (100 + 50) / 3600, "report": 0.0}
+    assert rows["gpu_hours"].to_dict() == pytest.approx(hours)
+    by_request = "sacct, GPUs by request"
+    assert rows["source"].to_dict() == {"study": by_request, "evaluate": by_request, "report": "sacct"}
+    assert rows.loc["study", "lost_gpu_hours"] == pytest.approx(2 * (10 + 3) / 3600)
+    assert "Slurm forgets" not in capsys.readouterr().out
+
+
+def test_a_submission_from_before_slurm_counted_gpus_counts_beside_a_later_one(
+    tmp_path: Path, sacct: Callable[[Sequence[str]], None]
+) -> None:
+    sacct([*WITHOUT_GPUS[:2], FORGOTTEN.replace("49488001", "49488004")])
+    folder = study(tmp_path, 20.0)
+    Submissions(folder.root).add("study", ["3d-s16-r2"], ["49488004"], 2, 2)
+    (row,) = accounting_table(folder, graph_of(folder)).to_dict("records")
+    assert (row["gpu_hours"], row["starts"]) == (pytest.approx(2 * (10 + 25 + 25) / 3600), 3)
+    assert row["source"] == "sacct, GPUs by request"
 
 
 def test_run_and_search_count_the_hours_of_one_another_where_slurm_does_not_count(
