@@ -12,6 +12,7 @@ from jobs.engine.graph import Graph
 from jobs.engine.marker import Markers
 from jobs.engine.run_folder import RunFolder
 from jobs.engine.submissions import Submission, Submissions
+from pipeline.report.tables import records
 from slurm.accounting import Allocation, allocations
 from slurm.commands import SlurmError, array_of
 
@@ -32,16 +33,18 @@ def accounting_table(folder: RunFolder, graph: Graph) -> pd.DataFrame:
 
     ``source`` is ``sacct``; ``sacct, GPUs by request`` where Slurm does not count GPUs, as by its default: those that
     the jobs asked for, times Slurm's seconds; or ``markers`` where it cannot be asked: the hours of each item's last
-    start alone. Where an earlier report has a table, that one is returned instead of the latter.
+    start alone. Rows that Slurm counted for an earlier report go before the latter.
     """
     groups = _group_submissions(folder, graph)
     jobs = [job for submissions in groups.values() for submission in submissions for job in submission.jobs]
-    allocated, earlier = _ask_slurm(jobs), folder.report / "accounting.csv"
-    if allocated is None and earlier.exists():
-        logger.info(f"the hours are those of {earlier}")
-        return pd.read_csv(earlier).fillna({"item": ""})
-    rows = [_row(folder, graph, *group, submissions, allocated) for group, submissions in groups.items()]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    allocated = _ask_slurm(jobs)
+    earlier = _read_counted(folder) if allocated is None else {}
+    rows = [
+        earlier.get(group) or _row(folder, graph, *group, submissions, allocated)
+        for group, submissions in groups.items()
+    ]
+    table = pd.DataFrame(rows, columns=list(COLUMNS))
+    return table.assign(bill=table["gpu_hours"].map(folder.settings.budget.cost))
 
 
 def _group_submissions(folder: RunFolder, graph: Graph) -> dict[tuple[str, str], list[Submission]]:
@@ -63,6 +66,18 @@ def _ask_slurm(jobs: Sequence[str]) -> list[Allocation] | None:
         return None
 
 
+def _read_counted(folder: RunFolder) -> dict[tuple[str, str], dict[str, Any]]:
+    """Read the rows of the earlier report that Slurm counted, which it may not tell again, by stage and item."""
+    path = folder.report / "accounting.csv"
+    if not path.exists():
+        return {}
+    table = pd.read_csv(path, dtype={"item": str, "source": str}).fillna({"item": ""})
+    rows = records(table[table["source"].str.startswith(_SACCT)])
+    if rows:
+        logger.info(f"hours that Slurm counted before are those of {path}")
+    return {(row["stage"], row["item"]): row for row in rows}
+
+
 def _row(
     folder: RunFolder, graph: Graph, stage: str, item: str, submissions: Sequence[Submission],
     allocated: Sequence[Allocation] | None,
@@ -76,8 +91,7 @@ def _row(
     recorded = _recorded_seconds(graph, stage, item)
     used = {f"{kind}_gpu_hours": seconds * gpus / _HOUR for kind, seconds in recorded.items()}
     lost = {"lost_gpu_hours": _lost_hours(f"{stage}/{item}", hours, sum(used.values()))} if used else {}
-    bill = folder.settings.budget.cost(hours["gpu_hours"])
-    return {"stage": stage, "item": item, "gpus": gpus, **hours, **used, **lost, "bill": bill}
+    return {"stage": stage, "item": item, "gpus": gpus, **hours, **used, **lost}
 
 
 def _lost_hours(training: str, hours: Mapping[str, Any], used: float) -> float:

@@ -11,7 +11,7 @@ from jobs.engine.run_folder import RunFolder
 from jobs.engine.submissions import Submissions
 from jobs.stages.accounting import accounting_table
 from jobs.stages.graph import graph_of
-from pipeline.settings.run import RunSettings
+from pipeline.settings.run import BudgetSettings, RunSettings
 
 # of Slurm 22.05: the job ran from 1795769304 on, slurmctld was killed 0.3 s later, and started it anew
 FORGOTTEN = ("49488001|COMPLETED|0:0|None|1795769304|1795769304|1795769311|1795769336|25|"
@@ -105,3 +105,43 @@ def test_run_and_search_count_the_hours_of_one_another_where_slurm_does_not_coun
     rows = accounting_table(folder, graph_of(folder)).set_index("stage")
     assert set(rows["source"]) == {"markers"}
     assert rows["gpu_hours"].to_dict() == pytest.approx({"study": 2 / 3600, "search-1-1": 90 / 3600})
+
+
+def test_trainings_after_the_first_report_are_counted_where_slurm_does_not_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # without sacct
+    folder = study(tmp_path, 20.0)
+    graph = graph_of(folder)
+    first = accounting_table(folder, graph)
+    folder.report.mkdir()
+    first.to_csv(folder.report / "accounting.csv", index=False)
+    Markers(folder.root, "study").write("3d-s16-r2", Marker("done", {}, 1.0, 9.0, "", {"seconds": {}}))
+    Markers(folder.root, "train").write("2d", Marker("failed", {}, 1.0, 40.0, "", {}))
+    Submissions(folder.root).add("train", ["2d"], ["49488005"], 1, 3)
+    rows = accounting_table(folder, graph).set_index("stage")
+    assert first["gpu_hours"].tolist() == pytest.approx([2 / 3600])
+    assert rows["gpu_hours"].to_dict() == pytest.approx({"study": 2 * 9 / 3600, "train": 3 * 40 / 3600})
+    assert rows["item"].to_dict() == {"study": "3d-s16-r2", "train": "2d"}
+
+
+@pytest.mark.parametrize("lines", [[FORGOTTEN], WITHOUT_GPUS[1:2]])
+def test_hours_that_slurm_counted_stay_when_it_counts_no_longer(
+    tmp_path: Path, lines: Sequence[str], sacct: Callable[[Sequence[str]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sacct(lines)
+    folder = study(tmp_path, 20.0)
+    graph = graph_of(folder)
+    first = accounting_table(folder, graph)
+    folder.report.mkdir()
+    first.to_csv(folder.report / "accounting.csv", index=False)
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    Markers(folder.root, "prepare").write("a", Marker("done", {}, 1.0, 40.0, "", {}))
+    Submissions(folder.root).add("prepare", ["a"], ["49488005"], 1, 1)
+    priced = RunFolder(folder.root, folder.settings.model_copy(update={"budget": BudgetSettings(gpu_hour_price=2)}))
+    counted, marked = accounting_table(priced, graph).to_dict("records")
+    (before,) = first.to_dict("records")
+    names = ("stage", "item", "gpus", "starts", "waited_hours", "gpu_hours", "core_hours", "lost_gpu_hours", "source")
+    assert [counted[name] for name in names] == [before[name] for name in names]
+    assert (marked["item"], marked["gpu_hours"], marked["source"]) == ("", pytest.approx(40 / 3600), "markers")
+    assert [row["bill"] for row in (counted, marked)] == pytest.approx([2 * 2 * 25 / 3600, 2 * 40 / 3600])
