@@ -3,15 +3,16 @@
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from data_prep.errors import UserError
-from data_prep.files import digest_plain_file, write_json
+from data_prep.files import digest_plain_file, locked, write_json
 
 FILE = ".quarterdose.json"
+_LOCK = ".quarterdose.lock"
 _FILES, _UNFINISHED = "files", "unfinished"
 
 
@@ -56,18 +57,25 @@ class Ledger:
     @contextmanager
     def recording(self, patterns: Sequence[str]) -> Iterator[None]:
         """Record the files of these patterns that the block writes or leaves; also where it raises an exception."""
-        content = self._read()
-        self._write(content[_FILES], sorted({*content[_UNFINISHED], *patterns}))
+        with self._changing() as content:
+            content[_UNFINISHED] = sorted({*content[_UNFINISHED], *patterns})
         try:
             yield
         finally:
-            self._record(content, patterns)
+            with self._changing() as content:
+                content[_FILES] |= {self._name(path): digest_plain_file(path) for path in self._matches(patterns)}
+                content[_UNFINISHED] = [pattern for pattern in content[_UNFINISHED] if pattern not in patterns]
 
-    def _record(self, content: dict[str, Any], patterns: Sequence[str]) -> None:
-        replaced = {self._name(path) for path in self._matches(patterns)}
-        files = {name: digest for name, digest in content[_FILES].items() if name not in replaced}
-        files |= {self._name(path): digest_plain_file(path) for path in self._matches(patterns)}
-        self._write(files, [pattern for pattern in content[_UNFINISHED] if pattern not in patterns])
+    @contextmanager
+    def _changing(self) -> Iterator[dict[str, Any]]:
+        """Give the record to be changed, then write it; other processes wait to change it.
+
+        Not so a first one: it has nothing to lose, and a new run folder with a lock would be taken for a stranger's.
+        """
+        with locked(self.folder / _LOCK) if self.exists() else nullcontext():
+            content = self._read()
+            yield content
+            write_json(self.folder / FILE, content)
 
     def _read(self) -> dict[str, Any]:
         if not self.exists():
@@ -79,9 +87,6 @@ class Ledger:
         if not isinstance(content, dict) or content.keys() != {_FILES, _UNFINISHED}:
             raise UserError(f"{self.folder / FILE} was not written by quarterdose: move it")
         return content
-
-    def _write(self, files: dict[str, str], unfinished: list[str]) -> None:
-        write_json(self.folder / FILE, {_FILES: files, _UNFINISHED: unfinished})
 
     def _matches(self, patterns: Iterable[str]) -> list[Path]:
         return sorted({path for pattern in patterns for path in self.folder.glob(pattern)})

@@ -169,8 +169,8 @@ def test_evaluate_tells_the_quality_of_what_is_judged(finished: Toy) -> None:
     assert finished.markers() == before
     target = finished.run_folder / "quality"
     assert {path.name for path in target.iterdir()} == {
-        ".quarterdose.json", "quality.csv", "quality_scans.csv", "quality_datasets.csv", "quality_tests.csv",
-        "quality_verdicts.csv", "nps.csv",
+        ".quarterdose.json", ".quarterdose.lock", "quality.csv", "quality_scans.csv", "quality_datasets.csv",
+        "quality_tests.csv", "quality_verdicts.csv", "nps.csv",
         *(f"{name}.{ending}" for name in ("noise-spectra", "sharpness", "bias") for ending in FORMATS),
     }  # fmt: skip
     quality = pd.read_csv(target / "quality.csv").set_index("model")
