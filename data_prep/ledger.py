@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from data_prep.errors import UserError
 from data_prep.files import digest_plain_file, locked, write_json
 
 FILE = ".quarterdose.json"
-_LOCK = ".quarterdose.lock"
+LOCK = ".quarterdose.lock"
+"""Name of the file beside it that a process which changes it holds locked."""
 _FILES, _UNFINISHED = "files", "unfinished"
 
 
@@ -68,11 +69,8 @@ class Ledger:
 
     @contextmanager
     def _changing(self) -> Iterator[dict[str, Any]]:
-        """Give the record to be changed, then write it; other processes wait to change it.
-
-        Not so a first one: it has nothing to lose, and a new run folder with a lock would be taken for a stranger's.
-        """
-        with locked(self.folder / _LOCK) if self.exists() else nullcontext():
+        """Give the record to be changed, then write it; other processes wait to change it."""
+        with locked(self.folder / LOCK):
             content = self._read()
             yield content
             write_json(self.folder / FILE, content)

@@ -16,6 +16,7 @@ import yaml
 from data_prep.errors import UserError
 from data_prep.files import remove_leftovers, write_atomic, write_json
 from data_prep.ledger import FILE as LEDGER
+from data_prep.ledger import LOCK as LEDGER_LOCK
 from data_prep.ledger import Ledger
 from data_prep.log import logger
 from data_prep.outputs import check_apart
@@ -25,7 +26,7 @@ from pipeline.settings.run import RunSettings
 
 LOCK = ".lock"
 """Name of the file that the process which works in a run folder holds locked."""
-_OF_A_START = re.compile(rf"{re.escape(LOCK)}|\.{re.escape(LEDGER)}\.[0-9a-f]{{32}}\.tmp")
+_OF_A_START = re.compile(rf"{re.escape(LOCK)}|{re.escape(LEDGER_LOCK)}|\.{re.escape(LEDGER)}\.[0-9a-f]{{32}}\.tmp")
 """Files that another process, which is just starting here, may have written so far."""
 _SETTINGS_FILES = ("config.yaml", "provenance.json")
 _MODEL_FILES = ("model.safetensors", "model-card.md")
