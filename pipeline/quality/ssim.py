@@ -124,14 +124,14 @@ def authors_ms_ssim(x: Tensor, y: Tensor, *, mapped: bool = True) -> Tensor:
     every scale before it: a slip of theirs, repeated here so that numbers can be compared.
     """
     weights = WEIGHTS[: 5 if x.dim() == 4 else 4]
-    contrasts, full = [], x.new_ones(())
-    for _ in weights:
+    contrasts, full, pool = [], x.new_ones(()), _POOL[x.dim() - 2]
+    for scale in range(len(weights)):
+        if scale:
+            x, y = pool(x, 2), pool(y, 2)
         widths = [min(WINDOW, *x.shape[2:])] * (x.dim() - 2)
         means = [v.mean() for v in _similarity(x, y, _guessed_range(x), widths, lambda width: width // 2)]
         full, contrast = [(v + 1) / 2 for v in means] if mapped else means
         contrasts.append(contrast)
-        pool = _POOL[x.dim() - 2]
-        x, y = pool(x, 2), pool(y, 2)
     factors = [contrast**w * full ** weights[-1] for contrast, w in zip(contrasts, weights[:-1], strict=False)]
     return torch.stack(factors).prod()
 

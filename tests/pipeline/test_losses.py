@@ -60,6 +60,19 @@ def test_ms_ssim_is_one_for_equal_images_and_has_a_finite_gradient(shape: tuple[
     assert (ms_ssim(y, x, 1.0) < 1).all()
 
 
+@pytest.mark.parametrize("shape", [(2, 1, 16, 16), (1, 1, 16, 16, 16), (1, 1, 8, 16, 16)])
+def test_the_authors_variant_takes_the_smallest_crops(shape: tuple[int, ...]) -> None:
+    """In 2D its fifth scale has a single pixel, in 3D its fourth of 8 slices a single slice."""
+    x, y = noisy_pair(*shape)
+    assert float(CompositeLoss(0.1, "authors", 1.0)(x, x)) == 0
+    output = y.requires_grad_()
+    loss = CompositeLoss(0.1, "authors", 1.0)(output, x)
+    loss.backward()
+    assert 0 < float(loss.detach()) < 1
+    assert output.grad is not None
+    assert output.grad.isfinite().all()
+
+
 def test_the_authors_variant_gives_their_golden_values() -> None:
     golden = json.loads(shared_file("ddnet/golden_loss.json").read_text())
     with np.load(shared_file("ddnet/golden_forward.npz")) as arrays:
