@@ -133,9 +133,11 @@ def spectra_table(rows: Rows) -> pd.DataFrame:
 
 
 def nps_table(spectra: pd.DataFrame) -> pd.DataFrame:
-    """Average noise power spectra: a row a model and frequency (cycles/mm).
+    """Average noise power spectra: a row a model and frequency (cycles/mm), of each model the lowest first.
 
     ``nps`` in HU^2 mm^2: means over scans, weighted by their uniform blocks; ``blocks`` says how many there were.
     """
-    sums = spectra.groupby(["model", "frequency"], sort=False)[["power", "blocks"]].sum().reset_index()
+    order = {model: number for number, model in enumerate(spectra["model"].unique())}
+    sums = spectra.groupby(["model", "frequency"])[["power", "blocks"]].sum().reset_index()
+    sums = sums.sort_values("model", key=lambda models: models.map(order), kind="stable")
     return sums.assign(nps=sums["power"] / sums["blocks"])[["model", "frequency", "nps", "blocks"]]

@@ -14,7 +14,7 @@ from scipy.stats import bootstrap
 from pipeline.quality.measures import MEASURES, SCAN_MEASURES, SLAB_MEASURES, SLICE_MEASURES, names
 from pipeline.quality.statistics import holm, interval, paired_test
 from pipeline.report.figures.quality import draw_bias, draw_noise_spectra, draw_sharpness
-from pipeline.report.quality_tables import quality_tables
+from pipeline.report.quality_tables import nps_table, quality_tables
 from pipeline.report.results import Results
 
 MODELS = ("low-dose", "tv", "2d")
@@ -113,6 +113,21 @@ def test_tables_say_what_is_better_and_how_sure_that_is(tmp_path: Path) -> None:
     quality = tables["quality"].set_index("model")
     assert quality.loc["tv", "rmse_hu_scans"] == pytest.approx(values.mean())
     assert {"patients", "rmse_hu_low", "rmse_hu_high", *names([*SLAB_MEASURES, *SCAN_MEASURES])} <= set(quality)
+
+
+def test_spectra_of_scans_with_other_pixels_are_in_the_order_of_their_frequencies() -> None:
+    """The rings of a scan with pixels of 0.9 mm lie between those of one with 0.6 mm."""
+    power = {"fine": {0.05: 4.0, 0.1: 2.0, 0.15: 1.0}, "coarse": {0.025: 8.0, 0.1: 6.0, 0.075: 3.0}}
+    spectra = pd.DataFrame([
+        {"model": model, "frequency": frequency, "power": power[scan][frequency], "blocks": 2}
+        for model in ("low-dose", "2d") for scan in power for frequency in power[scan]
+    ])  # fmt: skip
+    nps = nps_table(spectra)
+    assert nps["model"].unique().tolist() == ["low-dose", "2d"]
+    for _, curve in nps.groupby("model"):
+        assert curve["frequency"].tolist() == [0.025, 0.05, 0.075, 0.1, 0.15]
+        assert curve["nps"].tolist() == [4, 2, 1.5, 2, 0.5]
+    assert nps_table(spectra.iloc[:0]).empty
 
 
 def test_one_patient_is_no_sample(tmp_path: Path) -> None:
