@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from data_prep.overview import WINDOWS
+from pipeline.report.doses import dose_text
 from pipeline.settings.architectures import architecture_of
 from pipeline.settings.cells import CellSettings
 from pipeline.settings.names import LOW_DOSE_INPUT
@@ -44,9 +45,12 @@ class Stacks:
 
 
 def read_stacks(root: Path, quality: pd.DataFrame, cells: Sequence[CellSettings], dose: float) -> Stacks | None:
-    """Read the example images of the networks in ``quality`` from ``root/evaluation``; None if nothing was judged."""
+    """Read the example images of the networks in ``quality`` from ``root/evaluation``; None if nothing was judged.
+
+    ``dose``: of the example, NaN where it was measured.
+    """
     models, images, full = list(quality.sort_values("rmse_hu_mean")["model"]), dict[str, Hu](), None
-    for name, model in {f"low dose ({100 * dose:g} %)": LOW_DOSE_INPUT, **_best_trainings(models, cells)}.items():
+    for name, model in {f"low dose ({dose_text(dose)})": LOW_DOSE_INPUT, **_best_trainings(models, cells)}.items():
         if model in models:
             with np.load(root / "evaluation" / f"{model}.npz") as example:
                 images[name], full = example["image"], example["full_dose"]

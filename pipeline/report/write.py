@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from data_prep.files import write_atomic
-from pipeline.report.doses import at_lowest, doses_table
+from pipeline.report.doses import DOSE, at_lowest, doses_table
 from pipeline.report.figures import draw_all
 from pipeline.report.html import write_page
 from pipeline.report.latex import as_latex
@@ -82,8 +82,8 @@ def collect(
         ),
         "accounting": accounting,
     }  # fmt: skip
-    shown = at_lowest(quality["quality"])
-    return Results(tables, curves, lowest, read_stacks(root, shown, cells, settings.data.low_dose.doses[0]))
+    shown, doses = at_lowest(quality["quality"]), [*slices[DOSE], np.nan]  # the example's is judged first
+    return Results(tables, curves, lowest, read_stacks(root, shown, cells, doses[0]))
 
 
 def _slice_ms(root: Path, judged: Sequence[str]) -> dict[str, float]:

@@ -57,14 +57,14 @@ def fill(
             train(root, cell, lines)
 
 
-def judge(root: Path, model: str, full: Hu) -> None:
-    """Two data sets of three slices; the example is off by noise of the model's error."""
+def judge(root: Path, model: str, full: Hu, dose: float | None = 0.25) -> None:
+    """Two data sets of three slices; the example is off by noise of the model's error. ``dose``: None if measured."""
     rmse = RMSE_HU.get(model, OTHER_RMSE_HU)
-    rows = [{"dataset": dataset, "scan": f"s-{dataset}", "slice": z, **SLICE_VALUES, "mse": 1e-4 * rmse,
+    rows = [{"dataset": dataset, "scan": f"s-{dataset}", "slice": z, "dose": dose, **SLICE_VALUES, "mse": 1e-4 * rmse,
              "ms_ssim": 1 - (rmse + 2 * z + 5 * n) / 1000, "rmse_hu": rmse + z}
             for n, dataset in enumerate(DATASETS) for z in range(3)]  # fmt: skip
     (root / "evaluation" / f"{model}.json").write_text(json.dumps(rows))
-    scans = [{"part": "test", "dataset": dataset, "scan": f"s-{dataset}", "slices": 3,
+    scans = [{"part": "test", "dataset": dataset, "scan": f"s-{dataset}", "dose": dose, "slices": 3,
               "noise_blocks": 9, **SCAN_VALUES, "rmse_hu": rmse, "noise_sd": rmse, "sharpness": 1 - 0.01 * len(model),
               "nps": [[0.1, 0.3, 0.5], [rmse, 2 * rmse, rmse]]}
              for dataset in DATASETS]  # fmt: skip

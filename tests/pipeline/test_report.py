@@ -88,6 +88,7 @@ def test_a_report_without_any_training_still_has_the_input(tmp_path: Path) -> No
     settings = settings_of(study={"slices": [16]}, data={"sources": [{"kind": "mayo", "path": "mayo"}]})
     cells = cells_of(settings)
     fill(tmp_path, cells, set())
+    judge(tmp_path, "low-dose", np.full((3, 64, 64), -500, np.int16), dose=None)
     write_report(
         tmp_path, settings, cells, {cell.id: ("missing", "not trained") for cell in cells}, ["low-dose"], pd.DataFrame()
     )
@@ -104,6 +105,8 @@ def test_a_report_without_any_training_still_has_the_input(tmp_path: Path) -> No
     assert "No figure: no training of the study is done." in page
     assert "not for diagnosis. Measured low dose." in page
     assert "Simulated dose" not in page
+    assert "low dose (measured)" in page
+    assert "low dose (25 %)" not in page
     assert page.count("<p>On the test part") == 3
 
 
