@@ -60,9 +60,13 @@ def check_enough(available: int, slices: int) -> None:
 
 
 def crop_centre(image: "NDArray[Voxel]", side: int | None) -> "NDArray[Voxel]":
-    """View the centre of each plane, (..., rows, columns), ``side`` pixels a side; all of it with None."""
+    """View the centre of each plane, (..., rows, columns), ``side`` pixels a side; all of it with None.
+
+    No plane is smaller than ``side``.
+    """
     if side is None:
         return image
+    assert side <= min(image.shape[-2:]), f"a plane of {image.shape[-2:]} has no centre of {side}"
     top, left = ((length - side) // 2 for length in image.shape[-2:])
     return image[..., top : top + side, left : left + side]
 

@@ -14,7 +14,7 @@ from pipeline.settings.names import FORMATS, ClassicalName, FigureFormat
 from pipeline.settings.networks import DEFAULT_NETWORKS, NetworkSettings, check_ids, donor_of
 from pipeline.settings.search import Range, SearchSettings, check_values
 from pipeline.settings.study import GridSettings, StudySettings, shared_training, with_shared
-from pipeline.settings.training import Side
+from pipeline.settings.training import Crop
 
 _MOVED = {
     "train_2d": "train_2d is networks.2d now: write networks: {2d: {model: ddnet, dims: 2, ranks: …, training: {…}}, "
@@ -28,7 +28,7 @@ _MOVED = {
 class EvaluateSettings(Settings):
     """Settings of the judging of trained networks on the held-out slices."""
 
-    crop: Side | None = Field(None, ge=192, description="side of the centre that is judged; null: the whole slice")
+    crop: Crop | None = Field(None, ge=192, description="side of the centre that is judged; null: the whole slice")
     also: tuple[Literal["train", "validation"], ...] = Field(
         ("validation",), description="parts of the split that are judged beside the test part"
     )

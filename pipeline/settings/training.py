@@ -11,7 +11,11 @@ from pipeline.intensity import ScalingName
 SIDE_MULTIPLE = 16
 """Sides must be a multiple of this: DDnet halves each side four times."""
 
+PLANE_SIDE = 512
+"""Of the planes of prepared scans."""
+
 Side = Annotated[int, Field(ge=SIDE_MULTIPLE, multiple_of=SIDE_MULTIPLE)]
+Crop = Annotated[Side, Field(le=PLANE_SIDE)]
 Norm = Literal["batch", "sync", "frozen", "group"]
 Similarity = Literal["wang", "authors"]
 
@@ -68,7 +72,7 @@ class TrainingSettings(Settings):
     accumulation: int = Field(
         1, ge=1, description="batches a rank and step; effective batch = ranks x batch x accumulation"
     )
-    crop: Side | None = Field(64, description="side in the plane, pixels; null: the whole slice")
+    crop: Crop | None = Field(64, description="side in the plane, pixels; null: the whole slice")
     doses: Doses | None = Field(
         None,
         min_length=1,

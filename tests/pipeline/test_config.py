@@ -7,6 +7,7 @@ import yaml
 
 from data_prep.errors import UserError
 from data_prep.settings_file import load_settings
+from data_prep.volume import SIDE
 from jobs.engine.run_folder import resolved_yaml
 from pipeline.settings.cells import cells_of
 from pipeline.settings.run import RunSettings
@@ -76,6 +77,9 @@ def load(tmp_path: Path, text: str = MINIMAL, *overrides: str) -> RunSettings:
         ("data.low_dose.electronic_sd=.inf", r"electronic_sd: Input should be a finite number \(got inf\)"),
         ("study.slices=[20]", r"study\.slices\.0: Input should be a multiple of 16 \(got 20\)"),
         ("study.training.crop=100", r"study\.training\.crop: Input should be a multiple of 16 \(got 100\)"),
+        ("study.training.crop=528", r"study\.training\.crop: Input should be less than or equal to 512 \(got 528\)"),
+        ("evaluate.crop=1024", r"evaluate\.crop: Input should be less than or equal to 512 \(got 1024\)"),
+        ("evaluate.crop=176", r"evaluate\.crop: Input should be greater than or equal to 192 \(got 176\)"),
         (
             "study.training.samples=3",
             r"networks\.3d\.training\.samples 3 must be a multiple of ranks x batch x accumulation = 2",
@@ -101,6 +105,11 @@ def load(tmp_path: Path, text: str = MINIMAL, *overrides: str) -> RunSettings:
 def test_wrong_settings_name_the_key_and_what_is_allowed(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         load(tmp_path, MINIMAL, override)
+
+
+def test_a_crop_may_be_the_whole_plane(tmp_path: Path) -> None:
+    run = load(tmp_path, MINIMAL, f"study.training.crop={SIDE}", f"evaluate.crop={SIDE}", "study.slices=[528]")
+    assert (run.networks["3d"].training.crop, run.evaluate.crop, run.study.slices) == (SIDE, SIDE, (528,))
 
 
 @pytest.mark.parametrize(

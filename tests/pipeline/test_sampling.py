@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.errors import UserError
-from pipeline.sampling import Sampling, choose, cover
+from pipeline.sampling import Sampling, choose, cover, crop_centre
 
 NAMES: tuple[Sampling, ...] = ("strided", "grouped", "window")
 
@@ -34,3 +34,12 @@ def test_cover_holds_every_slice_in_volumes_like_those_of_training(slices: int, 
 def test_too_few_slices_are_refused() -> None:
     with pytest.raises(UserError, match="32 slices a volume were asked for, but a scan or slab has only 20"):
         cover("grouped", 20, 32)
+
+
+def test_the_centre_of_a_plane_is_no_larger_than_the_plane() -> None:
+    image = np.arange(2 * 6 * 8).reshape(2, 6, 8)
+    assert np.array_equal(crop_centre(image, 4), image[:, 1:5, 2:6])
+    assert np.array_equal(crop_centre(image, 6), image[:, :, 1:7])
+    assert crop_centre(image, None) is image
+    with pytest.raises(AssertionError, match=r"a plane of \(6, 8\) has no centre of 7"):
+        crop_centre(image, 7)
