@@ -17,6 +17,7 @@ from data_prep.split import Split, split
 from jobs.engine.outcome import check_stage
 from jobs.engine.stage import Ref, Stage
 from jobs.stages.prepare import Prepare
+from pipeline.settings.cells import cells_of
 from pipeline.training.world import World
 
 _FILES = "manifest.csv", "split.json", NOISE
@@ -46,8 +47,8 @@ class SplitScans(Stage):
 
     @property
     def min_slices(self) -> int:
-        """Number of slices that a scan must have: those of the study's thickest volume."""
-        return max(self.settings.study.slices)
+        """Number of slices that a scan must have: those of the thickest volume that is trained or validated on."""
+        return max(max(cell.slices, cell.validated) for cell in cells_of(self.settings))
 
     def reads(self, item: str) -> Mapping[str, Any]:
         exclusions = digest_json(sorted(exclusion.row for exclusion in self.prepare.exclusions))

@@ -23,7 +23,7 @@ from jobs.engine.targets import check_targets
 from jobs.engine.worker import work_alone
 from jobs.stages.graph import graph_of, open_graph, preparation_of
 from jobs.stages.prepare import Prepare
-from jobs.stages.split import count_states, describe_noise
+from jobs.stages.split import SplitScans, count_states, describe_noise
 from pipeline.settings.run import RunSettings
 from tests.command_line import quarterdose_within
 from tests.data_prep.dicom_series import write_series
@@ -171,6 +171,29 @@ def test_a_run_without_a_scan_of_enough_slices_says_so(root: Path, tmp_path: Pat
     graph = graph_of(RunFolder.opened(root))
     with pytest.raises(UserError, match="no scan has the 16 slices that a volume of the study takes"):
         run_graph(graph, _Here(), Display())
+
+
+FLAT, DEEP = {"model": "ddnet", "dims": 2}, {"model": "ddnet", "dims": 3}
+
+
+@pytest.mark.parametrize(
+    ("networks", "study", "least"),
+    [
+        ({"flat": FLAT}, {}, 16),
+        ({"flat": FLAT, "deep": DEEP}, {}, 32),
+        ({"flat": FLAT, "deep": DEEP}, {"slices": [16], "also": [{"slices": 48}, {"slices": 32}]}, 48),
+        ({"flat": FLAT, "deep": DEEP}, {"network": "flat", "slices": [32, 64]}, 32),
+    ],
+)
+def test_a_scan_needs_the_slices_of_the_thickest_volume_of_any_training(
+    networks: dict[str, Any], study: dict[str, Any], least: int, tmp_path: Path
+) -> None:
+    """Also of further grids; 2D networks are validated on 16, a 3D network without a grid takes the study's first."""
+    values = {"name": "t", "runs": tmp_path, "data": {"sources": [{"kind": "sample"}]}}
+    folder = RunFolder.of(RunSettings.model_validate({**values, "networks": networks, "study": study}))
+    scans = graph_of(folder).stages["split"]
+    assert isinstance(scans, SplitScans)
+    assert scans.min_slices == least
 
 
 def test_a_study_of_several_patient_ids_stays_in_one_part_of_the_split(tmp_path: Path) -> None:
