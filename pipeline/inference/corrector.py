@@ -5,6 +5,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from data_prep.errors import ScanError
 from data_prep.volume import AIR_HU, Numbers
 from pipeline.convolutions.choice import OutputAlgorithms
 from pipeline.convolutions.layers import use_algorithms
@@ -43,9 +44,20 @@ class Corrector:
         if device.type == "cuda":
             use_algorithms(self.network, OutputAlgorithms(device))
 
-    @torch.inference_mode()
     def __call__(self, hu: NDArray[np.float32]) -> NDArray[np.float32]:
         """Predict the change, HU, of the centre of (slices, rows, columns) from -1024 to 3072 HU.
+
+        Raises:
+            ScanError: it is not finite, which integers of HU would not show.
+        """
+        change = self.predict(hu)
+        if not np.isfinite(change).all():
+            raise ScanError(f"the output of network {self.cell.id} is not finite: take another model")
+        return change
+
+    @torch.inference_mode()
+    def predict(self, hu: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Predict the change, whether it is finite or not.
 
         Intensities are scaled as those of the whole plane. A plane that does not fit the network is padded with air,
         never resampled.

@@ -71,7 +71,7 @@ def denoise_slices(scan: Scan, correct: Corrector) -> Iterator[NDArray[np.int16]
     HU, and padding, stay as they are. Memory holds a few windows, whatever the scan's length.
 
     Raises:
-        ScanError: a slice of the scan is broken.
+        ScanError: a slice of the scan is broken, or the network's output is not finite.
     """
     plan = plan_windows(correct.cell, scan.slices)
     works_ahead = correct.device.type == "cuda"  # a CPU has no time to gain, and its threads are this thread's

@@ -77,7 +77,8 @@ def _read_state(path: Path) -> dict[str, NDArray[np.generic]]:
     state = next((candidate for candidate in candidates if _is_state(candidate)), None)
     if state is None:
         raise UserError("it holds no state dict, neither alone nor under a key such as model_state_dict")
-    return {name.removeprefix(_WRAPPER): tensor.numpy() for name, tensor in state.items()}
+    doubles = {name.removeprefix(_WRAPPER): tensor.detach().double() for name, tensor in state.items()}
+    return {name: tensor.numpy() for name, tensor in doubles.items()}  # which has no bfloat16
 
 
 def _is_state(content: object) -> bool:
@@ -104,7 +105,7 @@ def load_published(network: nn.Module, arrays: Mapping[str, NDArray[np.generic]]
     """Load weights that carry the names of a code, DDnet's authors' if none is named, into the network.
 
     Raises:
-        UserError: a name is missing or unknown, or an array has another shape.
+        UserError: a name is missing or unknown, or an array has another shape or numbers that are not finite.
     """
     code = code or DDNET_AUTHORS
     keys = code.keys(network)
@@ -120,6 +121,9 @@ def load_published(network: nn.Module, arrays: Mapping[str, NDArray[np.generic]]
         state |= {name: _to_convolution(state[name]) for name in mirrored if state[name].dim() > 2}
     _check_shapes(state, network.state_dict())
     network.load_state_dict(state)
+    for name, weights in network.state_dict().items():
+        if not weights.isfinite().all():
+            raise UserError(f"published weights {keys[name]} are not finite")
 
 
 def _check_shapes(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:

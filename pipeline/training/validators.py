@@ -91,11 +91,11 @@ class ScanValidator:
 
 
 class _WatchedCorrector(Corrector):
-    """Corrector that notices changes that are no numbers, which integers of HU do not show."""
+    """Corrector that notices changes that are not finite and goes on, as the other ranks do."""
 
     is_finite = True
 
     def __call__(self, hu: NDArray[np.float32]) -> NDArray[np.float32]:
-        change = super().__call__(hu)
+        change = self.predict(hu)
         self.is_finite &= bool(np.isfinite(change).all())
         return np.nan_to_num(change)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from data_prep.errors import ScanError
 from data_prep.originals import Original
 from data_prep.volume import Numbers
 from pipeline.inference.corrector import Corrector
@@ -217,6 +218,21 @@ def test_features_beyond_float16_are_computed_in_float32(largest: int) -> None:
     correct = Corrector(Loud(), cell(2, residual=True), CPU)
     correct.uses_float16 = True
     np.testing.assert_allclose(correct(hu), -10, atol=1e-3)
+
+
+class Broken(nn.Module):
+    """Network whose output is no number in one voxel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        broken = x.clone()
+        broken[..., 5, 5] = torch.nan
+        return broken
+
+
+def test_an_output_that_is_not_finite_is_no_denoised_scan() -> None:
+    slices = denoise_slices(ArrayScan(chest(20, 32)), Corrector(Broken(), cell(3), CPU))
+    with pytest.raises(ScanError, match=r"the output of network cell is not finite: take another model"):
+        next(slices)
 
 
 def test_an_input_normalised_in_place_gives_the_same_output() -> None:

@@ -55,9 +55,23 @@ def test_red_cnn_whose_inner_layers_share_their_weights(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("kind", [torch.float64, torch.bfloat16, torch.float16])
+def test_parameters_of_any_precision_are_read(kind: torch.dtype, tmp_path: Path) -> None:
+    """A state dict of ``named_parameters`` requires gradients."""
+    state = {name: weights.to(kind) for name, weights in red_cnn_weights().items()}
+    torch.save({name: torch.nn.Parameter(weights) for name, weights in state.items()}, tmp_path / "redcnn.pt")
+    _, network = read_published(tmp_path / "redcnn.pt")
+    assert torch.equal(network.get_parameter("encoder.1.weight"), state["conv2.weight"].float())
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"conv3.bias": torch.full((96,), torch.nan)}, r"published weights conv3\.bias are not finite"),
+        (
+            {"conv2.weight": torch.full((96, 96, 5, 5), 1e300, dtype=torch.float64)},
+            r"published weights conv2\.weight are not finite",
+        ),
         ({"tconv5.bias": None}, r"published weights lack tconv5\.bias"),
         ({"conv6.weight": torch.ones(1)}, r"published weights hold 1 unknown arrays, first conv6\.weight"),
         (
