@@ -30,7 +30,7 @@ SETTINGS: dict[str, Any] = {
     "networks": {
         "2d": {
             **copy.deepcopy(SMALL), "dims": 2, "ranks": 2,
-            "training": {"epochs": 2, "samples": 8, "batch": 2, "crop": 32, "validation_samples": 2},
+            "training": {"epochs": 2, "samples": 8, "batch": 2, "crop": 16, "validation_samples": 2},
         },
         "3d": {
             **copy.deepcopy(SMALL), "dims": 3,

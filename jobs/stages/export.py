@@ -13,6 +13,7 @@ from data_prep.split import Segment, Split
 from jobs.engine.stage import Ref, Stage
 from jobs.stages.evaluate import Evaluate
 from jobs.stages.split import read_split
+from pipeline.settings.cells import CellSettings
 from pipeline.settings.names import LOW_DOSE_INPUT
 from pipeline.settings.training import TrainingSettings
 from pipeline.training.world import World
@@ -26,11 +27,12 @@ MODEL = "model"
 class Export(Stage):
     """Write the model file: of the judged networks that of the least error in validation, relative to its input.
 
-    Of networks that were validated at different doses it is that of the judged validation part, at all stored doses.
+    Of networks that were validated at different doses, or on different voxels, it is that of the judged validation
+    part, at all stored doses.
     """
 
     name: str = "export"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     accepts_failed_inputs: ClassVar[bool] = True
 
     def __init__(self, evaluate: Evaluate) -> None:
@@ -69,13 +71,20 @@ class Export(Stage):
         """Choose a network by the results of trainings; raise UserError if their errors do not compare."""
         from pipeline.evaluate.choice import choose_network
 
-        doses = {name: self._validated_doses(self.evaluate.cells[name][1].training) for name in trainings}
-        return choose_network(trainings, doses, self.folder.root / "evaluation")
+        validated = {name: self._validated_on(self.evaluate.cells[name][1]) for name in trainings}
+        return choose_network(trainings, validated, self.folder.root / "evaluation")
 
-    def _validated_doses(self, training: TrainingSettings) -> set[float]:
+    def _validated_on(self, cell: CellSettings) -> tuple[Any, ...]:
+        """Return what decides on the doses and voxels of a validation; that of whole scans has all voxels."""
+        training, doses = cell.training, self._validated_doses(cell.training)
+        if training.validation == "scans":
+            return (doses,)
+        return doses, training.validation_samples, training.crop, cell.validated, cell.validated_sampling
+
+    def _validated_doses(self, training: TrainingSettings) -> frozenset[float]:
         """Return the doses that a network was validated at: where noise is fresh also simulated ones."""
-        stored = set(self.settings.data.low_dose.doses)
-        doses = set(training.doses or stored)
+        stored = frozenset(self.settings.data.low_dose.doses)
+        doses = frozenset(training.doses or stored)
         return doses if training.fresh else doses & stored
 
     def _read_training(self, cell: str) -> dict[str, Any]:

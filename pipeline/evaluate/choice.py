@@ -1,7 +1,7 @@
 """The network of a run that is exported: that of the least error in validation, relative to the low-dose input."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +11,24 @@ from data_prep.errors import UserError
 from pipeline.settings.names import LOW_DOSE_INPUT
 
 
-def choose_network(trainings: Mapping[str, Mapping[str, Any]], doses: Mapping[str, set[float]], judged: Path) -> str:
-    """Choose by the validations of the trainings, or where these were at different doses by the judged validation part.
+def choose_network(trainings: Mapping[str, Mapping[str, Any]], validated: Mapping[str, Hashable], judged: Path) -> str:
+    """Choose by the validations of the trainings, or where these do not compare by the judged validation part.
 
     Args:
         trainings: results of the networks' trainings.
-        doses: at which each network was validated while it was trained.
+        validated: what decides on the doses and voxels on which each network was validated while it was trained.
         judged: folder with the rows of the judged scans. Relative errors are averaged over all stored doses.
 
     Raises:
-        UserError: the networks were validated at different doses, and the validation part was not judged.
+        UserError: these differ, and the validation part was not judged.
     """
-    if len({frozenset(doses[name]) for name in trainings}) == 1:
+    if len({validated[name] for name in trainings}) == 1:
         return min(trainings, key=lambda name: _validation_error(trainings[name]))
     before = _errors(judged, LOW_DOSE_INPUT)
     if before.empty:
         raise UserError(
-            f"the networks {', '.join(trainings)} were validated at different doses, so their errors do not compare "
-            "and no model is written: judge the validation part, evaluate.also: [validation]"
+            f"the networks {', '.join(trainings)} were validated at different doses or on different voxels, so their "
+            "errors do not compare and no model is written: judge the validation part, evaluate.also: [validation]"
         )
     return min(trainings, key=lambda name: float((_errors(judged, name) / before).mean()))
 

@@ -16,11 +16,13 @@ from pipeline.settings.run import RunSettings
 DOSES = [0.05, 0.1, 0.5]
 
 
-def export_of(root: Path, **trainings: dict[str, Any]) -> Export:
-    """The export of a run with a network of each of these trainings."""
+def export_of(root: Path, study: dict[str, Any] | None = None, **trainings: dict[str, Any]) -> Export:
+    """The export of a run with a network of each of these trainings; of 3D networks names begin with ``deep``."""
     settings = RunSettings.model_validate({
         "name": "t", "runs": root, "data": {"sources": [{"kind": "sample"}], "low_dose": {"doses": DOSES}},
-        "networks": {name: {"model": "ddnet", "dims": 2, "training": training} for name, training in trainings.items()},
+        "networks": {name: {"model": "ddnet", "dims": 3 if name.startswith("deep") else 2, "training": training}
+                     for name, training in trainings.items()},
+        "study": {"transfer": "none", "ranks": 1, **(study or {})},
     })  # fmt: skip
     evaluate = graph_of(RunFolder.of(settings)).stages["evaluate"]
     assert isinstance(evaluate, Evaluate)
@@ -59,6 +61,45 @@ def test_where_all_networks_were_validated_at_the_same_doses_their_own_errors_co
     export = export_of(tmp_path, a={}, b=training_b)
     assert export.choose(results(a=0.5, b=0.4)) == "b"
     assert export.choose(results(a=0.4, b=0.5)) == "a"
+
+
+@pytest.mark.parametrize(
+    ("training_a", "training_b"),
+    [
+        ({}, {"validation": "scans"}),
+        ({"crop": None}, {"validation": "scans"}),
+        ({}, {"crop": 32}),
+        ({}, {"validation_samples": 4}),
+    ],
+)
+def test_networks_that_were_validated_on_different_voxels_are_compared_on_the_judged_validation_part(
+    training_a: dict[str, Any], training_b: dict[str, Any], tmp_path: Path
+) -> None:
+    """On its easier crops ``b`` came out ahead, on equal terms ``a`` is."""
+    export = export_of(tmp_path, a=training_a, b=training_b)
+    judge(export, low_dose=[40, 20, 10], a=[30, 15, 7], b=[31, 16, 8])
+    assert export.choose(results(a=0.7951, b=0.7708)) == "a"
+    (tmp_path / "t" / "evaluation" / "low-dose.scans.json").write_text('[{"part": "test", "dose": 0.1, "rmse_hu": 1}]')
+    with pytest.raises(UserError, match=r"a, b were validated .* on different voxels.*evaluate\.also: \[validation\]"):
+        export.choose(results(a=0.7951, b=0.7708))
+
+
+def test_validations_of_whole_scans_compare_whatever_the_crops(tmp_path: Path) -> None:
+    scans = {"validation": "scans"}
+    export = export_of(tmp_path, {"slices": 32}, flat={**scans, "crop": 32, "validation_samples": 4}, deep=scans)
+    assert export.choose(results(**{"flat": 0.5, "deep-s32-r1-none": 0.4})) == "deep-s32-r1-none"
+    assert export.choose(results(**{"flat": 0.3, "deep-s32-r1-none": 0.4})) == "flat"
+
+
+def test_a_2d_network_is_validated_on_the_voxels_of_a_3d_one_of_16_slices_and_not_of_32(tmp_path: Path) -> None:
+    export = export_of(tmp_path, {"slices": [16, 32]}, flat={}, deep={})
+    errors = {"flat": 0.5, "deep-s16-r1-none": 0.4}
+    assert export.choose(results(**errors)) == "deep-s16-r1-none"
+    rmse_hu: dict[str, list[float]] = {
+        "low_dose": [40, 20, 10], "flat": [30, 15, 7], "deep-s16-r1-none": [31, 16, 8], "deep-s32-r1-none": [32, 17, 9],
+    }  # fmt: skip
+    judge(export, "validation", **rmse_hu)
+    assert export.choose(results(**errors, **{"deep-s32-r1-none": 0.3})) == "flat"
 
 
 @pytest.mark.parametrize("training_b", [{"doses": 0.5}, {"fresh": True, "doses": [*DOSES, 0.7]}])
