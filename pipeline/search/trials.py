@@ -17,7 +17,7 @@ class RungResult:
     """What a trial reached on a rung, by the rung's number.
 
     ``value``: validation RMSE as a share of the input's, after ``steps`` steps. ``hours`` of the process and
-    ``cpu_hours``: of all steps so far. ``finished``: Unix time.
+    ``cpu_hours``: from the start so far. ``finished``: Unix time.
     """
 
     rung: int

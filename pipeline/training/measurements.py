@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pipeline.training.clock import StepClock
 from pipeline.training.metrics_file import PARTS
-from pipeline.training.node_load import LoadMeter
+from pipeline.training.node_load import LoadMeter, process_seconds
 from pipeline.training.ranks import Ranks
 from pipeline.training.record import StepTimes, TrainingRecord
 
@@ -18,10 +18,14 @@ _DIGITS = 6
 
 
 class Measurements:
-    """Measures steps, and adds them to the training's record from time to time, as each sum waits for all ranks."""
+    """Measures steps, and adds them to the training's record from time to time, as each sum waits for all ranks.
 
-    def __init__(self, record: TrainingRecord, clock: StepClock, ranks: Ranks) -> None:
+    ``cpu_start``: CPU seconds of this process when the training started.
+    """
+
+    def __init__(self, record: TrainingRecord, clock: StepClock, ranks: Ranks, cpu_start: float) -> None:
         self.record, self.clock, self.ranks = record, clock, ranks
+        self._cpu, self._cpu_elsewhere = cpu_start, 0.0
         self._load = LoadMeter(ranks, record.load)
         self._pending: list[Tensor] = []
         self._timed_steps = 0
@@ -32,7 +36,13 @@ class Measurements:
         self._pending = []
         self._load.start()  # reads /proc, which takes milliseconds on a large node: no part of a step
         self.clock.start()
-        self._cpu_start, self._start = time.process_time(), time.perf_counter()
+        self._cpu_elsewhere += self._cpu_lap()
+        self._start = time.perf_counter()
+
+    def _cpu_lap(self) -> float:
+        """Return the CPU seconds since the last time."""
+        before, self._cpu = self._cpu, process_seconds()
+        return self._cpu - before
 
     def add(self, loss_and_norm: Tensor) -> None:
         """Add a step by its loss and the norm of its gradients, (2,)."""
@@ -53,13 +63,23 @@ class Measurements:
         seconds = time.perf_counter() - self._start
         self._load.settle()
         sums = {"loss": loss, "gradient_norm": gradient_norm, "steps": float(len(losses_and_norms)),
-                **self.clock.seconds(), "whole": seconds, "cpu": time.process_time() - self._cpu_start}  # fmt: skip
+                **self.clock.seconds(), "whole": seconds, "cpu": self._cpu_lap(),
+                "cpu_elsewhere": self._cpu_elsewhere}  # fmt: skip
+        self._cpu_elsewhere = 0.0
         self.record.seconds["training"] += seconds
         self.record.timed += self._step_times()
-        for name, total in self.ranks.sum(sums).items():
-            for totals in (self.record.line, self.record.spent):
-                totals[name] = totals.get(name, 0.0) + total
+        self._add(sums, self.record.line, self.record.spent)
         return losses_and_norms
+
+    def settle_elsewhere(self) -> None:
+        """Add the CPU seconds of all ranks between steps to the record; every rank must call it."""
+        self._add({"cpu_elsewhere": self._cpu_elsewhere + self._cpu_lap()}, self.record.spent)
+        self._cpu_elsewhere = 0.0
+
+    def _add(self, sums: dict[str, float], *totals: dict[str, float]) -> None:
+        for name, total in self.ranks.sum(sums).items():
+            for of_record in totals:
+                of_record[name] = of_record.get(name, 0.0) + total
 
     def _step_times(self) -> Iterator[StepTimes]:
         """Yield the times of each pending step: means over the ranks, and those of the slowest rank."""

@@ -20,8 +20,9 @@ class TrainingRecord:
 
     ``seconds``: by kind of work. ``validation``: the last one, after ``validated`` steps. ``best``: step and errors of
     the best one after the first step, ``stale``: the number of later ones. ``spent``: sums over all steps and ranks of
-    loss, gradient norm, times and CPU seconds; ``line``: the same since the last line of metrics. ``timed``: times of
-    each step since that line. ``load``: the sums of :class:`~pipeline.training.node_load.LoadMeter`.
+    loss, gradient norm, times and CPU seconds, and the CPU seconds elsewhere, from the start on. ``line``: the same
+    since the last line of metrics. ``timed``: times of each step since that line. ``load``: the sums of
+    :class:`~pipeline.training.node_load.LoadMeter`.
     """
 
     seconds: dict[str, float] = field(default_factory=_no_seconds)

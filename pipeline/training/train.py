@@ -28,6 +28,7 @@ from pipeline.training.exchange import exchange_gradients
 from pipeline.training.loader import Batch, read_ahead, repeat_first
 from pipeline.training.measurements import Measurements
 from pipeline.training.metrics_file import MetricsFile
+from pipeline.training.node_load import process_seconds
 from pipeline.training.ranks import Ranks
 from pipeline.training.record import TrainingRecord
 from pipeline.training.schedule import TrainingLength, length_of
@@ -45,8 +46,8 @@ def train(
     """Train the cell's network in ``folder``, from its newest checkpoint if there is one; return the result.
 
     Every rank of ``world`` calls it, after joining the process group. The result holds seconds by kind of work and by
-    part of a step, CPU seconds of all ranks, steps, the step of the checkpoint that is judged and its validation, and
-    rank 0's memory peak (bytes).
+    part of a step, CPU seconds of all ranks and their reading processes from start to end, steps, the step of the
+    checkpoint that is judged and its validation, and rank 0's memory peak (bytes).
 
     Args:
         cell: the settings.
@@ -74,7 +75,7 @@ def train(
 def _build_trainer(
     cell: CellSettings, data: Path, split: Split, folder: Path, world: World, start: Path | None, stop: StopFlag
 ) -> Trainer:
-    start_time, settings = time.perf_counter(), cell.training
+    start_time, cpu_start, settings = time.perf_counter(), process_seconds(), cell.training
     ranks = Ranks(world, device_of(world, settings.device))
     torch.set_num_threads(settings.threads)
     torch.backends.cudnn.deterministic = True  # a resumed training computes the same bits
@@ -94,8 +95,8 @@ def _build_trainer(
         cell, length, samples, _build_validator(cell, data, split, step),
         metrics=MetricsFile(folder, state.get("metrics", ()), steps_taken) if world.leads else None,
         batches=_read_batches(cell, samples, steps_taken, length, ranks),
-        step=step, ranks=ranks, measurements=Measurements(record, step.clock, ranks), checkpoints=checkpoints,
-        stop=stop, record=record, steps_taken=steps_taken, convolutions=convolutions,
+        step=step, ranks=ranks, measurements=Measurements(record, step.clock, ranks, cpu_start),
+        checkpoints=checkpoints, stop=stop, record=record, steps_taken=steps_taken, convolutions=convolutions,
     )  # fmt: skip
 
 

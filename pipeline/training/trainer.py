@@ -70,6 +70,7 @@ class Trainer:
             while self.steps_taken < self._end and not self._has_stalled():
                 self._train_epoch(progress)
                 self._end_epoch()
+        self.measurements.settle_elsewhere()
         return {**self._result(), "nodes": self.ranks.hosts()}
 
     def _train_epoch(self, progress: Progress) -> None:
@@ -153,6 +154,7 @@ class Trainer:
             self.ranks.copy_from_first(self.step.judged.buffers())
             self.step.judged.eval()
             validation = summed_up(self.ranks.sum(self._judge_share()))
+        self.measurements.settle_elsewhere()
         for name, number in validation.items():
             check_finite(f"validation {name}", number, self.cell, self.steps_taken)
         self._write("validation", max(0, self.steps_taken // self.length.epoch_steps - 1), validation)
@@ -211,7 +213,7 @@ class Trainer:
             "parameters": sum(p.numel() for p in self.step.model.parameters()),
             "seconds": {kind: round(seconds, 3) for kind, seconds in record.seconds.items()},
             "step_seconds": self.measurements.mean_times(),
-            "cpu_seconds": round(record.spent["cpu"], 3),
+            "cpu_seconds": round(record.spent["cpu"] + record.spent["cpu_elsewhere"], 3),
             "load": summarise(record.load) if self.ranks.world.leads else None,
             "validation": validation,
             "best": record.best,

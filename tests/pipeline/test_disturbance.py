@@ -126,7 +126,7 @@ def test_a_little_less_than_the_ranks_own_seconds_is_no_foreign_work() -> None:
 
 def test_reading_the_load_is_no_part_of_a_line_s_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = StepClock(CPU)
-    measurements = Measurements(TrainingRecord(), clock, Ranks(World(), CPU))
+    measurements = Measurements(TrainingRecord(), clock, Ranks(World(), CPU), 0.0)
     busy_seconds, ends = node_load.busy_seconds, list[float]()
 
     def counted(cores: Collection[int]) -> tuple[float, float]:

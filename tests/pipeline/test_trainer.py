@@ -13,14 +13,17 @@ import torch
 
 from data_prep.cache import cache_folder
 from pipeline.models import DDnet, build_network
+from pipeline.training import train as training
 from pipeline.training.checkpoints import Checkpoints, load_trained
 from pipeline.training.distributed import joined
 from pipeline.training.errors import CheckpointError, TrainingError
 from pipeline.training.metrics_file import PARTS, read_metrics
+from pipeline.training.step import TrainingStep
 from pipeline.training.train import compile_network
+from pipeline.training.validators import CropValidator
 from pipeline.training.world import World
 from tests.pipeline.cells import cell
-from tests.pipeline.trainings import CPU, losses, run, train_ranks
+from tests.pipeline.trainings import CPU, Halted, losses, run, train_ranks
 from tests.ranks import start_ranks
 
 
@@ -115,6 +118,34 @@ def test_the_parts_of_a_step_are_the_whole_of_it(make_pair: Callable[..., Path],
     steps = result["step_seconds"]
     assert sum(steps[part] for part in PARTS) == pytest.approx(steps["whole"], rel=0.05)
     assert 0 < result["cpu_seconds"] < 100
+
+
+def test_cpu_seconds_are_those_of_the_whole_training_also_of_one_that_was_resumed(
+    make_pair: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that stands still but at a start (10 s), a step (1 s), a validation (100 s), a checkpoint (1000 s)."""
+    seconds = 0.0
+
+    def slow(owner: object, name: str, cost: float) -> None:
+        done = getattr(owner, name)
+
+        def work(*args: Any, **kwargs: Any) -> Any:
+            nonlocal seconds
+            seconds += cost
+            return done(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, work)
+
+    for owner, name, cost in ((training, "_build_step", 10), (TrainingStep, "take", 1), (CropValidator, "judge", 100),
+                              (Checkpoints, "save", 1000)):  # fmt: skip
+        slow(owner, name, cost)
+    monkeypatch.setattr(time, "process_time", lambda: seconds)
+    data, settings = make_pair(), cell(2, loader_workers=0)
+    assert run(settings, data, tmp_path / "uncut")["cpu_seconds"] == 10 + 8 * 1 + 3 * 100 + 2 * 1000
+    with pytest.raises(Halted):
+        run(settings, data, tmp_path / "halted", stop_at=5)
+    kept = 10 + 4 * 1 + 2 * 100  # after the first epoch
+    assert run(settings, data, tmp_path / "halted")["cpu_seconds"] == kept + 10 + 4 * 1 + 100 + 1000
 
 
 def test_each_part_of_a_step_has_its_own_time(
