@@ -10,6 +10,9 @@ from data_prep.partners import Partner, partners_of
 from data_prep.setting_types import Doses, InputPath, Photons, ZCorrelation
 from data_prep.sources.kinds import KINDS
 
+ALL_DATASETS = "all"
+"""Name that stands for all data sets in tables."""
+
 
 class Settings(BaseModel):
     """Base of all groups of settings: frozen; unknown keys and numbers that are not finite are refused."""
@@ -39,6 +42,13 @@ class SourceSettings(Settings):
             *names, last = map(repr, KINDS)
             raise ValueError(f"Input should be {', '.join(names)} or {last}")
         return kind
+
+    @field_validator("dataset")
+    @classmethod
+    def _check_dataset(cls, dataset: str) -> str:
+        if dataset == ALL_DATASETS:
+            raise ValueError("a table's row of that name is of all data sets: choose another name")
+        return dataset
 
     @model_validator(mode="after")
     def _refuse_settings_without_effect(self) -> Self:

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from data_prep.settings import ALL_DATASETS
 from pipeline.quality.measures import MEASURES, RANKED_BY, SCAN_MEASURES, SLAB_MEASURES, SLICE_MEASURES, names
 from pipeline.quality.statistics import interval
 from pipeline.report.doses import DOSE, by_dose
 from pipeline.report.quality_tests import tests_table
-from pipeline.report.verdicts import ALL, verdicts_table
+from pipeline.report.verdicts import verdicts_table
 from pipeline.settings.names import LOW_DOSE_INPUT
 
 Rows = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -80,7 +81,7 @@ def with_scans(quality: pd.DataFrame, datasets: pd.DataFrame) -> pd.DataFrame:
     ``patients``; ``rmse_hu_scans``, the mean RMSE of the scans, with its SD and its 95 % interval ``rmse_hu_low`` and
     ``_high``; and the means over scans of what slices alone cannot tell.
     """
-    rows = datasets[(datasets["part"] == "test") & (datasets["dataset"] == ALL)]
+    rows = datasets[(datasets["part"] == "test") & (datasets["dataset"] == ALL_DATASETS)]
     ranked = {"_scans": "_mean", "_scans_sd": "_sd", "_low": "_low", "_high": "_high"}
     columns = {"patients": "patients", **{f"{RANKED_BY}{new}": f"{RANKED_BY}{old}" for new, old in ranked.items()},
                **{name: f"{name}_mean" for name in names([*SLAB_MEASURES, *SCAN_MEASURES])}}  # fmt: skip
@@ -105,7 +106,7 @@ def scans_table(rows: Rows, manifest: pd.DataFrame) -> pd.DataFrame:
 
 def datasets_table(scans: pd.DataFrame) -> pd.DataFrame:
     """Make a row a model, part and data set, and ``all`` of these: means, SDs and 95 % intervals over scans."""
-    groups = pd.concat([scans.assign(dataset=ALL), scans]).groupby(["model", "part", "dataset"], sort=False)
+    groups = pd.concat([scans.assign(dataset=ALL_DATASETS), scans]).groupby(["model", "part", "dataset"], sort=False)
     rows = [
         {"model": model, "part": part, "dataset": dataset, **_dataset_row(group)}
         for (model, part, dataset), group in groups

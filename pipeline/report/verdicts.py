@@ -5,13 +5,13 @@ from typing import Any
 
 import pandas as pd
 
+from data_prep.settings import ALL_DATASETS
 from pipeline.quality.measures import RANKED_BY
 from pipeline.report.doses import dose_text, split_by_dose
 from pipeline.settings.names import CLASSICAL_TITLES, LOW_DOSE_INPUT
 
 COLUMNS = ("low_dose", "dose", "dataset", "scans", "slices", "rmse_low_dose", "classical", "rmse_classical", "network",
            "rmse_network", "winner", "verdict")  # fmt: skip
-ALL = "all"
 _NAMES: dict[str, str] = {LOW_DOSE_INPUT: "the input left alone", **CLASSICAL_TITLES}
 
 
@@ -37,7 +37,7 @@ def _rows(judged: pd.DataFrame) -> Iterator[dict[str, Any]]:
         for dose, of_dose in by_dose:
             datasets = list(of_dose.groupby("dataset"))
             origin = f"{kind} low dose of {dose_text(dose)}" if len(by_dose) > 1 else f"{kind} low dose"
-            for dataset, slices in [(ALL, of_dose), *datasets] if len(datasets) > 1 else datasets:
+            for dataset, slices in [(ALL_DATASETS, of_dose), *datasets] if len(datasets) > 1 else datasets:
                 errors = slices.groupby("model", sort=False)[RANKED_BY].mean().to_dict()
                 if LOW_DOSE_INPUT in errors:
                     of_input = slices[slices["model"] == LOW_DOSE_INPUT]
@@ -49,7 +49,7 @@ def _row(origin: str, dataset: str, slices: pd.DataFrame, errors: Mapping[Any, f
     best = min(networks, key=lambda name: networks[name], default="")
     classical = min(errors.keys() & CLASSICAL_TITLES.keys(), key=lambda name: errors[name], default="")
     scans, before = slices["scan"].nunique(), errors[LOW_DOSE_INPUT]
-    part = "the test part" if dataset == ALL else f"the test part of {dataset}"
+    part = "the test part" if dataset == ALL_DATASETS else f"the test part of {dataset}"
     start = f"On {part} with {origin} ({scans} scan{'s' if scans > 1 else ''}, {len(slices)} slices) "
     label = f"the best of {len(networks)} networks ({best})" if len(networks) > 1 else f"the network ({best})"
     parts = [

@@ -320,6 +320,7 @@ def test_bids_entities_join_the_scans_of_a_patient(tmp_path: Path) -> None:
         ({"kind": "nifti", "kernel": "B30f"}, "a nifti source has none"),
         ({"kind": "lidc", "low_dose": "measured"}, "with kind mayo alone"),
         ({"kind": "mayo", "thickness_mm": 0}, "greater than 0"),
+        ({"kind": "nifti", "dataset": "all"}, "a table's row of that name is of all data sets: choose another name"),
     ],
 )
 def test_settings_without_effect_are_refused(settings: dict[str, Any], message: str) -> None:
