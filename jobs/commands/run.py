@@ -1,6 +1,6 @@
 """Commands that bring a run up to date: ``run`` (also ``study``), ``prepare``, ``evaluate`` and ``report``."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 
 import typer
@@ -15,6 +15,7 @@ from jobs.engine.decision import Decision
 from jobs.engine.graph import Graph, OpenGraph
 from jobs.engine.outcome import RunFailed
 from jobs.engine.run_folder import LOCK, RunFolder
+from jobs.engine.stage import Stage
 from jobs.engine.targets import check_targets
 from pipeline.report.files import QUALITY_PATTERNS, REPORT_PATTERNS, SEARCH_PATTERNS
 from pipeline.settings.run import RunSettings
@@ -136,19 +137,19 @@ def _update(folder: RunFolder, graph: Graph, open_graph: OpenGraph, on: str, dry
         return None
     if not dry_run:
         check_queue(folder)
-    find_items(graph)
+    find_items(graph.stages.values())
     if dry_run:
         _print_decisions(graph)
         return None
     return run_here(folder, graph, open_graph, profile)
 
 
-def find_items(graph: Graph) -> None:
-    """Search for the items of all stages that need it, with progress for people."""
+def find_items(stages: Iterable[Stage]) -> None:
+    """Search for the items of stages, and check what they need, with progress for people."""
     from jobs.engine.display import looking
 
     with looking("looking through the sources") as progress:
-        for stage in graph.stages.values():
+        for stage in stages:
             stage.find_items(progress)
 
 
@@ -227,11 +228,11 @@ def _enqueue(folder: RunFolder, graph: Graph, open_graph: OpenGraph, profile: Pr
     from jobs.engine.queue import check_submission, live_submissions, submit_graph
 
     with locked(folder):
-        is_searched = all(stage.is_searched() for stage in graph.stages.values())
-        if is_searched:  # else a job looks, and each job checks what it replaces
-            find_items(graph)
+        stages = graph.stages.values()
+        is_searched = all(stage.is_searched() for stage in stages)  # else a job looks through the sources
+        find_items(stage for stage in stages if is_searched or not stage.uses_search)
         check_budget(folder, graph, profile)
-        if is_searched:
+        if is_searched:  # else each job checks what it replaces
             check_targets(graph, graph.decide_all())
         live = live_submissions(folder)
         check_submission(graph, folder, profile, live)

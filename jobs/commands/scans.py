@@ -52,7 +52,7 @@ def _prepare_again(data: Path, damaged: Mapping[str, str]) -> None:
     with locked(folder):
         for scan, message in damaged.items():
             graph.stages["prepare"].markers.write_damage(scan, message)
-    find_items(graph)
+    find_items(graph.stages.values())
     run_here(folder, graph, open_graph, None)
 
 

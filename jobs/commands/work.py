@@ -27,7 +27,7 @@ def work(config: Config, stage: str, item: Annotated[str | None, typer.Argument(
     if stage == FIND:
         folder.check({})
         folder.record()
-        find_items(open_graph, folder.root)
+        find_items(open_graph, folder.root, _RESTARTS)
         return
     _check_recorded(config, folder)
     _check_names(opens(folder.root), stage, item)

@@ -35,11 +35,12 @@ _POLL_SECONDS = 0.5  # between looks for a marker
 _VISIBLE_SECONDS = 60.0  # until files of another node are seen here: NFS may remember a folder for so long
 
 
-def find_items(open_graph: OpenGraph, root: Path) -> None:
+def find_items(open_graph: OpenGraph, root: Path, max_restarts: int) -> None:
     """Search for the items of all stages that need it, for the jobs that come after."""
-    for stage in open_graph(root).stages.values():
-        if stage.uses_search:
-            logger.info(stage.find_items(ignore_progress))
+    with _stoppable(World(), max_restarts):
+        for stage in open_graph(root).stages.values():
+            if stage.uses_search:
+                logger.info(stage.find_items(ignore_progress))
 
 
 def run_share(open_graph: OpenGraph, root: Path, stage_name: str, max_restarts: int) -> None:

@@ -163,7 +163,8 @@ def _check_running(graph: Graph, folder: RunFolder, submission: Submission) -> N
 
 def _queue_stages(queue: _Queue, graph: Graph) -> None:
     if not queue.is_searched and not any(submission.stage == FIND for submission in queue.live):
-        queue.put(find_items, FIND, [FIND], JobRequest(FIND, [(queue.open_graph, queue.folder.root)]))
+        call = (queue.open_graph, queue.folder.root, queue.profile.restarts)
+        queue.put(find_items, FIND, [FIND], JobRequest(FIND, [call]))
     queued = {(submission.stage, item) for submission in queue.live for item in _queued_items(queue, graph, submission)}
     for stage in graph.stages.values():
         items = _unqueued_items(queue, graph, stage, queued)

@@ -20,7 +20,7 @@ class Submission:
     """Jobs of a stage: one job with one item, or arrays whose tasks share the items.
 
     The line has these fields as keys. ``jobs``: ids of jobs or arrays, with ``tasks`` processes in all and ``gpus``
-    GPUs at a time; ``at``: Unix time.
+    GPUs a job, or a task of an array; ``at``: Unix time.
     """
 
     stage: str

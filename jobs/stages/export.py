@@ -42,6 +42,16 @@ class Export(Stage):
     def items(self) -> list[str]:
         return [MODEL]
 
+    def find_items(self, progress: Progress) -> str:
+        """Check, hours before, that networks which were not validated alike will be judged on the validation part."""
+        validated = {self._validated_on(cell) for _, cell in self.evaluate.cells.values()}
+        if len(validated) > 1 and "validation" not in self.settings.evaluate.also:
+            raise UserError(
+                "evaluate.also must name validation: the networks are validated at different doses or on different "
+                "voxels, so that only a judgement of that part can say which of them is the run's model"
+            )
+        return ""
+
     def inputs(self, item: str) -> list[Ref]:
         trainings = [(stage.name, cell) for cell, (stage, _) in self.evaluate.cells.items()]
         return [("split", "split"), *trainings, *((self.evaluate.name, judged) for judged in self.evaluate.items())]

@@ -3,6 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -45,7 +46,7 @@ class SplitScans(Stage):
     def items(self) -> list[str]:
         return ["split"]
 
-    @property
+    @cached_property
     def min_slices(self) -> int:
         """Number of slices that a scan must have: those of the thickest volume that is trained or validated on."""
         return max(max(cell.slices, cell.validated) for cell in cells_of(self.settings))

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from data_prep.errors import UserError
+from data_prep.progress import ignore_progress
 from jobs.engine.run_folder import RunFolder
 from jobs.stages.evaluate import Evaluate
 from jobs.stages.export import Export
@@ -16,17 +17,19 @@ from pipeline.settings.run import RunSettings
 DOSES = [0.05, 0.1, 0.5]
 
 
-def export_of(root: Path, study: dict[str, Any] | None = None, **trainings: dict[str, Any]) -> Export:
+def export_of(
+    root: Path, study: dict[str, Any] | None = None, evaluate: dict[str, Any] | None = None, **trainings: dict[str, Any]
+) -> Export:
     """The export of a run with a network of each of these trainings; of 3D networks names begin with ``deep``."""
     settings = RunSettings.model_validate({
         "name": "t", "runs": root, "data": {"sources": [{"kind": "sample"}], "low_dose": {"doses": DOSES}},
         "networks": {name: {"model": "ddnet", "dims": 3 if name.startswith("deep") else 2, "training": training}
                      for name, training in trainings.items()},
-        "study": {"transfer": "none", "ranks": 1, **(study or {})},
+        "study": {"transfer": "none", "ranks": 1, **(study or {})}, "evaluate": evaluate or {},
     })  # fmt: skip
-    evaluate = graph_of(RunFolder.of(settings)).stages["evaluate"]
-    assert isinstance(evaluate, Evaluate)
-    return Export(evaluate)
+    stage = graph_of(RunFolder.of(settings)).stages["evaluate"]
+    assert isinstance(stage, Evaluate)
+    return Export(stage)
 
 
 def results(**errors: float) -> dict[str, dict[str, Any]]:
@@ -82,6 +85,15 @@ def test_networks_that_were_validated_on_different_voxels_are_compared_on_the_ju
     (tmp_path / "t" / "evaluation" / "low-dose.scans.json").write_text('[{"part": "test", "dose": 0.1, "rmse_hu": 1}]')
     with pytest.raises(UserError, match=r"a, b were validated .* on different voxels.*evaluate\.also: \[validation\]"):
         export.choose(results(a=0.7951, b=0.7708))
+
+
+def test_a_run_that_could_not_choose_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    for also, trainings in (([], {"a": {}}), ([], {"a": {}, "b": {}}), (["validation"], {"a": {}, "b": {"crop": 32}})):
+        export_of(tmp_path, evaluate={"also": also}, **trainings).find_items(ignore_progress)
+    with pytest.raises(
+        UserError, match=r"evaluate\.also must name validation: the networks are validated at different"
+    ):
+        export_of(tmp_path, evaluate={"also": ["train"]}, a={}, b={"crop": 32}).find_items(ignore_progress)
 
 
 def test_validations_of_whole_scans_compare_whatever_the_crops(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from jobs.engine.marker import Marker
 from jobs.engine.outputs import digest_outputs
 from jobs.engine.run_folder import RunFolder
 from jobs.stages.graph import graph_of, open_graph
+from jobs.stages.prepare import Prepare
 from pipeline.settings.run import RunSettings
 from pipeline.training.stopping import SIGNALS, Stopped
 from pipeline.training.world import World
@@ -168,6 +169,17 @@ def test_a_signal_that_comes_within_what_catches_all_errors_is_heard(
     be_last_start(tmp_path, monkeypatch, "None", 60)
     with pytest.raises(SystemExit) as end_of_job, in_job._stoppable(World(), 2), suppress(Exception):
         signal.raise_signal(signal.SIGUSR2)
+    assert end_of_job.value.code == USED_UP
+
+
+@pytest.mark.usefixtures("_own_handlers")
+def test_a_search_for_scans_that_meets_its_time_limit_goes_back_to_the_queue(
+    graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    be_last_start(tmp_path, monkeypatch, "None", 60)
+    monkeypatch.setattr(Prepare, "find_items", lambda *_arguments: signal.raise_signal(signal.SIGUSR2))
+    with pytest.raises(SystemExit) as end_of_job:
+        in_job.find_items(open_graph, graph.stages["prepare"].folder.root, 2)
     assert end_of_job.value.code == USED_UP
 
 
