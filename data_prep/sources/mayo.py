@@ -93,7 +93,7 @@ def _read_metadata(root: Path) -> dict[tuple[str, ...], str]:
         if missing and path.parent == root:
             raise UserError(f"{path} lacks the column {' and '.join(missing)} of the retriever's metadata.csv")
         if rows and not missing:
-            return dict(_folder_and_dose(row) for row in _whole_rows(path, rows))
+            return dict(_folder_and_dose(row) for row in _complete_rows(path, rows))
     return {}
 
 
@@ -105,13 +105,13 @@ def _read_rows(path: Path) -> list[dict[str, str | None]]:
         raise UserError(f"{path} is no table with commas: {error}") from error
 
 
-def _whole_rows(path: Path, rows: Sequence[Mapping[str, str | None]]) -> list[list[str]]:
+def _complete_rows(path: Path, rows: Sequence[Mapping[str, str | None]]) -> list[list[str]]:
     """Return the columns of the rows that have them; a download that was stopped leaves one cut off."""
     columns = [[row[name] or "" for name in _COLUMNS] for row in rows]
-    whole = [row for row in columns if all(row)]
-    if len(whole) < len(rows):
-        logger.warning(f"{path}: lines without {' or '.join(_COLUMNS)} are passed over: {len(rows) - len(whole)}")
-    return whole
+    complete = [row for row in columns if all(row)]
+    if len(complete) < len(rows):
+        logger.warning(f"{path}: lines without {' or '.join(_COLUMNS)} are passed over: {len(rows) - len(complete)}")
+    return complete
 
 
 def _folder_and_dose(row: Sequence[str]) -> tuple[tuple[str, ...], str]:

@@ -228,9 +228,8 @@ def _enqueue(folder: RunFolder, graph: Graph, open_graph: OpenGraph, profile: Pr
     from jobs.engine.queue import check_submission, live_submissions, submit_graph
 
     with locked(folder):
-        stages = graph.stages.values()
-        is_searched = all(stage.is_searched() for stage in stages)  # else a job looks through the sources
-        find_items(stage for stage in stages if is_searched or not stage.uses_search)
+        is_searched = all(stage.is_searched() for stage in graph.stages.values())
+        _look_again(folder, graph, is_searched=is_searched)
         check_budget(folder, graph, profile)
         if is_searched:  # else each job checks what it replaces
             check_targets(graph, graph.decide_all())
@@ -244,6 +243,14 @@ def _enqueue(folder: RunFolder, graph: Graph, open_graph: OpenGraph, profile: Pr
     if not submissions:
         logger.info("nothing to submit: every item is complete and unchanged, or in the queue")
     logger.info(f"follow it with: quarterdose status {folder.root}")
+
+
+def _look_again(folder: RunFolder, graph: Graph, *, is_searched: bool) -> None:
+    """Search for items that came since the last search; where there was none, a job looks through the sources."""
+    unseen = [source.path for source in folder.settings.data.sources if source.path and not source.path.exists()]
+    if is_searched and unseen:
+        logger.warning(f"{unseen[0]} is not seen from here: the scans are those of the last look through the sources")
+    find_items(stage for stage in graph.stages.values() if not stage.uses_search or (is_searched and not unseen))
 
 
 def _check(folder: RunFolder, *, searches: bool, adopts: bool = True) -> None:

@@ -153,8 +153,8 @@ def _check_running(graph: Graph, folder: RunFolder, submission: Submission) -> N
     if stage is None or not stage.is_searched():
         return
     for item in items_of(graph, submission):
-        begun = (None, digest_json(graph.parts(stage, item)))
-        if stage.markers.is_running(item) and stage.markers.read_start(item) not in begun:
+        starts = (None, digest_json(graph.parts(stage, item)))
+        if stage.markers.is_running(item) and stage.markers.read_start(item) not in starts:
             raise UserError(
                 f"{stage.name}/{item} runs in job {', '.join(submission.jobs)} under other settings: wait for "
                 f"its end, or end it first (`quarterdose cancel {folder.root}`)"

@@ -112,12 +112,12 @@ def _sum_hours(submissions: Sequence[Submission], allocated: Sequence[Allocation
     pairs = [(submission, x) for submission in submissions for x in allocated if array_of(x.job) in submission.jobs]
     counted = {submission for submission, allocation in pairs if allocation.gpus}
     requested = sum(submission.gpus * x.seconds for submission, x in pairs if submission not in counted)
-    given = [allocation for _, allocation in pairs]
+    ours = [allocation for _, allocation in pairs]
     return {
-        "starts": sum(allocation.started is not None for allocation in given),
-        "waited_hours": sum(allocation.waited or 0.0 for allocation in given) / _HOUR,
-        "gpu_hours": (requested + sum(allocation.gpu_seconds for allocation in given)) / _HOUR,
-        "core_hours": sum(allocation.seconds * allocation.cpus for allocation in given) / _HOUR,
+        "starts": sum(allocation.started is not None for allocation in ours),
+        "waited_hours": sum(allocation.waited or 0.0 for allocation in ours) / _HOUR,
+        "gpu_hours": (requested + sum(allocation.gpu_seconds for allocation in ours)) / _HOUR,
+        "core_hours": sum(allocation.seconds * allocation.cpus for allocation in ours) / _HOUR,
         "source": _BY_REQUEST if requested else _SACCT,
     }
 

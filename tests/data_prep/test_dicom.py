@@ -128,8 +128,8 @@ def test_the_acquisition_of_an_enhanced_file_is_in_its_functional_groups(tmp_pat
     edit(tmp_path / "all.dcm", describe)
     acquisition = open_dicom([tmp_path / "all.dcm"]).acquisition
     assert (acquisition.kernel, acquisition.kvp, acquisition.mas, acquisition.thickness) == ("B40f", 120, 100, 2.5)
-    wanted: dict[str, Any] = {"kernel": "B40f", "thickness_mm": 2.5}
-    assert len(find(tmp_path, **wanted).series) == 1
+    choice: dict[str, Any] = {"kernel": "B40f", "thickness_mm": 2.5}
+    assert len(find(tmp_path, **choice).series) == 1
     edit(tmp_path / "all.dcm", drop_thickness)
     (exclusion,) = find(tmp_path, thickness_mm=2.5).exclusions
     assert exclusion.reason == "thickness unknown, wanted 2.5 mm"

@@ -205,8 +205,8 @@ def test_mayo_without_description_is_told_apart_by_its_table(
     for folder in (tmp_path, root):
         (series,) = find("mayo", folder).series
         assert (len(series.files), len(series.low_files)) == (8, 8)
-    whole = (tmp_path / "metadata.csv").read_text()
-    (tmp_path / "metadata.csv").write_text(f"{whole}1.3,C121,Low Do")
+    table_text = (tmp_path / "metadata.csv").read_text()
+    (tmp_path / "metadata.csv").write_text(f"{table_text}1.3,C121,Low Do")
     assert len(find("mayo", root).series) == 1
     assert "lines without Series Description or File Location are passed over: 1" in capsys.readouterr().out
     (tmp_path / "metadata.csv").write_text("Subject ID,Path\nC121,x\n")
@@ -299,9 +299,9 @@ def test_a_bimcv_scan_that_cannot_be_opened_fails_alone(tmp_path: Path, monkeypa
         return open_file(path, *arguments, **options)
 
     monkeypatch.setattr(Path, "open", refuse)
-    closed, other = find("bimcv", tmp_path).series
-    assert (closed.files, other.files) == ((paths[0],), (paths[1],))
-    assert other.open(other.files).slices == 40
+    closed, opened = find("bimcv", tmp_path).series
+    assert (closed.files, opened.files) == ((paths[0],), (paths[1],))
+    assert opened.open(opened.files).slices == 40
     with pytest.raises(PermissionError):  # which `prepare` records as this machine's fault
         closed.open(closed.files)
 

@@ -15,6 +15,7 @@ from data_prep.noise_table import read_noise
 from data_prep.progress import ignore_progress
 from data_prep.settings import SplitSettings
 from data_prep.split import Split, split
+from jobs.commands.run import _look_again
 from jobs.engine.display import Display
 from jobs.engine.marker import Markers
 from jobs.engine.run import run_graph
@@ -55,6 +56,22 @@ def test_status_looks_at_no_source(root: Path, tmp_path: Path) -> None:
     assert status(root) == [["prepare", "a", "waiting"]]
     with pytest.raises(UserError, match="does not exist"):
         Prepare(RunFolder.opened(root)).find_items(ignore_progress)
+
+
+def test_a_submission_looks_at_the_sources_again_where_it_sees_them(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = RunFolder.opened(root)
+    write_nifti(tmp_path / "scans" / "b.nii", chest(20))
+    assert graph_of(folder).stages["prepare"].items() == ["a"]
+    _look_again(folder, graph_of(folder), is_searched=True)
+    assert graph_of(folder).stages["prepare"].items() == ["a", "b"]
+    (tmp_path / "scans").rename(tmp_path / "moved")
+    _look_again(folder, graph_of(folder), is_searched=True)
+    assert (
+        f"{tmp_path / 'scans'} is not seen from here: the scans are those of the last look" in capsys.readouterr().out
+    )
+    assert graph_of(folder).stages["prepare"].items() == ["a", "b"]
 
 
 def test_workers_see_the_files_of_the_run_that_started_them(root: Path, tmp_path: Path) -> None:
@@ -177,7 +194,7 @@ FLAT, DEEP = {"model": "ddnet", "dims": 2}, {"model": "ddnet", "dims": 3}
 
 
 @pytest.mark.parametrize(
-    ("networks", "study", "least"),
+    ("networks", "study", "min_slices"),
     [
         ({"flat": FLAT}, {}, 16),
         ({"flat": FLAT, "deep": DEEP}, {}, 32),
@@ -186,14 +203,14 @@ FLAT, DEEP = {"model": "ddnet", "dims": 2}, {"model": "ddnet", "dims": 3}
     ],
 )
 def test_a_scan_needs_the_slices_of_the_thickest_volume_of_any_training(
-    networks: dict[str, Any], study: dict[str, Any], least: int, tmp_path: Path
+    networks: dict[str, Any], study: dict[str, Any], min_slices: int, tmp_path: Path
 ) -> None:
     """Also of further grids; 2D networks are validated on 16, a 3D network without a grid takes the study's first."""
     values = {"name": "t", "runs": tmp_path, "data": {"sources": [{"kind": "sample"}]}}
     folder = RunFolder.of(RunSettings.model_validate({**values, "networks": networks, "study": study}))
     scans = graph_of(folder).stages["split"]
     assert isinstance(scans, SplitScans)
-    assert scans.min_slices == least
+    assert scans.min_slices == min_slices
 
 
 def test_a_study_of_several_patient_ids_stays_in_one_part_of_the_split(tmp_path: Path) -> None:

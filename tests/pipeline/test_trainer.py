@@ -127,12 +127,12 @@ def test_cpu_seconds_are_those_of_the_whole_training_also_of_one_that_was_resume
     seconds = 0.0
 
     def slow(owner: object, name: str, cost: float) -> None:
-        done = getattr(owner, name)
+        call = getattr(owner, name)
 
         def work(*args: Any, **kwargs: Any) -> Any:
             nonlocal seconds
             seconds += cost
-            return done(*args, **kwargs)
+            return call(*args, **kwargs)
 
         monkeypatch.setattr(owner, name, work)
 
@@ -144,8 +144,8 @@ def test_cpu_seconds_are_those_of_the_whole_training_also_of_one_that_was_resume
     assert run(settings, data, tmp_path / "uncut")["cpu_seconds"] == 10 + 8 * 1 + 3 * 100 + 2 * 1000
     with pytest.raises(Halted):
         run(settings, data, tmp_path / "halted", stop_at=5)
-    kept = 10 + 4 * 1 + 2 * 100  # after the first epoch
-    assert run(settings, data, tmp_path / "halted")["cpu_seconds"] == kept + 10 + 4 * 1 + 100 + 1000
+    first_epoch = 10 + 4 * 1 + 2 * 100
+    assert run(settings, data, tmp_path / "halted")["cpu_seconds"] == first_epoch + 10 + 4 * 1 + 100 + 1000
 
 
 def test_each_part_of_a_step_has_its_own_time(

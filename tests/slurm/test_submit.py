@@ -141,9 +141,9 @@ def test_each_partition_has_its_own_constraint(
 def test_a_users_own_partition_and_constraint_are_not_those_of_another_worker_partition(
     monkeypatch: pytest.MonkeyPatch, headers: Callable[[Profile, JobRequest], dict[str, str]]
 ) -> None:
-    own = {"SBATCH_PARTITION": "gpu", "SBATCH_CONSTRAINT": "a100"}
-    for name, text in own.items():
+    defaults = {"SBATCH_PARTITION": "gpu", "SBATCH_CONSTRAINT": "a100"}
+    for name, text in defaults.items():
         monkeypatch.setenv(name, text)
     profile = Profile(executor="slurm", worker_partition="cpu")
-    assert own.items() <= headers(profile, TRAINING).items()
-    assert own.keys().isdisjoint(headers(profile, PREPARATION))
+    assert defaults.items() <= headers(profile, TRAINING).items()
+    assert defaults.keys().isdisjoint(headers(profile, PREPARATION))
