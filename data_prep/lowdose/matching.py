@@ -18,7 +18,7 @@ from data_prep.lowdose.model import NoiseModel, named_model, reached_correlation
 from data_prep.lowdose.noise import LowDoseSimulator
 from data_prep.lowdose.padding import padding
 from data_prep.lowdose.prediction import block_variance, unit_power
-from data_prep.lowdose.scan_noise import BlockNoise, Sites, Slab, find_narrow_sites, pair_power, pair_sectors
+from data_prep.lowdose.scan_noise import ROUNDING, BlockNoise, Sites, Slab, find_narrow_sites, pair_power, pair_sectors
 from data_prep.settings import LowDoseSettings
 from data_prep.volume import Acquisition
 
@@ -27,7 +27,6 @@ _PHOTONS_PER_MAS_MM = 700.0
 _KVP = 120.0
 _LEVEL_RINGS = slice(2, 5)  # of the spectrum, in which the filter of most kernels is nearly the ramp
 _ROUNDS = 2  # of the filter and of the photons
-_ROUNDING = 1 / 12  # HU^2, of whole HU
 _TINY = 1e-12
 _RAMP = Apodisation((0.0,), (1.0,))
 _SECTOR_RINGS = slice(3, 10)  # of wide blocks
@@ -145,7 +144,7 @@ class _Fit:
         """Return the factor on the ramp for which the added noise has the scan's spectrum."""
         simulator = self._simulator(model)
         variances = self._variances(self.noise.sites, simulator, simulator.variance).mean(0)
-        measured, factor = np.maximum(self.noise.power.mean(0) - _ROUNDING, 0), np.ones(len(WIDE.ring_bins))
+        measured, factor = np.maximum(self.noise.power.mean(0) - ROUNDING, 0), np.ones(len(WIDE.ring_bins))
         for _ in range(_ROUNDS + 1):
             predicted = variances @ self._unit(replace(model, apodisation=self._tabulated(factor)), WIDE).T
             factor *= np.sqrt(measured / np.maximum(predicted, _TINY))

@@ -10,9 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.lowdose.flags import is_odd
-from data_prep.lowdose.scan_noise import BlockNoise, ScanNoise, Slab, block_noise, measure_noise, slab_sd, summary
+from data_prep.lowdose.scan_noise import (
+    ROUNDING,
+    BlockNoise,
+    ScanNoise,
+    Slab,
+    block_noise,
+    measure_noise,
+    slab_sd,
+    summary,
+)
 
-_ROUNDING = 1 / 12  # HU^2, of the low dose to whole HU
 _MOST_SHIFT = 0.05  # of the mean frequency
 _SMOOTH, _SHARP = 0.22, 0.5
 """Mean frequency of the noise (cycles/mm) below and above which its grain is pointed out."""
@@ -52,7 +60,7 @@ class NoiseRecord:
         full, added = self.noise
         low = self._low()
         expected = full.sd * self.expected_factor if full and self.expected_factor else None
-        ratio = math.sqrt(max(added.sd**2 - _ROUNDING, 0)) / expected if added and expected else None
+        ratio = math.sqrt(max(added.sd**2 - ROUNDING, 0)) / expected if added and expected else None
         remarks = _remarks(full, added, ratio, is_simulated=self.dose is not None)
         remarks += ["no noise beyond the fan, which the field is wider than"] if is_cut else []
         return {

@@ -20,6 +20,7 @@ from data_prep.lowdose.blocks import NARROW, WIDE, Blocks, Indices, Planes, Powe
 from data_prep.volume import CTScan
 
 LAGS = 4
+ROUNDING = 1 / 12  # HU^2, of whole HU
 SLABS, SLAB_SLICES = 10, LAGS + 1
 _MIN_BLOCKS, _MIN_SLABS = 40, 2
 _SLAB_BLOCKS = 15  # of a slab whose level is told
@@ -31,6 +32,7 @@ _LEAST_CORRELATION = 0.05
 _MOST_CORRELATION = 0.6  # of slices whose difference is looked at
 _MOST_VARIANCE = 2.0  # times the median: what is above has an edge that only one of two slices shows
 _HIGHEST_CORRELATION = 0.95
+_LEAST_NOISE = 0.1  # of the power of rounding
 _CONFIDENCE = 0.95
 
 
@@ -170,8 +172,14 @@ def _pair_blocks(slab: Slab, sites: Sites, number: int, sign: int) -> Planes:
 
 
 def _correlation(total: Power, difference: Power) -> float:
+    """Return the correlation of the noise of two slices, without that of rounding, which is each slice's own.
+
+    It is 0 where hardly more than rounding is left at these frequencies.
+    """
     high, low = ((power.mean(0) * WIDE.ring_bins)[_STRUCTURELESS].sum() for power in (total, difference))
-    return float(min((high - low) / (high + low), _HIGHEST_CORRELATION)) if high + low else 0.0
+    rounding = 2 * ROUNDING * WIDE.ring_bins[_STRUCTURELESS].sum()
+    noise = high + low - rounding
+    return float(min((high - low) / noise, _HIGHEST_CORRELATION)) if noise > _LEAST_NOISE * rounding else 0.0
 
 
 def measure_noise(slabs: Sequence[Slab], pixel: float) -> ScanNoise | None:

@@ -12,7 +12,7 @@ from data_prep.lowdose.blocks import WIDE
 from data_prep.lowdose.geometry import FanGeometry
 from data_prep.lowdose.model import z_filter
 from data_prep.lowdose.noise import LowDoseSimulator
-from data_prep.lowdose.scan_noise import ScanNoise, Slab
+from data_prep.lowdose.scan_noise import ScanNoise, Slab, block_noise
 from data_prep.settings import GeometrySettings, LowDoseSettings
 from tests.data_prep.noisy_scans import Array, LowDose, abdomen, bell, coloured, low_dose_of, noisy_slabs
 
@@ -77,6 +77,14 @@ def test_noise_of_known_level_grain_and_correlation_is_measured_and_added(name: 
     assert noise
     check_noise(noise, sd, bell(peak), taps)
     assert 0.9 < of_known_grain(name).ratio < 1.1
+
+
+def test_rounding_does_not_hide_the_correlation_of_smooth_noise() -> None:
+    """Of pixels of 0.36 mm and noise around 0.1 cycles/mm: at higher frequencies whole HU have five times its power."""
+    slabs = noisy_slabs(np.full((256, 256), 50.0), coloured(256, 0.36, bell(0.1), (1, 1)), SD)
+    noise = block_noise(slabs)
+    assert noise is not None
+    assert noise.z_correlation == pytest.approx((0.5,), abs=0.05)
 
 
 def check_noise(noise: ScanNoise, sd: float, spectrum: Callable[[Array], Array], taps: Sequence[float]) -> None:
