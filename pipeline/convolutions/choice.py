@@ -43,7 +43,15 @@ def choose(needs: Needs, device: torch.device, table: Table = ALGORITHMS) -> Alg
         for shape, names in chosen.items():
             merged[shape] = {**merged.get(shape, {}), **names}
         write_cache(path, _VERSION, to_rows(merged))
+        _forget_memory(device)
     return chosen
+
+
+def _forget_memory(device: torch.device) -> None:
+    """Let the trials' memory not count as that of the training, or of the denoising, in which they were made."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 class OutputAlgorithms(dict[ConvolutionShape, Mapping[Pass, str]]):

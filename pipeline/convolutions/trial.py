@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -151,11 +152,16 @@ class Operands:
 
     def _exact(self, computed: Pass) -> Iterator[tuple[slice, Tensor]]:
         """Yield parts of what float32 gives: sample by sample, as a batch may fill the memory."""
-        samples = (self._exact_sample(computed, number) for number in range(self.shape.batch))
         if computed == "weight gradient":
-            yield slice(None), sum(samples, torch.zeros((), device=self.device))
+            yield slice(None), self._exact_weight_gradient
         else:
-            yield from ((slice(number, number + 1), sample) for number, sample in enumerate(samples))
+            for number in range(self.shape.batch):
+                yield slice(number, number + 1), self._exact_sample(computed, number)
+
+    @cached_property
+    def _exact_weight_gradient(self) -> Tensor:
+        samples = (self._exact_sample("weight gradient", number) for number in range(self.shape.batch))
+        return sum(samples, torch.zeros((), device=self.device))
 
     def _exact_sample(self, computed: Pass, number: int) -> Tensor:
         part = slice(number, number + 1)

@@ -27,7 +27,8 @@ class Corrector:
     would come in steps of 2 HU. Volumes whose features exceed the range of float16 are computed in float32.
 
     Args:
-        network: in eval mode; it moves to ``device``.
+        network: in eval mode; it moves to ``device``, and drops the algorithms of its training, which are for other
+            shapes and another precision.
         cell: what the network was trained as.
         device: where it computes.
         crop: side of the centre that goes through the network, a multiple of 16; None: the whole plane.
@@ -41,8 +42,7 @@ class Corrector:
         self.cell, self.device, self.crop, self.dose = cell, device, crop, dose
         self.uses_float16 = device.type == "cuda" and cell.training.residual
         self.network = lay_out(network.to(device), cell.dims)
-        if device.type == "cuda":
-            use_algorithms(self.network, OutputAlgorithms(device))
+        use_algorithms(self.network, OutputAlgorithms(device) if device.type == "cuda" else None)
 
     def __call__(self, hu: NDArray[np.float32]) -> NDArray[np.float32]:
         """Predict the change, HU, of the centre of (slices, rows, columns) from -1024 to 3072 HU.

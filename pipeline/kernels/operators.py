@@ -15,7 +15,7 @@ def define(schema: str, module: str, shapes: Callable[..., Any]) -> Callable[...
     """Define an operator, and return it.
 
     Args:
-        schema: in torch's notation; begins with the operator's name.
+        schema: in torch's notation; begins with the operator's name, and its arguments with a tensor.
         module: of ``pipeline.kernels.programs``, whose function of that name launches the kernels. It is imported at
             the first call, so that shapes are known where Triton is not installed.
         shapes: returns empty outputs for tensors that hold no data.
@@ -28,7 +28,8 @@ def define(schema: str, module: str, shapes: Callable[..., Any]) -> Callable[...
         return launch
 
     def launch(*arguments: Any) -> Any:
-        return find_launch()(*arguments)
+        with torch.cuda.device_of(arguments[0]):  # a thread's current GPU is the first, and Triton launches there
+            return find_launch()(*arguments)
 
     _LIBRARY.define(schema)
     for device in ("CUDA", "CPU"):

@@ -50,8 +50,4 @@ def _continue_or_choose(cell: CellSettings, earlier: dict[str, Any] | None, devi
         if earlier["machine"] == machine and covers(from_rows(earlier["algorithms"]), needs):
             return earlier
         logger.warning(f"cell {cell.id}: it began on another device or library, so its last bits may differ")
-    choice = {"machine": machine, "algorithms": to_rows(choose(needs, device))}
-    if device.type == "cuda":  # the trials' memory is not the training's
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
-    return choice
+    return {"machine": machine, "algorithms": to_rows(choose(needs, device))}

@@ -124,16 +124,22 @@ class Dataless(FakeTensorMode):
         return super().__torch_dispatch__(func, types, args, kwargs)
 
 
+def build_blank(cell: CellSettings) -> nn.Module:
+    """Build the cell's network on the device ``meta``: however large it is, it takes no memory."""
+    with torch.device("meta"):
+        return lay_out(build_network(cell), cell.dims)
+
+
 def drop_data(network: nn.Module) -> None:
-    """Replace parameters and buffers, within :class:`Dataless`, by such that hold no data.
+    """Replace parameters and buffers, within :class:`Dataless`, by such of a CPU that hold no data.
 
     ``to_empty`` does the same in torch 2.13, but in 2.8 it leaves parameters whose device is ``meta``.
     """
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            setattr(module, name, nn.Parameter(torch.empty_like(parameter), parameter.requires_grad))
+            setattr(module, name, nn.Parameter(torch.empty_like(parameter, device="cpu"), parameter.requires_grad))
         for name, buffer in module.named_buffers(recurse=False):
-            setattr(module, name, torch.empty_like(buffer))
+            setattr(module, name, torch.empty_like(buffer, device="cpu"))
 
 
 class BucketedNetwork(nn.Module):
@@ -183,7 +189,7 @@ def _as_on_a_gpu() -> Iterator[None]:
 @contextmanager
 def blank_step(cell: CellSettings, *, gpu: bool = False) -> Iterator[TrainingStep]:
     """Build the cell's training step; within the context all its tensors, and new ones, hold no data."""
-    model = lay_out(build_network(cell), cell.dims)
+    model = build_blank(cell)
     with Dataless(), _as_on_a_gpu() if gpu else nullcontext():
         drop_data(model)
         yield build_step(cell, model, gpu=gpu)
@@ -228,8 +234,7 @@ def normalise(cell: CellSettings) -> CellSettings:
 
 @cache
 def _predict(cell: CellSettings, gpu: bool) -> StepMemory:
-    model = lay_out(build_network(cell), cell.dims)
-    live = LiveBytes()
+    model, live = build_blank(cell), LiveBytes()
     with Dataless(), live, _as_on_a_gpu() if gpu else nullcontext():
         drop_data(model)
         weights = live.current

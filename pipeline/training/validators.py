@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from data_prep.paths import pair_path
 from data_prep.split import Segment
-from pipeline.convolutions.layers import use_algorithms
 from pipeline.dataset import PairSamples
 from pipeline.doses import DoseChoice
 from pipeline.inference.corrector import Corrector
@@ -65,9 +64,7 @@ class ScanValidator:
         choice = DoseChoice(cell.training, VALIDATION_SEED, 1, len(segments), validating=True)
         paths = [(pair_path(data, segment.dataset, segment.scan), segment) for segment in segments]
         self._scans = [(path, segment, low) for path, segment in paths for low in choice.validated(path)]
-        network = deepcopy(step.judged).eval()
-        use_algorithms(network, None)  # those of the training are for its own shapes and precision
-        self._correct = _WatchedCorrector(network, cell, step.device)
+        self._correct = _WatchedCorrector(deepcopy(step.judged).eval(), cell, step.device)
 
     def rounds(self, world: World) -> int:
         """Return the slices of the rank that has most."""

@@ -17,6 +17,7 @@ from torch.overrides import TorchFunctionMode
 from data_prep.errors import ScanError
 from data_prep.originals import Original
 from data_prep.volume import Numbers
+from pipeline.convolutions.layers import use_algorithms
 from pipeline.inference.corrector import Corrector
 from pipeline.inference.scan import ArrayScan, Scan, denoise_slices
 from pipeline.inference.windows import plan_windows
@@ -218,6 +219,15 @@ def test_features_beyond_float16_are_computed_in_float32(largest: int) -> None:
     correct = Corrector(Loud(), cell(2, residual=True), CPU)
     correct.uses_float16 = True
     np.testing.assert_allclose(correct(hu), -10, atol=1e-3)
+
+
+def test_algorithms_of_a_training_are_none_of_a_correction() -> None:
+    """They are for its own shapes and precision: in float32 none of them would be there."""
+    settings = cell(2, precision="bfloat16")
+    network, hu = build_network(settings).eval(), chest(2, 64).astype(np.float32)
+    change = Corrector(copy.deepcopy(network), settings, CPU)(hu)
+    use_algorithms(network, {})
+    np.testing.assert_array_equal(Corrector(network, settings, CPU)(hu), change)
 
 
 class Broken(nn.Module):

@@ -38,3 +38,14 @@ TAPS = [0.25, 0.5, 0.25]
 )
 def test_operator(operator: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     torch.library.opcheck(operator, arguments, test_utils=("test_schema", "test_faketensor"))  # type: ignore[arg-type]
+
+
+def test_lines_may_be_more_than_a_grid_has_along_y() -> None:
+    """CUDA allows 65,535 blocks along y and z: with a batch of 2,061 crops the loss has three times as many tiles."""
+    from pipeline.kernels.programs.blur import _tile, _tile_lines
+
+    lines, positions = 2061 * 5 * 6 * 54, 54
+    (along_x, *along_y_and_z), (height, width) = _tile_lines(lines, positions)
+    assert along_y_and_z == [1, 1]
+    assert (along_x * height >= lines, width >= positions, along_x > 65_535) == (True, True, True)
+    assert max(_tile(2061 * 5, 502, 502)[0][1:]) < 65_536

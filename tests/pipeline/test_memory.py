@@ -224,5 +224,12 @@ def test_largest_batch_is_the_last_that_fits(model: str, training: dict[str, Any
     assert fits <= usable < fits_not
 
 
+def test_weights_that_no_machine_holds_are_predicted_too() -> None:
+    width = 100_000
+    large = cell(2, crop=64).model_copy(update={"model": "redcnn", "options": {"width": width}})
+    memory = predict(large, gpu=True)
+    assert memory.weights == 4 * memory.parameters == 4 * (8 * (25 * width + 1) * width + 2 * 25 * width + width + 1)
+
+
 def test_no_batch_fits() -> None:
     assert largest_batch(cell(slices=32, crop=512), 2 * GIB) == 0

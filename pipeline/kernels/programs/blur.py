@@ -97,7 +97,7 @@ def _correlate(
     A tile holds some rows and columns of an image, or positions on some lines if the axis is the last (inner is 1).
     """
     if IS_LAST:
-        line = tl.program_id(1).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+        line = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
         position = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
         valid = (line < outer) & (position < rows)
         x += line * side + position
@@ -145,9 +145,15 @@ def correlate(x: Tensor, taps: Sequence[float], padding: int) -> Tensor:
     rows = side + 2 * padding - len(taps) + 1
     y = x.new_empty(outer, rows, inner)
     is_last = inner == 1
-    grid, tile = _tile(1, outer, rows) if is_last else _tile(outer, rows, inner)
+    grid, tile = _tile_lines(outer, rows) if is_last else _tile(outer, rows, inner)
     _correlate[grid](x, y, outer, side, rows, inner, padding, tuple(taps), is_last, *tile, **OPTIONS)
     return y
+
+
+def _tile_lines(lines: int, positions: int) -> tuple[tuple[int, int, int], tuple[int, int]]:
+    """Return the same for positions on lines: of these there may be more than the 65,535 that only x takes."""
+    (_, down, across), tile = _tile(1, lines, positions)
+    return (down, 1, across), tile
 
 
 def _tile(outer: int, rows: int, columns: int) -> tuple[tuple[int, int, int], tuple[int, int]]:
