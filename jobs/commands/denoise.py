@@ -12,20 +12,28 @@ from data_prep.files import check_writable, digest_files, held
 from data_prep.log import printable
 from data_prep.outputs import check_apart
 from data_prep.ownership import create_private_folder
+from jobs.commands.options import path_of
 from slurm.profile import Profile, load_profile
 
 if TYPE_CHECKING:
     from jobs.stages.denoise_outputs import OutputOptions
     from pipeline.inference.model_file import Model
 
-# readable=False: what cannot be read is refused where it is read, in one line, and other scans are done
 Scans = Annotated[
-    list[Path], typer.Argument(readable=False, help="DICOM folders, NIfTI files or Zarr pairs.", show_default=False)
+    list[Path],
+    typer.Argument(
+        parser=path_of, metavar="SCANS", help="DICOM folders, NIfTI files or Zarr pairs.", show_default=False
+    ),
 ]
 ModelPath = Annotated[
     Path, typer.Option("--model", readable=False, help="Model file, such as runs/demo/model.safetensors.")
 ]
-Out = Annotated[Path, typer.Option(help="Folder for the denoised scans, one entry each.", show_default=False)]
+Out = Annotated[
+    Path,
+    typer.Option(
+        parser=path_of, metavar="<path>", help="Folder for the denoised scans, one entry each.", show_default=False
+    ),
+]
 
 
 def denoise(

@@ -5,6 +5,18 @@ from typing import Annotated
 
 import typer
 
+
+def path_of(text: str) -> Path:
+    """Read a path of the command line; an empty one, as a shell's unset variable gives, would be the working folder.
+
+    Raises:
+        BadParameter: it is empty.
+    """
+    if not text:
+        raise typer.BadParameter("it is empty: write . for the working folder (is a variable of the shell not set?)")
+    return Path(text)
+
+
 LOCAL = "local processes"
 """In place of a profile: processes of this machine."""
 

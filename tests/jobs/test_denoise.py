@@ -209,6 +209,11 @@ def test_an_enhanced_file_becomes_a_classic_series(model_path: Path, tmp_path: P
     assert read_series(tmp_path / "out" / "enhanced").shape == (17, 64, 64)
 
 
+def test_an_empty_path_is_not_the_working_folder(series: Path, model_path: Path, tmp_path: Path) -> None:
+    for scan, out in ((series, ""), ("", tmp_path / "out")):
+        assert "it is empty: write . for" in denoise(scan, "--model", model_path, "--out", out)
+
+
 def test_wrong_input_is_refused_with_its_reason(series: Path, model_path: Path, tmp_path: Path) -> None:
     def refused(scan: Path, match: str, *arguments: object) -> None:
         with pytest.raises(UserError, match=match):
