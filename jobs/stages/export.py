@@ -13,7 +13,6 @@ from data_prep.split import Segment, Split
 from jobs.engine.stage import Ref, Stage
 from jobs.stages.evaluate import Evaluate
 from jobs.stages.split import read_split
-from pipeline.settings.cells import CellSettings
 from pipeline.settings.names import LOW_DOSE_INPUT
 from pipeline.settings.training import TrainingSettings
 from pipeline.training.world import World
@@ -44,7 +43,8 @@ class Export(Stage):
 
     def find_items(self, progress: Progress) -> str:
         """Check, hours before, that networks which were not validated alike will be judged on the validation part."""
-        validated = {self._validated_on(cell) for _, cell in self.evaluate.cells.values()}
+        stored = self.settings.data.low_dose.doses
+        validated = {cell.validated_on(stored) for _, cell in self.evaluate.cells.values()}
         if len(validated) > 1 and "validation" not in self.settings.evaluate.also:
             raise UserError(
                 "evaluate.also must name validation: the networks are validated at different doses or on different "
@@ -81,21 +81,9 @@ class Export(Stage):
         """Choose a network by the results of trainings; raise UserError if their errors do not compare."""
         from pipeline.evaluate.choice import choose_network
 
-        validated = {name: self._validated_on(self.evaluate.cells[name][1]) for name in trainings}
+        stored = self.settings.data.low_dose.doses
+        validated = {name: self.evaluate.cells[name][1].validated_on(stored) for name in trainings}
         return choose_network(trainings, validated, self.folder.root / "evaluation")
-
-    def _validated_on(self, cell: CellSettings) -> tuple[Any, ...]:
-        """Return what decides on the doses and voxels of a validation; that of whole scans has all voxels."""
-        training, doses = cell.training, self._validated_doses(cell.training)
-        if training.validation == "scans":
-            return (doses,)
-        return doses, training.validation_samples, training.crop, cell.validated, cell.validated_sampling
-
-    def _validated_doses(self, training: TrainingSettings) -> frozenset[float]:
-        """Return the doses that a network was validated at: where noise is fresh also simulated ones."""
-        stored = frozenset(self.settings.data.low_dose.doses)
-        doses = frozenset(training.doses or stored)
-        return doses if training.fresh else doses & stored
 
     def _read_training(self, cell: str) -> dict[str, Any]:
         training: dict[str, Any] = json.loads((self.folder.cell(cell) / "result.json").read_text())

@@ -63,8 +63,8 @@ TABLE_CAPTIONS = {
     "transfer": (
         "Steps before the first validation of a cell whose error (RMSE over that of the low-dose input, on the "
         "validation samples) is at or below the last one of its 2D counterpart; saved: against the cell that "
-        "is alike but has no transfer. Single trainings, without intervals. Empty: not reached, or nothing to compare "
-        "with."
+        "is alike but has no transfer, up to the same level. Single trainings, without intervals. Empty: not reached, "
+        "or nothing to compare with."
     ),
     "cells": "A row a training. Times are sums over it; those of a step are the median and the 95th percentile.",
     "accounting": (

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from data_prep.files import write_atomic
+from data_prep.files import digest_json, write_atomic
 from pipeline.report.doses import DOSE, at_lowest, doses_table
 from pipeline.report.figures import draw_all
 from pipeline.report.html import write_page
@@ -71,6 +71,8 @@ def collect(
     lowest = at_lowest(slices)
     trained = cells_table(root, cells, states, steps, include_disturbed=settings.study.include_disturbed)
     trained["donor"] = _donors(trained, settings)
+    stored = settings.data.low_dose.doses
+    trained["validated_on"] = [digest_json(cell.validated_on(stored))[:12] for cell in cells]
     quality = quality_tables(root, judged, slices)
     tables = {
         "cells": trained, **quality, **_scaling(trained, steps, lowest, settings.study.data_rate),

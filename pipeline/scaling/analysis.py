@@ -7,6 +7,8 @@ from pipeline.scaling.implausible import explain_excess
 from pipeline.scaling.points import CONDITIONS, GRID_SETTINGS, finished_in_grid
 from pipeline.scaling.series import Point, RankSeries, rank_series
 
+_AGAINST_2D = ["error_2d", "steps_to_2d", "seconds_to_2d"]
+
 
 def speed_up(cells: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
     """Compute time, speed-up and efficiency at each rank count, against the fewest undisturbed ranks of the series.
@@ -75,12 +77,14 @@ def steps_to_2d(cells: pd.DataFrame, validations: pd.DataFrame) -> pd.DataFrame:
     Error is the validation RMSE over that of the low-dose input on the same samples; ``error_2d`` the counterpart's
     last. ``steps_to_2d``: steps before the first validation at or below it, and ``seconds_to_2d`` their training time;
     ``steps_saved``: those of the cell that differs in having no transfer, less these. All are empty where the error
-    was not reached, and where the two were trained at different doses: their inputs have other errors. ``disturbed``:
-    whether other work disturbed the cell, whose seconds then say little.
+    was not reached. Where the two were validated at other doses or on other voxels, and so their inputs have other
+    errors, ``reason`` says so, and all but ``steps_saved`` are empty: that compares 3D networks that were validated
+    alike, up to the same level. ``disturbed``: whether other work disturbed the cell, whose seconds then say little.
 
     Args:
-        cells: ``cell, network, counterpart, state, in_grid, arm, slices, ranks, seed, transfer, doses, steps,
-            training_seconds, alike_but_transfer``; the last is a digest of all other settings.
+        cells: ``cell, network, counterpart, state, in_grid, arm, slices, ranks, seed, transfer, steps,
+            training_seconds, validated_on, alike_but_transfer``; the last is a digest of all other settings,
+            ``validated_on`` one of what decides on doses and voxels of the validations.
         validations: ``cell, step, rmse_hu, low_dose_rmse_hu``.
     """
     finished = cells.loc[cells["state"] == "done", "cell"]
@@ -88,26 +92,13 @@ def steps_to_2d(cells: pd.DataFrame, validations: pd.DataFrame) -> pd.DataFrame:
     errors["error"] = errors["rmse_hu"] / errors["low_dose_rmse_hu"]
     deep = finished_in_grid(cells)
     deep = deep[deep["counterpart"] != ""]
-    error_2d = deep["counterpart"].map(errors.groupby("cell")["error"].last())
-    has_its_doses = deep["doses"] == deep["counterpart"].map(cells.set_index("cell")["doses"])
-    deep = deep.assign(error_2d=error_2d.where(has_its_doses))
+    deep = deep.assign(error_2d=deep["counterpart"].map(errors.groupby("cell")["error"].last()))
     goals = errors["cell"].map(deep.set_index("cell")["error_2d"])
     reached = errors[errors["error"] <= goals].groupby("cell")["step"].first()
     deep["steps_to_2d"] = deep["cell"].map(reached).astype("Int64")
     deep["seconds_to_2d"] = deep["training_seconds"] / deep["steps"] * deep["steps_to_2d"].astype(float)
-    columns = [
-        "cell",
-        "slices",
-        "ranks",
-        "transfer",
-        "counterpart",
-        "error_2d",
-        "steps_to_2d",
-        "seconds_to_2d",
-        "steps_saved",
-        "disturbed",
-    ]
-    return _with_saved(deep)[columns]
+    columns = ["cell", "slices", "ranks", "transfer", "counterpart", *_AGAINST_2D, "steps_saved", "disturbed", "reason"]
+    return _without_unlike_2d(_with_saved(deep), cells.set_index("cell")["validated_on"])[columns]
 
 
 def _with_saved(deep: pd.DataFrame) -> pd.DataFrame:
@@ -115,3 +106,10 @@ def _with_saved(deep: pd.DataFrame) -> pd.DataFrame:
     plain = deep[deep["transfer"] == "none"].rename(columns={"steps_to_2d": "without"})
     pairs = deep.merge(plain[[*shared, "without"]], how="left", on=shared)
     return pairs.assign(steps_saved=(pairs["without"] - pairs["steps_to_2d"]).mask(pairs["transfer"] == "none"))
+
+
+def _without_unlike_2d(deep: pd.DataFrame, validated_on: "pd.Series[str]") -> pd.DataFrame:
+    """Empty what compares a cell with a counterpart that was not validated as it was, and say why."""
+    differs = deep["validated_on"] != deep["counterpart"].map(validated_on)
+    reasons = differs.map({True: "its counterpart was validated at other doses or on other voxels", False: ""})
+    return deep.assign(**deep[_AGAINST_2D].mask(differs), reason=reasons)

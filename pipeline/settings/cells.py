@@ -1,6 +1,6 @@
 """Cells: all trainings that the settings of a run ask for, each with its settings resolved."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Literal
@@ -82,6 +82,18 @@ class CellSettings(Settings):
     def is_control(self) -> bool:
         """Whether it is trained for its times alone."""
         return self.arm != "full"
+
+    def validated_on(self, stored: Sequence[float]) -> tuple[Hashable, ...]:
+        """Return what decides on the doses and voxels of its validation, where these doses are ``stored``.
+
+        Errors of trainings compare only where it is equal. A validation of whole scans has all voxels, and one with
+        fresh noise also has doses that are not stored.
+        """
+        training = self.training
+        doses = tuple(sorted(dose for dose in training.doses or stored if training.fresh or dose in stored))
+        if training.validation == "scans":
+            return (doses,)
+        return doses, training.validation_samples, training.crop, self.validated, self.validated_sampling
 
 
 def cells_of(run: RunSettings) -> list[CellSettings]:

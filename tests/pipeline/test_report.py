@@ -198,6 +198,24 @@ def test_red_cnn_and_several_transfers_stand_side_by_side(tmp_path: Path) -> Non
     assert "Steps until as good as the 2D counterpart" in (report / "index.html").read_text()
 
 
+def test_volumes_on_which_the_2d_network_was_not_validated_have_no_steps_until_as_good_as_it(tmp_path: Path) -> None:
+    settings = settings_of(study={"slices": [16, 32], "ranks": [1], "transfer": ["none", "zero"]}, report=LEAN)
+    cells = cells_of(settings)
+    ids = [cell.id for cell in cells]
+    fill(tmp_path, cells, ids)
+    states = dict.fromkeys(ids, ("done", ""))
+    tables = collect(tmp_path, settings, cells, states, ["low-dose", *ids], pd.DataFrame()).tables
+    validated_on = tables["cells"].set_index("cell")["validated_on"]
+    alike = validated_on == validated_on["2d"]
+    assert alike.index[alike].tolist() == ["2d", "3d-s16-r1-none", "3d-s16-r1"]
+    assert validated_on["3d-s32-r1"] == validated_on["3d-s32-r1-none"]
+    transfer = tables["transfer"].set_index("cell")
+    assert transfer["error_2d"].dropna().to_dict() == {"3d-s16-r1-none": 0.75, "3d-s16-r1": 0.75}
+    assert transfer["steps_to_2d"].dropna().to_dict() == {"3d-s16-r1-none": 4, "3d-s16-r1": 0}
+    assert transfer["steps_saved"].dropna().to_dict() == {"3d-s16-r1": 4, "3d-s32-r1": 4}
+    assert transfer.index[transfer["reason"] != ""].tolist() == ["3d-s32-r1-none", "3d-s32-r1"]
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
     """Of a study whose analysis has all that figures can show."""

@@ -263,8 +263,8 @@ def test_laws_of_fixed_work_are_not_fitted_to_weak_scaling() -> None:
 def trained(cell: str, dims: int = 3, transfer: str = "none", ranks: int = 1, **columns: str) -> dict[str, object]:
     row = {"cell": cell, "network": f"{dims}d", "counterpart": "2d" if dims == 3 else "", "state": "done",
            "in_grid": dims == 3, "slices": 16, "ranks": ranks, "transfer": transfer}  # fmt: skip
-    times = {"steps": 100, "training_seconds": 50.0, "seed": 0, "arm": "full", "doses": "stored", "disturbed": "no"}
-    return {**row, **times, "alike_but_transfer": "x", **columns}
+    times = {"steps": 100, "training_seconds": 50.0, "seed": 0, "arm": "full", "disturbed": "no"}
+    return {**row, **times, "validated_on": "v", "alike_but_transfer": "x", **columns}
 
 
 def validated(cell: str, errors: dict[int, float], low: float = 40.0) -> list[dict[str, object]]:
@@ -301,19 +301,24 @@ def test_steps_that_a_transfer_saved() -> None:
     saved = {cell: None if pd.isna(value) else value for cell, value in table["steps_saved"].items()}
     assert saved == {**dict.fromkeys(table.index), "zero": 20, "mean": 40}
     csv = steps_to_2d(cells, validations).to_csv(index=False).splitlines()
-    assert csv[4] == "noise,16,1,noise,2d,0.7,,,,no"
-    assert csv[2] == "zero,16,1,zero,2d,0.7,20,10.0,20,no"
+    assert csv[4] == "noise,16,1,noise,2d,0.7,,,,no,"
+    assert csv[2] == "zero,16,1,zero,2d,0.7,20,10.0,20,no,"
 
 
-def test_errors_at_different_doses_are_not_compared() -> None:
+def test_errors_of_different_validations_are_not_compared_with_2d_and_between_3d_networks_that_have_the_same() -> None:
+    """Both 3D networks of other voxels come to 2D's level, of these voxels; after how many steps 2D's is unknown."""
     cells = pd.DataFrame([
-        trained("2d", dims=2, doses="0.1"),
-        trained("alike", doses="0.1"), trained("stored"), trained("fresh", doses="fresh 0.1"),
+        trained("2d", dims=2), trained("alike"), trained("plain", validated_on="w", alike_but_transfer="y"),
+        trained("zero", transfer="zero", validated_on="w", alike_but_transfer="y"),
     ])  # fmt: skip
-    lines = [line for cell in cells["cell"] for line in validated(cell, {10: 0.7})]
-    table = steps_to_2d(cells, pd.DataFrame(lines)).set_index("cell")
-    reached = table[["error_2d", "steps_to_2d"]].notna().all(axis=1)
-    assert reached.to_dict() == {"alike": True, "stored": False, "fresh": False}
+    errors = {"2d": {10: 0.7}, "alike": {10: 0.7}, "plain": {40: 0.7}, "zero": {20: 0.7}}
+    lines = [line for cell in cells["cell"] for line in validated(cell, errors[cell])]
+    reason = "its counterpart was validated at other doses or on other voxels"
+    assert steps_to_2d(cells, pd.DataFrame(lines)).to_csv(index=False).splitlines()[1:] == [
+        "alike,16,1,none,2d,0.7,10,5.0,,no,",
+        f"plain,16,1,none,2d,,,,,no,{reason}",
+        f"zero,16,1,zero,2d,,,,20,no,{reason}",
+    ]
 
 
 def test_without_a_2d_network_or_a_study_nothing_was_reached() -> None:
