@@ -81,9 +81,10 @@ def projection(cells: pd.DataFrame, steps: pd.DataFrame, data_rate: float = np.i
         against the fewest measured ranks, ``baseline_ranks``, as in ``speedup.csv``. ``kind``: measured range, forecast
         or, beyond :data:`FURTHEST` times the largest measured count, scenario. The 95 % interval is over the units of
         ``interval_over``, the models of :data:`~pipeline.scaling.step_model.VARIANTS` and assumed links of a range.
-        ``limit``: the part that costs most; ``ends``: whether efficiency is below a half; ``fitted``: the measured
-        rank counts; ``assumed``: what was not measured. A series with too little to forecast from has one row without
-        numbers, whose ``reason`` says why; else it names the trainings whose load was not measured.
+        ``limit``: the part that costs most, or data if all else waits for it; ``ends``: whether efficiency is below a
+        half; ``fitted``: the measured rank counts; ``assumed``: what was not measured. A series with too little to
+        forecast from has one row without numbers, whose ``reason`` says why; else it names the trainings whose load was
+        not measured.
     """
     warm = {str(cell): group[_TIMES].to_numpy(float) for cell, group in steps[steps["warm"]].groupby("cell")}
     groups = finished_in_grid(cells).groupby(COMPARABLE, sort=False)
@@ -222,7 +223,7 @@ def _forecast(
     baseline, largest = measured[0].ranks, measured[-1].ranks
     parts, efficiency = model.parts(ranks, samples), model.efficiency(ranks, samples, baseline)
     low, high = _interval([draw.efficiency(ranks, samples, baseline) for draw in drawn])
-    limit = max((name for name in parts if name != "compute"), key=lambda name: parts[name])
+    limit = "data" if parts["data"] else max((name for name in parts if name != "compute"), key=parts.__getitem__)
     share = ranks / baseline
     return {
         "ranks": ranks, "kind": _kind(ranks, largest), "step_seconds": sum(parts.values()),

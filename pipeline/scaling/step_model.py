@@ -1,10 +1,11 @@
 """A model of the seconds of a training step on any number of ranks, and its fit to measured steps.
 
-    step(n) = compute + contention + exchange(n) + stragglers(n), on N nodes of g ranks, n = N g
+    step(n) = max(compute + contention + exchange(n) + stragglers(n), reading(n)), on N nodes of g ranks, n = N g
     exchange(n) = all-reduce(g, link within a node) + all-reduce(N, link between nodes)
     ring(n) = 2 (n - 1) latency + 2 (n - 1) / n * bytes / bandwidth       (Thakur, Rabenseifner & Gropp 2005)
     tree(n) = 2 log2(n) latency + 2 bytes / bandwidth                     (Sanders, Speck & Traeff 2009)
     stragglers(n) = sd * E[largest of n standard normals], or of n exponential delays, 1/2 + ... + 1/n
+    reading(n) = samples of n ranks / samples a second of the file system, read ahead during all of the step before
 
 Which all-reduce and which delays, few measured rank counts cannot tell: a forecast is refitted with each of them.
 
@@ -88,7 +89,10 @@ class StepModel:
     variant: Variant = RING
 
     def parts(self, ranks: int, samples: float = 1.0) -> dict[str, float]:
-        """Return the seconds of a step by part; ``samples``: how many a rank takes in a step."""
+        """Return the seconds of a step by part; ``samples``: how many a rank takes in a step.
+
+        ``data``: those by which reading them takes longer than all else.
+        """
         nodes = ceil(ranks / self.a_node)
         on_node = ceil(ranks / nodes)
         topology, tail = self.variant
@@ -100,13 +104,13 @@ class StepModel:
         }
         total = sum(exchange.values())
         visible = max(0.0, total - self.hidden) / total if total else 0.0
-        return {
+        parts = {
             "compute": self.compute,
             "contention": self.contention if on_node == self.a_node else 0.0,
             **{name: seconds * visible for name, seconds in exchange.items()},
             "stragglers": self.straggler_sd * expected_largest(ranks, tail),
-            "data": max(0.0, ranks * samples / self.data_rate - self.compute),
         }
+        return {**parts, "data": max(0.0, ranks * samples / self.data_rate - sum(parts.values()))}
 
     def efficiency(self, ranks: int, samples: float = 1.0, baseline: int = 1) -> float:
         """Return the time of a step on the ``baseline``'s ranks over that on so many ranks."""

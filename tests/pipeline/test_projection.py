@@ -131,6 +131,26 @@ def test_ranks_that_do_not_fill_their_nodes_are_shared_by_them_alike() -> None:
     assert replace(TRUE, a_node=6).parts(12)["contention"] == TRUE.contention
 
 
+@pytest.mark.parametrize("rate", [np.inf, 75.0, 40.0, 20.0])
+def test_reading_ahead_hides_behind_all_of_a_step(rate: float) -> None:
+    """A step takes the longer of the two; at 75 samples a second reading takes longer than compute alone."""
+    model = replace(TRUE, data_rate=rate)
+    ours, alone = (sum(TRUE.parts(ranks).values()) for ranks in (64, 1))
+    assert TRUE.compute < 64 / 75 < ours < 64 / 40
+    parts = model.parts(64)
+    assert sum(parts.values()) == pytest.approx(max(ours, 64 / rate))
+    assert parts["data"] == pytest.approx(max(0, 64 / rate - ours))
+    assert sum(model.parts(64, samples=2).values()) == pytest.approx(max(ours, 128 / rate))
+    assert model.efficiency(64) == pytest.approx(alone / max(ours, 64 / rate))
+
+
+def test_data_limit_a_step_that_waits_for_them_however_little() -> None:
+    """On 256 ranks reading takes 1.2 s, all else 1.12 s, of which the exchange has 0.27 s."""
+    table = projection(*study((1, 4, 8, 16)), data_rate=256 / 1.2).set_index("ranks")
+    assert table["step_seconds"][256] == pytest.approx(1.2)
+    assert table["limit"][[64, 256]].tolist() == ["exchange latency", "data"]
+
+
 def test_no_forecast_is_below_its_baseline() -> None:
     table = projection(*study((16, 32, 64)))
     assert table["ranks"].tolist() == [ranks for ranks in RANKS if ranks >= 16]
