@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from pipeline.training.load_limits import MOST_FOREIGN, MOST_FOREIGN_OF_NODE, MOST_THROTTLED
+
 YES, NO, NOT_MEASURED = "yes", "no", "not measured"
 
 
@@ -18,12 +20,10 @@ class Limit:
 
 
 LIMITS = (
-    Limit("foreign_share", 0.05, "other processes took {:.0%} of the cores that its ranks may use"),
-    Limit("foreign_node_share", 0.25, "other processes took {:.0%} of its node's cores"),
-    Limit("gpu_throttled_share", 0.05, "its GPU was throttled in {:.0%} of the samples"),
+    Limit("foreign_share", MOST_FOREIGN, "other processes took {:.0%} of the cores that its ranks may use"),
+    Limit("foreign_node_share", MOST_FOREIGN_OF_NODE, "other processes took {:.0%} of its node's cores"),
+    Limit("gpu_throttled_share", MOST_THROTTLED, "its GPU was throttled in {:.0%} of the samples"),
 )
-"""5 %: ranks that fill their cores lose about as much time, which is as large as differences between seeds. A quarter
-of a node: its memory's bandwidth and its clock rate are shared, also where the ranks have cores of their own."""
 
 MEASURES = ("cpu_share", "switches_a_second", "foreign_share", "foreign_node_share", "average_start", "average_end",
             "jobs_start", "jobs_end", "gpu_mhz", "gpu_throttled_share")  # fmt: skip
@@ -33,14 +33,14 @@ MEASURES = ("cpu_share", "switches_a_second", "foreign_share", "foreign_node_sha
 def judge_load(load: Mapping[str, float | None] | None) -> tuple[str, str]:
     """Judge a training by the ``load`` of its result: whether it was disturbed, and by what.
 
-    Older results have no load. A training whose other processes could not be counted is not measured.
+    Older results have no load. A training whose other processes could not be counted is not measured, unless something
+    else that was measured disturbed it.
     """
-    if not load or load.get("foreign_share") is None:
-        return NOT_MEASURED, ""
+    load = load or {}
     reasons = [limit.reason.format(value) for limit in LIMITS
                if (value := load.get(limit.measure)) is not None and value > limit.largest]  # fmt: skip
     if not reasons:
-        return NO, ""
+        return NOT_MEASURED if load.get("foreign_share") is None else NO, ""
     jobs = max(load.get("jobs_start") or 0, load.get("jobs_end") or 0)
     return YES, "; ".join([*reasons, *([f"{jobs:.0f} other jobs were on its nodes"] if jobs else [])])
 

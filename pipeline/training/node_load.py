@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.training.gpu_state import GpuState
+from pipeline.training.load_limits import MOST_FOREIGN, MOST_FOREIGN_OF_NODE, MOST_THROTTLED
 from pipeline.training.ranks import Ranks
 
 _STAT = Path("/proc/stat")
@@ -121,7 +122,8 @@ def neighbour_jobs() -> float:
 def summarise(load: dict[str, list[float]]) -> dict[str, float | None]:
     """Summarise the sums of a meter at the end of a training; what could not be measured is None.
 
-    Shares are of the cores' seconds, those of the node that had most of other work: ranks wait for the slowest.
+    Shares are of the cores' seconds, those of the node that had most of other work: ranks wait for the slowest. The
+    clock rate is that of the slowest GPU that answered.
     """
     sums = {name: np.array(values, np.float64) for name, values in load.items()}
     wall = sums["wall"]
@@ -131,23 +133,34 @@ def summarise(load: dict[str, list[float]]) -> dict[str, float | None]:
         for name, number in {
             "cpu_share": (sums["process"] / wall).mean(),
             "switches_a_second": (sums["switches"] / wall).mean(),
-            "foreign_share": _largest_share(sums["foreign"], sums["cores"], sums["capacity"]),
-            "foreign_node_share": _largest_share(sums["foreign_node"], sums["node"], sums["node_capacity"]),
+            "foreign_share": _largest_share(
+                _foreign_shares(sums["foreign"], sums["cores"], sums["capacity"]), MOST_FOREIGN
+            ),
+            "foreign_node_share": _largest_share(
+                _foreign_shares(sums["foreign_node"], sums["node"], sums["node_capacity"]), MOST_FOREIGN_OF_NODE
+            ),
             "average_start": sums["average_start"][0],
             "average_end": os.getloadavg()[0],
             "jobs_start": sums["jobs_start"][0],
             "jobs_end": neighbour_jobs(),
-            "gpu_mhz": (sums["gpu_mhz"] / samples).min(),
-            "gpu_throttled_share": (sums["gpu_throttled"] / samples).max(),
+            "gpu_mhz": np.fmin.reduce(sums["gpu_mhz"] / samples),
+            "gpu_throttled_share": _largest_share(sums["gpu_throttled"] / samples, MOST_THROTTLED),
         }.items()
     }
 
 
-def _largest_share(foreign: NDArray[np.float64], busy: NDArray[np.float64], capacity: NDArray[np.float64]) -> float:
-    """Return the largest share of the cores that was foreign; NaN where /proc/stat could not be read or is not true.
+def _foreign_shares(
+    foreign: NDArray[np.float64], busy: NDArray[np.float64], capacity: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return each rank's share of the cores that was foreign; NaN where /proc/stat could not be read or is not true.
 
     In a sandbox it may count next to nothing, less than half of what the ranks themselves took.
     """
     ours = busy - foreign
-    shares = np.where(busy < 0.5 * ours, np.nan, foreign / capacity)
-    return float(np.maximum(0.0, shares.max()))
+    return np.where(busy < 0.5 * ours, np.nan, np.maximum(0.0, foreign / capacity))
+
+
+def _largest_share(shares: NDArray[np.float64], limit: float) -> float:
+    """Return the largest share; NaN if a rank's is unknown, which does not matter where another is above the limit."""
+    known = np.fmax.reduce(shares)
+    return float(known if known > limit else shares.max())

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -124,6 +125,33 @@ def test_a_little_less_than_the_ranks_own_seconds_is_no_foreign_work() -> None:
     assert summarise(sums)["foreign_share"] == summarise(sums)["foreign_node_share"] == 0
 
 
+@pytest.mark.parametrize(
+    ("foreign", "foreign_node", "throttled", "verdict"),
+    [
+        ([np.nan, 60.0], [np.nan, 60.0], [np.nan, 0.0], ("yes", 0.6, 0.3, None)),
+        ([np.nan, 1.0], [np.nan, 60.0], [0.0, 0.0], ("yes", None, 0.3, 0.0)),
+        ([np.nan, 1.0], [np.nan, 1.0], [6.0, np.nan], ("yes", None, None, 0.6)),
+        ([np.nan, 1.0], [np.nan, 1.0], [0.0, np.nan], ("not measured", None, None, None)),
+        ([2.0, 1.0], [2.0, 1.0], [0.0, 0.0], ("no", 0.02, 0.01, 0.0)),
+    ],
+)
+def test_a_node_without_counters_hides_nothing_that_was_measured_on_another(
+    foreign: list[float], foreign_node: list[float], throttled: list[float], verdict: tuple[str | float | None, ...]
+) -> None:
+    """Two ranks on nodes of twice their cores, for 100 s of which each takes all; ten samples of each GPU."""
+    samples = np.where(np.isnan(throttled), 0.0, 10.0)
+    measures = summarise({
+        "wall": [100.0] * 2, "process": [100.0] * 2, "switches": [0.0] * 2, "average_start": [1.0], "jobs_start": [0.0],
+        "foreign": foreign, "cores": [100 + taken for taken in foreign], "capacity": [100.0] * 2,
+        "foreign_node": foreign_node, "node": [100 + taken for taken in foreign_node], "node_capacity": [200.0] * 2,
+        "gpu_samples": samples.tolist(), "gpu_throttled": np.nan_to_num(throttled).tolist(),
+        "gpu_mhz": (samples * [900.0, 1800.0]).tolist(),
+    })  # fmt: skip
+    shares = (measures[name] for name in ("foreign_share", "foreign_node_share", "gpu_throttled_share"))
+    assert (judge_load(measures)[0], *shares) == verdict
+    assert measures["gpu_mhz"] == (900 if samples[0] else 1800)
+
+
 def test_reading_the_load_is_no_part_of_a_line_s_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = StepClock(CPU)
     measurements = Measurements(TrainingRecord(), clock, Ranks(World(), CPU), 0.0)
@@ -186,6 +214,9 @@ def test_a_quiet_training_is_not_disturbed_and_each_limit_can_be_passed() -> Non
 
 def test_what_was_not_measured_is_not_called_undisturbed() -> None:
     assert judge_load(None) == judge_load({}) == judge_load({"foreign_share": None}) == ("not measured", "")
+    assert judge_load({**QUIET, "foreign_share": None}) == ("not measured", "")
+    throttled = {**QUIET, "foreign_share": None, "foreign_node_share": None, "gpu_throttled_share": 0.6}
+    assert judge_load(throttled) == ("yes", "its GPU was throttled in 60% of the samples")
 
 
 @pytest.mark.parametrize("include", [False, True])
