@@ -15,6 +15,10 @@ from pipeline.models.ddnet import DENSE_LAYERS, LEVELS, DDnet
 from pipeline.models.redcnn import LAYERS, REDCNN
 
 _WRAPPER = "module."  # before each name, where DataParallel held the network
+_UNREADABLE = (
+    "it is no file of weights that can be read, wanted .npz, or .pt, .pth or .tar of torch.save with tensors, numbers "
+    "and text alone"
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ def read_published(path: Path) -> tuple[Code, nn.Module]:
     Raises:
         UserError: the file cannot be read, or holds other weights.
     """
+    path.open("rb").close()  # of a file that may not be read the machine says so
     try:
         arrays = _read_npz(path) if path.suffix == ".npz" else _read_state(path)
         code = _recognise(arrays)
@@ -64,7 +69,7 @@ def _read_npz(path: Path) -> dict[str, NDArray[np.generic]]:
         with np.load(path) as arrays:
             return dict(arrays)
     except Exception as error:  # numpy, zipfile and zlib raise many kinds for a broken file
-        raise UserError(f"it is no readable .npz: {error}") from error
+        raise UserError(_UNREADABLE) from error
 
 
 def _read_state(path: Path) -> dict[str, NDArray[np.generic]]:
@@ -72,7 +77,7 @@ def _read_state(path: Path) -> dict[str, NDArray[np.generic]]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a broken file
-        raise UserError(f"it is no readable file of torch.save: {str(error).splitlines()[0]}") from error
+        raise UserError(_UNREADABLE) from error
     candidates = [content, *content.values()] if isinstance(content, dict) else []
     state = next((candidate for candidate in candidates if _is_state(candidate)), None)
     if state is None:

@@ -93,6 +93,24 @@ def test_weights_that_are_no_red_cnn_are_refused(
         read_published(tmp_path / "other.pt")
 
 
+@pytest.mark.parametrize(
+    "name", ["garbage.pt", "text.pt", "cut.pt", "model.pt", "broken.safetensors", "text.npz", "objects.npz"]
+)
+def test_files_that_cannot_be_read_say_what_is_wanted_and_advise_nothing(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes({"garbage": b"\x80\x02}q\x00(X", "broken": b"\x10" + bytes(7) + b"{"}.get(path.stem, b"weights"))
+    if path.stem == "cut":
+        torch.save(red_cnn_weights(), path)
+        path.write_bytes(path.read_bytes()[:5000])
+    elif path.stem == "model":
+        torch.save(torch.nn.Linear(1, 1), path)
+    elif path.stem == "objects":
+        np.savez(path, weights=np.array([{}]))
+    wanted = r"wanted \.npz, or \.pt, \.pth or \.tar of torch\.save with tensors, numbers and text alone"
+    with pytest.raises(UserError, match=rf"^\S+{name}: it is no file of weights that can be read, {wanted}$"):
+        read_published(path)
+
+
 def test_ddnet_is_recognised_though_it_has_a_conv1_too(tmp_path: Path) -> None:
     torch.save(PlainDDnet(2).state_dict(), tmp_path / "ddnet.pt")
     code, _ = read_published(tmp_path / "ddnet.pt")
