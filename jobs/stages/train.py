@@ -141,8 +141,9 @@ class Transfer(Stage):
         self.is_lenient = len(self.cells) > 1
 
     def find_items(self, progress: Progress) -> str:
-        for cell in self.cells.values():
-            self._stamp_of_file(cell)
+        for cell in {(self._network(cell).donor_file, cell.model): cell for cell in self.cells.values()}.values():
+            if self._stamp_of_file(cell):
+                self._donor_network(cell)
         return ""
 
     def items(self) -> list[str]:

@@ -2,6 +2,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -16,11 +17,12 @@ from jobs.engine.marker import Marker
 from jobs.engine.run_folder import RunFolder
 from jobs.stages.graph import graph_of
 from jobs.stages.train import CellStage, Study, TrainDonors, Transfer
-from pipeline.models import DDnet
+from pipeline.models import DDnet, read_published
 from pipeline.settings.run import RunSettings
 from pipeline.training.world import World
 from tests.beside import shared_file
 from tests.pipeline.runs import WITH_RED_CNN
+from tests.pipeline.test_published import red_cnn_weights
 from tests.plain_ddnet import PlainDDnet
 
 UNLIKE = {"residual": False, "scaling": "unit", "norm": "frozen"}
@@ -110,6 +112,23 @@ def test_donors_that_are_none_are_refused_by_name(tmp_path: Path, name: str, con
         write_donor(tmp_path / name, content)
     with pytest.raises(UserError, match=rf"networks\.3d\.donor_file \S+{name}: .*{message}"):
         transfer_of(donating(tmp_path, tmp_path / name)).run("3d-zero", World(), ignore_progress)
+
+
+def test_a_donor_of_garbage_or_of_another_network_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "text.pt").write_text("weights")
+    with pytest.raises(UserError, match=r"networks\.3d\.donor_file \S+text\.pt: it is no file of weights"):
+        transfer_of(donating(tmp_path, tmp_path / "text.pt")).find_items(ignore_progress)
+    torch.save(red_cnn_weights(), tmp_path / "redcnn.pt")
+    with pytest.raises(UserError, match=r"donor_file \S+redcnn\.pt holds weights of redcnn, the network is ddnet"):
+        transfer_of(donating(tmp_path, tmp_path / "redcnn.pt")).find_items(ignore_progress)
+
+
+def test_the_check_reads_a_donor_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = donating(tmp_path, write_donor(tmp_path / "donor.pt", plain_weights()), "zero", "mean")
+    reader = Mock(wraps=read_published)
+    monkeypatch.setattr("pipeline.models.read_published", reader)
+    transfer_of(graph).find_items(ignore_progress)
+    reader.assert_called_once_with(tmp_path / "donor.pt")
 
 
 def test_options_that_monai_refuses_are_refused_before_anything_runs(tmp_path: Path) -> None:
