@@ -82,8 +82,14 @@ def _apply(values: dict[str, Any], override: str) -> None:
 
 def describe_faults(error: ValidationError, model: type[BaseModel]) -> str:
     """Name the first fault of settings in one sentence, and say how many more there are."""
-    first, *further = error.errors()
+    first, *further = _distinct(error.errors())
     return _fault(first, model) + (f" (and {len(further)} more)" if further else "")
+
+
+def _distinct(errors: Sequence[ErrorDetails]) -> list[ErrorDetails]:
+    """Leave out that a list is too short because its values are refused."""
+    inside = {error["loc"][:depth] for error in errors for depth in range(len(error["loc"]))}
+    return [error for error in errors if error["type"] != "too_short" or error["loc"] not in inside]
 
 
 def _fault(error: ErrorDetails, model: type[BaseModel]) -> str:

@@ -75,6 +75,11 @@ def load(tmp_path: Path, text: str = MINIMAL, *overrides: str) -> RunSettings:
         ("data.low_dose.doses=[]", r"data\.low_dose\.doses: Input should not be empty"),
         ("data.low_dose.doses=[0.1, 0.1]", r"data\.low_dose\.doses: 0\.1 stands there twice"),
         ("data.low_dose.electronic_sd=.inf", r"electronic_sd: Input should be a finite number \(got inf\)"),
+        ("study.ranks=[0]", r"study\.ranks\.0: Input should be greater than 0 \(got 0\)$"),
+        (
+            "data.low_dose.doses=[2,3]",
+            r"data\.low_dose\.doses\.0: Input should be less than 1 \(got 2\) \(and 1 more\)$",
+        ),
         ("study.slices=[20]", r"study\.slices\.0: Input should be a multiple of 16 \(got 20\)"),
         ("study.training.crop=100", r"study\.training\.crop: Input should be a multiple of 16 \(got 100\)"),
         ("study.training.crop=528", r"study\.training\.crop: Input should be less than or equal to 512 \(got 528\)"),
