@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from data_prep.setting_types import distinct, expand_home
+from data_prep.setting_types import distinct, expand_home, expect
 from data_prep.settings import DataSettings, Settings
 from data_prep.split import Part
 from pipeline.settings.checks import check_doses, check_ranks, check_samples, check_transfer
@@ -16,6 +16,14 @@ from pipeline.settings.search import Range, SearchSettings, check_values
 from pipeline.settings.study import GridSettings, StudySettings, shared_training, with_shared
 from pipeline.settings.training import Crop
 
+Name = Annotated[
+    str,
+    Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"),
+    expect(
+        "at most 64 letters from a to z or A to Z, digits, dots, hyphens and underscores, the first a letter or digit"
+    ),
+]
+Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$"), expect("a code of three capital letters, such as EUR")]
 _MOVED = {
     "train_2d": "train_2d is networks.2d now: write networks: {2d: {model: ddnet, dims: 2, ranks: …, training: {…}}, "
     "3d: {model: ddnet, dims: 3}}; study.training is of all networks, and networks.3d.training of the 3D one",
@@ -73,7 +81,7 @@ class BudgetSettings(Settings):
         None, gt=0, description="of all trainings: a forecast above it is not submitted; null: no limit"
     )
     gpu_hour_price: float | None = Field(None, gt=0, description="of one GPU-hour at the site, for the bill")
-    currency: str = Field("EUR", pattern=r"^[A-Z]{3}$", description="of the price, by its ISO 4217 code")
+    currency: Currency = Field("EUR", description="of the price, by its ISO 4217 code")
 
     def cost(self, gpu_hours: float) -> float | None:
         """Return the cost of GPU-hours, None if they have no price."""
@@ -88,7 +96,7 @@ class BudgetSettings(Settings):
 class RunSettings(Settings):
     """A whole run, from scans to report."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
+    name: Name
     runs: Path = Field(Path("runs"), description="folder of all runs")
     share: Literal["none", "group"] = Field(
         "none",

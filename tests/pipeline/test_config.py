@@ -102,7 +102,16 @@ def load(tmp_path: Path, text: str = MINIMAL, *overrides: str) -> RunSettings:
         (red_cnn(crop=16, batch=2), r"redcnn: training\.crop 16 is too small: RED-CNN takes 21"),
         (red_cnn(residual=False), r"redcnn: training: RED-CNN without residual ends in a ReLU.*set scaling to unit"),
         (red_cnn(samples=3), r"networks\.redcnn\.training\.samples 3 must be a multiple"),
-        ("name=../x", "name: String should match pattern"),
+        (
+            "name=../x",
+            r"name: Input should be at most 64 letters from a to z or A to Z, digits, dots, hyphens and underscores, "
+            r"the first a letter or digit \(got '\.\./x'\)$",
+        ),
+        ("name=größe", r"name: Input should be at most 64 letters from a to z or A to Z,.*\(got 'größe'\)$"),
+        (
+            "budget.currency=Euro",
+            r"budget\.currency: Input should be a code of three capital letters, such as EUR \(got 'Euro'\)$",
+        ),
         ("name.x=1", "name is a value, not a group"),
         ("study", "must look like a.b=value"),
     ],
