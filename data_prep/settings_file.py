@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from data_prep.errors import UserError
-from data_prep.yaml_text import MAX_BYTES, describe_yaml_error, parse_yaml
+from data_prep.yaml_text import MAX_BYTES, describe_yaml_error, parse_yaml, yaml_problem
 
 T = TypeVar("T", bound=BaseModel)
 _SHORT = Repr()
@@ -77,7 +77,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
     try:
         node[last] = parse_yaml(text)
     except yaml.YAMLError as error:
-        raise UserError(f"--set {key}: {_SHORT.repr(text)} is no valid YAML value") from error
+        raise UserError(f"--set {key}: {_SHORT.repr(text)} cannot be read: {yaml_problem(error)}") from error
 
 
 def describe_faults(error: ValidationError, model: type[BaseModel]) -> str:

@@ -51,10 +51,15 @@ class _Loader(yaml.SafeLoader):
 
 def describe_yaml_error(error: yaml.YAMLError) -> str:
     """Say what is wrong in a text, and in which line."""
-    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+    mark = getattr(error, "problem_mark", None)
+    return yaml_problem(error) + (f" in line {mark.line + 1}" if mark else "")
+
+
+def yaml_problem(error: yaml.YAMLError) -> str:
+    """Say what is wrong in a text of a single line."""
+    if not isinstance(error, yaml.MarkedYAMLError):
         return " ".join(str(error).split())
-    sentence = ", ".join(part for part in (error.context, error.problem) if part)
-    return f"{sentence} in line {error.problem_mark.line + 1}"
+    return ", ".join(part for part in (error.context, error.problem) if part)
 
 
 def parse_yaml(text: str) -> Any:

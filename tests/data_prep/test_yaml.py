@@ -59,8 +59,23 @@ def test_a_file_that_would_take_memory_or_time_is_one_line(text: str, message: s
 
 def test_an_option_with_aliases_is_refused_too(tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text("a: 1")
-    with pytest.raises(UserError, match=r"--set a: '\[&b \[x\], \*b\]' is no valid YAML value"):
+    with pytest.raises(
+        UserError, match=r"--set a: '\[&b \[x\], \*b\]' cannot be read: aliases .* write the values out$"
+    ):
         load_settings(tmp_path / "x.yaml", Letters, ["a=[&b [x], *b]"])
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [("9" * 30, "this number is too large"), ("2026-02-30", "this is no timestamp"), ("[1", "expected ',' or ']'")],
+)
+def test_an_option_that_cannot_be_read_says_why(text: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text("a: 1")
+    with pytest.raises(UserError) as refused:
+        load_settings(tmp_path / "x.yaml", Letters, [f"a={text}"])
+    assert str(refused.value).startswith(f"--set a: {text!r} cannot be read: ")
+    assert reason in str(refused.value)
+    assert " in line " not in str(refused.value)
 
 
 def test_settings_of_the_usual_depth_and_size_are_read() -> None:
