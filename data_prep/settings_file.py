@@ -18,6 +18,7 @@ _SHORT.maxstring = _SHORT.maxother = 100
 _MESSAGES = {
     "path_type": "Input should be a path", "string_type": "Input should be text",
     "tuple_type": "Input should be a list", "too_short": "Input should not be empty",
+    "too_long": "Input should be a list of at most {max_length}",
     **dict.fromkeys(("model_type", "dict_type"), "Input should be a mapping of settings"),
 }  # fmt: skip
 """Where pydantic's own messages have words of Python."""
@@ -99,7 +100,8 @@ def _fault(error: ErrorDetails, model: type[BaseModel]) -> str:
         return f"{key} is not a setting; valid here: {valid}"
     if error["type"] == "missing":
         return f"{key} is missing"
-    message = _MESSAGES.get(error["type"]) or error["msg"].removeprefix("Value error, ")
+    message = _MESSAGES.get(error["type"], "").format_map(error.get("ctx", {}))
+    message = message or error["msg"].removeprefix("Value error, ")
     text = f"{key}: {message}" if key else message
     return text if isinstance(error["input"], dict) else f"{text} (got {_SHORT.repr(error['input'])})"
 

@@ -8,6 +8,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 
 from data_prep.setting_types import InputPath
 from data_prep.settings import Settings
+from data_prep.settings_file import describe_faults
 from pipeline.settings.architectures import Architecture, Dims, architecture_of
 from pipeline.settings.names import CLASSICAL_TITLES
 from pipeline.settings.training import TrainingSettings
@@ -82,11 +83,10 @@ def _checked_options(architecture: Architecture, options: Mapping[str, Any]) -> 
         return architecture.options.model_validate(options).model_dump(mode="json")
     except ValidationError as error:
         fault = error.errors()[0]
-        key, message = ".".join(map(str, fault["loc"])), fault["msg"].removeprefix("Value error, ")
-        if fault["type"] == "extra_forbidden":
-            valid = ", ".join(architecture.options.model_fields) or "none"
-            message = f"{architecture.title} has no such option; valid: {valid}"
-        raise ValueError(f"{key}: {message} (got {fault['input']!r})") from error
+        if fault["type"] != "extra_forbidden":
+            raise ValueError(describe_faults(error, architecture.options)) from error
+        valid = ", ".join(architecture.options.model_fields) or "none"
+        raise ValueError(f"{fault['loc'][0]}: {architecture.title} has no such option; valid: {valid}") from error
 
 
 def check_ids(networks: Mapping[str, object]) -> None:
