@@ -50,8 +50,8 @@ def _read_manifest(data: Path) -> list[dict[str, str]]:
     path = data / "manifest.csv"
     try:
         manifest = pd.read_csv(path, dtype=str)
-    except FileNotFoundError as error:
-        raise UserError(f"{data} holds no manifest.csv: it is no data folder of a run") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(_describe_lack(data)) from error
     except ValueError as error:
         raise UserError(f"{path} was cut or changed: move it, and run the preparation again") from error
     lacking = [name for name in _COLUMNS if name not in manifest]
@@ -61,6 +61,14 @@ def _read_manifest(data: Path) -> list[dict[str, str]]:
     columns = list(dict.fromkeys([*_COLUMNS, *digests]))
     rows = manifest.reindex(columns=columns).dropna(subset=_COLUMNS).to_dict("records")
     return [{str(key): str(text) for key, text in row.items() if not pd.isna(text)} for row in rows]
+
+
+def _describe_lack(data: Path) -> str:
+    if not data.is_dir():
+        return f"{data} does not exist or is no folder: name the data folder of a run, such as runs/NAME/data"
+    inner = data / "data"
+    hint = f", which is {inner}" if (inner / "manifest.csv").is_file() else ", such as runs/NAME/data"
+    return f"{data} holds no manifest.csv: it is no data folder of a run{hint}"
 
 
 def _faults(row: Mapping[str, str], data: Path) -> list[Fault]:

@@ -70,5 +70,20 @@ def test_missing_and_unlisted_pairs_are_found(data: Path) -> None:
 
 
 def test_another_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"holds no manifest\.csv"):
+    with pytest.raises(
+        UserError, match=r"holds no manifest\.csv: it is no data folder of a run, such as runs/NAME/data"
+    ):
         verify(tmp_path)
+
+
+def test_a_run_folder_is_refused_with_the_folder_of_its_data(data: Path) -> None:
+    run = data.rename(data.with_name("data")).parent
+    with pytest.raises(UserError, match=rf"{run} holds no manifest\.csv: .* of a run, which is {run}/data$"):
+        verify(run)
+
+
+def test_what_is_no_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "demo.yaml").touch()
+    for path in (tmp_path / "demo.yaml", tmp_path / "nowhere"):
+        with pytest.raises(UserError, match=rf"{path} does not exist or is no folder: name the data folder of a run"):
+            verify(path)
