@@ -134,7 +134,7 @@ def whose(
 
     matches = find_files(identifier)
     if not matches:
-        raise UserError(f"{identifier} is no id of a patient, a scan or a file that this user's runs have seen")
+        raise UserError(f"{identifier!r} is no id of a patient, a scan or a file that this user's runs have seen")
     for scan, files in sorted(matches.items()):
         for folder in sorted({path.parent for path in files}):
             members = sorted(path for path in files if path.parent == folder)

@@ -63,7 +63,7 @@ def test_an_unknown_id_gets_one_sentence(identifier: str, scans: Path, tmp_path:
     answer = quarterdose_within(tmp_path, "whose", identifier)
     assert answer.returncode == 2
     assert answer.stderr.count("\n") == 1
-    assert "is no id of a patient, a scan or a file" in answer.stderr
+    assert answer.stderr.startswith(f"quarterdose: {identifier!r} is no id of a patient, a scan or a file")
 
 
 def test_a_damaged_cache_is_no_answer_and_no_fault(scans: Path, tmp_path: Path) -> None:
