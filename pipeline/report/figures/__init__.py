@@ -64,7 +64,8 @@ FIGURES = {
     "sharpness": ReportFigure(
         draw_sharpness, "quality",
         "Edges kept against noise left; the full dose is at 0 HU and 1. A blur moves down and left. Marks: means over "
-        "the held-out scans, without intervals. Of more than 24 models the best.",
+        "the held-out scans, without intervals. Where there are more than 24 models, the baselines and the best are "
+        "shown, 24 in all.",
     ),
     "noise-spectra": ReportFigure(
         draw_noise_spectra, "quality",
