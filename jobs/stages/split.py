@@ -14,7 +14,7 @@ from data_prep.noise_table import PARTNERS, partner_rows, read_noise
 from data_prep.partners import FULL_DOSE
 from data_prep.progress import Progress
 from data_prep.sources.series import Exclusion, PassedOver, Series
-from data_prep.split import Split, split
+from data_prep.split import Split, patients_of, split
 from jobs.engine.outcome import check_stage
 from jobs.engine.stage import Ref, Stage
 from jobs.stages.prepare import Prepare
@@ -22,6 +22,7 @@ from pipeline.settings.cells import cells_of
 from pipeline.training.world import World
 
 _FILES = "manifest.csv", "split.json", NOISE
+_STUDIES = "studies"  # key of a used scan's row; the manifest has the patient whom they tell
 _NO_IMAGE = "no image"  # state of a source's files that are none: a row for all of them
 
 
@@ -33,7 +34,7 @@ class SplitScans(Stage):
     """
 
     name: str = "split"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     accepts_failed_inputs: ClassVar[bool] = True
     keeps_refusals: ClassVar[bool] = True
     gathers: ClassVar[str] = Prepare.name
@@ -101,8 +102,7 @@ class SplitScans(Stage):
     def _write(self, manifest: Path, split_file: Path, *noise: Path) -> dict[str, Any]:
         used = self._write_manifest(manifest, *noise)
         check_stage(self.prepare)
-        studies = [{**row, "studies": self.prepare.series[row["scan"]].studies} for row in used]
-        parts = split(studies, self.settings.data.split, self.min_slices)
+        parts = split(used, self.settings.data.split, self.min_slices)
         write_json(split_file, parts.to_json())
         slices = {part: sum(map(len, segments)) for part, segments in parts.parts.items()}
         pairs = {row["scan"]: [row[f"sha256_{name}"] for name in _arrays(row)] for row in used}
@@ -116,13 +116,16 @@ class SplitScans(Stage):
 
         rows = [self._row(scan) for scan in self.prepare.items()]
         used = [row for row in rows if row["state"] == "kept"]
+        patients = patients_of(used)
+        for row in used:
+            row["patient"] = patients[row["subject"]]
         for dataset in sorted({row["dataset"] for row in used}):
             draw_pages(self.folder.data, [row for row in used if row["dataset"] == dataset])
         excluded = [_turned_away(series, series.reason, series.images) for series in self.prepare.exclusions]
         passed_over = [_no_image(files) for files in self.prepare.passed_over]
         for path in noise:
             write_atomic(path, pd.DataFrame([line for row in used for line in partner_rows(row)]).to_csv(index=False))
-        table = pd.DataFrame(rows + excluded + passed_over).drop(columns=PARTNERS, errors="ignore")
+        table = pd.DataFrame(rows + excluded + passed_over).drop(columns=[PARTNERS, _STUDIES], errors="ignore")
         write_atomic(manifest, table.to_csv(index=False))
         return used
 
@@ -134,7 +137,8 @@ class SplitScans(Stage):
         slices = marker.result["slices"]
         is_short = slices < self.min_slices
         reason = f"{slices} slices, a volume of the study takes {self.min_slices}" if is_short else ""
-        return {**marker.result, "state": "turned away" if is_short else "kept", "reason": reason}
+        state = "turned away" if is_short else "kept"
+        return {**marker.result, "state": state, "reason": reason, _STUDIES: self.prepare.series[scan].studies}
 
 
 def _arrays(row: Mapping[str, Any]) -> list[str]:

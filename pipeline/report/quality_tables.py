@@ -91,16 +91,17 @@ def with_scans(quality: pd.DataFrame, datasets: pd.DataFrame) -> pd.DataFrame:
 
 
 def scans_table(rows: Rows, manifest: pd.DataFrame) -> pd.DataFrame:
-    """Make a row a model, part of the split and scan: every measure, and ``patient`` as the manifest names it.
+    """Make a row a model, part of the split and scan: every measure, and ``patient`` as the split joined its subjects.
 
+    The manifest of an earlier version does not name the patient; there each subject is one.
     ``rmse_hu``, ``mse`` and ``psnr`` are over all the scan's voxels, ``ssim`` and ``ms_ssim`` means over slices.
     """
     measured = names(MEASURES)
     columns = ["model", "part", "dataset", "scan", DOSE, "slices", "noise_blocks", *measured]
     table = pd.DataFrame([{"model": model, **scan} for model, scans in rows.items() for scan in scans], columns=columns)
     table = table.astype(dict.fromkeys([DOSE, *measured], float))  # None, where a scan has no such tissue, becomes NaN
-    patients = manifest[manifest["state"] == "kept"][["dataset", "scan", "subject"]]
-    patients = patients.rename(columns={"subject": "patient"})
+    kept = manifest[manifest["state"] == "kept"]
+    patients = kept[["dataset", "scan"]].assign(patient=kept.get("patient", kept["subject"]))
     return table.merge(patients, on=["dataset", "scan"], how="left", validate="many_to_one")
 
 

@@ -242,6 +242,9 @@ def test_a_study_of_several_patient_ids_stays_in_one_part_of_the_split(tmp_path:
     parts = parts_of(Split.from_json(json.loads((folder.data / "split.json").read_text())), rows)
     assert parts["C001"] == parts["C002"]
     assert set(parts.values()) == {"train", "validation", "test"}
+    manifest = pd.read_csv(folder.data / "manifest.csv").set_index("subject")
+    assert manifest["patient"].to_dict() == {"C001": "C001", "C002": "C001", "C003": "C003", "C004": "C004"}
+    assert "studies" not in manifest
 
 
 def parts_of(drawn: Split, rows: Sequence[dict[str, Any]]) -> dict[str, str]:

@@ -137,6 +137,21 @@ def test_one_patient_is_no_sample(tmp_path: Path) -> None:
     assert tests["p"].isna().all()
 
 
+def test_subjects_that_the_split_joined_are_one_patient(tmp_path: Path) -> None:
+    """Ten subjects are five patients by their studies; without the column of an earlier manifest, they are ten."""
+    fill(tmp_path, 10)
+    path = tmp_path / "data" / "manifest.csv"
+    manifest = pd.read_csv(path)
+    assert set(quality_tables(tmp_path, MODELS, SLICES)["quality_tests"]["patients"]) == {10}
+    joined = {f"p{n}": f"p{n // 2}" for n in range(10)}
+    manifest.assign(patient=manifest["subject"].map(joined)).to_csv(path, index=False)
+    tables = quality_tables(tmp_path, MODELS, SLICES)
+    assert set(tables["quality_tests"]["patients"]) == {5}
+    assert tables["quality_tests"]["p"].isna().all()
+    assert set(tables["quality"]["patients"]) == {5}
+    assert tables["quality"]["rmse_hu_low"].isna().all()
+
+
 def test_figures_show_each_model_and_the_full_dose(tmp_path: Path) -> None:
     fill(tmp_path, 1)
     tables = quality_tables(tmp_path, MODELS, SLICES)
