@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from data_prep.manifest import read_manifest
 from data_prep.partners import LOW_DOSE
 
 if TYPE_CHECKING:
@@ -15,7 +16,6 @@ FILE = "manifest_noise.csv"
 PARTNERS = "partners"
 """Key of a scan's row, under which the rows of several partners stand."""
 _SCAN = ["dataset", "scan"]
-_TEXTS = dict.fromkeys([*_SCAN, "subject", "kernel"], str)
 
 
 def partner_rows(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -28,12 +28,10 @@ def partner_rows(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 def read_noise(data: Path) -> pd.DataFrame:
     """Read the manifest's rows of prepared scans; where scans have several partners, a row each with its own noise."""
-    import pandas as pd
-
-    manifest = pd.read_csv(data / "manifest.csv", dtype=_TEXTS)
+    manifest = read_manifest(data / "manifest.csv")
     prepared = manifest[manifest["state"] == "kept"]
     if not (data / FILE).exists():
         return prepared
-    noise = pd.read_csv(data / FILE, dtype=_TEXTS)
+    noise = read_manifest(data / FILE)
     shared = [name for name in prepared if name in _SCAN or name not in noise]
     return prepared[shared].merge(noise, on=_SCAN)

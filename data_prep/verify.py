@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
-
 from data_prep.errors import UserError
+from data_prep.manifest import read_manifest
 from data_prep.partners import FULL_DOSE
 from data_prep.paths import pair_path
 from data_prep.progress import Progress, ignore_progress
@@ -49,7 +48,7 @@ def _read_manifest(data: Path) -> list[dict[str, str]]:
     """Read the rows of the scans that have a pair: data set, scan, and the digests of its arrays."""
     path = data / "manifest.csv"
     try:
-        manifest = pd.read_csv(path, dtype=str)
+        manifest = read_manifest(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(_describe_lack(data)) from error
     except ValueError as error:
@@ -59,8 +58,9 @@ def _read_manifest(data: Path) -> list[dict[str, str]]:
         raise UserError(f"{path} lacks the column {lacking[0]}: move it, and run the preparation again")
     digests = [name for name in map(str, manifest) if name.startswith(_DIGEST) and name != _SOURCE]
     columns = list(dict.fromkeys([*_COLUMNS, *digests]))
-    rows = manifest.reindex(columns=columns).dropna(subset=_COLUMNS).to_dict("records")
-    return [{str(key): str(text) for key, text in row.items() if not pd.isna(text)} for row in rows]
+    rows = manifest.reindex(columns=columns, fill_value="").to_dict("records")
+    texts = [{str(key): str(text) for key, text in row.items() if text} for row in rows]
+    return [row for row in texts if row.keys() >= set(_COLUMNS)]
 
 
 def _describe_lack(data: Path) -> str:

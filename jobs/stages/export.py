@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from data_prep.errors import UserError
 from data_prep.ledger import FILE as LEDGER
+from data_prep.manifest import read_manifest
 from data_prep.progress import Progress
 from data_prep.split import Segment, Split
 from jobs.engine.stage import Ref, Stage
@@ -137,9 +138,7 @@ class Export(Stage):
 
     def _manifest(self) -> "pd.DataFrame":
         """Read the manifest's rows of scans that were kept."""
-        import pandas as pd
-
-        manifest = pd.read_csv(self.folder.data / "manifest.csv", dtype=str)
+        manifest = read_manifest(self.folder.data / "manifest.csv")
         return manifest[manifest["state"] == "kept"]
 
     def _verdicts(self, models: Sequence[str]) -> list[str]:

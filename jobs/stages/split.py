@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from data_prep.files import digest_json, write_atomic, write_json
 from data_prep.ledger import Ledger
+from data_prep.manifest import read_manifest
 from data_prep.noise_table import FILE as NOISE
 from data_prep.noise_table import PARTNERS, partner_rows, read_noise
 from data_prep.partners import FULL_DOSE
@@ -172,9 +173,7 @@ def describe_noise(data: Path) -> str:
 
 def count_states(data: Path) -> list[tuple[str, str, int]]:
     """Count the series in the manifest by data set and state, and the files that are no image."""
-    import pandas as pd
-
-    manifest = pd.read_csv(data / "manifest.csv", dtype={"dataset": str})
+    manifest = read_manifest(data / "manifest.csv")
     manifest["count"] = manifest["slices"].where(manifest["state"] == _NO_IMAGE, 1)
     counts = manifest.groupby(["dataset", "state"])["count"].sum().reset_index()
     return [(str(dataset), str(state), int(count)) for dataset, state, count in counts.itertuples(index=False)]

@@ -33,7 +33,7 @@ def describe_training(rows: Sequence[Mapping[str, Any]], dose: float) -> dict[st
     }  # fmt: skip
     doses = {float(row["dose"]) if _is_number(row.get("dose")) else dose for row in rows if _is_simulated(row)}
     kinds = {str(row["low_dose"]) for row in rows if not _is_simulated(row)}
-    kernels = {row["kernel"] for row in rows if isinstance(row.get("kernel"), str)}
+    kernels = {row["kernel"] for row in rows if row.get("kernel")}
     return {**ranges, "dose": [*(f"{100 * fraction:g} %" for fraction in sorted(doses)), *sorted(kinds)],
             "kernels": sorted(kernels) or ["unknown"],
             "scans": f"{_scans(measured)} of {_scans(rows)} measured"}  # fmt: skip

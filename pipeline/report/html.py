@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from data_prep.files import write_atomic
 from data_prep.lowdose.flags import describe_flags
+from data_prep.manifest import read_manifest
 from data_prep.noise_table import read_noise
 from pipeline.report.captions import TABLE_CAPTIONS
 from pipeline.report.cell_pages import HEIGHT, WIDTH, cell_pages
@@ -107,7 +108,7 @@ def _tables(tables: Mapping[str, pd.DataFrame], cells: Collection[str]) -> dict[
 
 
 def _manifest(path: Path) -> pd.DataFrame:
-    return pd.read_csv(path) if path.exists() else pd.DataFrame()
+    return read_manifest(path) if path.exists() else pd.DataFrame()
 
 
 def _noise_flags(data: Path) -> str:

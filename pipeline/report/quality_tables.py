@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from data_prep.manifest import read_manifest
 from data_prep.settings import ALL_DATASETS
 from pipeline.quality.measures import MEASURES, RANKED_BY, SCAN_MEASURES, SLAB_MEASURES, SLICE_MEASURES, names
 from pipeline.quality.statistics import interval
@@ -30,7 +31,7 @@ def quality_tables(root: Path, judged: Sequence[str], slices: pd.DataFrame) -> d
     if not judged:
         return {"quality": quality}
     rows = {model: json.loads((root / "evaluation" / f"{model}.scans.json").read_text()) for model in judged}
-    manifest = pd.read_csv(root / "data" / "manifest.csv", dtype=str)
+    manifest = read_manifest(root / "data" / "manifest.csv")
     scans = scans_table(rows, manifest)
     datasets = by_dose(datasets_table, scans)
     return {

@@ -69,6 +69,18 @@ def test_missing_and_unlisted_pairs_are_found(data: Path) -> None:
     assert "a" in fault_messages(data)
 
 
+def test_ids_that_look_like_missing_values_are_verified(data: Path) -> None:
+    (data / "toy").rename(data / "NA")
+    (data / "NA" / "a.zarr").rename(data / "NA" / "NULL.zarr")
+    path = data / "manifest.csv"
+    path.write_text(path.read_text().replace("toy,", "NA,").replace("NA,a,", "NA,NULL,"))
+    assert verify(data) == (2, [])
+    (data / "NA" / "NULL.zarr").rename(data / "NA" / "None.zarr")
+    assert {fault.scan: fault.message.partition("NA/")[2] for fault in verify(data)[1]} == {
+        "NULL": "NULL.zarr is missing", "None": "None.zarr is not in the manifest",
+    }  # fmt: skip
+
+
 def test_another_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"holds no manifest\.csv: it is no data folder of a run, such as runs/NAME/data"

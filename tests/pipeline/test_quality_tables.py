@@ -152,6 +152,15 @@ def test_subjects_that_the_split_joined_are_one_patient(tmp_path: Path) -> None:
     assert tables["quality"]["rmse_hu_low"].isna().all()
 
 
+def test_a_patient_called_na_is_one_as_others(tmp_path: Path) -> None:
+    fill(tmp_path, 6)
+    path = tmp_path / "data" / "manifest.csv"
+    path.write_text(path.read_text().replace(",p3,", ",NA,"))
+    tables = quality_tables(tmp_path, MODELS, SLICES)
+    assert sorted(set(tables["quality_scans"]["patient"])) == ["NA", "p0", "p1", "p2", "p4", "p5"]
+    assert set(tables["quality_tests"]["patients"]) == {6}
+
+
 def test_figures_show_each_model_and_the_full_dose(tmp_path: Path) -> None:
     fill(tmp_path, 1)
     tables = quality_tables(tmp_path, MODELS, SLICES)

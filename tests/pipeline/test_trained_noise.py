@@ -22,7 +22,7 @@ ROWS = pd.DataFrame([
     {"subject": "patient-8", "scan": "s2", "kernel": "STANDARD", "low_dose": "measured", "noise_low_hu": "74.25",
      "noise_low_hu_low": "51.0", "noise_low_hu_high": "96.25",
      "noise_low_frequency": "0.361", "noise_low_z_correlation": "0.16"},
-    {"subject": "patient-9", "scan": "s3", "kernel": np.nan, "low_dose": "simulated", "noise_low_hu": np.nan,
+    {"subject": "patient-9", "scan": "s3", "kernel": "", "low_dose": "simulated", "noise_low_hu": np.nan,
      "noise_low_hu_low": np.nan, "noise_low_hu_high": np.nan,
      "noise_low_frequency": np.nan, "noise_low_z_correlation": np.nan},
 ])  # fmt: skip
