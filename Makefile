@@ -59,6 +59,7 @@ gpu-dry: setup
 # how often the scaling study's intervals hold the truth, of 1,000 simulated studies: the table of docs/study.md
 coverage: setup
 	$(BIN)/python -m tests.coverage
+	$(BIN)/python -m tests.quality_coverage
 
 bench: setup
 	$(BIN)/python -m tests.bench

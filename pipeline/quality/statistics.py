@@ -1,29 +1,10 @@
-"""Intervals and tests. Only patients are independent: neither slices are, nor scans of the same patient."""
+"""Tests. Only patients are independent: neither slices are, nor scans of the same patient."""
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 LEAST_PATIENTS = 6
-"""With five, p cannot fall below 0.06, and a bootstrap has too few patients to draw from."""
-
-DRAWS = 10_000
-SEED = 0
-
-
-def interval(values: "pd.Series[float]", patients: "pd.Series[str]") -> tuple[float, float]:
-    """Bootstrap the 95 % interval of the mean over scans, by patient; NaN with fewer than ``LEAST_PATIENTS``.
-
-    Percentiles of ``DRAWS`` draws (Efron and Tibshirani 1993, chapter 13) of a generator with a fixed seed.
-    """
-    present = values.notna()
-    if patients[present].nunique() < LEAST_PATIENTS:
-        return np.nan, np.nan
-    groups = values[present].groupby(patients[present])
-    sums, counts = groups.sum().to_numpy(np.float64), groups.count().to_numpy(np.float64)
-    drawn = np.random.default_rng(SEED).integers(len(sums), size=(DRAWS, len(sums)))
-    low, high = np.percentile(sums[drawn].sum(1) / counts[drawn].sum(1), [2.5, 97.5])
-    return float(low), float(high)
+"""Of a test: with five, p cannot fall below 0.06."""
 
 
 def paired_test(differences: NDArray[np.float64]) -> float:

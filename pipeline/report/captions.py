@@ -7,8 +7,8 @@ TABLE_CAPTIONS = {
         "sharpness (1 as the full dose's) and bias: means over scans, without intervals."
     ),
     "quality_datasets": (
-        "Mean ± SD over scans. In brackets the 95 % interval of the mean, by a bootstrap over patients; it is missing "
-        "with fewer than 6 patients."
+        "Mean ± SD over scans. In brackets Student's 95 % interval of the mean, from how patients differ; it is "
+        "missing with a single patient."
     ),
     "quality_tests": (
         "Difference: mean over patients of the first network's measure minus the second's. p: Wilcoxon's signed-rank "

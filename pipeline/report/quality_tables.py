@@ -11,10 +11,10 @@ import pandas as pd
 from data_prep.manifest import read_manifest
 from data_prep.settings import ALL_DATASETS
 from pipeline.quality.measures import MEASURES, RANKED_BY, SCAN_MEASURES, SLAB_MEASURES, SLICE_MEASURES, names
-from pipeline.quality.statistics import interval
 from pipeline.report.doses import DOSE, by_dose
 from pipeline.report.quality_tests import tests_table
 from pipeline.report.verdicts import verdicts_table
+from pipeline.scaling.estimates import NOTHING, t_interval
 from pipeline.settings.names import LOW_DOSE_INPUT
 
 Rows = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -122,6 +122,22 @@ def _dataset_row(scans: pd.DataFrame) -> dict[str, float]:
         low, high = interval(scans[name], scans["patient"])
         row |= {**_means(scans, [name]), f"{name}_low": low, f"{name}_high": high}
     return row
+
+
+def interval(values: "pd.Series[float]", patients: "pd.Series[str]") -> tuple[float, float]:
+    """Return Student's 95 % interval of the mean over scans, from how patients differ; NaN of a single patient.
+
+    The variance is the jackknife's, which leaves out one patient at a time (Efron and Tibshirani 1993, chapter 11), the
+    freedom one less than the effective number of patients, as they have more and fewer scans (Kish 1965).
+    """
+    groups = values.dropna().groupby(patients)
+    sums, counts = groups.sum().to_numpy(np.float64), groups.count().to_numpy(np.float64)
+    number, total, scans = len(sums), sums.sum(), counts.sum()
+    if number < 2:
+        return NOTHING
+    mean, without = total / scans, (total - sums) / (scans - counts)
+    variance = (number - 1) / number * ((without - mean) ** 2).sum()
+    return t_interval(float(mean), [variance], [scans**2 / (counts**2).sum() - 1])
 
 
 def spectra_table(rows: Rows) -> pd.DataFrame:

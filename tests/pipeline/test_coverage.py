@@ -5,6 +5,7 @@ import pytest
 from scipy.stats import binom
 
 from tests.coverage import Design, Simulation, of_attribution, of_laws, of_projection, of_speed_up, of_variance
+from tests.quality_coverage import share_held
 
 
 @pytest.mark.parametrize(
@@ -28,3 +29,8 @@ def test_the_truth_lies_within(simulation: Simulation, design: Design, studies: 
     for coverage in simulation(design, studies, np.random.default_rng(0)):
         assert coverage.share >= fewest, coverage
         assert not coverage.width > widest, coverage
+
+
+@pytest.mark.parametrize(("patients", "most_scans"), [(3, 1), (6, 1), (6, 4)])
+def test_the_truth_lies_within_the_interval_over_patients(patients: int, most_scans: int) -> None:
+    assert share_held("normal", patients, most_scans, 200) >= binom.ppf(0.001, 200, 0.95) / 200

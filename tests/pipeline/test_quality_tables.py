@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
-from scipy.stats import bootstrap
+from scipy import stats
 
 from pipeline.quality.measures import MEASURES, SCAN_MEASURES, SLAB_MEASURES, SLICE_MEASURES, names
-from pipeline.quality.statistics import holm, interval, paired_test
+from pipeline.quality.statistics import holm, paired_test
 from pipeline.report.figures.quality import draw_bias, draw_noise_spectra, draw_sharpness
-from pipeline.report.quality_tables import nps_table, quality_tables
+from pipeline.report.quality_tables import interval, nps_table, quality_tables
 from pipeline.report.results import Results
 
 MODELS = ("low-dose", "tv", "2d")
@@ -24,12 +24,24 @@ def numbered(patients: int) -> "pd.Series[str]":
     return pd.Series([f"p{n}" for n in range(patients)])
 
 
-def test_the_interval_is_that_of_scipy_where_each_patient_has_one_scan() -> None:
-    values = pd.Series(np.random.default_rng(1).normal(30, 5, 40))
-    theirs = bootstrap((values,), np.mean, method="percentile", rng=2, n_resamples=20_000).confidence_interval
-    ours = interval(values, numbered(40))
-    assert ours == pytest.approx((theirs.low, theirs.high), rel=0.005)
-    assert ours == interval(values, numbered(40))
+def students(values: "pd.Series[float]") -> tuple[float, float]:
+    """SciPy's interval of the mean of independent values."""
+    low, high = stats.t.interval(0.95, len(values) - 1, values.mean(), stats.sem(values))
+    return float(low), float(high)
+
+
+@pytest.mark.parametrize("patients", [2, 3, 5, 40])
+def test_the_interval_is_that_of_scipy_where_each_patient_has_one_scan(patients: int) -> None:
+    values = pd.Series(np.random.default_rng(1).normal(30, 5, patients))
+    assert interval(values, numbered(patients)) == pytest.approx(students(values))
+
+
+def test_a_patient_with_more_scans_counts_more_in_the_interval_as_in_the_mean() -> None:
+    """Of 1, 1 and 4 scans: the jackknife's variance, and 6^2 / 18 = 2 effective patients, so a freedom of 1."""
+    values, patients = pd.Series([1.0, 2.0, *[6.0] * 4, np.nan]), pd.Series([*"abccccc"])
+    without = np.array([26 / 5, 25 / 5, 3 / 2])
+    half = stats.t.ppf(0.975, 1) * np.sqrt(2 / 3 * ((without - 4.5) ** 2).sum())
+    assert interval(values, patients) == pytest.approx((4.5 - half, 4.5 + half))
 
 
 def test_scans_of_a_patient_are_not_independent() -> None:
@@ -42,9 +54,9 @@ def test_scans_of_a_patient_are_not_independent() -> None:
     assert high - low > 2 * (naive[1] - naive[0])
 
 
-def test_few_patients_give_neither_interval_nor_test() -> None:
-    five = pd.Series([*"abcde"]).repeat(100).reset_index(drop=True)
-    assert np.isnan(interval(pd.Series(np.arange(500.0)), five)).all()
+def test_five_patients_give_no_test_and_one_gives_no_interval() -> None:
+    assert np.isnan(interval(pd.Series(np.arange(500.0)), pd.Series(["a"] * 500))).all()
+    assert np.isnan(interval(pd.Series([np.nan, 1.0]), pd.Series([*"ab"]))).all()
     assert np.isnan(paired_test(np.arange(1.0, 6)))
     assert paired_test(np.arange(1.0, 7)) == pytest.approx(2 / 2**6)  # all of one sign
     assert paired_test(np.zeros(6)) == 1
@@ -99,7 +111,10 @@ def test_tables_say_what_is_better_and_how_sure_that_is(tmp_path: Path) -> None:
     assert row["rmse_hu_low"] < values.mean() < row["rmse_hu_high"]
     assert np.isnan(row["bias_bone_mean"])
     of_four = datasets.set_index(["model", "part", "dataset"]).xs(("tv", "test", "A"))
-    assert np.isnan(of_four["rmse_hu_low"])
+    of_patients = scans[(scans["model"] == "tv") & (scans["part"] == "test") & (scans["dataset"] == "A")]
+    means = of_patients.groupby("patient")["rmse_hu"].mean()
+    assert len(means) == 4
+    assert (of_four["rmse_hu_low"], of_four["rmse_hu_high"]) == pytest.approx(students(means))
     errors = tests[tests["metric"] == "rmse_hu"].set_index(["first", "second"])
     assert errors.loc[("low-dose", "tv"), "difference"] == pytest.approx(10)
     assert errors.loc[("low-dose", "tv"), "p"] == pytest.approx(2 / 2**8)
@@ -148,8 +163,11 @@ def test_subjects_that_the_split_joined_are_one_patient(tmp_path: Path) -> None:
     tables = quality_tables(tmp_path, MODELS, SLICES)
     assert set(tables["quality_tests"]["patients"]) == {5}
     assert tables["quality_tests"]["p"].isna().all()
-    assert set(tables["quality"]["patients"]) == {5}
-    assert tables["quality"]["rmse_hu_low"].isna().all()
+    quality, scans = tables["quality"].set_index("model"), tables["quality_scans"].query("part == 'test'")
+    assert set(quality["patients"]) == {5}
+    means = scans.groupby(["model", "patient"])["rmse_hu"].mean()
+    for model in MODELS:
+        assert tuple(quality.loc[model, ["rmse_hu_low", "rmse_hu_high"]]) == pytest.approx(students(means[model]))
 
 
 def test_a_patient_called_na_is_one_as_others(tmp_path: Path) -> None:
