@@ -40,13 +40,13 @@ class Measure:
     title: str
     best: float | None
     shown: frozenset[Table]
+    digits: str
     short: str = ""
-    digits: str = "4g"
     exponent: int = 0
 
     def text(self, value: float) -> str:
         """Write a value as readers see it under ``title``."""
-        return f"{value / 10**self.exponent:.{self.digits}}"
+        return f"{value / 10**self.exponent:z.{self.digits}}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,37 +125,38 @@ SLICE_MEASURES = (
 )  # fmt: skip
 SLAB_MEASURES = (
     SlabMeasure(
-        name="ssim_3d", title="3D SSIM", best=1, compute="similarity:in_3d", convert=itemgetter(0), shown=frozenset(),
+        name="ssim_3d", title="3D SSIM", best=1, digits="4f", compute="similarity:in_3d", convert=itemgetter(0),
+        shown=frozenset(),
     ),
     SlabMeasure(
-        name="ms_ssim_3d", title="3D MS-SSIM", best=1, compute="similarity:in_3d", convert=itemgetter(1),
+        name="ms_ssim_3d", title="3D MS-SSIM", best=1, digits="4f", compute="similarity:in_3d", convert=itemgetter(1),
         shown=frozenset(),
     ),
 )  # fmt: skip
 SCAN_MEASURES = (
     ScanMeasure(
-        name="noise_sd", title="noise SD (HU)", best=0, compute=lambda scan: scan.noise.sd,
+        name="noise_sd", title="noise SD (HU)", best=0, digits="2f", compute=lambda scan: scan.noise.sd,
         shown=frozenset({"page", "terminal"}),
     ),
     ScanMeasure(
-        name="nps_mean_frequency", title="mean frequency of noise (cycles/mm)", best=None,
+        name="nps_mean_frequency", title="mean frequency of noise (cycles/mm)", best=None, digits="3f",
         compute=lambda scan: scan.noise.mean_frequency, shown=frozenset(),
     ),
     ScanMeasure(
-        name="sharpness", title="sharpness", best=1, shown=frozenset({"page", "terminal", "tests"}),
+        name="sharpness", title="sharpness", best=1, digits="3f", shown=frozenset({"page", "terminal", "tests"}),
         compute=_sharpness,
     ),
     ScanMeasure(
-        name="bias_lung", title="lung bias (HU)", best=0, compute=lambda scan: scan.bias["lung"],
+        name="bias_lung", title="lung bias (HU)", best=0, digits="2f", compute=lambda scan: scan.bias["lung"],
         shown=frozenset({"page", "terminal"}),
     ),
     ScanMeasure(
-        name="bias_soft", title="soft tissue bias (HU)", best=0, compute=lambda scan: scan.bias["soft"],
+        name="bias_soft", title="soft tissue bias (HU)", best=0, digits="2f", compute=lambda scan: scan.bias["soft"],
         shown=frozenset({"page", "terminal"}), short="soft bias",
     ),
     ScanMeasure(
-        name="bias_bone", title="bone and contrast bias (HU)", best=0, compute=lambda scan: scan.bias["bone"],
-        shown=frozenset({"page", "terminal"}), short="bone/contrast bias",
+        name="bias_bone", title="bone and contrast bias (HU)", best=0, digits="2f",
+        compute=lambda scan: scan.bias["bone"], shown=frozenset({"page", "terminal"}), short="bone/contrast bias",
     ),
 )  # fmt: skip
 

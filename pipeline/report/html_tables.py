@@ -13,7 +13,8 @@ _PERCENT = {
     "rmse_change",
     *(f"{name}{end}" for name in ("efficiency", "lost", "error") for end in ("", "_low", "_high")),
 }
-_TITLES = {measure.name: measure.title for measure in (*SLAB_MEASURES, *SCAN_MEASURES)} | {
+_MEASURES = {measure.name: measure for measure in (*SLAB_MEASURES, *SCAN_MEASURES)}
+_TITLES = {name: measure.title for name, measure in _MEASURES.items()} | {
     "noise_full_hu": "own noise (HU)", "noise_added_hu": "added noise (HU)",
     "noise_ratio": "added / expected noise", "noise_remark": "remark on noise",
     "rmse_hu_mean": "RMSE (HU)", "rmse_hu_sd": "its SD over slices (HU)",
@@ -165,6 +166,8 @@ def text_of(column: str, value: Any) -> str:
     """Write a value in the format of its column's unit, as papers do: 4.25 x 10⁻⁵; a missing value is an empty text."""
     if pd.isna(value):
         return ""
+    if column in _MEASURES:
+        return _MEASURES[column].text(value)
     if column in _PERCENT:
         return f"{100 * value:{'+' if column == 'rmse_change' else ''}.1f} %"
     if column.endswith("_bytes"):

@@ -48,6 +48,13 @@ def test_numbers_are_written_as_in_a_paper(value: object, text: str) -> None:
     assert text_of("mean", value) == text
 
 
+def test_measures_have_the_decimals_that_their_table_names() -> None:
+    """So that the numbers of a column stand below each other; a bias that rounds to 0 has no sign."""
+    biases = pd.DataFrame({"model": ["a", "b", "c", "d"], "bias_lung": [-0.03194, 0.01324, -5.186, -2e-5]})
+    assert texts(show(biases, None, ()).columns)["lung bias (HU)"] == ["-0.03", "0.01", "-5.19", "0.00"]
+    assert [text_of(name, 1.0) for name in ("noise_sd", "sharpness", "ssim_3d")] == ["1.00", "1.000", "1.0000"]
+
+
 def test_units_stand_in_the_heading() -> None:
     assert heading("training_seconds") == "training (s)"
     assert heading("rmse_low_hu") == "rmse low (HU)"
