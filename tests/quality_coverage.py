@@ -37,7 +37,7 @@ def share_held(errors: str, patients: int, most_scans: int, studies: int) -> flo
 
 if __name__ == "__main__":
     print(f"| patients | scans of each | {' | '.join(ERRORS)} |\n| --: | --: | --: | --: |")
-    for scans, most in SCANS.items():
+    for scans, most_scans in SCANS.items():
         for patients in PATIENTS:
-            shares = [share_held(name, patients, most, int([*sys.argv, "2000"][1])) for name in ERRORS]
+            shares = [share_held(name, patients, most_scans, int([*sys.argv, "2000"][1])) for name in ERRORS]
             print(f"| {patients} | {scans} | {' | '.join(f'{100 * share:.1f} %' for share in shares)} |", flush=True)

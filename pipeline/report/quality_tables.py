@@ -101,8 +101,8 @@ def scans_table(rows: Rows, manifest: pd.DataFrame) -> pd.DataFrame:
     columns = ["model", "part", "dataset", "scan", DOSE, "slices", "noise_blocks", *measured]
     table = pd.DataFrame([{"model": model, **scan} for model, scans in rows.items() for scan in scans], columns=columns)
     table = table.astype(dict.fromkeys([DOSE, *measured], float))  # None, where a scan has no such tissue, becomes NaN
-    kept = manifest[manifest["state"] == "kept"]
-    patients = kept[["dataset", "scan"]].assign(patient=kept.get("patient", kept["subject"]))
+    scans = manifest[manifest["state"] == "kept"]
+    patients = scans[["dataset", "scan"]].assign(patient=scans.get("patient", scans["subject"]))
     return table.merge(patients, on=["dataset", "scan"], how="left", validate="many_to_one")
 
 

@@ -162,5 +162,5 @@ def _foreign_shares(
 
 def _largest_share(shares: NDArray[np.float64], limit: float) -> float:
     """Return the largest share; NaN if a rank's is unknown, which does not matter where another is above the limit."""
-    known = np.fmax.reduce(shares)
-    return float(known if known > limit else shares.max())
+    largest = np.fmax.reduce(shares)
+    return float(largest if largest > limit else shares.max())

@@ -80,8 +80,8 @@ def profile_step() -> Iterator[Figure]:
     with profile(activities=[activity]) as profiled:
         take()
         synchronise()
-    place = DeviceType.CUDA if torch.cuda.is_available() else DeviceType.CPU  # not the calls that launch kernels
-    events = [event for event in profiled.key_averages() if event.device_type == place]
+    device_type = DeviceType.CUDA if torch.cuda.is_available() else DeviceType.CPU  # not the calls that launch kernels
+    events = [event for event in profiled.key_averages() if event.device_type == device_type]
     kernels = sorted(events, key=lambda event: -event.self_device_time_total)
     for event in kernels[:30]:
         print(f"{event.self_device_time_total / 1e3:9.3f} ms x{event.count:<5d} {event.key[:110]}")

@@ -292,9 +292,9 @@ def test_validations_are_alike_where_their_doses_and_voxels_are(tmp_path: Path) 
         changed = cell.training.model_copy(update=training)
         return cell.model_copy(update={"training": changed}).validated_on((0.05, 0.1))
 
-    alike = [judged(flat), judged(thin, seed=3, epochs=2), judged(flat, doses=(0.1, 0.05)), judged(flat, fresh=True),
+    rules = [judged(flat), judged(thin, seed=3, epochs=2), judged(flat, doses=(0.1, 0.05)), judged(flat, fresh=True),
              judged(flat, doses=(0.05, 0.1, 0.7))]  # fmt: skip
-    assert set(alike) == {((0.05, 0.1), 8, 64, 16, "grouped")}
+    assert set(rules) == {((0.05, 0.1), 8, 64, 16, "grouped")}
     unlike = [judged(flat), judged(thick), judged(flat, crop=32), judged(flat, validation_samples=2),
               judged(flat, doses=(0.1,)), judged(flat, fresh=True, doses=(0.1, 0.7)),
               judged(thin.model_copy(update={"validated_sampling": "window"}))]  # fmt: skip

@@ -142,8 +142,8 @@ def test_a_node_without_counters_hides_nothing_that_was_measured_on_another(
     samples = np.where(np.isnan(throttled), 0.0, 10.0)
     measures = summarise({
         "wall": [100.0] * 2, "process": [100.0] * 2, "switches": [0.0] * 2, "average_start": [1.0], "jobs_start": [0.0],
-        "foreign": foreign, "cores": [100 + taken for taken in foreign], "capacity": [100.0] * 2,
-        "foreign_node": foreign_node, "node": [100 + taken for taken in foreign_node], "node_capacity": [200.0] * 2,
+        "foreign": foreign, "cores": [100 + loss for loss in foreign], "capacity": [100.0] * 2,
+        "foreign_node": foreign_node, "node": [100 + loss for loss in foreign_node], "node_capacity": [200.0] * 2,
         "gpu_samples": samples.tolist(), "gpu_throttled": np.nan_to_num(throttled).tolist(),
         "gpu_mhz": (samples * [900.0, 1800.0]).tolist(),
     })  # fmt: skip

@@ -106,8 +106,8 @@ def test_files_that_cannot_be_read_say_what_is_wanted_and_advise_nothing(name: s
         torch.save(torch.nn.Linear(1, 1), path)
     elif path.stem == "objects":
         np.savez(path, weights=np.array([{}]))
-    wanted = r"wanted \.npz, or \.pt, \.pth or \.tar of torch\.save with tensors, numbers and text alone"
-    with pytest.raises(UserError, match=rf"^\S+{name}: it is no file of weights that can be read, {wanted}$"):
+    formats = r"wanted \.npz, or \.pt, \.pth or \.tar of torch\.save with tensors, numbers and text alone"
+    with pytest.raises(UserError, match=rf"^\S+{name}: it is no file of weights that can be read, {formats}$"):
         read_published(path)
 
 

@@ -206,8 +206,8 @@ def test_volumes_on_which_the_2d_network_was_not_validated_have_no_steps_until_a
     states = dict.fromkeys(ids, ("done", ""))
     tables = collect(tmp_path, settings, cells, states, ["low-dose", *ids], pd.DataFrame()).tables
     validated_on = tables["cells"].set_index("cell")["validated_on"]
-    alike = validated_on == validated_on["2d"]
-    assert alike.index[alike].tolist() == ["2d", "3d-s16-r1-none", "3d-s16-r1"]
+    compares = validated_on == validated_on["2d"]
+    assert compares.index[compares].tolist() == ["2d", "3d-s16-r1-none", "3d-s16-r1"]
     assert validated_on["3d-s32-r1"] == validated_on["3d-s32-r1-none"]
     transfer = tables["transfer"].set_index("cell")
     assert transfer["error_2d"].dropna().to_dict() == {"3d-s16-r1-none": 0.75, "3d-s16-r1": 0.75}
