@@ -9,7 +9,7 @@ from data_prep.errors import UserError
 from data_prep.settings_file import load_settings
 from data_prep.volume import SIDE
 from jobs.engine.run_folder import resolved_yaml
-from pipeline.settings.cells import CellSettings, cells_of
+from pipeline.settings.cells import cells_of
 from pipeline.settings.run import RunSettings
 from pipeline.training.schedule import effective_batch, samples_per_epoch
 
@@ -283,24 +283,6 @@ def test_control_arms_stand_beside_each_point_and_a_rank_alone_beside_all(tmp_pa
     for arm in arms:
         epoch_samples = samples_per_epoch(arm.training, 1, arm.ranks)
         assert epoch_samples // effective_batch(arm.training, arm.ranks) * arm.training.epochs == 30
-
-
-def test_validations_are_alike_where_their_doses_and_voxels_are(tmp_path: Path) -> None:
-    flat, thin, thick = cells_of(load(tmp_path, MINIMAL, "study.ranks=[1]", "study.slices=[16,32]"))
-
-    def judged(cell: CellSettings, **training: Any) -> tuple[Any, ...]:
-        changed = cell.training.model_copy(update=training)
-        return cell.model_copy(update={"training": changed}).validated_on((0.05, 0.1))
-
-    rules = [judged(flat), judged(thin, seed=3, epochs=2), judged(flat, doses=(0.1, 0.05)), judged(flat, fresh=True),
-             judged(flat, doses=(0.05, 0.1, 0.7))]  # fmt: skip
-    assert set(rules) == {((0.05, 0.1), 8, 64, 16, "grouped")}
-    unlike = [judged(flat), judged(thick), judged(flat, crop=32), judged(flat, validation_samples=2),
-              judged(flat, doses=(0.1,)), judged(flat, fresh=True, doses=(0.1, 0.7)),
-              judged(thin.model_copy(update={"validated_sampling": "window"}))]  # fmt: skip
-    assert len(set(unlike)) == len(unlike)
-    scans = {"validation": "scans"}
-    assert judged(flat, **scans, crop=32) == judged(thick, **scans, validation_samples=2) == ((0.05, 0.1),)
 
 
 def test_a_measured_low_dose_is_trained_on_as_it_is(tmp_path: Path) -> None:

@@ -1,0 +1,25 @@
+"""Cells: the trainings of a run, with their settings resolved."""
+
+from typing import Any
+
+from pipeline.settings.cells import CellSettings, cells_of
+from pipeline.settings.run import RunSettings
+
+
+def test_validations_are_alike_where_their_doses_and_voxels_are() -> None:
+    data, study = {"sources": [{"kind": "sample"}]}, {"ranks": 1, "slices": [16, 32]}
+    flat, thin, thick = cells_of(RunSettings.model_validate({"name": "x", "data": data, "study": study}))
+
+    def judged(cell: CellSettings, **training: Any) -> tuple[Any, ...]:
+        changed = cell.training.model_copy(update=training)
+        return cell.model_copy(update={"training": changed}).validated_on((0.05, 0.1))
+
+    rules = [judged(flat), judged(thin, seed=3, epochs=2), judged(flat, doses=(0.1, 0.05)), judged(flat, fresh=True),
+             judged(flat, doses=(0.05, 0.1, 0.7))]  # fmt: skip
+    assert set(rules) == {((0.05, 0.1), 8, 64, 16, "grouped")}
+    unlike = [judged(flat), judged(thick), judged(flat, crop=32), judged(flat, validation_samples=2),
+              judged(flat, doses=(0.1,)), judged(flat, fresh=True, doses=(0.1, 0.7)),
+              judged(thin.model_copy(update={"validated_sampling": "window"}))]  # fmt: skip
+    assert len(set(unlike)) == len(unlike)
+    scans = {"validation": "scans"}
+    assert judged(flat, **scans, crop=32) == judged(thick, **scans, validation_samples=2) == ((0.05, 0.1),)
