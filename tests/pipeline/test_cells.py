@@ -3,12 +3,11 @@
 from typing import Any
 
 from pipeline.settings.cells import CellSettings, cells_of
-from pipeline.settings.run import RunSettings
+from tests.pipeline.runs import settings_of
 
 
 def test_validations_are_alike_where_their_doses_and_voxels_are() -> None:
-    data, study = {"sources": [{"kind": "sample"}]}, {"ranks": 1, "slices": [16, 32]}
-    flat, thin, thick = cells_of(RunSettings.model_validate({"name": "x", "data": data, "study": study}))
+    flat, thin, thick = cells_of(settings_of(study={"ranks": 1, "slices": [16, 32]}))
 
     def judged(cell: CellSettings, **training: Any) -> tuple[Any, ...]:
         changed = cell.training.model_copy(update=training)
