@@ -56,8 +56,11 @@ def open_search(root: Path) -> Graph:
 
 def started_of(folder: RunFolder) -> Graph:
     """Build the whole graph, with the search where it was started: for looks at what became of all items."""
-    searched = search_of(folder).stages if folder.has_search else {}
-    return Graph((searched | graph_of(folder).stages).values())
+    searched, stages = search_of(folder).stages if folder.has_search else {}, graph_of(folder).stages
+    prepare = stages[Prepare.name]
+    assert isinstance(prepare, Prepare)
+    prepare.find_or_recall_items()
+    return Graph((searched | stages).values())
 
 
 def evaluation_of(folder: RunFolder) -> Graph:

@@ -5,7 +5,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from data_prep.log import printable
+from data_prep.errors import UserError
+from data_prep.log import logger, printable
 from data_prep.paths import contact_path, pair_path
 from data_prep.progress import Progress
 from data_prep.sources.discovery import discover
@@ -40,6 +41,17 @@ class Prepare(Stage):
     def _discovery(self) -> Discovery:
         sources = self.settings.data.sources
         return recall(sources) or discover(sources)
+
+    def find_or_recall_items(self) -> None:
+        """Search for the items to look at, not to run: where a source is out of reach, they are those with a marker."""
+        try:
+            self._discovery  # noqa: B018 - it is made now
+        except UserError as error:
+            logger.warning(f"{error}; of the scans those are listed that were tried")
+            rows = {item: marker.result for item in self.markers.items() if (marker := self.markers.read(item))}
+            self._discovery = Discovery(
+                [Series(row.get("dataset", "unknown"), "unknown", item, (), "first", "") for item, row in rows.items()]
+            )
 
     @cached_property
     def series(self) -> dict[str, Series]:

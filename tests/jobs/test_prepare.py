@@ -58,6 +58,16 @@ def test_status_looks_at_no_source(root: Path, tmp_path: Path) -> None:
         Prepare(RunFolder.opened(root)).find_items(ignore_progress)
 
 
+def test_what_was_tried_is_shown_where_neither_the_cache_nor_the_sources_are(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work_alone(open_graph, root, "prepare", ["a"])
+    (tmp_path / "scans").rename(tmp_path / "moved")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
+    assert status(root) == [["prepare", "a", "done"]]
+    assert quarterdose_within(root, "logs", str(root)).returncode == 0
+
+
 def test_a_submission_looks_at_the_sources_again_where_it_sees_them(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
