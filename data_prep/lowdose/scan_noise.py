@@ -177,7 +177,8 @@ def _correlation(total: Power, difference: Power) -> float:
     It is 0 where hardly more than rounding is left at these frequencies.
     """
     high, low = ((power.mean(0) * WIDE.ring_bins)[_STRUCTURELESS].sum() for power in (total, difference))
-    rounding = 2 * ROUNDING * WIDE.ring_bins[_STRUCTURELESS].sum()
+    is_rounded = WIDE.variance(difference.mean(0)) >= _MIN_SD**2  # of less noise most voxels are left as they were
+    rounding = 2 * ROUNDING * WIDE.ring_bins[_STRUCTURELESS].sum() if is_rounded else 0.0
     noise = high + low - rounding
     return float(min((high - low) / noise, _HIGHEST_CORRELATION)) if noise > _LEAST_NOISE * rounding else 0.0
 
