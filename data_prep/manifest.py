@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _TEXTS = {"dataset", "subject", "patient", "scan", "kernel", "low_dose", "array", "noise_remark", "state", "reason"}
-_DIGEST = "sha256_"
+DIGEST = "sha256_"
+"""Begins the names of the columns of digests."""
 
 
 def read_manifest(path: Path) -> pd.DataFrame:
@@ -23,5 +24,5 @@ def read_manifest(path: Path) -> pd.DataFrame:
     import pandas as pd
 
     table = pd.read_csv(path, dtype=str, keep_default_na=False).fillna("")  # lines that were cut lack values
-    numbers = [name for name in map(str, table) if name not in _TEXTS and not name.startswith(_DIGEST)]
+    numbers = [name for name in map(str, table) if name not in _TEXTS and not name.startswith(DIGEST)]
     return table.assign(**{name: pd.to_numeric(table[name]) for name in numbers})

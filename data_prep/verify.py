@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_prep.errors import UserError
-from data_prep.manifest import read_manifest
+from data_prep.manifest import DIGEST, read_manifest
 from data_prep.partners import FULL_DOSE
 from data_prep.paths import pair_path
 from data_prep.progress import Progress, ignore_progress
 from data_prep.store import Pair
 
-_DIGEST, _SOURCE = "sha256_", "sha256_source"
-_COLUMNS = ["dataset", "scan", f"{_DIGEST}{FULL_DOSE}"]
+_SOURCE = f"{DIGEST}source"
+_COLUMNS = ["dataset", "scan", f"{DIGEST}{FULL_DOSE}"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def _read_manifest(data: Path) -> list[dict[str, str]]:
     lacking = [name for name in _COLUMNS if name not in manifest]
     if lacking and "kept" in set(manifest.get("state", ["kept"])):
         raise UserError(f"{path} lacks the column {lacking[0]}: move it, and run the preparation again")
-    digests = [name for name in map(str, manifest) if name.startswith(_DIGEST) and name != _SOURCE]
+    digests = [name for name in map(str, manifest) if name.startswith(DIGEST) and name != _SOURCE]
     columns = list(dict.fromkeys([*_COLUMNS, *digests]))
     rows = manifest.reindex(columns=columns, fill_value="").to_dict("records")
     texts = [{str(key): str(text) for key, text in row.items() if text} for row in rows]
@@ -82,7 +82,7 @@ def _faults(row: Mapping[str, str], data: Path) -> list[Fault]:
     except (UserError, OSError) as error:
         return [Fault(scan, str(error), is_damaged=True)]
     recorded = pair.provenance["sha256"]
-    listed = {name.removeprefix(_DIGEST): digest for name, digest in row.items() if name.startswith(_DIGEST)}
+    listed = {name.removeprefix(DIGEST): digest for name, digest in row.items() if name.startswith(DIGEST)}
     names = dict.fromkeys([*recorded, *listed])
     wrong = " and ".join(name for name in names if recorded.get(name) != listed.get(name))
     return [Fault(scan, f"the manifest has another digest for {wrong} of {path}", is_damaged=False)] if wrong else []

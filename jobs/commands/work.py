@@ -10,6 +10,7 @@ from data_prep.settings_file import load_settings
 from jobs.commands.options import Config
 from jobs.engine.graph import Graph
 from jobs.engine.run_folder import RunFolder, resolved_yaml
+from jobs.engine.submissions import FIND
 from pipeline.settings.run import RunSettings
 
 _RESTARTS = 10  # of a job that was not submitted by a profile
@@ -18,7 +19,6 @@ _RESTARTS = 10  # of a job that was not submitted by a profile
 def work(config: Config, stage: str, item: Annotated[str | None, typer.Argument()] = None) -> None:
     """Do a stage, or one training of it, inside a job of Slurm: for sbatch scripts of one's own."""
     from jobs.engine.in_job import find_items, run_rank, run_share
-    from jobs.engine.queue import FIND
     from jobs.stages.graph import open_graph, open_search
 
     folder = RunFolder.of(load_settings(config, RunSettings))
@@ -47,7 +47,7 @@ def _check_recorded(config: Path, folder: RunFolder) -> None:
 
 def _check_names(graph: Graph, stage: str, item: str | None) -> None:
     if stage not in graph.stages:
-        raise UserError(f"there is no stage {stage}; the stages are: find, {', '.join(graph.stages)}")
+        raise UserError(f"there is no stage {stage}; the stages are: {FIND}, {', '.join(graph.stages)}")
     trainings = graph.stages[stage].items() if graph.stages[stage].uses_ranks else []
     if item is not None and item not in trainings:
         raise UserError(f"stage {stage} has no training {item}; its trainings are: {', '.join(trainings) or 'none'}")

@@ -12,16 +12,13 @@ from jobs.engine.in_job import find_items, run_items, run_rank, run_share
 from jobs.engine.marker import Marker
 from jobs.engine.run_folder import RunFolder
 from jobs.engine.stage import Ref, Stage
-from jobs.engine.submissions import ALL_ITEMS, Submission, Submissions, items_of
+from jobs.engine.submissions import ALL_ITEMS, FIND, Submission, Submissions, items_of
 from slurm.associations import check_association
 from slurm.commands import array_of
 from slurm.partitions import check_partitions
 from slurm.profile import Profile
 from slurm.states import job_states
 from slurm.submit import JobRequest, enqueue, take_back
-
-FIND = "find"
-"""Name of the job that searches for items."""
 
 
 @dataclass
@@ -152,9 +149,8 @@ def _check_running(graph: Graph, folder: RunFolder, submission: Submission) -> N
     stage = graph.stages.get(submission.stage)
     if stage is None or not stage.is_searched():
         return
-    for item in items_of(graph, submission):
-        starts = (None, digest_json(graph.parts(stage, item)))
-        if stage.markers.is_running(item) and stage.markers.read_start(item) not in starts:
+    for item in filter(stage.markers.is_running, items_of(graph, submission)):
+        if stage.markers.read_start(item) not in (None, digest_json(graph.parts(stage, item))):
             raise UserError(
                 f"{stage.name}/{item} runs in job {', '.join(submission.jobs)} under other settings: wait for "
                 f"its end, or end it first (`quarterdose cancel {folder.root}`)"

@@ -41,12 +41,12 @@ def run_graph(graph: Graph, launcher: Launcher, display: Display) -> tuple[int, 
 
 def _conclude(graph: Graph, failed: Stage, launcher: Launcher, display: Display) -> None:
     """Run the stage that shows what became of the items of one of which too many ended without success."""
-    stages = list(graph.stages.values())
-    following = stages[stages.index(failed) + 1 :]
-    concluding = [stage for stage in following if stage.concludes and stage.gathers in ("", failed.name)]
     if failed.concludes:  # what comes after it has nothing to show
         return
-    for stage in concluding[:1]:
+    stages = list(graph.stages.values())
+    following = stages[stages.index(failed) + 1 :]
+    stage = next((stage for stage in following if stage.concludes and stage.gathers in ("", failed.name)), None)
+    if stage:
         run_stage(stage, [decision.ref[1] for decision in _decide_pending(graph, stage)], launcher, display)
 
 

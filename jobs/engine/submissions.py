@@ -13,6 +13,8 @@ from jobs.engine.graph import Graph
 
 ALL_ITEMS = "*"
 """In place of a stage's items that are still to be found by a search."""
+FIND = "find"
+"""Name of the job that searches for items."""
 
 
 @dataclass(frozen=True)
