@@ -29,6 +29,7 @@ from data_prep.sources.series import Series
 from data_prep.store import Pair
 from data_prep.volume import CHUNK_SLICES, SIDE, CTScan
 
+_MAX_SHIFT_MM = 0.1  # of the low dose against the full dose
 Hu = NDArray[np.int16]
 Models = Mapping[float | None, NoiseModel | None]
 """Noise model of each dose; None where the low dose was measured."""
@@ -142,6 +143,10 @@ def _measured(series: Series, scan: CTScan, settings: DataSettings) -> CTScan:
     low = series.open(series.low_files).fitted(settings.fit)
     if low.slices != scan.slices or not np.allclose(low.spacing, scan.spacing, rtol=1e-3):
         raise ScanError(f"the low dose has {_grid(low)}, the full dose {_grid(scan)}")
+    if low.affine is not None and scan.affine is not None:
+        shift = float(np.abs(low.affine - scan.affine)[:, 3].max())
+        if shift > _MAX_SHIFT_MM:
+            raise ScanError(f"the low dose lies {shift:.2f} mm beside the full dose: another field of view")
     return low
 
 

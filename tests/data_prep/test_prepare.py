@@ -82,6 +82,18 @@ def test_a_low_dose_that_is_the_full_dose_is_refused(equal: slice, tmp_path: Pat
     assert not list((tmp_path / "data").rglob("*.zarr"))
 
 
+def test_a_low_dose_of_another_field_of_view_is_refused(tmp_path: Path) -> None:
+    """Slices at the same heights, of the same size, whose pixels are other places of the patient."""
+    for name, x in [("Full", -180), ("Low", -170.5)]:
+        files = write_series(tmp_path / name, chest(4, seed=x > -180), SPACING, SeriesDescription=f"{name} Dose Images")
+        for z, path in enumerate(files):
+            change(path, ImagePositionPatient=[x, -180, z * SPACING[0]])
+    settings = data_settings({"kind": "mayo", "path": tmp_path})
+    (series,) = discover(settings.sources).series
+    with pytest.raises(ScanError, match=r"the low dose lies 9\.50 mm beside the full dose"):
+        prepare(series, settings, tmp_path / "data")
+
+
 def noisy_abdomen(slices: int, side: int = 128) -> Hu:
     """Soft tissue with noise of 12 HU that neighbouring slices share in part."""
     noise = 12 * coloured(side, SPACING[2], bell(0.3), (0.8, 1.0))(slices, 0)
