@@ -1,7 +1,8 @@
 """Mayo's measured pairs: TCIA's "LDCT-and-Projection-data" (doi:10.7937/9NPB-2637) and the 2016 challenge.
 
 The series' description says which is full and which is low dose; else the retriever's ``metadata.csv`` does, or the
-name of a folder or file. A pair is of one patient, kernel and thickness; its slices are matched by position.
+name of a folder or file. A pair is of one patient, kernel and thickness, and of one study where the low dose's has a
+full dose; its slices are matched by position.
 """
 
 import csv
@@ -32,7 +33,8 @@ def find_mayo(settings: SourceSettings, progress: Progress) -> Discovery:
     stacks, discovery = choose_stacks(settings, subject_rule(settings, PUBLIC_ID), progress)
     table = _read_metadata(existing_path(settings))
     full, low, unknown = ([stack for stack in stacks if _dose(stack, table) == dose] for dose in ("full", "low", ""))
-    matches = [(stack, None) if settings.uses_simulation else _best_match(stack, low) for stack in full]
+    studies = {study for stack in full for study in stack.studies}
+    matches = [(stack, None) if settings.uses_simulation else _best_match(stack, low, studies) for stack in full]
     pairs = [match for match in matches if match]
     partners = {partner.scan for _, partner in pairs if partner}
     reasons = {
@@ -49,9 +51,16 @@ def find_mayo(settings: SourceSettings, progress: Progress) -> Discovery:
     return discovery
 
 
-def _best_match(full: Stack, low: Sequence[Stack]) -> tuple[Stack, Stack] | None:
-    """Return a full dose and its partner, cut to the slices at common positions; of several partners the longest."""
-    matches = [_match(full, stack) for stack in low if _is_candidate(full, stack)]
+def _best_match(full: Stack, low: Sequence[Stack], studies: set[str]) -> tuple[Stack, Stack] | None:
+    """Return a full dose and its partner, cut to the slices at common positions; of several partners the longest.
+
+    Another examination may lie at the same positions: a partner is of the same study, or of none of those ``studies``
+    that have a full dose.
+    """
+    candidates = [stack for stack in low if _is_candidate(full, stack)]
+    local = [stack for stack in candidates if not {*full.studies}.isdisjoint(stack.studies)]
+    partners = local or [stack for stack in candidates if studies.isdisjoint(stack.studies)]
+    matches = [_match(full, stack) for stack in partners]
     return max((m for m in matches if m[0].slices > 1), key=lambda match: match[0].slices, default=None)
 
 

@@ -189,6 +189,25 @@ def test_noise_of_headers_parts_no_mayo_pair(mayo: Mayo, tmp_path: Path) -> None
     assert not find("mayo", tmp_path).series
 
 
+def test_a_full_dose_is_paired_within_its_study(tmp_path: Path) -> None:
+    """Two examinations of one patient, whose slices lie at the same heights; the second one's low dose may be lost."""
+    for study, dose in [("1.2", "Low"), ("1.1", "Full"), ("1.1", "Low"), ("1.2", "Full")]:
+        tags = {"StudyInstanceUID": study, "SeriesDescription": f"{dose} Dose Images"}
+        write_series(tmp_path / study / dose, chest(8), SPACING, patient="L067", **tags)
+
+    def studies() -> list[tuple[str, str]]:
+        names = [(s.location.parent.name, s.low_files[0].parent.parent.name) for s in find("mayo", tmp_path).series]
+        return sorted(names)
+
+    assert studies() == [("1.1", "1.1"), ("1.2", "1.2")]
+    shutil.rmtree(tmp_path / "1.2" / "Low")
+    assert studies() == [("1.1", "1.1")]
+    for path in (tmp_path / "1.1" / "Low").iterdir():
+        change(path, StudyInstanceUID="1.3")  # some archives give each dose a study of its own
+    shutil.rmtree(tmp_path / "1.2")
+    assert studies() == [("1.1", "1.1")]
+
+
 def test_mayo_without_description_is_told_apart_by_its_table(
     mayo: Mayo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
