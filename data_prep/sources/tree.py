@@ -103,17 +103,23 @@ class _Walk:
             return
         links = list[str]()
         for entry in entries:
-            inner = os.path.join(real, entry.name)
-            is_folder = os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
-            if is_folder and entry.name.startswith("."):
-                self._add_fault(entry.path, "is a hidden folder, which is not looked into")
-            elif entry.is_symlink():
-                (links if is_folder else file_links).append(entry.path)
-            elif is_folder and inner not in self.visited:
-                self.pending.append((entry.path, inner))
-            elif entry.is_file():
-                self.files[inner] = self._entry(entry.path, entry.stat())
+            try:
+                self._sort(entry, os.path.join(real, entry.name), links, file_links)
+            except OSError as error:  # its folder may not be searched, or it is gone meanwhile
+                self._add_fault(entry.path, fault_of(error))
         self.links = sorted([*self.links, *links], reverse=True)
+
+    def _sort(self, entry: os.DirEntry[str], real: str, links: list[str], file_links: list[str]) -> None:
+        """List a file; put a folder or a link where it is followed later."""
+        is_folder = os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
+        if is_folder and entry.name.startswith("."):
+            self._add_fault(entry.path, "is a hidden folder, which is not looked into")
+        elif entry.is_symlink():
+            (links if is_folder else file_links).append(entry.path)
+        elif is_folder and real not in self.visited:
+            self.pending.append((entry.path, real))
+        elif entry.is_file():
+            self.files[real] = self._entry(entry.path, entry.stat())
 
     def _add_linked_file(self, link: str) -> None:
         """List the file behind a link, unless it is listed; by the link's name if its own has no ending."""

@@ -3,6 +3,8 @@
 import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +106,25 @@ def test_a_folder_that_cannot_be_listed_has_a_row(tmp_path: Path, monkeypatch: p
     assert (exclusion.scan, exclusion.reason) == (
         file_pseudonym("lost+found"), "file cannot be opened (Permission denied)",
     )  # fmt: skip
+
+
+@pytest.mark.skipif(not shutil.which("setpriv"), reason="takes root's rights away")
+def test_a_folder_whose_files_cannot_be_looked_at_has_a_row(tmp_path: Path) -> None:
+    """It may be listed, but not searched: the other scans are read."""
+    for name in ("closed", "open"):
+        write(tmp_path / name, 4)
+    (tmp_path / "closed").chmod(0o644)
+    code = (
+        "import sys; from pathlib import Path; from tests.data_prep.scan_checks import find; "
+        "discovery = find(Path(sys.argv[1])); (series,), (exclusion,) = discovery.series, discovery.exclusions; "
+        "print(len(series.files), series.fault, exclusion.images, exclusion.reason)"
+    )
+    command = ["setpriv", "--inh-caps=-all", "--bounding-set=-all"] if os.geteuid() == 0 else []
+    process = subprocess.run(
+        [*command, sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    (tmp_path / "closed").chmod(0o755)
+    assert (process.stdout, process.stderr) == ("4 None 4 file cannot be opened (Permission denied)\n", "")
 
 
 def test_a_link_to_nothing_is_the_machines_fault(tmp_path: Path) -> None:
