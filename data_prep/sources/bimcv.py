@@ -18,8 +18,8 @@ from data_prep.pseudonym import pseudonym
 from data_prep.readers.dicom_values import acquisition_of, exclusion_of
 from data_prep.readers.nifti import nifti_image, open_nifti
 from data_prep.settings import SourceSettings
-from data_prep.sources.folders import check_not_empty, existing_path, passed_over, subject_rule
-from data_prep.sources.nifti_files import NO_IMAGE_NAME, exclude_files, nifti_stem
+from data_prep.sources.folders import DENOISED_REASON, check_not_empty, existing_path, passed_over, subject_rule
+from data_prep.sources.nifti_files import NO_IMAGE_NAME, exclude_files, is_denoised, nifti_stem
 from data_prep.sources.series import Discovery, Exclusion, Series, stamp_of, stamp_of_file
 from data_prep.sources.tree import Entry, list_files
 from data_prep.volume import CTScan
@@ -79,6 +79,8 @@ def _inspect(path: Path, suffix: str) -> tuple[int, str]:
     """
     if suffix != "ct":
         return 1, f"an X-ray ({suffix}), wanted ct"
+    if is_denoised(path):
+        return 1, DENOISED_REASON
     try:
         image = nifti_image(path)
         reason = exclusion_of(_read_sidecar(_sidecar(path)))

@@ -15,6 +15,9 @@ from data_prep.sources.series import Discovery, Exclusion, PassedOver, Series, s
 from data_prep.sources.stacks import Stack, find_stacks, unknown_subject
 from data_prep.sources.tree import log_passed_over
 
+DENOISED_REASON = "denoised by this program, not a scanner's dose"
+"""Why a scan is set aside that :mod:`jobs.stages.denoise` wrote below a source."""
+
 
 def find_dicom(settings: SourceSettings, progress: Progress) -> Discovery:
     """List each CT series at or below ``settings.path``; what is no CT is set aside."""
@@ -63,7 +66,7 @@ def _exclusion_reason(settings: SourceSettings, stack: Stack) -> str:
     if stack.first.exclusion:
         return stack.first.exclusion
     if stack.first.dose == DENOISED:
-        return "denoised by this program, not a scanner's dose"
+        return DENOISED_REASON
     if stack.slices < 2:
         return "a single slice"
     if kernel and stack.kernel != kernel:

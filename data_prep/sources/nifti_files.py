@@ -3,15 +3,17 @@
 import os
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from data_prep.errors import UserError
+from data_prep.outputs import Output
 from data_prep.progress import Progress
 from data_prep.pseudonym import file_pseudonym, pseudonym
 from data_prep.settings import SourceSettings
 from data_prep.sources.file_names import RESOURCE_FORK
-from data_prep.sources.folders import check_not_empty, existing_path, passed_over
+from data_prep.sources.folders import DENOISED_REASON, check_not_empty, existing_path, passed_over
 from data_prep.sources.series import Discovery, Exclusion, Series, stamp_of, stamp_of_file
 from data_prep.sources.tree import Entry, list_files
 
@@ -31,17 +33,19 @@ def find_nifti(settings: SourceSettings, progress: Progress) -> Discovery:
     """
     root = existing_path(settings)
     if root.is_file():
-        reason = exclusion_reason(root.name)
+        reason = exclusion_reason(root)
         if reason:
             raise UserError(f"data.sources: {root} is {reason}")
         return Discovery([_nifti_series(settings, root, root)])
     entries = list_files(root)
-    files = sorted(root / entry.path for entry in entries if not entry.fault and nifti_stem(Path(entry.path)))
+    reasons = {entry.path: reason for entry in entries if (reason := _entry_reason(root, entry))}
+    files = sorted(root / e.path for e in entries if e.path not in reasons and nifti_stem(Path(e.path)))
     series = [_nifti_series(settings, path.relative_to(root), path) for path in files]
     check_not_empty(series, settings, "*.nii or *.nii.gz files")
-    exclusions = _exclude_entries(settings, root, entries)
-    unnamed = len(entries) - len(series) - sum(exclusion.images for exclusion in exclusions)
-    return Discovery(series, exclusions, passed_over(settings, {NO_IMAGE_NAME: unnamed}))
+    unnamed = len(entries) - len(series) - len(reasons)
+    return Discovery(
+        series, _exclude_by_folder(settings, root, reasons), passed_over(settings, {NO_IMAGE_NAME: unnamed})
+    )
 
 
 def nifti_stem(path: Path) -> str:
@@ -60,12 +64,15 @@ def _nifti_series(settings: SourceSettings, below: Path, path: Path) -> Series:
     return Series(settings.name, subject, stem, (str(path),), "first", stamp, is_named_by_path=True)
 
 
-def _exclude_entries(settings: SourceSettings, root: Path, entries: Sequence[Entry]) -> list[Exclusion]:
+def _entry_reason(root: Path, entry: Entry) -> str:
+    return f"file {entry.fault}" if entry.fault else exclusion_reason(root / entry.path)
+
+
+def _exclude_by_folder(settings: SourceSettings, root: Path, reasons: Mapping[str, str]) -> list[Exclusion]:
+    """Return an exclusion for the files of each folder and reason; ``reasons``: by their paths below the root."""
     groups = defaultdict[tuple[str, str], list[str]](list)
-    for entry in entries:
-        reason = f"file {entry.fault}" if entry.fault else exclusion_reason(os.path.basename(entry.path))
-        if reason:
-            groups[os.path.dirname(entry.path), reason].append(entry.path)
+    for path, reason in reasons.items():
+        groups[os.path.dirname(path), reason].append(path)
     return [exclude_files(settings.name, root, sorted(paths), reason) for (_, reason), paths in sorted(groups.items())]
 
 
@@ -74,11 +81,21 @@ def exclude_files(dataset: str, root: Path, paths: Sequence[str], reason: str) -
     return Exclusion(dataset, "unknown", file_pseudonym(paths[0]), len(paths), reason, tuple(root / p for p in paths))
 
 
-def exclusion_reason(name: str) -> str:
-    """Why an image is not read, by its name; an empty text for a NIfTI file and for what is no image."""
-    if name.startswith(RESOURCE_FORK) or nifti_stem(Path(name)):
+def exclusion_reason(path: Path) -> str:
+    """Why an image is not read, by its name and record; empty for a scan in a NIfTI file and for what is no image."""
+    name = path.name
+    if name.startswith(RESOURCE_FORK):
         return ""
+    if nifti_stem(path):
+        return DENOISED_REASON if is_denoised(path) else ""
     if name.startswith(".") and nifti_stem(Path(name[1:])):
         return "a hidden file"
     match = _OTHER_FORMAT.fullmatch(name)
     return f"an image of another format ({match[1].lower()}), wanted .nii or .nii.gz" if match else ""
+
+
+def is_denoised(path: Path) -> bool:
+    """Whether this program wrote a file: its record lies beside it."""
+    with suppress(UserError):  # what lies beside it, if anything, is no record
+        return bool(Output(path).record())
+    return False

@@ -24,6 +24,7 @@ from pipeline.inference.model_file import load_model, save_model
 from pipeline.models import build_network
 from tests.beside import shared_file
 from tests.data_prep.dicom_series import change, write_enhanced, write_series
+from tests.data_prep.scan_checks import find
 from tests.pairs import write_pair
 from tests.pipeline.cells import cell
 from tests.scans import Hu, chest, write_nifti
@@ -284,6 +285,19 @@ def test_voxels_that_are_no_hu_refuse_their_file_alone(
     with pytest.raises(UserError, match=rf"1 of 2 scans .*other\.nii\.gz: {reason}"):
         denoise(*scans, "--model", model_path, "--out", tmp_path / "out", *options)
     assert (tmp_path / "out" / "good.nii.gz").exists()
+
+
+@pytest.mark.parametrize("kind", ["nifti", "bimcv"])
+def test_a_denoised_file_below_a_source_is_no_full_dose(kind: str, model_path: Path, tmp_path: Path) -> None:
+    """It would also be another patient, trained on where the scan itself is tested on."""
+    scan = tmp_path / "source" / "sub-S03693_ses-E1_run-2_bp-chest_ct.nii.gz"
+    write_nifti(scan, chest(8))
+    denoise(scan, "--model", model_path, "--out", tmp_path / "source" / "denoised", "--format", "nifti")
+    discovery = find(tmp_path / "source", kind=kind)
+    (series,), (exclusion,) = discovery.series, discovery.exclusions
+    assert series.files == (scan,)
+    assert (exclusion.reason, exclusion.images) == ("denoised by this program, not a scanner's dose", 1)
+    assert exclusion.files == (tmp_path / "source" / "denoised" / scan.name,)
 
 
 def test_a_dicom_file_is_read_whatever_its_ending(model_path: Path, tmp_path: Path) -> None:
