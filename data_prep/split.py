@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from data_prep.errors import UserError
+from data_prep.manifest import DIGEST
+from data_prep.partners import FULL_DOSE
 from data_prep.pseudonym import pseudonym
 from data_prep.settings import SplitSettings
 
@@ -48,7 +50,8 @@ class Split:
 def split(scans: Sequence[dict[str, Any]], settings: SplitSettings, min_slices: int) -> Split:
     """Split manifest rows (``dataset, scan, subject, slices``), each of at least ``min_slices`` slices.
 
-    A row may have ``studies``: subjects who share one count as one patient, so that no study is parted.
+    Rows may have ``studies`` and the digest of the full dose: subjects who share one count as one patient, so that
+    neither a study nor the copies of a scan are parted.
 
     A seeded hash gives each patient a number from 0 to 1. The numbers below ``settings.test`` are the test part, the
     next ones, as many as ``settings.validation`` says, the validation part. So a patient stays in a part when others
@@ -82,16 +85,18 @@ def split(scans: Sequence[dict[str, Any]], settings: SplitSettings, min_slices: 
 def patients_of(scans: Sequence[dict[str, Any]]) -> dict[str, str]:
     """Return the patient of each subject of some rows.
 
-    One data set may hide an id that another data set shows, and a study has one patient, whatever ids its series have.
+    One data set may hide an id that another data set shows. A study has one patient, whatever ids its series have, and
+    so have full doses that are equal in all voxels: copies of a scan under other names or ids.
     """
     subjects = {row["subject"] for row in scans}
     hidden = {f"p-{pseudonym(subject)}": subject for subject in subjects}
     patients = {subject: hidden.get(subject, subject) for subject in subjects}
-    by_study = defaultdict[str, set[str]](set)
+    sharing = defaultdict[str, set[str]](set)
     for row in scans:
-        for study in row.get("studies", ()):
-            by_study[study].add(row["subject"])
-    for members in by_study.values():
+        for mark in (*row.get("studies", ()), row.get(f"{DIGEST}{FULL_DOSE}")):
+            if mark:
+                sharing[mark].add(row["subject"])
+    for members in sharing.values():
         joined = {patients[subject] for subject in members}
         if len(joined) > 1:
             patients = {subject: min(joined) if p in joined else p for subject, p in patients.items()}

@@ -35,7 +35,7 @@ class SplitScans(Stage):
     """
 
     name: str = "split"
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     accepts_failed_inputs: ClassVar[bool] = True
     keeps_refusals: ClassVar[bool] = True
     gathers: ClassVar[str] = Prepare.name

@@ -177,8 +177,8 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
 
 def test_each_series_has_its_row_and_its_reason(workspace: Workspace) -> None:
     scans = workspace.folder / "scans"
-    for name in ("a", "b", "c"):
-        write_series(scans / name, chest(30), SPACING, patient=name, ConvolutionKernel="B30f", KVP=120)
+    for seed, name in enumerate("abc"):
+        write_series(scans / name, chest(30, seed=seed), SPACING, patient=name, ConvolutionKernel="B30f", KVP=120)
     gap = write_series(scans / "gap", chest(30), SPACING, patient="gap")
     gap[7].unlink()
     write_series(scans / "scout", chest(2), SPACING, patient="a", ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
@@ -278,8 +278,8 @@ def test_a_worker_whose_source_is_gone_names_no_path(workspace: Workspace, capfd
 
 def test_what_cannot_be_opened_fails_is_tried_again_and_the_others_go_on(workspace: Workspace) -> None:
     scans = workspace.folder / "scans"
-    for name in ("a", "b", "c"):
-        write_series(scans / name, chest(30), SPACING, patient=name)
+    for seed, name in enumerate("abc"):
+        write_series(scans / name, chest(30, seed=seed), SPACING, patient=name)
     closed = write_series(scans / "closed", chest(30), SPACING, patient="closed")[3]
     content = closed.read_bytes()
     closed.unlink()
@@ -306,8 +306,8 @@ def test_what_cannot_be_opened_fails_is_tried_again_and_the_others_go_on(workspa
 def test_a_full_disk_fails_the_scan_with_its_reason_and_leaves_nothing_half(workspace: Workspace) -> None:
     """No file may grow beyond 300 KB: a shard of toys fits, one of noise does not."""
     scans = workspace.folder / "scans"
-    for name in ("a", "b", "c"):
-        write_nifti(scans / f"sub-{name}.nii.gz", chest(16))
+    for seed, name in enumerate("abc"):
+        write_nifti(scans / f"sub-{name}.nii.gz", chest(16, seed=seed))
     noise = np.random.default_rng(0).integers(-1000, 1000, (30, 512, 512)).astype(np.int16)
     write_nifti(scans / "sub-large.nii.gz", noise)
 

@@ -75,6 +75,11 @@ def test_studies_of_one_patient_join_others_of_each_study() -> None:
     assert patients_of(scans) == {"a": "a", "b": "a", "c": "a", "d": "d"}
 
 
+def test_copies_of_a_scan_are_one_patient() -> None:
+    scans = [{**row, "sha256_full_dose": digest} for row, digest in zip(rows(4), ("x", "y", "x", ""), strict=True)]
+    assert patients_of([*scans, *rows(5)[4:]]) == {"p0": "p0", "p1": "p1", "p2": "p0", "p3": "p3", "p4": "p4"}
+
+
 def test_scans_without_shared_studies_are_split_as_without_studies() -> None:
     plain = rows(30, 2)
     scans = [{**row, "studies": (f"{row['scan']}-study",)} for row in plain]

@@ -1,5 +1,6 @@
 """What a run found in its sources is what its workers and ``quarterdose status`` see."""
 
+import gzip
 import json
 import re
 from collections.abc import Sequence
@@ -143,8 +144,8 @@ def test_where_too_many_scans_are_refused_the_manifest_says_why(root: Path, tmp_
     assert not (root / "data" / "split.json").exists()
     assert Markers(root, "split").read("split").state == "failed"  # type: ignore[union-attr]
     (tmp_path / "scans" / "b.nii").unlink()
-    for name in "cd":
-        write_nifti(tmp_path / "scans" / f"{name}.nii", chest(20))
+    for seed, name in enumerate("cd", start=1):
+        write_nifti(tmp_path / "scans" / f"{name}.nii", chest(20, seed=seed))
     assert prepare(root) == (3, [])
     assert (root / "data" / "split.json").is_file()
 
@@ -226,9 +227,9 @@ def test_a_scan_needs_the_slices_of_the_thickest_volume_of_any_training(
 def test_a_study_of_several_patient_ids_stays_in_one_part_of_the_split(tmp_path: Path) -> None:
     """Two measured pairs of one study, whose headers name two patients, beside two other patients."""
     studies = {"C001": "1.2.1", "C002": "1.2.1", "C003": "1.2.3", "C004": "1.2.4"}
-    full = chest(16, 32)
-    low = full + np.random.default_rng(0).integers(0, 40, full.shape).astype(np.int16)
     for number, (patient, study) in enumerate(studies.items()):
+        full = chest(16, 32, seed=number)
+        low = full + np.random.default_rng(0).integers(0, 40, full.shape).astype(np.int16)
         for dose, hu in (("Full Dose Images", full), ("Low Dose Images", low)):
             write_series(
                 tmp_path / "scans" / f"{number} {dose}", hu, (2.5, 0.7, 0.7), patient=patient,
@@ -255,6 +256,16 @@ def test_a_study_of_several_patient_ids_stays_in_one_part_of_the_split(tmp_path:
     manifest = pd.read_csv(folder.data / "manifest.csv").set_index("subject")
     assert manifest["patient"].to_dict() == {"C001": "C001", "C002": "C001", "C003": "C003", "C004": "C004"}
     assert "studies" not in manifest
+
+
+def test_copies_of_a_scan_under_other_names_are_one_patient(root: Path, tmp_path: Path) -> None:
+    scan = tmp_path / "scans" / "a.nii"
+    (tmp_path / "scans" / "copy.nii.gz").write_bytes(gzip.compress(scan.read_bytes()))
+    for seed, name in enumerate("bc", start=1):
+        write_nifti(tmp_path / "scans" / f"{name}.nii", chest(20, seed=seed))
+    assert prepare(root) == (5, [])
+    manifest = pd.read_csv(root / "data" / "manifest.csv").set_index("scan")
+    assert manifest["patient"].to_dict() == {"a": "a", "b": "b", "c": "c", "copy": "a"}
 
 
 def parts_of(drawn: Split, rows: Sequence[dict[str, Any]]) -> dict[str, str]:
@@ -291,8 +302,8 @@ def test_a_file_of_the_users_where_an_output_belongs_is_refused(name: str, root:
 
 
 def test_what_a_user_adds_to_outputs_is_not_replaced_with_them(root: Path, tmp_path: Path) -> None:
-    for name in "cd":
-        write_nifti(tmp_path / "scans" / f"{name}.nii", chest(20))
+    for seed, name in enumerate("cd", start=1):
+        write_nifti(tmp_path / "scans" / f"{name}.nii", chest(20, seed=seed))
     assert prepare(root) == (4, [])
     notes = put(root / "data" / "nifti" / "a.zarr" / "notes.txt")
     check(root)  # as the pair stays
