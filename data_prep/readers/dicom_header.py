@@ -250,8 +250,9 @@ def _holders(values: Values, *groups: Dataset) -> list[Holder]:
 
 
 def _macros(groups: list[Dataset]) -> list[Holder]:
-    """Return the first item of each sequence in functional groups."""
-    return [element.value[0] for group in groups for element in group if element.VR == "SQ" and element.value]
+    """Return the first item of each sequence in functional groups; private ones may describe other images."""
+    elements = (element for group in groups for element in group if not element.tag.is_private)
+    return [element.value[0] for element in elements if element.VR == "SQ" and element.value]
 
 
 def _first(holders: list[Holder], name: str) -> Any:

@@ -114,6 +114,21 @@ def test_acquisition_is_read_and_may_be_missing(tmp_path: Path) -> None:
     assert (acquisition.kernel, acquisition.kvp, acquisition.mas) == ("", None, None)
 
 
+def test_private_sequences_of_frames_tell_nothing(tmp_path: Path) -> None:
+    """Vendors keep there what a classic image said, or another reconstruction."""
+
+    def add_private(image: FileDataset) -> None:
+        for group in image.PerFrameFunctionalGroupsSequence:
+            block = group.private_block(0x0019, "VENDOR", create=True)
+            block.add_new(0x11, "SQ", [item(PixelSpacing=[3, 3], RescaleSlope=2)])
+
+    write_enhanced(tmp_path / "all.dcm", chest(5), SPACING)
+    edit(tmp_path / "all.dcm", add_private)
+    volume = read(tmp_path)
+    np.testing.assert_array_equal(middle(volume.hu), chest(5))
+    assert volume.spacing == pytest.approx(SPACING)
+
+
 def test_the_acquisition_of_an_enhanced_file_is_in_its_functional_groups(tmp_path: Path) -> None:
     def describe(image: FileDataset) -> None:
         (shared,), (first, *_) = image.SharedFunctionalGroupsSequence, image.PerFrameFunctionalGroupsSequence
