@@ -1,5 +1,6 @@
 """Read CT images in DICOM files (PS3.3 A.3 and A.38) as canonical scans."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -14,7 +15,7 @@ from data_prep.plausibility import check_extent, check_slice_distance
 from data_prep.readers.dicom_header import Header, read_header
 from data_prep.readers.dicom_slice import Slice, read_hu, slices_of
 from data_prep.readers.distinctions import different_elements, separate
-from data_prep.readers.slice_positions import SAME_POSITION_MM, count_passes, slice_step
+from data_prep.readers.slice_positions import SAME_POSITION_MM, are_consecutive, count_passes, slice_step
 from data_prep.volume import Acquisition, CTScan, Numbers
 
 _LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0])
@@ -141,6 +142,7 @@ def _ordered(slices: list[Slice]) -> tuple[list[Slice], NDArray[np.float64]]:
     heights = (positions @ normal).tolist()
     _check_one_acquisition(slices, heights)
     _check_positions(slices, heights)
+    _check_files(slices, heights)
     step = slice_step(heights)
     check_slice_distance("the distance of slices by ImagePositionPatient", step)
     down, right = frame.spacing
@@ -169,6 +171,15 @@ def _check_positions(slices: Sequence[Slice], heights: Sequence[float]) -> None:
     for (lower, first), (upper, second) in pairwise(zip(heights, slices, strict=True)):
         if upper - lower < SAME_POSITION_MM:
             raise ScanError(f"two slices lie at {lower:.2f} mm: {first.label} and {second.label}")
+
+
+def _check_files(slices: Sequence[Slice], heights: Sequence[float]) -> None:
+    """Refuse files of several frames that are no parts of one scan, each behind the other."""
+    files = defaultdict[Path, list[float]](list)
+    for ct_slice, height in zip(slices, heights, strict=True):
+        files[ct_slice.path].append(height)
+    if len(files) < len(slices) and not are_consecutive([*files.values()]):
+        raise ScanError(f"the frames of its {len(files)} files lie among each other, as if they were several scans")
 
 
 def _check_straight(slices: Sequence[Slice]) -> None:

@@ -236,6 +236,27 @@ def test_frames_that_run_twice_through_the_slices_are_refused(tmp_path: Path) ->
     assert reason(series) == "its frames run through the slices 2 times, as if they were 2 scans"
 
 
+@pytest.mark.parametrize(("shift", "step"), [(10, 2.5), (1.25, 0)])
+def test_files_of_several_frames_follow_each_other_in_one_scan(shift: float, step: float, tmp_path: Path) -> None:
+    uid = generate_uid()
+
+    def move(image: FileDataset) -> None:
+        image.SeriesInstanceUID = uid
+        for group in image.PerFrameFunctionalGroupsSequence if image.filename.endswith("2.dcm") else ():
+            (position,) = group.PlanePositionSequence
+            position.ImagePositionPatient = [-180, -180, position.ImagePositionPatient[2] + shift]
+
+    for name in ("1.dcm", "2.dcm"):
+        write_enhanced(tmp_path / name, chest(4, 16), SPACING)
+        edit(tmp_path / name, move)
+    (series,) = find(tmp_path).series
+    if step:
+        scan = open_series(series.files).scan()
+        assert (scan.slices, scan.spacing[0]) == (8, step)
+    else:
+        assert reason(series) == "the frames of its 2 files lie among each other, as if they were several scans"
+
+
 def test_a_kernel_that_the_first_slice_lacks_is_still_the_scans(tmp_path: Path) -> None:
     files = write(tmp_path, 5, ConvolutionKernel="B30f", SliceThickness=2.5, KVP=120)
     change(files[0], ConvolutionKernel="", SliceThickness=None, KVP=None)
