@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, field_validato
 from data_prep.partners import Partner, partners_of
 from data_prep.setting_types import Doses, InputPath, Photons, ZCorrelation
 from data_prep.sources.kinds import KINDS
+from data_prep.sources.series import NAME_RULE, is_name
 
 ALL_DATASETS = "all"
 """Name that stands for all data sets in tables."""
@@ -48,6 +49,8 @@ class SourceSettings(Settings):
     def _check_dataset(cls, dataset: str) -> str:
         if dataset == ALL_DATASETS:
             raise ValueError("a table's row of that name is of all data sets: choose another name")
+        if dataset and not is_name(dataset):
+            raise ValueError(f"Input should be {NAME_RULE}")
         return dataset
 
     @model_validator(mode="after")

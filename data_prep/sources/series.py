@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from data_prep.volume import CTScan
 
 _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+NAME_RULE = "at most 100 letters from a to z or A to Z, digits, '.', '_' and '-', the first a letter or digit"
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,11 @@ class Discovery:
     passed_over: list[PassedOver] = field(default_factory=list)
 
 
+def is_name(name: str) -> bool:
+    """Whether a name is safe as a file name."""
+    return _SAFE.fullmatch(name) is not None
+
+
 def check_names(*names: str) -> None:
     """Check that names are safe as file names.
 
@@ -124,8 +130,8 @@ def check_names(*names: str) -> None:
         UserError: a name is empty, too long, or has another character than those allowed.
     """
     for name in names:
-        if not _SAFE.fullmatch(name):
-            raise UserError(f"{name!r} cannot be an id: letters, digits, '.', '_' and '-' are allowed")
+        if not is_name(name):
+            raise UserError(f"{name!r} cannot be an id, wanted {NAME_RULE}; keep_ids: false shows pseudonyms")
 
 
 def stamp_of(stats: Iterable[tuple[str, int, int]]) -> str:

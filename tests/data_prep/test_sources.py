@@ -340,11 +340,18 @@ def test_bids_entities_join_the_scans_of_a_patient(tmp_path: Path) -> None:
         ({"kind": "lidc", "low_dose": "measured"}, "with kind mayo alone"),
         ({"kind": "mayo", "thickness_mm": 0}, "greater than 0"),
         ({"kind": "nifti", "dataset": "all"}, "a table's row of that name is of all data sets: choose another name"),
+        ({"kind": "nifti", "dataset": "Fälle 1"}, "Input should be at most 100 letters from a to z or A to Z, digits"),
     ],
 )
 def test_settings_without_effect_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         SourceSettings.model_validate(settings)
+
+
+def test_an_id_that_cannot_be_shown_is_refused_with_the_key_that_hides_it(tmp_path: Path) -> None:
+    write_series(tmp_path, chest(4), SPACING, patient="12/34 A")
+    with pytest.raises(UserError, match=r"'12/34 A' cannot be an id, wanted at most 100 .*; keep_ids: false shows"):
+        find("dicom", tmp_path, keep_ids=True)
 
 
 def test_a_wrong_kind_is_told_the_valid_ones() -> None:
