@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from data_prep.errors import ScanError
 from data_prep.readers.dicom_numbers import numbers_of, whole_number_of
@@ -109,11 +110,21 @@ def check_padding(padding: tuple[int, int] | None, rescale: Rescale) -> None:
         )
 
 
-def misplaced_padding(mask: Numbers, hu: float) -> str:
-    """Why padding with a value of a body, in HU, would lose voxels of it: it lies in no corner; empty if it is well."""
-    if _PADDING_HU[0] < hu < _PADDING_HU[1] and mask.any() and not mask[[0, 0, -1, -1], [0, -1, 0, -1]].any():
-        return f"PixelPaddingValue stands for {hu:g} HU, which lies inside the image and in no corner of it"
-    return ""
+def locate_padding(mask: NDArray[np.bool_], hu: float) -> NDArray[np.bool_]:
+    """Return which of the voxels with the padding's value, in HU, are padding: all, or those outside of a body.
+
+    A value that a body has too is padding where it fills a row or a column up to an edge of the image.
+
+    Raises:
+        ScanError: a body has the value too, and it lies in no corner.
+    """
+    if not _PADDING_HU[0] < hu < _PADDING_HU[1] or not mask.any():
+        return mask
+    if not mask[[0, 0, -1, -1], [0, -1, 0, -1]].any():
+        raise ScanError(f"PixelPaddingValue stands for {hu:g} HU, which lies inside the image and in no corner of it")
+    views = (mask, mask[::-1], mask.T, mask.T[::-1])
+    from_top, from_bottom, from_left, from_right = (np.logical_and.accumulate(view) for view in views)
+    return from_top | from_bottom[::-1] | from_left.T | from_right[::-1].T
 
 
 def rescale_of(first: Callable[[str], Any]) -> Rescale:

@@ -14,7 +14,7 @@ from data_prep.plausibility import excess_of
 from data_prep.readers import jpeg
 from data_prep.readers.dicom_file import read_whole
 from data_prep.readers.dicom_header import Frame, Header, Native, read_header
-from data_prep.readers.dicom_pixels import as_signed_words, misplaced_padding
+from data_prep.readers.dicom_pixels import as_signed_words, locate_padding
 from data_prep.readers.dicom_values import broken_as_scan_error
 from data_prep.readers.slice_positions import SAME_POSITION_MM
 from data_prep.volume import AIR_HU, Numbers
@@ -98,11 +98,10 @@ def _padding_mask(ct_slice: Slice, stored: Numbers) -> NDArray[np.bool_] | None:
     if frame.padding is None:
         return None
     low, high = frame.padding
-    mask: NDArray[np.bool_] = (stored >= low) & (stored <= high)
-    reason = misplaced_padding(mask, frame.rescale.to_hu(low))
-    if reason:
-        raise ScanError(f"{ct_slice.label}: {reason}")
-    return mask
+    try:
+        return locate_padding((stored >= low) & (stored <= high), frame.rescale.to_hu(low))
+    except ScanError as error:
+        raise ScanError(f"{ct_slice.label}: {error}") from error
 
 
 def has_same_images(first: Path, second: Path) -> bool:

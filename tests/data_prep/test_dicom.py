@@ -171,6 +171,26 @@ def test_padding_becomes_air_even_if_its_sign_is_lost(tmp_path: Path) -> None:
         assert (hu[:, 10:] == 40).all()
 
 
+def test_padding_of_a_tissues_value_is_outside_of_the_body_alone(tmp_path: Path) -> None:
+    """It surrounds a round field of view; the body inside of it holds the same value."""
+    y, x = np.meshgrid(np.linspace(-1, 1, 65), np.linspace(-1, 1, 62), indexing="ij")
+    outside = x * x + y * y > 1
+    hu = np.random.default_rng(0).integers(-2, 3, (2, *outside.shape)).astype("<i2")
+    hu[:, x * x + y * y > 0.6], hu[:, outside] = -1000, 0
+
+    def pad(image: FileDataset) -> None:
+        image.add_new(0x00280120, "SS", 0)
+        image.PixelRepresentation, image.RescaleIntercept = 1, 0
+        image.PixelData = hu[round(image.ImagePositionPatient[2] / SPACING[0])].tobytes()
+
+    files = write_series(tmp_path, np.abs(hu), SPACING)
+    for path in files:
+        edit(path, pad)
+    expected = np.where(outside, -1024, hu)
+    np.testing.assert_array_equal(open_dicom(files).planes(0, 2), expected)
+    assert (expected == 0).sum() > 100
+
+
 @pytest.mark.parametrize("syntax", ["native", "JPEGLosslessProcess14_1", "RLELossless"])
 def test_padding_that_the_used_bits_cannot_hold_becomes_air_in_compressed_files_too(
     syntax: str, tmp_path: Path
