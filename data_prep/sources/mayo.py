@@ -7,7 +7,7 @@ full dose; its slices are matched by position.
 
 import csv
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from data_prep.settings import SourceSettings
 from data_prep.sources.folders import choose_stacks, dicom_series, exclude, existing_path, subject_rule
 from data_prep.sources.grouping import has_same_grid
 from data_prep.sources.images import dose_of
-from data_prep.sources.series import Discovery
+from data_prep.sources.series import Discovery, Exclusion
 from data_prep.sources.stacks import Stack
 
 PUBLIC_ID = r"[CLN]\d{3}"
@@ -47,8 +47,20 @@ def find_mayo(settings: SourceSettings, progress: Progress) -> Discovery:
     discovery.exclusions.extend(
         exclude(settings.name, stack, reason) for reason, group in reasons.items() for stack in group
     )
+    whole = {stack.scan: stack for stack in (*full, *low)}
+    for part in (stack for pair in pairs for stack in pair if stack):
+        discovery.exclusions.extend(_exclude_unpaired(settings.name, whole[part.scan], part))
     discovery.series.extend(dicom_series(settings.name, *pair) for pair in pairs)
     return discovery
+
+
+def _exclude_unpaired(dataset: str, whole: Stack, part: Stack) -> Iterator[Exclusion]:
+    """Yield an exclusion of the images of a stack that are no part of its pair, if there are any."""
+    paired = {image.path for image in part.images}
+    images = tuple(image for image in whole.images if image.path not in paired)
+    if images:
+        unpaired = replace(whole, scan=f"{whole.scan}-unpaired", images=images)
+        yield exclude(dataset, unpaired, "slices without the other dose at their position")
 
 
 def _best_match(full: Stack, low: Sequence[Stack], studies: set[str]) -> tuple[Stack, Stack] | None:

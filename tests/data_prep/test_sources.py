@@ -175,7 +175,12 @@ def test_mayo_pairs_are_matched_by_position(mayo: Mayo, tmp_path: Path) -> None:
     assert (series.files, series.low_files) == (tuple(full[1:7]), tuple(low))
     difference = series.open(series.low_files).load().hu - series.open(series.files).load().hu
     assert np.unique(difference[:, 224:288, 224:288]).tolist() == [1]
-    assert not discovery.exclusions
+    (exclusion,) = discovery.exclusions
+    assert (exclusion.images, exclusion.files) == (2, (full[0], full[7]))
+    assert exclusion.reason == "slices without the other dose at their position"
+    for path in full[:3]:
+        path.unlink()
+    assert sorted(e.files for e in find("mayo", tmp_path).exclusions) == [(full[7],), (low[0], low[1])]
 
 
 def test_noise_of_headers_parts_no_mayo_pair(mayo: Mayo, tmp_path: Path) -> None:
