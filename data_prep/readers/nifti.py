@@ -36,7 +36,7 @@ def open_nifti(path: Path, acquisition: Acquisition = Acquisition()) -> CTScan: 
     image: Any = nifti_image(path)
     affine = np.asarray(image.affine, dtype=np.float64)
     grid = Grid.of(affine)
-    check_lengths(grid, grid.to_canonical(np.empty(image.shape, np.bool_)).shape, image.header)
+    check_lengths(grid, grid.to_canonical(np.broadcast_to(False, image.shape)).shape, image.header)
     with _as_scan_error():
         mapping = _map_file(path)
         view = grid.to_canonical(_voxels(mapping, image.dataobj))

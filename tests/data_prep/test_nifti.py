@@ -126,6 +126,13 @@ def test_voxels_inside_the_header_are_refused(make_nifti: Callable[..., Path]) -
         open_nifti(path)
 
 
+def test_damaged_sizes_take_no_memory(make_nifti: Callable[..., Path]) -> None:
+    path = unpacked(make_nifti())
+    change_header(path, 42, np.full(3, 32767, "<i2").tobytes())  # more voxels than any machine holds
+    with pytest.raises(ScanError, match=r"^the scan's length is 81917\.5 mm"):
+        open_nifti(path)
+
+
 def test_one_file_with_the_magic_of_a_pair_equals_simpleitk(make_nifti: Callable[..., Path]) -> None:
     path = unpacked(make_nifti(slices=4))
     change_header(path, 344, b"ni1\0")
