@@ -27,7 +27,9 @@ class Checkpoints:
         self.folder = folder
 
     def save(self, step: int, state: dict[str, Any], keep: int, also: Collection[int] = ()) -> None:
-        """Write the state after ``step`` steps, then drop all but the newest ``keep`` and those of steps ``also``.
+        """Write the state after ``step`` steps, then drop all but the last ``keep`` up to it and those of ``also``.
+
+        Later ones were passed over when the training was resumed from an earlier one: they are dropped too.
 
         Raises:
             MachineError: it cannot be written, as on a full disk; earlier checkpoints are untouched.
@@ -40,9 +42,10 @@ class Checkpoints:
             raise MachineError(
                 f"the checkpoint of step {step} cannot be written ({error.strerror}); {self._describe_last()}"
             ) from error
-        for old in self._steps()[:-keep]:
-            if old not in also:
-                self.path(old).unlink()
+        steps = self._steps()
+        kept = {*[earlier for earlier in steps if earlier <= step][-keep:], *also}
+        for dropped in set(steps) - kept:
+            self.path(dropped).unlink()
 
     def _describe_last(self) -> str:
         last = max(self._steps(), default=None)

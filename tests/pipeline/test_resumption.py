@@ -250,6 +250,17 @@ def test_only_the_newest_and_the_best_checkpoints_are_kept(tmp_path: Path) -> No
     assert Checkpoints(tmp_path / "absent").newest() is None
 
 
+def test_a_broken_checkpoint_of_a_later_step_does_not_take_the_place_of_a_whole_one(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 9):
+        checkpoints.save(step, {"step": step}, keep=2)
+    checkpoints.path(9).write_bytes(b"cut")
+    with pytest.warns(UserWarning, match="passed over: "):
+        assert checkpoints.newest() == 1
+    checkpoints.save(2, {"step": 2}, keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000002.pt"]
+
+
 def test_metrics_after_the_checkpoint_are_dropped_and_a_cut_line_is_passed_over(tmp_path: Path) -> None:
     with MetricsFile(tmp_path, (), 0) as metrics:
         for step in (1, 2, 3):
