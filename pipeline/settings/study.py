@@ -8,7 +8,7 @@ from data_prep.setting_types import as_list
 from data_prep.settings import Settings
 from pipeline.sampling import Sampling
 from pipeline.settings.names import Transfer
-from pipeline.settings.training import Side, TrainingSettings
+from pipeline.settings.training import Seed, Side, TrainingSettings
 
 _AXES = ("network", "ranks", "slices", "sampling", "transfer", "seeds")
 
@@ -24,7 +24,7 @@ class GridSettings(Settings):
     slices: tuple[Side, ...] = Field((16, 32), min_length=1)
     sampling: tuple[Sampling, ...] = Field(("grouped",), min_length=1)
     transfer: tuple[Transfer, ...] = Field(("zero",), min_length=1)
-    seeds: tuple[int, ...] | None = Field(None, min_length=1, description="in place of training.seed")
+    seeds: tuple[Seed, ...] | None = Field(None, min_length=1, description="in place of training.seed")
     epochs: PositiveInt | None = Field(None, description="in place of training.epochs")
 
     _listed = field_validator(*_AXES, mode="before")(as_list)

@@ -14,8 +14,12 @@ SIDE_MULTIPLE = 16
 PLANE_SIDE = 512
 """Of the planes of prepared scans."""
 
+LARGEST_SEED = 2**63 - 1
+"""That torch takes."""
+
 Side = Annotated[int, Field(ge=SIDE_MULTIPLE, multiple_of=SIDE_MULTIPLE)]
 Crop = Annotated[Side, Field(le=PLANE_SIDE)]
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 Norm = Literal["batch", "sync", "frozen", "group"]
 Similarity = Literal["wang", "authors"]
 
@@ -122,7 +126,7 @@ class TrainingSettings(Settings):
     local_disk_gib: float | None = Field(
         None, gt=0, description="volumes are copied to $TMPDIR of the ranks' node if they take no more; null: never"
     )
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="before")
     @classmethod

@@ -80,6 +80,8 @@ def load(tmp_path: Path, text: str = MINIMAL, *overrides: str) -> RunSettings:
             "data.low_dose.doses=[2,3]",
             r"data\.low_dose\.doses\.0: Input should be less than 1 \(got 2\) \(and 1 more\)$",
         ),
+        ("study.seeds=[0,-1]", r"study\.seeds\.1: Input should be greater than or equal to 0 \(got -1\)$"),
+        (networks(u={"training": {"seed": 2**63}}), r"training\.seed: Input should be less than or equal to 92"),
         ("study.slices=[20]", r"study\.slices\.0: Input should be a multiple of 16 \(got 20\)"),
         ("study.training.crop=100", r"study\.training\.crop: Input should be a multiple of 16 \(got 100\)"),
         ("study.training.crop=528", r"study\.training\.crop: Input should be less than or equal to 512 \(got 528\)"),
