@@ -71,8 +71,14 @@ def test_zero_fill_gives_the_2d_output_also_by_transposed_convolutions(upsample:
         torch.testing.assert_close(output[:, :, z], flat(plane), rtol=0, atol=1e-4)
 
 
-def test_a_training_that_was_killed_ends_with_the_same_bits(make_pair: Callable[..., Path], tmp_path: Path) -> None:
-    training = {"epochs": 1, "samples": 2, "validation_samples": 1, "checkpoint_minutes": 1e-9}
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_training_that_was_killed_ends_with_the_same_bits(
+    make_pair: Callable[..., Path], tmp_path: Path, workers: int
+) -> None:
+    """With a thread that reads, and with a process."""
+    training = {
+        "epochs": 1, "samples": 2, "validation_samples": 1, "checkpoint_minutes": 1e-9, "loader_workers": workers
+    }  # fmt: skip
     settings, data = monai_cell("monai:UNet", {**UNET, "dropout": 0.1}, 2, **training), make_pair()
     assert_killed_ends_alike(settings, data, tmp_path)
 
