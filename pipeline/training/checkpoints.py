@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import warnings
 import zipfile
 from collections.abc import Collection
@@ -17,6 +18,7 @@ from pipeline.models import build_network
 from pipeline.settings.cells import CellSettings
 from pipeline.training.errors import CheckpointError
 
+_FILE = re.compile(r"step-(\d+)\.pt")
 _REMEDY = "the next run trains on from the last that is whole"
 
 
@@ -81,14 +83,15 @@ class Checkpoints:
 
     def remove_leftovers(self) -> None:
         """Delete files that a killed process left half written."""
-        remove_leftovers(self.folder, r"step-\d+\.pt")
+        remove_leftovers(self.folder, _FILE.pattern)
 
     def path(self, step: int) -> Path:
         """Return the file of the state after ``step`` steps."""
         return self.folder / f"step-{step:08d}.pt"
 
     def _steps(self) -> list[int]:
-        return sorted(int(path.stem.removeprefix("step-")) for path in self.folder.glob("step-*.pt"))
+        names = (_FILE.fullmatch(path.name) for path in self.folder.glob("*"))
+        return sorted(int(name[1]) for name in names if name)
 
 
 def load_state(path: Path) -> dict[str, Any]:

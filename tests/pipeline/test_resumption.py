@@ -261,6 +261,12 @@ def test_a_broken_checkpoint_of_a_later_step_does_not_take_the_place_of_a_whole_
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000002.pt"]
 
 
+def test_a_copy_that_a_user_made_of_a_checkpoint_is_none(tmp_path: Path) -> None:
+    (tmp_path / "step-00000009-copy.pt").touch()
+    Checkpoints(tmp_path).save(1, {"step": 1}, keep=1)
+    assert Checkpoints(tmp_path).newest() == 1
+
+
 def test_metrics_after_the_checkpoint_are_dropped_and_a_cut_line_is_passed_over(tmp_path: Path) -> None:
     with MetricsFile(tmp_path, (), 0) as metrics:
         for step in (1, 2, 3):
