@@ -34,7 +34,7 @@ def read_ahead(
     loader: DataLoader[Batch] = DataLoader(
         samples, batch_sampler=batches, num_workers=workers, pin_memory=device.type == "cuda",
         multiprocessing_context="fork" if workers else None, worker_init_fn=bind_to_rank,
-        generator=torch.Generator(),  # its seed for workers would be drawn among the numbers of the first step's dropout
+        generator=torch.Generator(),  # torch's own is that of dropout, whose numbers would shift
     )  # fmt: skip
     return _yield_from(iter(loader) if workers else prefetch(_read_on_one_core(loader)))
 

@@ -40,11 +40,15 @@ class Ranks:
 
     def is_raised(self, flag: bool) -> bool:
         """Whether at least one rank raises its flag; does not wait for the GPU."""
+        return self.raised(flag)[0]
+
+    def raised(self, *flags: bool) -> list[bool]:
+        """Return for each flag whether at least one rank raises it; does not wait for the GPU."""
         if self.world.size == 1:
-            return flag
-        flags = torch.tensor([flag], dtype=torch.uint8)
-        dist.all_reduce(flags, dist.ReduceOp.MAX)
-        return bool(flags.item())
+            return list(flags)
+        shared = torch.tensor(flags, dtype=torch.uint8)
+        dist.all_reduce(shared, dist.ReduceOp.MAX)
+        return [bool(flag) for flag in shared.tolist()]
 
     def copy_from_first(self, tensors: Iterator[Tensor]) -> None:
         """Overwrite the tensors with rank 0's."""

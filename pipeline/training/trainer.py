@@ -6,7 +6,7 @@ from collections.abc import Generator, Mapping
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Never
 
 import numpy as np
 import torch
@@ -82,8 +82,7 @@ class Trainer:
             self._take_step()
             if self.steps_taken % self.cell.training.log_steps == 0 or self.steps_taken == end:
                 self._log(epoch)
-            self._save_if_due(last=self.steps_taken == end)
-            self._poll_signals()
+            self._meet(last=self.steps_taken == end)
             progress(self.steps_taken, self._end, f"epoch {epoch + 1}/{self.cell.training.epochs}")
 
     def _take_step(self) -> None:
@@ -114,19 +113,44 @@ class Trainer:
         if self.metrics is not None:
             self.metrics.write(kind, self.steps_taken, epoch, dict(numbers))
 
-    def _poll_signals(self) -> None:
-        """Stop if asked to; ranks that do not exchange gradients meet only at the lines of metrics."""
-        if self.step.exchanges or not self.measurements.has_pending:
-            self._stop_if_asked()
-            self.measurements.clock.mark("exchange")
+    def _meet(self, *, last: bool) -> None:
+        """Stop if asked to, and save between validations: every so many steps, or after a time, by rank 0's clock.
+
+        Ranks that do not exchange gradients meet only where all of them save, and at the lines of metrics.
+        """
+        every = self.cell.training.checkpoint_steps
+        is_due = not last and every is not None and self.steps_taken % every == 0
+        if not (is_due or self.step.exchanges or self.ranks.world.size == 1) and self.measurements.has_pending:
+            return
+        is_asked, is_late = self.ranks.raised(self.stop.asked, self.ranks.world.leads and self._is_late)
+        if is_asked:
+            self._stop()
+        self.measurements.clock.mark("exchange")
+        if is_due or (is_late and not last):
+            self._pause_to_save()
+
+    @property
+    def _is_late(self) -> bool:
+        """Whether the last checkpoint is as old as the settings allow."""
+        return time.monotonic() - self._saved_at > 60 * self.cell.training.checkpoint_minutes
+
+    def _pause_to_save(self) -> None:
+        """Save between two steps; the pause, in which all ranks wait for rank 0, is part of neither."""
+        self._settle()
+        self._save()
+        self.ranks.is_raised(False)
+        self.measurements.start()
 
     def _stop_if_asked(self) -> None:
         """Save and stop, all ranks at the same step, when a signal asked at least one of them."""
         if self.ranks.is_raised(self.stop.asked):
-            self._settle()
-            self._save()
-            message = f"cell {self.cell.id} was asked to stop, and saved itself after step {self.steps_taken}"
-            raise Stopped(message, self.stop.number, self.steps_taken)
+            self._stop()
+
+    def _stop(self) -> Never:
+        self._settle()
+        self._save()
+        message = f"cell {self.cell.id} was asked to stop, and saved itself after step {self.steps_taken}"
+        raise Stopped(message, self.stop.number, self.steps_taken)
 
     def _has_stalled(self) -> bool:
         """Whether the training stops early, as rank 0 sees it; every rank must call it."""
@@ -169,21 +193,6 @@ class Trainer:
                 sums[name] += x
             self._stop_if_asked()
         return sums
-
-    def _save_if_due(self, *, last: bool) -> None:
-        """Save between validations: every so many steps, or after a time, which rank 0 measures.
-
-        All ranks count steps alike, so they can settle first. Time passes for rank 0 alone: then it saves only where
-        there is nothing to settle.
-        """
-        steps, minutes = self.cell.training.checkpoint_steps, self.cell.training.checkpoint_minutes
-        if last:
-            return
-        if steps and self.steps_taken % steps == 0:
-            self._settle()
-            self._save()
-        elif not self.measurements.has_pending and time.monotonic() - self._saved_at > 60 * minutes:
-            self._save()
 
     def _save(self) -> None:
         """Save a checkpoint as rank 0; the others, which hold the same state, do not wait."""

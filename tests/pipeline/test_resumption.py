@@ -89,7 +89,7 @@ def test_ranks_resume_together(make_pair: Callable[..., Path], tmp_path: Path) -
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
 
 
-@pytest.mark.parametrize(("number", "stop_at"), [(signal.SIGUSR2, 3), (signal.SIGTERM, 5)])
+@pytest.mark.parametrize(("number", "stop_at"), [(signal.SIGUSR2, 3), (signal.SIGTERM, 2)])
 def test_a_signal_stops_at_the_next_step_and_the_losses_stay_the_same(
     data: Path, trained: Trained, tmp_path: Path, number: signal.Signals, stop_at: int
 ) -> None:
@@ -180,7 +180,21 @@ def test_all_ranks_stop_when_one_is_asked_to(make_pair: Callable[..., Path], tmp
 def test_checkpoints_come_every_so_many_steps(make_pair: Callable[..., Path], tmp_path: Path) -> None:
     settings = cell(2, samples=6, epochs=1, checkpoint_steps=2, checkpoints_kept=9, log_steps=5)
     run(settings, make_pair(), tmp_path / "cell")
-    assert [int(path.stem[5:]) for path in sorted((tmp_path / "cell" / "checkpoints").iterdir())] == [2, 4, 6]
+    assert _saved_steps(tmp_path / "cell") == [2, 4, 6]
+
+
+@pytest.mark.ranks
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_checkpoints_come_after_a_time_however_long_the_lines_of_metrics(
+    make_pair: Callable[..., Path], tmp_path: Path, ranks: int
+) -> None:
+    settings = cell(2, ranks, samples=3 * ranks, epochs=1, checkpoint_minutes=1e-9, checkpoints_kept=9, log_steps=9)
+    train_ranks(settings, make_pair(), tmp_path / "cell")
+    assert _saved_steps(tmp_path / "cell") == [1, 2, 3]
+
+
+def _saved_steps(folder: Path) -> list[int]:
+    return [int(path.stem[5:]) for path in sorted((folder / "checkpoints").iterdir())]
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])

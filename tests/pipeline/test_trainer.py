@@ -13,6 +13,7 @@ import torch
 
 from data_prep.cache import cache_folder
 from pipeline.models import DDnet, build_network
+from pipeline.settings.cells import CellSettings
 from pipeline.training import train as training
 from pipeline.training.checkpoints import Checkpoints, load_trained
 from pipeline.training.distributed import joined
@@ -169,6 +170,24 @@ def test_each_part_of_a_step_has_its_own_time(
     monkeypatch.setattr(torch.optim.Adam, "step", slow_step)
     steps = run(cell(2, epochs=1, samples=4), make_pair(), tmp_path / "cell")["step_seconds"]
     assert all(steps[part] >= seconds for part, seconds in slowed.items())
+
+
+@pytest.mark.parametrize(
+    "settings", [cell(2, checkpoint_steps=1), cell(2, checkpoint_minutes=1e-9)], ids=["steps", "minutes"]
+)
+def test_the_pause_of_a_checkpoint_is_part_of_no_step(
+    make_pair: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: CellSettings
+) -> None:
+    pause, save = 0.3, Checkpoints.save
+
+    def slow_save(*arguments: Any, **options: Any) -> None:
+        time.sleep(pause)
+        save(*arguments, **options)
+
+    monkeypatch.setattr(Checkpoints, "save", slow_save)
+    result = run(settings, make_pair(), tmp_path / "cell")
+    assert result["seconds"]["checkpoint"] >= 8 * pause
+    assert result["step_seconds"]["exchange"] < pause / 10
 
 
 @pytest.mark.ranks
