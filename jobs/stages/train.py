@@ -16,7 +16,7 @@ from jobs.engine.run_folder import RunFolder
 from jobs.engine.stage import Ref, Stage
 from jobs.stages.split import read_split
 from jobs.stages.staging import staged
-from pipeline.settings.architectures import check_options
+from pipeline.settings.architectures import architecture_of, check_options
 from pipeline.settings.cells import CellSettings, cells_of
 from pipeline.settings.networks import NetworkSettings
 from pipeline.settings.training import WITHOUT_EFFECT
@@ -141,7 +141,7 @@ class Transfer(Stage):
         self.is_lenient = len(self.cells) > 1
 
     def find_items(self, progress: Progress) -> str:
-        for cell in {(self._network(cell).donor_file, cell.model): cell for cell in self.cells.values()}.values():
+        for cell in {cell.network: cell for cell in self.cells.values()}.values():
             if self._stamp_of_file(cell):
                 self._donor_network(cell)
         return ""
@@ -201,6 +201,12 @@ class Transfer(Stage):
         if code.model != cell.model:
             setting = f"networks.{cell.network}.donor_file"
             raise UserError(f"{setting} {file} holds weights of {code.model}, the network is {cell.model}")
+        published = architecture_of(code.model).options().model_dump(mode="json")
+        if cell.options != published:
+            raise UserError(
+                f"networks.{cell.network}.options {cell.options} must be those of the weights in donor_file {file}, "
+                f"{published}"
+            )
         return network
 
 

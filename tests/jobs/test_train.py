@@ -123,6 +123,15 @@ def test_a_donor_of_garbage_or_of_another_network_is_refused_before_anything_run
         transfer_of(donating(tmp_path, tmp_path / "redcnn.pt")).find_items(ignore_progress)
 
 
+def test_a_donor_of_another_width_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    torch.save(red_cnn_weights(), tmp_path / "redcnn.pt")
+    deep = {"model": "redcnn", "dims": 3, "donor_file": tmp_path / "redcnn.pt", "training": UNLIKE}
+    narrow = {**deep, "options": {"width": 8}}
+    transfer_of(graph_with(tmp_path, {}, networks={"3d": deep})).find_items(ignore_progress)
+    with pytest.raises(UserError, match=r"networks\.narrow\.options \{'width': 8\} must be .*, \{'width': 96\}$"):
+        transfer_of(graph_with(tmp_path, {}, networks={"3d": deep, "narrow": narrow})).find_items(ignore_progress)
+
+
 def test_the_check_reads_a_donor_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     graph = donating(tmp_path, write_donor(tmp_path / "donor.pt", plain_weights()), "zero", "mean")
     reader = Mock(wraps=read_published)
