@@ -48,13 +48,13 @@ def job_states(ids: Sequence[str]) -> dict[str, JobState]:
     """Ask Slurm for the states of jobs; return them by the ids that squeue shows, without jobs that Slurm forgot.
 
     squeue knows the jobs in the queue and those that ended less than ``MinJobAge`` ago; accounting knows the rest.
-    While the controller does not answer, accounting alone is asked, with a warning.
+    While one of them does not answer, the other alone is asked, with a warning.
 
     Args:
         ids: of jobs ("123"), of arrays ("123": all their tasks) or of array tasks ("123_4").
 
     Raises:
-        SlurmError: neither answers, or there is accounting and it does not answer.
+        SlurmError: neither answers.
     """
     try:
         queue = _queue(ids)  # before accounting: what is absent from the queue has ended by then
@@ -65,8 +65,16 @@ def job_states(ids: Sequence[str]) -> dict[str, JobState]:
         warnings.warn(f"{error}; accounting alone was asked", stacklevel=2)
         return _states_of(past, left_queue=False)
     forgotten = [job for job in ids if job not in queue]  # also arrays, some of whose tasks may be
-    past = allocations(forgotten) if forgotten else None
-    return {**_states_of(past or [], left_queue=True), **queue}
+    return {**_states_of(_ask_accounting(forgotten), left_queue=True), **queue}
+
+
+def _ask_accounting(ids: Sequence[str]) -> list[Allocation]:
+    """Ask for jobs that are not in the queue: what is still to run or to be cancelled is known without them."""
+    try:
+        return (allocations(ids) if ids else None) or []
+    except SlurmError as error:
+        warnings.warn(f"{error}; the queue alone was asked", stacklevel=3)
+        return []
 
 
 def cancel(ids: Sequence[str]) -> None:

@@ -1,5 +1,7 @@
 """Against a real Slurm."""
 
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -209,6 +211,25 @@ def test_while_the_controller_is_silent_accounting_tells(cluster: Cluster, monke
         cluster.start_controller()
     assert (states[failed].state, states[failed].exit, states[failed].final) == ("FAILED", "7:0", True)
     assert (states[runs].state, states[runs].final) == ("RUNNING", False)
+
+
+def test_while_accounting_is_silent_the_queue_tells(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits = sbatch(cluster, "true", "--array=0-1", "--hold")
+    database = dict(cluster.daemons())["slurmdbd"]
+    assert database
+    monkeypatch.setattr(commands, "TIMEOUT", 2.0)
+    os.kill(database, signal.SIGSTOP)
+    try:
+        with pytest.warns(UserWarning, match="sacct did not answer in 2 s; the queue alone was asked"):
+            states = job_states([waits, "1"])
+        cancel(list(states))
+    finally:
+        os.kill(database, signal.SIGCONT)
+    assert {job: (state.state, state.final) for job, state in states.items()} == {
+        f"{waits}_{task}": ("PENDING", False) for task in range(2)
+    }
+    ended = until(lambda: job_states([waits]), lambda all_: all(state.final for state in all_.values()))
+    assert {state.state for state in ended.values()} == {"CANCELLED"}
 
 
 def test_a_cluster_without_accounting(monkeypatch: pytest.MonkeyPatch) -> None:
