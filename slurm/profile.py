@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from data_prep.errors import UserError
 from data_prep.settings_file import load_settings
 
+_LOOK_SECONDS = 30
+"""Slurm compares times with time limits so often, and signals by so much earlier."""
 _PROFILES = Path(str(files("slurm"))) / "profiles"
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.,-]*$")]
@@ -52,6 +54,15 @@ class Profile(BaseModel):
             raise ValueError(
                 f"worker_constraint {self.worker_constraint} is of the nodes of worker_partition, which is not set: "
                 "set it, or take constraint, which all jobs then have"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_signal(self) -> Self:
+        if self.executor == "slurm" and self.signal_seconds + _LOOK_SECONDS >= 60 * self.minutes:
+            raise ValueError(
+                f"signal_seconds {self.signal_seconds} is too near to the time limit of {60 * self.minutes} seconds "
+                "(minutes): each start would be asked to stop at once; lower it, or raise minutes"
             )
         return self
 

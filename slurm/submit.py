@@ -23,6 +23,8 @@ from slurm.states import cancel
 
 _REMEDY = "choose a folder that is yours alone"
 _DEFAULT_MAX_ARRAY = 1001
+_PATTERN = re.compile(r"\\|%\d*[AabJjNnstux%]")
+"""What Slurm, or submitit, reads in the name of a log as something else."""
 _UNREACHABLE = re.compile(r"contact slurm|communication|connection|timed out|try again", re.IGNORECASE)
 # a job of which a process was killed goes back to the queue; one that failed by itself does not
 _TEARDOWN = (
@@ -105,11 +107,12 @@ def enqueue(profile: Profile, folder: Path, call: Callable[..., None], request: 
 
     Raises:
         UserError: the processes do not fill whole nodes, ``folder`` is not the user's own or has a name that is no
-            text, or Slurm refuses the job.
+            text or a pattern of Slurm's, or Slurm refuses the job.
         SlurmError: Slurm is not installed, does not answer, or did not take back what it has.
     """
     create_private_folder(folder, _REMEDY, trusts_group=True)  # the calls in it are known by their digest
     _check_encodable(folder)
+    _check_plain(folder)
     size = _max_array() if len(request.calls) > 1 else 1
     parts = [request.calls[first : first + size] for first in range(0, len(request.calls), size)]
     profile = _profile_of(request, profile)
@@ -180,6 +183,14 @@ def _check_encodable(folder: Path) -> None:
         ) from error
 
 
+def _check_plain(folder: Path) -> None:
+    """Refuse a folder in whose place Slurm would look for another one: its jobs would end without a log."""
+    if match := _PATTERN.search(str(folder)):
+        raise UserError(
+            f"{folder} has {match.group()} in its name, which Slurm reads as something else in names of logs: rename it"
+        )
+
+
 def _profile_of(request: JobRequest, profile: Profile) -> Profile:
     """Return the profile with the partition and the constraint of a request's jobs."""
     takes_gpus = request.uses_gpu and profile.gpus_a_task
@@ -209,8 +220,11 @@ def _parameters(profile: Profile, request: JobRequest) -> dict[str, Any]:
 
 
 def _max_array() -> int:
-    """Ask Slurm how many tasks an array may have."""
-    return int(read_config().get("MaxArraySize", _DEFAULT_MAX_ARRAY))
+    """Ask Slurm how many tasks an array may have; a site where that is 0 takes no arrays, but single jobs."""
+    config = read_config()
+    limits = [config.get("MaxArraySize", _DEFAULT_MAX_ARRAY)]
+    limits += re.findall(r"max_array_tasks=(\d+)", config.get("SchedulerParameters", ""))
+    return max(1, min(map(int, limits)))
 
 
 def task() -> tuple[int, int, int]:

@@ -68,3 +68,9 @@ def test_a_folder_that_no_script_can_name_is_refused(tmp_path: Path) -> None:
         enqueue(Profile(executor="slurm"), folder, write_line, JobRequest("x", [(tmp_path,)]))
     with pytest.raises(UserError, match="has bytes in its name that are no UTF-8"):
         submit(load_profile("local"), folder, 1, write_line, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["10%j", "dose%x", "a%02b", "back\\slash"])
+def test_a_folder_that_slurm_reads_as_another_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match="which Slurm reads as something else in names of logs: rename it"):
+        enqueue(Profile(executor="slurm"), tmp_path / name / "logs", write_line, JobRequest("x", [(tmp_path,)]))

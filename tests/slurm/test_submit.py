@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from data_prep.errors import UserError
+from slurm.partitions import check_partitions
 from slurm.profile import Profile, load_profile
 from slurm.submit import Job, JobRequest, enqueue, submit, task
 
@@ -69,6 +70,10 @@ def test_a_profile_of_ones_own(tmp_path: Path) -> None:
             "executor: slurm\nworker_constraint: fast",
             r"mine\.yaml: .*worker_constraint fast is of the nodes of worker_partition, which is not set: set it, or",
         ),
+        (
+            "executor: slurm\nminutes: 2",
+            r"mine\.yaml: .*signal_seconds 90 is too near to the time limit of 120 seconds \(minutes\): each start",
+        ),
     ],
 )
 def test_wrong_profiles_are_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -78,8 +83,11 @@ def test_wrong_profiles_are_refused(tmp_path: Path, text: str, message: str) -> 
         load_profile(str(path))
 
 
+Headers = Callable[[Profile, JobRequest], dict[str, str]]
+
+
 @pytest.fixture
-def headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Profile, JobRequest], dict[str, str]]:
+def headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Headers:
     """Submit to programs that keep the script; return its options, and sbatch's defaults that go before them."""
     programs = tmp_path / "programs"
     programs.mkdir()
@@ -97,6 +105,33 @@ def headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Profil
         return dict(re.findall(r"^(?:#SBATCH --|(?=SBATCH_))([\w-]+)=(.*)", lines, re.MULTILINE))
 
     return submitted
+
+
+@pytest.mark.parametrize(
+    ("limits", "arrays"),
+    [
+        ("MaxArraySize = 4", 2),
+        ("MaxArraySize = 9\nSchedulerParameters = a=1,max_array_tasks=2,b", 3),
+        ("MaxArraySize = 0", 5),
+    ],
+)
+def test_arrays_are_as_long_as_the_site_takes_them(headers: Headers, limits: str, arrays: int, tmp_path: Path) -> None:
+    program = tmp_path / "programs" / "scontrol"
+    program.write_text(f"#!/bin/sh\necho '{limits}'\n")
+    program.chmod(0o755)
+    request = JobRequest("prepare", [(str(number),) for number in range(5)])
+    assert enqueue(Profile(executor="slurm"), tmp_path / "logs", write_line, request) == ["7"] * arrays
+
+
+def test_a_hidden_partition_takes_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root sees it always; others see it only if they ask."""
+    lines = "gpu*|up|infinite|4|8|64000|gpu:4", "private|up|infinite|4|8|64000|gpu:4"
+    (tmp_path / "sinfo").write_text(f"#!/bin/sh\necho '{lines[0]}'\n[ $1 = --all ] && echo '{lines[1]}' || true\n")
+    (tmp_path / "sinfo").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    check_partitions(Profile(executor="slurm", partition="private"), 1)
+    with pytest.raises(UserError, match="partition secret is not one of: gpu, private"):
+        check_partitions(Profile(executor="slurm", partition="secret"), 1)
 
 
 TRAINING = JobRequest("study-3d", [("a",)], 4, ranks=True)
