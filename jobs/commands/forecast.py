@@ -4,14 +4,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from pydantic import ValidationError
+
 from data_prep.errors import UserError
 from data_prep.split import Split
+from jobs.engine.decision import Cause
 from jobs.engine.graph import Graph
+from jobs.engine.marker import Marker
 from jobs.engine.outputs import check_outputs
 from jobs.engine.run_folder import RunFolder
+from jobs.engine.stage import Ref
 from jobs.stages.graph import started_of
+from jobs.stages.search import Search
 from jobs.stages.split import read_split
-from jobs.stages.train import CellStage
+from jobs.stages.train import CellStage, Transfer
 from pipeline.settings.cells import CellSettings
 from pipeline.training.schedule import length_of
 from slurm.profile import Profile
@@ -29,7 +35,7 @@ class Forecast:
 
 
 def forecast(folder: RunFolder, graph: Graph, profile: Profile) -> list[Forecast]:
-    """Forecast the hours of each training that is not done.
+    """Forecast the hours of each training that is still to be run, also where it was done under other settings.
 
     Operations of its steps and validations, divided by a rate: the median of the run's finished trainings with the
     same network, else the profile's ``teraflops``.
@@ -39,9 +45,25 @@ def forecast(folder: RunFolder, graph: Graph, profile: Profile) -> list[Forecast
     Raises:
         UserError: there is no rate, or the number of training volumes is not known yet.
     """
+    ahead = items_ahead(graph)
     return forecast_cells(
-        folder, graph, profile, [cell for stage, cell in _cells(graph) if not stage.markers.is_done(cell.id)]
-    )
+        folder, graph, profile,
+        [cell for stage, cell in _cells(graph) if (stage.name, cell.id) in ahead],
+    )  # fmt: skip
+
+
+def items_ahead(graph: Graph) -> set[Ref]:
+    """List the items that are not done or run again, as far as that is known without a search for scans.
+
+    A scan or split that failed before makes no training again here: else one that always fails would count them all.
+    """
+    is_searched, ahead = all(stage.is_searched() for stage in graph.stages.values()), set[Ref]()
+    for stage in graph.stages.values():
+        if isinstance(stage, CellStage | Transfer | Search):
+            ahead |= {x.ref for x in graph.decide(stage, ahead) if x.run or not graph.is_done(x.ref)}
+        elif is_searched:
+            ahead |= {x.ref for x in graph.decide(stage, ahead) if x.run and x.reason.cause is not Cause.FAILED}
+    return ahead
 
 
 def forecast_cells(folder: RunFolder, graph: Graph, profile: Profile, cells: Sequence[CellSettings]) -> list[Forecast]:
@@ -68,14 +90,21 @@ def split_of(graph: Graph) -> Split | None:
 
 def _rates(folder: RunFolder, graph: Graph, network: str, split: Split | None) -> Iterator[float]:
     """Yield a rank's operations per second in each finished training of a network."""
-    for stage, cell in _cells(graph):
-        marker = stage.markers.read(cell.id)
-        if cell.network == network and marker and marker.state == "done":
-            seconds = marker.result["seconds"]
+    for stage, current in _cells(graph):
+        marker = stage.markers.read(current.id)
+        if current.network == network and marker and marker.state == "done" and (cell := _trained_cell(marker)):
+            seconds, operations = marker.result["seconds"], _operations(folder, cell, split)
             length = length_of(cell.training, len(split.parts["train"]) if split else 0, cell.ranks)
             share = marker.result["steps"] / length.steps  # it may have stopped early
-            operations = share * _operations(folder, cell, split)
-            yield operations / cell.ranks / (seconds["training"] + seconds["validation"])
+            yield share * operations / cell.ranks / (seconds["training"] + seconds["validation"])
+
+
+def _trained_cell(marker: Marker) -> CellSettings | None:
+    """Read the settings with which a training was done; None where they are those of another version."""
+    try:
+        return CellSettings.model_validate(marker.parts["settings"])
+    except (KeyError, ValidationError):
+        return None
 
 
 def _operations(folder: RunFolder, cell: CellSettings, split: Split | None) -> float:

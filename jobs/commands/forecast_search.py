@@ -1,11 +1,14 @@
 """Hours that a search will take at most, forecast before it is submitted."""
 
+from collections.abc import Collection
 from contextlib import suppress
 
 from data_prep.errors import UserError
-from jobs.commands.forecast import Forecast, forecast_cells, split_of
+from jobs.commands.forecast import Forecast, forecast_cells, items_ahead, split_of
 from jobs.engine.graph import Graph
 from jobs.engine.run_folder import RunFolder
+from jobs.engine.stage import Ref
+from jobs.stages.graph import search_of
 from jobs.stages.search import searches_of
 from pipeline.search.cells import trial_cell
 from pipeline.search.halving import last_epoch
@@ -18,7 +21,7 @@ from slurm.profile import Profile
 def forecast_search(folder: RunFolder, graph: Graph, profile: Profile) -> Forecast:
     """Forecast the hours of all processes of a search at most: all trials as the costliest of their network.
 
-    Rungs that are done are left out.
+    Rungs that are done, and do not run again, are left out.
 
     Args:
         folder: of the run, whose settings have a search.
@@ -28,11 +31,12 @@ def forecast_search(folder: RunFolder, graph: Graph, profile: Profile) -> Foreca
     Raises:
         UserError: there is no rate, or the number of training volumes is not known yet.
     """
-    costs = [_costliest(folder, graph, profile, network) for network in folder.settings.searched]
+    ahead = items_ahead(search_of(folder))
+    costs = [_costliest(folder, graph, profile, network, ahead) for network in folder.settings.searched]
     return Forecast("search", sum(cost.hours for cost in costs), sum(cost.gpu_hours for cost in costs))
 
 
-def _costliest(folder: RunFolder, graph: Graph, profile: Profile, network: str) -> Forecast:
+def _costliest(folder: RunFolder, graph: Graph, profile: Profile, network: str, ahead: Collection[Ref]) -> Forecast:
     """Forecast all trials of a network as the costliest: of each setting the end or choice that alone takes longest."""
     search, split = folder.settings.search, split_of(graph)
     assert search
@@ -41,7 +45,7 @@ def _costliest(folder: RunFolder, graph: Graph, profile: Profile, network: str) 
     def forecast(parameters: Parameters) -> Forecast:
         cell = trial_cell(folder.settings, network, 0, parameters, volumes)
         (training,) = forecast_cells(folder, graph, profile, [cell])
-        trainings = _trainings_ahead(folder, cell)
+        trainings = _trainings_ahead(folder, cell, ahead)
         return Forecast(network, trainings * training.hours, trainings * training.gpu_hours)
 
     costliest: Parameters = {}
@@ -55,13 +59,13 @@ def _costliest(folder: RunFolder, graph: Graph, profile: Profile, network: str) 
     return max(forecasts, key=_hours)
 
 
-def _trainings_ahead(folder: RunFolder, cell: CellSettings) -> float:
-    """Count the trainings such as a cell's that the rungs which are not done take together, of which some are parts."""
+def _trainings_ahead(folder: RunFolder, cell: CellSettings, ahead: Collection[Ref]) -> float:
+    """Count the trainings such as a cell's that the rungs ``ahead`` take together, of which some are parts."""
     epochs, total, before = cell.training.epochs, 0.0, 0.0
     for stage in searches_of(folder):
         before = 0.0 if stage.rung.is_first else before
         share = last_epoch(stage.rung.share, epochs, cell.training.validation_epochs) / epochs
-        if not all(stage.markers.is_done(item) for item in stage.items()):
+        if any((stage.name, item) in ahead for item in stage.items()):
             total += stage.rung.size * (share - before)
         before = share
     return total

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from data_prep.errors import UserError
-from jobs.commands.forecast import Forecast
+from jobs.commands.forecast import Forecast, forecast
 from jobs.commands.forecast_search import forecast_search
 from jobs.engine.marker import Marker, Markers
 from jobs.engine.run_folder import RunFolder
-from jobs.stages.graph import search_of
+from jobs.stages.graph import graph_of, search_of
 from slurm.profile import Profile
 from tests.command_line import CONFIG, quarterdose_within
 from tests.data_prep.dicom_series import write_series
@@ -183,3 +183,26 @@ def test_a_search_over_the_budget_is_not_submitted(tmp_path: Path) -> None:
     completed = quarterdose_within(tmp_path, "search", "x.yaml", *words, "--set", "budget.gpu_hours=0.001")
     assert completed.returncode == 2
     assert "budget.gpu_hours is 0.001, but trainings still to be run take" in completed.stderr
+
+
+def test_a_training_that_runs_again_under_other_settings_is_forecast_at_the_rate_that_it_had(tmp_path: Path) -> None:
+    profile = Profile.model_validate({"executor": "slurm", "gpus_a_task": 1})
+
+    def hours(crop: int) -> dict[str, float]:
+        network = {"model": "ddnet", "dims": 2, "training": {"samples": 100, "epochs": 2, "crop": crop}}
+        folder = RunFolder.of(settings_of(runs=tmp_path, networks={"2d": network}))
+        graph = graph_of(folder)
+        stage = graph.stages["study"]
+        if not folder.root.exists():
+            folder.root.mkdir()
+            fill(folder.root, [], [])
+            Markers(folder.root, "split").write("split", Marker("done", {}, 1.0, 1.0, "", {}))
+            for path in stage.outputs("2d"):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch()
+            spent = {"steps": 200, "seconds": {"training": 36.0, "validation": 0.0}}
+            stage.markers.write("2d", Marker("done", graph.parts(stage, "2d"), 1.0, 36.0, "", spent))
+        return {training.cell: training.hours for training in forecast(folder, graph, profile)}
+
+    assert hours(crop=32) == {}
+    assert hours(crop=64) == {"2d": pytest.approx(4 * 36 / 3600, rel=1e-3)}  # four times the pixels in a step
