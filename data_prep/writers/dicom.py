@@ -20,6 +20,8 @@ from data_prep.readers.dicom import DicomSeries
 from data_prep.readers.dicom_file import read_elements
 from data_prep.writers.dicom_copy import copy_deidentification, copy_elements, copy_geometry
 from data_prep.writers.dicom_elements import (
+    IDENTIFIERS,
+    MOMENT,
     PERSON,
     SCAN,
     SERIES_ENDING,
@@ -89,11 +91,12 @@ class FromSeries:
         source = SourceFrame(self._read(ct_slice.path), ct_slice.index)
         if deidentify and source.text("BurnedInAnnotation").upper() == "YES":
             raise ScanError("text is burnt into the images (BurnedInAnnotation is YES), and would stay in them")
-        copy_elements(image, source, (*SCAN, *(() if deidentify else PERSON)))
+        copy_elements(image, source, (*SCAN, *(() if deidentify else MOMENT)))
         copy_geometry(image, ct_slice.frame)
         if not deidentify:
-            copy_deidentification(image, source)
-        identify(image, source, self.derivation)
+            copy_elements(image, self._identity, PERSON)
+            copy_deidentification(image, self._identity)
+        identify(image, self._identity, self.derivation)
         image.InstanceNumber = self._numbers[z]
         references = source_reference(source, ct_slice.index + 1 if source.is_multi_frame else None)
         if references and not deidentify:
@@ -101,6 +104,12 @@ class FromSeries:
         mark_padding(image, ct_slice.frame)
         mark_derived(image, self.derivation)
         return image
+
+    @cached_property
+    def _identity(self) -> SourceFrame:
+        """The image that says best whose the series is: all are of one patient, and some may lack what says so."""
+        paths = dict.fromkeys(ct_slice.path for ct_slice in self.series.slices)
+        return SourceFrame(read_elements(max(paths, key=_known_identifiers), tags=None), 0)
 
     @cached_property
     def _numbers(self) -> Sequence[int]:
@@ -113,6 +122,11 @@ class FromSeries:
     def as_stored(self, hu: NDArray[np.int16]) -> NDArray[np.int16]:
         """Return a canonical slice in the order of the source's rows and columns."""
         return self.series.grid.to_stored(hu[None])[..., 0].T
+
+
+def _known_identifiers(path: Path) -> list[bool]:
+    image = SourceFrame(read_elements(path, [*map(Tag, IDENTIFIERS)]), 0)
+    return [bool(image.text(keyword)) for keyword in IDENTIFIERS]
 
 
 def _number_of(path: Path, index: int) -> str:

@@ -33,12 +33,18 @@ _REQUIRED = (
     "AcquisitionNumber", "SliceThickness", "PatientPosition",
 )  # fmt: skip
 PERSON = (
-    "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex",
-    "PatientAge", "PatientSize", "PatientWeight", "StudyDate", "StudyTime", "AccessionNumber",
-    "ReferringPhysicianName", "StudyID", "StudyDescription", "InstitutionName", "AcquisitionDate", "AcquisitionTime",
-    "AcquisitionDateTime", "ContentDate", "ContentTime", "ProtocolName", "StationName", "SoftwareVersions",
-    "ContrastBolusAgent", "SeriesNumber", "AcquisitionNumber", "WindowCenterWidthExplanation",
+    "PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "PatientAge", "PatientSize",
+    "PatientWeight", "StudyDate", "StudyTime", "AccessionNumber", "ReferringPhysicianName", "StudyID",
+    "StudyDescription", "InstitutionName", "ProtocolName", "StationName", "SoftwareVersions", "SeriesNumber",
 )  # fmt: skip
+"""Of a whole series: patient, study, and where it was taken."""
+MOMENT = (
+    "AcquisitionDate", "AcquisitionTime", "AcquisitionDateTime", "ContentDate", "ContentTime", "ContrastBolusAgent",
+    "AcquisitionNumber", "WindowCenterWidthExplanation",
+)  # fmt: skip
+"""Of each image, and such as may name the patient."""
+IDENTIFIERS = ("PatientID", "StudyInstanceUID", "FrameOfReferenceUID", "PatientName", "SeriesNumber")
+"""What tells whose a series is, the most important first; some of its images may lack it."""
 SCAN = (
     "Manufacturer", "ManufacturerModelName", "BodyPartExamined", "Laterality", "PatientPosition",
     "PositionReferenceIndicator",

@@ -15,7 +15,7 @@ from pydicom.tag import Tag
 
 from data_prep.writers.dicom import DicomWriter, FromGrid
 from data_prep.writers.dicom_elements import Derivation
-from tests.data_prep.dicom_series import write_series
+from tests.data_prep.dicom_series import change, write_series
 from tests.data_prep.test_writers import errors_in, files, write_back
 from tests.scans import chest
 
@@ -189,6 +189,21 @@ def test_numbers_of_images_stay_where_they_tell_images_apart(tmp_path: Path) -> 
         store(path, {"InstanceNumber": number})
     write_back(tmp_path / "source", tmp_path / "target")
     assert [dcmread(path).InstanceNumber for path in files(tmp_path / "target")] == [30, 20, 10]
+
+
+@pytest.mark.parametrize("deidentify", [False, True])
+def test_a_written_series_is_of_one_patient_and_study(deidentify: bool, tmp_path: Path) -> None:
+    whose = {"StudyInstanceUID": "1.2.3", "FrameOfReferenceUID": "1.2.4", "SeriesNumber": 3}
+    paths = write_series(tmp_path / "source", chest(6, 32), SPACING, **whose)
+    for path, keyword in zip(paths, ("PatientID", "PatientName", *whose), strict=False):
+        change(path, **{keyword: None})
+    write_back(tmp_path / "source", tmp_path / "target", Derivation("Denoised", "recipe", "source", deidentify))
+    images = [dcmread(path) for path in files(tmp_path / "target")]
+    for keyword in ("PatientID", "PatientName", "SeriesInstanceUID", *whose):
+        assert len({str(image[keyword].value) for image in images}) == 1, keyword
+    if not deidentify:
+        assert [images[0][keyword].value for keyword in whose] == ["1.2.3", "1.2.4", 1003]
+        assert {str(image.PatientID) for image in images} == {"Doe^Jane"}
 
 
 def test_images_without_any_uid_are_of_the_study_of_their_source_alone(tmp_path: Path) -> None:
