@@ -22,7 +22,7 @@ class Evaluate(Stage):
     """Judge one denoiser an item: ``low-dose``, the baseline; classical ones; and cells that are no control arms."""
 
     name: str = "evaluate"
-    version: ClassVar[int] = 8
+    version: ClassVar[int] = 9
     uses_gpu: ClassVar[bool] = True
     resumes: ClassVar[bool] = True
     modules: ClassVar[tuple[str, ...]] = ("pipeline.evaluate.judgement",)

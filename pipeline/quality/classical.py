@@ -16,6 +16,7 @@ PATCH, REACH = 5, 3
 """Of non-local means: side of the patches that are compared, and how far from a voxel they lie; voxels."""
 DECAY = 0.6
 """Of non-local means: scikit-image's ``h`` over the noise's standard deviation."""
+_LEAST, _MOST, _STEP = 1.0, 1000.0, 1.5  # HU; and from one strength to the next beyond those that are tried first
 _SLAB = 32  # slices that a thread denoises at once; fixed, as sums are rounded by the volume's size
 _HALO = REACH + PATCH // 2
 
@@ -27,7 +28,7 @@ Denoise = Callable[[NDArray[np.int16], float, int], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class Classical:
-    """A classical denoiser: its function, the strengths (HU) that are tried, and the slices that it takes together."""
+    """A classical denoiser: its function, the strengths (HU) that are tried first, and the slices it takes together."""
 
     denoise: Denoise
     strengths: tuple[float, ...]
@@ -67,9 +68,19 @@ CLASSICAL: dict[str, Classical] = {
 
 
 def choose_strength(method: Classical, pairs: Iterable[SlabPair]) -> float:
-    """Choose the strength with the least RMSE over slabs, which must not be of the test part."""
-    errors = dict.fromkeys(method.strengths, 0.0)
-    for low, full in pairs:
-        for strength in method.strengths:
-            errors[strength] += float(np.square(method.denoise(low, strength, 1) - full, dtype=float).sum())
-    return min(errors, key=lambda strength: errors[strength])
+    """Choose the strength with the least RMSE over slabs, which must not be of the test part.
+
+    Where the least or the largest that was tried is the best, the search goes on beyond it: no baseline is to lose
+    because the noise is weaker or stronger than foreseen.
+    """
+    slabs, errors, untried = list(pairs), dict[float, float](), list(method.strengths)
+    while untried:
+        errors |= {strength: _squared_error(method, strength, slabs) for strength in untried}
+        best = min(errors, key=lambda strength: errors[strength])
+        beyond = {min(errors): best / _STEP, max(errors): best * _STEP}
+        untried = [beyond[best]] if best in beyond and _LEAST <= beyond[best] <= _MOST else []
+    return best
+
+
+def _squared_error(method: Classical, strength: float, slabs: Iterable[SlabPair]) -> float:
+    return sum(float(np.square(method.denoise(low, strength, 1) - full, dtype=float).sum()) for low, full in slabs)

@@ -16,10 +16,11 @@ from data_prep.store import Pair
 from pipeline.evaluate.denoisers import Denoiser, identity, tune_classical
 from pipeline.evaluate.judgement import evaluate
 from pipeline.quality import scan as judged_scan
-from pipeline.quality.classical import CLASSICAL, choose_strength, non_local_means, total_variation
+from pipeline.quality.classical import CLASSICAL, Classical, choose_strength, non_local_means, total_variation
 from pipeline.quality.noise_power import Noise, noise
 from pipeline.settings.names import CLASSICAL_TITLES, ClassicalName
 from pipeline.settings.run import EvaluateSettings
+from tests.scans import chest
 
 HOW = EvaluateSettings(device="cpu", threads=1)
 
@@ -179,4 +180,18 @@ def test_every_classical_denoiser_has_a_name_for_settings_and_people() -> None:
 def test_a_clean_scan_is_denoised_least() -> None:
     image = np.random.default_rng(0).integers(-1000, 1000, (64, 64)).astype(np.int16)
     for method in CLASSICAL.values():
-        assert choose_strength(method, [(image[None], image[None])]) == method.strengths[0]
+        assert choose_strength(method, [(image[None], image[None])]) <= method.strengths[0]
+
+
+@pytest.mark.parametrize("sd", [5, 200])
+def test_noise_beyond_the_usual_strengths_is_denoised_as_well_as_can_be(sd: float) -> None:
+    full = chest(4, 96).astype(np.float64)
+    low = (full + np.random.default_rng(0).normal(0, sd, full.shape)).round().astype(np.int16)
+
+    def error(method: Classical, strength: float) -> float:
+        return float(np.square(method.denoise(low, strength, 1) - full).mean())
+
+    for name, method in CLASSICAL.items():
+        strength = choose_strength(method, [(low, full.astype(np.int16))])
+        assert not method.strengths[0] <= strength <= method.strengths[-1], name
+        assert error(method, strength) < min(error(method, strength / 2), error(method, strength * 2))
