@@ -9,6 +9,7 @@ from data_prep.pseudonym import file_pseudonym, pseudonym
 from data_prep.readers.dicom_header import read_header
 from data_prep.sources.copies import FileLabel
 from data_prep.sources.folders import hidden_id
+from data_prep.sources.images import DENOISED
 from data_prep.sources.stacks import Stack, find_stacks
 from data_prep.sources.tree import log_passed_over
 
@@ -18,7 +19,7 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class Choice:
-    """The chosen stacks of a folder; ``images_aside``: how many images belong to no CT scan."""
+    """The chosen stacks of a folder; ``images_aside``: how many images are of no CT scan, or of a denoised one."""
 
     stacks: list[Stack]
     images_aside: int
@@ -28,6 +29,11 @@ class Choice:
         """Number of further files with images of the stacks."""
         return sum(len(stack.copies) for stack in self.stacks)
 
+    @property
+    def is_denoised(self) -> bool:
+        """Whether this program wrote a stack; there is no other one then."""
+        return any(stack.first.dose == DENOISED for stack in self.stacks)
+
 
 def choose_series(folder: Path, choice: str, min_slices: int, *, shows_uids: bool = True) -> Choice:
     """Choose of the CT series at or below ``folder``.
@@ -35,7 +41,7 @@ def choose_series(folder: Path, choice: str, min_slices: int, *, shows_uids: boo
     Args:
         folder: where DICOM files lie.
         choice: number of a series, its SeriesInstanceUID, :data:`ALL`, or an empty text for the only one.
-        min_slices: smaller series are no scans, unless nothing else is there.
+        min_slices: smaller series are no scans, unless nothing else is there; nor are those that were denoised.
         shows_uids: whether messages may name files and SeriesInstanceUIDs.
 
     Raises:
@@ -47,6 +53,7 @@ def choose_series(folder: Path, choice: str, min_slices: int, *, shows_uids: boo
     stacks.sort(key=lambda stack: min(stack.paths))
     series = [stack for stack in stacks if not stack.first.exclusion]
     series = [stack for stack in series if stack.slices >= min_slices] or series
+    series = [stack for stack in series if stack.first.dose != DENOISED] or series
     if not series:
         raise ScanError(f"holds no CT series: {', '.join(_reasons(stacks, label)) or 'no file is a DICOM image'}")
     images = sum(len(stack.images) for stack in stacks) - sum(len(stack.images) for stack in series)

@@ -150,7 +150,10 @@ def find_sources(scan: Path, options: OutputOptions) -> list[Source]:
     choice = choose_series(scan, options.series, MIN_SLICES, shows_uids=not options.deidentify)
     name = printable(str(scan))
     if choice.images_aside:
-        logger.info(f"{name}: images that are set aside, as they belong to no CT scan: {choice.images_aside}")
+        reason = "as they are of no CT scan or were denoised"
+        logger.info(f"{name}: images that are set aside, {reason}: {choice.images_aside}")
+    if choice.is_denoised:
+        logger.warning(f"{name}: was denoised by quarterdose before, and is denoised once more")
     if choice.copies:
         logger.warning(f"{name}: {choice.copies} identical copies of its images are left out")
     return [partial(_open_stack, stack) for stack in choice.stacks]

@@ -244,7 +244,7 @@ def test_several_series_are_listed_and_chosen(study: Path, tmp_path: Path) -> No
     with pytest.raises(UserError, match="--series 3 is not there, but 1: 4 slices"):
         run(*common, "--out", tmp_path / "none", "--series", "3")
     said = run(*common, "--out", tmp_path / "one", "--series", "2")
-    assert "images that are set aside, as they belong to no CT scan: 2" in said
+    assert "images that are set aside, as they are of no CT scan or were denoised: 2" in said
     assert tissue(tmp_path / "one" / "study") == 6000
     run(*common, "--out", tmp_path / "uid", "--series", uids[0])
     assert tissue(tmp_path / "uid" / "study") == 5000
@@ -257,6 +257,17 @@ def test_single_images_beside_a_scan_do_not_block_it(study: Path, tmp_path: Path
     shutil.rmtree(study / "s2")
     run("denoise", study, "--model", toy_model(tmp_path), "--out", tmp_path / "out", "--threads", "1")
     assert tissue(tmp_path / "out" / "study") == 5000
+
+
+def test_what_was_denoised_is_denoised_once_more_only_where_it_is_alone(study: Path, tmp_path: Path) -> None:
+    shutil.rmtree(study / "s2")
+    common, twice = ("--model", toy_model(tmp_path), "--threads", "1", "--out"), "denoised by quarterdose before"
+    assert twice not in run("denoise", study, *common, tmp_path / "out")
+    shutil.move(tmp_path / "out" / "study", study / "denoised")
+    said = run("denoise", study, *common, tmp_path / "again", "--series", "all")
+    assert "as they are of no CT scan or were denoised: 6" in said
+    assert [path.name for path in (tmp_path / "again").glob("*.json")] == ["study.json"]
+    assert twice in run("denoise", study / "denoised", *common, tmp_path / "twice")
 
 
 def test_a_series_is_chosen_in_a_folder_alone(clinic: Path, tmp_path: Path) -> None:
