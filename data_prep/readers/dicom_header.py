@@ -223,9 +223,8 @@ def _orientation(first: Callable[[str], Any]) -> tuple[float, ...]:
     a, b, c, d, e, f = cosines
     lengths, product = (math.hypot(a, b, c), math.hypot(d, e, f)), a * d + b * e + c * f
     if max(abs(length - 1) for length in lengths) > _LENGTH_TOLERANCE or abs(product) > _ANGLE_TOLERANCE:
-        raise ScanError(
-            f"ImageOrientationPatient is {describe(list(cosines))}, wanted two vectors of length 1 at right angles"
-        )
+        text = "\\".join(f"{cosine:.4g}" for cosine in cosines)
+        raise ScanError(f"ImageOrientationPatient is {text}, wanted two vectors of length 1 at right angles")
     return cosines
 
 

@@ -39,6 +39,7 @@ from data_prep.writers.dicom_source import SourceFrame
 from data_prep.writers.dicom_text import format_number, person_name, unique_text, valid_texts
 
 _ID_DIGITS = 8  # of a digest
+_ANGLE_TOLERANCE = 1e-4  # of rows and columns, as validators have it
 
 
 class Source(Protocol):
@@ -141,11 +142,21 @@ class FromGrid:
     """A source that is no DICOM; it becomes a study of its own, of a patient called ``name``.
 
     ``affine``: canonical (x, y, z) indices to RAS+ mm.
+
+    Raises:
+        ScanError: rows and columns of a slice are not at right angles.
     """
 
     def __init__(self, name: str, affine: NDArray[np.float64], derivation: Derivation) -> None:
         self.name, self.derivation = name, derivation
         self._lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
+        across, down = (self._lps[:3, :2] / np.linalg.norm(self._lps[:3, :2], axis=0)).T
+        if abs(across @ down) > _ANGLE_TOLERANCE:
+            degrees = np.degrees(np.arccos(across @ down))
+            raise ScanError(
+                f"its rows and columns meet at {degrees:.2f} degrees, in DICOM at 90: write it with --format nifti or "
+                "zarr, or resample it"
+            )
 
     def image(self, z: int) -> Dataset:
         """Return identity, geometry and the elements that mark the image as derived."""

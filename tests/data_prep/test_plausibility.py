@@ -78,6 +78,10 @@ REFUSED: dict[str, tuple[Edit, str]] = {
     "thickness": (setting(SliceThickness=700), "SliceThickness is 700 mm"),
     "aspect": (setting(PixelAspectRatio=[1, 2]), "PixelAspectRatio"),
     "long cosines": (setting(ImageOrientationPatient=[2, 0, 0, 0, 2, 0]), "ImageOrientationPatient is 2"),
+    "oblique cosines": (
+        setting(ImageOrientationPatient=[1, 0, 0, 0.0199913586983, 0.99980019984014, 0]),
+        r"ImageOrientationPatient is 1\\0\\0\\0.01999\\0.9998\\0, wanted two vectors of length 1 at right angles",
+    ),
     "frames": (setting(NumberOfFrames=2), "several frames"),
     "rows": (setting(Rows=128), "PixelData holds 8192 bytes, wanted 1 x 128 x 64 x 2"),
     "padding range": (setting(PixelPaddingValue=0, PixelPaddingRangeLimit=3000), "PixelPaddingRangeLimit"),

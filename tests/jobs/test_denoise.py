@@ -300,6 +300,17 @@ def test_a_denoised_file_below_a_source_is_no_full_dose(kind: str, model_path: P
     assert exclusion.files == (tmp_path / "source" / "denoised" / scan.name,)
 
 
+def test_planes_whose_rows_and_columns_are_at_no_right_angle_become_no_dicom(model_path: Path, tmp_path: Path) -> None:
+    sheared = np.diag([-0.7, -0.7, 2.5, 1])
+    sheared[0, 1] = 0.012 * 0.7
+    nib.save(nib.nifti1.Nifti1Image(chest(4).transpose(2, 1, 0), sheared), tmp_path / "sheared.nii.gz")
+    arguments = (tmp_path / "sheared.nii.gz", "--model", model_path, "--out", tmp_path / "out")
+    with pytest.raises(UserError, match=r"rows and columns meet at 90\.69 degrees, .* --format nifti or"):
+        denoise(*arguments)
+    denoise(*arguments, "--format", "nifti")
+    np.testing.assert_allclose(abs(nib.load(tmp_path / "out" / "sheared.nii.gz").affine[0, 1]), 0.0084, rtol=1e-5)
+
+
 def test_a_dicom_file_is_read_whatever_its_ending(model_path: Path, tmp_path: Path) -> None:
     write_enhanced(tmp_path / "all.img", chest(5), SPACING)
     denoise(tmp_path / "all.img", "--model", model_path, "--out", tmp_path / "out")
