@@ -162,7 +162,7 @@ def import_model(
         validated_sampling="window", transfer="none",
         training=TrainingSettings(recipe="paper", norm="frozen", scaling=scaling or code.scaling),
     )  # fmt: skip
-    provenance = {"weights": f"of others, from {weights.name}", "weights SHA-256": digest_files([weights])}
+    provenance = {"weights": f"of others, from {printable(weights.name)}", "weights SHA-256": digest_files([weights])}
     if to.exists() and not overwrite:
         model = load_model(to)
         if model.cell != cell or {**model.provenance, **provenance} != model.provenance:

@@ -19,11 +19,16 @@ from pipeline.settings.cells import CellSettings
 from pipeline.settings.names import LOW_DOSE_INPUT
 
 _SEAL = "\n<!-- SHA-256 of the text above: "
-_LIMITS = """\
-Research only: **not for diagnosis**. It was judged by errors against the full dose, not by what a reader finds in the
+_NO_DIAGNOSIS = "Research only: **not for diagnosis**."
+_JUDGED = """\
+It was judged by errors against the full dose, not by what a reader finds in the
 images; a network that lowers the error can smooth small structures away or invent them. Scanners, kernels, slice
-thicknesses, doses and bodies other than those above are untried. Values outside of -1024 to 3072 HU (metal, padding)
-pass through untouched."""
+thicknesses, doses and bodies other than those above are untried."""
+_NOT_JUDGED = """\
+This program neither trained nor judged it: on which scanners, kernels, slice
+thicknesses, doses and bodies it does well is not known here. Any such network can smooth small structures away or
+invent them."""
+_RANGE = "Values outside of -1024 to 3072 HU (metal, padding) pass through untouched."
 
 
 def write_model(path: Path, network: nn.Module, cell: CellSettings, provenance: Mapping[str, Any]) -> str:
@@ -86,7 +91,7 @@ def _card(network: nn.Module, cell: CellSettings, provenance: Mapping[str, Any],
     }
     parts = [f"# Model card: {cell.id}", *(f"* **{key}**: {_text(value)}" for key, value in facts.items())]
     parts += ["", "## Held-out error", "", *_judgement(provenance)]
-    return "\n".join([*parts, "", "## Limits", "", _LIMITS, ""])
+    return "\n".join([*parts, "", "## Limits", "", _limits(provenance), ""])
 
 
 def _judgement(provenance: Mapping[str, Any]) -> list[str]:
@@ -95,6 +100,10 @@ def _judgement(provenance: Mapping[str, Any]) -> list[str]:
     if not metrics:
         return ["Not judged: weights of others."]
     return [*(f"{_text(verdict)}\n" for verdict in provenance.get("verdict", ())), *_table(metrics)]
+
+
+def _limits(provenance: Mapping[str, Any]) -> str:
+    return f"{_NO_DIAGNOSIS} {_JUDGED if provenance.get('metrics') else _NOT_JUDGED}\n{_RANGE}"
 
 
 def _architecture(network: nn.Module, cell: CellSettings) -> dict[str, str]:

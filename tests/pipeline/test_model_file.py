@@ -95,5 +95,5 @@ def test_the_card_says_data_metrics_against_the_input_and_limits(tmp_path: Path)
     assert "* **network**: 3D-DDnet, 2,619,155 parameters, norm frozen, predicts the correction\n" in card
     assert "| low-dose | 40.00 | 45.00 | 0.9700 | 0.9900 |\n| tv | 18.00 |" in card  # even if there are new measures
     assert "On the test part of &lt;b&gt; total variation wins.\n\n| model |" in card
-    assert "not for diagnosis" in card
+    assert "**not for diagnosis**. It was judged by errors against the full dose" in card
     assert load_model(tmp_path / "model.safetensors").digest == digest

@@ -1,5 +1,6 @@
 """Weights of others, under the names of their code."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -118,11 +119,16 @@ def test_ddnet_is_recognised_though_it_has_a_conv1_too(tmp_path: Path) -> None:
 
 
 def test_the_command_makes_a_model_file_of_it(tmp_path: Path) -> None:
+    weights = tmp_path / os.fsdecode(b"red\xffcnn.pt")
     torch.save(red_cnn_weights(), tmp_path / "redcnn.pt")
-    words = ["import-model", str(tmp_path / "redcnn.pt"), "--to", str(tmp_path / "redcnn.safetensors")]
+    (tmp_path / "redcnn.pt").rename(weights)
+    words = ["import-model", str(weights), "--to", str(tmp_path / "redcnn.safetensors")]
     assert CliRunner().invoke(app, words, catch_exceptions=False).exit_code == 0
     model = load_model(tmp_path / "redcnn.safetensors")
     assert isinstance(model.network, REDCNN)
     card = (tmp_path / "redcnn-card.md").read_text()
     assert "* **network**: 2D-RED-CNN, 1,848,865 parameters, predicts the image\n" in card
+    assert "* **weights**: of others, from red\\udcffcnn.pt\n" in card
+    assert "neither trained nor judged it" in card
+    assert "judged by errors" not in card
     assert (model.cell.model, model.cell.training.scaling, model.cell.training.residual) == ("redcnn", "unit", False)
