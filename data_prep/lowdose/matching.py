@@ -14,7 +14,7 @@ from data_prep.errors import ScanError
 from data_prep.lowdose.apodisation import Apodisation
 from data_prep.lowdose.blocks import NARROW, WIDE, Blocks, Power
 from data_prep.lowdose.geometry import Fan
-from data_prep.lowdose.model import NoiseModel, named_model, reached_correlation, widened, z_filter
+from data_prep.lowdose.model import NoiseModel, named_model, widened, z_filter
 from data_prep.lowdose.noise import LowDoseSimulator
 from data_prep.lowdose.padding import padding
 from data_prep.lowdose.prediction import block_variance, unit_power
@@ -33,7 +33,6 @@ _SECTOR_RINGS = slice(3, 10)  # of wide blocks
 _SPARING = (0.0, 0.8)
 _MIN_WIDE = 15
 _FINE_RINGS = slice(3, 7)  # of narrow blocks
-_CORRELATION_TOLERANCE = 0.05
 _MIN_NARROW = 8
 
 
@@ -45,14 +44,11 @@ def match(
     What the settings leave to a scan whose own noise is not known (None) gets its default.
 
     Raises:
-        ScanError: ``photons: mas``, and the scan does not say its mAs, kV and thickness; or no noise has the
-            correlation that the settings name.
+        ScanError: ``photons: mas``, and the scan does not say its mAs, kV and thickness.
     """
     radius = _field_radius(slabs, pixel)
     scanner = widened(settings.geometry, radius)
     model = replace(named_model(settings), scanner=scanner, is_cut=Fan(scanner).reach < radius)
-    if settings.z_correlation != "scan":
-        _check_correlation(settings.z_correlation, model.z_filter)
     if settings.photons == "mas":
         model = replace(model, photons=photons_of(acquisition))
     if noise is None:
@@ -82,16 +78,6 @@ def photons_of(acquisition: Acquisition) -> float:
         if not factor:
             raise ScanError(f"it does not say its {name}, which photons: mas needs; set photons to scan or a number")
     return _PHOTONS_PER_MAS_MM * mas * thickness * (kvp / _KVP) ** 2
-
-
-def _check_correlation(correlation: Sequence[float], weights: Sequence[float]) -> None:
-    """Refuse a correlation that no noise has."""
-    reached = np.zeros(max(len(correlation), len(weights) - 1))
-    reached[: len(weights) - 1] = reached_correlation(weights)
-    reached = reached[: len(correlation)]
-    if np.abs(reached - correlation).max(initial=0) > _CORRELATION_TOLERANCE:
-        nearest = ", ".join(f"{number:.2f}" for number in reached)
-        raise ScanError(f"no noise has data.low_dose.z_correlation {list(correlation)}; similar is [{nearest}]")
 
 
 def _field_radius(slabs: Sequence[Slab], pixel: float) -> float:

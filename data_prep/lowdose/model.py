@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from data_prep.errors import UserError
 from data_prep.lowdose.apodisation import Apodisation, window
 from data_prep.lowdose.geometry import Fan
 from data_prep.lowdose.scan_noise import LAGS
@@ -24,6 +25,7 @@ _MOST_SWING = 0.999
 _PROJECTIONS = 200
 _LONGEST = 32  # slices over which noise is alike
 _LEAST, _TINY = 0.01, 1e-12
+_CORRELATION_TOLERANCE = 0.05
 _CHANNEL_STEP = 32
 _WIDEST = 0.95  # of the radius of the source's circle: a fan of 144 degrees
 
@@ -106,6 +108,21 @@ def z_filter(correlation: Sequence[float]) -> tuple[float, ...]:
     roots = np.roots(np.concatenate([shrunk[::-1], [1.0], shrunk]))
     weights = np.atleast_1d(np.poly(sorted(roots, key=abs)[: len(roots) // 2])).real
     return tuple((weights / np.linalg.norm(weights)).tolist())
+
+
+def check_correlation(correlation: Sequence[float]) -> None:
+    """Check that noise can have the correlation of slices 1, 2 ... apart that settings name.
+
+    Raises:
+        UserError: none has it.
+    """
+    weights = z_filter(correlation)
+    reached = np.zeros(max(len(correlation), len(weights) - 1))
+    reached[: len(weights) - 1] = reached_correlation(weights)
+    reached = reached[: len(correlation)]
+    if np.abs(reached - correlation).max(initial=0) > _CORRELATION_TOLERANCE:
+        nearest = ", ".join(f"{number:.2f}" for number in reached)
+        raise UserError(f"no noise has data.low_dose.z_correlation {list(correlation)}; similar is [{nearest}]")
 
 
 def _possible(correlation: NDArray[np.float64]) -> NDArray[np.float64]:

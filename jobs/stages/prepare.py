@@ -31,6 +31,12 @@ class Prepare(Stage):
     uses_search: ClassVar[bool] = True
 
     def find_items(self, progress: Progress) -> str:
+        """Find the scans; refuse before what would turn each of them away."""
+        correlation = self.settings.data.low_dose.z_correlation
+        if correlation not in ("scan", ()):
+            from data_prep.lowdose.model import check_correlation
+
+            check_correlation(correlation)
         self._discovery = discover(self.settings.data.sources, progress)
         return f"{len(self._discovery.series)} scans found, {len(self._discovery.exclusions)} series set aside"
 

@@ -7,11 +7,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from data_prep.errors import ScanError
+from data_prep.errors import ScanError, UserError
 from data_prep.lowdose.flags import is_flagged
 from data_prep.lowdose.geometry import Fan
 from data_prep.lowdose.matching import match, photons_of
-from data_prep.lowdose.model import named_model
+from data_prep.lowdose.model import check_correlation, named_model
 from data_prep.lowdose.noise import LowDoseSimulator
 from data_prep.lowdose.record import NoiseRecord
 from data_prep.lowdose.scan_noise import Slab, slab_ranges
@@ -84,9 +84,13 @@ def test_a_field_wider_than_any_fan_is_cut_and_said() -> None:
 
 @pytest.mark.parametrize("correlation", [(0.9,), (0.9, 0.9, 0.9), (-0.9,)])
 def test_a_named_correlation_that_no_noise_has_is_refused_with_a_similar_one(correlation: tuple[float, ...]) -> None:
-    settings = SETTINGS.model_copy(update={"z_correlation": correlation})
-    with pytest.raises(ScanError, match=r"no noise has data.low_dose.z_correlation \[.*\]; similar is \[-?0\."):
-        match(slabs_of(volume(20)), None, settings, PIXEL, Acquisition())
+    with pytest.raises(UserError, match=r"no noise has data.low_dose.z_correlation \[.*\]; similar is \[-?0\."):
+        check_correlation(correlation)
+
+
+@pytest.mark.parametrize("correlation", [(), (0.5,), (0.6, 0.2), (-0.5,), (0.9, 0.7, 0.4, 0.15)])
+def test_a_named_correlation_that_noise_can_have_is_taken(correlation: tuple[float, ...]) -> None:
+    check_correlation(correlation)
 
 
 def test_little_added_noise_is_flagged() -> None:

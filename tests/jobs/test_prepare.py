@@ -52,6 +52,14 @@ def status(root: Path) -> list[list[str]]:
     return [line.split()[:3] for line in completed.stdout.splitlines() if "prepare" in line.split()[:1]]
 
 
+def test_a_correlation_that_no_noise_has_is_refused_before_any_scan_is_turned_away(root: Path) -> None:
+    settings = RunFolder.opened(root).settings.model_dump(mode="json")
+    settings["data"]["low_dose"]["z_correlation"] = [0.9]
+    folder = RunFolder.of(RunSettings.model_validate(settings))
+    with pytest.raises(UserError, match=r"no noise has data\.low_dose\.z_correlation \[0\.9\]; similar is \[0\.70\]"):
+        Prepare(folder).find_items(ignore_progress)
+
+
 def test_status_looks_at_no_source(root: Path, tmp_path: Path) -> None:
     (tmp_path / "scans").rename(tmp_path / "moved")
     assert status(root) == [["prepare", "a", "waiting"]]
