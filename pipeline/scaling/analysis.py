@@ -4,7 +4,7 @@ import pandas as pd
 
 from pipeline.scaling.estimates import NOTHING, ratio_interval
 from pipeline.scaling.implausible import explain_excess
-from pipeline.scaling.points import CONDITIONS, GRID_SETTINGS, finished_in_grid
+from pipeline.scaling.points import CONDITIONS, SERIES_SETTINGS, finished_in_grid
 from pipeline.scaling.series import Point, RankSeries, rank_series
 
 _AGAINST_2D = ["error_2d", "steps_to_2d", "seconds_to_2d"]
@@ -22,7 +22,7 @@ def speed_up(cells: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
     is no baseline. Arguments as those of :func:`~pipeline.scaling.series.rank_series`.
     """
     rows = [_row(series, point) for series in rank_series(cells, epochs) for point in series.points]
-    columns = ["cell", *GRID_SETTINGS, "ranks", "seeds", "seconds_a_sample", "baseline", "baseline_ranks", "speed_up",
+    columns = ["cell", *SERIES_SETTINGS, "ranks", "seeds", "seconds_a_sample", "baseline", "baseline_ranks", "speed_up",
                "speed_up_low", "speed_up_high", "efficiency", "efficiency_low", "efficiency_high", "interval_over",
                "timing", "disturbed", "impossible", "reason"]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)

@@ -53,8 +53,9 @@ def attribution(cells: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
         steps: ``cell, seconds, own_seconds, slowest_seconds, data_seconds, warm``; cold steps are left out.
 
     Returns:
-        ``network, slices, sampling, ranks, step_seconds, alone_seconds, efficiency, cause, seconds, lost, lost_low,
-        lost_high, interval_over, disturbed, impossible, missing``. ``seconds``: what the cause took of a step.
+        ``network, slices, sampling, precision … data, ranks, step_seconds, alone_seconds, efficiency, cause, seconds,
+        lost, lost_low, lost_high, interval_over, disturbed, impossible, missing``. ``seconds``: what the cause took of
+        a step.
         ``lost``: its share of a step and of the start, with a 95 % interval over what ``interval_over`` says.
         ``efficiency``: T1 / T. The cause ``start`` is the training's start, divided by its steps. ``disturbed``: the
         point's trainings that other work disturbed; they are left out unless they are to be included. A cause is
@@ -62,13 +63,13 @@ def attribution(cells: pd.DataFrame, steps: pd.DataFrame) -> pd.DataFrame:
     """
     warm = {str(cell): group[_TIMES].to_numpy(float) for cell, group in steps[steps["warm"]].groupby("cell")}
     rows = [row for point, comparable in _comparable(cells) for row in _rows(point, comparable, warm)]
-    columns = [*_POINT, "ranks", "step_seconds", "alone_seconds", "efficiency", "cause", "seconds", "lost", "lost_low",
-               "lost_high", "interval_over", "disturbed", "impossible", "missing"]  # fmt: skip
+    columns = [*_POINT, *CONDITIONS, "ranks", "step_seconds", "alone_seconds", "efficiency", "cause", "seconds", "lost",
+               "lost_low", "lost_high", "interval_over", "disturbed", "impossible", "missing"]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
 
 
 def _comparable(cells: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
-    """Yield the settings of each point with control arms, once for each group of trainings that may be compared."""
+    """Yield settings and conditions of each point with control arms, once a group of trainings that may be compared."""
     controls = [name for name, arm in ARMS.items() if name != "full" and not arm.single_rank]
     points = (
         cells.loc[cells["arm"].isin(controls), [*_POINT, "ranks"]].drop_duplicates().sort_values([*_POINT, "ranks"])
@@ -78,7 +79,8 @@ def _comparable(cells: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFr
         trainings = finished[(finished[_POINT] == [point[name] for name in _POINT]).all(axis=1)]
         for _, comparable in trainings.groupby(_SHARED, dropna=False):
             if (comparable["ranks"] == point["ranks"]).any():
-                yield {str(name): setting for name, setting in point.items()}, comparable
+                conditions = {name: comparable[name].iloc[0] for name in CONDITIONS}
+                yield {**{str(name): setting for name, setting in point.items()}, **conditions}, comparable
 
 
 def _rows(point: dict[str, Any], comparable: pd.DataFrame, warm: Mapping[str, Numbers]) -> Iterator[dict[str, object]]:

@@ -7,7 +7,7 @@ import pandas as pd
 from scipy.optimize import nnls
 
 from pipeline.scaling.estimates import Estimate, Numbers, ratio_interval, sum_interval
-from pipeline.scaling.points import GRID_SETTINGS
+from pipeline.scaling.points import SERIES_SETTINGS
 from pipeline.scaling.series import Point, RankSeries, rank_series
 
 _STEP = 1e-4  # of a time's logarithm, for the slope of a parameter
@@ -79,7 +79,7 @@ USL = Law(
 def laws(cells: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
     """Fit each law to each series, without points whose trainings were disturbed: a row a parameter.
 
-    Columns: ``slices … work, law, parameter, ranks, value, low, high, interval_over, reason``.
+    Columns: ``network … data, law, parameter, ranks, value, low, high, interval_over, reason``.
 
     ``ranks``: the count that a Karp-Flatt fraction is of, or the counts that were fitted. ``low`` and ``high`` are a
     95 % interval over what ``interval_over`` says. With too few rank counts, without a single rank, or in weak
@@ -88,7 +88,7 @@ def laws(cells: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
     """
     rows = [{**series.settings, **_with_doubts(row, series)}
             for series in rank_series(cells, epochs) for row in _rows(series)]  # fmt: skip
-    columns = [*GRID_SETTINGS, "law", "parameter", "ranks", "value", "low", "high", "interval_over", "reason"]
+    columns = [*SERIES_SETTINGS, "law", "parameter", "ranks", "value", "low", "high", "interval_over", "reason"]
     return pd.DataFrame(rows, columns=columns)
 
 

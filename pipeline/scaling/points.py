@@ -2,11 +2,12 @@
 
 import pandas as pd
 
-GRID_SETTINGS = ["network", "slices", "sampling", "transfer", "epochs", "work"]
-"""Columns of ``cells.csv`` that a study varies besides ranks and seed: a curve against ranks shares their values."""
-
 CONDITIONS = ["precision", "device", "torch", "version", "data"]
 """Columns that say on what and with what a cell was trained: times are compared only where these are equal."""
+
+SERIES_SETTINGS = ["network", "slices", "sampling", "transfer", "epochs", "work", *CONDITIONS]
+"""Columns of ``cells.csv`` whose values a curve against ranks shares: what a study varies besides ranks and seed, and
+the conditions, in which its trainings may differ too."""
 
 COMPARABLE = ["slices", "alike"]
 """Columns that trainings share which differ in ranks and seed alone; ``alike`` is a digest of all other settings."""

@@ -9,7 +9,7 @@ import pandas as pd
 from pipeline.scaling.disturbance import not_measured
 from pipeline.scaling.estimates import LEVEL, NOTHING, Numbers, Spread, block_count, spread_of
 from pipeline.scaling.implausible import WITHOUT_INTERVAL
-from pipeline.scaling.points import COMPARABLE, GRID_SETTINGS, finished_in_grid
+from pipeline.scaling.points import COMPARABLE, SERIES_SETTINGS, finished_in_grid
 from pipeline.scaling.step_model import ASSUMED, VARIANTS, Link, MeasuredStep, StepModel, fit
 
 RANKS = tuple(2**power for power in range(3, 13))
@@ -22,7 +22,7 @@ LINK_FACTOR = 4.0
 """An assumed latency or bandwidth may be so many times smaller or larger: from 100 Gbit/s Ethernet to NVLink's."""
 GRADIENT_BYTES = 4
 END = 0.5
-_SETTINGS = [name for name in GRID_SETTINGS if name != "work"]  # a step is the same in strong and in weak scaling
+_SETTINGS = [name for name in SERIES_SETTINGS if name != "work"]  # a step is the same in strong and in weak scaling
 _DRAWS, _SEED = 400, 2026
 _TIMES = ["seconds", "own_seconds", "slowest_seconds"]
 
@@ -70,15 +70,15 @@ def projection(cells: pd.DataFrame, steps: pd.DataFrame, data_rate: float = np.i
     """Forecast the efficiency of each series from 8 to 4,096 ranks, none below its baseline: a row a rank count.
 
     Args:
-        cells: ``cell, network, state, in_grid, arm, alike, slices, sampling, transfer, epochs, ranks, nodes,
-            parameters, batch, accumulation, disturbed, left_out``.
+        cells: ``cell, state, in_grid, arm, alike, ranks, nodes, parameters, batch, accumulation, disturbed, left_out``
+            and :data:`~pipeline.scaling.points.SERIES_SETTINGS`.
         steps: ``cell, seconds, own_seconds, slowest_seconds, warm``.
         data_rate: samples a second that the file system gives all ranks together.
 
     Returns:
-        ``law, slices, sampling, transfer, epochs, ranks, kind, baseline_ranks, step_seconds, speed_up, efficiency``
-        with ``_low`` and ``_high`` of both, and ``interval_over, limit, ends, fitted, assumed, reason``. Both are
-        against the fewest measured ranks, ``baseline_ranks``, as in ``speedup.csv``. ``kind``: measured range, forecast
+        ``law, network … data, ranks, kind, baseline_ranks, step_seconds, speed_up, efficiency`` with ``_low`` and
+        ``_high`` of both, and ``interval_over, limit, ends, fitted, assumed, reason``. Both are against the fewest
+        measured ranks, ``baseline_ranks``, as in ``speedup.csv``. ``kind``: measured range, forecast
         or, beyond :data:`FURTHEST` times the largest measured count, scenario. The 95 % interval is over the units of
         ``interval_over``, the models of :data:`~pipeline.scaling.step_model.VARIANTS` and assumed links of a range.
         ``limit``: the part that costs most, or data if all else waits for it; ``ends``: whether efficiency is below a

@@ -8,7 +8,7 @@ import pandas as pd
 
 from pipeline.scaling.disturbance import YES, not_measured
 from pipeline.scaling.estimates import MOST_BLOCKS, Estimate, Numbers, Spread, blocks, pooled, spread_of
-from pipeline.scaling.points import COMPARABLE, GRID_SETTINGS, finished_in_grid
+from pipeline.scaling.points import COMPARABLE, SERIES_SETTINGS, finished_in_grid
 
 WARM, WHOLE = "warm steps", "whole training: too short to leave the start out"
 
@@ -65,15 +65,15 @@ def rank_series(cells: pd.DataFrame, epochs: pd.DataFrame) -> Iterator[RankSerie
     """Yield the finished trainings of a study in groups that may be compared.
 
     Args:
-        cells: ``cell, network, state, in_grid, arm, alike, slices, sampling, transfer, epochs, work, ranks, samples,
-            training_seconds, disturbed, left_out``. Cells are compared only where ``alike``, a digest of all settings
-            but ranks and seed, is the same.
+        cells: ``cell, state, in_grid, arm, alike, ranks, samples, training_seconds, disturbed, left_out`` and
+            :data:`~pipeline.scaling.points.SERIES_SETTINGS`. Cells are compared only where ``alike``, a digest of all
+            settings but ranks and seed, is the same.
         epochs: ``cell, epoch, seconds, samples``, of warm steps.
     """
     by_cell = {str(cell): group[["seconds", "samples"]].to_numpy(float) for cell, group in epochs.groupby("cell")}
     for _, group in finished_in_grid(cells).groupby(COMPARABLE, sort=False):
         is_warm = all(cell in by_cell for cell in group["cell"])
-        settings = {name: group[name].iloc[0] for name in GRID_SETTINGS}
+        settings = {name: group[name].iloc[0] for name in SERIES_SETTINGS}
         counts = group.sort_values("ranks", kind="stable").groupby("ranks")
         points = [_point(int(str(ranks)), seeds, by_cell if is_warm else {}) for ranks, seeds in counts]
         yield RankSeries(settings, _with_spread(points))

@@ -8,7 +8,7 @@ import pandas as pd
 from pipeline.quality.measures import names, slice_measures
 from pipeline.quality.statistics import holm
 from pipeline.scaling.estimates import Numbers
-from pipeline.scaling.points import COMPARABLE, GRID_SETTINGS, finished_in_grid
+from pipeline.scaling.points import COMPARABLE, SERIES_SETTINGS, finished_in_grid
 
 METRICS = names(slice_measures("paper"))
 SEED, PERMUTATIONS = 2025, 2000
@@ -21,17 +21,17 @@ def variance(cells: pd.DataFrame, quality: pd.DataFrame) -> pd.DataFrame:
     """Compute mean and standard deviations over slices, scans, data sets and seeds: a row a point and metric.
 
     Args:
-        cells: ``cell, state, in_grid, arm, alike, seed, ranks`` and :data:`~pipeline.scaling.points.GRID_SETTINGS`.
+        cells: ``cell, state, in_grid, arm, alike, seed, ranks`` and :data:`~pipeline.scaling.points.SERIES_SETTINGS`.
         quality: a row a judged slice: ``model`` (a cell's id), ``dataset, scan, slice`` and the metrics.
 
     Returns:
-        ``slices … work, ranks, metric, mean, sd_slices, sd_scans, sd_datasets, sd_seeds, seeds, scans, datasets``.
+        ``network … data, ranks, metric, mean, sd_slices, sd_scans, sd_datasets, sd_seeds, seeds, scans, datasets``.
         ``sd_slices`` is the paper's deviation; ``sd_scans`` and ``sd_datasets`` are of the means of each scan and data
         set over all seeds; ``sd_seeds`` is of the seeds' means. A deviation of one value is empty.
     """
     rows = [row for _, ranks, group in _points(cells, quality) for row in _deviations(ranks, group)]
     spread = ["sd_slices", "sd_scans", "sd_datasets", "sd_seeds", "seeds", "scans", "datasets"]
-    return pd.DataFrame(rows, columns=[*GRID_SETTINGS, "ranks", "metric", "mean", *spread])
+    return pd.DataFrame(rows, columns=[*SERIES_SETTINGS, "ranks", "metric", "mean", *spread])
 
 
 def _points(cells: pd.DataFrame, quality: pd.DataFrame) -> Iterator[tuple[object, int, pd.DataFrame]]:
@@ -42,7 +42,7 @@ def _points(cells: pd.DataFrame, quality: pd.DataFrame) -> Iterator[tuple[object
 
 
 def _deviations(ranks: int, group: pd.DataFrame) -> Iterator[dict[str, object]]:
-    settings = {name: group[name].iloc[0] for name in GRID_SETTINGS}
+    settings = {name: group[name].iloc[0] for name in SERIES_SETTINGS}
     for metric in METRICS:
         means = {name: group.groupby(keys)[metric].mean() for name, keys in _UNITS.items()}
         yield {
@@ -60,7 +60,7 @@ def falling_variance(cells: pd.DataFrame, quality: pd.DataFrame) -> pd.DataFrame
     share of permutations of the rank counts, within each unit, with a slope as low: values of a unit are alike.
 
     Returns:
-        A row a series, metric and kind of unit: ``slices … work, metric, over, units, ranks, slope, p_value, p_holm,
+        A row a series, metric and kind of unit: ``network … data, metric, over, units, ranks, slope, p_value, p_holm,
         reason``. ``p_holm`` is corrected after Holm for the number of tests of the series. With too few units,
         ``reason`` stands instead of a p-value.
     """
@@ -68,7 +68,7 @@ def falling_variance(cells: pd.DataFrame, quality: pd.DataFrame) -> pd.DataFrame
     for digest, ranks, group in _points(cells, quality):
         series.setdefault(digest, []).append((ranks, group))
     rows = [row for points in series.values() for row in _series_tests(points)]
-    columns = [*GRID_SETTINGS, "metric", "over", "units", "ranks", "slope", "p_value", "p_holm", "reason"]
+    columns = [*SERIES_SETTINGS, "metric", "over", "units", "ranks", "slope", "p_value", "p_holm", "reason"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -84,7 +84,7 @@ def _tested(points: Sequence[tuple[int, pd.DataFrame]], metric: str, over: str) 
     common = sorted(set.intersection(*(set(mean.index) for mean in means)))
     values = np.array([mean.loc[common].to_numpy(float) for mean in means])
     ranks, first = np.array([count for count, _ in points]), points[0][1]
-    row: dict[str, object] = {**{name: first[name].iloc[0] for name in GRID_SETTINGS}, "metric": metric, "over": over,
+    row: dict[str, object] = {**{name: first[name].iloc[0] for name in SERIES_SETTINGS}, "metric": metric, "over": over,
                               "units": len(common), "ranks": " ".join(map(str, ranks))}  # fmt: skip
     if len(ranks) < 2:
         return {**row, "reason": "one rank count"}

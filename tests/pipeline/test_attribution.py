@@ -49,6 +49,7 @@ def test_unlike_trainings_are_not_attributed_together() -> None:
     rows = table.drop_duplicates("step_seconds").sort_values("step_seconds")
     assert rows["step_seconds"].tolist() == pytest.approx([0.5, 1.55], rel=0.01)
     assert rows["missing"].tolist() == ["synthetic silent alone", ""]
+    assert rows["device"].tolist() == ["A100", "cpu"]
 
 
 def test_without_an_arm_its_parts_are_empty_and_it_is_named() -> None:

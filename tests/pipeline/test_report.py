@@ -26,10 +26,12 @@ from pipeline.report.html import write_page
 from pipeline.report.results import NothingToDraw, Results
 from pipeline.report.volumes import read_stacks, viewer_data
 from pipeline.report.write import collect, write_report
+from pipeline.scaling.analysis import speed_up
 from pipeline.settings.cells import cells_of
 from pipeline.settings.names import FORMATS
 from pipeline.settings.run import RunSettings
 from tests.pipeline.runs import WITH_RED_CNN, Hu, fill, judge, settings_of, write_load
+from tests.pipeline.study_cells import cells as study_cells
 from tests.scans import chest
 
 HOSTILE = "<script>alert(1)</script>"
@@ -359,6 +361,25 @@ def test_disturbed_and_impossible_points_are_marked_and_scenarios_dashed(results
     farthest = forecast.loc[forecast["kind"] == "scenario", "ranks"]
     assert dashed
     assert all(set(farthest) <= set(np.asarray(line.get_xdata()).tolist()) for line in dashed)
+
+
+def test_trainings_on_unlike_machines_are_lines_of_their_own() -> None:
+    """Joined, the 1 of the second baseline would be read as a speed-up over the first."""
+    trained = pd.concat([
+        study_cells({1: 8, 2: 4}, device="A100"), study_cells({4: 3, 8: 2}, alike="y", device="H100"),
+        study_cells({16: 1}, alike="z", device="H100", torch="3"),
+    ])  # fmt: skip
+    speed = speed_up(trained, pd.DataFrame(columns=["cell", "epoch", "seconds", "samples"]))
+    figure = new_figure()
+    draw_speed_up(figure, Results({"speedup": speed}, pd.DataFrame(), pd.DataFrame(), None))
+    drawn = {str(line.get_label()): np.asarray(line.get_xdata()).tolist() for line in figure.axes[0].lines}
+    assert {label: ranks for label, ranks in drawn.items() if "100" in label} == {
+        "A100": [1, 2], "H100": [4, 8], "paper, 16 slices, A100": [1, 2, 4],
+    }  # fmt: skip
+    figure = new_figure()
+    draw_time(figure, Results({"cells": trained}, pd.DataFrame(), pd.DataFrame(), None))
+    lines_of = [np.asarray(line.get_xdata()).tolist() for line in figure.axes[0].lines if line.get_color() == GREY]
+    assert lines_of == [[1, 2], [4, 8], [16]]
 
 
 def legend_of(figure: Figure) -> set[str]:

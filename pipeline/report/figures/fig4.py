@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 from pipeline.report.figures.style import GREY, draw_line, hollow_mark, letter, lines, rank_axis, style
 from pipeline.report.results import NothingToDraw, Results
 from pipeline.scaling.disturbance import YES
-from pipeline.scaling.points import GRID_SETTINGS
+from pipeline.scaling.points import SERIES_SETTINGS
 from pipeline.settings.names import LOW_DOSE_INPUT
 
 _UNITS = ((3600.0, "h"), (60.0, "min"), (1.0, "s"))
 _IN_ROW = 4  # panels
-_IN_PANEL = [name for name in GRID_SETTINGS if name != "slices"]
+_IN_PANEL = [name for name in SERIES_SETTINGS if name != "slices"]
 
 
 def draw_time(figure: Figure, results: Results) -> None:

@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from pipeline.report.figures.style import COLOURS, GREY, draw_line, hollow_mark, letter, lines, rank_axis, style
 from pipeline.report.paper import TABLE_2
 from pipeline.report.results import NothingToDraw, Results
-from pipeline.scaling.points import GRID_SETTINGS
+from pipeline.scaling.points import SERIES_SETTINGS
 
 _ALARM = COLOURS[1]
 
@@ -79,7 +79,7 @@ def _of_several_ranks(results: Results) -> pd.DataFrame:
     """Return the lines of ``speedup`` that have several rank counts: with a single one the speed-up is 1."""
     reason = "no two trainings that are alike in all but their ranks are done"
     speed = results.table("speedup", reason)
-    settings = [name for name in GRID_SETTINGS if name in speed]
+    settings = [name for name in SERIES_SETTINGS if name in speed]
     speed = speed.dropna(subset="speed_up")
     if speed.empty:
         raise NothingToDraw("all trainings of the study were disturbed by other work")
@@ -162,7 +162,7 @@ def draw_projection(figure: Figure, results: Results) -> None:
     ax = figure.subplots()
     ranks = sorted({int(count) for count in (*forecasts["ranks"], *speed["ranks"])})
     _draw_ideal(ax, ranks, forecasts["baseline_ranks"])
-    for number, (label, group) in enumerate(lines(forecasts, ["law", *GRID_SETTINGS])):
+    for number, (label, group) in enumerate(lines(forecasts, ["law", *SERIES_SETTINGS])):
         _draw_forecast(ax, group.sort_values("ranks"), number, label)
     for number, (label, group) in enumerate(lines(speed)):
         marks: Any = {"color": "black", "marker": style(number)[1], "ls": ""}

@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
 from data_prep.files import replacing
-from pipeline.scaling.points import GRID_SETTINGS
+from pipeline.scaling.points import SERIES_SETTINGS
 from pipeline.settings.names import FigureFormat
 
 mpl.use("agg")
@@ -44,6 +44,11 @@ _LABELS = {
     "transfer": "transfer {}",
     "epochs": "{} epochs",
     "work": "{} scaling",
+    "precision": "{}",
+    "device": "{}",
+    "torch": "torch {}",
+    "version": "version {}",
+    "data": "data {}",
     "law": "{}",
     "dataset": "{}",
 }
@@ -84,7 +89,7 @@ def style(number: int) -> tuple[str, str]:
     return COLOURS[colour], MARKS[(colour + turn) % len(MARKS)]
 
 
-def lines(table: pd.DataFrame, columns: Sequence[str] = GRID_SETTINGS) -> Iterator[tuple[str, pd.DataFrame]]:
+def lines(table: pd.DataFrame, columns: Sequence[str] = SERIES_SETTINGS) -> Iterator[tuple[str, pd.DataFrame]]:
     """Yield label and rows of each line, the fewest slices first.
 
     A line is a combination of settings, labelled by those in which lines differ.
