@@ -16,11 +16,13 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from pipeline.report.captions import TABLE_CAPTIONS
+from pipeline.report.cell_pages import cell_pages
 from pipeline.report.doses import doses_table
 from pipeline.report.figures import FIGURES, draw_all
 from pipeline.report.figures.fig4 import draw_accuracy, draw_time
-from pipeline.report.figures.scaling import draw_projection, draw_speed_up
-from pipeline.report.figures.style import GREY, lines, new_figure
+from pipeline.report.figures.networks import draw_networks
+from pipeline.report.figures.scaling import draw_attribution, draw_projection, draw_speed_up
+from pipeline.report.figures.style import GREY, lines, new_figure, styled
 from pipeline.report.files import FILES
 from pipeline.report.html import write_page
 from pipeline.report.results import NothingToDraw, Results
@@ -361,6 +363,20 @@ def test_disturbed_and_impossible_points_are_marked_and_scenarios_dashed(results
     farthest = forecast.loc[forecast["kind"] == "scenario", "ranks"]
     assert dashed
     assert all(set(farthest) <= set(np.asarray(line.get_xdata()).tolist()) for line in dashed)
+
+
+TWO_TO_FOUR = 19447 / 11297  # the paper's seconds with 16 slices
+
+
+@pytest.mark.parametrize(("ranks", "expected"), [((2, 4), [[1, TWO_TO_FOUR], [100, 50 * TWO_TO_FOUR]]), ((8, 16), [])])
+def test_the_papers_marks_are_over_the_baseline_of_the_lines(ranks: tuple[int, int], expected: list[float]) -> None:
+    """Over one rank they would stand above the ideal of a study that begins with two."""
+    trained = study_cells({count: 100 / count for count in ranks})
+    speed = speed_up(trained, pd.DataFrame(columns=["cell", "epoch", "seconds", "samples"]))
+    figure = new_figure()
+    draw_speed_up(figure, Results({"speedup": speed}, pd.DataFrame(), pd.DataFrame(), None))
+    marks = [line for ax in figure.axes for line in ax.lines if line.get_marker() == "x"]
+    assert [np.asarray(line.get_ydata()).tolist() for line in marks] == [pytest.approx(heights) for heights in expected]
 
 
 def test_trainings_on_unlike_machines_are_lines_of_their_own() -> None:

@@ -35,7 +35,7 @@ def draw_speed_up(figure: Figure, results: Results) -> None:
         for ax, column, scale in ((left, "speed_up", 1.0), (right, "efficiency", 100.0)):
             draw_line(ax, group, column, number, label, scale)
             _draw_marks(ax, group, column, number, scale)
-    _draw_paper(left, right, ranks)
+    _draw_paper(left, right, ranks, int(speed["baseline_ranks"].min()))
     left.set_yscale("log", base=2)
     left.set(ylabel="speed-up over the baseline", yticks=ranks, yticklabels=ranks)
     right.set(ylabel="efficiency (%)", ylim=(0, None))
@@ -89,13 +89,15 @@ def _of_several_ranks(results: Results) -> pd.DataFrame:
     return shown
 
 
-def _draw_paper(left: Axes, right: Axes, ranks: Sequence[int]) -> None:
-    """Draw the paper's own speed-up with 16 slices, at the rank counts that were measured here."""
-    times = {row.ranks: row.seconds for row in TABLE_2 if row.slices == 16}
-    speed = {count: times[1] / seconds for count, seconds in times.items() if count in ranks}
+def _draw_paper(left: Axes, right: Axes, ranks: Sequence[int], first: int) -> None:
+    """Draw the paper's own speed-up with 16 slices over the ``first`` rank count, at those that were measured here."""
+    times = {row.ranks: row.seconds for row in TABLE_2 if row.slices == 16 and row.ranks in ranks}
+    if first not in times:
+        return
+    speed = {count: times[first] / seconds for count, seconds in times.items()}
     marks: Any = {"color": GREY, "marker": "x", "ls": ""}
     left.plot(list(speed), list(speed.values()), label="paper, 16 slices, A100", **marks)
-    right.plot(list(speed), [100 * gained / count for count, gained in speed.items()], **marks)
+    right.plot(list(speed), [100 * gained * first / count for count, gained in speed.items()], **marks)
 
 
 def draw_attribution(figure: Figure, results: Results) -> None:
