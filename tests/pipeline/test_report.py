@@ -398,6 +398,15 @@ def test_trainings_on_unlike_machines_are_lines_of_their_own() -> None:
     assert lines_of == [[1, 2], [4, 8], [16]]
 
 
+@pytest.mark.parametrize(("work", "ideal"), [("strong", [8, 4, 2]), ("weak", [8, 8, 8])])
+def test_the_ideal_time_of_weak_scaling_does_not_fall(work: str, ideal: list[float]) -> None:
+    figure = new_figure()
+    trained = study_cells({1: 8, 2: 8.2, 4: 8.5}, work=work)
+    draw_time(figure, Results({"cells": trained}, pd.DataFrame(), pd.DataFrame(), None))
+    drawn = next(line for line in figure.axes[0].lines if line.get_label() == "ideal")
+    assert np.asarray(drawn.get_ydata()).tolist() == ideal
+
+
 def legend_of(figure: Figure) -> set[str]:
     return {text.get_text() for legend in figure.legends for text in legend.get_texts()}
 

@@ -96,7 +96,8 @@ FIGURES = {
     ),
     "fig4-time": ReportFigure(
         draw_time, "scaling", "Time of training steps against ranks. Dots: each training; line: mean of the "
-        "seeds; dashed: n times shorter on n times the ranks.",
+        "seeds; dashed: n times shorter on n times the ranks, or in weak scaling, where each rank takes as many "
+        "steps, as long.",
     ),
     "fig4-accuracy": ReportFigure(
         draw_accuracy, "scaling",

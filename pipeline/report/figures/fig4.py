@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -38,11 +39,14 @@ def draw_time(figure: Figure, results: Results) -> None:
 
 
 def _draw_times(ax: Axes, group: pd.DataFrame, number: int, label: str, divisor: float) -> None:
-    """Draw each training as a dot, the means as a line, and dashed the ideal: n times shorter on n times the ranks."""
+    """Draw each training as a dot, the means as a line, and dashed the ideal.
+
+    That is n times shorter on n times the ranks, but as long in weak scaling, where these take n times the samples.
+    """
     colour, mark = style(number)
     times = group.groupby("ranks")["training_seconds"].mean() / divisor
-    ax.plot(times.index, times.iloc[0] * times.index[0] / times.index, color=GREY, ls="--", lw=0.8,
-            label="ideal" if number == 0 else None)  # fmt: skip
+    shares = times.index[0] / times.index if group["work"].iloc[0] == "strong" else np.ones(len(times))
+    ax.plot(times.index, times.iloc[0] * shares, color=GREY, ls="--", lw=0.8, label="ideal" if number == 0 else None)
     ax.plot(times.index, times, color=colour, marker=mark, label=label)
     disturbed, dots = group[group["disturbed"] == YES], dict[str, Any](color=colour, ls="")
     ax.plot(group["ranks"], group["training_seconds"] / divisor, marker=".", alpha=0.7, **dots)
