@@ -407,6 +407,16 @@ def test_the_ideal_time_of_weak_scaling_does_not_fall(work: str, ideal: list[flo
     assert np.asarray(drawn.get_ydata()).tolist() == ideal
 
 
+def test_a_bar_says_what_was_not_measured(results: Results) -> None:
+    """Without an arm its causes are unknown, and the bar would pass for one of less loss."""
+    table = results.tables["attribution"]
+    lost = table["lost"].mask((table["ranks"] == 4) & (table["cause"] == "contention"))
+    figure = new_figure()
+    draw_attribution(figure, replace(results, tables={**results.tables, "attribution": table.assign(lost=lost)}))
+    named = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert [name.split("\n")[1:] for name in named] == 2 * [[], [], ["not measured: contention"]]
+
+
 def legend_of(figure: Figure) -> set[str]:
     return {text.get_text() for legend in figure.legends for text in legend.get_texts()}
 

@@ -106,7 +106,8 @@ FIGURES = {
     ),
     "attribution": ReportFigure(
         draw_attribution, "scaling",
-        "What took the ranks' time that was not useful, by the control arms. The table has the parts' 95 % intervals.",
+        "What took the ranks' time that was not useful, by the control arms. Not measured: a control arm is missing, "
+        "and the bar shorter than what was lost. The table has the parts' 95 % intervals.",
     ),
     "projection": ReportFigure(
         draw_projection, "scaling",

@@ -104,17 +104,15 @@ def draw_attribution(figure: Figure, results: Results) -> None:
     """Draw where the efficiency went: a bar a line and rank count, a part of the bar a cause.
 
     Reads ``attribution``: ``slices, sampling, ranks, cause, lost, disturbed``. ``lost`` is the share of the ranks' time
-    that the cause took (0.05: five per cent), below 0 where it gained. Bars of disturbed trainings are hatched.
+    that the cause took (0.05: five per cent), below 0 where it gained. Bars of disturbed trainings are hatched. What
+    was not measured stands beside its bar.
     """
     reason = "no control arm was trained, so nothing says where the time went"
-    table = results.table("attribution", reason).dropna(subset="lost")
-    if table.empty:
+    table = results.table("attribution", reason)
+    if table["lost"].isna().all():
         raise NothingToDraw(reason)
-    named = [
-        (f"{label}, {ranks} rank{'s' if int(str(ranks)) > 1 else ''}", bar)
-        for label, group in lines(table)
-        for ranks, bar in group.groupby("ranks")
-    ]
+    named = [(_named(label, int(str(ranks)), bar), bar.dropna(subset="lost"))
+             for label, group in lines(table) for ranks, bar in group.groupby("ranks")]  # fmt: skip
     causes = list(dict.fromkeys(table["cause"]))
     figure.set_size_inches(7, 1.2 + 0.28 * len(named))
     ax = figure.subplots()
@@ -128,7 +126,13 @@ def draw_attribution(figure: Figure, results: Results) -> None:
     handles = [Patch(color=style(number)[0], label=cause) for number, cause in enumerate(causes)]
     if (table["disturbed"] != "").any():
         handles.append(Patch(facecolor="white", edgecolor=GREY, hatch="////", label="disturbed trainings"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=4)
+    legend_below(figure, handles, 4)
+
+
+def _named(label: str, ranks: int, bar: pd.DataFrame) -> str:
+    """Name a bar, with the causes that it lacks as an arm is missing: it is shorter than what was lost."""
+    unknown = ", ".join(bar.loc[bar["lost"].isna(), "cause"])
+    return f"{label}, {ranks} rank{'s' if ranks > 1 else ''}" + (f"\nnot measured: {unknown}" if unknown else "")
 
 
 def _draw_bar(ax: Axes, row: int, lost: "pd.Series[float]", causes: Sequence[str], hatch: str) -> None:
