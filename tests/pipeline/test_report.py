@@ -407,6 +407,15 @@ def test_the_ideal_time_of_weak_scaling_does_not_fall(work: str, ideal: list[flo
     assert np.asarray(drawn.get_ydata()).tolist() == ideal
 
 
+def test_the_front_of_hours_does_not_join_gpus_and_cpus(results: Results) -> None:
+    table = results.tables["networks"].query("hours_of != ''").iloc[:4]
+    table = table.assign(hours_of=["CPU", "CPU", "GPU", "GPU"], total_hours=[9, 8, 2, 1], on_front=True)
+    figure = new_figure()
+    draw_networks(figure, replace(results, tables={**results.tables, "networks": table}))
+    fronts = [line for line in figure.axes[0].lines if line.get_color() == GREY]
+    assert [np.asarray(line.get_xdata()).tolist() for line in fronts] == [[8, 9], [1, 2]]
+
+
 def test_a_bar_says_what_was_not_measured(results: Results) -> None:
     """Without an arm its causes are unknown, and the bar would pass for one of less loss."""
     table = results.tables["attribution"]

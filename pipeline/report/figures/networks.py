@@ -67,5 +67,6 @@ def _label(row: dict[object, object]) -> str:
 
 
 def _draw_front(ax: Axes, trained: pd.DataFrame) -> None:
-    front = trained[trained["on_front"].astype(bool)].sort_values("total_hours")
-    ax.plot(front["total_hours"], 100 * front["error"], color=GREY, lw=0.8, zorder=0)
+    """Join what is on the front, hours of GPUs and of CPUs apart."""
+    for _, front in trained[trained["on_front"].astype(bool)].sort_values("total_hours").groupby("hours_of"):
+        ax.plot(front["total_hours"], 100 * front["error"], color=GREY, lw=0.8, zorder=0)
