@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from pipeline.report.figures.losses import errors, smoothed
@@ -60,13 +61,13 @@ def _course(title: str, course: pd.DataFrame, logarithmic: bool) -> Course | Non
     course = course.dropna(subset=["value"])
     if len(course) < 2:
         return None
-    thin = course.iloc[:: max(1, len(course) // _POINTS)]
-    values, samples = thin["value"].tolist(), thin["samples"].tolist()
+    values, samples = course["value"].tolist(), course["samples"].tolist()
     heights = [math.log(value) for value in values] if logarithmic and min(values) > 0 else values
     low, span = min(heights), max(heights) - min(heights) or 1.0
     first, wide = samples[0], samples[-1] - samples[0] or 1
-    positions = ((WIDTH * (x - first) / wide, HEIGHT * (1 - (y - low) / span))
-                 for x, y in zip(samples, heights, strict=True))  # fmt: skip
+    shown = np.linspace(0, len(course) - 1, min(len(course), _POINTS)).round().astype(int)
+    positions = ((WIDTH * (samples[point] - first) / wide, HEIGHT * (1 - (heights[point] - low) / span))
+                 for point in shown)  # fmt: skip
     points = " ".join(f"{x:.1f},{y:.1f}" for x, y in positions)
     lowest, highest, last = (f"{value:.4g}" for value in (min(values), max(values), values[-1]))
     return Course(title, points, lowest, highest, last, samples[-1])

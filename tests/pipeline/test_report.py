@@ -426,6 +426,19 @@ def test_a_bar_says_what_was_not_measured(results: Results) -> None:
     assert [name.split("\n")[1:] for name in named] == 2 * [[], [], ["not measured: contention"]]
 
 
+def test_a_long_course_ends_with_its_last_value_and_names_its_lowest(settings: RunSettings) -> None:
+    """500 validations, the best of them but one the last; the curve has 160 points."""
+    errors = [30.0] * 498 + [10.0, 20.0]
+    curves = pd.DataFrame({"cell": "2d", "kind": "validation", "samples": range(500), "loss": np.nan,
+                           "rmse_hu": errors, "low_dose_rmse_hu": 40.0})  # fmt: skip
+    row = pd.DataFrame([{"cell": "2d", "state": "done", "reason": ""}])
+    (course,) = cell_pages(cells_of(settings)[:1], row, curves)[0].courses
+    assert (course.lowest, course.highest, course.last, course.samples) == ("25", "75", "50", 499)
+    points = course.points.split()
+    assert len(points) == 160
+    assert (points[0], points[-1]) == ("0.0,0.0", "320.0,45.0")
+
+
 def legend_of(figure: Figure) -> set[str]:
     return {text.get_text() for legend in figure.legends for text in legend.get_texts()}
 
