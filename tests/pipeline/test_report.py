@@ -407,6 +407,23 @@ def test_the_ideal_time_of_weak_scaling_does_not_fall(work: str, ideal: list[flo
     assert np.asarray(drawn.get_ydata()).tolist() == ideal
 
 
+def test_many_lines_are_told_apart_and_leave_the_panels_their_height(results: Results) -> None:
+    speed, networks = results.tables["speedup"], results.tables["networks"]
+    copies = [speed.assign(epochs=epochs) for epochs in range(1, 7)]
+    many = replace(results, tables={**results.tables, "speedup": pd.concat(copies)})
+    heights = []
+    for shown in (results, many):
+        with styled():
+            figure = new_figure()
+            draw_speed_up(figure, shown)
+            figure.draw_without_rendering()
+        heights.append(figure.axes[0].get_window_extent().height)
+    assert heights[1] == pytest.approx(heights[0], rel=0.15)
+    figure = new_figure()
+    draw_networks(figure, results)
+    assert len(legend_of(figure)) == (networks["hours_of"] != "").sum() == 13
+
+
 def test_the_front_of_hours_does_not_join_gpus_and_cpus(results: Results) -> None:
     table = results.tables["networks"].query("hours_of != ''").iloc[:4]
     table = table.assign(hours_of=["CPU", "CPU", "GPU", "GPU"], total_hours=[9, 8, 2, 1], on_front=True)

@@ -84,9 +84,9 @@ FIGURES = {
     ),
     "networks": ReportFigure(
         draw_networks, "networks",
-        "Error on the held-out slices against what a network costs. Marks: means over seeds; bars: 95 % intervals over "
-        "seeds, missing with one. Filled, and joined by the line: nothing has both less error and fewer hours. Grey "
-        "and broken: classical denoisers.",
+        "Error on the held-out slices against what a network costs. Marks: means over seeds, by the id of the first; "
+        "bars: 95 % intervals over seeds, missing with one. Filled, and joined by the line: nothing has both less "
+        "error and fewer hours. Grey and broken: classical denoisers.",
     ),
     "efficiency": ReportFigure(
         draw_speed_up, "speedup",

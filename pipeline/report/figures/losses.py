@@ -5,7 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from pipeline.report.figures.style import GREY, letter, lines, style
+from pipeline.report.figures.style import GREY, legend_below, letter, lines, style
 from pipeline.report.results import NothingToDraw, Results
 
 _WINDOWS = 50  # of the running mean in a training
@@ -47,7 +47,7 @@ def _draw_courses(figure: Figure, results: Results, cells: pd.DataFrame, subtitl
     right.set(xlabel="samples trained on", ylabel="validation RMSE (% of the input's)")
     letter(left, 0, f"training loss{subtitle}")
     letter(right, 1, f"validation error{subtitle}")
-    figure.legend(*right.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    legend_below(figure, right.get_legend_handles_labels()[0])
 
 
 def _draw_course(ax: Axes, course: pd.DataFrame, number: int, label: str, mark: str = "") -> None:

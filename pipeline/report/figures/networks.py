@@ -5,7 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from pipeline.report.figures.style import GREY, letter, style
+from pipeline.report.figures.style import GREY, legend_below, letter, style
 from pipeline.report.results import NothingToDraw, Results
 
 _PANELS = {
@@ -36,7 +36,7 @@ def draw_networks(figure: Figure, results: Results) -> None:
         ax.xaxis.set_minor_locator(NullLocator())
         letter(ax, number, title)
     _draw_front(panels[0], trained)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    legend_below(figure, panels[0].get_legend_handles_labels()[0])
 
 
 def _draw_panel(ax: Axes, table: pd.DataFrame, cost: str) -> None:
@@ -45,9 +45,8 @@ def _draw_panel(ax: Axes, table: pd.DataFrame, cost: str) -> None:
     for number, row in enumerate(table[table["hours_of"] != ""].to_dict("records")):
         colour, mark = style(number)
         x = row[cost] / (_GIB if cost == "peak_bytes" else 1)
-        ax.plot(
-            x, 100 * row["error"], mark, color=colour, label=_label(row), mfc=colour if row["on_front"] else "white"
-        )
+        label = f"{row['title']} ({row['cell']})"
+        ax.plot(x, 100 * row["error"], mark, color=colour, label=label, mfc=colour if row["on_front"] else "white")
         if pd.notna(row["error_low"]):
             ax.plot([x, x], [100 * row["error_low"], 100 * row["error_high"]], color=colour, lw=0.8)
 
@@ -58,12 +57,6 @@ def _plain(number: float, _: int) -> str:
         if number >= size:
             return f"{number / size:g}{unit}"
     return f"{number:g}"
-
-
-def _label(row: dict[object, object]) -> str:
-    slices = "" if row["slices"] == 1 else f", {row['slices']} slices"
-    transfer = "" if row["transfer"] == "none" else f", transfer {row['transfer']}"
-    return f"{row['title']} ({row['network']}){slices}{transfer}"
 
 
 def _draw_front(ax: Axes, trained: pd.DataFrame) -> None:

@@ -7,11 +7,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from pipeline.report.doses import at_lowest
-from pipeline.report.figures.style import BLACK, GREY, MARKS, letter, style
+from pipeline.report.figures.style import BLACK, GREY, LINE_INCHES, MARKS, letter, style
 from pipeline.report.results import Results
 from pipeline.settings.names import CLASSICAL_TITLES, LOW_DOSE_INPUT
 
-_LINE_INCHES = 0.16  # of the legend
 _BASELINES, _MODELS = 3, 24  # the input, the classical denoiser and the 2D network; all models in a figure
 _TISSUES = {"bias_lung": "lung", "bias_soft": "soft tissue", "bias_bone": "bone, contrast"}
 
@@ -45,7 +44,7 @@ def draw_bias(figure: Figure, results: Results) -> None:
     """Draw the mean deviation from the full dose, a panel a tissue and a row a model."""
     quality = judged_models(results)
     models = list(quality["model"])
-    figure.set_size_inches(7, 1.0 + _LINE_INCHES * len(models))
+    figure.set_size_inches(7, 1.0 + LINE_INCHES * len(models))
     panels = figure.subplots(1, len(_TISSUES), sharey=True)
     for number, (ax, name) in enumerate(zip(panels, _TISSUES, strict=True)):
         ax.axvline(0, color=GREY, lw=0.8)
@@ -69,7 +68,7 @@ def judged_models(results: Results) -> pd.DataFrame:
 def legend(figure: Figure, further: Sequence[Line2D] = (), least_inches: float = 3.0) -> None:
     """Add a legend of the first panel's lines to the right; the figure is made as high as the legend."""
     handles = [*figure.axes[0].get_legend_handles_labels()[0], *further]
-    figure.set_size_inches(7, max(least_inches, 0.5 + _LINE_INCHES * len(handles)))
+    figure.set_size_inches(7, max(least_inches, 0.5 + LINE_INCHES * len(handles)))
     figure.legend(handles=handles, loc="outside right center")
 
 

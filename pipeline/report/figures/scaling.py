@@ -10,7 +10,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from pipeline.report.figures.style import COLOURS, GREY, draw_line, hollow_mark, letter, lines, rank_axis, style
+from pipeline.report.figures.style import (
+    COLOURS,
+    GREY,
+    draw_line,
+    hollow_mark,
+    legend_below,
+    letter,
+    lines,
+    rank_axis,
+    style,
+)
 from pipeline.report.paper import TABLE_2
 from pipeline.report.results import NothingToDraw, Results
 from pipeline.scaling.points import SERIES_SETTINGS
@@ -45,7 +55,7 @@ def draw_speed_up(figure: Figure, results: Results) -> None:
     handles = left.get_legend_handles_labels()[0]
     handles += [hollow_mark()] if speed["disturbed"].any() else []
     handles += [_alarm_mark()] if speed["impossible"].any() else []
-    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    legend_below(figure, handles)
 
 
 def _alarm_mark() -> Line2D:
@@ -190,7 +200,7 @@ def draw_projection(figure: Figure, results: Results) -> None:
         Line2D([], [], color=GREY, ls="--", label="scenario, not forecast"),
         *([hollow_mark()] if (speed["disturbed"] != "").any() else []),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    legend_below(figure, handles)
 
 
 def _draw_forecast(ax: Axes, group: pd.DataFrame, number: int, label: str) -> None:

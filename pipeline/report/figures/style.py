@@ -1,11 +1,13 @@
 """The look of figures, and their files."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -22,6 +24,7 @@ BLACK = "#000000"  # of the same palette; for the baseline
 MARKS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "0.45"
 DPI = 300
+LINE_INCHES = 0.16  # of a legend
 _METADATA: Mapping[FigureFormat, Any] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 """Metadata that keep the same figure the same file."""
 _STYLE: Any = {
@@ -113,6 +116,14 @@ def draw_line(ax: Axes, table: pd.DataFrame, y: str, number: int, label: str, sc
     low, high = scale * table[f"{y}_low"], scale * table[f"{y}_high"]
     ax.fill_between(ranks, low, high, color=colour, alpha=0.18, lw=0)
     ax.errorbar(ranks, middle, [middle - low, high - middle], color=colour, lw=0, elinewidth=0.8, capsize=2)
+
+
+def legend_below(figure: Figure, handles: Sequence[Artist], columns: int = 3) -> None:
+    """Add a legend below the panels; the figure grows by its lines from the third on, and the panels stay as high."""
+    width, height = figure.get_size_inches()
+    further = max(0, math.ceil(len(handles) / columns) - 2)
+    figure.set_size_inches(width, height + LINE_INCHES * further)
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
 
 
 def hollow_mark() -> Line2D:
