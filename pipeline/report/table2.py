@@ -15,6 +15,7 @@ from pipeline.settings.names import LOW_DOSE_INPUT
 
 _TRAINING = ["architecture", "network", "transfer", "epochs", "slices", "ranks", "device"]
 _KEY = ["architecture", "slices", "ranks"]
+_TOLD_APART_BY = ("network", "device")
 _COUNTS = ("epochs", "slices", "ranks", "seeds", "paper_epochs", "paper_seconds")
 _MEASURES = slice_measures("paper")
 _TITLES, _MEANS = [measure.title for measure in _MEASURES], [f"{measure.name}_mean" for measure in _MEASURES]
@@ -96,12 +97,20 @@ def as_markdown(table: pd.DataFrame) -> str:
 
 def shown_rows(table: pd.DataFrame, sign: str) -> Iterator[list[str]]:
     """Yield the rows as texts under ``HEADER``; ``sign`` stands between mean and SD, a dash for a missing number."""
-    for row in records(table):
+    for title, row in zip(_titles(table), records(table), strict=True):
         yield [
-            row["architecture"], _count(row["epochs"]),
+            title, _count(row["epochs"]),
             "-" if row["slices"] == 1 else _count(row["slices"]), _count(row["ranks"]),
             *(text for prefix in ("", "paper_") for text in _figures(row, prefix, sign)),
         ]  # fmt: skip
+
+
+def _titles(table: pd.DataFrame) -> Iterator[str]:
+    """Yield the architectures, with network and device in brackets where several of these share one."""
+    differ = table.groupby("architecture")[list(_TOLD_APART_BY)].transform("nunique") > 1
+    for row, differs in zip(records(table), records(differ), strict=True):
+        parts = [row[name] for name in _TOLD_APART_BY if differs[name] and not pd.isna(row[name])]
+        yield row["architecture"] + (f" ({', '.join(parts)})" if parts else "")
 
 
 def _figures(row: dict[str, Any], prefix: str, sign: str) -> Iterator[str]:

@@ -153,3 +153,17 @@ def test_times_of_disturbed_trainings_have_an_asterisk() -> None:
     assert "| 3D-DDnet TL+GDL | 50 | 16 | 2 | 0:02:30* |" in as_markdown(table)
     assert "0:02:30*" in as_latex(table, "run")
     assert "*" not in as_markdown(table2_of())
+
+
+def test_networks_and_devices_of_one_architecture_are_told_apart() -> None:
+    trained = pd.DataFrame([
+        training(cell="a", network="wide", training_seconds=1.0),
+        training(cell="b", network="slim", training_seconds=2.0),
+        training(cell="c", network="flat", dims=2, transfer="none", training_seconds=3),
+        training(cell="d", network="flat", dims=2, transfer="none", training_seconds=4, device="A100"),
+    ])  # fmt: skip
+    table = table2(trained, pd.DataFrame(columns=["model", "mse", "ms_ssim"]))
+    titles = [line.split(" | ")[0].removeprefix("| ") for line in as_markdown(table).splitlines()[2:]]
+    assert titles[:5] == ["low-dose input", "3D-DDnet TL+GDL (wide)", "3D-DDnet TL+GDL (slim)", "2D-DDnet (cpu)",
+                          "2D-DDnet (A100)"]  # fmt: skip
+    assert {title for title in titles[5:] if "(" in title} == set()
