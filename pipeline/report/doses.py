@@ -9,16 +9,20 @@ from pipeline.quality.measures import SCAN_MEASURES, names
 from pipeline.settings.cells import CellSettings
 
 DOSE = "dose"
-"""Column with the fraction of the full dose; empty where the low dose was measured."""
+"""Column with the fraction of the full dose; empty where the low dose was measured, be it of some scans alone."""
 SEEN = "seen"
 _OF_SCANS = names(SCAN_MEASURES)
 
 
 def split_by_dose(table: pd.DataFrame) -> list[tuple[float, pd.DataFrame]]:
-    """Split rows by their dose, the lowest first; with a single simulated dose all rows stay together."""
+    """Split rows by their dose, the lowest first; with a single simulated dose all rows stay together.
+
+    Where the low dose of some of these was measured, they have no common dose: it is NaN, as that of measured ones.
+    """
     doses = sorted(table[DOSE].dropna().unique()) if DOSE in table else []
     if len(doses) < 2:
-        return [(doses[0] if doses else np.nan, table)]
+        is_common = len(doses) == 1 and table[DOSE].notna().all()
+        return [(doses[0] if is_common else np.nan, table)]
     measured = table[table[DOSE].isna()]
     return [*((dose, table[table[DOSE] == dose]) for dose in doses), *([(np.nan, measured)] if len(measured) else [])]
 

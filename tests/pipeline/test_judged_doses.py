@@ -14,7 +14,7 @@ from data_prep.store import Pair
 from pipeline.evaluate.denoisers import identity, tune_classical
 from pipeline.evaluate.judgement import evaluate
 from pipeline.inference.trained_noise import describe_training, rows_at
-from pipeline.report.doses import at_lowest, doses_table
+from pipeline.report.doses import at_lowest, doses_table, split_by_dose
 from pipeline.report.quality_tables import judged_table, quality_tables
 from tests.pipeline.cells import cell
 from tests.pipeline.doses import EVALUATE, SETTINGS, write_doses
@@ -85,6 +85,17 @@ def test_tables_never_average_over_doses(tmp_path: Path) -> None:
     assert at_lowest(judged)["rmse_hu"].max() == 41
     single = tables["quality"][tables["quality"]["dose"] == 0.25]
     assert doses_table(single, [], (0.25,)).empty
+
+
+@pytest.mark.parametrize(
+    ("doses", "split"),
+    [([0.25, 0.25], [0.25]), ([0.25, np.nan], [np.nan]), ([np.nan] * 2, [np.nan]), ([0.25, 0.1], [0.1, 0.25]),
+     ([0.25, 0.1, np.nan], [0.1, 0.25, np.nan]), ([], [np.nan])],
+)  # fmt: skip
+def test_measured_scans_are_not_said_to_be_of_a_simulated_dose(doses: list[float], split: list[float]) -> None:
+    parts = split_by_dose(pd.DataFrame({"dose": doses}, dtype=float))
+    np.testing.assert_array_equal([dose for dose, _ in parts], split)
+    assert sum(len(rows) for _, rows in parts) == len(doses)
 
 
 def test_the_noise_of_a_training_is_that_of_its_doses() -> None:
