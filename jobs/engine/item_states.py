@@ -1,6 +1,5 @@
 """The state of each item of a run, for people: by one look at its folder, and at Slurm's queue."""
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -63,7 +62,7 @@ def item_states(graph: Graph, queue: Mapping[Ref, QueueState]) -> dict[Ref, Item
     states = dict[Ref, ItemState]()
     idle = "for its turn" if _is_at_work(graph) else "for the next run"
     for stage in graph.stages.values():
-        names = _names_in(stage)
+        names = stage.markers.names()
         for item in stage.items():
             files, queued = _read_files(stage, item, names), queue.get((stage.name, item))
             states[stage.name, item] = (
@@ -71,13 +70,6 @@ def item_states(graph: Graph, queue: Mapping[Ref, QueueState]) -> dict[Ref, Item
                 or _state_at_rest(stage, item, files, states, idle)
             )  # fmt: skip
     return states
-
-
-def _names_in(stage: Stage) -> set[str]:
-    try:
-        return set(os.listdir(stage.markers.folder))
-    except FileNotFoundError:
-        return set()
 
 
 def _read_files(stage: Stage, item: str, names: set[str]) -> _Files:

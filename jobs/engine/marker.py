@@ -4,6 +4,7 @@ import json
 import os
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -51,10 +52,15 @@ class Marker:
 
 
 class Markers:
-    """Markers, progress and locks of one stage's items, in ``root/markers/<stage>``."""
+    """Markers, progress and locks of one stage's items, in ``root/markers/<stage>``.
 
-    def __init__(self, root: Path, stage: str) -> None:
+    ``siblings``: stages that hand items to one another as settings change. What one of them began is recorded in its
+    folder from then on, so that an item has a single record, whichever of them does it.
+    """
+
+    def __init__(self, root: Path, stage: str, siblings: Sequence[str] = ()) -> None:
         self.folder = root / "markers" / stage
+        self._folders = [self.folder, *(root / "markers" / name for name in siblings if name != stage)]
 
     def read(self, item: str) -> Marker | None:
         """Read the item's marker; None if it has not ended. An item whose marker was changed failed: it runs again."""
@@ -65,6 +71,16 @@ class Markers:
         except (BrokenSeal, TypeError):
             reason = f"{self._path(item)} was cut or changed, or is of another version of quarterdose"
             return Marker("failed", {}, 0.0, 0.0, reason, {}, attempt="")
+
+    def folder_of(self, item: str) -> Path:
+        """Return the folder with the records of an item."""
+        records = (f"{item}.begun", f"{item}.json")
+        folders = (folder for folder in self._folders if any((folder / record).exists() for record in records))
+        return self.folder if len(self._folders) == 1 else next(folders, self.folder)
+
+    def names(self) -> set[str]:
+        """List all files with records, by one look at each folder."""
+        return {name for folder in self._folders if folder.is_dir() for name in os.listdir(folder)}
 
     def items(self) -> list[str]:
         """List all items that have a marker."""
@@ -121,7 +137,7 @@ class Markers:
 
     def lock(self, item: str) -> Path:
         """Path of the file that the process which runs the item holds locked."""
-        return self.folder / f"{item}.lock"
+        return self.folder_of(item) / f"{item}.lock"
 
     def is_running(self, item: str) -> bool:
         """Whether a process holds the item's lock."""
@@ -151,10 +167,10 @@ class Markers:
         return path.read_text(errors="replace").split() if path.exists() else []
 
     def _start(self, item: str) -> Path:
-        return self.folder / f"{item}.begun"
+        return self.folder_of(item) / f"{item}.begun"
 
     def _path(self, item: str) -> Path:
-        return self.folder / f"{item}.json"
+        return self.folder_of(item) / f"{item}.json"
 
     def _progress(self, item: str) -> Path:
-        return self.folder / f"{item}.progress"
+        return self.folder_of(item) / f"{item}.progress"

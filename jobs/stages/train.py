@@ -12,6 +12,7 @@ from data_prep.errors import UserError
 from data_prep.files import digest_json, write_atomic, write_json
 from data_prep.progress import Progress
 from data_prep.sources.series import stamp_of_file
+from jobs.engine.marker import Markers
 from jobs.engine.run_folder import RunFolder
 from jobs.engine.stage import Ref, Stage
 from jobs.stages.split import read_split
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
 
+_STAGES = ("train", "study")
+"""A cell passes from one to the other where its network gets, or loses, a 3D counterpart."""
 CELL_FILES = r"metrics\.jsonl|result\.json|checkpoints/step-\d+\.pt|tensorboard/events\..*"
 
 
@@ -41,6 +44,7 @@ class CellStage(Stage):
     def __init__(self, folder: RunFolder, cells: Iterable[CellSettings]) -> None:
         super().__init__(folder)
         self.cells = {cell.id: cell for cell in cells}
+        self.markers = Markers(folder.root, self.name, _STAGES)
 
     def find_items(self, progress: Progress) -> str:
         for cell in {cell.network: cell for cell in self.cells.values()}.values():

@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from data_prep.errors import UserError
+from data_prep.files import digest_json
 from data_prep.progress import ignore_progress
-from jobs.engine.decision import Decision
+from jobs.engine.decision import Cause, Decision, Reason
 from jobs.engine.graph import Graph
 from jobs.engine.marker import Marker
 from jobs.engine.run_folder import RunFolder
+from jobs.engine.targets import check_targets
 from jobs.stages.graph import graph_of
 from jobs.stages.train import CellStage, Study, TrainDonors, Transfer
 from pipeline.models import DDnet, read_published
@@ -177,6 +179,26 @@ def test_the_transfer_waits_for_the_2d_training_or_for_nothing_but_its_file(tmp_
     assert decision(donated, "train", "2d").run
     os.utime(donor, (1, 1))
     assert str(decision(donated, "transfer", "3d-zero").reason).startswith("donor changed from ['donor.pt', ")
+
+
+def test_a_2d_training_has_one_record_whether_it_has_a_3d_counterpart_or_not(tmp_path: Path, sample_path: Path) -> None:
+    """Else it was refused as files of others, or went on from a checkpoint of other settings."""
+    flat, deep = ({"model": "ddnet", "dims": dims} for dims in (2, 3))
+    alone = graph_with(tmp_path, {"transfer": "none"}, networks={"2d": flat})
+    paired = graph_with(tmp_path, {"transfer": "none"}, networks={"2d": flat, "3d": deep})
+    for ref in (("split", "split"), ("study", "2d")):
+        finish(alone, *ref)
+    alone.stages["study"].markers.write_start("2d", digest_json(alone.parts(alone.stages["study"], "2d")), "")
+    for graph, stage in ((alone, "study"), (paired, "train")):
+        assert graph.decide_item(graph.stages[stage], "2d").reason.cause is Cause.DONE
+        check_targets(graph, [Decision((stage, "2d"), Reason(Cause.NEVER_RUN))])
+    changed = paired.stages["train"].markers
+    changed.write_start("2d", "other", "")
+    changed.write("2d", Marker("failed", {}, 1.0, 1.0, "diverged", {}))
+    former = alone.stages["study"].markers
+    assert former.read_start("2d") == "other"
+    assert former.read("2d") == changed.read("2d")
+    assert {"2d.json", "2d.begun"} <= former.names() & changed.names()
 
 
 def test_each_cell_starts_as_it_says(tmp_path: Path) -> None:
