@@ -26,6 +26,14 @@ class Graph:
         stage, item = ref
         return self.stages[stage].markers.is_done(item)
 
+    def is_current(self, ref: Ref) -> bool:
+        """Whether an item was completed, by any version, with the settings and inputs that there are now."""
+        stage, item = self.stages[ref[0]], ref[1]
+        marker = self.marker(ref)
+        if marker is None or marker.state != "done":
+            return False
+        return first_change({**marker.parts, "version": stage.version}, self.parts(stage, item)) is None
+
     def decide_all(self) -> list[Decision]:
         """Decide for each item of each stage, in the order in which they would run."""
         decisions: list[Decision] = []

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from data_prep.progress import Progress
 from data_prep.split import Segment
-from jobs.engine.marker import Markers
+from jobs.engine.graph import Graph
 from jobs.engine.stage import Ref, Stage
-from jobs.stages.split import read_split
-from jobs.stages.train import CellStage
+from jobs.stages.split import SplitScans, read_split
+from jobs.stages.train import CellStage, Transfer
 from pipeline.settings.names import LOW_DOSE_INPUT
 from pipeline.training.world import World
 
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 
 class Evaluate(Stage):
-    """Judge one denoiser an item: ``low-dose``, the baseline; classical ones; and cells that are no control arms."""
+    """Judge one denoiser an item: ``low-dose``, the baseline; classical ones; and cells that are no control arms.
+
+    ``stages``: the split, and all from it to the networks.
+    """
 
     name: str = "evaluate"
     version: ClassVar[int] = 9
@@ -28,8 +31,10 @@ class Evaluate(Stage):
     modules: ClassVar[tuple[str, ...]] = ("pipeline.evaluate.judgement",)
     is_lenient: bool = True  # a network whose training failed cannot be judged
 
-    def __init__(self, trainings: Sequence[CellStage]) -> None:
-        super().__init__(trainings[0].folder)
+    def __init__(self, stages: Sequence[Stage]) -> None:
+        super().__init__(stages[0].folder)
+        self.graph = Graph([*stages, self])
+        trainings = [stage for stage in stages if isinstance(stage, CellStage)]
         cells = [(stage, cell) for stage in trainings for cell in stage.cells.values()]
         self.cells = {cell.id: (stage, cell) for stage, cell in cells if not cell.is_control}
 
@@ -59,16 +64,20 @@ class Evaluate(Stage):
         shutil.rmtree(self.folder.evaluation(item), ignore_errors=True)
 
     def judged_items(self) -> list[str]:
-        """List the items whose judgement is up to date: of the split and the network that there are now."""
-        return [item for item in self.items() if self._is_judged(item)]
+        """List the items whose judgement is up to date, as :meth:`is_current` says."""
+        return [item for item in self.items() if self.is_current((self.name, item))]
 
-    def _is_judged(self, item: str) -> bool:
-        judgement = self.markers.read(item)
-        if judgement is None or judgement.state != "done":
-            return False
-        inputs = {ref: Markers(self.folder.root, ref[0]).read(ref[1]) for ref in self.inputs(item)}
-        stamps = {"/".join(ref): marker.stamp for ref, marker in inputs.items() if marker and marker.state == "done"}
-        return bool(judgement.parts["inputs"] == stamps)
+    def is_current(self, ref: Ref) -> bool:
+        """Whether an item, and what it was made of from the split on, is of the settings that there are now.
+
+        A run that was interrupted has others, and they do not compare.
+        """
+        stage = self.graph.stages[ref[0]]
+        if isinstance(stage, SplitScans):
+            return True
+        # the file of a donor may be out of reach, but what was made of it is an input of the training
+        is_made = isinstance(stage, Transfer) or self.graph.is_current(ref)
+        return is_made and all(map(self.is_current, stage.inputs(ref[1])))
 
     def run(self, item: str, world: World, progress: Progress) -> dict[str, Any]:
         from pipeline.evaluate.judgement import evaluate

@@ -18,8 +18,9 @@ def graph_of(folder: RunFolder) -> Graph:
     """Build the whole graph: prepare, split, train, transfer, study, evaluate, export, report."""
     prepare, donors = Prepare(folder), TrainDonors(folder)
     study = Study(donors)
-    evaluate = Evaluate([donors, study])
-    stages = [prepare, SplitScans(prepare), donors, Transfer(donors, study), study, evaluate, Export(evaluate)]
+    trained = [SplitScans(prepare), donors, Transfer(donors, study), study]
+    evaluate = Evaluate(trained)
+    stages = [prepare, *trained, evaluate, Export(evaluate)]
     return Graph([*stages, WriteReport([donors, study], evaluate, stages)])
 
 

@@ -66,15 +66,21 @@ class WriteReport(Stage):
         from jobs.stages.accounting import accounting_table
         from pipeline.report.write import write_report
 
-        states = {name: _state(stage, name) for name, (stage, _) in self.cells.items()}
         cells = [cell for _, cell in self.cells.values()]
         accounting = accounting_table(self.folder, self.graph)
         with Ledger(self.folder.report).recording(REPORT_PATTERNS):
             return write_report(
-                self.folder.root, self.settings, cells, states, self.evaluate.judged_items(), accounting
+                self.folder.root, self.settings, cells, self.states(), self.evaluate.judged_items(), accounting
             )
 
+    def states(self) -> dict[str, tuple[str, str]]:
+        """Return the state of each training, and the reason where it is not done."""
+        return {cell: self._state(stage, cell) for cell, (stage, _) in self.cells.items()}
 
-def _state(stage: Stage, cell: str) -> tuple[str, str]:
-    marker = stage.markers.read(cell)
-    return (marker.state, marker.reason) if marker else ("missing", "not trained")
+    def _state(self, stage: Stage, cell: str) -> tuple[str, str]:
+        marker = stage.markers.read(cell)
+        if marker is None:
+            return "missing", "not trained"
+        if marker.state == "done" and not self.evaluate.is_current((stage.name, cell)):
+            return "missing", "not trained with these settings and scans yet"
+        return marker.state, marker.reason

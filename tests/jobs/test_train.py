@@ -17,7 +17,9 @@ from jobs.engine.graph import Graph
 from jobs.engine.marker import Marker
 from jobs.engine.run_folder import RunFolder
 from jobs.engine.targets import check_targets
+from jobs.stages.evaluate import Evaluate
 from jobs.stages.graph import graph_of
+from jobs.stages.report import WriteReport
 from jobs.stages.train import CellStage, Study, TrainDonors, Transfer
 from pipeline.models import DDnet, read_published
 from pipeline.settings.run import RunSettings
@@ -199,6 +201,37 @@ def test_a_2d_training_has_one_record_whether_it_has_a_3d_counterpart_or_not(tmp
     assert former.read_start("2d") == "other"
     assert former.read("2d") == changed.read("2d")
     assert {"2d.json", "2d.begun"} <= former.names() & changed.names()
+
+
+def test_a_report_has_nothing_of_settings_that_were_changed_since(tmp_path: Path, sample_path: Path) -> None:
+    """As where a run with other settings was interrupted before it came to all items."""
+
+    def graph_of_rates(flat: float, crop: int = 256) -> Graph:
+        networks = {name: {"model": "ddnet", "dims": dims, "training": {"learning_rate": rate}}
+                    for name, dims, rate in (("2d", 2, flat), ("3d", 3, 1e-3))}  # fmt: skip
+        study = {"ranks": 1, "slices": 16, "transfer": ["zero", "none"]}
+        return graph_with(
+            tmp_path, study, networks=networks, evaluate={"crop": crop, "classical": []}, report={"formats": []}
+        )
+
+    graph = graph_of_rates(1e-3)
+    for stage in ("split", "train", "transfer", "study", "evaluate"):
+        for item in graph.stages[stage].items():
+            finish(graph, stage, item)
+
+    def judged(changed: Graph) -> list[str]:
+        stage = changed.stages["evaluate"]
+        assert isinstance(stage, Evaluate)
+        return stage.judged_items()
+
+    assert judged(graph) == ["low-dose", "2d", "3d-s16-r1", "3d-s16-r1-none"]
+    assert judged(graph_of_rates(1e-3, crop=192)) == []
+    changed = graph_of_rates(1e-2)
+    assert judged(changed) == ["low-dose", "3d-s16-r1-none"]
+    report = changed.stages["report"]
+    assert isinstance(report, WriteReport)
+    states = {cell: state for cell, (state, _) in report.states().items()}
+    assert states == {"2d": "missing", "3d-s16-r1": "missing", "3d-s16-r1-none": "done"}
 
 
 def test_each_cell_starts_as_it_says(tmp_path: Path) -> None:
