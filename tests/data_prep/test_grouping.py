@@ -242,7 +242,7 @@ def test_files_of_several_frames_follow_each_other_in_one_scan(shift: float, ste
 
     def move(image: FileDataset) -> None:
         image.SeriesInstanceUID = uid
-        for group in image.PerFrameFunctionalGroupsSequence if image.filename.endswith("2.dcm") else ():
+        for group in image.PerFrameFunctionalGroupsSequence if str(image.filename).endswith("2.dcm") else ():
             (position,) = group.PlanePositionSequence
             position.ImagePositionPatient = [-180, -180, position.ImagePositionPatient[2] + shift]
 
