@@ -2,7 +2,7 @@
 
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 TIMEOUT = 60.0  # seconds; squeue itself gives up on a silent controller after 20 to 40
 _BATCH = 10_000  # ids in one command: an argument may have 128 KiB
@@ -47,6 +47,30 @@ def read_config() -> dict[str, str]:
     """
     lines = (line.partition("=") for line in output("scontrol", "show", "config").splitlines())
     return {name.strip(): text.strip() for name, equals, text in lines if equals}
+
+
+def cluster_name() -> str:
+    """Ask the controller for the name of the cluster that is reached from here.
+
+    Raises:
+        SlurmError: it does not answer.
+    """
+    return read_config().get("ClusterName", "")
+
+
+def check_cluster(names: Collection[str]) -> None:
+    """Check that jobs which were submitted to clusters of these names are those of the cluster that is reached here.
+
+    Raises:
+        SlurmError: they are not.
+    """
+    try:
+        here = cluster_name() if names else ""
+    except SlurmError:
+        return  # who asks for the jobs hears it too, or asks accounting
+    for name in names:
+        if name != here:
+            raise SlurmError(f"the jobs were submitted on cluster {name}, and this machine reaches {here} alone")
 
 
 def batches(ids: Sequence[str]) -> Iterator[Sequence[str]]:

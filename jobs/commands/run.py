@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -21,6 +22,9 @@ from pipeline.report.files import QUALITY_PATTERNS, REPORT_PATTERNS, SEARCH_PATT
 from pipeline.settings.run import RunSettings
 from slurm.commands import SlurmError
 from slurm.profile import Profile, load_profile
+
+if TYPE_CHECKING:
+    from jobs.engine.submissions import Submission
 
 
 def run(config: Config, on: On = LOCAL, overrides: Overrides = None, dry_run: DryRun = False) -> None:
@@ -193,24 +197,28 @@ def _modules(graph: Graph, decisions: Sequence[Decision]) -> list[str]:
 
 def check_queue(folder: RunFolder) -> None:
     """Check that no job of the run is in Slurm's queue, which would do the same items."""
-    from jobs.engine.queue import live_submissions
-    from jobs.engine.submissions import Submissions
-
-    if not Submissions(folder.root).read():
-        return
-    try:
-        live = live_submissions(folder)
-    except SlurmError as error:
-        raise UserError(
-            f"jobs of this run were put in Slurm's queue, and whether they have ended is not known, as {error}: run it "
-            f"where Slurm answers; if you know that they have ended, remove {folder.root / 'queue.jsonl'}"
-        ) from error
+    live = _live_submissions(folder)
     if live:
         jobs = ", ".join(sorted({job for submission in live for job in submission.jobs}, key=int))
         raise UserError(
             f"jobs {jobs} of this run are in Slurm's queue: wait for them (`quarterdose status {folder.root}`), or end "
             f"them first (`quarterdose cancel {folder.root}`)"
         )
+
+
+def _live_submissions(folder: RunFolder) -> "list[Submission]":
+    from jobs.engine.queue import live_submissions
+    from jobs.engine.submissions import Submissions
+
+    if not Submissions(folder.root).read():
+        return []
+    try:
+        return live_submissions(folder)
+    except SlurmError as error:
+        raise UserError(
+            f"jobs of this run were put in Slurm's queue, and whether they have ended is not known, as {error}: run it "
+            f"where Slurm answers; if you know that they have ended, remove {folder.root / 'queue.jsonl'}"
+        ) from error
 
 
 def _decide(graph: Graph) -> list[Decision]:
@@ -225,7 +233,7 @@ def _decide(graph: Graph) -> list[Decision]:
 def _enqueue(folder: RunFolder, graph: Graph, open_graph: OpenGraph, profile: Profile) -> None:
     """Put what is missing or changed in Slurm's queue."""
     from jobs.commands.forecast import check_budget
-    from jobs.engine.queue import check_submission, live_submissions, submit_graph
+    from jobs.engine.queue import check_submission, submit_graph
 
     with locked(folder):
         is_searched = all(stage.is_searched() for stage in graph.stages.values())
@@ -233,7 +241,7 @@ def _enqueue(folder: RunFolder, graph: Graph, open_graph: OpenGraph, profile: Pr
         check_budget(folder, graph, profile)
         if is_searched:  # else each job checks what it replaces
             check_targets(graph, graph.decide_all())
-        live = live_submissions(folder)
+        live = _live_submissions(folder)
         check_submission(graph, folder, profile, live)
         folder.record()
         submissions = submit_graph(graph, folder, profile, live, open_graph)

@@ -8,7 +8,7 @@ from jobs.engine.graph import Graph
 from jobs.engine.item_states import QueueState
 from jobs.engine.run_folder import RunFolder
 from jobs.engine.stage import Ref
-from jobs.engine.submissions import Submission, Submissions, items_of
+from jobs.engine.submissions import Submission, Submissions, items_of, jobs_of
 from slurm.commands import SlurmError, array_of
 from slurm.sentences import describe_end, describe_wait
 from slurm.states import ENDED_BADLY, RUNNING, JobState, cancel, job_states
@@ -35,7 +35,7 @@ def queued_states(folder: RunFolder, graph: Graph) -> Mapping[Ref, QueueState]:
 
 def _states_by_submission(submissions: set[Submission]) -> dict[Submission, list[JobState]]:
     by_job = defaultdict[str, list[JobState]](list)
-    for state in job_states([job for submission in submissions for job in submission.jobs]).values():
+    for state in job_states(jobs_of(submissions)).values():
         by_job[array_of(state.job)].append(state)
     return {submission: [state for job in submission.jobs for state in by_job[job]] for submission in submissions}
 
@@ -60,9 +60,9 @@ def cancel_run(folder: RunFolder) -> int:
     """End all that the run has in the queue; return the number of jobs that were ended.
 
     Raises:
-        SlurmError: Slurm does not answer.
+        SlurmError: Slurm does not answer, or has no such jobs, as they are another cluster's.
     """
-    states = job_states([job for submission in Submissions(folder.root).read() for job in submission.jobs])
+    states = job_states(jobs_of(Submissions(folder.root).read()))
     live = sorted({state.job for state in states.values() if not state.final})
     cancel(live)
     return len(live)

@@ -21,7 +21,7 @@ from jobs.engine.marker import Marker
 from jobs.engine.outcome import check_stage
 from jobs.engine.outputs import check_outputs, first_fault
 from jobs.engine.stage import Ref, Stage
-from jobs.engine.submissions import Submissions
+from jobs.engine.submissions import Submissions, jobs_of
 from jobs.engine.targets import check_targets
 from jobs.engine.worker import work_alone, work_together
 from pipeline.training.stopping import SIGNALS, Stopped
@@ -183,7 +183,7 @@ def _describe_death(stage: Stage, item: str) -> str:
         if submission.stage == stage.name and item in submission.items
     ]
     try:
-        states = job_states([job for submission in submissions[-1:] for job in submission.jobs])
+        states = job_states(jobs_of(submissions[-1:]))
     except SlurmError as error:
         states = {}
         logger.warning(error)

@@ -12,9 +12,9 @@ from jobs.engine.in_job import find_items, run_items, run_rank, run_share
 from jobs.engine.marker import Marker
 from jobs.engine.run_folder import RunFolder
 from jobs.engine.stage import Ref, Stage
-from jobs.engine.submissions import ALL_ITEMS, FIND, Submission, Submissions, items_of
+from jobs.engine.submissions import ALL_ITEMS, FIND, Submission, Submissions, items_of, jobs_of
 from slurm.associations import check_association
-from slurm.commands import array_of
+from slurm.commands import array_of, cluster_name
 from slurm.partitions import check_partitions
 from slurm.profile import Profile
 from slurm.states import job_states
@@ -26,7 +26,7 @@ class _Queue:
     """Puts jobs of one run in the queue, each behind the live or new jobs that do what it needs.
 
     ``is_searched``: whether the items of all stages are known already, else a job finds them. ``live``: earlier
-    submissions of which something is still in the queue.
+    submissions of which something is still in the queue. ``cluster``: its name.
     """
 
     folder: RunFolder
@@ -34,6 +34,7 @@ class _Queue:
     open_graph: OpenGraph
     is_searched: bool
     live: Sequence[Submission]
+    cluster: str
     submissions: list[Submission] = field(default_factory=list)
     _jobs: list[str] = field(default_factory=list)
     _markers: list[tuple[Stage, str, Marker | None]] = field(default_factory=list)
@@ -44,7 +45,7 @@ class _Queue:
         self._jobs += jobs
         gpus = self.profile.gpus_a_task * request.tasks if request.ranks or request.uses_gpu else 0
         record = Submissions(self.folder.root)
-        self.submissions.append(record.add(stage, items, jobs, len(request.calls) * request.tasks, gpus))
+        self.submissions.append(record.add(stage, items, jobs, len(request.calls) * request.tasks, gpus, self.cluster))
 
     def replace_marker(self, stage: Stage, item: str) -> None:
         """Remember the marker of an item that is submitted, to be removed when all jobs are in the queue."""
@@ -91,10 +92,10 @@ def live_submissions(folder: RunFolder) -> list[Submission]:
     """Read the submissions of which something is still in the queue.
 
     Raises:
-        SlurmError: Slurm does not answer.
+        SlurmError: Slurm does not answer, or another cluster has them.
     """
     submissions = Submissions(folder.root).read()
-    states = job_states([job for submission in submissions for job in submission.jobs])
+    states = job_states(jobs_of(submissions))
     live = {array_of(state.job) for state in states.values() if not state.final}
     return [submission for submission in submissions if live.intersection(submission.jobs)]
 
@@ -117,7 +118,8 @@ def submit_graph(
         UserError: Slurm refuses a job; the others were taken back.
         SlurmError: Slurm does not answer; the message names what could not be taken back.
     """
-    queue = _Queue(folder, profile, open_graph, all(stage.is_searched() for stage in graph.stages.values()), live)
+    is_searched = all(stage.is_searched() for stage in graph.stages.values())
+    queue = _Queue(folder, profile, open_graph, is_searched, live, cluster_name())
     try:
         _queue_stages(queue, graph)
     except BaseException as error:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from data_prep.errors import UserError
 from data_prep.files import write_atomic
 from data_prep.seal import BrokenSeal, sealed, unsealed
 from jobs.engine.graph import Graph
+from slurm.commands import check_cluster
 
 ALL_ITEMS = "*"
 """In place of a stage's items that are still to be found by a search."""
@@ -22,7 +23,7 @@ class Submission:
     """Jobs of a stage: one job with one item, or arrays whose tasks share the items.
 
     The line has these fields as keys. ``jobs``: ids of jobs or arrays, with ``tasks`` processes in all and ``gpus``
-    GPUs a job, or a task of an array; ``at``: Unix time.
+    GPUs a job, or a task of an array; ``at``: Unix time; ``cluster``: its name, empty in records of earlier versions.
     """
 
     stage: str
@@ -31,6 +32,7 @@ class Submission:
     tasks: int
     gpus: int
     at: float
+    cluster: str = ""
 
 
 class Submissions:
@@ -39,9 +41,11 @@ class Submissions:
     def __init__(self, root: Path) -> None:
         self._file = root / "queue.jsonl"
 
-    def add(self, stage: str, items: Sequence[str], jobs: Sequence[str], tasks: int, gpus: int) -> Submission:
+    def add(
+        self, stage: str, items: Sequence[str], jobs: Sequence[str], tasks: int, gpus: int, cluster: str = ""
+    ) -> Submission:
         """Record a submission, at this time; return it."""
-        submission = Submission(stage, tuple(items), tuple(jobs), tasks, gpus, time.time())
+        submission = Submission(stage, tuple(items), tuple(jobs), tasks, gpus, time.time(), cluster)
         self._write([*self.read(), submission])
         return submission
 
@@ -74,6 +78,17 @@ class Submissions:
                 "`squeue` what still runs, and remove the line"
             ) from error
         return Submission(**{**record, "items": tuple(record["items"]), "jobs": tuple(record["jobs"])})
+
+
+def jobs_of(submissions: Iterable[Submission]) -> list[str]:
+    """List the jobs of submissions, to ask Slurm for them.
+
+    Raises:
+        SlurmError: another cluster has them: the numbers are those of other jobs here.
+    """
+    jobs = [(job, submission.cluster) for submission in submissions for job in submission.jobs]
+    check_cluster({cluster for _, cluster in jobs if cluster})
+    return [job for job, _ in jobs]
 
 
 def items_of(graph: Graph, submission: Submission) -> Sequence[str]:

@@ -11,7 +11,7 @@ from data_prep.log import logger
 from jobs.engine.graph import Graph
 from jobs.engine.marker import Markers
 from jobs.engine.run_folder import RunFolder
-from jobs.engine.submissions import Submission, Submissions
+from jobs.engine.submissions import Submission, Submissions, jobs_of
 from pipeline.report.tables import records
 from slurm.accounting import Allocation, allocations
 from slurm.commands import SlurmError, array_of
@@ -36,8 +36,7 @@ def accounting_table(folder: RunFolder, graph: Graph) -> pd.DataFrame:
     start alone. Rows that Slurm counted for an earlier report go before the latter.
     """
     groups = _group_submissions(folder, graph)
-    jobs = [job for submissions in groups.values() for submission in submissions for job in submission.jobs]
-    allocated = _ask_slurm(jobs)
+    allocated = _ask_slurm([submission for submissions in groups.values() for submission in submissions])
     earlier = _read_counted(folder) if allocated is None else {}
     rows = [
         earlier.get(group) or _row(folder, graph, *group, submissions, allocated)
@@ -57,10 +56,10 @@ def _group_submissions(folder: RunFolder, graph: Graph) -> dict[tuple[str, str],
     return groups
 
 
-def _ask_slurm(jobs: Sequence[str]) -> list[Allocation] | None:
-    """Ask for the allocations of jobs; None where Slurm does not answer or does not count."""
+def _ask_slurm(submissions: Sequence[Submission]) -> list[Allocation] | None:
+    """Ask for the allocations of jobs; None where Slurm does not answer or does not count, or is another cluster's."""
     try:
-        return allocations(jobs) if jobs else []
+        return allocations(jobs_of(submissions)) if submissions else []
     except SlurmError as error:
         logger.warning(error)
         return None

@@ -17,6 +17,7 @@ from jobs.engine.marker import Marker
 from jobs.engine.run_folder import LOCK, RunFolder
 from jobs.engine.submissions import Submission, Submissions
 from jobs.engine.worker import PEER_LOST
+from jobs.stages.accounting import accounting_table
 from jobs.stages.graph import graph_of
 from pipeline.settings.run import RunSettings
 from slurm.calls import STARTED
@@ -216,6 +217,31 @@ def test_slurm_is_asked_once_for_thousands_of_jobs(
     completed: CompletedProcess[str] = quarterdose_within(folder.root.parent, command, "t")
     assert completed.returncode == 0, completed.stderr
     assert calls.read_text().split() == ["squeue", "sacct"]
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "words"),
+    [
+        (["status", "t"], 0, ": what is shown is what the run folder holds"),
+        (["cancel", "t"], 1, ""),
+        (["run", "t/config.yaml"], 2, "whether they have ended is not known, as "),
+        (["run", "t/config.yaml", "--on", "a100"], 2, "whether they have ended is not known, as "),
+    ],
+)
+def test_jobs_of_another_cluster_are_not_those_of_the_same_numbers_here(
+    folder: RunFolder, command: list[str], code: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = slurm_commands(tmp_path, monkeypatch)
+    (tmp_path / "scontrol").write_text("#!/bin/sh\necho ClusterName = barnard\n")
+    (tmp_path / "scontrol").chmod(0o755)
+    Submissions(folder.root).add("study", [CELL], ["12"], 1, 0, "capella")
+    completed = quarterdose_within(folder.root.parent, *command)
+    assert completed.returncode == code
+    shown = completed.stdout + completed.stderr
+    assert "the jobs were submitted on cluster capella, and this machine reaches barnard alone" in shown
+    assert words in shown
+    assert not calls.exists()
+    assert accounting_table(folder, graph_of(folder))["source"].tolist() == ["markers"]
 
 
 def test_without_slurm_the_run_folder_tells(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:

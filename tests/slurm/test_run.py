@@ -101,6 +101,7 @@ def test_each_job_asks_for_the_features_of_its_own_partition(tmp_path: Path, clu
     toy = Queued(tmp_path, SPREAD, cluster, worker_partition="scavenge", **features)
     toy.submit()
     jobs = {toy.job(stage): stage for stage in ("prepare", "train", "evaluate", "report")}
+    assert {submission["cluster"] for submission in toy.submissions()} == {"dev"}
     lines = cluster.command("squeue", "-h", "-t", "all", "-o", "%F %P %f", "-j", ",".join(jobs)).splitlines()
     toy.tell("cancel")
     requests = {tuple(line.split()) for line in lines}
