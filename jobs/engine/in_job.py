@@ -29,7 +29,7 @@ from pipeline.training.world import World
 from slurm.commands import SlurmError
 from slurm.job import USED_UP, await_end, describe_stop, process, rendezvous_address, requeue, restarts, share
 from slurm.sentences import describe_end
-from slurm.states import ENDED_WELL, job_states
+from slurm.states import ENDED_WELL, JobState, job_states
 
 _POLL_SECONDS = 0.5  # between looks for a marker
 _VISIBLE_SECONDS = 60.0  # until files of another node are seen here: NFS may remember a folder for so long
@@ -151,7 +151,8 @@ def _await_inputs(graph: Graph, stage: Stage, items: Sequence[str]) -> None:
         late = [ref for ref in late if not _is_seen(graph, ref)]
     for name, item in late:
         source = graph.stages[name]
-        source.markers.write_death(item, _describe_death(source, item))
+        if all(state.final for state in _newest_states(source, item)):  # else this job did not wait for it
+            source.markers.write_death(item, _describe_death(source, item))
     check_outputs((graph.stages[name], item) for name, item in late)
     if not stage.concludes:
         for name in sorted({name for name, _ in refs}):
@@ -177,18 +178,22 @@ def _is_blocked(graph: Graph, ref: Ref) -> bool:
 
 def _describe_death(stage: Stage, item: str) -> str:
     """Say how the newest jobs of an item ended, which left no marker."""
+    states = [state for state in _newest_states(stage, item) if state.final and state.state not in ENDED_WELL]
+    return f"{', '.join(map(describe_end, states)) or 'its job ended'} before it was done; see the logs"
+
+
+def _newest_states(stage: Stage, item: str) -> list[JobState]:
+    """Ask Slurm for the states of an item's newest jobs; a warning says where it does not answer."""
     submissions = [
         submission
         for submission in Submissions(stage.folder.root).read()
         if submission.stage == stage.name and item in submission.items
     ]
     try:
-        states = job_states(jobs_of(submissions[-1:]))
+        return list(job_states(jobs_of(submissions[-1:])).values())
     except SlurmError as error:
-        states = {}
         logger.warning(error)
-    ends = ", ".join(describe_end(state) for state in states.values() if state.state not in ENDED_WELL)
-    return f"{ends or 'its job ended'} before it was done; see the logs"
+        return []
 
 
 def _exit_unless_done(stage: Stage, items: Sequence[str]) -> None:

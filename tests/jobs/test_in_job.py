@@ -16,6 +16,7 @@ from jobs.engine.graph import Graph
 from jobs.engine.marker import Marker
 from jobs.engine.outputs import digest_outputs
 from jobs.engine.run_folder import RunFolder
+from jobs.engine.submissions import Submissions
 from jobs.stages.graph import graph_of, open_graph
 from jobs.stages.prepare import Prepare
 from pipeline.settings.run import RunSettings
@@ -78,6 +79,26 @@ def test_a_marker_that_never_comes_is_the_mark_of_a_job_that_died(
     assert marker is not None
     assert marker.state == "failed"
     assert marker.reason == "its job ended before it was done; see the logs"
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "reason"), [("PENDING", 0, None), ("FAILED", 256, "job 12 failed with exit")]
+)
+def test_an_input_whose_job_is_in_the_queue_has_not_died(
+    graph: Graph, state: str, code: int, reason: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training was added, submitted and judged while another one of the run still waits."""
+    monkeypatch.setattr(in_job, "_VISIBLE_SECONDS", 0.0)
+    (tmp_path / "squeue").write_text(f"#!/bin/sh\necho '12|{state}|None||0|{code}|1|N/A|N/A|'\n")
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    Submissions(tmp_path / "t").add("split", ["split"], ["12"], 1, 0)
+    with pytest.raises(RuntimeError, match="1 of 1 items of split did not succeed"):
+        in_job._await_inputs(graph, graph.stages["train"], ["2d"])
+    marker = graph.marker(("split", "split"))
+    assert (marker.reason if marker else None) == (
+        f"{reason} code 1 before it was done; see the logs" if reason else None
+    )
 
 
 def test_a_judgement_whose_training_failed_is_not_waited_for(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
