@@ -15,6 +15,7 @@ from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from data_prep.pseudonym import pseudonym
 from data_prep.readers.dicom_header import Frame
+from data_prep.volume import AIR_HU
 from data_prep.writers.dicom_source import SourceFrame
 from data_prep.writers.dicom_text import LO_BYTES, ST_BYTES, cut_text, is_uid, valid_texts
 
@@ -122,11 +123,12 @@ def declare_characters(image: Dataset) -> None:
 
 
 def mark_padding(image: Dataset, frame: Frame) -> None:
-    """Add the HU that the source's padding values become."""
+    """Add the HU that the source's padding values become; air for those that int16 cannot hold."""
     if frame.padding is None:
         return
     image.PixelRepresentation = 1  # tells pydicom that the padding is signed
-    hu = np.clip(np.rint([frame.rescale.to_hu(end) for end in frame.padding]), -32768, 32767).astype(int).tolist()
+    ends = np.rint([frame.rescale.to_hu(end) for end in frame.padding])
+    hu = np.maximum(np.where(ends > 32767, AIR_HU, ends), -32768).astype(int).tolist()
     image.PixelPaddingValue = hu[0]
     if hu[1] != hu[0]:
         image.PixelPaddingRangeLimit = hu[1]

@@ -91,8 +91,9 @@ def _missing(side: int) -> int:
 def add_change(source: Numbers, padding: NDArray[np.bool_], change: NDArray[np.float32]) -> NDArray[np.int16]:
     """Add the change to a slice's HU and round to int16; the sum is clipped to -1024 to 3072 HU.
 
-    Voxels of the source outside of these limits, and padding, stay as they are.
+    Voxels of the source outside of these limits, and padding, stay as they are; padding above int16 becomes air.
     """
+    source = np.where(padding & (source > INT16.max), AIR_HU, source)
     inside = (source >= HU_LOW) & (source <= HU_HIGH) & ~padding
     hu = np.where(inside, np.clip(source + change, HU_LOW, HU_HIGH), source)
     return np.clip(np.rint(hu), INT16.min, INT16.max).astype(np.int16)

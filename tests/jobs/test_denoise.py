@@ -15,7 +15,7 @@ import pytest
 import SimpleITK
 import torch
 import zarr
-from pydicom import dcmread
+from pydicom import FileDataset, dcmread
 from typer.testing import CliRunner
 
 from data_prep.errors import UserError
@@ -23,7 +23,7 @@ from jobs.commands.cli import app
 from pipeline.inference.model_file import load_model, save_model
 from pipeline.models import build_network
 from tests.beside import shared_file
-from tests.data_prep.dicom_series import change, write_enhanced, write_series
+from tests.data_prep.dicom_series import change, edit, write_enhanced, write_series
 from tests.data_prep.scan_checks import find
 from tests.pairs import write_pair
 from tests.pipeline.cells import cell
@@ -202,6 +202,26 @@ def test_deidentified_output_has_no_name_of_the_patient_anywhere(model_path: Pat
         assert b"Doe" not in path.read_bytes()
         assert b"19700101" not in path.read_bytes()
         assert "Doe" not in str(path.relative_to(tmp_path))
+
+
+def test_padding_beyond_int16_becomes_air(model_path: Path, tmp_path: Path) -> None:
+    """-2000 of signed pixels, as unsigned ones of an intercept of -1024 hold it: 62512 HU."""
+
+    def pad(image: FileDataset) -> None:
+        stored = image.pixel_array.copy()
+        stored[:6] = 63536
+        image.PixelData = stored.tobytes()
+        image.add_new("PixelPaddingValue", "US", 63536)
+
+    for path in write_series(tmp_path / "padded", chest(4), SPACING):
+        edit(path, pad)
+    for kind in ("dicom", "nifti"):
+        denoise(tmp_path / "padded", "--model", model_path, "--out", tmp_path / "out", "--format", kind)
+    hu = read_series(tmp_path / "out" / "padded")
+    assert (hu[:, :6] == -1024).all()
+    assert hu.max() < 200
+    np.testing.assert_array_equal(hu, SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(tmp_path / "out/padded.nii.gz")))
+    assert dcmread(tmp_path / "out" / "padded" / "00001.dcm").PixelPaddingValue == -1024
 
 
 def test_an_enhanced_file_becomes_a_classic_series(model_path: Path, tmp_path: Path) -> None:
