@@ -33,7 +33,7 @@ class Prepare(Stage):
     def find_items(self, progress: Progress) -> str:
         """Find the scans; refuse before what would turn each of them away."""
         correlation = self.settings.data.low_dose.z_correlation
-        if correlation not in ("scan", ()):
+        if correlation != "scan" and correlation:
             from data_prep.lowdose.model import check_correlation
 
             check_correlation(correlation)

@@ -193,7 +193,7 @@ def test_numbers_of_images_stay_where_they_tell_images_apart(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("deidentify", [False, True])
 def test_a_written_series_is_of_one_patient_and_study(deidentify: bool, tmp_path: Path) -> None:
-    whose = {"StudyInstanceUID": "1.2.3", "FrameOfReferenceUID": "1.2.4", "SeriesNumber": 3}
+    whose: dict[str, Any] = {"StudyInstanceUID": "1.2.3", "FrameOfReferenceUID": "1.2.4", "SeriesNumber": 3}
     paths = write_series(tmp_path / "source", chest(6, 32), SPACING, **whose)
     for path, keyword in zip(paths, ("PatientID", "PatientName", *whose), strict=False):
         change(path, **{keyword: None})
