@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from data_prep.settings import DataSettings
 from pipeline.settings.networks import NetworkSettings, donor_of
+from pipeline.settings.study import GridSettings
 from pipeline.settings.training import TrainingSettings
 
 
@@ -32,6 +33,21 @@ def check_ranks(network: str, ranks: int, *, is_in_grid: bool) -> None:
         raise ValueError(
             f"networks.{network}.ranks has no effect, as the study's grid names the network: set study.ranks instead"
         )
+
+
+def check_grid(key: str, grid: GridSettings) -> None:
+    """Check that a grid without networks asks for no trainings.
+
+    Raises:
+        ValueError: it does.
+    """
+    lists = {"seeds": grid.seeds, "epochs": grid.epochs, "ranks": grid.ranks[1:] and grid.ranks}
+    defaults = GridSettings().model_dump()
+    for name, setting in lists.items():
+        if setting and setting != defaults[name]:
+            raise ValueError(
+                f"{key}.{name} has no effect: without a 3D network the grid has none, unless {key}.network names some"
+            )
 
 
 def check_doses(network: str, training: TrainingSettings, data: DataSettings) -> None:

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from data_prep.setting_types import distinct, expand_home, expect
 from data_prep.settings import DataSettings, Settings
 from data_prep.split import Part
-from pipeline.settings.checks import check_doses, check_ranks, check_samples, check_transfer
+from pipeline.settings.checks import check_doses, check_grid, check_ranks, check_samples, check_transfer
 from pipeline.settings.names import FORMATS, ClassicalName, FigureFormat
 from pipeline.settings.networks import DEFAULT_NETWORKS, NetworkSettings, check_ids, donor_of
 from pipeline.settings.search import Range, SearchSettings, check_values
@@ -146,10 +146,13 @@ class RunSettings(Settings):
         for network in self.networks:
             donor_of(network, self.networks)
         for number, grid in enumerate(self.study.grids):
-            key = f"study.also.{number - 1}.network" if number else "study.network"
+            key = f"study.also.{number - 1}" if number else "study"
             for network in grid.network or ():
                 if network not in self.networks:
-                    raise ValueError(f"{key}: there is no network {network}; networks has {', '.join(self.networks)}")
+                    known = ", ".join(self.networks)
+                    raise ValueError(f"{key}.network: there is no network {network}; networks has {known}")
+            if not self.networks_of(grid):
+                check_grid(key, grid)
         return self
 
     @model_validator(mode="after")

@@ -211,6 +211,21 @@ def test_the_grid_of_cells(tmp_path: Path) -> None:
     assert [cell.id for cell in cells] == ["2d", *(f"3d-s{s}-r{r}" for s in (16, 32) for r in (1, 2, 4))]
 
 
+@pytest.mark.parametrize(
+    ("setting", "key"),
+    [("seeds=[0, 1]", "study"), ("epochs=5", "study"), ("ranks=[1, 2, 4]", "study"),
+     ("also=[{seeds: [0, 1]}]", r"study\.also\.0")],
+)  # fmt: skip
+def test_a_grid_without_networks_asks_for_nothing(tmp_path: Path, setting: str, key: str) -> None:
+    """One training of 50 epochs came of it."""
+    flat = "networks={2d: {model: ddnet, dims: 2}}"
+    with pytest.raises(UserError, match=rf"{key}\.\w+ has no effect: without a 3D network the grid has none"):
+        load(tmp_path, MINIMAL, flat, f"study.{setting}")
+    assert load(tmp_path, MINIMAL, f"study.{setting}").study.grids
+    resolved = resolved_yaml(load(tmp_path, MINIMAL, flat, "study.ranks=1", "study.slices=16"))
+    assert load(tmp_path, resolved).networks.keys() == {"2d"}
+
+
 def test_red_cnn_and_several_transfers_are_cells_of_the_grid(tmp_path: Path) -> None:
     grid = (red_cnn(crop=32), "study.transfer=[none,zero]", "study.slices=[16,32]", "study.ranks=[1]")
     cells = {cell.id: cell for cell in cells_of(load(tmp_path, MINIMAL, *grid))}
