@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 
 from data_prep.errors import UserError
-from jobs.commands.forecast import Forecast, forecast
+from jobs.commands.forecast import Forecast, forecast, items_ahead
 from jobs.commands.forecast_search import forecast_search
+from jobs.engine.graph import Graph
 from jobs.engine.marker import Marker, Markers
 from jobs.engine.run_folder import RunFolder
 from jobs.stages.graph import graph_of, search_of
+from pipeline.settings.cells import cells_of
 from slurm.profile import Profile
 from tests.command_line import CONFIG, quarterdose_within
 from tests.data_prep.dicom_series import write_series
@@ -173,6 +175,32 @@ def test_trials_of_weak_work_are_forecast_with_a_sample_a_volume_of_each_rank(tm
     fill(tmp_path / "t", [], [])
     Markers(tmp_path / "t", "split").write("split", Marker("done", {}, 1.0, 1.0, "", {}))
     assert forecast_of(None).hours == forecast_of(1).hours > 0  # there is one volume
+
+
+def test_trainings_and_trials_that_were_done_with_other_settings_are_still_to_be_run(tmp_path: Path) -> None:
+    search = {"space": {"study.training.warmup": {"uniform": [0, 0.5]}}, "trials": 1, "networks": ["2d"]}
+
+    def graphs_of(epochs: int) -> list[Graph]:
+        training = {"epochs": epochs, "samples": 4}
+        settings = settings_of(runs=tmp_path, study={"slices": 16, "ranks": 1, "training": training}, search=search)
+        return [graph(RunFolder.of(settings)) for graph in (graph_of, search_of)]
+
+    def ahead(epochs: int) -> list[str]:
+        return sorted("/".join(ref) for graph in graphs_of(epochs) for ref in items_ahead(graph))
+
+    run, searched = graphs_of(2)
+    root = run.stages["train"].folder.root
+    root.mkdir()
+    fill(root, [cell for cell in cells_of(run.stages["train"].settings) if cell.id == "2d"], ["2d"])
+    (root / "cells" / "2d" / "checkpoints").mkdir()
+    (root / "cells" / "2d" / "checkpoints" / "step-00000004.pt").touch()
+    Markers(root, "split").write("split", Marker("done", {}, 1.0, 1.0, "", {}))
+    for graph, stage, item in ((run, "train", "2d"), (searched, "search-1-1", "2d-t0000")):
+        done = graph.stages[stage]
+        done.markers.write(item, Marker("done", graph.parts(done, item), 1.0, 1.0, "", {}))
+    others = ["study/3d-s16-r1", "transfer/3d-zero"]
+    assert ahead(2) == others
+    assert ahead(20) == ["search-1-1/2d-t0000", *others[:1], "train/2d", *others[1:]]
 
 
 def test_a_search_over_the_budget_is_not_submitted(tmp_path: Path) -> None:
