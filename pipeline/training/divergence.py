@@ -38,15 +38,19 @@ def check_steps(
         ranks: the ranks of the training.
 
     Raises:
-        TrainingError: there is such a step; names the scans of the ranks in which it happened.
+        TrainingError: there is such a step; names the scans of the ranks whose loss is not finite, if any is, else of
+            those whose gradient is not.
     """
-    finite = [math.isfinite(x) for x in losses_and_norms.sum(1).tolist()]
-    firsts = _gather(finite.index(False) if False in finite else len(finite), ranks)
+    finite = losses_and_norms.isfinite().tolist()
+    firsts = _gather(next((step for step, numbers in enumerate(finite) if not all(numbers)), len(finite)), ranks)
     first = min(firsts)
     if first == len(finite):
         return
     step = steps_taken - len(finite) + first
-    guilty = [rank for rank, number in enumerate(firsts) if number == first]
+    bad_losses = _gather(int(not finite[first][0]), ranks)  # the exchange spreads a gradient that is no number
+    guilty = [rank for rank, is_bad in enumerate(bad_losses) if is_bad] or [
+        rank for rank, number in enumerate(firsts) if number == first
+    ]
     scans = _scans(step, guilty, samples, cell, ranks.world.size)
     raise TrainingError(
         f"loss or gradient of cell {cell.id} is not finite at step {step + 1}, where rank "

@@ -1,7 +1,9 @@
 """A training from its first step to its last: what it learns, measures and refuses."""
 
+import itertools
 import math
 import os
+import re
 import tempfile
 import time
 from collections.abc import Callable
@@ -12,6 +14,9 @@ import pytest
 import torch
 
 from data_prep.cache import cache_folder
+from data_prep.split import Segment, Split
+from pipeline.dataset import PairSamples
+from pipeline.losses import CompositeLoss
 from pipeline.models import DDnet, build_network
 from pipeline.settings.cells import CellSettings
 from pipeline.training import train as training
@@ -24,8 +29,8 @@ from pipeline.training.train import compile_network
 from pipeline.training.validators import CropValidator
 from pipeline.training.world import World
 from tests.pipeline.cells import cell
-from tests.pipeline.trainings import CPU, Halted, losses, run, train_ranks
-from tests.ranks import start_ranks
+from tests.pipeline.trainings import CPU, SPLIT, Halted, losses, run, train_ranks
+from tests.ranks import run_ranks, start_ranks
 
 
 @pytest.mark.parametrize(
@@ -232,6 +237,37 @@ def test_a_loss_that_is_no_number_stops_the_training(make_pair: Callable[..., Pa
     with pytest.raises(TrainingError, match=said):
         run(cell(2, learning_rate=1e30, epochs=4), make_pair(), tmp_path / "cell")
     assert all(math.isfinite(loss) for kind in ("train", "validation") for loss in losses(tmp_path / "cell", kind))
+
+
+def _poisoned_rank(rank: int, data: Path, folder: Path) -> None:
+    """The loss of rank 1 is no number in its second step, and so is each rank's gradient."""
+    torch.set_num_threads(1)
+    forward, calls = CompositeLoss.forward, itertools.count()
+
+    def poisoned(self: CompositeLoss, output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        loss = forward(self, output, target)
+        return loss * math.nan if output.requires_grad and next(calls) == 1 and rank == 1 else loss
+
+    CompositeLoss.forward = poisoned  # type: ignore[method-assign]
+    world = World(rank, 2, rank, f"file://{folder}.meet")
+    train_part = [Segment("toy", name, 0, 24) for name in ("a", "b")]
+    split = Split("patients", {**SPLIT.parts, "train": train_part})
+    settings = cell(2, ranks=2, samples=8, log_steps=4)
+    scan = PairSamples(data, train_part, settings, settings.training.seed, 8).segment(2 + rank).scan
+    with joined(world, CPU), pytest.raises(TrainingError) as raised:
+        training.train(settings, data, split, folder, world, None, lambda count, total, note: None)
+    (folder / f"said{rank}").write_text(f"{scan}: {raised.value}")
+
+
+@pytest.mark.ranks
+def test_a_loss_that_is_no_number_names_the_rank_that_saw_it(make_pair: Callable[..., Path], tmp_path: Path) -> None:
+    data = make_pair()
+    make_pair("b", seed=1)
+    run_ranks(_poisoned_rank, (data, tmp_path), 2)
+    scan = (tmp_path / "said1").read_text().partition(":")[0]
+    for rank in (0, 1):
+        message = rf"is not finite at step 2, where rank 1 saw toy/{scan}; the last good"
+        assert re.search(message, (tmp_path / f"said{rank}").read_text())
 
 
 def _diverging_rank(_rank: int, data: Path, folder: Path) -> None:
