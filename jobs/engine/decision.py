@@ -21,6 +21,7 @@ class Cause(Enum):
     INPUT_ADDED = "{} is new"
     INPUT_REMOVED = "{} was taken away"
     OUTPUT_MISSING = "{} is missing"
+    OUTPUT_OF_ANOTHER = "{} is left of a former run"
     OUTPUT_CHANGED = "{} was cut or changed after it was written"
     REFUSED_BEFORE = "refused before: {}"
     BLOCKED = "blocked: {} did not succeed"

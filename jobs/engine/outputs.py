@@ -23,8 +23,11 @@ def first_fault(stage: Stage, item: str, marker: Marker) -> Reason | None:
     """Return the first output that is missing, or is no longer what the item's marker says; None if there is none."""
     root = stage.folder.root
     for path in (*stage.outputs(item), *(root / name for name in marker.outputs)):
+        name = path.relative_to(root).as_posix()
         if not path.exists():
-            return Reason(Cause.OUTPUT_MISSING, (path.relative_to(root).as_posix(),))
+            return Reason(Cause.OUTPUT_MISSING, (name,))
+        if name not in marker.outputs:  # as of a data set whose former name is back
+            return Reason(Cause.OUTPUT_OF_ANOTHER, (name,))
     changed = (name for name, digest in marker.outputs.items() if _digest(root / name) != digest)
     return next((Reason(Cause.OUTPUT_CHANGED, (name,)) for name in changed), None)
 
