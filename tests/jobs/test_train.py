@@ -15,6 +15,7 @@ from data_prep.progress import ignore_progress
 from jobs.engine.decision import Cause, Decision, Reason
 from jobs.engine.graph import Graph
 from jobs.engine.marker import Marker
+from jobs.engine.outputs import digest_outputs
 from jobs.engine.run_folder import RunFolder
 from jobs.engine.targets import check_targets
 from jobs.stages.evaluate import Evaluate
@@ -167,7 +168,8 @@ def finish(graph: Graph, stage: str, item: str) -> None:
     for path in finished.outputs(item):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    finished.markers.write(item, Marker("done", graph.parts(finished, item), 1.0, 1.0, "", {}))
+    outputs = digest_outputs(finished, item)
+    finished.markers.write(item, Marker("done", graph.parts(finished, item), 1.0, 1.0, "", {}, outputs))
 
 
 def test_the_transfer_waits_for_the_2d_training_or_for_nothing_but_its_file(tmp_path: Path, sample_path: Path) -> None:
