@@ -58,12 +58,21 @@ def expand_home(path: Path) -> Path:
         raise ValueError(f"{path.parts[0]} is no home on this machine: write the whole path") from error
 
 
+def _not_empty(path: Any) -> Any:
+    if path == "":
+        raise ValueError("is empty, and would be the working folder: write the path, or . for that folder")
+    return path
+
+
 def _expand_and_resolve(path: Path) -> Path:
     return expand_home(path).absolute()
 
 
-InputPath = Annotated[Path, AfterValidator(_expand_and_resolve)]
+InputPath = Annotated[Path, BeforeValidator(_not_empty), AfterValidator(_expand_and_resolve)]
 """Absolute: a run folder must mean the same files from every working folder."""
+MOST_THREADS = 1024
+"""Of a process: an operating system gives no more than some thousands, and libraries crash beyond."""
+Threads = Annotated[int, Field(ge=1, le=MOST_THREADS)]
 Dose = Annotated[float, Field(gt=0, lt=1)]
 Doses = Annotated[tuple[Dose, ...], BeforeValidator(as_list), AfterValidator(distinct)]
 Photons = Annotated[Literal["scan", "mas"] | PositiveFloat, expect("scan, mas or a number above 0")]

@@ -7,6 +7,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, field_validator, model_validator
 
 from data_prep.partners import Partner, partners_of
+from data_prep.paths import TAKEN_NAMES
 from data_prep.setting_types import Doses, InputPath, Photons, ZCorrelation
 from data_prep.sources.kinds import KINDS
 from data_prep.sources.series import NAME_RULE, is_name
@@ -49,6 +50,8 @@ class SourceSettings(Settings):
     def _check_dataset(cls, dataset: str) -> str:
         if dataset == ALL_DATASETS:
             raise ValueError("a table's row of that name is of all data sets: choose another name")
+        if dataset in TAKEN_NAMES:
+            raise ValueError("a data folder has something else of that name: choose another name")
         if dataset and not is_name(dataset):
             raise ValueError(f"Input should be {NAME_RULE}")
         return dataset

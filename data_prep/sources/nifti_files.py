@@ -14,7 +14,7 @@ from data_prep.pseudonym import file_pseudonym, pseudonym
 from data_prep.settings import SourceSettings
 from data_prep.sources.file_names import RESOURCE_FORK
 from data_prep.sources.folders import DENOISED_REASON, check_not_empty, existing_path, passed_over
-from data_prep.sources.series import Discovery, Exclusion, Series, stamp_of, stamp_of_file
+from data_prep.sources.series import NAME_RULE, Discovery, Exclusion, Series, is_name, stamp_of, stamp_of_file
 from data_prep.sources.tree import Entry, list_files
 
 _OTHER_FORMAT = re.compile(
@@ -58,6 +58,8 @@ def _nifti_series(settings: SourceSettings, below: Path, path: Path) -> Series:
     """The series of one file; ``below``: its path below the source's root."""
     stem, entity = nifti_stem(path), re.match(r"(sub-[A-Za-z0-9]+)(?=[_.])", path.name)
     subject = entity[1] if entity else stem if settings.has_public_ids else str(below)
+    if settings.has_public_ids and not is_name(stem):
+        raise UserError(f"{path}: its name cannot be an id: rename it to {NAME_RULE}; or leave keep_ids out")
     if not settings.has_public_ids:
         subject, stem = f"p-{pseudonym(subject)}", f"p-{pseudonym(str(below))}"
     stamp = stamp_of([stamp_of_file(path)])

@@ -12,6 +12,7 @@ from data_prep.files import check_writable, digest_files, held
 from data_prep.log import printable
 from data_prep.outputs import check_apart
 from data_prep.ownership import create_private_folder
+from data_prep.setting_types import MOST_THREADS
 from jobs.commands.options import path_of
 from slurm.profile import Profile, load_profile
 
@@ -51,7 +52,7 @@ def denoise(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Denoise again what was done before.")] = False,
     device: Annotated[Literal["auto", "cpu"], typer.Option(help="auto: a GPU where there is one.")] = "auto",
-    threads: Annotated[int, typer.Option(min=1, help="Of the CPU.")] = 2,
+    threads: Annotated[int, typer.Option(min=1, max=MOST_THREADS, help="Of the CPU.")] = 2,
     on: Annotated[str | None, typer.Option(help="Profile of a cluster: an array with a task a scan.")] = None,
 ) -> None:
     """Denoise scans with a trained network; HU in, HU out. For research, not for diagnosis."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from data_prep.setting_types import distinct, expand_home, expect
+from data_prep.setting_types import Threads, distinct, expand_home, expect
 from data_prep.settings import DataSettings, Settings
 from data_prep.split import Part
 from pipeline.settings.checks import check_doses, check_grid, check_ranks, check_samples, check_transfer
@@ -44,8 +44,8 @@ class EvaluateSettings(Settings):
         ("tv",), description="classical denoisers: tv, total variation; nlm, 3D non-local means"
     )
     device: Literal["auto", "cpu"] = "auto"
-    threads: int | None = Field(
-        None, ge=1, description="CPU threads of a process, that judge several scans at once; null: all its cores"
+    threads: Threads | None = Field(
+        None, description="CPU threads of a process, that judge several scans at once; null: all its cores"
     )
     workers: int = Field(1, ge=1, description="processes that share the networks")
 

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from data_prep.setting_types import Doses
+from data_prep.setting_types import Doses, Threads
 from data_prep.settings import Settings
 from pipeline.intensity import ScalingName
 
@@ -119,7 +119,7 @@ class TrainingSettings(Settings):
     checkpoint_steps: int | None = Field(None, ge=1, description="at the most between checkpoints")
     checkpoints_kept: int = Field(2, ge=1, description="the newest so many, and the best validated")
     device: Literal["auto", "cpu"] = Field("auto", description="auto: a GPU a rank where there are GPUs")
-    threads: int = Field(1, ge=1, description="CPU threads a rank")
+    threads: Threads = Field(1, description="CPU threads a rank")
     loader_workers: int | None = Field(
         None, ge=0, description="processes a rank that read ahead, 0: a thread; null: as many as the cores allow, <= 4"
     )

@@ -338,6 +338,28 @@ def test_bids_entities_join_the_scans_of_a_patient(tmp_path: Path) -> None:
     assert len({series.subject for series in find("nifti", tmp_path).series}) == 3
 
 
+def test_a_name_that_cannot_be_an_id_is_refused_by_its_file(tmp_path: Path) -> None:
+    write_nifti(tmp_path / "-x ü.nii", chest(3))
+    with pytest.raises(UserError, match=r"-x ü\.nii: its name cannot be an id: .* letter or digit; or leave"):
+        find("nifti", tmp_path, keep_ids=True)
+    assert len(find("nifti", tmp_path).series) == 1
+
+
+def test_a_nifti_file_that_was_denoised_is_no_full_dose_of_a_source(tmp_path: Path) -> None:
+    for name in ("sub-01.nii.gz", "denoised/sub-01.nii.gz"):
+        write_nifti(tmp_path / name, chest(3))
+    side_file = tmp_path / "denoised" / "sub-01.nii.gz.json"
+    side_file.write_text('{"EchoTime": 1}')  # another program's
+    assert len(find("nifti", tmp_path, keep_ids=True).series) == 2
+    side_file.write_text('{"quarterdose": "0.1.0", "source_sha256": "00"}')
+    discovery = find("nifti", tmp_path, keep_ids=True)
+    (series,), (exclusion,) = discovery.series, discovery.exclusions
+    assert series.files == (tmp_path / "sub-01.nii.gz",)
+    assert exclusion.reason == "denoised by this program, not a scanner's dose"
+    with pytest.raises(UserError, match=r"sub-01\.nii\.gz is denoised by this program"):
+        find("nifti", tmp_path / "denoised" / "sub-01.nii.gz")
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -345,6 +367,9 @@ def test_bids_entities_join_the_scans_of_a_patient(tmp_path: Path) -> None:
         ({"kind": "lidc", "low_dose": "measured"}, "with kind mayo alone"),
         ({"kind": "mayo", "thickness_mm": 0}, "greater than 0"),
         ({"kind": "nifti", "dataset": "all"}, "a table's row of that name is of all data sets: choose another name"),
+        ({"kind": "nifti", "path": ""}, "is empty, and would be the working folder"),
+        ({"kind": "nifti", "dataset": "contact"}, "a data folder has something else of that name"),
+        ({"kind": "nifti", "dataset": "manifest.csv"}, "a data folder has something else of that name"),
         ({"kind": "nifti", "dataset": "Fälle 1"}, "Input should be at most 100 letters from a to z or A to Z, digits"),
     ],
 )

@@ -276,6 +276,19 @@ def test_copies_of_a_scan_under_other_names_are_one_patient(root: Path, tmp_path
     assert manifest["patient"].to_dict() == {"a": "a", "b": "b", "c": "c", "copy": "a"}
 
 
+def test_a_data_set_that_gets_its_former_name_back_has_it_in_the_manifest(root: Path) -> None:
+    """Its pair under the former name still lies there, of which the marker knows nothing."""
+    settings = RunFolder.opened(root).settings
+    for name in ("before", "after", "before"):
+        sources = [source.model_copy(update={"dataset": name}) for source in settings.data.sources]
+        data = settings.data.model_copy(update={"sources": tuple(sources)})
+        folder = RunFolder.of(settings.model_copy(update={"data": data}))
+        folder.record()
+        Prepare(folder).find_items(ignore_progress)
+        prepare(root)
+        assert pd.read_csv(root / "data" / "manifest.csv")["dataset"].tolist() == [name]
+
+
 def parts_of(drawn: Split, rows: Sequence[dict[str, Any]]) -> dict[str, str]:
     """Return the part of each patient."""
     subjects = {row["scan"]: row["subject"] for row in rows}

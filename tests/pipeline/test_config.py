@@ -82,6 +82,7 @@ def load(tmp_path: Path, text: str = MINIMAL, *overrides: str) -> RunSettings:
         ),
         ("study.seeds=[0,-1]", r"study\.seeds\.1: Input should be greater than or equal to 0 \(got -1\)$"),
         (networks(u={"training": {"seed": 2**63}}), r"training\.seed: Input should be less than or equal to 92"),
+        ("evaluate.threads=2000", r"evaluate\.threads: Input should be less than or equal to 1024 \(got 2000\)$"),
         ("study.slices=[20]", r"study\.slices\.0: Input should be a multiple of 16 \(got 20\)"),
         ("study.training.crop=100", r"study\.training\.crop: Input should be a multiple of 16 \(got 100\)"),
         ("study.training.crop=528", r"study\.training\.crop: Input should be less than or equal to 512 \(got 528\)"),
