@@ -65,12 +65,12 @@ def check_cluster(names: Collection[str]) -> None:
         SlurmError: they are not.
     """
     try:
-        here = cluster_name() if names else ""
+        reached = cluster_name() if names else ""
     except SlurmError:
         return  # who asks for the jobs hears it too, or asks accounting
     for name in names:
-        if name != here:
-            raise SlurmError(f"the jobs were submitted on cluster {name}, and this machine reaches {here} alone")
+        if name != reached:
+            raise SlurmError(f"the jobs were submitted on cluster {name}, and this machine reaches {reached} alone")
 
 
 def batches(ids: Sequence[str]) -> Iterator[Sequence[str]]:

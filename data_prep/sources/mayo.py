@@ -27,6 +27,8 @@ PUBLIC_ID = r"[CLN]\d{3}"
 _COLUMNS = ("Series Description", "File Location")
 _TOLERANCE_MM = 0.05
 
+_Match = tuple[Stack, Stack | None]  # a full dose and its partner, if it has one
+
 
 def find_mayo(settings: SourceSettings, progress: Progress) -> Discovery:
     """List full-dose series with their low-dose partners; with ``low_dose: simulated`` without partners."""
@@ -47,20 +49,20 @@ def find_mayo(settings: SourceSettings, progress: Progress) -> Discovery:
     discovery.exclusions.extend(
         exclude(settings.name, stack, reason) for reason, group in reasons.items() for stack in group
     )
-    whole = {stack.scan: stack for stack in (*full, *low)}
-    for part in (stack for pair in pairs for stack in pair if stack):
-        discovery.exclusions.extend(_exclude_unpaired(settings.name, whole[part.scan], part))
+    discovery.exclusions.extend(_exclude_unpaired(settings.name, (*full, *low), pairs))
     discovery.series.extend(dicom_series(settings.name, *pair) for pair in pairs)
     return discovery
 
 
-def _exclude_unpaired(dataset: str, whole: Stack, part: Stack) -> Iterator[Exclusion]:
-    """Yield an exclusion of the images of a stack that are no part of its pair, if there are any."""
-    paired = {image.path for image in part.images}
-    images = tuple(image for image in whole.images if image.path not in paired)
-    if images:
-        unpaired = replace(whole, scan=f"{whole.scan}-unpaired", images=images)
-        yield exclude(dataset, unpaired, "slices without the other dose at their position")
+def _exclude_unpaired(dataset: str, stacks: Sequence[Stack], pairs: Sequence[_Match]) -> Iterator[Exclusion]:
+    """Yield an exclusion of the images of each stack that are in no pair, while others of it are."""
+    parts = [stack for pair in pairs for stack in pair if stack]
+    paired, scans = {image.path for part in parts for image in part.images}, {part.scan for part in parts}
+    for stack in stacks:
+        images = tuple(image for image in stack.images if image.path not in paired)
+        if images and stack.scan in scans:
+            unpaired = replace(stack, scan=f"{stack.scan}-unpaired", images=images)
+            yield exclude(dataset, unpaired, "slices without the other dose at their position")
 
 
 def _best_match(full: Stack, low: Sequence[Stack], studies: set[str]) -> tuple[Stack, Stack] | None:

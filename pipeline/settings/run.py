@@ -149,8 +149,8 @@ class RunSettings(Settings):
             key = f"study.also.{number - 1}" if number else "study"
             for network in grid.network or ():
                 if network not in self.networks:
-                    known = ", ".join(self.networks)
-                    raise ValueError(f"{key}.network: there is no network {network}; networks has {known}")
+                    ids = ", ".join(self.networks)
+                    raise ValueError(f"{key}.network: there is no network {network}; networks has {ids}")
             if not self.networks_of(grid):
                 check_grid(key, grid)
         return self

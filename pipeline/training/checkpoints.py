@@ -45,8 +45,8 @@ class Checkpoints:
                 f"the checkpoint of step {step} cannot be written ({error.strerror}); {self._describe_last()}"
             ) from error
         steps = self._steps()
-        kept = {*[earlier for earlier in steps if earlier <= step][-keep:], *also}
-        for dropped in set(steps) - kept:
+        remaining = {*[earlier for earlier in steps if earlier <= step][-keep:], *also}
+        for dropped in set(steps) - remaining:
             self.path(dropped).unlink()
 
     def _describe_last(self) -> str:

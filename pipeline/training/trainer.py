@@ -118,8 +118,8 @@ class Trainer:
 
         Ranks that do not exchange gradients meet only where all of them save, and at the lines of metrics.
         """
-        every = self.cell.training.checkpoint_steps
-        is_due = not last and every is not None and self.steps_taken % every == 0
+        interval = self.cell.training.checkpoint_steps
+        is_due = not last and interval is not None and self.steps_taken % interval == 0
         if not (is_due or self.step.exchanges or self.ranks.world.size == 1) and self.measurements.has_pending:
             return
         is_asked, is_late = self.ranks.raised(self.stop.asked, self.ranks.world.leads and self._is_late)
