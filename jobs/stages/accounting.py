@@ -18,6 +18,7 @@ from slurm.commands import SlurmError, array_of
 
 _HOUR = 3600.0
 _SACCT, _BY_REQUEST, _MARKERS = "sacct", "sacct, GPUs by request", "markers"
+_TEXTS = ("stage", "item", "source")
 _KINDS = ("training", "validation", "checkpoint", "start")
 COLUMNS = ("stage", "item", "gpus", "starts", "waited_hours", "gpu_hours", "core_hours",
            *(f"{kind}_gpu_hours" for kind in _KINDS), "lost_gpu_hours", "bill", "source")  # fmt: skip
@@ -70,7 +71,8 @@ def _read_counted(folder: RunFolder) -> dict[tuple[str, str], dict[str, Any]]:
     path = folder.report / "accounting.csv"
     if not path.exists():
         return {}
-    table = pd.read_csv(path, dtype={"item": str, "source": str}).fillna({"item": ""})
+    numbers = {name: "" for name in COLUMNS if name not in _TEXTS}  # an item may be called NA
+    table = pd.read_csv(path, dtype=dict.fromkeys(_TEXTS, str), keep_default_na=False, na_values=numbers)
     rows = records(table[table["source"].str.startswith(_SACCT)])
     if rows:
         logger.info(f"hours that Slurm counted before are those of {path}")
@@ -83,7 +85,7 @@ def _row(
 ) -> dict[str, Any]:  # fmt: skip
     gpus = submissions[-1].gpus
     hours: dict[str, Any] = (
-        {"gpu_hours": _marked_seconds(folder, stage, item) * gpus / _HOUR, "source": _MARKERS}
+        {"gpu_hours": _marked_seconds(folder, graph, stage, item) * gpus / _HOUR, "source": _MARKERS}
         if allocated is None
         else _sum_hours(submissions, allocated)
     )
@@ -121,9 +123,9 @@ def _sum_hours(submissions: Sequence[Submission], allocated: Sequence[Allocation
     }
 
 
-def _marked_seconds(folder: RunFolder, stage: str, item: str) -> float:
+def _marked_seconds(folder: RunFolder, graph: Graph, stage: str, item: str) -> float:
     """Sum the seconds in the markers of an item, or of all of a stage: also of a search, or of former settings."""
-    markers = Markers(folder.root, stage)
+    markers = graph.stages[stage].markers if stage in graph.stages else Markers(folder.root, stage)
     items = [item] if item else markers.items()
     return sum(marker.seconds for item in items if (marker := markers.read(item)))
 

@@ -145,3 +145,23 @@ def test_hours_that_slurm_counted_stay_when_it_counts_no_longer(
     assert [counted[name] for name in names] == [before[name] for name in names]
     assert (marked["item"], marked["gpu_hours"], marked["source"]) == ("", pytest.approx(40 / 3600), "markers")
     assert [row["bill"] for row in (counted, marked)] == pytest.approx([2 * 2 * 25 / 3600, 2 * 40 / 3600])
+
+
+def test_a_training_is_counted_whichever_stage_recorded_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A 2D network that had no 3D counterpart when it was trained."""
+    monkeypatch.setenv("PATH", str(tmp_path))  # without sacct
+    folder = study(tmp_path, 20.0)
+    Markers(folder.root, "study").write("2d", Marker("done", {}, 1.0, 36.0, "", {"seconds": {}}))
+    Submissions(folder.root).add("train", ["2d"], ["49488002"], 1, 1)
+    rows = accounting_table(folder, graph_of(folder)).set_index("stage")
+    assert rows.loc["train", "gpu_hours"] == pytest.approx(36 / 3600)
+
+
+def test_what_was_counted_before_is_known_by_any_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # without sacct
+    folder = study(tmp_path, 20.0)
+    folder.report.mkdir()
+    (folder.report / "accounting.csv").write_text("stage,item,gpu_hours,source\nstudy,NA,1.5,sacct\n")
+    Submissions(folder.root).add("study", ["NA"], ["49488002"], 1, 1)
+    rows = accounting_table(folder, graph_of(folder)).set_index("item")
+    assert rows.loc["NA", "gpu_hours"] == 1.5
