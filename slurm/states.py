@@ -1,9 +1,9 @@
 """States of submitted jobs, as Slurm reports them."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from data_prep.log import logger
 from slurm.accounting import Allocation, allocations
 from slurm.commands import SlurmError, array_of, batches, output, unix_seconds
 
@@ -62,7 +62,7 @@ def job_states(ids: Sequence[str]) -> dict[str, JobState]:
         past = allocations(ids)
         if past is None:
             raise
-        warnings.warn(f"{error}; accounting alone was asked", stacklevel=2)
+        logger.warning(f"{error}; accounting alone was asked")
         return _states_of(past, left_queue=False)
     forgotten = [job for job in ids if job not in queue]  # also arrays, some of whose tasks may be
     return {**_states_of(_ask_accounting(forgotten), left_queue=True), **queue}
@@ -73,7 +73,7 @@ def _ask_accounting(ids: Sequence[str]) -> list[Allocation]:
     try:
         return (allocations(ids) if ids else None) or []
     except SlurmError as error:
-        warnings.warn(f"{error}; the queue alone was asked", stacklevel=3)
+        logger.warning(f"{error}; the queue alone was asked")
         return []
 
 

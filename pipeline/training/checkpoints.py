@@ -3,7 +3,6 @@
 import io
 import json
 import re
-import warnings
 import zipfile
 from collections.abc import Collection
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import nn
 
 from data_prep.errors import MachineError
 from data_prep.files import digest_files, remove_leftovers, write_atomic
+from data_prep.log import logger
 from pipeline.models import build_network
 from pipeline.settings.cells import CellSettings
 from pipeline.training.errors import CheckpointError
@@ -64,7 +64,7 @@ class Checkpoints:
                 if with_best and best:
                     self.load(int(best["step"]))
             except CheckpointError as error:
-                warnings.warn(f"passed over: {error}", stacklevel=2)
+                logger.warning(f"passed over: {error}")
             else:
                 return step
         return None
