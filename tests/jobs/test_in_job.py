@@ -23,6 +23,7 @@ from pipeline.settings.run import RunSettings
 from pipeline.training.stopping import SIGNALS, Stopped
 from pipeline.training.world import World
 from slurm.job import USED_UP
+from tests.markers import mark_split
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def test_an_input_that_was_changed_since_is_named(graph: Graph, monkeypatch: pyt
     for path in split.outputs("split"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("as it was")
-    split.markers.write("split", Marker("done", {}, 1.0, 1.0, "", {}, digest_outputs(split, "split")))
+    mark_split(split)
     split.outputs("split")[1].write_text("otherwise")
     with pytest.raises(RuntimeError, match=r"data/split\.json was cut or changed after it was written: run the same"):
         in_job._await_inputs(graph, graph.stages["train"], ["2d"])
@@ -109,7 +110,7 @@ def test_a_judgement_whose_training_failed_is_not_waited_for(graph: Graph, monke
     for path in split.outputs("split"):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("as it was")
-    split.markers.write("split", Marker("done", {}, 1.0, 1.0, "", {}, digest_outputs(split, "split")))
+    mark_split(split)
     failed = {**cells, "evaluate": [item for item in evaluate.items() if item not in trained]}
     for stage, item in ((stage, item) for stage, items in failed.items() for item in items):
         graph.stages[stage].markers.write(item, Marker("failed", {}, 1.0, 1.0, "it diverged", {}))

@@ -9,13 +9,13 @@ from data_prep.errors import UserError
 from jobs.commands.forecast import Forecast, forecast, items_ahead
 from jobs.commands.forecast_search import forecast_search
 from jobs.engine.graph import Graph
-from jobs.engine.marker import Marker, Markers
 from jobs.engine.run_folder import RunFolder
 from jobs.stages.graph import graph_of, search_of
 from pipeline.settings.cells import cells_of
 from slurm.profile import Profile
 from tests.command_line import CONFIG, quarterdose_within
 from tests.data_prep.dicom_series import write_series
+from tests.markers import mark_done, mark_split
 from tests.pipeline.runs import fill, settings_of
 from tests.scans import chest, write_nifti
 
@@ -173,7 +173,7 @@ def test_trials_of_weak_work_are_forecast_with_a_sample_a_volume_of_each_rank(tm
         forecast_of(None)
     (tmp_path / "t").mkdir()
     fill(tmp_path / "t", [], [])
-    Markers(tmp_path / "t", "split").write("split", Marker("done", {}, 1.0, 1.0, "", {}))
+    mark_split(graph_of(RunFolder.of(settings_of(runs=tmp_path))).stages["split"])
     assert forecast_of(None).hours == forecast_of(1).hours > 0  # there is one volume
 
 
@@ -194,10 +194,9 @@ def test_trainings_and_trials_that_were_done_with_other_settings_are_still_to_be
     fill(root, [cell for cell in cells_of(run.stages["train"].settings) if cell.id == "2d"], ["2d"])
     (root / "cells" / "2d" / "checkpoints").mkdir()
     (root / "cells" / "2d" / "checkpoints" / "step-00000004.pt").touch()
-    Markers(root, "split").write("split", Marker("done", {}, 1.0, 1.0, "", {}))
+    mark_split(run.stages["split"])
     for graph, stage, item in ((run, "train", "2d"), (searched, "search-1-1", "2d-t0000")):
-        done = graph.stages[stage]
-        done.markers.write(item, Marker("done", graph.parts(done, item), 1.0, 1.0, "", {}))
+        mark_done(graph, stage, item)
     others = ["study/3d-s16-r1", "transfer/3d-zero"]
     assert ahead(2) == others
     assert ahead(20) == ["search-1-1/2d-t0000", *others[:1], "train/2d", *others[1:]]
@@ -224,12 +223,12 @@ def test_a_training_that_runs_again_under_other_settings_is_forecast_at_the_rate
         if not folder.root.exists():
             folder.root.mkdir()
             fill(folder.root, [], [])
-            Markers(folder.root, "split").write("split", Marker("done", {}, 1.0, 1.0, "", {}))
+            mark_split(graph.stages["split"])
             for path in stage.outputs("2d"):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.touch()
             spent = {"steps": 200, "seconds": {"training": 36.0, "validation": 0.0}}
-            stage.markers.write("2d", Marker("done", graph.parts(stage, "2d"), 1.0, 36.0, "", spent))
+            mark_done(graph, "study", "2d", spent, seconds=36.0)
         return {training.cell: training.hours for training in forecast(folder, graph, profile)}
 
     assert hours(crop=32) == {}

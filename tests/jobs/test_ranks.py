@@ -17,9 +17,9 @@ from data_prep.group_writer import SHARD_SLICES
 from data_prep.settings_file import load_settings
 from data_prep.split import Split
 from jobs.engine.launch import LocalProcesses, run_submitted_rank
-from jobs.engine.marker import Marker, Markers
+from jobs.engine.marker import Markers
 from jobs.engine.run_folder import RunFolder
-from jobs.stages.graph import open_graph
+from jobs.stages.graph import graph_of, open_graph
 from jobs.stages.train import TrainDonors
 from pipeline.sampling import choose
 from pipeline.settings.cells import cells_of
@@ -27,6 +27,7 @@ from pipeline.settings.run import RunSettings
 from pipeline.training.world import DistributionError, World
 from slurm.profile import load_profile
 from slurm.submit import submit
+from tests.markers import mark_split
 from tests.toy_runs import SETTINGS, Toy, copied_run, wait_for
 
 ALONE: dict[str, Any] = {**SETTINGS, "study": {**SETTINGS["study"], "ranks": [1]}}
@@ -143,7 +144,7 @@ def test_a_job_of_another_size_than_was_asked_for_trains_nothing(tmp_path: Path)
     folder.data.mkdir()
     for name in ("manifest.csv", "split.json"):
         (folder.data / name).touch()
-    Markers(folder.root, "split").write("split", Marker("done", {}, 1.0, 1.0, "", {}))
+    mark_split(graph_of(folder).stages["split"])
     meeting = f"file://{tmp_path}/meet"
     job = submit(
         load_profile("local"), tmp_path / "logs", 1, run_submitted_rank, open_graph, folder.root, "train", "2d", meeting

@@ -15,7 +15,6 @@ from data_prep.progress import ignore_progress
 from jobs.engine.decision import Cause, Decision, Reason
 from jobs.engine.graph import Graph
 from jobs.engine.marker import Marker
-from jobs.engine.outputs import digest_outputs
 from jobs.engine.run_folder import RunFolder
 from jobs.engine.targets import check_targets
 from jobs.stages.evaluate import Evaluate
@@ -26,6 +25,7 @@ from pipeline.models import DDnet, read_published
 from pipeline.settings.run import RunSettings
 from pipeline.training.world import World
 from tests.beside import shared_file
+from tests.markers import mark_done
 from tests.pipeline.runs import WITH_RED_CNN
 from tests.pipeline.test_published import red_cnn_weights
 from tests.plain_ddnet import PlainDDnet
@@ -168,8 +168,7 @@ def finish(graph: Graph, stage: str, item: str) -> None:
     for path in finished.outputs(item):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    outputs = digest_outputs(finished, item)
-    finished.markers.write(item, Marker("done", graph.parts(finished, item), 1.0, 1.0, "", {}, outputs))
+    mark_done(graph, stage, item)
 
 
 def test_the_transfer_waits_for_the_2d_training_or_for_nothing_but_its_file(tmp_path: Path, sample_path: Path) -> None:
