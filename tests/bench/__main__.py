@@ -25,6 +25,7 @@ from tests.bench.loading import load_grouped, load_grouped_memmap, load_strided,
 from tests.bench.low_dose import fresh_noise, low_dose, low_dose_rate
 from tests.bench.memory import saved_bytes
 from tests.bench.preparation import prepare_scan, prepare_workers, read_dicom, worker_memory
+from tests.bench.repeating import second_run
 from tests.bench.report import report_200
 from tests.bench.training import (
     checkpoint_pause,
@@ -59,6 +60,7 @@ BENCHES = {
     "prepare-workers": (prepare_workers, "two unrelated runs", 0.95),
     "report-200": (report_200, "60 s", 1.0),
     "denoise-throughput": (denoise_throughput, "its network alone", 0.8),
+    "second-run": (second_run, "3 s", 1.0),
     "status-1219": (status_of_1219, "2 s", 1.0),
     "worker-memory": (worker_memory, "3 GiB", 1.0),
 }

@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -118,10 +117,9 @@ def test_a_whole_run_leaves_its_report(finished: Toy) -> None:
     assert manifest["state"].tolist() == ["kept"]
 
 
-def test_a_second_run_does_nothing_in_under_three_seconds(finished: Toy) -> None:
-    before, start = finished.markers(), time.monotonic()
+def test_a_second_run_does_nothing(finished: Toy) -> None:
+    before = finished.markers()
     repeated = quarterdose(finished.folder, "run", "toy.yaml")
-    assert time.monotonic() - start < 3
     assert repeated.returncode == 0
     assert "nothing to do" in repeated.stdout
     assert finished.markers() == before
