@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-TAKEN_NAMES = ("contact", "manifest.csv", "manifest_noise.csv", "split.json")
+SPLIT_FILES = ("manifest.csv", "split.json", "manifest_noise.csv")
+"""What a data folder holds of all scans; the last where they have several partners."""
+TAKEN_NAMES = ("contact", *SPLIT_FILES)
 """What a data folder holds beside the folders of its data sets."""
 
 

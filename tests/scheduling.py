@@ -8,7 +8,7 @@ _TOGETHER = {  # by the beginning of a test's id; the first that fits
     "tests/data_prep/test_real_noise.py": "low doses of real scans",
     "tests/data_prep/test_scan_noise.py": "low doses of synthetic scans",
     "tests/pipeline/test_page": "a browser",
-    "tests/pipeline/test_report.py": "figures",
+    "tests/pipeline/test_figures.py": "figures",
     "tests/pipeline/test_models.py": "the plain network's gradients",
     "tests/pipeline/test_stripes.py": "whole images",
     "tests/jobs/test_plan.py": "predictions",

@@ -46,10 +46,8 @@ def forecast(folder: RunFolder, graph: Graph, profile: Profile) -> list[Forecast
         UserError: there is no rate, or the number of training volumes is not known yet.
     """
     ahead = items_ahead(graph)
-    return forecast_cells(
-        folder, graph, profile,
-        [cell for stage, cell in _cells(graph) if (stage.name, cell.id) in ahead],
-    )  # fmt: skip
+    cells = [cell for stage, cell in _cells(graph) if (stage.name, cell.id) in ahead]
+    return forecast_cells(folder, graph, profile, cells)
 
 
 def items_ahead(graph: Graph) -> set[Ref]:

@@ -78,7 +78,7 @@ def run_items(open_graph: OpenGraph, root: Path, stage_name: str, items: Sequenc
                 _run_in_process(_join_item, open_graph, root, stage_name, item, world, max_restarts)
             if rank == 0 and not stage.markers.has_ended_here(item):
                 stage.markers.remove(item)  # of an earlier job
-                stage.markers.write_death(item, _describe_death(stage, item))
+                stage.markers.write_death(item, _describe_death(_newest_states(stage, item)))
             while not stage.markers.has_ended_here(item):
                 time.sleep(_POLL_SECONDS)
 
@@ -151,8 +151,9 @@ def _await_inputs(graph: Graph, stage: Stage, items: Sequence[str]) -> None:
         late = [ref for ref in late if not _is_seen(graph, ref)]
     for name, item in late:
         source = graph.stages[name]
-        if all(state.final for state in _newest_states(source, item)):  # else this job did not wait for it
-            source.markers.write_death(item, _describe_death(source, item))
+        states = _newest_states(source, item)
+        if all(state.final for state in states):  # else this job did not wait for it
+            source.markers.write_death(item, _describe_death(states))
     check_outputs((graph.stages[name], item) for name, item in late)
     if not stage.concludes:
         for name in sorted({name for name, _ in refs}):
@@ -176,10 +177,10 @@ def _is_blocked(graph: Graph, ref: Ref) -> bool:
     return blocker is not None and (graph.marker(blocker) is not None or _is_blocked(graph, blocker))
 
 
-def _describe_death(stage: Stage, item: str) -> str:
+def _describe_death(states: Sequence[JobState]) -> str:
     """Say how the newest jobs of an item ended, which left no marker."""
-    states = [state for state in _newest_states(stage, item) if state.final and state.state not in ENDED_WELL]
-    return f"{', '.join(map(describe_end, states)) or 'its job ended'} before it was done; see the logs"
+    ends = [describe_end(state) for state in states if state.final and state.state not in ENDED_WELL]
+    return f"{', '.join(ends) or 'its job ended'} before it was done; see the logs"
 
 
 def _newest_states(stage: Stage, item: str) -> list[JobState]:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -80,15 +80,14 @@ class Submissions:
         return Submission(**{**record, "items": tuple(record["items"]), "jobs": tuple(record["jobs"])})
 
 
-def jobs_of(submissions: Iterable[Submission]) -> list[str]:
+def jobs_of(submissions: Collection[Submission]) -> list[str]:
     """List the jobs of submissions, to ask Slurm for them.
 
     Raises:
         SlurmError: another cluster has them: the numbers are those of other jobs here.
     """
-    jobs = [(job, submission.cluster) for submission in submissions for job in submission.jobs]
-    check_cluster({cluster for _, cluster in jobs if cluster})
-    return [job for job, _ in jobs]
+    check_cluster({submission.cluster for submission in submissions if submission.cluster})
+    return [job for submission in submissions for job in submission.jobs]
 
 
 def items_of(graph: Graph, submission: Submission) -> Sequence[str]:

@@ -13,6 +13,7 @@ from data_prep.manifest import read_manifest
 from data_prep.noise_table import FILE as NOISE
 from data_prep.noise_table import PARTNERS, partner_rows, read_noise
 from data_prep.partners import FULL_DOSE
+from data_prep.paths import SPLIT_FILES
 from data_prep.progress import Progress
 from data_prep.sources.series import Exclusion, PassedOver, Series
 from data_prep.split import Split, patients_of, split
@@ -22,7 +23,6 @@ from jobs.stages.prepare import Prepare
 from pipeline.settings.cells import cells_of
 from pipeline.training.world import World
 
-_FILES = "manifest.csv", "split.json", NOISE
 _STUDIES = "studies"  # key of a used scan's row; the manifest has the patient whom they tell
 _NO_IMAGE = "no image"  # state of a source's files that are none: a row for all of them
 
@@ -73,7 +73,7 @@ class SplitScans(Stage):
     def outputs(self, item: str) -> list[Path]:
         """List manifest and split; of several partners also the table of their noise."""
         count = 3 if len(self.settings.data.low_dose.partners) > 1 else 2
-        return [self.folder.data / name for name in _FILES[:count]]
+        return [self.folder.data / name for name in SPLIT_FILES[:count]]
 
     def product(self, result: Mapping[str, Any], outputs: Mapping[str, str]) -> Any:
         return result["trained on"]
@@ -84,7 +84,7 @@ class SplitScans(Stage):
     def check_replaceable(self, item: str) -> None:
         ledger = Ledger(self.folder.data)
         if ledger.exists():  # versions before kept none here
-            ledger.check(_FILES)
+            ledger.check(SPLIT_FILES)
 
     def allowed_failures(self, count: int) -> int:
         return 0 if self.is_needed else count
@@ -96,7 +96,7 @@ class SplitScans(Stage):
             RunFailed: too many scans were turned away.
             UserError: the others cannot be split.
         """
-        with Ledger(self.folder.data).recording(_FILES):
+        with Ledger(self.folder.data).recording(SPLIT_FILES):
             (self.folder.data / NOISE).unlink(missing_ok=True)  # of several partners before: of a single one it is none
             return self._write(*self.outputs(item))
 

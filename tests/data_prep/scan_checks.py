@@ -27,6 +27,10 @@ def find(*roots: Path, kind: str = "dicom", **fields: Any) -> Discovery:
     return discover([SourceSettings.model_validate({"kind": kind, "path": root, **fields}) for root in roots])
 
 
+def reasons(discovery: Discovery) -> list[str]:
+    return sorted(exclusion.reason for exclusion in discovery.exclusions)
+
+
 def write(folder: Path, slices: int = 10, edit_slice: Edit | None = None, **tags: Any) -> list[Path]:
     """Write a series of small images; ``edit_slice(image, z)`` changes each before the end."""
     files = write_series(folder, chest(slices, 16), SPACING, **tags)
