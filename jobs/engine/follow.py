@@ -21,7 +21,7 @@ def queued_states(folder: RunFolder, graph: Graph) -> Mapping[Ref, QueueState]:
     """
     newest = {
         (submission.stage, item): submission
-        for submission in Submissions(folder.root).read()
+        for submission in Submissions(folder.root).own()
         for item in items_of(graph, submission)
     }
     try:
@@ -62,7 +62,7 @@ def cancel_run(folder: RunFolder) -> int:
     Raises:
         SlurmError: Slurm does not answer, or has no such jobs, as they are another cluster's.
     """
-    states = job_states(jobs_of(Submissions(folder.root).read()))
+    states = job_states(jobs_of(Submissions(folder.root).own()))
     live = sorted({state.job for state in states.values() if not state.final})
     cancel(live)
     return len(live)

@@ -71,7 +71,7 @@ def run_items(open_graph: OpenGraph, root: Path, stage_name: str, items: Sequenc
     rank, size, local_rank = process()
     stage = open_graph(root).stages[stage_name]
     with _stoppable(World(rank, size), max_restarts):
-        for number, item in enumerate(items):
+        for number, item in enumerate(item for item in items if _is_still_there(stage, item)):
             ranks = stage.ranks(item)
             if rank < ranks:
                 world = World(rank, ranks, local_rank, rendezvous_address(number) if ranks > 1 else "")
@@ -102,6 +102,8 @@ def _join_item(open_graph: OpenGraph, root: Path, stage_name: str, item: str, wo
     """Do an item as one rank, if it is to be run."""
     graph = open_graph(root)
     stage = graph.stages[stage_name]
+    if not _is_still_there(stage, item):
+        return
     _await_inputs(graph, stage, [item])
     marker, decision = stage.markers.read(item), graph.decide_item(stage, item)
     if not decision.run:
@@ -117,6 +119,14 @@ def _join_item(open_graph: OpenGraph, root: Path, stage_name: str, item: str, wo
         if marker and world.leads and _may_not_restart(stopped, max_restarts):
             stage.markers.write(item, replace(marker, reason=_describe_used_up(stopped, max_restarts)))
         raise
+
+
+def _is_still_there(stage: Stage, item: str) -> bool:
+    """Whether the settings still name an item that was put in the queue; a warning says where they do not."""
+    is_there = item in stage.items()
+    if not is_there:
+        logger.warning(f"{stage.name}/{item}: left out, as the settings were changed and no longer name it")
+    return is_there
 
 
 def _clear_way(graph: Graph, decision: Decision, marker: Marker | None) -> None:
@@ -187,7 +197,7 @@ def _newest_states(stage: Stage, item: str) -> list[JobState]:
     """Ask Slurm for the states of an item's newest jobs; a warning says where it does not answer."""
     submissions = [
         submission
-        for submission in Submissions(stage.folder.root).read()
+        for submission in Submissions(stage.folder.root).own()
         if submission.stage == stage.name and item in submission.items
     ]
     try:

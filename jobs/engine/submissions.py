@@ -23,7 +23,8 @@ class Submission:
     """Jobs of a stage: one job with one item, or arrays whose tasks share the items.
 
     The line has these fields as keys. ``jobs``: ids of jobs or arrays, with ``tasks`` processes in all and ``gpus``
-    GPUs a job, or a task of an array; ``at``: Unix time; ``cluster``: its name, empty in records of earlier versions.
+    GPUs a job, or a task of an array; ``at``: Unix time; ``cluster``: its name; ``folder``: of the run that they work
+    in. Both are empty in records of earlier versions.
     """
 
     stage: str
@@ -33,19 +34,21 @@ class Submission:
     gpus: int
     at: float
     cluster: str = ""
+    folder: str = ""
 
 
 class Submissions:
     """The submissions of one run folder."""
 
     def __init__(self, root: Path) -> None:
-        self._file = root / "queue.jsonl"
+        self._root = root.resolve()
+        self._file = self._root / "queue.jsonl"
 
     def add(
         self, stage: str, items: Sequence[str], jobs: Sequence[str], tasks: int, gpus: int, cluster: str = ""
     ) -> Submission:
         """Record a submission, at this time; return it."""
-        submission = Submission(stage, tuple(items), tuple(jobs), tasks, gpus, time.time(), cluster)
+        submission = Submission(stage, tuple(items), tuple(jobs), tasks, gpus, time.time(), cluster, str(self._root))
         self._write([*self.read(), submission])
         return submission
 
@@ -68,6 +71,20 @@ class Submissions:
         """
         lines = self._file.read_bytes().splitlines() if self._file.exists() else []
         return [self._submission(number, line) for number, line in enumerate(lines, start=1)]
+
+    def own(self) -> list[Submission]:
+        """Read the submissions whose jobs work in this run folder, not in one that it was copied from.
+
+        Jobs of a folder that is gone count as its own: it was renamed.
+
+        Raises:
+            UserError: a line was cut or changed.
+        """
+        return [submission for submission in self.read() if not self._is_elsewhere(submission)]
+
+    def _is_elsewhere(self, submission: Submission) -> bool:
+        folder = Path(submission.folder or self._root)
+        return folder != self._root and (folder / self._file.name).exists()
 
     def _submission(self, number: int, line: bytes) -> Submission:
         try:

@@ -1,6 +1,7 @@
 """States of items and logs of failed ones: by what became of the item last, not by words or times of files."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -242,6 +243,20 @@ def test_jobs_of_another_cluster_are_not_those_of_the_same_numbers_here(
     assert words in shown
     assert not calls.exists()
     assert accounting_table(folder, graph_of(folder))["source"].tolist() == ["markers"]
+
+
+def test_the_jobs_of_a_run_folder_that_was_copied_are_the_originals(
+    folder: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, copy = slurm_commands(tmp_path, monkeypatch), tmp_path / "copy"
+    Submissions(folder.root).add("study", [CELL], ["12"], 1, 0)
+    shutil.copytree(folder.root, copy)
+    for command in ("status", "cancel", "logs"):
+        completed = quarterdose_within(tmp_path, command, "copy")
+        assert completed.returncode == 0, completed.stderr
+    assert not calls.exists()
+    shutil.rmtree(folder.root)
+    assert [submission.jobs for submission in Submissions(copy).own()] == [("12",)]  # as if it had been renamed
 
 
 def test_without_slurm_the_run_folder_tells(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -165,6 +165,20 @@ def test_an_item_that_ends_without_a_word_is_marked_over_its_former_end(
     assert marker.reason == "its job ended before it was done; see the logs"
 
 
+@pytest.mark.usefixtures("_own_handlers")
+def test_a_waiting_job_whose_training_the_settings_no_longer_name_ends_well(
+    graph: Graph, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Jobs behind it, such as the report, are those of the settings that there are now."""
+    as_rank(monkeypatch)
+    root = graph.stages["train"].folder.root
+    in_job.run_rank(open_graph, root, "train", "unet", 2)
+    in_job.run_items(open_graph, root, "train", ["unet"], 2)
+    words = "train/unet: left out, as the settings were changed and no longer name it\n"
+    assert capsys.readouterr().out.count(words) == 2
+    assert graph.marker(("train", "unet")) is None
+
+
 @pytest.fixture
 def _own_handlers() -> Iterator[None]:
     """Jobs do not give signals back their former handlers."""
