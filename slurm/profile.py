@@ -7,15 +7,28 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from data_prep.errors import UserError
+from data_prep.setting_types import expect
 from data_prep.settings_file import load_settings
 
 _LOOK_SECONDS = 30
 """Slurm compares times with time limits so often, and signals by so much earlier."""
 _PROFILES = Path(str(files("slurm"))) / "profiles"
 
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.,-]*$")]
-Feature = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.,:&|!*()\[\]-]+$")]
-Variable = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+Name = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.,-]*$"),
+    expect("letters from a to z or A to Z, digits, dots, commas, hyphens and underscores, the first a letter or digit"),
+]
+Feature = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z0-9_.,:&|!*()\[\]-]+$"),
+    expect("letters from a to z or A to Z, digits and any of _ . , : & | ! * ( ) [ ] -"),
+]
+Variable = Annotated[
+    str,
+    StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"),
+    expect("letters from a to z or A to Z, digits and underscores, the first no digit"),
+]
 
 
 class Profile(BaseModel):

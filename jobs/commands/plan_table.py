@@ -26,9 +26,9 @@ def plan_table(run: RunSettings, gpu: str | None, forecasts: Sequence[Forecast] 
     Raises:
         UserError: the GPU is unknown.
     """
-    usable = usable_bytes(gpu) if gpu else None
+    usable = None if gpu is None else usable_bytes(gpu)
     table = Table(box=None, header_style="bold")
-    for name in (*_SETTINGS, *_SIZES, *(_FIT if gpu else ()), *(_TIME if forecasts is not None else ())):
+    for name in (*_SETTINGS, *_SIZES, *(_FIT if usable else ()), *(_TIME if forecasts is not None else ())):
         table.add_column(name, justify="left" if name in ("cell", "precision", "checkpointing") else "right")
     hours = {training.cell: (f"{training.hours:.2f}", f"{training.gpu_hours:.2f}") for training in forecasts or ()}
     for cell in cells_of(run):

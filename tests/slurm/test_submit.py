@@ -65,6 +65,18 @@ def test_a_profile_of_ones_own(tmp_path: Path) -> None:
     [
         ("executor: moon", r"mine\.yaml: executor: Input should be 'local', 'debug' or 'slurm' \(got 'moon'\)"),
         ("executor: local\ngpu: 1", r"mine\.yaml: gpu is not a setting; valid here: executor, minutes, gpus_a_task"),
+        (
+            "executor: slurm\naccount: my account",
+            r"mine\.yaml: account: Input should be letters from a to z or A to Z, digits, dots, commas, hyphens and",
+        ),
+        (
+            "executor: slurm\nconstraint: a b",
+            r"mine\.yaml: constraint: Input should be letters .*, digits and any of _ \. , : & \| ! \* \( \) \[ \] -",
+        ),
+        (
+            "executor: slurm\nenvironment: {1A: b}",
+            r"mine\.yaml: environment\.1A: Input should be letters .*, the first no digit \(got '1A'\)",
+        ),
         ("executor: [", r"mine\.yaml is no valid YAML"),
         (
             "executor: slurm\nworker_constraint: fast",
