@@ -210,7 +210,7 @@ def _live_submissions(folder: RunFolder) -> "list[Submission]":
     from jobs.engine.queue import live_submissions
     from jobs.engine.submissions import Submissions
 
-    if not Submissions(folder.root).own():
+    if not Submissions(folder.root).of_this_folder():
         return []
     try:
         return live_submissions(folder)

@@ -21,7 +21,7 @@ def queued_states(folder: RunFolder, graph: Graph) -> Mapping[Ref, QueueState]:
     """
     newest = {
         (submission.stage, item): submission
-        for submission in Submissions(folder.root).own()
+        for submission in Submissions(folder.root).of_this_folder()
         for item in items_of(graph, submission)
     }
     try:
@@ -62,7 +62,7 @@ def cancel_run(folder: RunFolder) -> int:
     Raises:
         SlurmError: Slurm does not answer, or has no such jobs, as they are another cluster's.
     """
-    states = job_states(jobs_of(Submissions(folder.root).own()))
+    states = job_states(jobs_of(Submissions(folder.root).of_this_folder()))
     live = sorted({state.job for state in states.values() if not state.final})
     cancel(live)
     return len(live)

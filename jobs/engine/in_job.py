@@ -197,7 +197,7 @@ def _newest_states(stage: Stage, item: str) -> list[JobState]:
     """Ask Slurm for the states of an item's newest jobs; a warning says where it does not answer."""
     submissions = [
         submission
-        for submission in Submissions(stage.folder.root).own()
+        for submission in Submissions(stage.folder.root).of_this_folder()
         if submission.stage == stage.name and item in submission.items
     ]
     try:

@@ -94,7 +94,7 @@ def live_submissions(folder: RunFolder) -> list[Submission]:
     Raises:
         SlurmError: Slurm does not answer, or another cluster has them.
     """
-    submissions = Submissions(folder.root).own()
+    submissions = Submissions(folder.root).of_this_folder()
     states = job_states(jobs_of(submissions))
     live = {array_of(state.job) for state in states.values() if not state.final}
     return [submission for submission in submissions if live.intersection(submission.jobs)]

@@ -72,7 +72,7 @@ class Submissions:
         lines = self._file.read_bytes().splitlines() if self._file.exists() else []
         return [self._submission(number, line) for number, line in enumerate(lines, start=1)]
 
-    def own(self) -> list[Submission]:
+    def of_this_folder(self) -> list[Submission]:
         """Read the submissions whose jobs work in this run folder, not in one that it was copied from.
 
         Jobs of a folder that is gone count as its own: it was renamed.

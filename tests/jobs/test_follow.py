@@ -256,7 +256,8 @@ def test_the_jobs_of_a_run_folder_that_was_copied_are_the_originals(
         assert completed.returncode == 0, completed.stderr
     assert not calls.exists()
     shutil.rmtree(folder.root)
-    assert [submission.jobs for submission in Submissions(copy).own()] == [("12",)]  # as if it had been renamed
+    renamed = Submissions(copy).of_this_folder()
+    assert [submission.jobs for submission in renamed] == [("12",)]
 
 
 def test_without_slurm_the_run_folder_tells(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
