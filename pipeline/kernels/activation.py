@@ -28,7 +28,7 @@ class _Activate(torch.autograd.Function):
     def forward(ctx: Any, y: Tensor, bias: Tensor, slope: float) -> Tensor:
         _activate(as_rows(y), bias, slope)
         ctx.mark_dirty(y)
-        ctx.save_for_backward(y)
+        ctx.save_for_backward(y.detach())  # else a block that is computed twice keeps it alive, in torch 2.8
         ctx.slope = slope
         return y
 

@@ -1,5 +1,6 @@
 """The predicted memory of a training step against what a fresh process, or a GPU, is seen to hold."""
 
+import gc
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -143,6 +144,11 @@ def test_fake_tensors_hold_to_the_byte_what_real_ones_do(training: dict[str, Any
     assert peak == predict(settings, gpu=False).step
 
 
+def _collect_garbage(*_arguments: object) -> None:
+    """The interpreter keeps images for a while."""
+    gc.collect()
+
+
 @needs_triton
 def test_with_kernels_of_gpus_too() -> None:
     """In Triton's interpreter; bfloat16, in which autocast has every type of number, and blocks computed twice."""
@@ -150,13 +156,20 @@ def test_with_kernels_of_gpus_too() -> None:
     network = lay_out(build_network(settings), 2)
     weights = {name: value.clone() for name, value in network.state_dict().items()}
     with LiveBytes() as live, kernels_on_all_devices():
+        network.register_forward_pre_hook(_collect_garbage)
+        network.register_forward_hook(_collect_garbage)
         saved = SavedBytes(network, live)
         network.to_empty(device="cpu").load_state_dict(weights)
         step = build_step(settings, network, gpu=True)
         peak = live.peak_of(lambda: step.take(blank_batches(settings), rate=1e-3))
-    predicted = predict(settings, gpu=True)
-    assert peak == predicted.step
-    assert saved.count - predicted.saved in (0, 2 * 32 * 32)  # the interpreter holds the last image for a while
+    gc.disable()  # what is computed twice is freed without it
+    try:
+        predicted = predict(settings, gpu=True)
+    finally:
+        gc.enable()
+    is_old = torch.__version__ < "2.13"  # 2.8 keeps a number, and products of matrices, that hold no data for longer
+    assert 0 <= predicted.step - peak <= (4 if is_old else 0)
+    assert 0 <= predicted.saved - saved.count <= (11_140 if is_old else 0)
 
 
 def test_counts_storages_once_and_until_they_are_freed() -> None:
