@@ -80,9 +80,16 @@ class Graph:
         return next((ref for ref in stage.needs(item) if not self.is_done(ref)), None)
 
     def parts(self, stage: Stage, item: str) -> dict[str, Any]:
-        """Collect all that the item depends on, for its marker; equal parts mean that nothing changed."""
-        inputs = {"/".join(ref): self._stamp(ref) for ref in stage.inputs(item)}
+        """Collect all that the item depends on, for its marker; equal parts mean that nothing changed.
+
+        An input has the name of its record, which is the same whichever stage does it.
+        """
+        inputs = {self._record(ref): self._stamp(ref) for ref in stage.inputs(item)}
         return {"version": stage.version, "settings": dict(stage.reads(item)), "inputs": inputs}
+
+    def _record(self, ref: Ref) -> str:
+        stage, item = ref
+        return f"{self.stages[stage].markers.folder_of(item).name}/{item}"
 
     def _stamp(self, ref: Ref) -> str:
         marker = self.marker(ref)

@@ -189,11 +189,12 @@ def test_a_2d_training_has_one_record_whether_it_has_a_3d_counterpart_or_not(tmp
     flat, deep = ({"model": "ddnet", "dims": dims} for dims in (2, 3))
     alone = graph_with(tmp_path, {"transfer": "none"}, networks={"2d": flat})
     paired = graph_with(tmp_path, {"transfer": "none"}, networks={"2d": flat, "3d": deep})
-    for ref in (("split", "split"), ("study", "2d")):
+    for ref in (("split", "split"), ("study", "2d"), ("evaluate", "2d")):
         finish(alone, *ref)
     alone.stages["study"].markers.write_start("2d", digest_json(alone.parts(alone.stages["study"], "2d")), "")
     for graph, stage in ((alone, "study"), (paired, "train")):
         assert graph.decide_item(graph.stages[stage], "2d").reason.cause is Cause.DONE
+        assert str(graph.decide_item(graph.stages["evaluate"], "2d").reason) == "done"  # is not judged again
         check_targets(graph, [Decision((stage, "2d"), Reason(Cause.NEVER_RUN))])
     changed = paired.stages["train"].markers
     changed.write_start("2d", "other", "")
