@@ -258,6 +258,8 @@ def test_the_jobs_of_a_run_folder_that_was_copied_are_the_originals(
     shutil.rmtree(folder.root)
     renamed = Submissions(copy).of_this_folder()
     assert [submission.jobs for submission in renamed] == [("12",)]
+    folder.root.symlink_to(copy)
+    assert Submissions(copy).of_this_folder() == renamed  # and linked from where it was
 
 
 def test_without_slurm_the_run_folder_tells(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
