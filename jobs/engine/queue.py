@@ -152,7 +152,8 @@ def _check_running(graph: Graph, folder: RunFolder, submission: Submission) -> N
     if stage is None or not stage.is_searched():
         return
     for item in filter(stage.markers.is_running, items_of(graph, submission)):
-        if stage.markers.read_start(item) not in (None, digest_json(graph.parts(stage, item))):
+        is_named = item in stage.items()
+        if not is_named or stage.markers.read_start(item) not in (None, digest_json(graph.parts(stage, item))):
             raise UserError(
                 f"{stage.name}/{item} runs in job {', '.join(submission.jobs)} under other settings: wait for "
                 f"its end, or end it first (`quarterdose cancel {folder.root}`)"

@@ -83,7 +83,7 @@ class Submissions:
         return [submission for submission in self.read() if not self._is_elsewhere(submission)]
 
     def _is_elsewhere(self, submission: Submission) -> bool:
-        folder = Path(submission.folder or self._root)  # it may have got another path, with a link or mount at the former
+        folder = Path(submission.folder or self._root)  # which may have another path by now
         return (folder / self._file.name).exists() and not folder.samefile(self._root)
 
     def _submission(self, number: int, line: bytes) -> Submission:

@@ -10,11 +10,13 @@ from subprocess import CompletedProcess
 
 import pytest
 
+from data_prep.errors import UserError
 from data_prep.files import locked
 from data_prep.seal import sealed
 from jobs.engine.item_states import ItemState, QueueState, item_states
 from jobs.engine.logs import Logs
 from jobs.engine.marker import Marker
+from jobs.engine.queue import check_submission
 from jobs.engine.run_folder import LOCK, RunFolder
 from jobs.engine.submissions import Submission, Submissions
 from jobs.engine.worker import PEER_LOST
@@ -22,6 +24,7 @@ from jobs.stages.accounting import accounting_table
 from jobs.stages.graph import graph_of
 from pipeline.settings.run import RunSettings
 from slurm.calls import STARTED
+from slurm.profile import load_profile
 from slurm.sentences import describe_end, describe_wait
 from slurm.states import JobState
 from tests.command_line import quarterdose_within
@@ -260,6 +263,13 @@ def test_the_jobs_of_a_run_folder_that_was_copied_are_the_originals(
     assert [submission.jobs for submission in renamed] == [("12",)]
     folder.root.symlink_to(copy)
     assert Submissions(copy).of_this_folder() == renamed  # and linked from where it was
+
+
+def test_nothing_is_submitted_while_a_training_runs_that_the_settings_no_longer_name(folder: RunFolder) -> None:
+    Submissions(folder.root).add("study", ["unet"], ["12"], 1, 0)
+    graph, words = graph_of(folder), "study/unet runs in job 12 under other settings: wait for its end, or end it first"
+    with locked(graph.stages["study"].markers.lock("unet")), pytest.raises(UserError, match=words):
+        check_submission(graph, folder, load_profile("a100"), Submissions(folder.root).own())
 
 
 def test_without_slurm_the_run_folder_tells(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
