@@ -33,6 +33,18 @@ def queued_states(folder: RunFolder, graph: Graph) -> Mapping[Ref, QueueState]:
     return {ref: summaries[submission] for ref, submission in newest.items()}
 
 
+def newest_states(folder: RunFolder, refs: Sequence[Ref]) -> dict[Ref, list[JobState]]:
+    """Ask Slurm, once, for the states of the newest jobs of items; where it does not answer, a warning says so."""
+    submissions = Submissions(folder.root).of_this_folder() if refs else []
+    newest = {(submission.stage, item): submission for submission in submissions for item in submission.items}
+    try:
+        states = _states_by_submission({newest[ref] for ref in refs if ref in newest})
+    except SlurmError as error:
+        logger.warning(error)
+        states = {}
+    return {ref: states.get(newest[ref], []) if ref in newest else [] for ref in refs}
+
+
 def _states_by_submission(submissions: set[Submission]) -> dict[Submission, list[JobState]]:
     by_job = defaultdict[str, list[JobState]](list)
     for state in job_states(jobs_of(submissions)).values():

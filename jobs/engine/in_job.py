@@ -15,21 +15,20 @@ from data_prep.log import logger
 from data_prep.processes import end_with_parent
 from data_prep.progress import ignore_progress
 from jobs.engine.decision import Cause, Decision
+from jobs.engine.follow import newest_states
 from jobs.engine.graph import Graph, OpenGraph
 from jobs.engine.launch import share_items
 from jobs.engine.marker import Marker
 from jobs.engine.outcome import check_stage
 from jobs.engine.outputs import check_outputs, first_fault
 from jobs.engine.stage import Ref, Stage
-from jobs.engine.submissions import Submissions, jobs_of
 from jobs.engine.targets import check_targets
 from jobs.engine.worker import work_alone, work_together
 from pipeline.training.stopping import SIGNALS, Stopped
 from pipeline.training.world import World
-from slurm.commands import SlurmError
 from slurm.job import USED_UP, await_end, describe_stop, process, rendezvous_address, requeue, restarts, share
 from slurm.sentences import describe_end
-from slurm.states import ENDED_WELL, JobState, job_states
+from slurm.states import ENDED_WELL, JobState
 
 _POLL_SECONDS = 0.5  # between looks for a marker
 _VISIBLE_SECONDS = 60.0  # until files of another node are seen here: NFS may remember a folder for so long
@@ -78,7 +77,8 @@ def run_items(open_graph: OpenGraph, root: Path, stage_name: str, items: Sequenc
                 _run_in_process(_join_item, open_graph, root, stage_name, item, world, max_restarts)
             if rank == 0 and not stage.markers.has_ended_here(item):
                 stage.markers.remove(item)  # of an earlier job
-                stage.markers.write_death(item, _describe_death(_newest_states(stage, item)))
+                (states,) = newest_states(stage.folder, [(stage_name, item)]).values()
+                stage.markers.write_death(item, _describe_death(states))
             while not stage.markers.has_ended_here(item):
                 time.sleep(_POLL_SECONDS)
 
@@ -159,11 +159,9 @@ def _await_inputs(graph: Graph, stage: Stage, items: Sequence[str]) -> None:
     while late and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
         late = [ref for ref in late if not _is_seen(graph, ref)]
-    for name, item in late:
-        source = graph.stages[name]
-        states = _newest_states(source, item)
+    for (name, item), states in newest_states(stage.folder, late).items():
         if all(state.final for state in states):  # else this job did not wait for it
-            source.markers.write_death(item, _describe_death(states))
+            graph.stages[name].markers.write_death(item, _describe_death(states))
     check_outputs((graph.stages[name], item) for name, item in late)
     if not stage.concludes:
         for name in sorted({name for name, _ in refs}):
@@ -191,20 +189,6 @@ def _describe_death(states: Sequence[JobState]) -> str:
     """Say how the newest jobs of an item ended, which left no marker."""
     ends = [describe_end(state) for state in states if state.final and state.state not in ENDED_WELL]
     return f"{', '.join(ends) or 'its job ended'} before it was done; see the logs"
-
-
-def _newest_states(stage: Stage, item: str) -> list[JobState]:
-    """Ask Slurm for the states of an item's newest jobs; a warning says where it does not answer."""
-    submissions = [
-        submission
-        for submission in Submissions(stage.folder.root).of_this_folder()
-        if submission.stage == stage.name and item in submission.items
-    ]
-    try:
-        return list(job_states(jobs_of(submissions[-1:])).values())
-    except SlurmError as error:
-        logger.warning(error)
-        return []
 
 
 def _exit_unless_done(stage: Stage, items: Sequence[str]) -> None:

@@ -102,6 +102,29 @@ def test_an_input_whose_job_is_in_the_queue_has_not_died(
     )
 
 
+def test_slurm_is_asked_once_what_became_of_all_inputs(
+    graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(in_job, "_VISIBLE_SECONDS", 0.0)
+    (tmp_path / "squeue").write_text(
+        f"#!/bin/sh\necho asked >> {tmp_path}/calls\n"
+        'for job in 12 13; do echo "$job|CANCELLED|None||0|$job|1|N/A|N/A|"; done\n'
+    )
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    items, split = graph.stages["study"].items(), graph.stages["split"]
+    for number, item in enumerate(items[:2], start=12):
+        Submissions(tmp_path / "t").add("study", [item], [str(number)], 1, 0)
+    split.markers.write("split", Marker("done", {}, 1.0, 1.0, "", {}))
+    with suppress(RuntimeError):
+        in_job._await_inputs(graph, graph.stages["evaluate"], graph.stages["evaluate"].items())
+    assert (tmp_path / "calls").read_text().split() == ["asked"]
+    for number, item in enumerate(items[:2], start=12):
+        marker = graph.marker(("study", item))
+        assert marker is not None
+        assert marker.reason.startswith(f"job {number} was cancelled")
+
+
 def test_a_judgement_whose_training_failed_is_not_waited_for(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(in_job, "_VISIBLE_SECONDS", 10.0)
     evaluate, cells = graph.stages["evaluate"], {"train": ["2d"], "study": graph.stages["study"].items()}
