@@ -71,13 +71,15 @@ def calibrate(
     """Find the photon number at which the simulated low dose has a wanted noise, in the middle of a scan."""
     from data_prep.lowdose.calibrate import calibrate as photons_for
     from data_prep.lowdose.matching import match
-    from data_prep.lowdose.model import DEFAULT_PHOTONS
+    from data_prep.lowdose.model import DEFAULT_PHOTONS, check_correlation
     from data_prep.lowdose.scan_noise import block_noise, read_slabs
     from data_prep.sources.discovery import discover
 
     settings = load_settings(config, RunSettings, overrides).data
     if len(settings.low_dose.doses) > 1:
         raise UserError("photons are looked for at one dose: choose it, as by --set data.low_dose.doses=0.1")
+    if settings.low_dose.z_correlation != "scan":
+        check_correlation(settings.low_dose.z_correlation)
     scans = {series.scan: series for series in discover(settings.sources).series}
     series = scans.get(scan) if scan else next(iter(scans.values()), None)
     if series is None:

@@ -131,3 +131,6 @@ def test_calibration_names_the_photons_for_a_wanted_noise(tmp_path: Path, sample
     assert (refused.returncode, "only between 14" in refused.stderr) == (2, True)
     refused = quarterdose_within(tmp_path, "calibrate", "x.yaml", "--sd", "28.4", "--scan", "absent")
     assert "hold no scan 'absent', but LIDC-IDRI-0001" in refused.stderr
+    impossible = ["--set", "data.low_dose.z_correlation=[0.9]"]
+    refused = quarterdose_within(tmp_path, "calibrate", "x.yaml", "--sd", "28.4", *overrides, *impossible)
+    assert "no noise has data.low_dose.z_correlation [0.9]; similar is [0.70]" in refused.stderr
