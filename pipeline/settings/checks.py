@@ -41,7 +41,7 @@ def check_grid(key: str, grid: GridSettings) -> None:
     Raises:
         ValueError: it does.
     """
-    lists = {"seeds": grid.seeds, "epochs": grid.epochs, "ranks": grid.ranks[1:] and grid.ranks}
+    lists = {"seeds": grid.seeds, "epochs": grid.epochs, "ranks": grid.ranks != (1,) and grid.ranks}
     defaults = GridSettings().model_dump()
     for name, setting in lists.items():
         if setting and setting != defaults[name]:

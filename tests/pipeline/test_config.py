@@ -214,7 +214,7 @@ def test_the_grid_of_cells(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("setting", "key"),
-    [("seeds=[0, 1]", "study"), ("epochs=5", "study"), ("ranks=[1, 2, 4]", "study"),
+    [("seeds=[0, 1]", "study"), ("epochs=5", "study"), ("ranks=[1, 2, 4]", "study"), ("ranks=4", "study"),
      ("also=[{seeds: [0, 1]}]", r"study\.also\.0")],
 )  # fmt: skip
 def test_a_grid_without_networks_asks_for_nothing(tmp_path: Path, setting: str, key: str) -> None:
