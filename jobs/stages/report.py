@@ -26,7 +26,7 @@ class WriteReport(Stage):
     """
 
     name: str = "report"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     accepts_failed_inputs: ClassVar[bool] = True
     concludes: ClassVar[bool] = True
 

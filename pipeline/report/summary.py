@@ -18,9 +18,7 @@ def summary(
     """Write the report's tables of the same names as text, ``verdicts`` on who wins, and why trainings are not done."""
     width = max([12, *map(len, cells["cell"])]) + 2
     lines = [*_quality_lines(quality, width), *verdicts]
-    lines += ["", f"{'cell':<{width}}{'ranks':>6}{'slices':>8}{'s/sample':>10}{'speed-up':>10}{'efficiency':>12}"]
-    lines += [_speed_line(row, width) for row in records(speed)]
-    lines += [reason for reason in speed["reason"].unique() if reason]
+    lines += _speed_lines(speed, width)
     lines += _transfer_lines(transfer, width)
     lines += [f"{row['cell']}: {row['state']}: {row['reason']}" for row in records(cells[cells["state"] != "done"])]
     return "\n".join(lines) + "\n"
@@ -51,6 +49,15 @@ def _model_lines(quality: pd.DataFrame, width: int) -> list[str]:
 
 def _width(measure: SliceMeasure) -> int:
     return max(_COLUMN, len(measure.title) + 2)
+
+
+def _speed_lines(speed: pd.DataFrame, width: int) -> list[str]:
+    """Nothing where the study has no grid, or none of its trainings is done."""
+    if speed.empty:
+        return []
+    header = f"{'cell':<{width}}{'ranks':>6}{'slices':>8}{'s/sample':>10}{'speed-up':>10}{'efficiency':>12}"
+    rows = [_speed_line(row, width) for row in records(speed)]
+    return ["", header, *rows, *filter(None, speed["reason"].unique())]
 
 
 def _speed_line(row: dict[str, Any], width: int) -> str:

@@ -206,6 +206,16 @@ def test_volumes_on_which_the_2d_network_was_not_validated_have_no_steps_until_a
     assert transfer.index[transfer["reason"] != ""].tolist() == ["3d-s32-r1-none", "3d-s32-r1"]
 
 
+def test_a_summary_has_no_table_without_rows(tmp_path: Path) -> None:
+    settings = settings_of(networks={"2d": {"model": "ddnet", "dims": 2}}, report=LEAN)
+    cells = cells_of(settings)
+    fill(tmp_path, cells, {"2d"})
+    write_report(tmp_path, settings, cells, {"2d": ("done", "")}, ["low-dose", "2d"], pd.DataFrame())
+    lines = (tmp_path / "report" / "summary.txt").read_text().splitlines()
+    assert [line.split()[0] for line in lines[:3]] == ["model", "low-dose", "2d"]
+    assert "" not in lines
+
+
 def test_the_viewer_takes_as_many_middle_slices_as_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     full: Hu = chest(7, 64)
     (tmp_path / "evaluation").mkdir()
