@@ -47,7 +47,7 @@ def denoise(
     dose: Annotated[
         float | None,
         typer.Option(
-            min=0, max=1, help="Of the scans, as a fraction, for a network that is told it.", show_default=False
+            help="Of the scans, as a fraction above 0, at most 1, for a network that is told it.", show_default=False
         ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Denoise again what was done before.")] = False,

@@ -356,6 +356,9 @@ def test_a_network_that_is_told_the_dose_wants_it(series: Path, tmp_path: Path) 
     command = (series, "--model", tmp_path / "told.safetensors", "--format", "zarr", "--out")
     with pytest.raises(UserError, match="trained to be told the dose: say it with --dose"):
         denoise(*command, tmp_path / "none")
+    for dose in ("0", "-1", "2", "nan"):
+        with pytest.raises(UserError, match=f"--dose {dose} is no fraction of the full dose, wanted above 0 and at"):
+            denoise(*command, tmp_path / "none", "--dose", dose)
     outputs = []
     for dose in ("0.1", "0.25"):
         denoise(*command, tmp_path / dose, "--dose", dose)
