@@ -36,7 +36,7 @@ def logs(folder: Run, stage: Annotated[str | None, typer.Argument(help="Of this 
     """Show the ends of the logs of failed items, first of those that failed by themselves; else one newest log."""
     from jobs.engine.follow import queued_states
     from jobs.engine.item_states import item_states
-    from jobs.engine.logs import Logs
+    from jobs.engine.logs import UNSUCCESSFUL, Logs
     from jobs.engine.run_folder import RunFolder
     from jobs.stages.graph import started_of
 
@@ -48,7 +48,10 @@ def logs(folder: Run, stage: Annotated[str | None, typer.Argument(help="Of this 
     run_logs = Logs(run_folder.root, graph, queue)
     failures = run_logs.of_failed(states)
     if not failures:
-        typer.echo("no item failed")
+        has_failures = any(state.state in UNSUCCESSFUL for state in states.values())
+        typer.echo(
+            "no log of a failed item is there: `quarterdose status` says why" if has_failures else "no item failed"
+        )
     newest = None if failures else run_logs.current(states)
     for path, text in [newest] if newest else failures:
         lines = "\n".join(map(printable, text.splitlines()))

@@ -13,6 +13,8 @@ from jobs.engine.worker import PEER_LOST
 from slurm.calls import STARTED
 from slurm.causes import find_cause
 
+UNSUCCESSFUL = ("failed", "refused")
+"""States of items whose logs tell why."""
 _TAIL_LINES = 40
 _START = re.compile(rf"^(?:\S+/\S+: started as rank|{STARTED})", re.MULTILINE)
 Log = tuple[Path, str]
@@ -28,7 +30,7 @@ class Logs:
 
     def of_failed(self, states: Mapping[Ref, ItemState]) -> list[Log]:
         """Return the last lines of the logs of failed items; ranks that failed only as they lost another come last."""
-        failed = [ref for ref, state in states.items() if state.state in ("failed", "refused")]
+        failed = [ref for ref, state in states.items() if state.state in UNSUCCESSFUL]
         logs = {path: text for ref in failed for path, text in self._find(ref)}
         by_guilt = sorted(logs.items(), key=lambda log: PEER_LOST in log[1])
         return [(path, _tail(text, find_cause(text))) for path, text in by_guilt]

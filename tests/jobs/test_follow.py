@@ -102,6 +102,14 @@ def test_of_a_failed_item_only_its_newest_start_is_shown(folder: RunFolder) -> N
     assert logs(folder) == [("evaluate.tv.log", f"{first}\nNo space left on device\ncause: no space left on device")]
 
 
+def test_failed_items_whose_logs_are_gone_are_not_said_to_have_succeeded(folder: RunFolder) -> None:
+    write_marker(folder, "evaluate", "2d", FAILED)
+    write_marker(folder, "train", "2d", DONE)
+    write_log(folder, "train.2d.rank0.log", "train/2d: started as rank 0 of 1", "train/2d: done")
+    shown = quarterdose_within(folder.root.parent, "logs", "t").stdout
+    assert shown.startswith("no log of a failed item is there: `quarterdose status` says why\n==> ")
+
+
 def test_restarts_that_are_used_up_are_the_cause(folder: RunFolder) -> None:
     write_marker(folder, "study", CELL, replace(FAILED, attempt="12.2/a"))
     words = "the restarts of this job (2 of 2) are used up, and it was stopped because its time limit came near"
