@@ -277,7 +277,7 @@ def test_nothing_is_submitted_while_a_training_runs_that_the_settings_no_longer_
     Submissions(folder.root).add("study", ["unet"], ["12"], 1, 0)
     graph, words = graph_of(folder), "study/unet runs in job 12 under other settings: wait for its end, or end it first"
     with locked(graph.stages["study"].markers.lock("unet")), pytest.raises(UserError, match=words):
-        check_submission(graph, folder, load_profile("a100"), Submissions(folder.root).own())
+        check_submission(graph, folder, load_profile("a100"), Submissions(folder.root).of_this_folder())
 
 
 def test_without_slurm_the_run_folder_tells(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
