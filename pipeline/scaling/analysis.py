@@ -93,7 +93,7 @@ def steps_to_2d(cells: pd.DataFrame, validations: pd.DataFrame) -> pd.DataFrame:
     deep = finished_in_grid(cells)
     deep = deep[deep["counterpart"] != ""]
     deep = deep.assign(error_2d=deep["counterpart"].map(errors.groupby("cell")["error"].last()))
-    goals = errors["cell"].map(deep.set_index("cell")["error_2d"])
+    goals = errors["cell"].map(deep.set_index("cell")["error_2d"]).astype(float)  # of no training at all it is text
     reached = errors[errors["error"] <= goals].groupby("cell")["step"].first()
     deep["steps_to_2d"] = deep["cell"].map(reached).astype("Int64")
     deep["seconds_to_2d"] = deep["training_seconds"] / deep["steps"] * deep["steps_to_2d"].astype(float)

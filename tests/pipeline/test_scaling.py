@@ -328,3 +328,9 @@ def test_without_a_2d_network_or_a_study_nothing_was_reached() -> None:
         table = steps_to_2d(cells, pd.DataFrame([*validated("2d", {0: 0.5}), *lines.to_dict("records")]))
         assert table[["error_2d", "steps_to_2d", "steps_saved"]].isna().all(axis=None)
     assert steps_to_2d(pd.DataFrame([trained("2d", dims=2)]), pd.DataFrame(validated("2d", {0: 1.0}))).empty
+
+
+def test_trainings_that_all_failed_after_a_validation_were_not_compared() -> None:
+    cells = pd.DataFrame([trained("2d", dims=2, state="failed"), trained("plain", state="failed")])
+    lines = [*validated("2d", {0: 0.5}), *validated("plain", {0: 0.4})]
+    assert steps_to_2d(cells, pd.DataFrame(lines)).empty
