@@ -2,14 +2,18 @@
 
 import os
 import signal
-from collections.abc import Generator, Iterable
-from contextlib import closing
+import traceback
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from itertools import repeat
+from multiprocessing.queues import Queue
+from typing import Never
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, default_collate
 
+from data_prep.errors import MachineError, UserError
 from data_prep.processes import end_with_parent
 from pipeline.dataset import PairSamples, RankBatches
 from pipeline.prefetch import prefetch
@@ -18,6 +22,25 @@ from pipeline.training.world import World
 
 MOST_WORKERS = 4
 Batch = tuple[Tensor, Tensor, Tensor]
+Fault = UserError | MachineError | OSError
+_FAULTS = (UserError, MachineError, OSError)
+
+
+class _Batches(Dataset[Batch | Fault]):
+    """Batches by the indices of their samples, or what kept one from being read.
+
+    Raised in a reading process, it would come as torch's text, trace and all.
+    """
+
+    def __init__(self, samples: PairSamples) -> None:
+        self._samples = samples
+
+    def __getitem__(self, indices: list[int]) -> Batch | Fault:
+        try:
+            batch: Batch = default_collate([self._samples[index] for index in indices])
+        except _FAULTS as fault:
+            return fault
+        return batch
 
 
 def read_ahead(
@@ -31,8 +54,8 @@ def read_ahead(
     workers = settings.loader_workers
     if workers is None:
         workers = workers_for(len(os.sched_getaffinity(0)), world, settings.threads)
-    loader: DataLoader[Batch] = DataLoader(
-        samples, batch_sampler=batches, num_workers=workers, pin_memory=device.type == "cuda",
+    loader: DataLoader[Batch | Fault] = DataLoader(
+        _Batches(samples), batch_size=None, sampler=batches, num_workers=workers, pin_memory=device.type == "cuda",
         multiprocessing_context="fork" if workers else None, worker_init_fn=bind_to_rank,
         generator=torch.Generator(),  # torch's own is that of dropout, whose numbers would shift
     )  # fmt: skip
@@ -46,17 +69,50 @@ def repeat_first(batches: Generator[Batch]) -> Generator[Batch]:
     yield from repeat(first)
 
 
-def _yield_from(batches: Iterable[Batch]) -> Generator[Batch]:
-    yield from batches
+def _yield_from(batches: Iterable[Batch | Fault]) -> Generator[Batch]:
+    for batch in batches:
+        if isinstance(batch, _FAULTS):
+            try:
+                raise batch
+            finally:
+                del batch  # in a cycle with its trace it would keep the reading processes alive
+        yield batch
 
 
 def bind_to_rank(_worker: int) -> None:
-    """End with the rank, not by the SIGTERM that Slurm sends to all of a job: the rank reads until it saved itself."""
+    """End with the rank, not by the SIGTERM that Slurm sends to all of a job: the rank reads until it saved itself.
+
+    A process that cannot send a batch, as it finds no open file left, ends too: else the rank would wait for ever.
+    """
     end_with_parent()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    Queue._on_queue_feeder_error = staticmethod(_end)  # type: ignore[attr-defined]
 
 
-def _read_on_one_core(batches: Iterable[Batch]) -> Generator[Batch]:
+def _end(error: Exception, _batch: object) -> Never:
+    traceback.print_exception(error)
+    os._exit(1)
+
+
+@contextmanager
+def naming_dead_readers() -> Iterator[None]:
+    """Say in a sentence that a reading process died; torch interrupts the rank wherever it is.
+
+    Raises:
+        MachineError: one did; it holds torch's words, by which logs of jobs are understood.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker (pid"):
+            raise
+        raise MachineError(
+            "a process that reads ahead for the training died, as one that is killed or finds no memory or open file "
+            f"left: {str(error).strip(' .')}"
+        ) from error
+
+
+def _read_on_one_core(batches: Iterable[Batch | Fault]) -> Generator[Batch | Fault]:
     """Read with one thread, so that the other cores are free for the training."""
     torch.set_num_threads(1)
     yield from batches

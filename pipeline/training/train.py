@@ -25,7 +25,7 @@ from pipeline.training.clock import StepClock
 from pipeline.training.convolutions import algorithms_of, chooses_algorithms
 from pipeline.training.distributed import device_of
 from pipeline.training.exchange import exchange_gradients
-from pipeline.training.loader import Batch, read_ahead, repeat_first
+from pipeline.training.loader import Batch, naming_dead_readers, read_ahead, repeat_first
 from pipeline.training.measurements import Measurements
 from pipeline.training.metrics_file import MetricsFile
 from pipeline.training.node_load import process_seconds
@@ -63,10 +63,10 @@ def train(
         UserError: a scan has too few slices, ``start`` does not fit the network, or one of the network's convolutions
             is wrong on this machine by all algorithms.
         TrainingError: a loss, gradient or weight is NaN or infinite.
-        MachineError: a checkpoint cannot be written.
+        MachineError: a checkpoint cannot be written, or a reading process died.
         Stopped: a signal asked for it (SIGUSR2, SIGTERM); a checkpoint was written.
     """
-    with StopFlag() as stop:
+    with StopFlag() as stop, naming_dead_readers():
         return _build_trainer(cell, data, split, folder, world, start, stop).run(
             progress, epochs or cell.training.epochs
         )
