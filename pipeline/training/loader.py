@@ -108,7 +108,7 @@ def naming_dead_readers() -> Iterator[None]:
             raise
         raise MachineError(
             "a process that reads ahead for the training died, as one that is killed or finds no memory or open file "
-            f"left: {str(error).strip(' .')}"
+            f"left: {str(error).partition('. ')[0]}"
         ) from error
 
 
