@@ -67,7 +67,7 @@ def _read_text(path: Path) -> str:
 
 def _apply(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
-    if not equals or not key:
+    if not equals or key.split() != [key] or "" in key.split("."):
         raise UserError(f"--set {override!r} must look like a.b=value")
     *parents, last = key.split(".")
     node = values

@@ -116,7 +116,7 @@ def load(tmp_path: Path, text: str = MINIMAL, *overrides: str) -> RunSettings:
             r"budget\.currency: Input should be a code of three capital letters, such as EUR \(got 'Euro'\)$",
         ),
         ("name.x=1", "name is a value, not a group"),
-        ("study", "must look like a.b=value"),
+        *((key, "must look like a.b=value") for key in ("study", "=1", ".name=x", "study..ranks=1", "study = 3")),
     ],
 )
 def test_wrong_settings_name_the_key_and_what_is_allowed(tmp_path: Path, override: str, message: str) -> None:
