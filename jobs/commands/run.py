@@ -184,6 +184,8 @@ def run_here(folder: RunFolder, graph: Graph, open_graph: OpenGraph, profile: Pr
                 else LocalLauncher(open_graph, _modules(graph, decisions))
             )
             count, failures = run_graph(graph, launcher, display)
+        elif not folder.is_recorded():
+            folder.record()
     if not count:
         logger.info("nothing to do: every item is complete and unchanged")
     return failures

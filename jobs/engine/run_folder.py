@@ -88,6 +88,10 @@ class RunFolder:
             write_atomic(self.root / "config.yaml", resolved_yaml(self.settings))
             write_json(self.root / "provenance.json", {"versions": versions, **machine})
 
+    def is_recorded(self) -> bool:
+        """Return whether settings and versions of a run are here; a user may have moved them away."""
+        return all((self.root / name).is_file() for name in _SETTINGS_FILES)
+
     def recording_settings(self) -> AbstractContextManager[None]:
         """Record that the block writes settings and versions."""
         return Ledger(self.root).recording(_SETTINGS_FILES)

@@ -23,6 +23,8 @@ from data_prep.settings_file import load_settings
 from data_prep.sources.discovery import discover
 from data_prep.sources.discovery_cache import recall
 from jobs.commands.cli import app
+from jobs.commands.run import run_here
+from jobs.engine.graph import Graph
 from jobs.engine.marker import Markers
 from jobs.engine.run_folder import RunFolder
 from jobs.engine.worker import work_alone
@@ -162,6 +164,14 @@ def test_a_marker_from_the_future_keeps_nothing_from_being_done_again(tmp_path: 
         assert marker is not None
         assert marker.result["slices"] == slices
         markers.write("a", replace(marker, finished=time.time() + 3600))
+
+
+def test_lost_settings_of_a_complete_run_are_written_again(tmp_path: Path) -> None:
+    """As the refusal of changed ones promises: without them no other command opens the folder."""
+    data = {"sources": [{"kind": "nifti", "path": tmp_path}]}
+    folder = RunFolder.of(RunSettings.model_validate({"name": "t", "runs": tmp_path / "runs", "data": data}))
+    run_here(folder, Graph([]), open_graph, None)
+    assert RunFolder.opened(folder.root).settings == folder.settings
 
 
 def test_a_scan_that_may_not_be_read_stops_itself_alone(folder: Path) -> None:
