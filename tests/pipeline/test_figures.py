@@ -3,6 +3,7 @@
 import re
 import shutil
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from pipeline.report.doses import doses_table
 from pipeline.report.figures import FIGURES, draw_all
 from pipeline.report.figures.fig4 import draw_accuracy, draw_time
 from pipeline.report.figures.networks import draw_networks
+from pipeline.report.figures.pictures import draw_differences, draw_slices
 from pipeline.report.figures.scaling import draw_attribution, draw_projection, draw_speed_up
 from pipeline.report.figures.style import GREY, lines, new_figure, styled
 from pipeline.report.results import NothingToDraw, Results
@@ -213,6 +215,69 @@ def test_many_lines_are_told_apart_and_leave_the_panels_their_height(results: Re
     figure = new_figure()
     draw_networks(figure, results)
     assert len(legend_of(figure)) == (networks["hours_of"] != "").sum() == 13
+
+
+LONG = "a_network_whose_id_has_32_signs_"
+
+
+def test_long_names_of_many_networks_stay_inside_their_figure(results: Results) -> None:
+    cells, networks = results.tables["cells"], results.tables["networks"]
+    alone = cells[(cells["slices"] == 16) & (cells["transfer"] == "zero") & (cells["arm"] == "full")]
+    copies = [alone.assign(network=f"{LONG[:-2]}{number:02}") for number in range(10)]
+    tables = {**results.tables, "cells": pd.concat(copies),
+              "networks": networks.assign(cell=LONG + "-" + networks["cell"].astype(str))}  # fmt: skip
+    for draw in (draw_time, draw_accuracy, draw_networks):
+        with styled():
+            figure = new_figure()
+            draw(figure, replace(results, tables=tables))
+            figure.draw_without_rendering()
+        (legend,) = figure.legends
+        box, panels = legend.get_window_extent(), [ax.get_window_extent() for ax in figure.axes]
+        assert box.x0 >= 0, draw
+        assert box.x1 <= figure.bbox.width, draw
+        assert not any(box.overlaps(panel) for panel in panels), draw
+        assert not any(ax.get_legend() for ax in figure.axes), draw
+
+
+def test_a_line_looks_the_same_in_each_panel(results: Results) -> None:
+    """Panels share one legend: a line that is missing in a panel leaves its colour to no other."""
+    cells = results.tables["cells"]
+    cells = cells[(cells["slices"] == 32) | (cells["transfer"] == "zero")]
+    for draw in (draw_time, draw_accuracy):
+        figure = new_figure()
+        draw(figure, replace(results, tables={**results.tables, "cells": cells}))
+        looks: dict[str, set[str]] = {}
+        for line in (line for ax in figure.axes for line in ax.lines):
+            looks.setdefault(str(line.get_label()), set()).add(f"{line.get_color()} {line.get_marker()}")
+        named = {label: kinds for label, kinds in looks.items() if not label.startswith("_")}
+        assert {label.split(", ")[-1] for label in named} - {"ideal"} == {"transfer none", "transfer zero"}
+        assert all(len(kinds) == 1 for kinds in named.values()), named
+
+
+@pytest.mark.parametrize("hours", [(2.8e-4, 5.6e-4), (0.4, 0.45), (0.07, 9.0), (3e-4, 40.0)])
+def test_numbers_below_an_axis_do_not_run_into_one_another(results: Results, hours: tuple[float, float]) -> None:
+    networks = results.tables["networks"].query("hours_of != ''").iloc[:2].assign(total_hours=hours)
+    with styled():
+        figure = new_figure()
+        draw_networks(figure, replace(results, tables={**results.tables, "networks": networks}))
+        figure.draw_without_rendering()
+    low, high = figure.axes[0].get_xlim()
+    ticks = [tick for tick in figure.axes[0].xaxis.get_major_ticks() if low <= tick.get_loc() <= high]
+    boxes = [tick.label1.get_window_extent() for tick in ticks]
+    assert len(boxes) >= 2
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
+
+
+def test_long_names_above_images_do_not_run_into_one_another(results: Results) -> None:
+    assert results.stacks
+    images = {f"3D-DDnet ({LONG}-s16-r{number})": results.stacks.full for number in range(4)}
+    for draw in (draw_slices, draw_differences):
+        with styled():
+            figure = new_figure()
+            draw(figure, replace(results, stacks=replace(results.stacks, images=images)))
+            figure.draw_without_rendering()
+        boxes = [ax.title.get_window_extent() for ax in figure.axes if ax.images]
+        assert all(left.x1 < right.x0 for left, right in pairwise(boxes)), draw
 
 
 def test_the_front_of_hours_does_not_join_gpus_and_cpus(results: Results) -> None:

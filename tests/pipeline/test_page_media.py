@@ -116,6 +116,14 @@ def test_the_page_is_as_wide_as_its_window(page: Page, width: int) -> None:
         assert box["x"] + box["width"] <= width
 
 
+def test_a_long_name_in_the_viewer_does_not_widen_the_page(page: Page) -> None:
+    page.set_viewport_size({"width": 390, "height": 900})
+    page.evaluate(
+        "document.getElementById('viewer-right').textContent = `3D-DDnet (${'a_long_name_'.repeat(3)}-s16-r1)`"
+    )
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+
+
 @pytest.mark.parametrize("width", [390, 1400])
 def test_nothing_overlaps(page: Page, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 900})

@@ -1,15 +1,16 @@
 """Figure 4 of the paper: training time and accuracy against ranks, a panel a slice count, the fewest slices first."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pipeline.report.figures.style import GREY, draw_line, hollow_mark, letter, lines, rank_axis, style
+from pipeline.report.figures.style import GREY, draw_line, hollow_mark, legend_below, letter, lines, rank_axis, style
 from pipeline.report.results import NothingToDraw, Results
 from pipeline.scaling.disturbance import YES
 from pipeline.scaling.points import SERIES_SETTINGS
@@ -26,15 +27,11 @@ def draw_time(figure: Figure, results: Results) -> None:
     panels = _panels(figure, cells)
     longest = cells["training_seconds"].max()
     divisor, unit = next((unit for unit in _UNITS if longest >= 2 * unit[0]), _UNITS[-1])
-    for panel, (slices, ax) in enumerate(panels):
-        shown = cells[cells["slices"] == slices]
-        for number, (label, group) in enumerate(lines(shown, _IN_PANEL)):
-            _draw_times(ax, group, number, label, divisor)
-        rank_axis(ax, list(shown["ranks"]))
-        ax.set_ylabel(f"training time ({unit})" if panel % _IN_ROW == 0 else "")
-        letter(ax, panel, _title(slices))
-        ax.legend(handles=[*ax.get_legend_handles_labels()[0],
-                           *([hollow_mark()] if (shown["disturbed"] == YES).any() else [])])  # fmt: skip
+    for number, (label, line) in enumerate(lines(cells, _IN_PANEL)):
+        for slices, group in line.groupby("slices"):
+            _draw_times(panels[slices], group, number, label, divisor)
+    _finish_panels(panels, cells, f"training time ({unit})")
+    legend_below(figure, [*_handles(figure), *([hollow_mark()] if (cells["disturbed"] == YES).any() else [])])
     figure.axes[0].set_ylim(bottom=0)
 
 
@@ -60,16 +57,14 @@ def draw_accuracy(figure: Figure, results: Results) -> None:
         raise NothingToDraw("no network of the study was judged on the held-out slices")
     merged = cells[["cell", "slices", "ranks", *_IN_PANEL]].merge(judged, left_on="cell", right_on="model")
     input_means = judged[judged["model"] == LOW_DOSE_INPUT].groupby("dataset")["ms_ssim"].mean()
-    offset = cells["slices"].nunique()  # letters go on after the panels of time
-    for panel, (slices, ax) in enumerate(_panels(figure, merged)):
-        shown = merged[merged["slices"] == slices]
-        for number, (label, group) in enumerate(lines(shown, ["dataset", *_IN_PANEL])):
-            draw_line(ax, _spread(group, "ms_ssim"), "ms_ssim", number, label)
+    panels = _panels(figure, merged)
+    for number, (label, line) in enumerate(lines(merged, ["dataset", *_IN_PANEL])):
+        for slices, group in line.groupby("slices"):
+            draw_line(panels[slices], _spread(group, "ms_ssim"), "ms_ssim", number, label)
+    for ax in panels.values():
         _draw_input(ax, input_means)
-        rank_axis(ax, list(shown["ranks"]))
-        ax.set(ylabel="MS-SSIM" if panel % _IN_ROW == 0 else "")
-        letter(ax, offset + panel, _title(slices))
-        ax.legend()
+    _finish_panels(panels, merged, "MS-SSIM", cells["slices"].nunique())  # after the panels of time
+    legend_below(figure, _handles(figure))
 
 
 def _draw_input(ax: Axes, means: "pd.Series[float]") -> None:
@@ -80,8 +75,18 @@ def _draw_input(ax: Axes, means: "pd.Series[float]") -> None:
                     color=GREY)  # fmt: skip
 
 
-def _title(slices: int) -> str:
-    return "2D networks" if slices == 1 else f"{slices} slices"
+def _finish_panels(panels: Mapping[Any, Axes], shown: pd.DataFrame, label: str, first: int = 0) -> None:
+    """Add the axes' ticks and labels, and each panel's title; ``first``: number of the first panel's letter."""
+    for panel, (slices, ax) in enumerate(panels.items()):
+        rank_axis(ax, list(shown.loc[shown["slices"] == slices, "ranks"]))
+        ax.set_ylabel(label if panel % _IN_ROW == 0 else "")
+        letter(ax, first + panel, "2D networks" if slices == 1 else f"{slices} slices")
+
+
+def _handles(figure: Figure) -> list[Artist]:
+    """Return the lines of all panels for a legend, each label once."""
+    handles = (handle for ax in figure.axes for handle in ax.get_legend_handles_labels()[0])
+    return list({str(handle.get_label()): handle for handle in handles}.values())
 
 
 def _spread(group: pd.DataFrame, metric: str) -> pd.DataFrame:
@@ -93,12 +98,12 @@ def _spread(group: pd.DataFrame, metric: str) -> pd.DataFrame:
     })  # fmt: skip
 
 
-def _panels(figure: Figure, table: pd.DataFrame) -> Sequence[tuple[int, Axes]]:
-    """Add a panel a slice count, in rows of ``_IN_ROW``, the fewest slices first."""
+def _panels(figure: Figure, table: pd.DataFrame) -> dict[Any, Axes]:
+    """Add a panel a slice count, by that, in rows of ``_IN_ROW``, the fewest slices first."""
     counts = sorted(table["slices"].unique())
     columns, rows = min(len(counts), _IN_ROW), math.ceil(len(counts) / _IN_ROW)
     figure.set_size_inches(max(3.5 * columns, 4.5), 3 * rows)
     panels = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
     for unused in panels[len(counts) :]:
         unused.remove()
-    return list(zip(counts, panels, strict=False))
+    return dict(zip(counts, panels, strict=False))

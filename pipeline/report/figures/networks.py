@@ -1,5 +1,7 @@
 """Figure of which network is worth its hours: error against what a network costs."""
 
+import math
+
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,6 +15,7 @@ _PANELS = {
     "peak_bytes": ("memory", "peak of a rank in training (GiB)"), "slice_ms": ("speed", "denoising of a slice (ms)"),
 }  # fmt: skip
 _GIB = 2**30
+_LEAST_SPAN, _WIDE_SPAN = 8, 200  # of an axis, its upper end over its lower one
 
 
 def draw_networks(figure: Figure, results: Results) -> None:
@@ -31,9 +34,7 @@ def draw_networks(figure: Figure, results: Results) -> None:
         _draw_panel(ax, table, cost)
         unit = " and ".join(trained["hours_of"].unique())
         ax.set(xscale="log", xlabel=label.format(unit), ylabel="RMSE (% of the input's)" if number % 2 == 0 else "")
-        ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        ax.xaxis.set_major_formatter(_plain)
-        ax.xaxis.set_minor_locator(NullLocator())
+        _set_ticks(ax)
         letter(ax, number, title)
     _draw_front(panels[0], trained)
     legend_below(figure, panels[0].get_legend_handles_labels()[0])
@@ -51,7 +52,17 @@ def _draw_panel(ax: Axes, table: pd.DataFrame, cost: str) -> None:
             ax.plot([x, x], [100 * row["error_low"], 100 * row["error_high"]], color=colour, lw=0.8)
 
 
-def _plain(number: float, _: int) -> str:
+def _set_ticks(ax: Axes) -> None:
+    """Set a few ticks at round numbers; a narrow axis is widened until it has two of them, and none would overlap."""
+    low, high = ax.get_xlim()
+    widening = math.sqrt(max(1.0, _LEAST_SPAN * low / high))
+    ax.set_xlim(low / widening, high * widening)
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < _WIDE_SPAN else (1,)))
+    ax.xaxis.set_major_formatter(_plain)
+    ax.xaxis.set_minor_locator(NullLocator())
+
+
+def _plain(number: float, _: float) -> str:
     """Write a tick's number, from a thousand on with its unit."""
     for size, unit in ((1e6, "M"), (1e3, "k")):
         if number >= size:

@@ -1,5 +1,6 @@
 """Figures of a held-out slice: Fig 8 and Fig 9 of the paper."""
 
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from pipeline.report.results import NothingToDraw, Results
 from pipeline.report.volumes import DIFFERENCE_HU, Stacks
 
 _BAR: Any = {"orientation": "horizontal", "shrink": 0.5, "aspect": 40, "pad": 0.03}
+_LINE = 28  # letters of a title
 
 
 def draw_slices(figure: Figure, results: Results) -> None:
@@ -43,8 +45,8 @@ def draw_differences(figure: Figure, results: Results) -> None:
 
 
 def _in_lines(name: str) -> str:
-    """Return the name with its part in brackets on a line below."""
-    return name.replace(" (", "\n(")
+    """Return the name with its part in brackets below; lines are no longer than an image is wide."""
+    return "\n".join(line for part in name.replace(" (", "\n(").splitlines() for line in wrap(part, _LINE))
 
 
 def _stacks(results: Results) -> Stacks:

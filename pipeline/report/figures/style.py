@@ -10,6 +10,7 @@ import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
@@ -119,11 +120,22 @@ def draw_line(ax: Axes, table: pd.DataFrame, y: str, number: int, label: str, sc
 
 
 def legend_below(figure: Figure, handles: Sequence[Artist], columns: int = 3) -> None:
-    """Add a legend below the panels; the figure grows by its lines from the third on, and the panels stay as high."""
+    """Add a legend below the panels, of fewer columns where the labels are too long for these.
+
+    The figure grows by its lines from the third on, and the panels stay as high.
+    """
+    legend = _legend(figure, handles, columns)
+    while columns > 1 and legend.get_window_extent().width > figure.bbox.width:
+        legend.remove()
+        columns -= 1
+        legend = _legend(figure, handles, columns)
     width, height = figure.get_size_inches()
     further = max(0, math.ceil(len(handles) / columns) - 2)
     figure.set_size_inches(width, height + LINE_INCHES * further)
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+
+
+def _legend(figure: Figure, handles: Sequence[Artist], columns: int) -> Legend:
+    return figure.legend(handles=handles, loc="outside lower center", ncols=columns)
 
 
 def hollow_mark() -> Line2D:
