@@ -20,13 +20,13 @@ from pipeline.settings.run import RunSettings
 SEARCH_FIGURES = {
     "best-so-far": ReportFigure(
         draw_best_so_far, "search",
-        "The best so far against hours, in the order of the trials' numbers. Marks: trials; hollow: pruned, with the "
-        "RMSE of their last rung. Failed ones take hours alone.",
+        "The best so far against hours, in the order of the trials' numbers. Marks: trials; hollow, and never the "
+        "best: not trained to the end, with the RMSE of their last rung.",
     ),
     "parallel-coordinates": ReportFigure(
         draw_parallel_coordinates, "search",
         "Each trial's settings and its validation RMSE as a share of the input's. Blue: trained to the end, the darker "
-        "the better; grey: pruned, with the RMSE of its last rung.",
+        "the better; grey: not trained to the end, with the RMSE of its last rung.",
     ),
     "importance": ReportFigure(
         draw_importance, "search",

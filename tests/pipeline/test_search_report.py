@@ -1,7 +1,9 @@
 """What a search writes of its trials: tables, figures, page, journal and settings file."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +15,15 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from playwright.sync_api import Browser
 
+from pipeline.report.figures.search import draw_best_so_far, draw_parallel_coordinates
+from pipeline.report.figures.style import new_figure, styled
+from pipeline.report.results import Results
 from pipeline.report.search import SEARCH_FIGURES, write_search
 from pipeline.search.asking import ask
 from pipeline.search.importance import importance_table
 from pipeline.search.journal import write_journal
 from pipeline.search.outcome import found_yaml, networks_table, outcome_lines, trials_table
-from pipeline.search.trials import RungResult, Trial
+from pipeline.search.trials import RungResult, Trial, TrialState
 from pipeline.settings.names import FORMATS
 from pipeline.settings.run import RunSettings
 from tests.pipeline.pages import HOSTILE
@@ -90,6 +95,54 @@ def test_importance_beats_chance_where_one_setting_decides_and_there_are_enough_
     assert rows["importance"].idxmax() == "training.learning_rate"
     assert rows["importance"]["training.learning_rate"] > rows["chance"]["training.learning_rate"]
     assert rows["importance"]["training.warmup"] < rows["chance"]["training.warmup"]
+
+
+def results_of(run: RunSettings, trials: Sequence[Trial]) -> Results:
+    assert run.search
+    ranges = [{"network": network, "parameter": name, "kind": setting.kind, "values": setting.values}
+              for network in run.searched for name, setting in run.search.space_of(network).items()]  # fmt: skip
+    tables = {"trials": trials_table(trials), "ranges": pd.DataFrame(ranges)}
+    return Results(tables, pd.DataFrame(), pd.DataFrame(), None)
+
+
+def test_the_best_so_far_was_trained_to_its_end() -> None:
+    """As in the table of networks; a pruned trial, and one that failed later, may have been better on its last rung."""
+    values: list[tuple[TrialState, float]] = [
+        ("pruned", 0.4),
+        ("complete", 0.7),
+        ("failed", 0.3),
+        ("complete", 0.6),
+        ("pruned", 0.5),
+    ]
+    trials = [Trial("a", number, 1, {}, (RungResult(1, 8, value, 1.0, 1.0),), state, 1.0)
+              for number, (state, value) in enumerate(values)]  # fmt: skip
+    figure = new_figure()
+    draw_best_so_far(figure, results_of(RUN, trials))
+    _, best, others, complete = (np.asarray(line.get_ydata()) for line in figure.axes[0].lines)
+    np.testing.assert_allclose(best, [np.nan, 70, 70, 60, 60])
+    np.testing.assert_allclose(others, [40, np.nan, 30, np.nan, 50])
+    np.testing.assert_allclose(complete, [np.nan, 70, np.nan, 60, np.nan])
+    assert min(best[1:]) == pytest.approx(100 * networks_table(["a"], trials)["value"][0])
+
+
+def test_many_settings_and_all_their_choices_can_be_read() -> None:
+    space = {"learning_rate": {"log": [1e-5, 1e-1]}, "warmup": {"uniform": [0, 0.5]}, "accumulation": {"int": [1, 8]},
+             "ms_ssim_weight": {"uniform": [0, 1]}, "batch": {"int": [1, 4]}, "flips": {"choice": [True, False]},
+             "norm": {"choice": ["batch", "frozen", "group"]}}  # fmt: skip
+    run = settings_of(networks={"a": {"model": "ddnet", "dims": 2}}, study={"transfer": "none"},
+                      search={"space": {f"study.training.{name}": values for name, values in space.items()},
+                              "trials": 8, "sampler": "random"})  # fmt: skip
+    assert run.search
+    trials = [Trial("a", number, 1, parameters, (RungResult(1, 8, 0.5, 1.0, 1.0),), "complete", 1.0)
+              for number, parameters in enumerate(ask(run.search, "a", range(8), []))]  # fmt: skip
+    with styled():
+        figure = new_figure()
+        draw_parallel_coordinates(figure, results_of(run, trials))
+        figure.draw_without_rendering()
+    boxes = [label.get_window_extent() for label in figure.axes[0].get_xticklabels()]
+    assert len(boxes) == 8
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
+    assert {"batch", "frozen", "group"} <= {text.get_text().strip() for text in figure.axes[0].texts}
 
 
 def test_the_page_shows_all_and_escapes_every_text(tmp_path: Path) -> None:

@@ -17,16 +17,19 @@ _PERCENT = 100
 
 
 def draw_best_so_far(figure: Figure, results: Results) -> None:
-    """Draw the lowest value so far against the hours that all trials of the network took so far; pruned ones hollow."""
+    """Draw the lowest value so far against the hours that all trials of the network took so far.
+
+    Trials that were not trained to their end are hollow, and never the best, as in the tables.
+    """
     trials, ax = _with_values(results), figure.subplots()
     ax.axhline(_PERCENT, color=GREY, ls="--", lw=0.8, label="low-dose input")
     for number, (network, group) in enumerate(trials.groupby("network", sort=False)):
         colour, mark = style(number)
         hours, values = group["hours"].cumsum(), _PERCENT * group["value"]
-        is_complete = group["state"] == "complete"
-        ax.step(hours, values.cummin().ffill(), where="post", color=colour, lw=1)
-        ax.plot(hours, values.where(~is_complete), mark, color=colour, mfc="white", ms=3)
-        ax.plot(hours, values.where(is_complete), mark, color=colour, label=network)
+        complete = values.where(group["state"] == "complete")
+        ax.step(hours, complete.cummin().ffill(), where="post", color=colour, lw=1)
+        ax.plot(hours, values.where(complete.isna()), mark, color=colour, mfc="white", ms=3)
+        ax.plot(hours, complete, mark, color=colour, label=network)
     ax.set(xlabel="hours of all trials of the network", ylabel="validation RMSE (% of the input's)", xlim=(0, None))
     figure.legend(loc="outside right center")
 
@@ -68,7 +71,7 @@ def _with_values(results: Results) -> pd.DataFrame:
 
 
 def _draw_trials(ax: Axes, trials: pd.DataFrame, ranges: Sequence[dict[Any, Any]]) -> None:
-    """Draw the trials of one network: pruned ones grey, complete ones the darker the better."""
+    """Draw the trials of one network: complete ones the darker the better, others grey."""
     values, axes = _PERCENT * trials["value"], range(len(ranges) + 1)
     low, span = values.min(), (values.max() - values.min()) or 1.0
     for (_, trial), value in sorted(zip(trials.iterrows(), values, strict=True), key=lambda pair: -pair[1]):
@@ -84,10 +87,19 @@ def _draw_trials(ax: Axes, trials: pd.DataFrame, ranges: Sequence[dict[Any, Any]
         ax.vlines(x, 0, 1, color="0.2", lw=0.6)
         for height, text in ((-0.02, lower), (1.02, upper)):
             ax.text(x, height, text, ha="center", va="top" if height < 0 else "bottom", fontsize=6)
-    ax.set_xticks(axes, [*(row["parameter"] for row in ranges), "RMSE (%)"])
+    _name_choices(ax, ranges)
+    ax.set_xticks(axes, [*(row["parameter"].replace(".", ".\n") for row in ranges), "RMSE (%)"])
     ax.tick_params(length=0, pad=8)
     ax.set(yticks=[], ylim=(-0.05, 1.15))
     ax.spines[["left", "bottom"]].set_visible(False)
+
+
+def _name_choices(ax: Axes, ranges: Sequence[dict[Any, Any]]) -> None:
+    """Write each choice between the first and the last beside its place on the axis."""
+    for x, parameter in enumerate(ranges):
+        for setting in parameter["values"][1:-1]:  # a range has two ends alone
+            ax.text(x, _height(setting, parameter), f" {_text(setting)}", va="center", fontsize=6,
+                    bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5})  # fmt: skip
 
 
 def _height(setting: Any, parameter: dict[Any, Any]) -> float:
