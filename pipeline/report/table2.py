@@ -15,7 +15,7 @@ from pipeline.settings.names import LOW_DOSE_INPUT
 
 _TRAINING = ["architecture", "network", "transfer", "epochs", "slices", "ranks", "device"]
 _KEY = ["architecture", "slices", "ranks"]
-_TOLD_APART_BY = ("network", "device")
+_TOLD_APART_BY = ("network", "transfer", "device")
 _COUNTS = ("epochs", "slices", "ranks", "seeds", "paper_epochs", "paper_seconds")
 _MEASURES = slice_measures("paper")
 _TITLES, _MEANS = [measure.title for measure in _MEASURES], [f"{measure.name}_mean" for measure in _MEASURES]
@@ -106,7 +106,7 @@ def shown_rows(table: pd.DataFrame, sign: str) -> Iterator[list[str]]:
 
 
 def _titles(table: pd.DataFrame) -> Iterator[str]:
-    """Yield the architectures, with network and device in brackets where several of these share one."""
+    """Yield the architectures, with network, transfer and device in brackets where several of these share one."""
     differ = table.groupby("architecture")[list(_TOLD_APART_BY)].transform("nunique") > 1
     for row, differs in zip(records(table), records(differ), strict=True):
         parts = [row[name] for name in _TOLD_APART_BY if differs[name] and not pd.isna(row[name])]

@@ -167,3 +167,13 @@ def test_networks_and_devices_of_one_architecture_are_told_apart() -> None:
     assert titles[:5] == ["low-dose input", "3D-DDnet TL+GDL (wide)", "3D-DDnet TL+GDL (slim)", "2D-DDnet (cpu)",
                           "2D-DDnet (A100)"]  # fmt: skip
     assert {title for title in titles[5:] if "(" in title} == set()
+
+
+def test_ways_of_transfer_are_told_apart() -> None:
+    """Both are TL."""
+    trained = pd.DataFrame(
+        [training(cell=transfer, transfer=transfer, training_seconds=1.0) for transfer in ("none", "zero", "repeat")]
+    )
+    table = table2(trained, pd.DataFrame(columns=["model", "mse", "ms_ssim"]))
+    titles = [line.split(" | ")[0].removeprefix("| ") for line in as_markdown(table).splitlines()[3:6]]
+    assert titles == ["3D-DDnet GDL", "3D-DDnet TL+GDL (zero)", "3D-DDnet TL+GDL (repeat)"]
