@@ -65,7 +65,7 @@ def _seen(trained: Mapping[str, Sequence[float]], model: str, dose: float) -> st
 
 
 def worse_models(quality: pd.DataFrame) -> list[str]:
-    """List the models that are worse than the input left alone, of several doses each with its dose."""
+    """List the models that are not better than the input left alone, of several doses each with its dose."""
     several = len(split_by_dose(quality)) > 1
     worse = quality[quality["beats_input"] == "no"]
     return [

@@ -1,6 +1,6 @@
 """Who wins: a classical denoiser, the best network, or the input left alone; said in plain sentences."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -59,7 +59,8 @@ def _row(origin: str, dataset: str, slices: pd.DataFrame, errors: Mapping[Any, f
         f"{label} {_change(networks[best], before)}" if networks else "no network was judged",
     ]
     winner = _winner(errors, classical, best)
-    verdict = f"{start}{', '.join(parts)}: {_name(winner)} wins." if winner else f"{start}{', '.join(parts)}."
+    ending = f": {_ending(errors, (LOW_DOSE_INPUT, classical, best), winner)}" if winner else ""
+    verdict = f"{start}{', '.join(parts)}{ending}."
     return dict(zip(COLUMNS[2:], (dataset, scans, len(slices), before, classical, errors.get(classical), best,
                               networks.get(best), winner, verdict), strict=True))  # fmt: skip
 
@@ -71,10 +72,16 @@ def _change(error: float, before: float) -> str:
 
 
 def _winner(errors: Mapping[Any, float], classical: str, best: str) -> str:
-    """Return the model of the least error; none where a classical denoiser or a network is missing."""
+    """Return the model of the least error, of equal ones the simplest; none where one of the kinds is missing."""
     if not classical or not best:
         return ""
     return min((LOW_DOSE_INPUT, classical, best), key=lambda name: errors[name])
+
+
+def _ending(errors: Mapping[Any, float], models: Sequence[str], winner: str) -> str:
+    """Say which model wins, or which share the least error: outputs are whole HU, so small corrections change none."""
+    best = [_name(model) for model in models if errors[model] == errors[winner]]
+    return f"{best[0]} wins" if len(best) == 1 else f"{' and '.join(best)} are equally good"
 
 
 def _name(winner: str) -> str:

@@ -60,7 +60,7 @@ def test_a_partial_study_gives_a_partial_report(tmp_path: Path, settings: RunSet
     assert HOSTILE not in page
     assert page.count("&lt;script&gt;alert(1)") == 8  # the scan in five places, the item, the reason in two
     assert "1.50 GPU-hours" in page
-    assert re.search(r"Worse than the low-dose input left alone: 2d\.", page)
+    assert re.search(r"Not better than the low-dose input left alone: 2d\.", page)
     assert "No figure: all trainings that are done have the same transfer." in page
     summary = (report / "summary.txt").read_text()
     assert "3d-s16-r2: failed: rank 1 died" in summary

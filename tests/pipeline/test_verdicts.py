@@ -52,6 +52,11 @@ def test_measured_and_simulated_low_dose_are_never_averaged_together() -> None:
 def test_the_input_may_win_and_what_was_not_judged_is_said() -> None:
     worse = verdicts_table(judged({"low-dose": {"m1": 30.0}, "tv": {"m1": 33.0}, "2d": {"m1": 31.0}}), MANIFEST)
     assert worse["verdict"][0].endswith("the network (2d) adds 3.3 % to the input's RMSE: the input left alone wins.")
+    idle = verdicts_table(judged({"low-dose": {"m1": 30.0}, "tv": {"m1": 33.0}, "2d": {"m1": 30.0}}), MANIFEST)
+    assert idle["verdict"][0].endswith(
+        "the network (2d) removes 0.0 % of the input's RMSE: the input left alone and the network are equally good."
+    )
+    assert idle["winner"][0] == "low-dose"
     alone = verdicts_table(judged({"low-dose": {"m1": 30.0}, "2d": {"m1": 15.0}}), MANIFEST)
     assert "no classical denoiser was judged, the network (2d) removes 50.0 % of" in alone["verdict"][0]
     assert "wins" not in alone["verdict"][0]
