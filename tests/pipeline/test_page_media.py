@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Page
+from playwright.sync_api import Browser, Page
 
 pytestmark = pytest.mark.browser
 
@@ -114,6 +114,15 @@ def test_the_page_is_as_wide_as_its_window(page: Page, width: int) -> None:
         assert box
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= width
+
+
+def test_without_scripts_the_page_has_no_control_that_does_nothing(browser: Browser, page_run: Path) -> None:
+    page = browser.new_page(java_script_enabled=False)
+    page.goto((page_run / "report" / "index.html").as_uri())
+    assert page.locator("noscript .warn").is_visible()
+    assert page.locator("figure img").first.is_visible()
+    assert not any(control.is_visible() for control in page.locator("input, button, select, canvas, .hint").all())
+    page.close()
 
 
 def test_a_long_name_in_the_viewer_does_not_widen_the_page(page: Page) -> None:
