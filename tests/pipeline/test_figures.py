@@ -18,6 +18,7 @@ from pipeline.report.figures import FIGURES, draw_all
 from pipeline.report.figures.fig4 import draw_accuracy, draw_time
 from pipeline.report.figures.networks import draw_networks
 from pipeline.report.figures.pictures import draw_differences, draw_slices
+from pipeline.report.figures.quality import draw_bias, draw_sharpness
 from pipeline.report.figures.scaling import draw_attribution, draw_projection, draw_speed_up
 from pipeline.report.figures.style import GREY, lines, new_figure, styled
 from pipeline.report.results import NothingToDraw, Results
@@ -215,6 +216,23 @@ def test_many_lines_are_told_apart_and_leave_the_panels_their_height(results: Re
     figure = new_figure()
     draw_networks(figure, results)
     assert len(legend_of(figure)) == (networks["hours_of"] != "").sum() == 13
+
+
+def test_what_no_scan_has_is_not_drawn_as_if_it_were_zero(results: Results) -> None:
+    quality = results.tables["quality"]
+    figure = new_figure()
+    draw_bias(figure, replace(results, tables={**results.tables, "quality": quality.assign(bias_bone=np.nan)}))
+    said = [[text.get_text() for text in ax.texts] for ax in figure.axes]
+    assert said == [[], [], ["no such tissue"]]
+    some = quality.assign(noise_sd=quality["noise_sd"].where(quality["model"] != "2d"))
+    figure = new_figure()
+    draw_sharpness(figure, replace(results, tables={**results.tables, "quality": some}))
+    assert "low-dose" in legend_of(figure)
+    assert "2d" not in legend_of(figure)
+    with pytest.raises(NothingToDraw, match="uniform soft tissue"):
+        draw_sharpness(
+            new_figure(), replace(results, tables={**results.tables, "quality": quality.assign(noise_sd=np.nan)})
+        )
 
 
 LONG = "a_network_whose_id_has_32_signs_"

@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 
 from pipeline.report.doses import at_lowest
 from pipeline.report.figures.style import BLACK, GREY, LINE_INCHES, MARKS, letter, style
-from pipeline.report.results import Results
+from pipeline.report.results import NothingToDraw, Results
 from pipeline.settings.names import CLASSICAL_TITLES, LOW_DOSE_INPUT
 
 _BASELINES, _MODELS = 3, 24  # the input, the classical denoiser and the 2D network; all models in a figure
@@ -28,10 +28,14 @@ def draw_noise_spectra(figure: Figure, results: Results) -> None:
 
 def draw_sharpness(figure: Figure, results: Results) -> None:
     """Draw sharpness at edges against noise, a mark a model; the full dose is at 0 HU and 1 by definition."""
-    quality, ax = judged_models(results), figure.subplots()
+    quality = judged_models(results)
+    measured = quality.dropna(subset=["noise_sd", "sharpness"])
+    if measured.empty:
+        raise NothingToDraw("no scan that was judged has uniform soft tissue and edges, to measure noise and sharpness")
+    ax = figure.subplots()
     ax.axhline(1, color=GREY, ls="--", zorder=0)
     ax.plot(0, 1, "*", color="0.2", ms=14, label="full dose", clip_on=False, zorder=3)
-    for row in quality.to_dict("records"):
+    for row in measured.to_dict("records"):
         colour, mark, _ = look(str(row["model"]), list(quality["model"]))
         ax.plot(row["noise_sd"], row["sharpness"], mark, color=colour, ms=8, label=row["model"])
     ax.set(xlabel="noise SD in uniform soft tissue (HU)", ylabel="sharpness at edges (full dose = 1)", xlim=(0, None))
@@ -53,6 +57,11 @@ def draw_bias(figure: Figure, results: Results) -> None:
             ax.plot([0, bias], [row, row], color=colour, lw=0.8)
             ax.plot(bias, row, mark, color=colour)
         ax.set_yticks(range(len(models)), models)
+        if quality[name].isna().all():
+            ax.set_xticks([])
+            ax.text(
+                0.5, 0.5, "no such tissue", transform=ax.transAxes, color=GREY, ha="center", backgroundcolor="white"
+            )
         letter(ax, number, _TISSUES[name])
     figure.axes[0].invert_yaxis()
     figure.supxlabel("mean difference from the full dose (HU)", fontsize="medium")
