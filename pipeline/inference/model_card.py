@@ -126,7 +126,7 @@ def _text(value: Any) -> str:
     if isinstance(value, Mapping):
         return "; ".join(f"{key} {_text(item)}" for key, item in value.items())
     if isinstance(value, list):
-        return ", ".join(map(_text, value))
+        return ", ".join(map(_text, value)) or "none"
     return html.escape(str(value), quote=False)
 
 

@@ -86,12 +86,14 @@ def test_the_card_says_data_metrics_against_the_input_and_limits(tmp_path: Path)
     judged = {"rmse_hu": 20.0, "psnr": 45.0, "ssim": 0.97, "ms_ssim": 0.99}
     provenance = {
         "data sets": ["lidc", "<b>"], "verdict": ["On the test part of <b> total variation wins."],
+        "low dose": {"dose": 0.1, "bowtie": []},
         "metrics": {"low-dose": {**judged, "rmse_hu": 40.0}, "tv": {**judged, "rmse_hu": 18.0}, "cell": judged},
     }  # fmt: skip
     digest = write_model(tmp_path / "model.safetensors", build_network(settings), settings, provenance)
     card = (tmp_path / "model-card.md").read_text()
     assert digest in card
     assert "lidc, &lt;b&gt;" in card
+    assert "* **low dose**: dose 0.1; bowtie none\n" in card
     assert "* **network**: 3D-DDnet, 2,619,155 parameters, norm frozen, predicts the correction\n" in card
     assert "| low-dose | 40.00 | 45.00 | 0.9700 | 0.9900 |\n| tv | 18.00 |" in card  # even if there are new measures
     assert "On the test part of &lt;b&gt; total variation wins.\n\n| model |" in card
