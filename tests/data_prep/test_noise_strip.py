@@ -12,7 +12,7 @@ from data_prep.lowdose.flags import describe_flags
 from data_prep.lowdose.record import NoiseRecord
 from data_prep.lowdose.scan_noise import Slab
 from data_prep.noise_strip import noise_crops, noise_strip
-from data_prep.overview import WARNING, Overview, draw_pages
+from data_prep.overview import WARNING, Overview, _titles, draw_pages
 from data_prep.paths import contact_path
 
 SIDE, PIXEL, SD = 192, 0.7, 10.0
@@ -75,6 +75,13 @@ def test_a_scan_without_noise_says_so_in_place_of_the_strip() -> None:
     strip = noise_strip(noise, row)
     assert strip.height < 60
     assert has_warning(strip)
+
+
+def test_a_sheet_says_of_each_noise_whether_it_is_known() -> None:
+    known = manifest_row(noise_full_hu=10.0, noise_added_hu=17.3)
+    assert _titles(known)[1].endswith("noise 10 HU full dose, 17.3 HU added (simulated)")
+    unknown = manifest_row(noise_full_hu=None, noise_added_hu=None)
+    assert _titles(unknown)[1].endswith("noise full dose unknown, added unknown (simulated)")
 
 
 def test_a_page_marks_the_scans_to_look_at(tmp_path: Path) -> None:
