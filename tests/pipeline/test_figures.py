@@ -173,6 +173,18 @@ def test_the_papers_marks_are_over_the_baseline_of_the_lines(ranks: tuple[int, i
     assert [np.asarray(line.get_ydata()).tolist() for line in marks] == [pytest.approx(heights) for heights in expected]
 
 
+@pytest.mark.parametrize(
+    ("seconds", "ticks"),
+    [({1: 10, 2: 25, 4: 30}, ["0.25", "0.5", "1", "2", "4"]), ({2: 8, 4: 4, 8: 3}, ["1", "2", "4"])],
+)
+def test_the_axis_of_speed_up_has_numbers_where_the_lines_are(seconds: dict[int, float], ticks: list[str]) -> None:
+    """Also below 1, where more ranks were slower, and at 1 where the fewest ranks are two."""
+    speed = speed_up(study_cells(seconds), pd.DataFrame(columns=["cell", "epoch", "seconds", "samples"]))
+    figure = new_figure()
+    draw_speed_up(figure, Results({"speedup": speed}, pd.DataFrame(), pd.DataFrame(), None))
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ticks
+
+
 def test_trainings_on_unlike_machines_are_lines_of_their_own() -> None:
     """Joined, the 1 of the second baseline would be read as a speed-up over the first."""
     trained = pd.concat([

@@ -1,5 +1,6 @@
 """Figures of how training scales: efficiency, where it was lost, and what more ranks would bring."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -47,7 +48,10 @@ def draw_speed_up(figure: Figure, results: Results) -> None:
             _draw_marks(ax, group, column, number, scale)
     _draw_paper(left, right, ranks, int(speed["baseline_ranks"].min()))
     left.set_yscale("log", base=2)
-    left.set(ylabel="speed-up over the baseline", yticks=ranks, yticklabels=ranks)
+    ticks = _powers_of_two(
+        speed["speed_up"].min(), max(speed["speed_up"].max(), ranks[-1] / min(speed["baseline_ranks"]))
+    )
+    left.set(ylabel="speed-up over the baseline", yticks=ticks, yticklabels=[f"{tick:g}" for tick in ticks])
     right.set(ylabel="efficiency (%)", ylim=(0, None))
     for number, (ax, title) in enumerate(((left, "speed-up"), (right, "efficiency"))):
         rank_axis(ax, ranks)
@@ -56,6 +60,11 @@ def draw_speed_up(figure: Figure, results: Results) -> None:
     handles += [hollow_mark()] if speed["disturbed"].any() else []
     handles += [_alarm_mark()] if speed["impossible"].any() else []
     legend_below(figure, handles)
+
+
+def _powers_of_two(lowest: float, highest: float) -> list[float]:
+    """Return the powers of two around speed-ups: below 1 where more ranks were slower."""
+    return [2.0**power for power in range(math.floor(math.log2(lowest)), math.ceil(math.log2(highest)) + 1)]
 
 
 def _alarm_mark() -> Line2D:
