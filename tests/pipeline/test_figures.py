@@ -185,6 +185,17 @@ def test_the_axis_of_speed_up_has_numbers_where_the_lines_are(seconds: dict[int,
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == ticks
 
 
+def test_the_axis_of_a_forecast_goes_below_1_with_its_lines(results: Results) -> None:
+    slower = {name: results.tables[name].copy() for name in ("speedup", "projection")}
+    for table in slower.values():
+        table["speed_up"] *= np.where(table["ranks"] > 1, 0.05, 1)
+    figure = new_figure()
+    draw_projection(figure, replace(results, tables={**results.tables, **slower}))
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels[:5] == ["0.0625", "0.125", "0.25", "0.5", "1"]
+    assert labels[-1] == "4096"
+
+
 def test_trainings_on_unlike_machines_are_lines_of_their_own() -> None:
     """Joined, the 1 of the second baseline would be read as a speed-up over the first."""
     trained = pd.concat([

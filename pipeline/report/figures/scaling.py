@@ -199,11 +199,9 @@ def draw_projection(figure: Figure, results: Results) -> None:
     _name_assumptions(ax, forecasts)
     ax.set_yscale("log", base=2)
     rank_axis(ax, [2**power for power in range(int(np.log2(ranks[0])), int(np.log2(ranks[-1])) + 1)])
-    ax.set(
-        ylabel="speed-up over the baseline",
-        yticks=ax.get_xticks(),
-        yticklabels=[f"{tick:g}" for tick in ax.get_xticks()],
-    )
+    lowest = min(table["speed_up"].min() for table in (forecasts, speed))
+    ticks = _powers_of_two(lowest, ranks[-1] / forecasts["baseline_ranks"].min())
+    ax.set(ylabel="speed-up over the baseline", yticks=ticks, yticklabels=[f"{tick:g}" for tick in ticks])
     handles = [
         *ax.get_legend_handles_labels()[0],
         Line2D([], [], color=GREY, ls="--", label="scenario, not forecast"),
