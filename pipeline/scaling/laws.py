@@ -83,8 +83,9 @@ def laws(cells: pd.DataFrame, epochs: pd.DataFrame) -> pd.DataFrame:
 
     ``ranks``: the count that a Karp-Flatt fraction is of, or the counts that were fitted. ``low`` and ``high`` are a
     95 % interval over what ``interval_over`` says. With too few rank counts, without a single rank, or in weak
-    scaling, the value is empty and ``reason`` says why. ``most_ranks``: where the speed-up of the USL is highest,
-    infinite without coherency. Arguments as those of :func:`~pipeline.scaling.series.rank_series`.
+    scaling, the value is empty and ``reason`` says why. ``most_ranks``: where the speed-up of the USL is highest, 1
+    where more ranks are slower, infinite without coherency. Arguments as those of
+    :func:`~pipeline.scaling.series.rank_series`.
     """
     rows = [{**series.settings, **_with_doubts(row, series)}
             for series in rank_series(cells, epochs) for row in _rows(series)]  # fmt: skip
@@ -156,5 +157,7 @@ def _holding(value: float, bounds: tuple[float, float]) -> tuple[float, float]:
 
 
 def _most_ranks(contention: float, coherency: float) -> float:
-    """Return the rank count at which the USL's speed-up is highest, infinite without coherency."""
-    return float(np.sqrt(max(0.0, 1 - contention) / coherency)) if coherency else np.inf
+    """Return the rank count at which the USL's speed-up is highest: 1 if it only falls, infinite if it never does."""
+    if contention >= 1:
+        return 1.0
+    return max(1.0, float(np.sqrt((1 - contention) / coherency))) if coherency else np.inf

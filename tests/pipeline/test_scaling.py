@@ -79,23 +79,24 @@ def test_time_is_that_of_a_sample() -> None:
 def test_warm_epochs_of_all_seeds_are_one_point_with_an_interval() -> None:
     """Welch's interval (scipy) of the difference of the logarithms of the seeds' means."""
     seconds = amdahl(0.1)
-    table = speed_up(seeds(seconds), epochs(seconds, spread=0.02)).set_index("ranks")
-    assert table["seeds"].tolist() == [3] * 4
+    table = speed_up(seeds(seconds, 5), epochs(seconds, spread=0.02, seeds=5)).set_index("ranks")
+    assert table["seeds"].tolist() == [5] * 4
     assert set(table["timing"]) == {"warm steps"}
     assert table["speed_up"][4] == pytest.approx(1 / (0.1 + 0.9 / 4), rel=0.02)
-    steps = epochs(seconds, spread=0.02)
-    means = steps.groupby("cell")["seconds"].mean()
-    logs = {ranks: np.log(means[cells_on(ranks)].to_numpy(float)) for ranks in (1, 4)}
-    welch = ttest_ind(logs[1], logs[4], equal_var=False).confidence_interval()
+    means = epochs(seconds, spread=0.02, seeds=5).groupby("cell")["seconds"].mean()
+    logs = {ranks: np.log(means[cells_on(ranks, 5)].to_numpy(float)) for ranks in (1, 4)}
+    test = ttest_ind(logs[1], logs[4], equal_var=False)
+    welch = test.confidence_interval()
+    assert 5 < test.df < 8  # the freedom of either alone would be 4
     assert table["speed_up_low"][4] == pytest.approx(np.exp(welch.low), rel=1e-3)
     assert table["speed_up_high"][4] == pytest.approx(np.exp(welch.high), rel=1e-3)
     assert table["efficiency_low"][4] == pytest.approx(table["speed_up_low"][4] / 4)
     assert np.isnan(table["speed_up_low"][1])
-    assert table["interval_over"].tolist() == ["", *["3 seeds of 4 epochs"] * 3]
+    assert table["interval_over"].tolist() == ["", *["5 seeds of 4 epochs"] * 3]
 
 
-def cells_on(ranks: int) -> list[str]:
-    return [f"3d-s16-r{ranks}", *(f"3d-s16-r{ranks}-seed{seed}" for seed in (1, 2))]
+def cells_on(ranks: int, seeds: int) -> list[str]:
+    return [f"3d-s16-r{ranks}", *(f"3d-s16-r{ranks}-seed{seed}" for seed in range(1, seeds))]
 
 
 def test_two_epochs_of_one_seed_give_no_narrow_interval() -> None:
@@ -121,6 +122,25 @@ def test_epochs_count_by_their_samples() -> None:
                          columns=["cell", "seconds", "samples"])  # fmt: skip
     table = speed_up(cells({1: 10, 2: 5}), steps)
     assert table["seconds_a_sample"].tolist() == pytest.approx([1.2, 0.5])
+
+
+def test_seeds_count_by_their_samples_and_their_spread_is_of_a_sample() -> None:
+    """Three epochs of one seed and one of another, a tenth slower; the single training on two ranks differs as they."""
+    times = {"3d-s16-r1": [10.0] * 3, "3d-s16-r1-seed1": [11.0], "3d-s16-r2": [5.0]}
+    steps = pd.DataFrame([{"cell": cell, "seconds": seconds, "samples": 10}
+                          for cell, epochs in times.items() for seconds in epochs])  # fmt: skip
+    table = speed_up(pd.concat([seeds({1: 99.0}, 2), cells({2: 99.0})]), steps).set_index("ranks")
+    assert table["seconds_a_sample"].tolist() == pytest.approx([41 / 40, 0.5])
+    half = student.ppf(0.975, 1) * np.std(np.log([1, 1.1]), ddof=1) * np.sqrt(1 / 2 + 1)
+    assert np.log(table["speed_up_high"][2] / table["speed_up_low"][2]) == pytest.approx(2 * half)
+
+
+def test_one_training_without_warm_steps_has_all_of_its_series_timed_whole() -> None:
+    """Warm steps against a whole training would be a speed-up of its own."""
+    steps = epochs({1: 20.0, 2: 20.0}, seeds=1)
+    table = speed_up(cells({1: 8.0, 2: 4.0, 4: 2.0}), steps)
+    assert set(table["timing"]) == {"whole training: too short to leave the start out"}
+    assert table["speed_up"].tolist() == pytest.approx([1, 2, 4])
 
 
 def test_a_disturbed_training_is_marked_and_left_out_of_baseline_and_laws() -> None:
@@ -151,19 +171,22 @@ def test_of_several_seeds_only_the_disturbed_is_left_out() -> None:
 
 
 def test_a_point_with_one_remaining_seed_has_the_spread_of_the_seeds_of_all_rank_counts() -> None:
-    """Its own epochs, all alike, would say that its time is exact."""
-    seconds = {1: 10.0, 2: 5.0}
+    """Its own epochs, all alike, would say that its time is exact. On four ranks all were disturbed and differ more."""
+    seconds = {1: 10.0, 2: 5.0, 4: 2.5}
     levels = {"3d-s16-r2": 5.0, "3d-s16-r2-seed1": 5.1, "3d-s16-r2-seed2": 5.2}
     steps = epochs(seconds)
     steps["seconds"] = steps["seconds"].where(~steps["cell"].isin(levels), steps["cell"].map(levels) / 10)
+    steps["seconds"] *= steps["cell"].map({"3d-s16-r4": 2.0, "3d-s16-r4-seed1": 9.0}).fillna(1.0)
     table = seeds(seconds)
-    is_lost = table["cell"].isin(["3d-s16-r1-seed1", "3d-s16-r1-seed2"])
-    row = speed_up(table.assign(left_out=is_lost), steps).set_index("ranks").loc[2]
+    is_lost = table["cell"].isin(["3d-s16-r1-seed1", "3d-s16-r1-seed2"]) | (table["ranks"] == 4)
+    rows = speed_up(table.assign(left_out=is_lost), steps).set_index("ranks")
+    row = rows.loc[2]
     error = np.std(np.log(list(levels.values())), ddof=1) * np.sqrt(1 + 1 / 3)
     half = np.log(row["speed_up_high"] / row["speed_up_low"]) / 2
     assert half == pytest.approx(student.ppf(0.975, 2) * error)
     spread = "with the spread of all rank counts' seeds"
     assert row["interval_over"] == f"3 seeds, {spread}; of the baseline 1 seed, {spread}"
+    assert rows["interval_over"][4] == f"3 seeds of 4 epochs; of the baseline 1 seed, {spread}"
     fractions = laws(table.assign(left_out=is_lost), steps).set_index("law")
     assert fractions["high"]["Amdahl"] - fractions["low"]["Amdahl"] > half
 
@@ -186,6 +209,8 @@ def test_without_an_undisturbed_training_there_is_no_speed_up() -> None:
     assert speed["speed_up"].isna().all()
     assert set(speed["reason"]) == {"no baseline: all of these trainings were disturbed"}
     assert speed["seconds_a_sample"].tolist() == pytest.approx([1, 0.5])
+    (row,) = laws(table, NO_EPOCHS).to_dict("records")
+    assert str(row["reason"]).startswith("no training to fit; left out, as disturbed: ")
 
 
 @pytest.mark.parametrize(
@@ -238,11 +263,26 @@ def test_known_contention_and_coherency_are_found_within_one_percent() -> None:
     assert table["USL", "most_ranks", "1 2 4 8 16"] == pytest.approx(np.sqrt(0.95 / 0.002), rel=0.01)
 
 
+@pytest.mark.parametrize(("contention", "coherency"), [(1.4, 0.0), (1.4, 0.01), (0.9, 0.4)])
+def test_where_more_ranks_are_slower_a_single_one_is_best(contention: float, coherency: float) -> None:
+    seconds = {n: 10 * (1 + contention * (n - 1) + coherency * n * (n - 1)) / n for n in (1, 2, 4, 8)}
+    assert min(seconds, key=seconds.__getitem__) == 1
+    assert fitted(seconds)["value"]["USL", "most_ranks", "1 2 4 8"] == 1
+
+
 def test_a_fit_has_an_interval_about_the_truth() -> None:
     table, row = fitted(amdahl(0.1), spread=0.02), ("Amdahl", "serial_fraction", "1 2 4 8")
     low, high = (float(table[end][row]) for end in ("low", "high"))
     assert low < 0.1 < high
     assert high - low < 0.03
+    assert table["interval_over"][row] == "3 seeds of 4 epochs"
+    assert table["interval_over"][("USL", "most_ranks", "1 2 4 8")] == "none: it follows from contention and coherency"
+    assert set(table["reason"]) == {""}
+
+
+def test_the_interval_of_a_serial_fraction_ends_at_the_whole() -> None:
+    table, row = fitted({n: 100 * (0.98 + 0.02 / n) for n in (1, 2, 4, 8)}, spread=0.2), "Amdahl"
+    assert table["low"][row].item() < 1 == table["high"][row].item()
 
 
 def test_too_few_rank_counts_give_a_reason_and_no_figure() -> None:
