@@ -6,7 +6,7 @@ import pytest
 from scipy.signal import lfilter
 from scipy.stats import t as student
 
-from pipeline.scaling.attribution import attribution
+from pipeline.scaling.attribution import CAUSES, attribution
 from tests.pipeline.study_cells import cells, changed
 
 
@@ -39,6 +39,7 @@ def test_what_was_injected_is_attributed_within_one_percent_of_a_step() -> None:
     total = 1.55 + 0.2
     assert table["lost"]["exchange"] == pytest.approx(0.2 / total, abs=0.01)
     assert table["lost_low"]["exchange"] < 0.2 / total < table["lost_high"]["exchange"]
+    assert table["lost"]["start"] == pytest.approx(0.2 / total, rel=0.01)
 
 
 def test_unlike_trainings_are_not_attributed_together() -> None:
@@ -50,6 +51,29 @@ def test_unlike_trainings_are_not_attributed_together() -> None:
     assert rows["step_seconds"].tolist() == pytest.approx([0.5, 1.55], rel=0.01)
     assert rows["missing"].tolist() == ["synthetic silent alone", ""]
     assert rows["device"].tolist() == ["A100", "cpu"]
+
+
+def test_each_point_with_control_arms_has_rows_of_its_own_and_others_have_none() -> None:
+    """Of 32 slices, twice as slow, with arms too, and on 2 ranks, or with an arm that stands alone, without."""
+    cells_, steps = controlled()
+    larger = cells_.assign(slices=32, cell="32-" + cells_["cell"])
+    slower = steps.assign(cell="32-" + steps["cell"], seconds=2 * steps["seconds"])
+    on_two = cells({2: 1.0}, steps=100, start_seconds=20.0).assign(cell="two")
+    alone = cells_[cells_["arm"] == "alone"].assign(cell="a100", device="A100")
+    faster = [steps[steps["cell"] == arm].assign(cell=cell) for arm, cell in (("full", "two"), ("alone", "a100"))]
+    table = attribution(pd.concat([cells_, larger, on_two, alone]), pd.concat([steps, slower, *faster]))
+    rows = table.drop_duplicates(["slices", "ranks", "device"])
+    assert rows[["slices", "ranks", "device"]].to_numpy().tolist() == [[16, 4, "cpu"], [32, 4, "cpu"]]
+    assert rows["step_seconds"].tolist() == pytest.approx([1.55, 3.1], rel=0.01)
+    assert table["cause"].tolist() == 2 * [*CAUSES, "start"]
+
+
+def test_a_training_without_warm_steps_is_missing() -> None:
+    cells_, steps = controlled()
+    steps["warm"] &= steps["cell"] != "silent"
+    table = attribution(cells_, steps).set_index("cause")
+    assert table["missing"]["exchange"] == "silent"
+    assert table["seconds"]["data"] == pytest.approx(0.1, abs=0.02)
 
 
 def test_without_an_arm_its_parts_are_empty_and_it_is_named() -> None:
@@ -95,11 +119,14 @@ def test_the_interval_of_an_attribution_grows_with_the_correlation_of_the_steps(
 
 
 def test_the_spread_of_seeds_is_one_estimate_however_many_arms_share_it() -> None:
-    """Two seeds of one arm give one degree of freedom, of steps that do not vary within a training."""
+    """Two seeds of one arm give one degree of freedom. Their own steps, which drift, then say nothing more."""
     cells_, steps = controlled()
     steps["seconds"] = steps["cell"].map({"full": 1.55, "synthetic": 1.45, "silent": 1.25, "alone": 1.05})
     second = cells_[cells_["cell"] == "full"].assign(cell="second")
     slower = steps[steps["cell"] == "full"].assign(cell="second", seconds=1.58)
+    drift = 0.001 * (steps["step"] - 104.5)
+    steps["seconds"] += drift.where(steps["cell"] == "full", 0.0)
+    slower["seconds"] += drift
     row = attribution(pd.concat([cells_, second]), pd.concat([steps, slower])).set_index("cause").loc["data"]
     full, total = (1.55 + 1.58) / 2, (1.55 + 1.58) / 2 + 0.2
     lost, sd = (full - 1.45) / total, np.std(np.log([1.55, 1.58]), ddof=1)
@@ -114,3 +141,6 @@ def test_too_few_steps_give_no_interval_and_say_so() -> None:
     assert table["lost"]["exchange"] == pytest.approx(0.2 / 1.75, abs=0.02)
     assert np.isnan(table["lost_low"]["exchange"])
     assert table["interval_over"]["exchange"] == "nothing: too few steps"
+    enough = attribution(cells_, steps[steps["step"] < 30]).set_index("cause")
+    assert enough["lost_low"]["exchange"] < enough["lost"]["exchange"] < enough["lost_high"]["exchange"]
+    assert enough["interval_over"]["exchange"] == "blocks of steps of one seed an arm; full 20, silent 20 steps"

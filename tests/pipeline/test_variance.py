@@ -1,5 +1,7 @@
 """Whether deviations fall with more ranks, against known ones."""
 
+from itertools import product
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -55,6 +57,42 @@ def test_p_values_of_a_series_are_corrected_for_their_number() -> None:
     assert low < high < 1
     assert sorted(first["p_holm"].dropna()) == pytest.approx(sorted([min(1, 2 * low), min(1, max(2 * low, high))]))
     assert first["p_holm"].tolist() == pytest.approx(second["p_holm"].tolist(), nan_ok=True)
+
+
+def test_scans_count_alike_however_many_slices_they_have() -> None:
+    """Of all scans but one a slice is judged; without weights a scan's mean is as good as another."""
+    table, quality = judged({1: 0.1, 4: 0.1})
+    quality = quality[(quality["scan"] == "s0") | (quality["slice"] == 0)]
+    deviations = variance(table, quality).query("metric == 'mse' and ranks == 4").iloc[0]
+    mine = quality[quality["model"].str.startswith("3d-s16-r4")]
+    means = [mine.loc[mine["scan"] == f"s{scan}", "mse"].mean() for scan in range(12)]
+    assert deviations["sd_scans"] == pytest.approx(np.std(means, ddof=1))
+    falls = falling_variance(table, quality).set_index(["metric", "over"])
+    spreads = [_spread_of_means(quality[quality["model"].str.startswith(f"3d-s16-r{ranks}")]) for ranks in (1, 4)]
+    assert falls["slope"][("mse", "scans")] == pytest.approx(np.log(spreads[1] / spreads[0]) / 2)
+
+
+def _spread_of_means(slices: pd.DataFrame) -> float:
+    means = np.array([slices.loc[slices["scan"] == f"s{scan}", "mse"].mean() for scan in range(12)])
+    return float(np.abs(means - np.median(means)).mean())
+
+
+def test_one_rank_count_is_not_tested() -> None:
+    assert set(falling_variance(*judged({4: 0.1}))["reason"]) == {"one rank count"}
+
+
+def test_p_is_the_share_of_all_swaps_of_the_rank_counts_within_units() -> None:
+    """Units of very unlike spread, which permutations over units would mix; of two rank counts swaps can be listed."""
+    values = np.array([[3.0, -2.0, 0.9, -0.8, 0.2, -0.3, 0.05], [2.0, -2.5, 0.5, -0.6, 0.1, -0.1, 0.02]])
+    deviations = np.abs(values - np.median(values, axis=1, keepdims=True))
+    falls = []
+    for swaps in product((False, True), repeat=7):
+        one, eight = np.where(swaps, deviations[::-1], deviations).mean(axis=1)
+        falls.append(np.log(eight / one) / 3)
+    slope, p_value = trend(values, np.array([1, 8]))
+    assert slope == pytest.approx(falls[0])
+    exact = np.mean(np.array(falls) <= slope + 1e-12)
+    assert p_value == pytest.approx(exact, abs=4 * np.sqrt(exact * (1 - exact) / 2000))
 
 
 def test_the_test_of_variance_is_wrong_as_often_as_it_says() -> None:
