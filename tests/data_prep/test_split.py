@@ -23,6 +23,7 @@ def test_no_patient_is_in_two_parts_and_none_is_lost(subjects: int, scans: int, 
     assert all(patients)
     assert sum(map(len, patients)) == len(set.union(*patients)) == subjects
     assert sum(map(len, division.parts.values())) == subjects * scans
+    assert {(s.start, s.stop) for segments in division.parts.values() for s in segments} == {(0, 100)}
     assert division == split(rows(subjects, scans), SplitSettings(seed=seed), 1)
     assert division == Split.from_json(division.to_json())
 
@@ -73,6 +74,11 @@ def test_studies_of_one_patient_join_others_of_each_study() -> None:
         {"dataset": "d", "subject": "d", "scan": "4", "slices": 9, "studies": ()},
     ]
     assert patients_of(scans) == {"a": "a", "b": "a", "c": "a", "d": "d"}
+
+
+def test_a_part_that_would_be_empty_gets_a_single_patient() -> None:
+    parts = split(rows(9), SplitSettings(validation=1e-9, test=1e-9), 1).parts
+    assert {part: len(segments) for part, segments in parts.items()} == {"test": 1, "validation": 1, "train": 7}
 
 
 def test_copies_of_a_scan_are_one_patient() -> None:

@@ -59,6 +59,7 @@ def test_five_patients_give_no_test_and_one_gives_no_interval() -> None:
     assert np.isnan(interval(pd.Series([np.nan, 1.0]), pd.Series([*"ab"]))).all()
     assert np.isnan(paired_test(np.arange(1.0, 6)))
     assert paired_test(np.arange(1.0, 7)) == pytest.approx(2 / 2**6)  # all of one sign
+    assert paired_test(np.arange(8.0)) == pytest.approx(2 / 2**7)  # Wilcoxon leaves out who does not differ
     assert paired_test(np.zeros(6)) == 1
 
 

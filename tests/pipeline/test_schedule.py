@@ -7,7 +7,7 @@ import pytest
 
 from pipeline.settings.training import TrainingSettings
 from pipeline.training.loader import workers_for
-from pipeline.training.schedule import effective_batch, learning_rate, samples_per_epoch
+from pipeline.training.schedule import TrainingLength, effective_batch, learning_rate, length_of, samples_per_epoch
 from pipeline.training.world import World
 
 
@@ -41,6 +41,11 @@ def test_samples_of_an_epoch_fill_whole_steps() -> None:
     assert samples_per_epoch(training(samples=None), 5, 1) == 6
     assert samples_per_epoch(training(samples=8, accumulation=2), 5, 2) == 8
     assert samples_per_epoch(training(samples=8, work="weak"), 5, 4) == 32
+
+
+def test_a_training_has_whole_steps_in_each_epoch() -> None:
+    """Seven volumes in steps of two ranks times two samples are two steps, of eight samples."""
+    assert length_of(training(samples=None, epochs=3), 7, 2) == TrainingLength(8, 2, 6)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def judged(errors: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
 
 
 def test_the_better_classical_denoiser_is_named_the_winner() -> None:
-    errors = {"low-dose": {"m1": 30.0, "m2": 50.0}, "tv": {"m1": 20.0, "m2": 29.6},
+    errors = {"low-dose": {"m1": 30.0, "m2": 50.0}, "nlm": {"m1": 20.0, "m2": 30.0}, "tv": {"m1": 20.0, "m2": 29.6},
               "2d": {"m1": 40.0, "m2": 40.0}, "3d": {"m1": 29.6, "m2": 40.0}}  # fmt: skip
     (row,) = verdicts_table(judged(errors), MANIFEST).to_dict("records")
     assert row["verdict"] == (
