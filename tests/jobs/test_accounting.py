@@ -77,6 +77,10 @@ def test_gpus_that_slurm_does_not_count_are_those_that_jobs_asked_for(
     rows = accounting_table(folder, graph_of(folder)).set_index("stage")
     hours = {"study": 2 * (10 + 25) / 3600, "evaluate": (100 + 50) / 3600, "report": 0.0}
     assert rows["gpu_hours"].to_dict() == pytest.approx(hours)
+    cores = {"study": 2 * (10 + 25) / 3600, "evaluate": 2 * (100 + 50) / 3600, "report": 2 * 7 / 3600}
+    assert rows["core_hours"].to_dict() == pytest.approx(cores)
+    waited = {"study": (7 + 9) / 3600, "evaluate": (7 + 7) / 3600, "report": 7 / 3600}
+    assert rows["waited_hours"].to_dict() == pytest.approx(waited)
     by_request = "sacct, GPUs by request"
     assert rows["source"].to_dict() == {"study": by_request, "evaluate": by_request, "report": "sacct"}
     assert rows.loc["study", "lost_gpu_hours"] == pytest.approx(2 * (10 + 3) / 3600)

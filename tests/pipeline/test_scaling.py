@@ -272,8 +272,9 @@ def test_where_more_ranks_are_slower_a_single_one_is_best(contention: float, coh
 
 def test_a_fit_has_an_interval_about_the_truth() -> None:
     table, row = fitted(amdahl(0.1), spread=0.02), ("Amdahl", "serial_fraction", "1 2 4 8")
-    low, high = (float(table[end][row]) for end in ("low", "high"))
+    low, value, high = (float(table[end][row]) for end in ("low", "value", "high"))
     assert low < 0.1 < high
+    assert low < value < high
     assert high - low < 0.03
     assert table["interval_over"][row] == "3 seeds of 4 epochs"
     assert table["interval_over"][("USL", "most_ranks", "1 2 4 8")] == "none: it follows from contention and coherency"
