@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from pydicom import dcmread
 from pydicom.dataset import FileDataset
 from pydicom.uid import generate_uid
 
@@ -89,3 +90,14 @@ def test_an_unreadable_file_condemns_only_what_it_may_belong_to(tmp_path: Path) 
     faults = [series.fault is not None for series in find(tmp_path).series if series.location == tmp_path]
     assert faults == [True, True]
     check_scan(next(series for series in find(tmp_path).series if series.files[0] in elsewhere), elsewhere)
+
+
+def test_equal_images_of_one_id_at_two_positions_are_both_kept(tmp_path: Path) -> None:
+    """As of a program that writes an id for all its files: no slice is lost as a copy of its neighbour."""
+    files = write(tmp_path, 6)
+    pixels = dcmread(files[2])
+    for path in files[3:5]:
+        change(path, PixelData=pixels.PixelData, SOPInstanceUID=pixels.SOPInstanceUID)
+    discovery = find(tmp_path)
+    assert discovery.exclusions == []
+    check_scan(discovery.series[0], files)

@@ -10,11 +10,15 @@ from pydicom import Dataset
 from pydicom.dataset import FileDataset
 
 from data_prep.errors import ScanError
+from data_prep.plausibility import check_extent
 from data_prep.readers.dicom import open_dicom
 from tests.data_prep.dicom_series import edit, write_series
 from tests.scans import chest
 
 SPACING = (2.5, 0.7, 0.7)
+LARGE = {"length": ((3.0, 0.7, 0.7), (1001, 512, 512), "the scan's length is 3003 mm"),
+         "rows": ((3.0, 2.0, 0.7), (1000, 501, 512), "the width of a slice is 1002 mm"),
+         "columns": ((3.0, 0.7, 2.0), (1000, 512, 501), "the width of a slice is 1002 mm")}  # fmt: skip
 Edit = Callable[[FileDataset], None]
 
 
@@ -151,3 +155,12 @@ def test_hu_do_not_depend_on_how_they_are_displayed(tmp_path: Path) -> None:
     for path in files:
         edit(path, setting(PhotometricInterpretation="MONOCHROME1"))
     np.testing.assert_array_equal(open_dicom(files).planes(0, 4), chest(4))
+
+
+@pytest.mark.parametrize(("spacing", "shape", "message"), LARGE.values(), ids=LARGE)
+def test_no_scan_is_longer_than_a_body_or_wider_than_a_gantry(
+    spacing: tuple[float, float, float], shape: tuple[int, int, int], message: str
+) -> None:
+    check_extent((3.0, 2.0, 2.0), (1000, 500, 500))
+    with pytest.raises(ScanError, match=f"^{message}, for a CT between 0 and "):
+        check_extent(spacing, shape)

@@ -251,6 +251,10 @@ def test_a_known_serial_fraction_is_found_within_one_percent() -> None:
         assert table["value"][("Karp-Flatt", "serial_fraction", ranks)] == pytest.approx(0.1, rel=0.01)
     assert table["value"][("USL", "contention", "1 2 4 8")] == pytest.approx(0.1, rel=0.01)
     assert table["value"][("USL", "coherency", "1 2 4 8")] == pytest.approx(0, abs=1e-6)
+    assert set(table["reason"]) == {""}
+    beyond = fitted({1: 100, 2: 45})
+    assert beyond["value"]["Karp-Flatt", "serial_fraction", "2"] == pytest.approx(-0.1)
+    assert beyond["reason"]["Karp-Flatt", "serial_fraction", "2"].startswith("below 0: efficiency above 100 %")
     ideal = fitted({n: 100 / n for n in (1, 2, 4, 8)})
     assert ideal["value"][("Amdahl", "serial_fraction", "1 2 4 8")] == pytest.approx(0, abs=1e-6)
 
