@@ -63,6 +63,12 @@ def test_white_noise_has_a_flat_spectrum() -> None:
     assert np.dot(measured.nps, areas) == pytest.approx(measured.sd**2)  # Parseval
 
 
+def test_what_the_full_dose_shows_is_no_noise() -> None:
+    full = soft(2) + white(20, soft(2).shape, seed=1)
+    assert noise(full, full, SPACING).sd == 0
+    assert noise(full + white(30, full.shape), full, SPACING).sd == pytest.approx(30, rel=0.01)
+
+
 def test_filtered_noise_has_the_filters_power() -> None:
     """A Gaussian of s pixels leaves exp(-(2 pi s p f)^2) of the power, p the pixel."""
     full, (width, pixel) = soft(), (1.0, 0.7)
