@@ -41,10 +41,15 @@ def _model_lines(quality: pd.DataFrame, width: int) -> list[str]:
     first, *means = slice_measures("summary")
     lines = []
     for row in records(quality):
-        error = f"{row[f'{first.name}_mean']:.{first.digits}} +/- {row[f'{first.name}_sd']:.{first.digits}}"
-        line = f"{row['model']:<{width}}{error:>16}{100 * row['rmse_change']:>+9.1f}%"
+        line = f"{row['model']:<{width}}{_spread(row, first):>16}{100 * row['rmse_change']:>+9.1f}%"
         lines.append(line + "".join(f"{row[f'{m.name}_mean']:>{_width(m)}.{m.digits}}" for m in means))
     return lines
+
+
+def _spread(row: dict[str, Any], measure: SliceMeasure) -> str:
+    """Write mean and standard deviation over slices; a single slice has none."""
+    mean, sd = row[f"{measure.name}_mean"], row[f"{measure.name}_sd"]
+    return f"{mean:.{measure.digits}}" + ("" if pd.isna(sd) else f" +/- {sd:.{measure.digits}}")
 
 
 def _width(measure: SliceMeasure) -> int:

@@ -50,7 +50,8 @@ def _row(origin: str, dataset: str, slices: pd.DataFrame, errors: Mapping[Any, f
     classical = min(errors.keys() & CLASSICAL_TITLES.keys(), key=lambda name: errors[name], default="")
     scans, before = slices["scan"].nunique(), errors[LOW_DOSE_INPUT]
     part = "the test part" if dataset == ALL_DATASETS else f"the test part of {dataset}"
-    start = f"On {part} with {origin} ({scans} scan{'s' if scans > 1 else ''}, {len(slices)} slices) "
+    size = f"{scans} scan{'s' if scans > 1 else ''}, {len(slices)} slice{'s' if len(slices) > 1 else ''}"
+    start = f"On {part} with {origin} ({size}) "
     label = f"the best of {len(networks)} networks ({best})" if len(networks) > 1 else f"the network ({best})"
     parts = [
         f"{CLASSICAL_TITLES[classical]} {_change(errors[classical], before)}"

@@ -1,4 +1,5 @@
 import json
+import math
 import re
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pipeline.report.cell_pages import cell_pages
 from pipeline.report.figures import FIGURES
 from pipeline.report.files import FILES
 from pipeline.report.html import write_page
+from pipeline.report.summary import summary
 from pipeline.report.volumes import read_stacks, viewer_data
 from pipeline.report.write import collect, write_report
 from pipeline.settings.cells import cells_of
@@ -214,6 +216,10 @@ def test_a_summary_has_no_table_without_rows(tmp_path: Path) -> None:
     lines = (tmp_path / "report" / "summary.txt").read_text().splitlines()
     assert [line.split()[0] for line in lines[:3]] == ["model", "low-dose", "2d"]
     assert "" not in lines
+    tables = collect(tmp_path, settings, cells, {"2d": ("done", "")}, ["low-dose", "2d"], pd.DataFrame()).tables
+    single = tables["quality"].assign(rmse_hu_mean=38.984, rmse_hu_sd=math.nan)  # of one slice
+    of_input = summary(single, [], tables["speedup"], tables["transfer"], tables["cells"]).splitlines()[1]
+    assert of_input.split()[:3] == ["low-dose", "38.98", "+0.0%"]
 
 
 def test_the_viewer_takes_as_many_middle_slices_as_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,8 @@ def test_the_input_may_win_and_what_was_not_judged_is_said() -> None:
         "the network (2d) removes 0.0 % of the input's RMSE: the input left alone and the network are equally good."
     )
     assert idle["winner"][0] == "low-dose"
+    single = judged({"low-dose": {"m1": 30.0}, "2d": {"m1": 15.0}}).query("slice == 0")
+    assert "(1 scan, 1 slice) no classical" in verdicts_table(single, MANIFEST)["verdict"][0]
     alone = verdicts_table(judged({"low-dose": {"m1": 30.0}, "2d": {"m1": 15.0}}), MANIFEST)
     assert "no classical denoiser was judged, the network (2d) removes 50.0 % of" in alone["verdict"][0]
     assert "wins" not in alone["verdict"][0]
