@@ -25,6 +25,7 @@ from data_prep.seal import SEAL, BrokenSeal, unsealed
 blosc.use_threads = False  # two threads read a volume, and blosc's own threads would compete with them
 _MAX_OVERHEAD_BYTES = 64  # of a slice that cannot be compressed: blosc's header and the checksum
 _INDEX_ENTRY_BYTES, _CHECKSUM_BYTES = 16, 4  # of Zarr's codecs sharding_indexed and crc32c
+_REMEDY = "prepare the scan again (`quarterdose verify DATA --mend`)"
 
 
 _Row = Annotated[list[FiniteFloat], Field(min_length=4, max_length=4)]
@@ -83,9 +84,9 @@ class Pair:
         try:
             array = group.get(name)
         except Exception as error:  # as above
-            raise UserError(f"{self.path}/{name} has a damaged zarr.json: prepare the scan again") from error
+            raise UserError(f"{self.path}/{name} has a damaged zarr.json: {_REMEDY}") from error
         if not isinstance(array, zarr.Array):
-            raise UserError(f"{self.path} lacks the array {name}: prepare the scan again")
+            raise UserError(f"{self.path} lacks the array {name}: {_REMEDY}")
         return array
 
     @cached_property
@@ -129,7 +130,7 @@ class Pair:
         try:
             return unsealed(recorded) if SEAL in recorded else recorded
         except BrokenSeal as error:
-            raise UserError(f"{self.path}/zarr.json does not hold what was written: prepare the scan again") from error
+            raise UserError(f"{self.path}/zarr.json does not hold what was written: {_REMEDY}") from error
 
     @property
     def affine(self) -> NDArray[np.float64] | None:
@@ -198,7 +199,7 @@ class Pair:
                 raise self._damaged(name)
 
     def _damaged(self, name: str) -> UserError:
-        return UserError(f"{self.path}/{name} does not hold what was written: prepare the scan again")
+        return UserError(f"{self.path}/{name} does not hold what was written: {_REMEDY}")
 
 
 def _is_stored_as_written(array: zarr.Array[Any]) -> bool:

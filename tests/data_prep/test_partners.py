@@ -123,7 +123,9 @@ def test_a_killed_preparation_ends_as_any_other_and_verify_finds_a_changed_partn
     group[ARRAYS[2]][7, 3, 3] += 1  # type: ignore[index,operator]
     (fault,) = verify(data)[1]
     assert (fault.scan, fault.is_damaged) == (scan, True)
-    assert fault.message.endswith(f"{ARRAYS[2]} does not hold what was written: prepare the scan again")
+    assert fault.message.endswith(
+        f"{ARRAYS[2]} does not hold what was written: prepare the scan again (`quarterdose verify DATA --mend`)"
+    )
 
 
 def test_the_noise_model_at_a_dose_between_the_stored_ones_is_nearly_the_one_that_is_matched_there() -> None:
