@@ -93,16 +93,13 @@ class Overview:
 
 
 def _titles(row: Mapping[str, Any]) -> tuple[str, str]:
-    def number(name: str, unit: str) -> str:
-        return f"{unit} unknown" if row[name] is None else f"{row[name]:.4g} {unit}"
+    def number(name: str, unit: str, quantity: str) -> str:
+        return f"{quantity} unknown" if row[name] is None else f"{row[name]:.4g} {unit}"
 
-    def noise(name: str, of: str) -> str:
-        return f"{of} unknown" if row[name] is None else f"{row[name]:.4g} HU {of}"
-
-    noises = f"noise {noise('noise_full_hu', 'full dose')}, {noise('noise_added_hu', 'added')} ({row['low_dose']})"
+    full, added = number("noise_full_hu", "HU full dose", "full dose"), number("noise_added_hu", "HU added", "added")
     grid = f"{row['slices']} slices of {row['spacing_z_mm']:.3g} mm, pixels {row['spacing_xy_mm']:.3g} mm"
-    acquisition = f"kernel {row['kernel'] or 'unknown'}, {number('kvp', 'kV')}, {number('mas', 'mAs')}"
-    return f"{row['dataset']}  {row['scan']}", f"{grid}   {acquisition}   {noises}"
+    acquisition = f"kernel {row['kernel'] or 'unknown'}, {number('kvp', 'kV', 'kV')}, {number('mas', 'mAs', 'mAs')}"
+    return f"{row['dataset']}  {row['scan']}", f"{grid}   {acquisition}   noise {full}, {added} ({row['low_dose']})"
 
 
 def grey(hu: Hu | NDArray[np.float32], window: tuple[float, float]) -> NDArray[np.uint8]:

@@ -151,9 +151,9 @@ def _check_running(graph: Graph, folder: RunFolder, submission: Submission) -> N
     stage = graph.stages.get(submission.stage)
     if stage is None or not stage.is_searched():
         return
+    named = set(stage.items())
     for item in filter(stage.markers.is_running, items_of(graph, submission)):
-        is_named = item in stage.items()
-        if not is_named or stage.markers.read_start(item) not in (None, digest_json(graph.parts(stage, item))):
+        if item not in named or stage.markers.read_start(item) not in (None, digest_json(graph.parts(stage, item))):
             raise UserError(
                 f"{stage.name}/{item} runs in job {', '.join(submission.jobs)} under other settings: wait for "
                 f"its end, or end it first (`quarterdose cancel {folder.root}`)"
