@@ -66,7 +66,7 @@ def describe_stop(number: int | None) -> str:
     if number == signal.SIGTERM:
         return "it was cancelled or preempted"
     try:
-        job = dict(re.findall(r"(\w+)=(\S*)", output("scontrol", "show", "job", os.environ["SLURM_JOB_ID"])))
+        job = dict(re.findall(r"(\w+)=(\S*)", output("scontrol", "show", "job", job_id())))
     except SlurmError:
         return "its time limit came near, or its nodes were taken"
     if job.get("PreemptTime", "None") != "None":
@@ -75,10 +75,18 @@ def describe_stop(number: int | None) -> str:
     return "its time limit came near" if end.isdecimal() and int(end) - time.time() < _NEAR_SECONDS else "of a signal"
 
 
+def job_id() -> str:
+    """Return this job's id as squeue shows it: "12", of an array "12_3"; empty outside of Slurm.
+
+    ``SLURM_JOB_ID`` is a number, which of one task is the array's own: commands of Slurm take it for all tasks.
+    """
+    array, task = (os.environ.get(f"SLURM_ARRAY_{name}") for name in ("JOB_ID", "TASK_ID"))
+    return f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID", "")
+
+
 def start_of_job() -> str:
     """Name this start of this job: "12.1" after the first requeue, of an array "12_3.1"; empty outside of Slurm."""
-    array, task = (os.environ.get(f"SLURM_ARRAY_{name}") for name in ("JOB_ID", "TASK_ID"))
-    job = f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID")
+    job = job_id()
     return f"{job}.{restarts()}" if job else ""
 
 
@@ -90,7 +98,7 @@ def requeue(*, leads: bool) -> None:
         RuntimeError: Slurm did not end this job.
     """
     if leads:
-        output("scontrol", "requeue", os.environ["SLURM_JOB_ID"])
+        output("scontrol", "requeue", job_id())
     await_end()
 
 

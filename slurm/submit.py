@@ -26,11 +26,12 @@ _DEFAULT_MAX_ARRAY = 1001
 _PATTERN = re.compile(r"\\|%\d*[AabJjNnstux%]")
 """What Slurm, or submitit, reads in the name of a log as something else."""
 _UNREACHABLE = re.compile(r"contact slurm|communication|connection|timed out|try again", re.IGNORECASE)
-# a job of which a process was killed goes back to the queue; one that failed by itself does not
+# a job of which a process was killed goes back to the queue; one that failed by itself does not. SLURM_JOB_ID alone may
+# be the id of a whole array
 _TEARDOWN = (
     "code=$?",
     'if [ "$code" -eq 137 ] && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {restarts} ]',
-    'then scontrol requeue "$SLURM_JOB_ID"',
+    'then scontrol requeue "${{SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}${{SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}}"',
     "fi",
     'exit "$code"',
 )

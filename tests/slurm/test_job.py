@@ -1,9 +1,13 @@
 """What a process within a job knows of itself, from its environment."""
 
+import signal
+from pathlib import Path
+
 import pytest
 
 from data_prep.errors import UserError
-from slurm.job import process, share
+from slurm import job
+from slurm.job import describe_stop, process, requeue, share
 
 
 def array(monkeypatch: pytest.MonkeyPatch, **numbers: int) -> None:
@@ -28,3 +32,25 @@ def test_a_rank_outside_of_a_job_is_told_where_ranks_are_started(monkeypatch: py
     monkeypatch.delenv("SLURM_PROCID", raising=False)
     with pytest.raises(UserError, match="SLURM_PROCID is not set: a training's ranks are started by srun within a job"):
         process()
+
+
+def test_the_task_whose_number_is_that_of_its_array_speaks_for_itself_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slurm takes ``scontrol requeue 12`` for all tasks, also those that run or are done."""
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text(f"""#!/bin/sh
+echo $* >> {tmp_path}/calls
+echo ArrayTaskId=3 EndTime=$(($(date +%s) + 36000)) PreemptTime=None
+[ $3 = 12_3 ] || echo ArrayTaskId=2 EndTime=$(($(date +%s) - 60)) PreemptTime=None
+""")
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    for name in ("JOB_ID", "ARRAY_JOB_ID"):
+        monkeypatch.setenv(f"SLURM_{name}", "12")
+    array(monkeypatch, ID=3)
+    monkeypatch.setattr(job, "_END_SECONDS", 0)
+    assert describe_stop(signal.SIGUSR2) == "of a signal"
+    with pytest.raises(RuntimeError, match="Slurm did not end it"):
+        requeue(leads=True)
+    assert (tmp_path / "calls").read_text().splitlines() == ["show job 12_3", "requeue 12_3"]

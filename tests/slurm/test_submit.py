@@ -1,5 +1,6 @@
 import os
 import re
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -105,7 +106,7 @@ def headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Headers:
     programs.mkdir()
     for name, script in {
         "srun": "",
-        "sbatch": f'cat "$1" >{programs}/script; env >>{programs}/script; echo job 7',
+        "sbatch": f'(cat "$1"; echo; env) >{programs}/script; echo job 7',
     }.items():
         (programs / name).write_text(f"#!/bin/sh\n{script}\n")
         (programs / name).chmod(0o755)
@@ -133,6 +134,27 @@ def test_arrays_are_as_long_as_the_site_takes_them(headers: Headers, limits: str
     program.chmod(0o755)
     request = JobRequest("prepare", [(str(number),) for number in range(5)])
     assert enqueue(Profile(executor="slurm"), tmp_path / "logs", write_line, request) == ["7"] * arrays
+
+
+@pytest.mark.parametrize(
+    ("task_of_array", "requeued"),
+    [({}, "12"), ({"SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3"}, "12_3")],
+)
+@pytest.mark.parametrize(("code", "restarts"), [(137, 2), (137, 3), (1, 0)])
+def test_a_job_that_was_killed_puts_itself_back_and_no_other_task(
+    headers: Headers, tmp_path: Path, task_of_array: dict[str, str], requeued: str, code: int, restarts: int
+) -> None:
+    """An array's id is that of one of its tasks too, and would put all of them back."""
+    programs = tmp_path / "programs"
+    headers(Profile(executor="slurm", restarts=3), JobRequest("prepare", [("a",)]))
+    for name, script in {"srun": f"exit {code}", "scontrol": f"echo $* > {programs}/put-back"}.items():
+        (programs / name).write_text(f"#!/bin/sh\n{script}\n")
+        (programs / name).chmod(0o755)
+    job = {"SLURM_JOB_ID": "12", "SLURM_RESTART_COUNT": str(restarts), **task_of_array}
+    ended = subprocess.run(["bash", programs / "script"], env={**os.environ, **job}, capture_output=True, check=False)
+    assert ended.returncode == code
+    said = (programs / "put-back").read_text() if (programs / "put-back").exists() else ""
+    assert said == (f"requeue {requeued}\n" if (code, restarts) == (137, 2) else "")
 
 
 def test_a_hidden_partition_takes_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
