@@ -1,6 +1,6 @@
 """The cluster's partitions, as ``sinfo`` lists them, against what a profile asks for."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -8,6 +8,7 @@ from data_prep.errors import UserError
 from slurm.commands import output
 from slurm.environment import effective_setting
 from slurm.profile import Profile, nodes_of
+from slurm.submit import JobRequest, profile_of
 
 _CLOSED = ("inact", "drain")  # partitions in these states take no jobs; one that is down keeps them waiting
 
@@ -42,29 +43,26 @@ class _Demand:
     gpus: int
 
 
-def check_partitions(profile: Profile, tasks: int) -> None:
-    """Compare what the jobs of a profile ask for with the cluster's partitions: ranks, so many, and worker processes.
+def check_partitions(profile: Profile, requests: Iterable[JobRequest]) -> None:
+    """Compare what jobs of a profile ask for with the cluster's partitions.
 
     Raises:
         UserError: a partition is unknown or closed, its time limit is shorter, or it has too few nodes that are large
             enough.
         SlurmError: Slurm does not answer.
     """
-    partition = effective_setting(profile, "partition")
-    ranks, worker = min(tasks, profile.tasks_a_node), profile.worker_partition or partition
-    demands = [
-        _demand(profile, partition, nodes_of(profile, tasks), ranks * profile.cpus_a_task, ranks),
-        _demand(profile, partition if profile.gpus_a_task else worker, 1, profile.cpus_a_worker, 1),
-        _demand(profile, worker, 1, profile.cpus_a_worker, 0),
-    ]
     groups = _node_groups()
-    for demand in demands:
-        _check(groups, demand)
+    for request in requests:
+        _check(groups, _demand(profile_of(request, profile), request))
 
 
-def _demand(profile: Profile, partition: str | None, nodes: int, cpus: int, tasks: int) -> _Demand:
-    """Return what a job asks for; ``cpus`` on each node, and the GPUs of so many ``tasks`` there."""
-    return _Demand(partition, profile.minutes, nodes, cpus, cpus * profile.memory_a_cpu, tasks * profile.gpus_a_task)
+def _demand(profile: Profile, request: JobRequest) -> _Demand:
+    nodes = nodes_of(profile, request.tasks)
+    cpus = request.tasks // nodes * request.cpus_a_task(profile)
+    return _Demand(
+        partition=effective_setting(profile, "partition"), minutes=profile.minutes, nodes=nodes, cpus=cpus,
+        memory=cpus * profile.memory_a_cpu, gpus=request.gpus(profile) // nodes,
+    )  # fmt: skip
 
 
 def _check(groups: Sequence[_NodeGroup], demand: _Demand) -> None:

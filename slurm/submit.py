@@ -100,6 +100,14 @@ class JobRequest:
     uses_gpu: bool = False
     dependency: str = ""
 
+    def cpus_a_task(self, profile: Profile) -> int:
+        """Return the cores of each process."""
+        return profile.cpus_a_task if self.ranks else profile.cpus_a_worker
+
+    def gpus(self, profile: Profile) -> int:
+        """Return the GPUs of a job, or of a task of an array."""
+        return profile.gpus_a_task * self.tasks if self.ranks or self.uses_gpu else 0
+
 
 def enqueue(profile: Profile, folder: Path, call: Callable[..., None], request: JobRequest) -> list[str]:
     """Put ``call(*arguments)`` in Slurm's queue for each tuple of ``request.calls``; return the ids of jobs or arrays.
@@ -116,7 +124,7 @@ def enqueue(profile: Profile, folder: Path, call: Callable[..., None], request: 
     _check_plain(folder)
     size = _max_array() if len(request.calls) > 1 else 1
     parts = [request.calls[first : first + size] for first in range(0, len(request.calls), size)]
-    profile = _profile_of(request, profile)
+    profile = profile_of(request, profile)
     parameters, jobs = _parameters(profile, request), list[str]()
     try:
         for part in parts:
@@ -192,10 +200,9 @@ def _check_plain(folder: Path) -> None:
         )
 
 
-def _profile_of(request: JobRequest, profile: Profile) -> Profile:
+def profile_of(request: JobRequest, profile: Profile) -> Profile:
     """Return the profile with the partition and the constraint of a request's jobs."""
-    takes_gpus = request.uses_gpu and profile.gpus_a_task
-    if profile.worker_partition is None or request.ranks or takes_gpus:
+    if profile.worker_partition is None or request.ranks or request.gpus(profile):
         return profile
     constraint = profile.worker_constraint or ""  # none, whatever SBATCH_CONSTRAINT says
     return profile.model_copy(update={"partition": profile.worker_partition, "constraint": constraint})
@@ -203,8 +210,7 @@ def _profile_of(request: JobRequest, profile: Profile) -> Profile:
 
 def _parameters(profile: Profile, request: JobRequest) -> dict[str, Any]:
     nodes = nodes_of(profile, request.tasks)
-    cpus = profile.cpus_a_task if request.ranks else profile.cpus_a_worker
-    gpus = profile.gpus_a_task * request.tasks // nodes if request.ranks or request.uses_gpu else 0
+    cpus, gpus = request.cpus_a_task(profile), request.gpus(profile) // nodes
     exports = [f"export {name}={shlex.quote(value)}" for name, value in profile.environment.items()]
     optional = {"partition": profile.partition, "account": profile.account, "qos": profile.qos,
               "constraint": profile.constraint, "gpus_per_node": gpus, "dependency": request.dependency}  # fmt: skip

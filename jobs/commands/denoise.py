@@ -127,10 +127,11 @@ def _enqueue(
         raise UserError("--on takes a profile whose executor is slurm; leave it out to denoise here")
     create_private_folder(logs, "choose another --out", trusts_group=True)
     check_writable(logs)
-    check_partitions(profile, 1)
-    check_association(profile)
     calls = [(scan.absolute(), model.absolute(), options, device, threads) for scan, options in requests.items()]
-    jobs = enqueue(profile, logs, denoise_in_job, JobRequest("denoise", calls, uses_gpu=True))
+    request = JobRequest("denoise", calls, uses_gpu=True)
+    check_partitions(profile, [request])
+    check_association(profile)
+    jobs = enqueue(profile, logs, denoise_in_job, request)
     typer.echo(f"job {', '.join(jobs)}, {len(calls)} tasks; logs: {logs}")
 
 

@@ -1,6 +1,6 @@
 """The whole graph in Slurm's queue: one submission, after which no process needs to stay."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,9 +43,8 @@ class _Queue:
         """Submit ``call`` as ``request`` says, and record it."""
         jobs = enqueue(self.profile, self.folder.root / "logs" / "slurm", call, request)
         self._jobs += jobs
-        gpus = self.profile.gpus_a_task * request.tasks if request.ranks or request.uses_gpu else 0
-        record = Submissions(self.folder.root)
-        self.submissions.append(record.add(stage, items, jobs, len(request.calls) * request.tasks, gpus, self.cluster))
+        tasks, gpus = len(request.calls) * request.tasks, request.gpus(self.profile)
+        self.submissions.append(Submissions(self.folder.root).add(stage, items, jobs, tasks, gpus, self.cluster))
 
     def replace_marker(self, stage: Stage, item: str) -> None:
         """Remember the marker of an item that is submitted, to be removed when all jobs are in the queue."""
@@ -141,7 +140,7 @@ def check_submission(graph: Graph, folder: RunFolder, profile: Profile, live: Se
     """
     for submission in live:
         _check_running(graph, folder, submission)
-    check_partitions(profile, _max_ranks(graph))
+    check_partitions(profile, _largest_requests(graph))
     check_association(profile)
     check_writable(folder.root)
 
@@ -172,9 +171,12 @@ def _queue_stages(queue: _Queue, graph: Graph) -> None:
         queued.update((stage.name, item) for item in items)
 
 
-def _max_ranks(graph: Graph) -> int:
-    stages = [stage for stage in graph.stages.values() if stage.uses_ranks]
-    return max((stage.ranks(item) for stage in stages for item in stage.items()), default=1)
+def _largest_requests(graph: Graph) -> Iterator[JobRequest]:
+    """Yield the largest job of each stage, without its calls."""
+    for stage in graph.stages.values():
+        ranks = max(map(stage.ranks, stage.items()), default=0) if stage.uses_ranks else 1
+        if ranks:
+            yield JobRequest(stage.name, [], ranks, ranks=stage.uses_ranks, uses_gpu=stage.uses_gpu)
 
 
 def _queued_items(queue: _Queue, graph: Graph, submission: Submission) -> Sequence[str]:

@@ -21,10 +21,10 @@ from jobs.engine.run_folder import LOCK, RunFolder
 from jobs.engine.submissions import Submission, Submissions
 from jobs.engine.worker import PEER_LOST
 from jobs.stages.accounting import accounting_table
-from jobs.stages.graph import graph_of
+from jobs.stages.graph import graph_of, preparation_of
 from pipeline.settings.run import RunSettings
 from slurm.calls import STARTED
-from slurm.profile import load_profile
+from slurm.profile import Profile, load_profile
 from slurm.sentences import describe_end, describe_wait
 from slurm.states import JobState
 from tests.command_line import quarterdose_within
@@ -278,6 +278,20 @@ def test_nothing_is_submitted_while_a_training_runs_that_the_settings_no_longer_
     graph, words = graph_of(folder), "study/unet runs in job 12 under other settings: wait for its end, or end it first"
     with locked(graph.stages["study"].markers.lock("unet")), pytest.raises(UserError, match=words):
         check_submission(graph, folder, load_profile("a100"), Submissions(folder.root).of_this_folder())
+
+
+def test_a_preparation_is_not_refused_for_what_ranks_would_ask_for(
+    folder: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripts = {"sinfo": "cpu*|up|infinite|4|8|64000|(null)", "scontrol": "ClusterName = dev"}
+    for name, line in scripts.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\necho '{line}'\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    profile = Profile(executor="slurm", gpus_a_task=1, cpus_a_task=16)
+    check_submission(preparation_of(folder), folder, profile, [])
+    with pytest.raises(UserError, match="1 GPUs a node are asked for, those of cpu have 0"):
+        check_submission(graph_of(folder), folder, profile, [])
 
 
 def test_without_slurm_the_run_folder_tells(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,9 @@ import re
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -157,20 +159,67 @@ def test_a_job_that_was_killed_puts_itself_back_and_no_other_task(
     assert said == (f"requeue {requeued}\n" if (code, restarts) == (137, 2) else "")
 
 
-def test_a_hidden_partition_takes_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Root sees it always; others see it only if they ask."""
-    lines = "gpu*|up|infinite|4|8|64000|gpu:4", "private|up|infinite|4|8|64000|gpu:4"
-    (tmp_path / "sinfo").write_text(f"#!/bin/sh\necho '{lines[0]}'\n[ $1 = --all ] && echo '{lines[1]}' || true\n")
-    (tmp_path / "sinfo").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    check_partitions(Profile(executor="slurm", partition="private"), 1)
-    with pytest.raises(UserError, match="partition secret is not one of: gpu, private"):
-        check_partitions(Profile(executor="slurm", partition="secret"), 1)
-
-
 TRAINING = JobRequest("study-3d", [("a",)], 4, ranks=True)
 JUDGING = JobRequest("evaluate", [("a",)], uses_gpu=True)
 PREPARATION = JobRequest("prepare", [("a",)])
+
+
+def let_sinfo_say(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    (folder / "sinfo").write_text(f"#!/bin/sh\n{script}\n")
+    (folder / "sinfo").chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+
+
+def test_a_hidden_partition_takes_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root sees it always; others see it only if they ask."""
+    lines = "gpu*|up|infinite|4|8|64000|gpu:4", "private|up|infinite|4|8|64000|gpu:4"
+    let_sinfo_say(tmp_path, monkeypatch, f"echo '{lines[0]}'\n[ $1 = --all ] && echo '{lines[1]}' || true")
+    check_partitions(Profile(executor="slurm", partition="private"), [TRAINING])
+    with pytest.raises(UserError, match="partition secret is not one of: gpu, private"):
+        check_partitions(Profile(executor="slurm", partition="secret"), [TRAINING])
+
+
+SINFO = """gpu*|up|1-12:30:00|3|8|64000|gpu:a100:4(S:0-1),mps:400
+gpu*|up|1-12:30:00|1|16|32000|gpu:a100:2(S:0,2-3),gpu:v100:1(S:1)
+cpu|up|30:00|4|2+|8192+|(null)
+old|drain|infinite|9|64|512000|(null)"""
+SMALL = {"tasks_a_node": 4, "gpus_a_task": 1, "memory_a_cpu": 4096}
+
+
+@pytest.mark.parametrize(
+    ("changes", "jobs", "message"),
+    [
+        ({}, [TRAINING, JUDGING, PREPARATION], ""),
+        ({"minutes": 36 * 60 + 30}, [TRAINING], ""),
+        ({"minutes": 36 * 60 + 31}, [TRAINING], "minutes 2191 is over the time limit of partition gpu, 2190"),
+        ({"partition": "cpu", "minutes": 31}, [PREPARATION], "minutes 31 is over the time limit of partition cpu, 30"),
+        ({"partition": "old"}, [PREPARATION], "partition old takes no jobs at the moment: its state is drain"),
+        ({"partition": "old,gpu"}, [TRAINING], ""),
+        ({"gpus_a_task": 2}, [PREPARATION, JUDGING], ""),
+        ({"gpus_a_task": 2}, [TRAINING], "8 GPUs a node are asked for, those of gpu have 4"),
+        ({"cpus_a_task": 5}, [TRAINING], "20 cores a node are asked for, those of gpu have 16"),
+        (
+            {"cpus_a_task": 3},
+            [TRAINING],
+            "1 nodes of 12 cores, 49152 MiB and 4 GPUs are asked for, partition gpu has 0",
+        ),
+        ({"tasks_a_node": 1, "gpus_a_task": 3}, [TRAINING], ""),
+        ({"tasks_a_node": 1, "gpus_a_task": 4}, [TRAINING], "4 nodes of 1 cores, .* partition gpu has 3"),
+        ({"memory_a_cpu": 16001}, [TRAINING], r"64004 MiB \(cores x memory_a_cpu\) a node .* those of gpu have 64000"),
+        ({"cpus_a_worker": 2, "worker_partition": "cpu", "minutes": 30}, [TRAINING, JUDGING, PREPARATION], ""),
+        ({"cpus_a_worker": 3, "worker_partition": "cpu", "minutes": 30}, [JUDGING], ""),
+        ({"cpus_a_worker": 3, "worker_partition": "cpu", "minutes": 30}, [PREPARATION], "those of cpu have 2"),
+        ({"worker_partition": "cpu", "minutes": 30, "gpus_a_task": 0, "cpus_a_worker": 3}, [JUDGING], "of cpu have 2"),
+        ({"tasks_a_node": 3}, [PREPARATION], ""),
+    ],
+)
+def test_demands_are_those_of_the_jobs_that_are_submitted(
+    changes: dict[str, Any], jobs: list[JobRequest], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    let_sinfo_say(tmp_path, monkeypatch, f"cat <<END\n{SINFO}\nEND")
+    profile = Profile.model_validate({"executor": "slurm", **SMALL, **changes})
+    with pytest.raises(UserError, match=message) if message else nullcontext():
+        check_partitions(profile, jobs)
 
 
 @pytest.mark.parametrize(
