@@ -64,5 +64,6 @@ def describe_end(state: JobState) -> str:
     if state.exit == _KILLED:
         return f"job {state.job} had a process that was killed, often for want of memory"
     if state.state == "FAILED":
-        return f"job {state.job} failed with exit code {state.exit.partition(':')[0]}"
+        code, _, number = state.exit.partition(":")
+        return f"job {state.job} failed with {f'exit code {code}' if number == '0' else f'signal {number}'}"
     return f"job {state.job} {_ENDS.get(state.state, f'ended as {state.state}')}"
