@@ -1,7 +1,7 @@
 """A run in Slurm's queue, seen from outside: the states of its jobs, and how to cancel it."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from data_prep.log import logger
 from jobs.engine.graph import Graph
@@ -15,41 +15,37 @@ from slurm.states import ENDED_BADLY, RUNNING, JobState, cancel, job_states
 
 
 def queued_states(folder: RunFolder, graph: Graph) -> Mapping[Ref, QueueState]:
-    """Ask Slurm for the state of each item's newest jobs, with a note; an array's state is that of all its items.
-
-    Where Slurm does not answer, a warning says so, and the states are empty.
-    """
-    newest = {
-        (submission.stage, item): submission
-        for submission in Submissions(folder.root).of_this_folder()
-        for item in items_of(graph, submission)
-    }
-    try:
-        states = _states_by_submission(set(newest.values()))
-    except SlurmError as error:
-        logger.warning(f"{error}: what is shown is what the run folder holds")
-        states = {submission: [] for submission in newest.values()}
+    """Ask Slurm for the state of each item's newest jobs, with a note; an array's state is that of all its items."""
+    newest = _newest_submissions(folder, graph)
+    states = _states_by_submission(newest.values())
     summaries = {submission: QueueState(*_summarize(jobs), submission) for submission, jobs in states.items()}
     return {ref: summaries[submission] for ref, submission in newest.items()}
 
 
-def newest_states(folder: RunFolder, refs: Sequence[Ref]) -> dict[Ref, list[JobState]]:
-    """Ask Slurm, once, for the states of the newest jobs of items; where it does not answer, a warning says so."""
-    submissions = Submissions(folder.root).of_this_folder() if refs else []
-    newest = {(submission.stage, item): submission for submission in submissions for item in submission.items}
-    try:
-        states = _states_by_submission({newest[ref] for ref in refs if ref in newest})
-    except SlurmError as error:
-        logger.warning(error)
-        states = {}
-    return {ref: states.get(newest[ref], []) if ref in newest else [] for ref in refs}
+def newest_states(folder: RunFolder, graph: Graph, refs: Sequence[Ref]) -> dict[Ref, list[JobState]]:
+    """Ask Slurm, once, for the states of the newest jobs of items."""
+    newest = _newest_submissions(folder, graph) if refs else {}
+    states = _states_by_submission([newest[ref] for ref in refs if ref in newest])
+    return {ref: states[newest[ref]] if ref in newest else [] for ref in refs}
 
 
-def _states_by_submission(submissions: set[Submission]) -> dict[Submission, list[JobState]]:
+def _newest_submissions(folder: RunFolder, graph: Graph) -> dict[Ref, Submission]:
+    submissions = Submissions(folder.root).of_this_folder()
+    return {(submission.stage, item): submission for submission in submissions for item in items_of(graph, submission)}
+
+
+def _states_by_submission(submissions: Iterable[Submission]) -> dict[Submission, list[JobState]]:
+    """Ask Slurm for the states of jobs; where it does not answer, a warning says so, and there are none."""
     by_job = defaultdict[str, list[JobState]](list)
-    for state in job_states(jobs_of(submissions)).values():
+    asked = set(submissions)
+    try:
+        states = job_states(jobs_of(asked))
+    except SlurmError as error:
+        logger.warning(f"{error}: what is known is what the run folder holds")
+        states = {}
+    for state in states.values():
         by_job[array_of(state.job)].append(state)
-    return {submission: [state for job in submission.jobs for state in by_job[job]] for submission in submissions}
+    return {submission: [state for job in submission.jobs for state in by_job[job]] for submission in asked}
 
 
 def _summarize(states: Sequence[JobState]) -> tuple[str, str]:

@@ -68,7 +68,8 @@ def run_rank(open_graph: OpenGraph, root: Path, stage_name: str, item: str, max_
 def run_items(open_graph: OpenGraph, root: Path, stage_name: str, items: Sequence[str], max_restarts: int) -> None:
     """Do one item after the other, as one rank of a job that they share; those of fewer ranks take the first ranks."""
     rank, size, local_rank = process()
-    stage = open_graph(root).stages[stage_name]
+    graph = open_graph(root)
+    stage = graph.stages[stage_name]
     with _stoppable(World(rank, size), max_restarts):
         for number, item in enumerate(item for item in items if _is_still_there(stage, item)):
             ranks = stage.ranks(item)
@@ -77,7 +78,7 @@ def run_items(open_graph: OpenGraph, root: Path, stage_name: str, items: Sequenc
                 _run_in_process(_join_item, open_graph, root, stage_name, item, world, max_restarts)
             if rank == 0 and not stage.markers.has_ended_here(item):
                 stage.markers.remove(item)  # of an earlier job
-                (states,) = newest_states(stage.folder, [(stage_name, item)]).values()
+                (states,) = newest_states(stage.folder, graph, [(stage_name, item)]).values()
                 stage.markers.write_death(item, _describe_death(states))
             while not stage.markers.has_ended_here(item):
                 time.sleep(_POLL_SECONDS)
@@ -159,7 +160,7 @@ def _await_inputs(graph: Graph, stage: Stage, items: Sequence[str]) -> None:
     while late and time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
         late = [ref for ref in late if not _is_seen(graph, ref)]
-    for (name, item), states in newest_states(stage.folder, late).items():
+    for (name, item), states in newest_states(stage.folder, graph, late).items():
         if all(state.final for state in states):  # else this job did not wait for it
             graph.stages[name].markers.write_death(item, _describe_death(states))
     check_outputs((graph.stages[name], item) for name, item in late)
@@ -186,9 +187,9 @@ def _is_blocked(graph: Graph, ref: Ref) -> bool:
 
 
 def _describe_death(states: Sequence[JobState]) -> str:
-    """Say how the newest jobs of an item ended, which left no marker."""
-    ends = [describe_end(state) for state in states if state.final and state.state not in ENDED_WELL]
-    return f"{', '.join(ends) or 'its job ended'} before it was done; see the logs"
+    """Say how the newest jobs of an item ended, which left no marker: of an array the first task that ended badly."""
+    end = next((describe_end(state) for state in states if state.final and state.state not in ENDED_WELL), None)
+    return f"{end or 'its job ended'} before it was done; see the logs"
 
 
 def _exit_unless_done(stage: Stage, items: Sequence[str]) -> None:

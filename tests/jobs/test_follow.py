@@ -191,6 +191,7 @@ def test_why_a_job_waits_is_said_in_words(reason: str, words: str) -> None:
         ("FAILED", "75:0", "its restarts (3) are used up: raise `restarts` or `minutes`"),
         ("FAILED", "137:0", "had a process that was killed"),
         ("FAILED", "7:0", "failed with exit code 7"),
+        ("FAILED", "0:11", "failed with signal 11"),
         ("TIMEOUT", "0:15", "met its time limit"),
         ("REVOKED", "0:0", "ended as REVOKED"),
     ],
@@ -234,7 +235,7 @@ def test_slurm_is_asked_once_for_thousands_of_jobs(
 @pytest.mark.parametrize(
     ("command", "code", "words"),
     [
-        (["status", "t"], 0, ": what is shown is what the run folder holds"),
+        (["status", "t"], 0, ": what is known is what the run folder holds"),
         (["cancel", "t"], 1, ""),
         (["run", "t/config.yaml"], 2, "whether they have ended is not known, as "),
         (["run", "t/config.yaml", "--on", "a100"], 2, "whether they have ended is not known, as "),
@@ -300,7 +301,7 @@ def test_without_slurm_the_run_folder_tells(folder: RunFolder, monkeypatch: pyte
     write_log(folder, "slurm/12_0_log.out", f"study/{CELL}: started as rank 0 of 2", "ValueError: slice 3 is broken")
     monkeypatch.setenv("PATH", "")
     shown = quarterdose_within(folder.root.parent, "logs", "t").stdout
-    assert "is not installed here: what is shown is what the run folder holds\n" in shown
+    assert "is not installed here: what is known is what the run folder holds\n" in shown
     assert "ValueError: slice 3 is broken" in shown
 
 

@@ -16,7 +16,7 @@ from jobs.engine.graph import Graph
 from jobs.engine.marker import Marker
 from jobs.engine.outputs import digest_outputs
 from jobs.engine.run_folder import RunFolder
-from jobs.engine.submissions import Submissions
+from jobs.engine.submissions import ALL_ITEMS, Submissions
 from jobs.stages.graph import graph_of, open_graph
 from jobs.stages.prepare import Prepare
 from pipeline.settings.run import RunSettings
@@ -24,6 +24,7 @@ from pipeline.training.stopping import SIGNALS, Stopped
 from pipeline.training.world import World
 from slurm.job import USED_UP
 from tests.markers import mark_split
+from tests.scans import chest, write_nifti
 
 
 @pytest.fixture
@@ -100,6 +101,26 @@ def test_an_input_whose_job_is_in_the_queue_has_not_died(
     assert (marker.reason if marker else None) == (
         f"{reason} code 1 before it was done; see the logs" if reason else None
     )
+
+
+def test_scans_that_a_search_found_died_as_the_tasks_of_their_array(
+    graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was submitted before they were known."""
+    monkeypatch.setattr(in_job, "_VISIBLE_SECONDS", 0.0)
+    write_nifti(tmp_path / "a.nii.gz", chest(16))
+    tasks = ("12_0|COMPLETED", "12_1|CANCELLED", "12_2|TIMEOUT")
+    (tmp_path / "squeue").write_text(
+        "#!/bin/sh\n" + "\n".join(f"echo '{task}|None|node1|0|0|1|2|3|'" for task in tasks)
+    )
+    (tmp_path / "squeue").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    Submissions(tmp_path / "t").add("prepare", [ALL_ITEMS], ["12"], 3, 0)
+    (scan,) = graph.stages["prepare"].items()
+    in_job._await_inputs(graph, graph.stages["split"], ["split"])
+    marker = graph.marker(("prepare", scan))
+    assert marker is not None
+    assert marker.reason == "job 12_1 was cancelled before it was done; see the logs"
 
 
 def test_slurm_is_asked_once_what_became_of_all_inputs(
