@@ -64,11 +64,9 @@ def _not_empty(path: Any) -> Any:
     return path
 
 
-def _expand_and_resolve(path: Path) -> Path:
-    return expand_home(path).absolute()
-
-
-InputPath = Annotated[Path, BeforeValidator(_not_empty), AfterValidator(_expand_and_resolve)]
+UserPath = Annotated[Path, BeforeValidator(_not_empty), AfterValidator(expand_home)]
+"""As a user writes it: with ``~``, and not empty."""
+InputPath = Annotated[UserPath, AfterValidator(Path.absolute)]
 """Absolute: a run folder must mean the same files from every working folder."""
 MOST_THREADS = 1024
 """Of a process: an operating system gives no more than some thousands, and libraries crash beyond."""

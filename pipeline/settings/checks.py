@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 
 from data_prep.settings import DataSettings
 from pipeline.settings.networks import NetworkSettings, donor_of
-from pipeline.settings.study import GridSettings
+from pipeline.settings.study import GridSettings, StudySettings
 from pipeline.settings.training import TrainingSettings
 
 
@@ -48,6 +48,18 @@ def check_grid(key: str, grid: GridSettings) -> None:
             raise ValueError(
                 f"{key}.{name} has no effect: without a 3D network the grid has none, unless {key}.network names some"
             )
+
+
+def check_control_arms(study: StudySettings, *, has_networks: bool) -> None:
+    """Check that a study without networks in its grids asks for no control arms.
+
+    Raises:
+        ValueError: it does.
+    """
+    if study.control_steps is not None and not has_networks:
+        raise ValueError(
+            "study.control_steps has no effect: without a 3D network the grid has none, unless study.network names some"
+        )
 
 
 def check_doses(network: str, training: TrainingSettings, data: DataSettings) -> None:

@@ -6,10 +6,17 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from data_prep.setting_types import Threads, distinct, expand_home, expect
+from data_prep.setting_types import Threads, UserPath, distinct, expect
 from data_prep.settings import DataSettings, Settings
 from data_prep.split import Part
-from pipeline.settings.checks import check_doses, check_grid, check_ranks, check_samples, check_transfer
+from pipeline.settings.checks import (
+    check_control_arms,
+    check_doses,
+    check_grid,
+    check_ranks,
+    check_samples,
+    check_transfer,
+)
 from pipeline.settings.names import FORMATS, ClassicalName, FigureFormat
 from pipeline.settings.networks import DEFAULT_NETWORKS, NetworkSettings, check_ids, donor_of
 from pipeline.settings.search import Range, SearchSettings, check_values
@@ -97,7 +104,7 @@ class RunSettings(Settings):
     """A whole run, from scans to report."""
 
     name: Name
-    runs: Path = Field(Path("runs"), description="folder of all runs")
+    runs: UserPath = Field(Path("runs"), description="folder of all runs")
     share: Literal["none", "group"] = Field(
         "none",
         description="who may read the run folder beside its user: nobody, or the folder's group; owners and groups "
@@ -129,11 +136,6 @@ class RunSettings(Settings):
         shared = shared_training(values.get("study"))
         return {**values, "networks": {name: with_shared(network, shared) for name, network in networks.items()}}
 
-    @field_validator("runs")
-    @classmethod
-    def _expand(cls, runs: Path) -> Path:
-        return expand_home(runs)
-
     @field_validator("networks", mode="before")
     @classmethod
     def _check_ids(cls, networks: Any) -> Any:
@@ -153,6 +155,7 @@ class RunSettings(Settings):
                     raise ValueError(f"{key}.network: there is no network {network}; networks has {ids}")
             if not self.networks_of(grid):
                 check_grid(key, grid)
+        check_control_arms(self.study, has_networks=any(map(self.networks_of, self.study.grids)))
         return self
 
     @model_validator(mode="after")

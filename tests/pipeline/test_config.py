@@ -57,6 +57,7 @@ def load(tmp_path: Path, text: str = MINIMAL, *overrides: str) -> RunSettings:
         ("networks={3d: {model: ddnet, dims: 3}}", r"networks\.3d cannot start from 2D weights: add a 2D network of"),
         ("networks={}", "networks: Input should not be empty"),
         ("networks=[]", "networks: Input should be a mapping of settings"),
+        ("runs=''", "runs: is empty, and would be the working folder: write the path, or . for that folder"),
         ("networks={2d: 3}", r"networks\.2d: Input should be a mapping of settings"),
         (networks(**{"u.small": {}}), "networks: 'u.small' is no id of a network"),
         (networks(deep={"ranks": 2}), r"networks\.3d\.ranks has no effect, as the study's grid names the network"),
@@ -215,6 +216,7 @@ def test_the_grid_of_cells(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("setting", "key"),
     [("seeds=[0, 1]", "study"), ("epochs=5", "study"), ("ranks=[1, 2, 4]", "study"), ("ranks=4", "study"),
+     ("control_steps=20", "study"),
      ("also=[{seeds: [0, 1]}]", r"study\.also\.0")],
 )  # fmt: skip
 def test_a_grid_without_networks_asks_for_nothing(tmp_path: Path, setting: str, key: str) -> None:
