@@ -26,7 +26,7 @@ class WriteReport(Stage):
     """
 
     name: str = "report"
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
     accepts_failed_inputs: ClassVar[bool] = True
     concludes: ClassVar[bool] = True
 

@@ -106,7 +106,8 @@ def _rows(series: RankSeries) -> Iterator[dict[str, object]]:
     yield from _karp_flatt_rows(series)
     for law in (AMDAHL, USL):
         if len(counts) < law.needed:
-            yield {"law": law.name, "ranks": listed, "reason": f"{len(counts)} rank counts, {law.needed} are needed"}
+            reason = f"{len(counts)} of {law.needed} rank counts that are needed"
+            yield {"law": law.name, "ranks": listed, "reason": reason}
         else:
             yield from _fitted(series, law, listed)
 

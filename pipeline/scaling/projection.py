@@ -142,9 +142,9 @@ def _units(trainings: Sequence[Numbers], spread: Spread) -> tuple[Numbers, str, 
 
 def _obstacle(measured: Sequence[CountedStep], disturbed: int) -> str:
     """Say why nothing can be forecast; empty if it can."""
-    left_out = f" ({disturbed} disturbed trainings were left out)" if disturbed else ""
+    left_out = f" (left out as disturbed: {disturbed})" if disturbed else ""
     if len(measured) < LEAST_COUNTS:
-        return f"{len(measured)} rank counts with warm steps, {LEAST_COUNTS} are needed{left_out}"
+        return f"{len(measured)} of {LEAST_COUNTS} rank counts that are needed have warm steps{left_out}"
     first, shortest = measured[0], min(measured, key=CountedStep.seconds)
     if shortest.seconds() < (1 - WITHOUT_INTERVAL) * first.seconds():
         return (f"steps on {shortest.ranks} ranks were shorter than on {first.ranks}, so the latter were disturbed or "

@@ -89,7 +89,7 @@ def _tested(points: Sequence[tuple[int, pd.DataFrame]], metric: str, over: str) 
     if len(ranks) < 2:
         return {**row, "reason": "one rank count"}
     if len(common) < LEAST_UNITS:
-        return {**row, "reason": f"{len(common)} {over}, at least {LEAST_UNITS} are needed"}
+        return {**row, "reason": f"{len(common)} of at least {LEAST_UNITS} {over} that are needed"}
     slope, p_value = trend(values, ranks)
     return {**row, "slope": slope, "p_value": p_value, "reason": ""}
 

@@ -171,8 +171,8 @@ def test_what_no_measurement_tells_is_named() -> None:
 @pytest.mark.parametrize(
     ("ranks", "reason"),
     [
-        ((4,), "1 rank counts with warm steps, 3 are needed"),
-        ((4, 8), "2 rank counts with warm steps, 3 are needed"),
+        ((4,), "1 of 3 rank counts that are needed have warm steps"),
+        ((4, 8), "2 of 3 rank counts that are needed have warm steps"),
         ((1, 2, 4), "all trainings ran on one node: nothing tells what a network between nodes costs"),
     ],
 )
@@ -189,7 +189,7 @@ def test_disturbed_trainings_are_no_part_of_a_forecast() -> None:
     assert set(projection(table, steps)["fitted"]) == {"1 4 8"}
     table["left_out"] = table["ranks"] >= 8
     (row,) = projection(table, steps).to_dict("records")
-    assert row["reason"] == "2 rank counts with warm steps, 3 are needed (2 disturbed trainings were left out)"
+    assert row["reason"] == "2 of 3 rank counts that are needed have warm steps (left out as disturbed: 2)"
 
 
 def test_a_baseline_with_one_remaining_seed_has_the_spread_of_the_other_counts_seeds() -> None:
@@ -220,7 +220,7 @@ def test_a_forecast_names_the_trainings_whose_load_was_not_measured() -> None:
     table["disturbed"] = np.where(table["ranks"] == 4, "not measured", "no")
     assert set(projection(table, steps)["reason"]) == {"load not measured: 3d-s16-r4"}
     (row,) = projection(table[table["ranks"] > 1], steps[steps["cell"] != "3d-s16-r16"]).to_dict("records")
-    assert row["reason"] == "2 rank counts with warm steps, 3 are needed; load not measured: 3d-s16-r4"
+    assert row["reason"] == "2 of 3 rank counts that are needed have warm steps; load not measured: 3d-s16-r4"
     assert set(projection(table.assign(disturbed="no"), steps)["reason"]) == {""}
 
 

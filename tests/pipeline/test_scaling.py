@@ -292,7 +292,7 @@ def test_the_interval_of_a_serial_fraction_ends_at_the_whole() -> None:
 
 def test_too_few_rank_counts_give_a_reason_and_no_figure() -> None:
     two = laws(seeds({1: 10.0, 2: 6.0}), epochs({1: 10.0, 2: 6.0}))
-    assert two.loc[two["law"] == "USL", "reason"].tolist() == ["2 rank counts, 3 are needed"]
+    assert two.loc[two["law"] == "USL", "reason"].tolist() == ["2 of 3 rank counts that are needed"]
     assert two.loc[two["law"] == "USL", "value"].isna().all()
     assert "nothing is left to test" in two.loc[two["law"] == "Amdahl", "reason"].iloc[0]
     no_baseline = laws(seeds({2: 10.0, 4: 6.0}), epochs({2: 10.0, 4: 6.0}))

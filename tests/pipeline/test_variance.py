@@ -38,8 +38,8 @@ def test_a_fall_of_variance_is_found_where_there_is_one_and_not_where_there_is_n
     falls = falling_variance(*judged({1: 0.4, 2: 0.2, 4: 0.1, 8: 0.05}, scans=30)).set_index(["metric", "over"])
     assert falls["p_value"][("mse", "scans")] < 0.01
     assert falls["slope"][("mse", "scans")] == pytest.approx(-np.log(2), rel=0.25)
-    assert falls["reason"][("mse", "seeds")] == "3 seeds, at least 5 are needed"
-    assert falls["reason"][("mse", "datasets")] == "3 datasets, at least 5 are needed"
+    assert falls["reason"][("mse", "seeds")] == "3 of at least 5 seeds that are needed"
+    assert falls["reason"][("mse", "datasets")] == "3 of at least 5 datasets that are needed"
     assert np.isnan(falls["p_value"][("mse", "seeds")])
 
 
