@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from data_prep.errors import UserError, describe_os_error
+from data_prep.errors import UserError, describe_lack_of_memory, describe_os_error
 from data_prep.log import logger, printable
 from jobs.commands import devcluster, scans
 from jobs.commands.denoise import denoise, import_model
@@ -75,10 +75,12 @@ def main() -> None:
         sys.exit(_print_error(str(error), _USER_ERROR))
     except OSError as error:
         sys.exit(_print_error(describe_os_error(error), _USER_ERROR))
-    except MemoryError:
-        sys.exit(_print_error("this machine has too little memory for it", _USER_ERROR))
     except (RunFailed, SlurmError) as error:
         sys.exit(_print_error(str(error), _RUN_ERROR))
+    except (MemoryError, RuntimeError) as error:
+        if not (lack := describe_lack_of_memory(error)):
+            raise
+        sys.exit(_print_error(lack, _USER_ERROR))
 
 
 def _check_working_folder() -> None:

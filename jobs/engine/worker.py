@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from data_prep.errors import MachineError, UserError, describe_os_error
+from data_prep.errors import MachineError, UserError, describe_lack_of_memory, describe_os_error
 from data_prep.files import digest_json, locked
 from data_prep.log import logger
 from data_prep.progress import Progress
@@ -144,8 +144,8 @@ def _describe(error: Failure, *, private: bool) -> str:
     """Say what went wrong in words for people; without the error's own words where they may hold names."""
     if isinstance(error, OSError):
         return describe_os_error(error, names_file=not private)
-    if isinstance(error, MemoryError):
-        return "this machine has too little memory for it"
+    if lack := describe_lack_of_memory(error):
+        return lack
     last = traceback.extract_tb(error.__traceback__)[-1]
     origin = f"a fault of quarterdose in {last.name}, line {last.lineno} of {Path(last.filename).name}"
     return origin if private else f"{origin}: {' '.join(str(error).split())}"

@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+from data_prep.errors import describe_lack_of_memory
 from data_prep.progress import Progress
 from data_prep.split import Split
 from jobs.engine.run_folder import RunFolder
@@ -45,12 +46,7 @@ def train_trial(
 
 def _fault_of(error: MemoryError | RuntimeError) -> str:
     """Say what made a training fail by itself; empty for other errors."""
-    import torch
-
-    if isinstance(error, TrainingError):
-        return str(error)
-    is_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)
-    return "it takes more memory than there is" if is_memory else ""
+    return str(error) if isinstance(error, TrainingError) else describe_lack_of_memory(error)
 
 
 def _train(

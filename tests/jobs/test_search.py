@@ -222,7 +222,7 @@ def test_a_trial_that_takes_more_memory_than_there_is_fails_as_such(searched: Se
     marker = Markers(toy.run_folder, "search-1-1").read("a-t0000")
     assert marker
     assert (marker.state, marker.result["state"]) == ("done", "failed")
-    assert marker.result["reason"] == "it takes more memory than there is"
+    assert marker.result["reason"] == "this machine has too little memory for it"
 
 
 def test_more_trials_of_a_random_search_leave_the_first_as_they_are(searched: Searching, tmp_path: Path) -> None:

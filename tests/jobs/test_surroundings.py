@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Never
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from data_prep.cache import cache_folder
@@ -22,13 +24,14 @@ from data_prep.settings import SourceSettings
 from data_prep.settings_file import load_settings
 from data_prep.sources.discovery import discover
 from data_prep.sources.discovery_cache import recall
-from jobs.commands.cli import app
+from jobs.commands.cli import app, main
 from jobs.commands.run import run_here
 from jobs.engine.graph import Graph
 from jobs.engine.marker import Markers
 from jobs.engine.run_folder import RunFolder
-from jobs.engine.worker import work_alone
+from jobs.engine.worker import _describe, work_alone
 from jobs.stages.graph import open_graph
+from pipeline.inference.corrector import Corrector
 from pipeline.settings.run import RunSettings
 from tests.command_line import CONFIG, QUARTERDOSE
 from tests.data_prep.dicom_series import write_series
@@ -57,9 +60,15 @@ def no_home(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setenv("HOME", home)
 
 
+DENOISE = ["denoise", "--model", "model.safetensors", "--threads", "1", "--out", "out"]
+
+
 def denoise(*words: str) -> str:
-    command = ["denoise", "--model", "model.safetensors", "--threads", "1", "--out", "out", *words]
-    return CliRunner().invoke(app, command, catch_exceptions=False).output
+    return CliRunner().invoke(app, [*DENOISE, *words], catch_exceptions=False).output
+
+
+def raise_(error: Exception) -> Never:
+    raise error
 
 
 @pytest.mark.usefixtures("no_home")
@@ -164,6 +173,23 @@ def test_a_marker_from_the_future_keeps_nothing_from_being_done_again(tmp_path: 
         assert marker is not None
         assert marker.result["slices"] == slices
         markers.write("a", replace(marker, finished=time.time() + 3600))
+
+
+def test_memory_that_is_used_up_is_no_fault_of_the_program(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """torch says so by errors of no kind of their own."""
+    with pytest.raises(RuntimeError) as of_torch:
+        torch.empty(1 << 60)
+    machine, gpu = "this machine has too little memory for it", "the GPU has too little memory for it"
+    errors = {MemoryError(): machine, of_torch.value: machine, torch.OutOfMemoryError("CUDA out of memory. Tried"): gpu}
+    for error, words in errors.items():
+        monkeypatch.setattr(Corrector, "__call__", lambda *_arguments, error=error: raise_(error))
+        monkeypatch.setattr("sys.argv", ["quarterdose", *DENOISE, "series"])
+        with pytest.raises(SystemExit, match="2"):
+            main()
+        assert capsys.readouterr().err.splitlines()[-1] == f"quarterdose: {words}"
+        assert _describe(error, private=False) == words
 
 
 def test_lost_settings_of_a_complete_run_are_written_again(tmp_path: Path) -> None:
