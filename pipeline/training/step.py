@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
+from data_prep.log import logger
 from pipeline.convolutions.memory_format import channels_last
 from pipeline.losses import build_loss
 from pipeline.settings.cells import CellSettings
@@ -46,6 +47,11 @@ class TrainingStep:
     def exchanges(self) -> bool:
         """Whether gradients are exchanged with other ranks."""
         return self.network is not self.model
+
+    @property
+    def arithmetic(self) -> str:
+        """In which numbers the network computes, and where."""
+        return f"{'bfloat16' if self.low_precision else 'float32'} on a {'CPU' if self.device.type == 'cpu' else 'GPU'}"
 
     @property
     def judged(self) -> nn.Module:
@@ -94,14 +100,25 @@ class TrainingStep:
     def state_dict(self) -> dict[str, Any]:
         """Return the state of network, optimiser and averaged weights (None without them), for a checkpoint."""
         average = self.average.state_dict() if self.average else None
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "average": average}
+        return {
+            "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "average": average,
+            "arithmetic": self.arithmetic,
+        }  # fmt: skip
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore network, optimiser and averaged weights from the state of a checkpoint.
 
+        A warning says where it was computed otherwise, as on a GPU, which this machine does not have.
+
         Raises:
             CheckpointError: the training averages its weights, but the checkpoint has no average.
         """
+        before = state.get("arithmetic", self.arithmetic)
+        if before != self.arithmetic:
+            logger.warning(
+                f"cell {self.cell.id} was trained in {before} so far, and goes on in {self.arithmetic}: its losses are "
+                "not those of a training on one kind of machine"
+            )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.average:

@@ -60,6 +60,19 @@ def test_a_stopped_training_goes_on_to_the_same_losses(
     assert run(settings, data, tmp_path / "parts")["validation"] == uninterrupted["validation"]  # nothing left to do
 
 
+def test_a_training_that_goes_on_in_another_precision_says_so(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As one with precision and device auto, on a machine without the GPU on which it began."""
+    with pytest.raises(Halted):
+        run(cell(2, checkpoint_minutes=1e-9, precision="bfloat16"), data, tmp_path, 3)
+    words = "was trained in bfloat16 on a CPU so far, and goes on in float32 on a CPU: its losses are not those of a"
+    assert run(cell(2), data, tmp_path)["precision"] == "float32"
+    assert words in capsys.readouterr().out
+    run(cell(2), data, tmp_path)
+    assert words not in capsys.readouterr().out
+
+
 def test_only_the_checkpoint_with_which_the_training_ended_is_judged(trained: Trained, tmp_path: Path) -> None:
     """The one before is there too, and whole."""
     settings = cell(2, checkpoint_minutes=1e-9)
