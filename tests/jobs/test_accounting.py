@@ -151,6 +151,18 @@ def test_hours_that_slurm_counted_stay_when_it_counts_no_longer(
     assert [row["bill"] for row in (counted, marked)] == pytest.approx([2 * 2 * 25 / 3600, 2 * 40 / 3600])
 
 
+def test_what_slurm_counts_now_goes_before_what_it_counted_for_an_earlier_report(
+    tmp_path: Path, sacct: Callable[[Sequence[str]], None]
+) -> None:
+    """As of a training that was still at work."""
+    sacct([FORGOTTEN])
+    folder = study(tmp_path, 20.0)
+    folder.report.mkdir()
+    (folder.report / "accounting.csv").write_text("stage,item,gpu_hours,source\nstudy,3d-s16-r2,0.001,sacct\n")
+    (row,) = accounting_table(folder, graph_of(folder)).to_dict("records")
+    assert row["gpu_hours"] == pytest.approx(2 * 25 / 3600)
+
+
 def test_a_training_is_counted_whichever_stage_recorded_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A 2D network that had no 3D counterpart when it was trained."""
     monkeypatch.setenv("PATH", str(tmp_path))  # without sacct

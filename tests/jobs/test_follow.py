@@ -163,6 +163,15 @@ def test_what_jobs_recorded_counts_until_it_is_tried_again(folder: RunFolder) ->
     )
 
 
+def test_what_earlier_jobs_did_stays_done_while_an_array_does_the_rest(folder: RunFolder) -> None:
+    write_marker(folder, "evaluate", "tv", replace(DONE, attempt="11_0.0/a"))
+    write_marker(folder, "evaluate", "2d", replace(FAILED, attempt="11_1.0/a"))
+    shown = states(folder, queued("running", "on node1", "tv", "2d", "low-dose", stage="evaluate"))
+    assert shown["evaluate/tv"] == ItemState("done", "", 2.0)
+    assert shown["evaluate/2d"] == ItemState("waiting", "for its turn in job 12; failed before: slice 3 is broken")
+    assert shown["evaluate/low-dose"] == ItemState("waiting", "for its turn in job 12")
+
+
 def job(state: str, **values: object) -> JobState:
     empty = JobState("12", state, False, "", "", 3, "0:0", None, None, None)
     return replace(empty, **values)  # type: ignore[arg-type]
