@@ -70,14 +70,22 @@ class Evaluate(Stage):
     def is_current(self, ref: Ref) -> bool:
         """Whether an item, and what it was made of from the split on, is of the settings that there are now.
 
-        A run that was interrupted has others, and they do not compare.
+        It may be of an earlier version, unless others of its kind are of a later one. A run that was interrupted has
+        both, and items of other settings, and they do not compare.
         """
         stage = self.graph.stages[ref[0]]
         if isinstance(stage, SplitScans):
             return True
         # the file of a donor may be out of reach, but what was made of it is an input of the training
-        is_made = isinstance(stage, Transfer) or self.graph.is_current(ref)
+        is_made = isinstance(stage, Transfer) or (self.graph.is_current(ref) and self._is_newest(stage, ref[1]))
         return is_made and all(map(self.is_current, stage.inputs(ref[1])))
+
+    def _is_newest(self, stage: Stage, item: str) -> bool:
+        """Whether no item of this kind, such as any training, was done by a later version."""
+        version = _version_of(stage, item)
+        kind = CellStage if isinstance(stage, CellStage) else type(stage)
+        peers = (peer for peer in self.graph.stages.values() if isinstance(peer, kind))
+        return version == stage.version or version == max(_version_of(peer, x) for peer in peers for x in peer.items())
 
     def run(self, item: str, world: World, progress: Progress) -> dict[str, Any]:
         from pipeline.evaluate.judgement import evaluate
@@ -102,3 +110,9 @@ class Evaluate(Stage):
                 by_dose = {str(dose): strength for dose, strength in strengths.items()}
                 return denoiser, {"strength_hu": by_dose if len(by_dose) > 1 else by_dose["None"]}
         return load_denoiser(self.cells[item][1], self.folder.cell(item), settings), {}
+
+
+def _version_of(stage: Stage, item: str) -> int:
+    """Return the version by which an item was done; 0 if it was not."""
+    marker = stage.markers.read(item)
+    return int(marker.parts["version"]) if marker and marker.state == "done" else 0

@@ -236,6 +236,32 @@ def test_a_report_has_nothing_of_settings_that_were_changed_since(tmp_path: Path
     assert states == {"2d": "missing", "3d-s16-r1": "missing", "3d-s16-r1-none": "done"}
 
 
+def test_a_report_mixes_no_versions(tmp_path: Path, sample_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the first run after an update was interrupted."""
+    study = {"ranks": [1, 2], "slices": 16, "transfer": "none"}
+    graph = graph_with(tmp_path, study, evaluate={"classical": ["tv"]}, report={"formats": []})
+    evaluate, report = graph.stages["evaluate"], graph.stages["report"]
+    assert isinstance(evaluate, Evaluate)
+    assert isinstance(report, WriteReport)
+    for stage in ("split", "train", "study", "evaluate"):
+        for item in graph.stages[stage].items():
+            finish(graph, stage, item)
+    everything = evaluate.items()
+    monkeypatch.setattr(Evaluate, "version", Evaluate.version + 1)
+    assert evaluate.judged_items() == everything  # nothing is of the new version
+    finish(graph, "evaluate", "tv")
+    assert evaluate.judged_items() == ["tv"]
+    for item in everything:
+        finish(graph, "evaluate", item)
+    monkeypatch.setattr(CellStage, "version", CellStage.version + 1)
+    assert {state for state, _ in report.states().values()} == {"done"}
+    finish(graph, "train", "2d")
+    assert {cell: state for cell, (state, _) in report.states().items()} == {
+        "2d": "done", "3d-s16-r1-none": "missing", "3d-s16-r2-none": "missing",
+    }  # fmt: skip
+    assert evaluate.judged_items() == ["low-dose", "tv", "2d"]
+
+
 def test_each_cell_starts_as_it_says(tmp_path: Path) -> None:
     study = {"transfer": ["zero", "none", "noise"], "ranks": [1], "slices": [16]}
     graph = graph_with(tmp_path, study, networks=WITH_RED_CNN)
