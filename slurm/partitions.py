@@ -109,7 +109,7 @@ def _partition(groups: Sequence[_NodeGroup], name: str | None) -> list[_NodeGrou
 
 def _node_groups() -> list[_NodeGroup]:
     # also hidden ones, which take jobs; of one that is for others sbatch says so
-    lines = output("sinfo", "--all", "-h", "--exact", "-o", "%P|%a|%l|%D|%c|%m|%G").splitlines()
+    lines = output("sinfo", "--all", "-h", "--exact", "--noconvert", "-o", "%P|%a|%l|%D|%c|%m|%G").splitlines()
     return [_read_node_group(*line.split("|")) for line in lines]
 
 

@@ -179,6 +179,16 @@ def test_a_hidden_partition_takes_jobs(tmp_path: Path, monkeypatch: pytest.Monke
         check_partitions(Profile(executor="slurm", partition="secret"), [TRAINING])
 
 
+def test_cores_are_not_read_in_thousands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """sinfo says 2K of 2048, unless it is asked not to; it converts no other number."""
+    line = "gpu*|up|infinite|1024|{}|16777216|gpu:a100:4"
+    convert = f"case $* in *--noconvert*) echo '{line.format(2048)}';; *) echo '{line.format('2K')}';; esac"
+    let_sinfo_say(tmp_path, monkeypatch, convert)
+    check_partitions(Profile(executor="slurm", cpus_a_worker=2048), [PREPARATION])
+    with pytest.raises(UserError, match="2049 cores a node are asked for, those of gpu have 2048"):
+        check_partitions(Profile(executor="slurm", cpus_a_worker=2049), [PREPARATION])
+
+
 SINFO = """gpu*|up|1-12:30:00|3|8|64000|gpu:a100:4(S:0-1),mps:400
 gpu*|up|1-12:30:00|1|16|32000|gpu:a100:2(S:0,2-3),gpu:v100:1(S:1)
 cpu|up|30:00|4|2+|8192+|(null)
