@@ -1,0 +1,104 @@
+"""The whole graph in the queue: which job waits for which, without a Slurm."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from data_prep.errors import UserError
+from jobs.engine.queue import live_submissions, submit_graph
+from jobs.engine.run_folder import RunFolder
+from jobs.engine.submissions import ALL_ITEMS, Submissions
+from jobs.stages.graph import graph_of, open_graph
+from pipeline.settings.run import RunSettings
+from slurm.profile import Profile
+
+PROFILE = Profile(executor="slurm", gpus_a_task=1, tasks_a_node=2)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    """A run whose scans nobody has looked for: two trainings of a grid start from one of 2D."""
+    data, study = {"sources": [{"kind": "nifti", "path": tmp_path / "scans"}]}, {"slices": [16], "ranks": [1, 2]}
+    (tmp_path / "scans").mkdir()
+    settings = {"name": "t", "runs": tmp_path, "data": {**data, "workers": 3}, "study": study}
+    folder = RunFolder.of(RunSettings.model_validate(settings))
+    folder.record()
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Slurm's commands: sbatch keeps each script, numbered from 1 on, and takes no more than ``most``."""
+    folder = tmp_path / "programs"
+    folder.mkdir()
+    (folder / "most").write_text("99")
+    number = f"$(($(ls {folder}/*.sh 2>/dev/null | wc -l) + 1))"
+    refusal = f'[ $n -le $(cat {folder}/most) ] || {{ echo "job submit limit" >&2; exit 1; }}'
+    scripts = {
+        "sbatch": f'n={number}\n{refusal}\ncp "$1" {folder}/$n.sh; echo Submitted batch job $n',
+        "scontrol": "echo 'ClusterName = dev'",
+        "squeue": f"[ ! -f {folder}/queue ] || cat {folder}/queue",
+        "scancel": f"echo $* >> {folder}/cancelled",
+        "sacct": "",
+        "srun": "",
+    }
+    for name, script in scripts.items():
+        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+    return folder
+
+
+def submitted(programs: Path) -> dict[str, tuple[str, str, str]]:
+    """Dependency, array and GPUs of each job, by its name."""
+    jobs = dict[str, tuple[str, str, str]]()
+    for path in sorted(programs.glob("*.sh"), key=lambda path: int(path.stem)):
+        options = dict(re.findall(r"^#SBATCH --([\w-]+)=(.*)", path.read_text(), re.MULTILINE))
+        jobs[options["job-name"]] = tuple(options.get(name, "") for name in ("dependency", "array", "gpus-per-node"))
+    return jobs
+
+
+def test_each_job_waits_for_those_whose_items_it_reads(folder: RunFolder, programs: Path) -> None:
+    """For their end where some may fail, else for their success."""
+    submissions = submit_graph(graph_of(folder), folder, PROFILE, [], open_graph)
+    assert submitted(programs) == {
+        "find": ("", "", ""),
+        "prepare": ("afterok:1", "0-2%3", ""),
+        "split": ("afterany:2", "", ""),
+        "train-2d": ("afterok:3", "", "1"),
+        "transfer": ("afterok:4", "", ""),
+        "study-3d-s16-r1": ("afterany:3:5", "", "1"),
+        "study-3d-s16-r2": ("afterany:3:5", "", "2"),
+        "evaluate": ("afterany:3:4:6:7", "", "1"),
+        "export": ("afterany:3:4:6:7:8", "", ""),
+        "report": ("afterany:3:4:6:7:8", "", ""),
+    }
+    assert Submissions(folder.root).read() == submissions
+    by_stage = {(x.stage, x.items[0]): (x.tasks, x.gpus) for x in submissions}
+    assert by_stage["prepare", ALL_ITEMS] == (3, 0)
+    assert by_stage["study", "3d-s16-r2"] == (2, 2)
+    assert {x.cluster for x in submissions} == {"dev"}
+
+
+def test_what_slurm_refuses_half_way_is_taken_back(folder: RunFolder, programs: Path) -> None:
+    (programs / "most").write_text("4")
+    with pytest.raises(UserError, match=r"Slurm took no job of this profile: .*job submit limit"):
+        submit_graph(graph_of(folder), folder, PROFILE, [], open_graph)
+    assert (programs / "cancelled").read_text() == "--quiet 1 2 3 4\n"
+    assert not (folder.root / "queue.jsonl").exists()
+
+
+def test_what_is_in_the_queue_is_not_submitted_again(folder: RunFolder, programs: Path) -> None:
+    """The judgement was cancelled, and goes behind the trainings that still wait."""
+    submit_graph(graph_of(folder), folder, PROFILE, [], open_graph)
+    states = dict.fromkeys(range(1, 11), "PENDING") | {8: "CANCELLED"}
+    lines = (f"{number}|{state}|None||0|0|1|N/A|N/A|\n" for number, state in states.items())
+    (programs / "queue").write_text("".join(lines))
+    live = live_submissions(folder)
+    assert "evaluate" not in {submission.stage for submission in live}
+    assert len(live) == 9
+    (again,) = submit_graph(graph_of(folder), folder, PROFILE, live, open_graph)
+    assert (again.stage, again.jobs) == ("evaluate", ("11",))
+    assert submitted(programs)["evaluate"] == ("afterany:3:4:6:7", "", "1")
