@@ -16,8 +16,8 @@ _PROFILES = Path(str(files("slurm"))) / "profiles"
 
 Name = Annotated[
     str,
-    StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.,-]*$"),
-    expect("letters from a to z or A to Z, digits, dots, commas, hyphens and underscores, the first a letter or digit"),
+    StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.,@-]*$"),
+    expect("letters from a to z or A to Z, digits and any of _ . , @ -, the first a letter or digit"),
 ]
 Feature = Annotated[
     str,

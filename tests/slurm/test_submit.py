@@ -59,8 +59,8 @@ def test_the_debug_executor_runs_here_and_only_one_task(tmp_path: Path) -> None:
 
 def test_a_profile_of_ones_own(tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
-    path.write_text("executor: local\nminutes: 5\n")
-    assert load_profile(str(path)) == Profile(executor="local", minutes=5)
+    path.write_text("executor: local\nminutes: 5\naccount: abc@v100\n")  # as IDRIS names accounts
+    assert load_profile(str(path)) == Profile(executor="local", minutes=5, account="abc@v100")
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_profile_of_ones_own(tmp_path: Path) -> None:
         ("executor: local\ngpu: 1", r"mine\.yaml: gpu is not a setting; valid here: executor, minutes, gpus_a_task"),
         (
             "executor: slurm\naccount: my account",
-            r"mine\.yaml: account: Input should be letters from a to z or A to Z, digits, dots, commas, hyphens and",
+            r"mine\.yaml: account: Input should be letters from a to z or A to Z, digits and any of _ \. , @ -, the",
         ),
         (
             "executor: slurm\nconstraint: a b",
