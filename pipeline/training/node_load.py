@@ -112,8 +112,11 @@ def neighbour_jobs() -> float:
     if not job or not nodes:
         return np.nan
     command = ["squeue", "--noheader", "--states=running", "--format=%A", f"--nodelist={nodes}"]
+    unfiltered = {name: text for name, text in os.environ.items() if not name.startswith("SQUEUE_")}
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_SQUEUE_SECONDS)
+        answer = subprocess.run(
+            command, env=unfiltered, capture_output=True, text=True, check=True, timeout=_SQUEUE_SECONDS
+        )
     except (OSError, subprocess.SubprocessError):
         return np.nan
     return float(len(set(answer.stdout.split()) - {job}))

@@ -191,11 +191,15 @@ def test_other_jobs_are_asked_for_in_a_job_alone(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     assert neighbour_jobs() != neighbour_jobs()  # NaN
     squeue = tmp_path / "squeue"
-    squeue.write_text("#!/bin/sh\n[ \"$SLURM_JOB_NODELIST\" = n1 ] || exit 1\nprintf '7\\n8\\n9\\n'\n")
+    squeue.write_text(
+        '#!/bin/sh\n[ "$SLURM_JOB_NODELIST" = n1 ] || exit 1\n'
+        "[ -n \"$SQUEUE_USERS\" ] && printf '8\\n' || printf '7\\n8\\n9\\n'\n"
+    )
     squeue.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setenv("SLURM_JOB_ID", "8")
     monkeypatch.setenv("SLURM_JOB_NODELIST", "n1")
+    monkeypatch.setenv("SQUEUE_USERS", "me")  # a user's own filter
     assert neighbour_jobs() == 2
     monkeypatch.setenv("SLURM_JOB_NODELIST", "n2")
     assert neighbour_jobs() != neighbour_jobs()
