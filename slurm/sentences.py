@@ -61,6 +61,8 @@ def describe_end(state: JobState) -> str:
             f"job {state.job} was stopped and its restarts ({state.restarts}) are used up: raise `restarts` or "
             "`minutes` in the profile, and submit again"
         )
+    if state.reason == "DependencyNeverSatisfied":
+        return f"job {state.job} was not started, as a job that it needs did not succeed"
     if state.exit == _KILLED:
         return f"job {state.job} had a process that was killed, often for want of memory"
     if state.state == "FAILED":

@@ -80,11 +80,15 @@ def _read_files(stage: Stage, item: str, names: set[str]) -> _Files:
 
 
 def _state_by_marker(stage: Stage, files: _Files, queued: QueueState | None) -> ItemState | None:
-    """Return how the item ended, unless a job in the queue does it again."""
+    """Return how the item ended, unless a job in the queue does it again.
+
+    A task of an array that did an item well ends badly by another item.
+    """
     marker = files.marker
     if marker is None or (queued and queued.is_live and _is_done_again(stage, marker, queued)):
         return None
-    note = "" if queued is None or queued.is_live else queued.note
+    is_anothers = marker.state == "done" and not stage.uses_ranks and queued is not None and queued.state == "failed"
+    note = "" if queued is None or queued.is_live or is_anothers else queued.note
     return ItemState(marker.state, "; ".join(filter(None, (marker.reason, note))), marker.seconds)
 
 

@@ -152,6 +152,16 @@ def test_items_that_wait_are_not_running(folder: RunFolder) -> None:
         assert states(folder)[f"study/{CELL}"].note == "for its turn"
 
 
+def test_what_an_array_did_is_not_said_to_have_failed_with_another_of_its_items(folder: RunFolder) -> None:
+    write_marker(folder, "evaluate", "tv", replace(DONE, attempt="12_0.0/a"))
+    write_marker(folder, "evaluate", "2d", replace(FAILED, attempt="12_1.0/a"))
+    shown = states(folder, queued("failed", "job 12_1 failed with exit code 1", "tv", "2d", stage="evaluate"))
+    assert shown["evaluate/tv"] == ItemState("done", "", 2.0)
+    assert shown["evaluate/2d"].note == "slice 3 is broken; job 12_1 failed with exit code 1"
+    put_back = states(folder, queued("done", "requeued 1 x", "tv", stage="evaluate"))
+    assert put_back["evaluate/tv"].note == "requeued 1 x"
+
+
 def test_what_jobs_recorded_counts_until_it_is_tried_again(folder: RunFolder) -> None:
     write_marker(folder, "evaluate", "tv", replace(FAILED, attempt="12_3.0/a"))
     live = queued("running", "on node1", "tv", stage="evaluate")
@@ -207,6 +217,11 @@ def test_why_a_job_waits_is_said_in_words(reason: str, words: str) -> None:
 )
 def test_how_a_job_ended_is_said_in_words(state: str, code: str, words: str) -> None:
     assert words in describe_end(job(state, exit=code))
+
+
+def test_a_job_that_slurm_removes_for_a_dead_dependency_was_not_cancelled_by_its_user() -> None:
+    end = describe_end(job("CANCELLED", reason="DependencyNeverSatisfied"))
+    assert end == "job 12 was not started, as a job that it needs did not succeed"
 
 
 @pytest.mark.parametrize("name", ["judge", "2d", "train/2d", ""])
