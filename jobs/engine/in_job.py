@@ -19,13 +19,14 @@ from jobs.engine.follow import newest_states
 from jobs.engine.graph import Graph, OpenGraph
 from jobs.engine.launch import share_items
 from jobs.engine.marker import Marker
-from jobs.engine.outcome import check_stage
+from jobs.engine.outcome import RunFailed, check_stage
 from jobs.engine.outputs import check_outputs, first_fault
 from jobs.engine.stage import Ref, Stage
 from jobs.engine.targets import check_targets
 from jobs.engine.worker import work_alone, work_together
 from pipeline.training.stopping import SIGNALS, Stopped
 from pipeline.training.world import World
+from slurm.calls import FAILED
 from slurm.job import USED_UP, await_end, describe_stop, process, rendezvous_address, requeue, restarts, share
 from slurm.sentences import describe_end
 from slurm.states import ENDED_WELL, JobState
@@ -203,12 +204,15 @@ def _exit_unless_done(stage: Stage, items: Sequence[str]) -> None:
 def _stoppable(world: World, max_restarts: int) -> Iterator[None]:
     """Go back to the queue when asked to stop by SIGUSR2: before the time limit, or where this job is preempted.
 
-    SIGTERM comes from a user who cancels, or from a preemption after which Slurm itself puts the job back.
+    SIGTERM comes from a user who cancels, or from a preemption after which Slurm itself puts the job back. A job ends
+    with a sentence where too much before it did not succeed.
     """
     for number in SIGNALS:
         signal.signal(number, _stop)
     try:
         yield
+    except RunFailed as error:
+        sys.exit(f"{FAILED}{error}")
     except Stopped as stopped:
         for number in SIGNALS:
             signal.signal(number, signal.SIG_IGN)

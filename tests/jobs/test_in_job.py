@@ -83,6 +83,17 @@ def test_a_marker_that_never_comes_is_the_mark_of_a_job_that_died(
     assert marker.reason == "its job ended before it was done; see the logs"
 
 
+@pytest.mark.usefixtures("_own_handlers")
+def test_a_job_behind_one_that_failed_ends_with_a_sentence(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(in_job, "_VISIBLE_SECONDS", 0.0)
+    split = graph.stages["split"]
+    split.markers.write("split", Marker("failed", {}, 1.0, 1.0, "too few scans", {}))
+    with pytest.raises(SystemExit) as end_of_job:
+        in_job.run_share(open_graph, split.folder.root, "evaluate", 2)
+    words = "1 of 1 items of split did not succeed, which is too many to go on"
+    assert end_of_job.value.code == f"this process failed: {words}"
+
+
 @pytest.mark.parametrize(
     ("state", "code", "reason"), [("PENDING", 0, None), ("FAILED", 256, "job 12 failed with exit")]
 )
