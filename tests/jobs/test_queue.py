@@ -2,17 +2,22 @@
 
 import os
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from data_prep.errors import UserError
+from data_prep.progress import ignore_progress
+from jobs.engine.marker import Marker
 from jobs.engine.queue import live_submissions, submit_graph
 from jobs.engine.run_folder import RunFolder
 from jobs.engine.submissions import ALL_ITEMS, Submissions
 from jobs.stages.graph import graph_of, open_graph
 from pipeline.settings.run import RunSettings
 from slurm.profile import Profile
+from tests.markers import mark_done
+from tests.scans import chest, write_nifti
 
 PROFILE = Profile(executor="slurm", gpus_a_task=1, tasks_a_node=2)
 
@@ -90,6 +95,30 @@ def test_what_slurm_refuses_half_way_is_taken_back(folder: RunFolder, programs: 
     assert not (folder.root / "queue.jsonl").exists()
 
 
+@pytest.mark.parametrize("most", [99, 2])
+def test_a_training_loses_its_former_end_once_all_jobs_are_in_the_queue(
+    folder: RunFolder, programs: Path, most: int
+) -> None:
+    """One that waits for another keeps it, as its job decides whether it runs."""
+    graph = graph_of(folder)
+    write_nifti(folder.root.parent / "scans" / "a.nii.gz", chest(16))
+    graph.stages["prepare"].find_items(ignore_progress)
+    (scan,) = graph.stages["prepare"].items()
+    for ref in (("prepare", scan), ("split", "split")):
+        for path in graph.stages[ref[0]].outputs(ref[1]):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        mark_done(graph, *ref, {"trained on": "x"})
+    trained = ("train", "2d"), ("study", "3d-s16-r1")
+    for stage, item in trained:
+        graph.stages[stage].markers.write(item, Marker("failed", {}, 1.0, 1.0, "it diverged", {}))
+    (programs / "most").write_text(str(most))
+    with nullcontext() if most > 10 else pytest.raises(UserError, match="job submit limit"):
+        submit_graph(graph, folder, PROFILE, [], open_graph)
+    assert next(iter(submitted(programs).items())) == ("train-2d", ("", "", "1"))
+    assert [graph.marker(ref) is None for ref in trained] == [most > 10, False]
+
+
 def test_what_is_in_the_queue_is_not_submitted_again(folder: RunFolder, programs: Path) -> None:
     """The judgement was cancelled, and goes behind the trainings that still wait."""
     submit_graph(graph_of(folder), folder, PROFILE, [], open_graph)
@@ -102,3 +131,14 @@ def test_what_is_in_the_queue_is_not_submitted_again(folder: RunFolder, programs
     (again,) = submit_graph(graph_of(folder), folder, PROFILE, live, open_graph)
     assert (again.stage, again.jobs) == ("evaluate", ("11",))
     assert submitted(programs)["evaluate"] == ("afterany:3:4:6:7", "", "1")
+
+
+def test_trainings_of_one_allocation_share_a_job_of_the_most_ranks(folder: RunFolder, programs: Path) -> None:
+    study = folder.settings.study.model_copy(update={"allocation": "one"})
+    shared = RunFolder(folder.root, folder.settings.model_copy(update={"study": study}))
+    submissions = submit_graph(graph_of(shared), shared, PROFILE, [], open_graph)
+    assert submitted(programs)["study"] == ("afterany:3:5", "", "2")
+    assert submitted(programs)["evaluate"] == ("afterany:3:4:6", "", "1")
+    (trainings,) = [submission for submission in submissions if submission.stage == "study"]
+    assert sorted(trainings.items) == ["3d-s16-r1", "3d-s16-r2"]
+    assert trainings.tasks == 2
