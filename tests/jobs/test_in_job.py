@@ -23,7 +23,7 @@ from pipeline.settings.run import RunSettings
 from pipeline.training.stopping import SIGNALS, Stopped
 from pipeline.training.world import World
 from slurm.job import USED_UP
-from tests.markers import mark_split
+from tests.markers import mark_done, mark_split
 from tests.scans import chest, write_nifti
 
 
@@ -203,6 +203,40 @@ def test_a_training_that_starts_anew_removes_no_file_of_others(graph: Graph, mon
     assert marker is not None
     assert marker.state == "refused"
     assert "notes.txt was not written by quarterdose" in marker.reason
+
+
+@pytest.mark.usefixtures("_own_handlers")
+def test_a_job_leaves_alone_what_is_done_by_now_and_ends_badly_where_it_is_blocked(
+    graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_rank(monkeypatch)
+    train, tried = graph.stages["train"], list[object]()
+    monkeypatch.setattr(in_job, "work_together", lambda *arguments: tried.append(arguments))
+    for path in train.outputs("2d"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    mark_done(graph, "train", "2d", {"checkpoint": "x"})
+    in_job.run_rank(open_graph, train.folder.root, "train", "2d", 2)
+    monkeypatch.setattr(Graph, "blocked_by", lambda *_arguments: ("split", "split"))
+    with pytest.raises(SystemExit) as end_of_job:
+        in_job.run_rank(open_graph, train.folder.root, "train", "2d", 2)
+    assert end_of_job.value.code == "train/2d: blocked: split/split did not succeed"
+    assert tried == []
+
+
+@pytest.mark.usefixtures("_own_handlers")
+@pytest.mark.parametrize("rank", [0, 1])
+def test_rank_0_alone_removes_the_former_end_before_any_rank_may_fail(
+    graph: Graph, rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_rank(monkeypatch, PROCID=str(rank), NTASKS="2")
+    markers, seen = graph.stages["train"].markers, list[Marker | None]()
+    former = Marker("failed", {}, 1.0, 1.0, "it diverged", {})
+    markers.write("2d", former)
+    monkeypatch.setattr(in_job, "rendezvous_address", lambda: "tcp://node1:12000")
+    monkeypatch.setattr(in_job, "work_together", lambda *_arguments: seen.append(markers.read("2d")))
+    in_job.run_rank(open_graph, graph.stages["train"].folder.root, "train", "2d", 2)
+    assert seen == [former if rank else None]
 
 
 @pytest.mark.usefixtures("_own_handlers")
