@@ -1,5 +1,6 @@
 """Weights of others' 2D networks, under the names of their code, which also tell whose they are."""
 
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,11 @@ _UNREADABLE = (
     "it is no file of weights that can be read, wanted .npz, or .pt, .pth or .tar of torch.save with tensors, numbers "
     "and text alone"
 )
+_NO_NUMBERS = "is no array of whole or real numbers, as weights are"
+_WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+_MOST_PACKING = 100  # random weights hardly become smaller; zeros do so a thousand times
+
+State = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -55,58 +61,92 @@ def read_published(path: Path) -> tuple[Code, nn.Module]:
     """
     path.open("rb").close()  # of a file that may not be read the machine says so
     try:
-        arrays = _read_npz(path) if path.suffix == ".npz" else _read_state(path)
-        code = _recognise(arrays)
+        _check_packing(path)
+        states = {path.name: _read_npz(path)} if path.suffix == ".npz" else _read_states(path)
+        code, state = _recognise({key: _unwrapped(state) for key, state in states.items()})
         network = code.build()
-        load_published(network, arrays, code)
+        load_published(network, state, code)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     return code, network
 
 
-def _read_npz(path: Path) -> dict[str, NDArray[np.generic]]:
+def _check_packing(path: Path) -> None:
+    """Refuse a file that would fill the memory: weights hardly become smaller when they are packed."""
+    if not zipfile.is_zipfile(path):
+        return
     try:
-        with np.load(path) as arrays:
-            return dict(arrays)
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+    except zipfile.BadZipFile as error:
+        raise UserError(_UNREADABLE) from error
+    if unpacked > _MOST_PACKING * path.stat().st_size:
+        raise UserError(f"it unpacks to {unpacked:,} bytes, more than {_MOST_PACKING} times its size: no weights do so")
+
+
+def _read_npz(path: Path) -> State:
+    try:
+        with np.load(path) as archive:
+            arrays = {name: np.asarray(array) for name, array in archive.items()}
     except Exception as error:  # numpy, zipfile and zlib raise many kinds for a broken file
         raise UserError(_UNREADABLE) from error
+    for name, array in arrays.items():
+        if array.dtype.kind not in "iuf":
+            raise UserError(f"{name} {_NO_NUMBERS}")
+    return {name: torch.from_numpy(array.astype(np.float64)) for name, array in arrays.items()}
 
 
-def _read_state(path: Path) -> dict[str, NDArray[np.generic]]:
-    """Read the state dict of a file of ``torch.save``; nothing in the file is executed."""
+def _read_states(path: Path) -> dict[str, State]:
+    """Read the state dicts of a file of ``torch.save``, by their keys in it; nothing in the file is executed."""
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a broken file
         raise UserError(_UNREADABLE) from error
-    candidates = [content, *content.values()] if isinstance(content, dict) else []
-    state = next((candidate for candidate in candidates if _is_state(candidate)), None)
-    if state is None:
+    candidates = {"": content, **content} if isinstance(content, dict) else {}
+    states = {str(key): candidate for key, candidate in candidates.items() if _is_state(candidate)}
+    if not states:
         raise UserError("it holds no state dict, neither alone nor under a key such as model_state_dict")
-    doubles = {name.removeprefix(_WRAPPER): tensor.detach().double() for name, tensor in state.items()}
-    return {name: tensor.numpy() for name, tensor in doubles.items()}  # which has no bfloat16
+    return states
 
 
 def _is_state(content: object) -> bool:
-    return isinstance(content, dict) and bool(content) and all(isinstance(x, Tensor) for x in content.values())
+    return (
+        isinstance(content, dict)
+        and bool(content)
+        and all(isinstance(name, str) and isinstance(x, Tensor) for name, x in content.items())
+    )
 
 
-def _recognise(arrays: Mapping[str, object]) -> Code:
-    """Return the code whose names the arrays have, or most of them."""
-    shares = [_share_of_names(code, set(arrays)) for code in CODES]
-    if max(shares) < LEAST_SHARE:
+def _unwrapped(state: State) -> State:
+    """Return a state dict under the names that it had before DataParallel held the network."""
+    is_wrapped = all(name.startswith(_WRAPPER) for name in state)
+    return {name.removeprefix(_WRAPPER): tensor for name, tensor in state.items()} if is_wrapped else state
+
+
+def _recognise(states: Mapping[str, State]) -> tuple[Code, State]:
+    """Return the state dict whose names are those of a code, or most of them, and the code."""
+    expected = [({*code.keys(code.build()).values()}, code) for code in CODES]
+    shares = [(_share(names, {*state}), key, code) for key, state in states.items() for names, code in expected]
+    highest = max(share for share, *_ in shares)
+    if highest < LEAST_SHARE:
         raise UserError(
             "its names are not those of DDnet (conv1, batch1, dnet1, convT1 ...) or RED-CNN (conv1 to conv5 and tconv1 "
             "to tconv5; conv_first, conv, conv_t and conv_t_last)"
         )
-    return CODES[shares.index(max(shares))]
+    (key, code), *others = [(key, code) for share, key, code in shares if share == highest]
+    if others:
+        keys = ", ".join([key, *(other for other, _ in others)])
+        raise UserError(f"it holds weights of one network under {keys}: save those that are meant alone")
+    return code, states[key]
 
 
-def _share_of_names(code: Code, names: set[str]) -> float:
-    expected = set(code.keys(code.build()).values())
+def _share(expected: set[str], names: set[str]) -> float:
     return len(expected & names) / len(expected | names)
 
 
-def load_published(network: nn.Module, arrays: Mapping[str, NDArray[np.generic]], code: Code | None = None) -> None:
+def load_published(
+    network: nn.Module, arrays: Mapping[str, Tensor | NDArray[np.generic]], code: Code | None = None
+) -> None:
     """Load weights that carry the names of a code, DDnet's authors' if none is named, into the network.
 
     Raises:
@@ -120,28 +160,38 @@ def load_published(network: nn.Module, arrays: Mapping[str, NDArray[np.generic]]
     unknown = set(arrays) - set(keys.values())
     if unknown:
         raise UserError(f"published weights hold {len(unknown)} unknown arrays, first {min(unknown)}")
-    state = {name: torch.from_numpy(np.array(arrays[key])) for name, key in keys.items()}
-    if code.mirrored:
-        mirrored = [name for name in keys if keys[name].startswith(code.mirrored) and keys[name].endswith(".weight")]
-        state |= {name: _to_convolution(state[name]) for name in mirrored if state[name].dim() > 2}
-    _check_shapes(state, network.state_dict())
+    state = {name: torch.as_tensor(arrays[key]) for name, key in keys.items()}
+    mirrored = {name for name in keys if code.mirrored and keys[name].startswith(code.mirrored)}
+    mirrored = {name for name in mirrored if name.endswith(".weight") and state[name].dim() > 2}
+    state |= {name: state[name].transpose(0, 1) for name in mirrored}
+    _check_arrays(state, network.state_dict(), keys)
+    state |= {name: _mirrored(state[name]) for name in mirrored}
     network.load_state_dict(state)
     for name, weights in network.state_dict().items():
         if not weights.isfinite().all():
             raise UserError(f"published weights {keys[name]} are not finite")
 
 
-def _check_shapes(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+def _check_arrays(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], keys: Mapping[str, str]) -> None:
+    """Refuse arrays of other shapes or kinds, before any is copied: a file may claim a shape that fills the memory."""
     for name, tensor in expected.items():
         if state[name].shape != tensor.shape:
             raise UserError(
                 f"published weights for {name} have shape {tuple(state[name].shape)}, wanted {tuple(tensor.shape)}"
             )
+        if not _holds_numbers(state[name]):
+            raise UserError(f"{keys[name]} {_NO_NUMBERS}")
 
 
-def _to_convolution(weight: Tensor) -> Tensor:
-    """Turn a transposed convolution of stride 1 into the plain one that computes the same."""
-    return weight.transpose(0, 1).flip(tuple(range(2, weight.dim()))).contiguous()
+def _holds_numbers(tensor: Tensor) -> bool:
+    """Whether a tensor holds whole or real numbers, and all of them."""
+    is_number = tensor.dtype.is_floating_point or tensor.dtype in _WHOLE
+    return is_number and tensor.layout == torch.strided and not tensor.is_meta
+
+
+def _mirrored(weight: Tensor) -> Tensor:
+    """Turn a transposed convolution of stride 1, (out, in, sides), into the plain one that computes the same."""
+    return weight.flip(tuple(range(2, weight.dim()))).contiguous()
 
 
 def _ddnet_names() -> dict[str, str]:

@@ -1,6 +1,7 @@
 """Weights of others, under the names of their code."""
 
 import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,69 @@ def test_files_that_cannot_be_read_say_what_is_wanted_and_advise_nothing(name: s
     formats = r"wanted \.npz, or \.pt, \.pth or \.tar of torch\.save with tensors, numbers and text alone"
     with pytest.raises(UserError, match=rf"^\S+{name}: it is no file of weights that can be read, {formats}$"):
         read_published(path)
+
+
+@pytest.mark.parametrize("kind", [">f4", "<f2", np.longdouble])
+def test_arrays_of_any_byte_order_and_precision_are_read(kind: Any, tmp_path: Path) -> None:
+    """Names are those that DataParallel gives, which torch.save and numpy write alike."""
+    arrays: dict[str, Any] = {name: weights.numpy().astype(kind) for name, weights in red_cnn_weights().items()}
+    np.savez(tmp_path / "redcnn.npz", **{f"module.{name}": weights for name, weights in arrays.items()})
+    _, network = read_published(tmp_path / "redcnn.npz")
+    np.testing.assert_array_equal(
+        network.get_parameter("encoder.1.weight").detach(), arrays["conv2.weight"].astype("f4")
+    )
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.full(96, 1j), np.full(96, "1.5"), np.zeros(96, "M8[s]"), np.zeros(96, [("a", "f4")]), np.ones(96, bool)],
+)
+def test_arrays_that_hold_no_numbers_are_refused(array: Any, tmp_path: Path) -> None:
+    arrays: dict[str, Any] = {name: weights.numpy() for name, weights in red_cnn_weights().items()}
+    np.savez(tmp_path / "other.npz", **arrays | {"conv3.bias": array})
+    with pytest.raises(UserError, match=r"other\.npz: conv3\.bias is no array of whole or real numbers"):
+        read_published(tmp_path / "other.npz")
+
+
+@pytest.mark.parametrize(
+    ("bias", "message"),
+    [
+        (torch.full((96,), 1j), r"conv3\.bias is no array of whole or real numbers"),
+        (torch.ones(96).to_sparse(), r"conv3\.bias is no array of whole or real numbers"),
+        (torch.ones(96, device="meta"), r"conv3\.bias is no array of whole or real numbers"),
+        (torch.ones(1).expand(10**6, 10**6), r".* encoder\.2\.bias have shape \(1000000, 1000000\), wanted \(96,\)"),
+    ],
+    ids=["complex", "sparse", "without numbers", "4 bytes that claim to be 4 TB"],
+)
+def test_tensors_that_are_no_weights_are_refused(bias: Tensor, message: str, tmp_path: Path) -> None:
+    torch.save(red_cnn_weights() | {"conv3.bias": bias}, tmp_path / "other.pt")
+    with pytest.raises(UserError, match=rf"other\.pt: {message}"):
+        read_published(tmp_path / "other.pt")
+
+
+def test_what_lies_beside_the_weights_in_a_checkpoint_is_no_matter(tmp_path: Path) -> None:
+    state = red_cnn_weights()
+    beside = {"updates": {0: torch.ones(1)}, "discriminator": {"fc.weight": torch.ones(1)}}
+    torch.save({**beside, "generator": state}, tmp_path / "wgan.pt")
+    _, network = read_published(tmp_path / "wgan.pt")
+    assert torch.equal(network.get_parameter("encoder.1.weight"), state["conv2.weight"])
+
+
+def test_of_two_states_of_one_network_none_is_taken(tmp_path: Path) -> None:
+    torch.save({"model": red_cnn_weights(), "ema": red_cnn_weights()}, tmp_path / "two.pt")
+    with pytest.raises(UserError, match=r"two\.pt: it holds weights of one network under model, ema: save"):
+        read_published(tmp_path / "two.pt")
+
+
+def test_a_file_that_would_fill_the_memory_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, weights in red_cnn_weights().items():
+            with archive.open(f"{name}.npy", "w") as file:
+                np.save(file, weights[:1].numpy())
+        with archive.open("zeros.npy", "w") as file:
+            np.save(file, np.zeros(1 << 27, np.uint8))
+    with pytest.raises(UserError, match=r"bomb\.npz: it unpacks to 134,\d+,\d+ bytes, more than 100 times its size"):
+        read_published(tmp_path / "bomb.npz")
 
 
 def test_ddnet_is_recognised_though_it_has_a_conv1_too(tmp_path: Path) -> None:
