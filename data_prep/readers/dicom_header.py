@@ -32,6 +32,7 @@ from data_prep.readers.dicom_values import (
     broken_as_scan_error,
     describe,
     exclusion_of,
+    macros_of,
     values_of,
 )
 from data_prep.readers.distinctions import KEYWORDS, distinctions_of
@@ -245,13 +246,7 @@ def _frame_groups(values: Values) -> list[Dataset]:
 def _holders(values: Values, *groups: Dataset) -> list[Holder]:
     """Return what may hold an element of a frame: its functional groups, the shared ones, the image itself."""
     shared = list(values.get("SharedFunctionalGroupsSequence") or [])[:1]
-    return [*_macros([*groups, *shared]), values]
-
-
-def _macros(groups: list[Dataset]) -> list[Holder]:
-    """Return the first item of each sequence in functional groups; private ones may describe other images."""
-    elements = (element for group in groups for element in group if not element.tag.is_private)
-    return [element.value[0] for element in elements if element.VR == "SQ" and element.value]
+    return [*(macro for group in (*groups, *shared) for macro in macros_of(group)), values]
 
 
 def _first(holders: list[Holder], name: str) -> Any:

@@ -124,6 +124,12 @@ def exclusion_of(values: Values) -> str:
     return "a projection of several slices" if kinds & _PROJECTIONS else ""
 
 
+def macros_of(group: Dataset) -> list[Dataset]:
+    """Return the first item of each sequence in functional groups; private ones may describe other images."""
+    elements = (element for element in group if not element.tag.is_private)
+    return [element.value[0] for element in elements if element.VR == "SQ" and element.value]
+
+
 def listed(element: Any) -> list[Any]:
     """Return the values of an element as a list; empty for an empty element."""
     if element is None or element == "":

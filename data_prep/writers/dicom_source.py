@@ -8,7 +8,7 @@ from pydicom.charset import convert_encodings, decode_bytes, default_encoding
 from pydicom.dataelem import RawDataElement
 from pydicom.valuerep import PN_DELIMS, TEXT_VR_DELIMS
 
-from data_prep.readers.dicom_values import BROKEN, listed
+from data_prep.readers.dicom_values import BROKEN, listed, macros_of
 
 _STRINGS = frozenset({"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UI", "UN", None})
 """Representations whose bytes are text; of UN and where none is stored, the dictionary knows."""
@@ -22,7 +22,7 @@ class SourceFrame:
         self._holders = [image]
         if self.is_multi_frame:
             groups = [image.PerFrameFunctionalGroupsSequence[index], *image.get("SharedFunctionalGroupsSequence", [])]
-            self._holders = [*(macro for group in groups for macro in _macros(group)), image]
+            self._holders = [*(macro for group in groups for macro in macros_of(group)), image]
         self._encodings = _encodings(image)
 
     def texts(self, keyword: str) -> list[str]:
@@ -52,10 +52,6 @@ class SourceFrame:
             return [SourceFrame(item, 0) for item in self.image.get(keyword) or ()]
         except BROKEN:
             return []
-
-
-def _macros(group: Dataset) -> list[Dataset]:
-    return [element.value[0] for element in group if element.VR == "SQ" and element.value]
 
 
 def _texts(holder: Dataset, keyword: str, encodings: Sequence[str]) -> list[str]:

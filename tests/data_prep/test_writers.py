@@ -20,7 +20,7 @@ from data_prep.writers.dicom import DicomWriter, FromGrid, FromSeries
 from data_prep.writers.dicom_elements import Derivation
 from data_prep.writers.nifti import writing_nifti
 from tests.beside import shared_file
-from tests.data_prep.dicom_series import change, edit, transcode, write_enhanced, write_series
+from tests.data_prep.dicom_series import change, edit, item, transcode, write_enhanced, write_series
 from tests.data_prep.scan_checks import find
 from tests.scans import Hu, chest
 
@@ -181,6 +181,26 @@ def test_real_dicom_is_written_as_a_new_valid_series(tmp_path: Path) -> None:
                          "FrameOfReferenceUID", "StudyDate"):  # fmt: skip
                 assert str(old[name].value).encode() not in written
         assert pydicom.dcmread(path).PatientIdentityRemoved == "YES"
+
+
+def test_private_sequences_of_frames_are_no_source_of_what_is_written(tmp_path: Path) -> None:
+    """Vendors keep there what a classic image said, or another reconstruction."""
+
+    def add_private(image: FileDataset) -> None:
+        for group in image.PerFrameFunctionalGroupsSequence:
+            block = group.private_block(0x0019, "VENDOR", create=True)
+            other = item(PixelSpacing=[3, 3], ImagePositionPatient=[1, 2, 3], KVP=80, PatientID="another")
+            block.add_new(0x11, "SQ", [other])
+
+    (tmp_path / "source").mkdir()
+    write_enhanced(tmp_path / "source" / "all.dcm", chest(3), SPACING)
+    edit(tmp_path / "source" / "all.dcm", add_private)
+    write_back(tmp_path / "source", tmp_path / "denoised")
+    for z, path in enumerate(files(tmp_path / "denoised")):
+        image = pydicom.dcmread(path)
+        assert image.PixelSpacing == pytest.approx(SPACING[1:])
+        assert image.ImagePositionPatient == pytest.approx([-180, -180, 2.5 * z])
+        assert (image.KVP, image.PatientID) == (None, "Doe^Jane")
 
 
 def test_what_was_denoised_is_no_full_dose_of_a_source(tmp_path: Path) -> None:
