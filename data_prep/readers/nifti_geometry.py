@@ -32,8 +32,8 @@ def affine_of(header: Any) -> Affine:
     pixdim = np.abs(np.asarray(header["pixdim"][1:4], np.float64))
     for name, form in forms.items():
         _check_steps(name, np.linalg.norm(form[:3, :3], axis=0) * scale, pixdim * scale)
-    if len(forms) > 1:
-        _check_forms(forms["sform"], forms["qform"], header.get_data_shape()[:3])
+    if len(forms) > 1 and not do_agree(forms["sform"], forms["qform"], header.get_data_shape()[:3]):
+        raise ScanError("sform and qform disagree on where the voxels lie in the patient")
     affine: Affine = np.diag([scale, scale, scale, 1.0]) @ next(iter(forms.values()))
     return affine
 
@@ -74,9 +74,8 @@ def _check_steps(name: str, steps: Affine, pixdim: Affine) -> None:
             raise ScanError(f"{name} says {step:.4g} mm, pixdim {length:.4g} mm")
 
 
-def _check_forms(sform: Affine, qform: Affine, shape: tuple[int, ...]) -> None:
-    """Refuse forms that put a corner of the volume to different places."""
+def do_agree(sform: Affine, qform: Affine, shape: tuple[int, ...]) -> bool:
+    """Whether both forms put the corners of the volume to the same places."""
     corners = np.array([[*corner, 1] for corner in product(*((0, n - 1) for n in shape))])
     shift = float(np.linalg.norm(corners @ (sform - qform).T, axis=1).max())
-    if shift > _TOLERANCE_VOXELS * np.linalg.norm(qform[:3, :3], axis=0).min():
-        raise ScanError("sform and qform disagree on where the voxels lie in the patient")
+    return shift <= _TOLERANCE_VOXELS * float(np.linalg.norm(qform[:3, :3], axis=0).min())

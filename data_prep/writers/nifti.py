@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_prep.files import Declare, declare_nothing, replacing
+from data_prep.readers.nifti_geometry import do_agree
 
 _HEADER_BYTES = 352
 _GZIP_LEVEL = 1  # the fastest; higher levels hardly make HU smaller
@@ -41,6 +42,8 @@ def writing_nifti(
     header.set_xyzt_units("mm")
     header.set_sform(affine, "scanner")
     header.set_qform(affine, "scanner")
+    if not do_agree(affine, header.get_qform(), shape[::-1]):
+        header["qform_code"] = 0  # it knows right angles alone, and would put the voxels to another place
     header["vox_offset"], header["magic"] = _HEADER_BYTES, b"n+1"
     with (
         replacing(path, declare) as temporary,

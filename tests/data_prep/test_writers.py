@@ -16,6 +16,7 @@ from pydicom.dataset import FileDataset
 from data_prep.errors import ScanError
 from data_prep.originals import dicom_original
 from data_prep.readers.dicom import open_dicom, open_series
+from data_prep.readers.nifti import nifti_image, open_nifti
 from data_prep.writers.dicom import DicomWriter, FromGrid, FromSeries
 from data_prep.writers.dicom_elements import Derivation
 from data_prep.writers.nifti import writing_nifti
@@ -276,6 +277,21 @@ def test_nifti_lies_where_the_dicom_lies(tmp_path: Path) -> None:
     np.testing.assert_allclose(read.GetSpacing(), source.GetSpacing(), atol=1e-6)
     np.testing.assert_allclose(read.GetDirection(), source.GetDirection(), atol=1e-6)
     assert nib.nifti1.Nifti1Image.from_filename(path).get_data_dtype() == np.int16
+
+
+def test_nifti_of_slices_that_are_shifted_lies_where_its_source_lies(tmp_path: Path) -> None:
+    """A quaternion cannot say it, as slices and their direction are not at right angles."""
+    affine = np.diag([-0.7, -0.7, 2.5, 1.0])
+    affine[1, 2] = 2.5 * np.tan(np.radians(0.9))
+    hu = chest(100)
+    with writing_nifti(tmp_path / "shifted.nii.gz", (100, 64, 64), affine) as writer:
+        for plane in hu:
+            writer.write(plane)
+    scan, header = open_nifti(tmp_path / "shifted.nii.gz"), nifti_image(tmp_path / "shifted.nii.gz").header
+    assert scan.affine is not None
+    np.testing.assert_allclose(scan.affine, affine, atol=1e-5)
+    assert (header["sform_code"], header["qform_code"]) == (1, 0)
+    np.testing.assert_allclose(header.get_zooms(), [0.7, 0.7, np.hypot(2.5, affine[1, 2])], atol=1e-5)
 
 
 def test_a_nifti_source_becomes_a_valid_series_of_its_own(tmp_path: Path) -> None:
