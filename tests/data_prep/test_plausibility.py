@@ -56,6 +56,16 @@ def negative_slope(image: FileDataset) -> None:
     image.PixelData = (4024 - words(image)).astype("<u2").tobytes()
 
 
+def positive_intercept(image: FileDataset) -> None:
+    image.PixelData, image.PixelRepresentation = (words(image) - 1124).astype("<i2").tobytes(), 1
+    image.RescaleIntercept = 100
+
+
+def beyond_by_its_intercept(image: FileDataset) -> None:
+    positive_intercept(image)
+    image.PixelData = b"\xff\x7f" + image.PixelData[2:]
+
+
 def metal(image: FileDataset) -> None:
     image.PixelData = b"\xff\xff" + image.PixelData[2:]
 
@@ -75,6 +85,7 @@ REFUSED: dict[str, tuple[Edit, str]] = {
     "twelve allocated": (setting(BitsAllocated=12, BitsStored=12, HighBit=11), "BitsAllocated is 12"),
     "signed as unsigned": (signed_as_unsigned, "no HU"),
     "a value that int16 cannot hold": (metal, "holds 64511, which is no HU: a scanner gives at most 32767"),
+    "a value that int16 cannot hold, by its intercept": (beyond_by_its_intercept, "holds 32867, which is no HU"),
     "one value": (lambda image: setattr(image, "PixelData", b"\0" * 8192), "the value -1024 alone"),
     "metres": (setting(PixelSpacing=[0.0007, 0.0007]), "PixelSpacing is 0.0007 mm"),
     "microns": (setting(PixelSpacing=[700, 700]), "PixelSpacing is 700 mm"),
@@ -106,6 +117,9 @@ def test_a_slice_that_no_scanner_gives_is_refused_and_named(case: str, tmp_path:
 KEPT: dict[str, Edit] = {
     "8 bits": in_eight_bits,
     "negative slope": negative_slope,
+    "half of an intercept": setting(RescaleIntercept=-1024.5),
+    "positive intercept": positive_intercept,
+    "padding range below air": setting(PixelPaddingValue=0, PixelPaddingRangeLimit=20),
     "padding with the other sign": setting(PixelPaddingValue=63536),
     "excess bytes": lambda image: setattr(image, "PixelData", image.PixelData + b"\0\0"),
 }
