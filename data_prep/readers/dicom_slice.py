@@ -26,8 +26,6 @@ _PLUGINS = {
     uid.JPEG2000Lossless: "pylibjpeg",
     **dict.fromkeys(jpeg.DECODER_DEPENDENCIES, jpeg.NAME),
 }
-# whose code says how many bits a value has, which pydicom heeds
-_OWN_BITS = (*uid.JPEG2000TransferSyntaxes, *uid.JPEGLSTransferSyntaxes)
 
 
 @dataclass(frozen=True)
@@ -134,8 +132,6 @@ def _stored(ct_slice: Slice) -> Numbers:
     """Return the stored values; padding that the used bits cannot hold stands in all allocated ones."""
     bits, padding = ct_slice.frame.bits, ct_slice.frame.padding
     words = _read_native(ct_slice) if ct_slice.native else _decode(ct_slice)
-    if ct_slice.syntax in _OWN_BITS:
-        return words
     stored = bits.extract(words)
     if padding is None or bits.hold(padding):
         return stored

@@ -3,6 +3,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pydicom
 import pytest
@@ -10,8 +11,9 @@ import SimpleITK
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import FileDataset
+from pydicom.encaps import encapsulate
 from pydicom.pixels.decoders.base import get_decoder
-from pydicom.uid import JPEGLSLossless
+from pydicom.uid import UID, JPEG2000Lossless, JPEGLSLossless
 
 from data_prep.errors import MachineError, ScanError
 from data_prep.readers.dicom import open_dicom
@@ -228,6 +230,30 @@ def test_bits_above_those_stored_are_no_part_of_the_value(tmp_path: Path) -> Non
     for path in write_series(tmp_path, chest(3), SPACING):
         edit(path, overlay)
     np.testing.assert_array_equal(middle(read(tmp_path).hu), chest(3))
+
+
+@pytest.mark.parametrize("syntax", [JPEGLSLossless, JPEG2000Lossless])
+@pytest.mark.parametrize(("bits", "sign"), [(12, 0), (13, 1)])
+def test_words_in_a_jpeg_are_cut_to_the_used_bits(syntax: UID, bits: int, sign: int, tmp_path: Path) -> None:
+    """Their code has 16 bits. Above those used is an overlay, or a sign is missing (PS3.5 8.1.1)."""
+    hu = chest(3)
+
+    def compress(image: FileDataset) -> None:
+        plane = hu[round(image.ImagePositionPatient[2] / SPACING[0])].astype(np.int32)
+        image.PixelRepresentation, image.BitsStored, image.HighBit = sign, bits, bits - 1
+        image.RescaleIntercept = 0 if sign else -1024
+        words = (plane % (1 << bits) if sign else (plane + 1024) | 0x8000).astype(np.uint16)
+        if syntax == JPEGLSLossless:
+            code = imagecodecs.jpegls_encode(words)
+        else:
+            code = imagecodecs.jpeg2k_encode(words, level=0, codecformat="J2K", reversible=True)
+        image.file_meta.TransferSyntaxUID, image.PixelData = syntax, encapsulate([bytes(code)])
+        image["PixelData"].VR, image["PixelData"].is_undefined_length = "OB", True
+
+    files = write_series(tmp_path, hu, SPACING)
+    for path in files:
+        edit(path, compress)
+    np.testing.assert_array_equal(open_dicom(files).planes(0, 3), hu)
 
 
 @settings(max_examples=24)
