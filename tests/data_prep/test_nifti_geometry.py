@@ -13,6 +13,8 @@ from data_prep.readers.nifti import open_nifti
 from tests.scans import chest
 
 AFFINE = np.diag([-0.7, -0.7, 2.5, 1.0])
+TURNED = np.array([[1, -0.01, 0, 0], [0.01, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]) @ AFFINE
+"""About the first voxel; of 64 x 64 the last one moves by 0.9 voxels."""
 
 
 def write(path: Path, qform: Any = AFFINE, sform: Any = None, units: str = "mm", **fields: Any) -> Path:
@@ -40,9 +42,14 @@ def test_lengths_are_converted_to_mm_as_simpleitk_does(units: str, factor: float
     ("fields", "reason"),
     [
         ({"sform": np.diag([-0.7, -0.7, 3.2, 1])}, "sform says 3.2 mm, pixdim 2.5 mm"),
+        ({"sform": np.diag([-0.7, -0.7, 2.0, 1])}, "sform says 2 mm, pixdim 2.5 mm"),
+        ({"sform": TURNED}, "sform and qform disagree"),
         ({"sform": np.eye(4)}, "sform says 1 mm, pixdim 0.7 mm"),
         ({"sform": np.diag([0.7, -0.7, 2.5, 1])}, "sform and qform disagree"),
         ({"sform": AFFINE + np.outer([50, 0, 0, 0], [0, 0, 0, 1])}, "sform and qform disagree"),
+        ({"sform": AFFINE + np.outer([0.36, 0, 0, 0], [0, 0, 0, 1])}, "sform and qform disagree"),
+        ({"sform": AFFINE * [1, 1, 1, np.nan]}, "sform holds NaN or infinity"),
+        ({"qform": np.diag([-0.7, -0.7, 60, 1])}, r"the distance of slices by .* is 60 mm, for a CT between 0\.05 and"),
         ({"qform": np.diag([-0.0007, -0.0007, 0.0025, 1])}, "0.0007 mm, for a CT"),
         ({"qform": np.diag([-700, -700, 2500, 1])}, "700 mm, for a CT"),
         ({"intent_code": 1002}, "intent_code is 1002, wanted 0"),
@@ -52,6 +59,13 @@ def test_lengths_are_converted_to_mm_as_simpleitk_does(units: str, factor: float
 def test_a_header_that_contradicts_itself_is_refused(fields: dict[str, Any], reason: str, tmp_path: Path) -> None:
     with pytest.raises(ScanError, match=reason):
         open_nifti(write(tmp_path / "a.nii", **fields))
+
+
+def test_of_forms_that_differ_by_less_than_half_a_voxel_the_sform_counts(tmp_path: Path) -> None:
+    sform = AFFINE + np.outer([0.34, 0, 0, 0], [0, 0, 0, 1])
+    affine = open_nifti(write(tmp_path / "a.nii", sform=sform)).affine
+    assert affine is not None
+    np.testing.assert_allclose(affine, sform, atol=1e-6)
 
 
 def test_an_unknown_orientation_is_refused(tmp_path: Path) -> None:
