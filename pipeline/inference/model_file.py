@@ -132,7 +132,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def _digest(state: Mapping[str, Tensor], description: Mapping[str, Any]) -> str:
     total = hashlib.sha256(digest_json(description).encode())
     for name in sorted(state):
-        weights = state[name].numpy()
+        is_short = state[name].is_floating_point() and state[name].itemsize < 4
+        weights = (state[name].float() if is_short else state[name]).numpy()  # which has no bfloat16
         total.update(f"{name} {weights.dtype.str} {weights.shape}".encode())
         total.update(weights.tobytes())
     return total.hexdigest()

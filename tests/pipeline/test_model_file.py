@@ -66,6 +66,19 @@ def test_a_file_that_is_damaged_or_does_not_fit_is_refused_in_one_line(tmp_path:
     refused(r"of quarterdose [0-9.]+ that this one, [0-9.]+, cannot build: train it again")
 
 
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float8_e4m3fn])
+def test_a_model_whose_weights_were_shortened_is_refused(kind: torch.dtype, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_model(path, build_network(cell(2)), cell(2), {})
+    with safe_open(path, "pt") as file:
+        state = {name: file.get_tensor(name).to(kind) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+        save_file(state, path, file.metadata())
+    with pytest.raises(UserError, match="does not hold what was written: its SHA-256 differs"):
+        load_model(path)
+    with pytest.raises(UserError, match="was changed later"):
+        check_model_replaceable(path)
+
+
 def test_a_model_of_the_first_format_is_refused_with_what_changed_and_may_be_replaced(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
