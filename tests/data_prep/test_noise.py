@@ -176,6 +176,15 @@ def test_both_domains_agree_at_high_counts() -> None:
     assert abs(float(added[1].mean())) < 0.5
 
 
+@pytest.mark.parametrize("dose", [0.1, 0.5])
+def test_counts_at_a_dose_vary_as_their_photons_and_electronics_less_those_of_the_full_dose(dose: float) -> None:
+    """A binomial share of N photons has the variance a (1 - a) N; electronics s^2, less a^2 of it."""
+    photons, sd = 2e4, 60.0
+    sinogram = simulator(dose, electronic_sd=sd, **COUNTS)._noise_of_counts(torch.full((1, 144, 184), photons), [0])
+    variance = dose * (1 - dose) * photons + (1 - dose**2) * sd**2
+    assert float(sinogram.double().var()) == pytest.approx(variance / (dose * photons) ** 2, rel=0.02)
+
+
 def test_counts_stay_finite_and_are_biased_as_their_logarithm() -> None:
     """E ln(m / y) of a Poisson y with mean m is 1 / (2 m) + 5 / (12 m^2) + ...; behind metal nothing breaks."""
     sinogram = simulator(0.01, **COUNTS)._noise_of_counts(torch.full((1, 144, 184), 2000.0), [0])

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
+from data_prep.lowdose.geometry import Fan
 from data_prep.lowdose.model import named_model, widened
 from data_prep.lowdose.noise import LowDoseSimulator
 from data_prep.lowdose.padding import padding
@@ -76,6 +77,14 @@ def with_arms() -> LowDose:
         plane[ellipse(384, 2.0, (14, 14), (x, 20)) < 1] = 900
     slabs = noisy_slabs(plane, coloured(384, 2.0, bell(0.15)), 12.0, 3)
     return low_dose_of(slabs, 2.0, LowDoseSettings(doses=(0.1,), geometry=COARSE))
+
+
+def test_the_detector_is_as_wide_as_the_field_and_never_narrower_than_the_scanners() -> None:
+    scanner = LowDoseSettings().geometry
+    assert widened(scanner, 240.0) == scanner
+    wide = widened(scanner, 300.0)
+    narrower = wide.model_copy(update={"channels": wide.channels - 32})
+    assert Fan(narrower).reach < 300 <= Fan(wide).reach
 
 
 def test_arms_beyond_the_fan_do_not_flood_the_image() -> None:

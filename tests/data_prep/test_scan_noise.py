@@ -12,7 +12,7 @@ from data_prep.lowdose.blocks import WIDE
 from data_prep.lowdose.geometry import FanGeometry
 from data_prep.lowdose.model import z_filter
 from data_prep.lowdose.noise import LowDoseSimulator
-from data_prep.lowdose.scan_noise import ScanNoise, Slab, block_noise
+from data_prep.lowdose.scan_noise import BlockNoise, ScanNoise, Sites, Slab, block_noise, measure_noise, summary
 from data_prep.settings import GeometrySettings, LowDoseSettings
 from tests.data_prep.noisy_scans import Array, LowDose, abdomen, bell, coloured, low_dose_of, noisy_slabs
 
@@ -181,3 +181,28 @@ def ring_power(power: Array) -> Array:
     frequency = np.fft.fftfreq(side, 1 / side)
     ring = np.hypot(frequency[:, None], frequency).round().astype(int).ravel()
     return np.bincount(ring, spectrum.reshape(side**2, -1).diagonal().real) / np.bincount(ring)
+
+
+def test_the_interval_of_the_level_is_that_of_the_means_of_slabs() -> None:
+    """95 % of Student's t: 2.262 standard errors of ten means. That of an SD is half of its variance's, relatively."""
+    means = 100 + np.array([-3, -2, -2, -1, 0, 0, 1, 2, 2, 3.0])
+    slab, zeros = np.repeat(np.arange(10), 20), np.zeros(200, np.int64)
+    power = np.repeat(means, 20)[:, None] * np.ones(len(WIDE.ring_bins))
+    noise = summary(BlockNoise(Sites(WIDE, 1, slab, zeros, zeros, zeros), power, 0.0, ()), PIXEL)
+    error = means.std(ddof=1) / math.sqrt(10) / 100 / 2
+    assert noise.sd == pytest.approx(10)
+    assert np.log(noise.interval) == pytest.approx(math.log(10) + 2.262 * error * np.array([-1, 1]), abs=1e-4)
+    assert noise.slab_range == pytest.approx((math.sqrt(97), math.sqrt(103)))
+
+
+def test_what_one_of_two_slices_alone_shows_is_no_noise() -> None:
+    """Thin vessels across the slices, which leave the means of a block as they are."""
+    slabs = noisy_slabs(np.full((128, 128), 50.0), coloured(128, PIXEL, np.ones_like), SD, 6)
+    for slab in slabs:
+        for row, column in np.ndindex(4, 4):
+            y, x = 32 * row + 13, 32 * column + 13
+            slab.hu[2, y : y + 4, x] += 200
+            slab.hu[2, y : y + 4, x + 1] -= 200
+    noise = measure_noise(slabs, PIXEL)
+    assert noise
+    assert noise.sd == pytest.approx(SD, rel=0.04)
