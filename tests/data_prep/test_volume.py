@@ -39,6 +39,22 @@ def test_every_orientation_gives_the_same_volume(codes: tuple[str, str, str]) ->
     assert oriented.spacing == pytest.approx((2.5, 0.7, 0.7))
 
 
+def test_whole_numbers_below_air_become_air_too() -> None:
+    hu = volume((2, 8, 8))
+    hu[1, :2] = -3024  # as GE pads
+    np.testing.assert_array_equal(canonical(hu.transpose(2, 1, 0), affine()).hu[:, 252:260, 252:260], hu.clip(-1024))
+
+
+@pytest.mark.parametrize(("count", "first"), [(3, 3), (4, 3), (10, 0), (11, 0)])
+def test_the_middle_of_a_scan_has_as_many_slices_before_as_behind(count: int, first: int) -> None:
+    hu = volume((10, 8, 8))
+    scan = CTScan(10, (2.5, 0.7, 0.7), lambda a, b: hu[a:b], affine=affine(), labels=[f"slice {z}" for z in range(10)])
+    middle = scan.middle(count)
+    assert middle.slices == min(count, 10)
+    np.testing.assert_array_equal(middle.planes(0, middle.slices), hu[first : first + count])
+    assert (middle.name_slice(0), middle.affine_of()) == (f"slice {first}", None)
+
+
 def test_below_air_becomes_air_and_values_are_rounded() -> None:
     hu = volume().astype(np.float64)
     hu[1, 5, 5], hu[1, 6, 6] = -3024, 12.6
