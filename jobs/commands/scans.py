@@ -6,9 +6,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from data_prep.errors import UserError
+from data_prep.errors import MachineError, ScanError, UserError
 from data_prep.log import printable
+from data_prep.settings import DataSettings
 from data_prep.settings_file import load_settings
+from data_prep.sources.series import Series
 from jobs.commands.options import Config, Overrides
 from jobs.commands.run import check_queue, find_items, locked, run_here
 from jobs.engine.run_folder import RunFolder
@@ -69,10 +71,7 @@ def calibrate(
     overrides: Overrides = None,
 ) -> None:
     """Find the photon number at which the simulated low dose has a wanted noise, in the middle of a scan."""
-    from data_prep.lowdose.calibrate import calibrate as photons_for
-    from data_prep.lowdose.matching import match
-    from data_prep.lowdose.model import DEFAULT_PHOTONS, check_correlation
-    from data_prep.lowdose.scan_noise import block_noise, read_slabs
+    from data_prep.lowdose.model import check_correlation
     from data_prep.sources.discovery import discover
 
     settings = load_settings(config, RunSettings, overrides).data
@@ -85,14 +84,28 @@ def calibrate(
     if series is None:
         listed = ", ".join(list(scans)[:_LISTED_SCANS]) or "none at all"
         raise UserError(f"--scan: the sources hold no scan {scan!r}, but {listed}")
+    try:
+        photons = _photons_for(series, settings, sd)
+    except (ScanError, MachineError) as error:
+        raise UserError(f"{series.scan}: {error}; --scan chooses another") from error
+    origin = f"{sd:g} HU at dose {settings.low_dose.dose:g} in the middle of {series.scan}"
+    typer.echo(f"data.low_dose.photons: {photons:.4g}  # {origin}")
+
+
+def _photons_for(series: Series, settings: DataSettings, sd: float) -> float:
+    from data_prep.lowdose.calibrate import calibrate as photons_for
+    from data_prep.lowdose.matching import match
+    from data_prep.lowdose.model import DEFAULT_PHOTONS
+    from data_prep.lowdose.scan_noise import block_noise, read_slabs
+
+    if series.fault:
+        raise series.fault
     ct = series.open(series.files).fitted(settings.fit)
     low_dose = settings.low_dose.model_copy(update={"photons": DEFAULT_PHOTONS})
     slabs = read_slabs(ct)
     model = match(slabs, block_noise(slabs), low_dose, ct.spacing[2], ct.acquisition)
     volume = ct.middle(_CALIBRATION_SLICES).load()
-    photons = photons_for(volume.hu, volume.spacing[2], low_dose, sd, model)
-    origin = f"{sd:g} HU at dose {settings.low_dose.dose:g} in the middle of {series.scan}"
-    typer.echo(f"data.low_dose.photons: {photons:.4g}  # {origin}")
+    return photons_for(volume.hu, volume.spacing[2], low_dose, sd, model)
 
 
 @fetch.command()

@@ -1,6 +1,7 @@
 """Bad use of the command line: one clear line and exit code 2."""
 
 import logging
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from subprocess import CompletedProcess
@@ -113,6 +114,18 @@ def test_flags_set_the_level_of_the_log(
 def test_verbose_and_quiet_exclude_each_other(tmp_path: Path) -> None:
     completed = quarterdose_within(tmp_path, "--quiet", "--verbose", "config", "x.yaml")
     assert (completed.returncode, completed.stderr) == (2, "quarterdose: --verbose and --quiet exclude each other\n")
+
+
+@pytest.mark.parametrize(
+    ("kept", "reason"), [(420, "which may be a slice of it, is cut off"), (2000, "of 8 .by name. are cut")]
+)
+def test_calibration_refuses_a_scan_that_no_preparation_takes(kept: int, reason: str, tmp_path: Path) -> None:
+    path = write_series(tmp_path / "series", chest(8), (2.5, 0.7, 0.7))[-1]
+    path.write_bytes(path.read_bytes()[:kept])
+    (tmp_path / "x.yaml").write_text(CONFIG.format(source="{kind: dicom, path: series}"))
+    completed = quarterdose_within(tmp_path, "calibrate", "x.yaml", "--sd", "28.4")
+    assert completed.returncode == 2
+    assert re.fullmatch(rf"quarterdose: p-\w+-\w+: .*{reason}.*; --scan chooses another\n", completed.stderr)
 
 
 def test_calibration_names_the_photons_for_a_wanted_noise(tmp_path: Path, sample_path: Path) -> None:
