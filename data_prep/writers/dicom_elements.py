@@ -123,12 +123,12 @@ def declare_characters(image: Dataset) -> None:
 
 
 def mark_padding(image: Dataset, frame: Frame) -> None:
-    """Add the HU that the source's padding values become; air for those that int16 cannot hold."""
+    """Add the HU that the source's padding values become: air where int16 holds none, else the range that it holds."""
     if frame.padding is None:
         return
     image.PixelRepresentation = 1  # tells pydicom that the padding is signed
     ends = np.rint([frame.rescale.to_hu(end) for end in frame.padding])
-    hu = np.maximum(np.where(ends > 32767, AIR_HU, ends), -32768).astype(int).tolist()
+    hu = [AIR_HU, AIR_HU] if ends.min() > 32767 else np.clip(ends, -32768, 32767).astype(int).tolist()
     image.PixelPaddingValue = hu[0]
     if hu[1] != hu[0]:
         image.PixelPaddingRangeLimit = hu[1]

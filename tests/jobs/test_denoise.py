@@ -19,6 +19,7 @@ from pydicom import FileDataset, dcmread
 from typer.testing import CliRunner
 
 from data_prep.errors import UserError
+from data_prep.readers.dicom import open_dicom
 from jobs.commands.cli import app
 from pipeline.inference.model_file import load_model, save_model
 from pipeline.models import build_network
@@ -222,6 +223,28 @@ def test_padding_beyond_int16_becomes_air(model_path: Path, tmp_path: Path) -> N
     assert hu.max() < 200
     np.testing.assert_array_equal(hu, SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(tmp_path / "out/padded.nii.gz")))
     assert dcmread(tmp_path / "out" / "padded" / "00001.dcm").PixelPaddingValue == -1024
+
+
+def test_a_padding_range_across_the_end_of_int16_spares_the_body(model_path: Path, tmp_path: Path) -> None:
+    """From 28976 HU, which int16 holds, to 62512 HU, which becomes air."""
+
+    def pad(image: FileDataset) -> None:
+        stored = image.pixel_array.copy()
+        stored[:3], stored[3:6] = 30000, 63536
+        image.PixelData = stored.tobytes()
+        image.add_new("PixelPaddingValue", "US", 63536)
+        image.add_new("PixelPaddingRangeLimit", "US", 30000)
+
+    for path in write_series(tmp_path / "padded", chest(4), SPACING):
+        edit(path, pad)
+    denoise(tmp_path / "padded", "--model", model_path, "--out", tmp_path / "out")
+    image = dcmread(tmp_path / "out" / "padded" / "00001.dcm")
+    assert (image.PixelPaddingValue, image.PixelPaddingRangeLimit) == (28976, 32767)
+    assert (image.pixel_array[:3] == 28976).all()
+    assert (image.pixel_array[3:6] == -1024).all()
+    hu = open_dicom([*(tmp_path / "out" / "padded").glob("*.dcm")]).planes(0, 4)
+    assert (hu[:, :6] == -1024).all()
+    np.testing.assert_array_equal(hu[:, 6:], read_series(tmp_path / "out" / "padded")[:, 6:].clip(-1024))
 
 
 def test_an_enhanced_file_becomes_a_classic_series(model_path: Path, tmp_path: Path) -> None:
