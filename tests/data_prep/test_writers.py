@@ -4,6 +4,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import gdcm
 import nibabel as nib
@@ -27,6 +28,28 @@ from tests.scans import Hu, chest
 
 SPACING = (2.5, 0.703125, 0.703125)
 DERIVATION = Derivation("Denoised by a test", "recipe", "source")
+
+
+OF_A_PERSON: dict[str, Any] = {
+    "PatientName": "Doe^Jane", "PatientID": "4711", "IssuerOfPatientID": "clinic", "PatientBirthDate": "19500102",
+    "PatientSex": "F", "PatientAge": "075Y", "PatientSize": 1.7, "PatientWeight": 70.5, "StudyDate": "20250304",
+    "StudyTime": "101112", "AccessionNumber": "A1", "ReferringPhysicianName": "Roe^Richard", "StudyID": "S1",
+    "StudyDescription": "Thorax", "InstitutionName": "clinic", "ProtocolName": "low dose", "StationName": "CT1",
+    "SoftwareVersions": "v1", "AcquisitionDate": "20250304", "AcquisitionTime": "101213",
+    "AcquisitionDateTime": "20250304101213", "ContentDate": "20250304", "ContentTime": "101214",
+    "ContrastBolusAgent": "iodine", "AcquisitionNumber": 2,
+}  # fmt: skip
+"""PS3.3 C.7.1.1, C.7.2.1, C.7.2.2, C.7.5.1, C.7.6.1, C.7.6.4."""
+OF_A_SCAN: dict[str, Any] = {
+    "Manufacturer": "maker", "ManufacturerModelName": "model", "BodyPartExamined": "CHEST", "PatientPosition": "HFS",
+    "PositionReferenceIndicator": "SN", "ScanOptions": "HELICAL", "KVP": 120, "DataCollectionDiameter": 500,
+    "ReconstructionDiameter": 360, "DistanceSourceToDetector": 1085.6, "DistanceSourceToPatient": 595,
+    "GantryDetectorTilt": 0, "TableHeight": 150.5, "RotationDirection": "CW", "ExposureTime": 500,
+    "XRayTubeCurrent": 200, "Exposure": 100, "FilterType": "WEDGE", "GeneratorPower": 24, "FocalSpots": 1.2,
+    "ConvolutionKernel": "B40f", "SliceThickness": 3, "SpacingBetweenSlices": 2.5, "SliceLocation": 17.5,
+    "WindowCenter": 40, "WindowWidth": 400, "VOILUTFunction": "LINEAR", "BurnedInAnnotation": "NO",
+}  # fmt: skip
+"""PS3.3 C.7.3.1, C.7.4.1, C.7.6.1, C.8.2.1, C.11.2."""
 
 
 def files(folder: Path) -> list[Path]:
@@ -182,6 +205,34 @@ def test_real_dicom_is_written_as_a_new_valid_series(tmp_path: Path) -> None:
                          "FrameOfReferenceUID", "StudyDate"):  # fmt: skip
                 assert str(old[name].value).encode() not in written
         assert pydicom.dcmread(path).PatientIdentityRemoved == "YES"
+
+
+@pytest.mark.parametrize("deidentify", [False, True])
+def test_a_denoised_image_tells_of_its_scan_what_the_source_tells(deidentify: bool, tmp_path: Path) -> None:
+    write_series(tmp_path / "source", chest(3), SPACING, **OF_A_PERSON, **OF_A_SCAN)
+    write_back(tmp_path / "source", tmp_path / "denoised", Derivation("Denoised", "recipe", "source", deidentify))
+    image = pydicom.dcmread(files(tmp_path / "denoised")[0])
+    assert {keyword: image.get(keyword) for keyword in OF_A_SCAN} == OF_A_SCAN
+    if deidentify:
+        hidden = str(image.PatientID)
+        assert image.PatientName == hidden
+        assert {keyword for keyword in OF_A_PERSON if image.get(keyword)} == {"PatientName", "PatientID"}
+        assert hidden.startswith("p-")
+    else:
+        assert {keyword: image.get(keyword) for keyword in OF_A_PERSON} == OF_A_PERSON
+
+
+def test_what_the_standard_requires_is_there_even_where_the_source_tells_nothing(tmp_path: Path) -> None:
+    """Elements of type 2 of a CT image (PS3.3 A.3), which may be empty."""
+    for path in write_series(tmp_path / "source", chest(3), SPACING):
+        change(path, PatientName=None, PatientID=None)
+    write_back(tmp_path / "source", tmp_path / "denoised")
+    required = ["PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime",
+                "AccessionNumber", "ReferringPhysicianName", "StudyID", "SeriesNumber", "Laterality",
+                "PositionReferenceIndicator", "Manufacturer", "KVP", "AcquisitionNumber", "SliceThickness",
+                "InstanceNumber"]  # fmt: skip
+    image = pydicom.dcmread(files(tmp_path / "denoised")[0])
+    assert [keyword for keyword in required if keyword not in image] == []
 
 
 def test_private_sequences_of_frames_are_no_source_of_what_is_written(tmp_path: Path) -> None:
