@@ -1,5 +1,6 @@
 """Weights of others' 2D networks, under the names of their code, which also tell whose they are."""
 
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -99,7 +100,8 @@ def _read_npz(path: Path) -> State:
 def _read_states(path: Path) -> dict[str, State]:
     """Read the state dicts of a file of ``torch.save``, by their keys in it; nothing in the file is executed."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # which tell how to load it by executing it
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a broken file
         raise UserError(_UNREADABLE) from error
     candidates = {"": content, **content} if isinstance(content, dict) else {}

@@ -1,6 +1,8 @@
 """Weights of others, under the names of their code."""
 
 import os
+import pickle
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -96,7 +98,8 @@ def test_weights_that_are_no_red_cnn_are_refused(
 
 
 @pytest.mark.parametrize(
-    "name", ["garbage.pt", "text.pt", "cut.pt", "model.pt", "broken.safetensors", "text.npz", "objects.npz"]
+    "name",
+    ["garbage.pt", "text.pt", "cut.pt", "model.pt", "pickle.pt", "broken.safetensors", "text.npz", "objects.npz"],
 )
 def test_files_that_cannot_be_read_say_what_is_wanted_and_advise_nothing(name: str, tmp_path: Path) -> None:
     path = tmp_path / name
@@ -106,11 +109,17 @@ def test_files_that_cannot_be_read_say_what_is_wanted_and_advise_nothing(name: s
         path.write_bytes(path.read_bytes()[:5000])
     elif path.stem == "model":
         torch.save(torch.nn.Linear(1, 1), path)
+    elif path.stem == "pickle":
+        path.write_bytes(pickle.dumps({"a": Path("b")}, 4))
     elif path.stem == "objects":
         np.savez(path, weights=np.array([{}]))
     formats = r"wanted \.npz, or \.pt, \.pth or \.tar of torch\.save with tensors, numbers and text alone"
-    with pytest.raises(UserError, match=rf"^\S+{name}: it is no file of weights that can be read, {formats}$"):
+    with (
+        warnings.catch_warnings(record=True, action="always") as said,
+        pytest.raises(UserError, match=rf"^\S+{name}: it is no file of weights that can be read, {formats}$"),
+    ):
         read_published(path)
+    assert said == []
 
 
 @pytest.mark.parametrize("kind", [">f4", "<f2", np.longdouble])
