@@ -41,8 +41,6 @@ def open_nifti(path: Path, acquisition: Acquisition = Acquisition()) -> CTScan: 
         mapping = _map_file(path)
         view = grid.to_canonical(_voxels(mapping, image.dataobj))
     slope, intercept = float(image.dataobj.slope), float(image.dataobj.inter)
-    if not np.isfinite([slope, intercept]).all():
-        raise ScanError(f"scl_slope is {slope:g} and scl_inter {intercept:g}, wanted finite numbers")
 
     def planes(start: int, stop: int) -> Numbers:
         stored = view[start:stop].astype(np.result_type(view, np.int16))  # also of unsigned voxels: -1024 fits
@@ -68,7 +66,10 @@ def nifti_image(path: Path) -> nib.Nifti1Image:
         OSError: the file cannot be opened.
     """
     with _as_scan_error(), path.open("rb") as file, _unpacked(file) as content:
-        image = _image_class(content).from_stream(content)
+        image_class = _image_class(content)
+        _check_scaling(image_class.header_class.from_fileobj(content))
+        content.seek(0)
+        image = image_class.from_stream(content)
         affine, intent = affine_of(image.header), int(image.header["intent_code"])
         image = type(image)(image.dataobj, affine, image.header)
         if len(image.shape) > 3 and {*image.shape[3:]} == {1}:
@@ -82,6 +83,13 @@ def nifti_image(path: Path) -> nib.Nifti1Image:
     if min(image.shape) < 2:
         raise ScanError(f"the NIfTI file holds {' x '.join(map(str, image.shape))} voxels, wanted at least 2 each way")
     return image
+
+
+def _check_scaling(header: Any) -> None:
+    """Refuse a slope without an intercept; without a finite slope other than 0 voxels are not scaled."""
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if slope and np.isfinite(slope) and not np.isfinite(intercept):
+        raise ScanError(f"scl_slope is {slope:g} and scl_inter {intercept:g}, wanted finite numbers")
 
 
 def _check_voxels(image: Any) -> None:

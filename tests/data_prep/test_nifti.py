@@ -126,6 +126,23 @@ def test_voxels_inside_the_header_are_refused(make_nifti: Callable[..., Path]) -
         open_nifti(path)
 
 
+@pytest.mark.parametrize("scaling", [(0, 5), (np.nan, 0), (1, 0), (2, -1000), (-1, 24)])
+def test_voxels_are_scaled_where_a_slope_says_so(scaling: tuple[float, float], make_nifti: Callable[..., Path]) -> None:
+    """As nifti1.h has it: not by a slope of 0, whatever the intercept."""
+    path = unpacked(make_nifti(slices=4))
+    stored, (slope, intercept) = open_nifti(path).planes(0, 4), scaling
+    change_header(path, 112, np.array(scaling, "<f4").tobytes())
+    expected = stored * slope + intercept if slope and np.isfinite(slope) else stored
+    np.testing.assert_array_equal(open_nifti(path).planes(0, 4), expected)
+
+
+def test_a_slope_without_an_intercept_is_refused(make_nifti: Callable[..., Path]) -> None:
+    path = unpacked(make_nifti())
+    change_header(path, 112, np.array([2, np.nan], "<f4").tobytes())
+    with pytest.raises(ScanError, match=r"^scl_slope is 2 and scl_inter nan, wanted finite numbers$"):
+        open_nifti(path)
+
+
 def test_damaged_sizes_take_no_memory(make_nifti: Callable[..., Path]) -> None:
     path = unpacked(make_nifti())
     change_header(path, 42, np.full(3, 32767, "<i2").tobytes())  # more voxels than any machine holds
