@@ -74,12 +74,12 @@ def read_published(path: Path) -> tuple[Code, nn.Module]:
 
 def _check_packing(path: Path) -> None:
     """Refuse a file that would fill the memory: weights hardly become smaller when they are packed."""
-    if not zipfile.is_zipfile(path):
-        return
     try:
+        if not zipfile.is_zipfile(path):
+            return
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
-    except zipfile.BadZipFile as error:
+    except Exception as error:  # zipfile raises many kinds for a broken file
         raise UserError(_UNREADABLE) from error
     if unpacked > _MOST_PACKING * path.stat().st_size:
         raise UserError(f"it unpacks to {unpacked:,} bytes, more than {_MOST_PACKING} times its size: no weights do so")
@@ -89,7 +89,7 @@ def _read_npz(path: Path) -> State:
     try:
         with np.load(path) as archive:
             arrays = {name: np.asarray(array) for name, array in archive.items()}
-    except Exception as error:  # numpy, zipfile and zlib raise many kinds for a broken file
+    except Exception as error:  # so do numpy and zlib
         raise UserError(_UNREADABLE) from error
     for name, array in arrays.items():
         if array.dtype.kind not in "iuf":

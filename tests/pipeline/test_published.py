@@ -185,6 +185,25 @@ def test_a_file_that_would_fill_the_memory_is_refused_before_it_is_unpacked(tmp_
         read_published(tmp_path / "bomb.npz")
 
 
+def test_a_damaged_table_of_a_packed_file_is_refused(tmp_path: Path) -> None:
+    """Its entries are of a version to come, or their names are no UTF-8; it is the first of several discs."""
+    torch.save({"a": torch.ones(1)}, tmp_path / "redcnn.pt")
+    content = (tmp_path / "redcnn.pt").read_bytes()
+    (tmp_path / "redcnn.pt").write_bytes(content.replace(b"PK\6\7\0", b"PK\6\7\1"))
+    with pytest.raises(UserError, match=r"redcnn\.pt: it is no file of weights that can be read"):
+        read_published(tmp_path / "redcnn.pt")
+    path = tmp_path / "redcnn.npz"
+    np.savez(path, a=np.ones(1))
+    content = path.read_bytes()
+    entry = content.index(b"PK\1\2")
+    for start, number in ((6, b"\x6d"), (8, b"\0\x08" + content[entry + 10 : entry + 46] + b"\xff")):
+        damaged = bytearray(content)
+        damaged[entry + start : entry + start + len(number)] = number
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"redcnn\.npz: it is no file of weights that can be read"):
+            read_published(path)
+
+
 def test_ddnet_is_recognised_though_it_has_a_conv1_too(tmp_path: Path) -> None:
     torch.save(PlainDDnet(2).state_dict(), tmp_path / "ddnet.pt")
     code, _ = read_published(tmp_path / "ddnet.pt")
