@@ -98,6 +98,14 @@ def test_panels_and_lines_are_in_the_order_of_numbers(results: Results, counts: 
     assert [label for label, _ in lines(table, ["slices"])] == [f"{count} slices" for count in sorted(counts)]
 
 
+def test_marks_of_trainings_of_nearly_the_same_time_are_whole() -> None:
+    """The longest stands as far below the end of the axis as where times reach from 0 on."""
+    trained = study_cells({1: 100, 2: 95})
+    figure = new_figure()
+    draw_time(figure, Results({"cells": trained}, pd.DataFrame(), pd.DataFrame(), None))
+    assert list(figure.axes[0].get_ylim()) == pytest.approx([0, 106])
+
+
 def test_no_line_leaves_its_panel(results: Results) -> None:
     for name, figure in FIGURES.items():
         canvas = Figure()

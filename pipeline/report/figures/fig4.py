@@ -18,6 +18,7 @@ from pipeline.settings.names import LOW_DOSE_INPUT
 
 _UNITS = ((3600.0, "h"), (60.0, "min"), (1.0, "s"))
 _IN_ROW = 4  # panels
+_HEADROOM = 1.06  # of the axis over the longest training, so that its mark is whole
 _IN_PANEL = [name for name in SERIES_SETTINGS if name != "slices"]
 
 
@@ -32,7 +33,7 @@ def draw_time(figure: Figure, results: Results) -> None:
             _draw_times(panels[slices], group, number, label, divisor)
     _finish_panels(panels, cells, f"training time ({unit})")
     legend_below(figure, [*_handles(figure), *([hollow_mark()] if (cells["disturbed"] == YES).any() else [])])
-    figure.axes[0].set_ylim(bottom=0)
+    figure.axes[0].set_ylim(0, _HEADROOM * longest / divisor)
 
 
 def _draw_times(ax: Axes, group: pd.DataFrame, number: int, label: str, divisor: float) -> None:
