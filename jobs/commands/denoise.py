@@ -13,7 +13,7 @@ from data_prep.log import printable
 from data_prep.outputs import check_apart
 from data_prep.ownership import create_private_folder
 from data_prep.setting_types import MOST_THREADS
-from jobs.commands.options import path_of
+from jobs.commands.options import file_of, path_of
 from slurm.profile import Profile, load_profile
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ Scans = Annotated[
     ),
 ]
 ModelPath = Annotated[
-    Path, typer.Option("--model", readable=False, help="Model file, such as runs/demo/model.safetensors.")
+    Path,
+    typer.Option("--model", parser=file_of, metavar="<path>", help="Model file, such as runs/demo/model.safetensors."),
 ]
 Out = Annotated[
     Path,
@@ -137,9 +138,15 @@ def _enqueue(
 
 def import_model(
     weights: Annotated[
-        Path, typer.Argument(readable=False, help="2D weights in the names of others' code (.npz, .pt, .tar).")
+        Path,
+        typer.Argument(
+            parser=file_of, metavar="WEIGHTS", help="2D weights in the names of others' code (.npz, .pt, .tar)."
+        ),
     ],
-    to: Annotated[Path, typer.Option(help="Model file to write (.safetensors).", show_default=False)],
+    to: Annotated[
+        Path,
+        typer.Option(parser=file_of, metavar="<path>", help="Model file to write (.safetensors).", show_default=False),
+    ],
     scaling: Annotated[
         Literal["minmax", "unit"] | None,
         typer.Option(help="Their training's intensities: minmax for DDnet, unit for RED-CNN, if not given."),

@@ -9,13 +9,18 @@ from typing import Annotated
 import typer
 
 from data_prep.home import home_folder
+from jobs.commands.options import path_of
 from slurm.devcluster import PACKAGES, Cluster, DevClusterError, Shape, missing_packages
 
 app = typer.Typer(help="A real Slurm on this machine, for development and tests (Debian, root).", no_args_is_help=True)
 
 Folder = Annotated[
     Path | None,
-    typer.Option(help="Where its settings, state and logs lie; else ~/.local/state/quarterdose/devcluster."),
+    typer.Option(
+        parser=path_of,
+        metavar="<path>",
+        help="Where its settings, state and logs lie; else ~/.local/state/quarterdose/devcluster.",
+    ),
 ]
 Node = Annotated[str, typer.Argument(help="Name of a node, such as node1.")]
 

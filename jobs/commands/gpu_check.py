@@ -8,7 +8,7 @@ import typer
 
 from data_prep.errors import UserError
 from data_prep.settings_file import load_settings
-from jobs.commands.options import Overrides
+from jobs.commands.options import Overrides, file_of
 from pipeline.settings.cells import CellSettings, cells_of
 from pipeline.settings.run import RunSettings
 from pipeline.settings.training import TrainingSettings
@@ -23,7 +23,10 @@ Trials = dict[tuple["ConvolutionShape", "Pass"], list["Trial"]]
 _COLUMNS = ("convolution", "batch", "type", "pass", "algorithm", "ms", "TFLOP/s", "error", "")
 _LEAST_WIDTH = 160  # characters
 
-Settings = Annotated[Path | None, typer.Argument(readable=False, help="Settings file; else a 3D training's defaults.")]
+Settings = Annotated[
+    Path | None,
+    typer.Argument(parser=file_of, metavar="CONFIG", help="Settings file; else a 3D training's defaults."),
+]
 
 
 def gpu_check(config: Settings = None, overrides: Overrides = None) -> None:

@@ -11,7 +11,7 @@ from data_prep.log import printable
 from data_prep.settings import DataSettings
 from data_prep.settings_file import load_settings
 from data_prep.sources.series import Series
-from jobs.commands.options import Config, Overrides
+from jobs.commands.options import Config, Overrides, path_of
 from jobs.commands.run import check_queue, find_items, locked, run_here
 from jobs.engine.run_folder import RunFolder
 from pipeline.settings.run import RunSettings
@@ -23,7 +23,7 @@ fetch = typer.Typer(help="Download scans.", no_args_is_help=True)
 
 
 def verify(
-    data: Annotated[Path, typer.Argument(readable=False, help="Data folder, such as runs/demo/data.")],
+    data: Annotated[Path, typer.Argument(parser=path_of, metavar="DATA", help="Data folder, such as runs/demo/data.")],
     mend: Annotated[bool, typer.Option("--mend", help="Prepare scans anew whose pairs are damaged.")] = False,
 ) -> None:
     """Read every pair and compare it with its digests and the manifest; exit code 1 if any is wrong."""
@@ -117,7 +117,12 @@ def sample() -> None:
 
 
 Patients = Annotated[int | None, typer.Option(help="The first so many by PatientID; else all.", show_default=False)]
-To = Annotated[Path, typer.Option(help="Folder for <patient>/<study>/<series>/*.dcm.", show_default=False)]
+To = Annotated[
+    Path,
+    typer.Option(
+        parser=path_of, metavar="<path>", help="Folder for <patient>/<study>/<series>/*.dcm.", show_default=False
+    ),
+]
 
 
 @fetch.command()

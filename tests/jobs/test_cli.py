@@ -89,6 +89,24 @@ def test_missing_settings_file_and_unknown_command(tmp_path: Path) -> None:
     assert quarterdose_within(tmp_path, "walk").returncode == 2
 
 
+@pytest.mark.parametrize(
+    ("words", "remedy"),
+    [
+        (["run", ""], "name a file"),
+        (["status", ""], "write . for"),
+        (["verify", ""], "write . for"),
+        (["denoise", "scan", "--model", "", "--out", "out"], "name a file"),
+        (["import-model", "w.npz", "--to", ""], "name a file"),
+        (["fetch", "lidc", "--to", ""], "write . for"),
+        (["gpu-check", ""], "name a file"),
+    ],
+)
+def test_an_empty_path_is_refused_as_empty(tmp_path: Path, words: list[str], remedy: str) -> None:
+    completed = quarterdose_within(tmp_path, *words)
+    assert completed.returncode == 2
+    assert f"it is empty: {remedy}" in " ".join(completed.stderr.split())
+
+
 @pytest.fixture
 def usual_level() -> Iterator[None]:
     yield
