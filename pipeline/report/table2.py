@@ -10,12 +10,14 @@ from pipeline.quality.measures import Measure, names, slice_measures
 from pipeline.report.paper import TABLE_2, PaperRow
 from pipeline.report.tables import records
 from pipeline.scaling.disturbance import YES
+from pipeline.scaling.points import CONDITIONS
 from pipeline.settings.architectures import architecture_of
 from pipeline.settings.names import LOW_DOSE_INPUT
 
-_TRAINING = ["architecture", "network", "transfer", "epochs", "slices", "ranks", "device"]
+_TRAINING = ["architecture", "network", "transfer", "epochs", "slices", "ranks", *CONDITIONS]
 _KEY = ["architecture", "slices", "ranks"]
-_TOLD_APART_BY = ("network", "transfer", "device")
+_TOLD_APART_BY = {"network": "{}", "transfer": "{}", "device": "{}", "precision": "{}", "torch": "torch {}",
+                  "version": "version {}", "data": "data {:.8}"}  # fmt: skip
 _COUNTS = ("epochs", "slices", "ranks", "seeds", "paper_epochs", "paper_seconds")
 _MEASURES = slice_measures("paper")
 _TITLES, _MEANS = [measure.title for measure in _MEASURES], [f"{measure.name}_mean" for measure in _MEASURES]
@@ -32,6 +34,7 @@ _SAMPLING = {"strided": "SDL", "grouped": "GDL", "window": "window"}
 def table2(cells: pd.DataFrame, judged: pd.DataFrame) -> pd.DataFrame:
     """Put each kind of training, over its seeds, into a row with the paper's numbers; the untouched input first.
 
+    Seeds that were trained on unlike devices, or with an unlike precision, torch or version, have rows of their own.
     ``seconds`` is the mean training time of the seeds; ``disturbed`` names those that other work disturbed. MSE (on
     -1024 to 3072 HU as [0, 1]) and MS-SSIM are mean and SD over all held-out slices. The paper's row is that of the
     same architecture, slices and ranks. Of several, it is that with as many epochs, else that of the same rank when
@@ -106,10 +109,11 @@ def shown_rows(table: pd.DataFrame, sign: str) -> Iterator[list[str]]:
 
 
 def _titles(table: pd.DataFrame) -> Iterator[str]:
-    """Yield the architectures, with network, transfer and device in brackets where several of these share one."""
+    """Yield the architectures, with network, transfer and conditions in brackets where several of these share one."""
     differ = table.groupby("architecture")[list(_TOLD_APART_BY)].transform("nunique") > 1
     for row, differs in zip(records(table), records(differ), strict=True):
-        parts = [row[name] for name in _TOLD_APART_BY if differs[name] and not pd.isna(row[name])]
+        differing = {name: text for name, text in _TOLD_APART_BY.items() if differs[name] and not pd.isna(row[name])}
+        parts = [text.format(row[name]) for name, text in differing.items()]
         yield row["architecture"] + (f" ({', '.join(parts)})" if parts else "")
 
 

@@ -18,8 +18,8 @@ SPECIAL = r'50% of #1 & $x_1$ {a} \input{b} ~ ^ < > | "q" ± -5'
 
 def training(**changes: object) -> dict[str, object]:
     return {"state": "done", "arm": "full", "network": "3d", "model": "ddnet", "dims": 3, "slices": 16, "ranks": 2,
-            "sampling": "grouped", "transfer": "zero", "epochs": 50, "device": "cpu", "disturbed": "no",
-            **changes}  # fmt: skip
+            "sampling": "grouped", "transfer": "zero", "epochs": 50, "precision": "float32", "device": "cpu",
+            "torch": "2.8.0", "version": "0.1.0", "data": "d" * 64, "disturbed": "no", **changes}  # fmt: skip
 
 
 def table2_of(**changes: object) -> pd.DataFrame:
@@ -167,6 +167,20 @@ def test_networks_and_devices_of_one_architecture_are_told_apart() -> None:
     assert titles[:5] == ["low-dose input", "3D-DDnet TL+GDL (wide)", "3D-DDnet TL+GDL (slim)", "2D-DDnet (cpu)",
                           "2D-DDnet (A100)"]  # fmt: skip
     assert {title for title in titles[5:] if "(" in title} == set()
+
+
+def test_seeds_under_unlike_conditions_are_rows_of_their_own() -> None:
+    """A run that was continued after torch was updated, or on a GPU that computes in another precision."""
+    seeds = [training(cell="a", training_seconds=1.0), training(cell="b", training_seconds=3.0)]
+    newer = training(cell="c", torch="2.11.0", training_seconds=10.0)
+    table = table2(pd.DataFrame([*seeds, newer]), pd.DataFrame(columns=["model", "mse", "ms_ssim"]))
+    titles = [line.split(" | ")[0].removeprefix("| ") for line in as_markdown(table).splitlines()[3:5]]
+    assert titles == ["3D-DDnet TL+GDL (torch 2.8.0)", "3D-DDnet TL+GDL (torch 2.11.0)"]
+    assert table["seeds"].tolist()[1:3] == [2, 1]
+    assert table["seconds"].tolist()[1:3] == [2.0, 10.0]
+    lower = training(cell="d", precision="bfloat16", training_seconds=10.0)
+    table = table2(pd.DataFrame([*seeds, lower]), pd.DataFrame(columns=["model", "mse", "ms_ssim"]))
+    assert "| 3D-DDnet TL+GDL (bfloat16) |" in as_markdown(table)
 
 
 def test_ways_of_transfer_are_told_apart() -> None:
