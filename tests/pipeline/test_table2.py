@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -124,12 +125,22 @@ def test_texts_are_escaped_for_latex() -> None:
     assert r"\input" not in hostile
 
 
+def table2_of_longest_ids() -> pd.DataFrame:
+    """Table 2 of networks with ids as long as they may be, and of two ways of transfer of each."""
+    networks = ("a_quite_long_network_id_of_mine1", "m" * 32)
+    trained = [training(cell=f"{transfer}-{network}", network=network, transfer=transfer, training_seconds=1e5)
+               for transfer in ("zero", "repeat") for network in networks]  # fmt: skip
+    judged = [(cell["cell"], mse, 0.9 + mse) for cell in trained for mse in (1e-2, 2e-2)]
+    return table2(pd.DataFrame(trained), pd.DataFrame(judged, columns=["model", "mse", "ms_ssim"]))
+
+
+@pytest.mark.parametrize("make", [table2_of, table2_of_longest_ids])
 @pytest.mark.parametrize("columns", ["onecolumn", "twocolumn"])
-def test_latex_compiles_and_fits_the_page(tmp_path: Path, columns: str) -> None:
+def test_latex_compiles_and_fits_the_page(tmp_path: Path, columns: str, make: Callable[[], pd.DataFrame]) -> None:
     engine = shutil.which("pdflatex") or shutil.which("lualatex") or shutil.which("tectonic")
     if engine is None:
         pytest.skip("needs: apt-get install texlive-latex-base texlive-latex-recommended")
-    table = table2_of()
+    table = make()
     table.loc[0, "architecture"] = SPECIAL[:20]
     (tmp_path / "table2.tex").write_text(as_latex(table, "night_2"))
     (tmp_path / "paper.tex").write_text(
