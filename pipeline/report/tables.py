@@ -19,6 +19,8 @@ from pipeline.training.schedule import effective_batch
 _RESULT = ("parameters", "steps", "stopped_early", "checkpoint_step", "samples", "effective_batch", "cpu_seconds",
            "peak_bytes", *CONDITIONS)  # fmt: skip
 _SECONDS = ("training", "validation", "start", "checkpoint")
+_COUNTS = ("parameters", "steps", "checkpoint_step", "samples", "effective_batch", "peak_bytes", "nodes", "jobs_start",
+           "jobs_end", "ranks", "baseline_ranks", "patients")  # fmt: skip
 
 
 def cells_table(
@@ -97,6 +99,12 @@ def curves_table(cells: Sequence[CellSettings], lines: Lines) -> pd.DataFrame:
 def validation_table(curves: pd.DataFrame) -> pd.DataFrame:
     """Select the validations from the curves; a row a validation of each training."""
     return curves.loc[curves["kind"] == "validation", ["cell", "step", "rmse_hu", "low_dose_rmse_hu"]]
+
+
+def as_csv(table: pd.DataFrame) -> str:
+    """Write a table as CSV; counts stay whole numbers where some are missing, such as those of a failed training."""
+    counts = table.select_dtypes("number").columns.intersection([*_COUNTS])
+    return table.astype(dict.fromkeys(counts, "Int64")).to_csv(index=False)
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:

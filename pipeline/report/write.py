@@ -18,7 +18,7 @@ from pipeline.report.quality_tables import judged_table, quality_tables
 from pipeline.report.results import Results
 from pipeline.report.summary import summary
 from pipeline.report.table2 import as_markdown, table2
-from pipeline.report.tables import cells_table, curves_table, validation_table
+from pipeline.report.tables import as_csv, cells_table, curves_table, validation_table
 from pipeline.report.volumes import read_stacks
 from pipeline.scaling.analysis import speed_up, steps_to_2d, unlike
 from pipeline.scaling.attribution import attribution
@@ -125,7 +125,7 @@ def _scaling(
 def _write_tables(results: Results, target: Path, run: str) -> None:
     tables = results.tables
     for name, table in tables.items():
-        write_atomic(target / f"{name}.csv", table.to_csv(index=False))
+        write_atomic(target / f"{name}.csv", as_csv(table))
     write_atomic(target / "table2.md", as_markdown(tables["table2"]))
     write_atomic(target / "table2.tex", as_latex(tables["table2"], run))
     verdicts = results.verdicts["verdict"]

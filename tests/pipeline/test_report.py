@@ -50,6 +50,12 @@ def test_a_partial_study_gives_a_partial_report(tmp_path: Path, settings: RunSet
     trained = pd.read_csv(report / "cells.csv").set_index("cell")
     assert trained.loc["3d-s16-r2", "state"] == "failed"
     assert np.isnan(trained["training_seconds"]["3d-s16-r2"])
+    texts = pd.read_csv(report / "cells.csv", dtype=str, keep_default_na=False).set_index("cell")
+    for count in ("parameters", "steps", "samples", "effective_batch", "peak_bytes", "nodes"):
+        assert texts[count]["3d-s16-r1"].isdigit(), count
+        assert texts[count]["3d-s16-r2"] == ""
+    sizes = pd.read_csv(report / "networks.csv", dtype=str, keep_default_na=False)["peak_bytes"]
+    assert all(size == "" or size.isdigit() for size in sizes)
     assert pd.read_csv(report / "speedup.csv")["cell"].tolist() == ["3d-s16-r1"]
     quality = pd.read_csv(report / "quality.csv").set_index("model")
     assert quality["rmse_hu_mean"].to_dict() == {"low-dose": 41, "2d": 51, "3d-s16-r1": 21}
