@@ -25,7 +25,7 @@ class Settings(BaseModel):
 class SourceSettings(Settings):
     """A source of scans."""
 
-    kind: str
+    kind: str = Field(description=f"what lies there: {', '.join(KINDS)}")
     path: InputPath | None = Field(None, description="folder or file; the sample needs none")
     dataset: str = Field("", description="name of the data set; the kind if not given")
     keep_ids: bool | None = Field(
@@ -85,9 +85,9 @@ class SourceSettings(Settings):
 class GeometrySettings(Settings):
     """Equiangular fan-beam scanner; the defaults are the Siemens Definition AS+ of Mayo L067."""
 
-    source_isocentre_mm: float = Field(595.0, gt=0)
-    source_detector_mm: float = Field(1085.6, gt=0)
-    channels: int = Field(736, ge=8, multiple_of=4)
+    source_isocentre_mm: float = Field(595.0, gt=0, description="from the source to the isocentre")
+    source_detector_mm: float = Field(1085.6, gt=0, description="from the source to the detector, more than that")
+    channels: int = Field(736, ge=8, multiple_of=4, description="of the detector, all of them a fan below 150 degrees")
     channel_arc_mm: float = Field(1.2858, gt=0, description="width of a detector channel along the arc")
     views: int = Field(1152, ge=32, multiple_of=32, description="views of one turn")
     channel_offset: float = Field(0.25, ge=-2, le=2, description="shift of the detector, in channels")
@@ -135,8 +135,8 @@ class LowDoseSettings(Settings):
         "scan",
         description="correlation of the noise of slices 1, 2 ... apart; none: 0; scan: that of the scan's own noise",
     )
-    seed: int = 0
-    geometry: GeometrySettings = GeometrySettings()
+    seed: int = Field(0, description="another seed, other noise")
+    geometry: GeometrySettings = Field(GeometrySettings(), description="the scanner")
 
     @model_validator(mode="before")
     @classmethod
@@ -191,10 +191,10 @@ class LowDoseSettings(Settings):
 class SplitSettings(Settings):
     """Shares of patients (or, with fewer than three patients, of slices) held out."""
 
-    validation: float = Field(0.15, gt=0, lt=1)
-    test: float = Field(0.15, gt=0, lt=1)
+    validation: float = Field(0.15, gt=0, lt=1, description="share on which trainings are validated")
+    test: float = Field(0.15, gt=0, lt=1, description="share on which networks are judged; both together below 0.9")
     gap: int = Field(2, ge=0, description="slices left out between slabs of one scan")
-    seed: int = 0
+    seed: int = Field(0, description="another seed, other patients held out")
 
     @model_validator(mode="after")
     def _check_shares(self) -> Self:
@@ -206,11 +206,13 @@ class SplitSettings(Settings):
 class DataSettings(Settings):
     """All settings of preparation."""
 
-    sources: tuple[SourceSettings, ...] = Field(min_length=1)
-    low_dose: LowDoseSettings = LowDoseSettings()
+    sources: tuple[SourceSettings, ...] = Field(min_length=1, description="where the scans lie")
+    low_dose: LowDoseSettings = Field(LowDoseSettings(), description="how the low dose is simulated")
     fit: Literal["crop", "resample"] = Field(
         "crop", description="sides other than 512: pad or crop, or resample the whole plane"
     )
-    split: SplitSettings = SplitSettings()
+    split: SplitSettings = Field(SplitSettings(), description="who is trained on and who is held out")
     workers: int = Field(2, ge=1, description="worker processes, each on one core")
-    max_failed: float = Field(0.1, ge=0, lt=1, description="share of scans that may be turned away")
+    max_failed: float = Field(
+        0.1, ge=0, lt=1, description="share of scans whose preparation may fail; with more the run ends"
+    )

@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.settings_page import PAGE
+from tests.settings_page import page as settings_page
+
 ROOT = Path(__file__).parents[1]
 DECISIONS = ROOT / "docs" / "decisions"
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -30,3 +33,12 @@ def test_each_decision_stands_in_their_list() -> None:
     for page in set(DECISIONS.glob("*.md")) - {DECISIONS / "README.md"}:
         for heading in re.findall(r"^## (.*)", page.read_text(), re.MULTILINE):
             assert f"- [{heading}]({page.name}#" in listed
+
+
+def test_the_page_of_settings_is_that_of_the_settings() -> None:
+    """After a change of settings: python -m tests.settings_page."""
+    assert PAGE.read_text() == settings_page()
+
+
+def test_every_setting_has_a_meaning() -> None:
+    assert not re.findall(r"^\| `(\w+)` .*\|  \|$", settings_page(), re.MULTILINE)

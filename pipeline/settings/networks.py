@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 from data_prep.setting_types import InputPath
 from data_prep.settings import Settings
 from data_prep.settings_file import describe_faults
-from pipeline.settings.architectures import Architecture, Dims, architecture_of
+from pipeline.settings.architectures import ARCHITECTURES, MONAI, Architecture, Dims, architecture_of
 from pipeline.settings.names import CLASSICAL_TITLES
 from pipeline.settings.training import TrainingSettings
 
@@ -20,9 +20,9 @@ DEFAULT_NETWORKS: dict[str, Any] = {"2d": {"model": "ddnet", "dims": 2}, "3d": {
 class NetworkSettings(Settings):
     """Settings of one network: its architecture and its training."""
 
-    model: str = Field(description="its architecture: ddnet, redcnn …")
+    model: str = Field(description=f"its architecture: {', '.join(ARCHITECTURES)}, {MONAI}NAME")
     dims: Dims = Field(description="2: slices, 3: volumes")
-    options: dict[str, Any] = Field({}, validate_default=True, description="of the architecture")
+    options: dict[str, Any] = Field({}, validate_default=True, description="of the architecture, such as its width")
     donor: str | None = Field(
         None, description="id of the 2D network that a 3D one starts from; null: the only one of model and options"
     )

@@ -50,7 +50,7 @@ class EvaluateSettings(Settings):
     classical: tuple[ClassicalName, ...] = Field(
         ("tv",), description="classical denoisers: tv, total variation; nlm, 3D non-local means"
     )
-    device: Literal["auto", "cpu"] = "auto"
+    device: Literal["auto", "cpu"] = Field("auto", description="auto: a GPU a process where there are GPUs")
     threads: Threads | None = Field(
         None, description="CPU threads of a process, that judge several scans at once; null: all its cores"
     )
@@ -103,23 +103,25 @@ class BudgetSettings(Settings):
 class RunSettings(Settings):
     """A whole run, from scans to report."""
 
-    name: Name
+    name: Name = Field(
+        description="of the run, and of its folder; at most 64 letters, digits, dots, hyphens, underscores"
+    )
     runs: UserPath = Field(Path("runs"), description="folder of all runs")
     share: Literal["none", "group"] = Field(
         "none",
         description="who may read the run folder beside its user: nobody, or the folder's group; owners and groups "
         "of the folders above are trusted then",
     )
-    data: DataSettings
-    study: StudySettings = StudySettings()
+    data: DataSettings = Field(description="the scans and their low dose")
+    study: StudySettings = Field(StudySettings(), description="the grid of trainings")
     networks: dict[str, NetworkSettings] = Field(
         DEFAULT_NETWORKS, validate_default=True, min_length=1,
         description="by id; those that no grid names are trained once",
     )  # fmt: skip
-    evaluate: EvaluateSettings = EvaluateSettings()
-    report: ReportSettings = ReportSettings()
+    evaluate: EvaluateSettings = Field(EvaluateSettings(), description="how networks are judged")
+    report: ReportSettings = Field(ReportSettings(), description="the report's files")
     search: SearchSettings | None = Field(None, description="of `quarterdose search`, which tries settings in trials")
-    budget: BudgetSettings = BudgetSettings()
+    budget: BudgetSettings = Field(BudgetSettings(), description="the GPU-hours of a cluster")
 
     @model_validator(mode="before")
     @classmethod

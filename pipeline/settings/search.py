@@ -33,7 +33,9 @@ class Range(Settings):
     log: _Floats | None = Field(None, description="numbers from, to; each power of ten is as likely")
     uniform: _Floats | None = Field(None, description="numbers from, to")
     int: _Ints | None = Field(None, description="whole numbers from, to")
-    choice: tuple[Setting, ...] | None = Field(None, min_length=1)
+    choice: tuple[Setting, ...] | None = Field(
+        None, min_length=1, description="one of these; of the four keys a range has one"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -104,8 +106,8 @@ class SearchSettings(Settings):
         description="trials of a network that are asked for at once, before any of them has a result; null: all, with "
         "sampler tpe or a budget a third",
     )
-    sampler: Literal["random", "tpe"] = "tpe"
-    seed: int = Field(0, ge=0)
+    sampler: Literal["random", "tpe"] = Field("tpe", description="how values are drawn; tpe learns from earlier trials")
+    seed: int = Field(0, ge=0, description="of the values that are drawn")
     halving: HalvingSettings | None = Field(None, description="null: every trial is trained to its end")
     workers: int = Field(1, ge=1, description="processes that share the trials, each with a GPU where there is one")
     budget_gpu_hours: float | None = Field(

@@ -20,10 +20,17 @@ class GridSettings(Settings):
     """
 
     network: tuple[str, ...] | None = Field(None, min_length=1, description="ids of networks; null: all 3D networks")
-    ranks: tuple[PositiveInt, ...] = Field((1, 2), min_length=1)
-    slices: tuple[Side, ...] = Field((16, 32), min_length=1)
-    sampling: tuple[Sampling, ...] = Field(("grouped",), min_length=1)
-    transfer: tuple[Transfer, ...] = Field(("zero",), min_length=1)
+    ranks: tuple[PositiveInt, ...] = Field((1, 2), min_length=1, description="processes that train together")
+    slices: tuple[Side, ...] = Field((16, 32), min_length=1, description="of a volume")
+    sampling: tuple[Sampling, ...] = Field(
+        ("grouped",), min_length=1, description="slices of a volume: strided: every k-th of the scan; grouped: those "
+        "around its middle; window: neighbours from a random place, another at each visit",
+    )  # fmt: skip
+    transfer: tuple[Transfer, ...] = Field(
+        ("zero",), min_length=1, description="how 3D kernels are filled from 2D ones: zero: in their middle plane "
+        "alone; repeat: in each; mean: in each, over their number; noise: as zero, with little noise in the others; "
+        "none: they start at random",
+    )  # fmt: skip
     seeds: tuple[Seed, ...] | None = Field(None, min_length=1, description="in place of training.seed")
     epochs: PositiveInt | None = Field(None, description="in place of training.epochs")
 
@@ -38,7 +45,9 @@ class StudySettings(GridSettings):
         TrainingSettings(), description="of all networks of the run; networks.ID.training differs for one"
     )
     control_steps: int | None = Field(
-        None, ge=20, description="of each control arm (made-up data, no exchange, one rank alone); null: no such arms"
+        None,
+        ge=20,
+        description="of each control arm (one batch again and again, no exchange, one rank alone); null: no such arms",
     )
     allocation: Literal["each", "one"] = Field(
         "each", description="each: every training is a job; one: all share one job, and so its nodes, in turn"

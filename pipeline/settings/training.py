@@ -1,5 +1,6 @@
 """Settings of one network's training, and recipes, which set several of them by one name."""
 
+import json
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -49,15 +50,23 @@ RECIPES: dict[str, dict[str, Any]] = {
 class TrainingSettings(Settings):
     """Settings of one network's training; ``recipe`` chooses the defaults."""
 
-    recipe: Literal["default", "paper"] = "default"
-    scaling: ScalingName = "hu"
+    recipe: Literal["default", "paper"] = Field(
+        "default", description="defaults of the other keys; paper: those of the 3D-DDnet paper, "
+        + ", ".join(f"{key} {json.dumps(setting)}" for key, setting in RECIPES["paper"].items()).replace('"', ""),
+    )  # fmt: skip
+    scaling: ScalingName = Field(
+        "hu", description="of intensities: hu: in hundreds of HU; unit: -1024 to 3072 HU to 0 to 1; minmax: each "
+        "volume's own range to 0 to 1",
+    )  # fmt: skip
     residual: bool = Field(True, description="the network predicts the correction")
     norm: Norm = Field(
         "group",
         description="group: of each sample, sixteen channels at a time; batch: of the rank's own samples; sync: of all "
         "ranks' samples; frozen: running statistics stay as they are",
     )
-    ms_ssim: Similarity = "wang"
+    ms_ssim: Similarity = Field(
+        "wang", description="of the loss: as in Wang 2003, or as the paper's authors compute it"
+    )
     ms_ssim_weight: float = Field(0.1, ge=0, description="loss = MSE + this * (1 - MS-SSIM)")
     learning_rate: float = Field(1e-3, gt=0, description="at its height, for one rank's batch")
     rate_rule: Literal["none", "linear", "sqrt"] = Field(
@@ -67,7 +76,7 @@ class TrainingSettings(Settings):
     warmup: float = Field(
         0.0, ge=0, le=1, description="share of the steps over which the rate rises to its full height"
     )
-    epochs: int = Field(50, ge=1)
+    epochs: int = Field(50, ge=1, description="passes over the samples")
     samples: int | None = Field(None, ge=1, description="an epoch; one a training volume if null")
     work: Literal["strong", "weak"] = Field(
         "strong", description="strong: the samples are shared among the ranks; weak: each rank sees so many"
@@ -102,7 +111,9 @@ class TrainingSettings(Settings):
         False, description="dense and up blocks are computed again in the backward pass: less memory, more time"
     )
     compile: bool = Field(False, description="torch.compile: minutes at the start; needs a C++ compiler on CPUs")
-    gradients: Literal["full", "bfloat16"] = Field("full", description="how they travel between ranks")
+    gradients: Literal["full", "bfloat16"] = Field(
+        "full", description="of the numbers in which they travel between ranks; full: float32"
+    )
     validation: Literal["crops", "scans"] = Field(
         "crops", description="crops: validation_samples of them; scans: the whole validation part, whole planes"
     )
@@ -126,7 +137,7 @@ class TrainingSettings(Settings):
     local_disk_gib: float | None = Field(
         None, gt=0, description="volumes are copied to $TMPDIR of the ranks' node if they take no more; null: never"
     )
-    seed: Seed = 0
+    seed: Seed = Field(0, description="of weights, samples, crops and flips")
 
     @model_validator(mode="before")
     @classmethod
