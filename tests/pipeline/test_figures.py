@@ -338,6 +338,13 @@ def test_the_front_of_hours_does_not_join_gpus_and_cpus(results: Results) -> Non
     assert [np.asarray(line.get_xdata()).tolist() for line in fronts] == [[8, 9], [1, 2]]
 
 
+def test_control_arms_that_were_disturbed_are_not_said_to_be_untrained(results: Results) -> None:
+    """As on a shared machine, where other work disturbs all of them."""
+    disturbed = results.tables["attribution"].assign(lost=np.nan, disturbed="3d-s16-r2-silent")
+    with pytest.raises(NothingToDraw, match="not done, or was disturbed"):
+        draw_attribution(new_figure(), replace(results, tables={**results.tables, "attribution": disturbed}))
+
+
 def test_a_bar_says_what_was_not_measured(results: Results) -> None:
     """Without an arm its causes are unknown, and the bar would pass for one of less loss."""
     table = results.tables["attribution"]

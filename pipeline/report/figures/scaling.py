@@ -126,10 +126,9 @@ def draw_attribution(figure: Figure, results: Results) -> None:
     that the cause took (0.05: five per cent), below 0 where it gained. Bars of disturbed trainings are hatched. What
     was not measured stands beside its bar.
     """
-    reason = "no control arm was trained, so nothing says where the time went"
-    table = results.table("attribution", reason)
+    table = results.table("attribution", "no control arm was trained, so nothing says where the time went")
     if table["lost"].isna().all():
-        raise NothingToDraw(reason)
+        raise NothingToDraw("of each point a training or control arm is not done, or was disturbed by other work")
     named = [(_named(label, int(str(ranks)), bar), bar.dropna(subset="lost"))
              for label, group in lines(table) for ranks, bar in group.groupby("ranks")]  # fmt: skip
     causes = list(dict.fromkeys(table["cause"]))
