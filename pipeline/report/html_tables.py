@@ -22,6 +22,7 @@ _TITLES = {name: measure.title for name, measure in _MEASURES.items()} | {
 _UNITS = {"seconds": "(s)", "ms": "(ms)", "hu": "(HU)", "mm": "(mm)", "bytes": "(GiB)"}
 _IDS = ("cell", "baseline", "item")
 _IN_ROWS = ("fitted", "assumed", "reason")  # what a forecast rests on, and why it is missing, stand beside it
+_DIGITS = 8  # of the digest of the scans, which the CSV files have whole
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -166,6 +167,8 @@ def text_of(column: str, value: Any) -> str:
     """Write a value in the format of its column's unit, as papers do: 4.25 x 10⁻⁵; a missing value is an empty text."""
     if pd.isna(value):
         return ""
+    if column == "data":
+        return str(value)[:_DIGITS]
     if column in _MEASURES:
         return _MEASURES[column].text(value)
     if column in _PERCENT:

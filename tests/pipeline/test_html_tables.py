@@ -39,6 +39,12 @@ def test_what_all_rows_say_stands_above_them_but_for_what_a_forecast_rests_on() 
     assert not alone.common
 
 
+def test_digests_of_scans_are_cut_to_what_people_compare() -> None:
+    """Sixty-four digits made tables of one row wider than a sheet of paper."""
+    table = pd.DataFrame({"network": ["3d"], "data": ["d35d6433" + 56 * "0"]})
+    assert texts(show(table, None, ()).columns)["data"] == ["d35d6433"]
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [(4.25e-5, "4.25 \N{MULTIPLICATION SIGN} 10⁻⁵"), (-1.2e-12, "-1.20 \N{MULTIPLICATION SIGN} 10⁻¹²"), (0.0, "0"),

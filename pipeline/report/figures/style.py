@@ -52,7 +52,7 @@ _LABELS = {
     "device": "{}",
     "torch": "torch {}",
     "version": "version {}",
-    "data": "data {}",
+    "data": "data {:.8}",
     "law": "{}",
     "dataset": "{}",
 }
