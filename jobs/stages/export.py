@@ -32,7 +32,7 @@ class Export(Stage):
     """
 
     name: str = "export"
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     accepts_failed_inputs: ClassVar[bool] = True
 
     def __init__(self, evaluate: Evaluate) -> None:

@@ -28,6 +28,10 @@ _NOT_JUDGED = """\
 This program neither trained nor judged it: on which scanners, kernels, slice
 thicknesses, doses and bodies it does well is not known here. Any such network can smooth small structures away or
 invent them."""
+_SAME_PATIENTS = """\
+Fewer than three patients: the held-out slices are other slices of the patients that it was trained on. How it does on
+other patients is not known.
+"""
 _RANGE = "Values outside of -1024 to 3072 HU (metal, padding) pass through untouched."
 
 
@@ -99,7 +103,9 @@ def _judgement(provenance: Mapping[str, Any]) -> list[str]:
     metrics = provenance.get("metrics")
     if not metrics:
         return ["Not judged: weights of others."]
-    return [*(f"{_text(verdict)}\n" for verdict in provenance.get("verdict", ())), *_table(metrics)]
+    is_known = provenance.get("split", {}).get("by") == "slabs"
+    sentences = [*([_SAME_PATIENTS] if is_known else []), *(f"{_text(x)}\n" for x in provenance.get("verdict", ()))]
+    return [*sentences, *_table(metrics)]
 
 
 def _limits(provenance: Mapping[str, Any]) -> str:

@@ -112,7 +112,7 @@ def test_a_whole_run_leaves_its_report(finished: Toy) -> None:
     figures = {path.name for path in (report / "figures").iterdir()}
     assert {"fig9-slices.png", "fig8-differences.svg", "fig4-time.svg", "efficiency.png"} <= figures
     assert page.count('src="data:image/') == len(figures) / len(FORMATS)
-    assert "slabs of the same scan" in page
+    assert "slabs of each scan" in page
     manifest = pd.read_csv(finished.run_folder / "data" / "manifest.csv")
     assert manifest["state"].tolist() == ["kept"]
 

@@ -112,3 +112,13 @@ def test_the_card_says_data_metrics_against_the_input_and_limits(tmp_path: Path)
     assert "On the test part of &lt;b&gt; total variation wins.\n\n| model |" in card
     assert "**not for diagnosis**. It was judged by errors against the full dose" in card
     assert load_model(tmp_path / "model.safetensors").digest == digest
+    assert "other patients" not in card
+
+
+def test_the_card_says_that_it_was_judged_on_the_patients_of_its_training(tmp_path: Path) -> None:
+    """The page says so too; but the card goes with the model."""
+    provenance = {"split": {"by": "slabs"}, "metrics": {"low-dose": {"rmse_hu": 40.0}, "cell": {"rmse_hu": 20.0}}}
+    settings = cell(3)
+    write_model(tmp_path / "model.safetensors", build_network(settings), settings, provenance)
+    held_out = (tmp_path / "model-card.md").read_text().partition("## Held-out error\n\n")[2]
+    assert held_out.startswith("Fewer than three patients: the held-out slices are other slices of the patients")
