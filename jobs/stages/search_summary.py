@@ -18,6 +18,7 @@ class SummariseSearch(Stage):
     """Write what the trials of a search reached, also where some of them failed."""
 
     name = "search-summary"
+    version: ClassVar[int] = 2
     accepts_failed_inputs: ClassVar[bool] = True
     concludes: ClassVar[bool] = True
 

@@ -12,6 +12,7 @@ from pipeline.report.figures.search import draw_best_so_far, draw_importance, dr
 from pipeline.report.html import render
 from pipeline.report.html_tables import show
 from pipeline.report.results import Results
+from pipeline.report.tables import as_csv
 from pipeline.search.importance import LEAST_TRIALS, importance_table
 from pipeline.search.outcome import networks_table, outcome_lines, trials_table
 from pipeline.search.trials import Trial
@@ -49,7 +50,7 @@ def write_search(target: Path, run: RunSettings, trials: Sequence[Trial]) -> Non
         "importance": importance_table(run.search, run.searched, trials),
     }  # fmt: skip
     for name, table in tables.items():
-        write_atomic(target / f"{name}.csv", table.to_csv(index=False))
+        write_atomic(target / f"{name}.csv", as_csv(table))
     results = Results({**tables, "ranges": _ranges_table(run)}, pd.DataFrame(), pd.DataFrame(), None)
     figures = list(draw_all(results, target / "figures", SEARCH_FIGURES, run.report.formats))
     page = render(

@@ -20,7 +20,7 @@ _RESULT = ("parameters", "steps", "stopped_early", "checkpoint_step", "samples",
            "peak_bytes", *CONDITIONS)  # fmt: skip
 _SECONDS = ("training", "validation", "start", "checkpoint")
 _COUNTS = ("parameters", "steps", "checkpoint_step", "samples", "effective_batch", "peak_bytes", "nodes", "jobs_start",
-           "jobs_end", "ranks", "baseline_ranks", "patients")  # fmt: skip
+           "jobs_end", "ranks", "baseline_ranks", "patients", "rung", "best")  # fmt: skip
 
 
 def cells_table(

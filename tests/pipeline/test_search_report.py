@@ -157,6 +157,9 @@ def test_the_page_shows_all_and_escapes_every_text(tmp_path: Path) -> None:
     assert "&lt;b&gt;diverged" in page
     for line in outcome_lines(RUN, TRIALS):
         assert line.split(";")[0].replace("'", "&#39;") in page
+    texts = pd.read_csv(tmp_path / "trials.csv", dtype=str, keep_default_na=False)
+    assert set(texts["rung"]) == {"", "1", "2"}
+    assert set(texts["steps"]) == {"", "8", "16"}
     for name in ("networks", "trials", "importance"):
         assert len(pd.read_csv(tmp_path / f"{name}.csv"))
         assert f'aria-label="Table: {name}"' in page

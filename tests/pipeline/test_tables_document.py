@@ -8,6 +8,9 @@ import pandas as pd
 from jobs.stages.accounting import COLUMNS as ACCOUNTING
 from pipeline.quality.measures import MEASURES, names
 from pipeline.report.write import collect
+from pipeline.search.importance import COLUMNS as IMPORTANCE
+from pipeline.search.outcome import COLUMNS as TRIALS
+from pipeline.search.outcome import networks_table
 from pipeline.settings.cells import cells_of
 from tests.pipeline.runs import fill, settings_of
 
@@ -37,6 +40,10 @@ def test_every_column_is_documented(tmp_path: Path) -> None:
     tables = collect(tmp_path, settings, cells, states, judged, hours).tables
     sections = documented()
     shared, manifest = sections.pop(OF_ALL), sections.pop("manifest.csv")
+    search = {name: sections.pop(f"search/{name}.csv") | shared for name in ("trials", "networks", "importance")}
+    assert set(TRIALS) <= search["trials"]
+    assert set(networks_table(["a"], [])) <= search["networks"]
+    assert set(IMPORTANCE) <= search["importance"]
     sections["cells.csv"].remove("validation_loss")  # of validations by crops, which made-up trainings do not have
     assert set(sections) == {f"{name}.csv" for name in tables}
     for name, table in tables.items():
