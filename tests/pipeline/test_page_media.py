@@ -68,7 +68,9 @@ def test_print_cuts_nothing(page: Page) -> None:
     assert [text for contrast, text in page.evaluate(CONTRASTS) if contrast < 4.5] == []
     heights = page.locator("figure, tr").evaluate_all("all => all.map(box => box.getBoundingClientRect().height)")
     assert max(heights) < PAPER["height"]
-    breaks = page.locator("figure, tr").evaluate_all("all => all.map(box => getComputedStyle(box).breakInside)")
+    breaks = page.locator("figure, tr, .caption").evaluate_all(
+        "all => all.map(box => getComputedStyle(box).breakInside)"
+    )
     assert set(breaks) == {"avoid"}
 
 
