@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from data_prep.files import write_atomic
-from pipeline.quality.measures import RANKED_BY, Measure, SliceMeasure, shown_in
+from pipeline.quality.measures import Measure, SliceMeasure, shown_in
 from pipeline.report.doses import at_lowest, split_by_dose
 from pipeline.report.figures import QUALITY, draw_all
 from pipeline.report.quality_tables import judged_table, quality_tables
@@ -31,7 +31,7 @@ def write_quality(
 
 
 def quality_lines(tables: Mapping[str, pd.DataFrame]) -> str:
-    """Write a few columns of the table of models for the terminal, and who wins."""
+    """Write a few columns of the table of models for the terminal, and who wins, by the same RMSE over slices."""
     columns = {_column(measure): measure.short or measure.title for measure in shown_in("terminal")}
     several = len(split_by_dose(tables["quality"])) > 1
     models = tables["quality"].set_index(["dose", "model"] if several else "model")[[*columns]].rename(columns=columns)
@@ -39,6 +39,4 @@ def quality_lines(tables: Mapping[str, pd.DataFrame]) -> str:
 
 
 def _column(measure: Measure) -> str:
-    if measure.name == RANKED_BY:
-        return f"{RANKED_BY}_scans"
     return f"{measure.name}_mean" if isinstance(measure, SliceMeasure) else measure.name

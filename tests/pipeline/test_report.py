@@ -16,6 +16,7 @@ from pipeline.report.cell_pages import cell_pages
 from pipeline.report.figures import FIGURES
 from pipeline.report.files import FILES
 from pipeline.report.html import write_page
+from pipeline.report.quality import quality_lines, write_quality
 from pipeline.report.summary import summary
 from pipeline.report.volumes import read_stacks, viewer_data
 from pipeline.report.write import collect, write_report
@@ -80,6 +81,16 @@ def test_a_partial_study_gives_a_partial_report(tmp_path: Path, settings: RunSet
         )
         assert sentence in summary
         assert f"<p>{sentence}</p>" in unescape(page)  # no warning, as nothing won against the network
+
+
+def test_evaluate_and_run_show_the_same_error(tmp_path: Path, settings: RunSettings) -> None:
+    """That over slices, by which the sentence below them says who wins; `evaluate` showed that over scans."""
+    cells = cells_of(settings)
+    fill(tmp_path, cells, {"2d"})
+    tables = write_quality(tmp_path, ["low-dose", "2d"], tmp_path / "quality", [])
+    shown = [line.split()[:2] for line in quality_lines(tables).splitlines()]
+    assert ["low-dose", "41"] in shown
+    assert ["2d", "51"] in shown
 
 
 def test_a_report_without_any_training_still_has_the_input(tmp_path: Path) -> None:
