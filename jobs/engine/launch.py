@@ -4,7 +4,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from multiprocessing import set_forkserver_preload
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -85,7 +85,8 @@ class LocalProcesses:
     ) -> None:
         create_private_folder(folder, "choose another `runs` in the settings", trusts_group=True)  # as its run says
         _check_temporary_folder()
-        set_forkserver_preload([FORK_SERVER, *modules])
+        forkserver.set_forkserver_preload([FORK_SERVER, *modules])
+        forkserver.ensure_running()  # first: its folder of sockets, which ends with it, is then that of all processes
         self._running = [ProcessGroup(main, arguments, size, folder) for main, arguments, size in groups]
         self._faults: list[str] = []
 

@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from multiprocessing import get_context
+from multiprocessing.resource_sharer import DupFd
 from pathlib import Path
 
 from data_prep.files import locked
@@ -19,6 +20,7 @@ def _read(folder: Path) -> None:
     from pipeline.training.loader import bind_to_rank
 
     bind_to_rank(0)
+    DupFd(0)  # opens a socket in the temporary folder, as a tensor does that is sent
     _note(folder, "reader")
     time.sleep(600)
 

@@ -1,10 +1,12 @@
 """What killed commands leave: no process, and no file that the next one does not remove."""
 
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory, gettempdir
 
 import pytest
 
@@ -16,22 +18,33 @@ from tests.jobs.hanging import call, hold, launch
 from tests.toy_runs import SETTINGS, Toy, wait_for, whole_run
 
 
-def start(function: Callable[[Path], None], folder: Path) -> "subprocess.Popen[bytes]":
+def start(
+    function: Callable[[Path], None], folder: Path, temporary_folder: str | None = None
+) -> "subprocess.Popen[bytes]":
     """Start a command that calls a function; a child of multiprocessing would share its parent's temporary folder."""
     code = f"import pathlib, tests.jobs.hanging as h; h.{function.__name__}(pathlib.Path({str(folder)!r}))"
-    return subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
+    environment = {**os.environ, "TMPDIR": temporary_folder or gettempdir()}
+    return subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2], env=environment)
+
+
+@pytest.fixture
+def temporary_folder() -> Iterator[str]:
+    """A folder in which the path of a socket is no longer than the system takes."""
+    with TemporaryDirectory(prefix="q") as folder:
+        yield folder
 
 
 @pytest.mark.ranks
-def test_ranks_that_hear_nothing_end_with_their_command(tmp_path: Path) -> None:
-    """And so do the processes that read for them."""
-    command = start(launch, tmp_path)
+def test_ranks_that_hear_nothing_end_with_their_command(tmp_path: Path, temporary_folder: str) -> None:
+    """And so do the processes that read for them, and the folder of the sockets of all."""
+    command = start(launch, tmp_path, temporary_folder)
     wait_for(lambda: len(list(tmp_path.iterdir())) == 6)
     command.kill()
     command.wait()
     pids = [int((tmp_path / name).read_text()) for name in ("rank0", "rank1", "reader")]
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), 10)
     wait_for(lambda: not any(map(is_locked, tmp_path.glob("*.lock"))), 1)  # freed last
+    assert os.listdir(temporary_folder) == []
 
 
 def test_submitted_processes_end_with_their_command(tmp_path: Path) -> None:

@@ -214,7 +214,8 @@ def test_a_run_killed_everywhere_ends_as_if_it_had_not_been(
 ) -> None:
     """While modules are imported, in preparation, at the rendezvous, in training and in evaluation.
 
-    Of most kills only the command itself hears: its processes end with it, and leave no temporary files.
+    Of most kills only the command itself hears: its processes end with it, and leave no temporary files. None comes
+    within the millisecond after `multiprocessing` made its folder of sockets, when no process is there to remove it.
     """
     temporary = short_folder
     monkeypatch.setenv("TMPDIR", str(temporary))
@@ -228,6 +229,7 @@ def test_a_run_killed_everywhere_ends_as_if_it_had_not_been(
         before, temporary_files = fresh.markers(), set(temporary.iterdir())
         with fresh.start() as process:
             fresh.await_files(process, pattern)
+            wait_for(lambda: any("forkserver" in command for command in processes_in(fresh.folder).values()))
             kill(process.pid, number)
             process.wait(60)
         wait_for(lambda: not processes_in(fresh.folder), 10)
