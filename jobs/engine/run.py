@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 
 from data_prep.errors import UserError
@@ -29,12 +30,13 @@ def run_graph(graph: Graph, launcher: Launcher, display: Display) -> tuple[int, 
         pending = _decide_pending(graph, stage)
         for decision in pending:
             logger.info(f"{'/'.join(decision.ref)}: {decision.reason}")
-        run_stage(stage, [decision.ref[1] for decision in pending], launcher, display)
         count += len(pending)
         try:
+            run_stage(stage, [decision.ref[1] for decision in pending], launcher, display)
             failures += list_failures(stage)
         except (UserError, RunFailed):
-            _conclude(graph, stage, launcher, display)
+            with suppress(RunFailed):  # what failed first is told
+                _conclude(graph, stage, launcher, display)
             raise
     return count, failures
 
@@ -62,22 +64,30 @@ def _decide_pending(graph: Graph, stage: Stage) -> list[Decision]:
 
 
 def run_stage(stage: Stage, items: Sequence[str], launcher: Launcher, display: Display) -> None:
-    """Run items of a stage to their end, with progress; how each ended is in its marker."""
+    """Run items of a stage to their end, with progress; how each ended is in its marker.
+
+    Raises:
+        RunFailed: processes died before they came to an item.
+    """
     root = stage.folder.root
     if stage.uses_ranks:
         for item in stage.start_order(items):
             start_ranks = partial(launcher.start_ranks, root, stage.name, item, stage.ranks(item))
             _run_group(stage, [item], start_ranks, display)
         return
-    pending, before = list(items), list[str]()
+    pending, before, fault = list(items), list[str](), ""
     while pending and pending != before:  # again without the items that a worker died of
         before = pending
         start_workers = partial(launcher.start_workers, root, stage.name, before, min(stage.workers(), len(before)))
-        pending = _run_group(stage, before, start_workers, display)
+        pending, fault = _run_group(stage, before, start_workers, display)
+    if pending and fault:
+        raise RunFailed(f"{stage.name}/{pending[0]} was not run: {fault}; see {root / 'logs'}")
 
 
-def _run_group(stage: Stage, items: list[str], launch: Callable[[], Processes], display: Display) -> list[str]:
-    """Follow processes to their end; return the items that none of them came to."""
+def _run_group(
+    stage: Stage, items: list[str], launch: Callable[[], Processes], display: Display
+) -> tuple[list[str], str]:
+    """Follow processes to their end; return the items that none of them came to, and why the first of them died."""
     for item in items:
         stage.markers.clear_progress(item)
         if stage.uses_ranks:
@@ -89,7 +99,7 @@ def _run_group(stage: Stage, items: list[str], launch: Callable[[], Processes], 
         _mark_if_dead(stage, item, start, processes)
     ended = [item for item in items if stage.markers.read(item) not in (None, before[item])]
     display.finish(stage, ended)
-    return [item for item in items if item not in ended]
+    return [item for item in items if item not in ended], processes.fault()
 
 
 def _follow(stage: Stage, items: list[str], processes: Processes, display: Display) -> None:

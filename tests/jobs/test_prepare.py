@@ -18,7 +18,9 @@ from data_prep.settings import SplitSettings
 from data_prep.split import Split, split
 from jobs.commands.run import _look_again
 from jobs.engine.display import Display
+from jobs.engine.launch import Launcher
 from jobs.engine.marker import Markers
+from jobs.engine.outcome import RunFailed
 from jobs.engine.run import run_graph
 from jobs.engine.run_folder import RunFolder
 from jobs.engine.targets import check_targets
@@ -136,10 +138,25 @@ class _Here:
         """Nothing is left to stop."""
 
 
-def prepare(root: Path) -> tuple[int, list[str]]:
+def prepare(root: Path, launcher: Launcher | None = None) -> tuple[int, list[str]]:
     graph = preparation_of(RunFolder.opened(root))
     graph.stages["prepare"].find_items(ignore_progress)
-    return run_graph(graph, _Here(), Display())
+    return run_graph(graph, launcher or _Here(), Display())
+
+
+class _Unable(_Here):
+    """Launcher of workers that die before they come to an item, as one that cannot write its log."""
+
+    def start_workers(self, root: Path, stage: str, items: Sequence[str], workers: int) -> _Here:
+        return self
+
+    def fault(self) -> str:
+        return "process 7 died of SIGKILL"
+
+
+def test_where_workers_die_before_they_start_the_reason_is_told(root: Path) -> None:
+    with pytest.raises(RunFailed, match=rf"prepare/a was not run: process 7 died of SIGKILL; see {root}/logs"):
+        prepare(root, _Unable())
 
 
 def test_where_too_many_scans_are_refused_the_manifest_says_why(root: Path, tmp_path: Path) -> None:
