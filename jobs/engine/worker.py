@@ -49,7 +49,7 @@ def _discreet(stage: Stage) -> Iterator[None]:
     except Exception as error:
         if not stage.private:
             raise
-        raise RuntimeError(_describe(error, private=True)) from None
+        raise RuntimeError(_describe(stage, error)) from None
 
 
 def work_together(open_graph: OpenGraph, root: Path, stage_name: str, item: str, world: World) -> None:
@@ -120,7 +120,7 @@ def _state(error: Failure) -> State:
 
 
 def _reason(stage: Stage, error: Failure) -> str:
-    return str(error) if _is_plain(error) else _describe(error, private=stage.private)
+    return str(error) if _is_plain(error) else _describe(stage, error)
 
 
 def _is_plain(error: Failure) -> bool:
@@ -135,20 +135,25 @@ def _log_error(stage: Stage, error: Failure) -> None:
     if _is_plain(error):
         logger.error(error)
     elif stage.private:
-        logger.error("".join(traceback.format_tb(error.__traceback__)) + _describe(error, private=True))
+        logger.error("".join(traceback.format_tb(error.__traceback__)) + _describe(stage, error))
     else:
         traceback.print_exception(error)
 
 
-def _describe(error: Failure, *, private: bool) -> str:
-    """Say what went wrong in words for people; without the error's own words where they may hold names."""
+def _describe(stage: Stage, error: Failure) -> str:
+    """Say what went wrong in words for people; without the error's own words where they may hold patients' names."""
     if isinstance(error, OSError):
-        return describe_os_error(error, names_file=not private)
+        return describe_os_error(error, names_file=not stage.private or _is_of_run(stage, error))
     if lack := describe_lack_of_memory(error):
         return lack
     last = traceback.extract_tb(error.__traceback__)[-1]
     origin = f"a fault of quarterdose in {last.name}, line {last.lineno} of {Path(last.filename).name}"
-    return origin if private else f"{origin}: {' '.join(str(error).split())}"
+    return origin if stage.private else f"{origin}: {' '.join(str(error).split())}"
+
+
+def _is_of_run(stage: Stage, error: OSError) -> bool:
+    """Whether an error is about a file of the run folder, where no name tells a patient."""
+    return isinstance(error.filename, str) and Path(error.filename).is_relative_to(stage.folder.root)
 
 
 def _mark_failure(stage: Stage, item: str, error: Failure, marker: Marker, world: World) -> None:

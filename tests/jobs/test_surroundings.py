@@ -200,6 +200,29 @@ def test_lost_settings_of_a_complete_run_are_written_again(tmp_path: Path) -> No
     assert RunFolder.opened(folder.root).settings == folder.settings
 
 
+def test_where_the_disk_of_the_run_is_full_the_pair_is_named(tmp_path: Path) -> None:
+    """A missing scan is not: its name may tell a patient."""
+    write_nifti(tmp_path / "Doe" / "a.nii", chest(4, 32))
+    data = {"sources": [{"kind": "nifti", "path": tmp_path / "Doe", "keep_ids": True}]}
+    low_dose = {"geometry": {"views": 32, "channels": 64}}
+    settings = {"name": "t", "runs": tmp_path / "runs", "data": {**data, "low_dose": low_dose}}
+    folder = RunFolder.of(RunSettings.model_validate(settings))
+    folder.record()
+    discover(folder.settings.data.sources)
+    with small_files(20_000):
+        assert _prepare(folder) == f"{folder.data / 'nifti' / 'a.zarr'}: File too large"
+    (tmp_path / "Doe" / "a.nii").unlink()
+    assert _prepare(folder) == "No such file or directory"
+
+
+def _prepare(folder: RunFolder) -> str:
+    """Prepare scan ``a``; return the reason why it failed."""
+    work_alone(open_graph, folder.root, "prepare", ["a"])
+    marker = Markers(folder.root, "prepare").read("a")
+    assert marker is not None
+    return marker.reason
+
+
 def test_a_scan_that_may_not_be_read_stops_itself_alone(folder: Path) -> None:
     """As another user than root, who may read everything."""
     if os.geteuid() != 0 or not shutil.which("setpriv"):
