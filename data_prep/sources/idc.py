@@ -19,6 +19,7 @@ CollectionName = Literal["lidc", "mayo"]
 
 _SAFE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _UNFINISHED = ".quarterdose-fetch"  # folder below the root; series leave it when they are complete
+_HALF_WRITTEN = "*.dcm[0-9]*"  # so s5cmd names files until they are whole
 _FOLDERS = "%PatientID/%StudyInstanceUID/%SeriesInstanceUID"
 _COLUMNS = {
     "PatientID": "patient",
@@ -153,16 +154,17 @@ def fetch(chosen: Sequence[IdcSeries], root: Path, client: Client | None = None)
         UserError: something else is there, the folder cannot be made, its disk is too full, the download failed, or
             series stayed incomplete.
     """
-    missing = [series for series in chosen if not series.is_complete(root)]
-    if not missing:
-        return 0
+    missing = _list_incomplete(chosen, root)
     _check_free(missing, root)
-    _check_room(missing, root)
-    try:
-        _download(missing, root / _UNFINISHED, client)
-    finally:
-        _move_complete(missing, root)
-    incomplete = [series for series in missing if not series.is_complete(root)]
+    _move_complete(missing, root)  # what a download that was killed left
+    incomplete = _list_incomplete(missing, root)
+    if incomplete:
+        _check_room(incomplete, root)
+        try:
+            _download(incomplete, root / _UNFINISHED, client)
+        finally:
+            _move_complete(incomplete, root)
+    incomplete = _list_incomplete(missing, root)
     if incomplete:
         first = incomplete[0]
         raise UserError(
@@ -170,6 +172,10 @@ def fetch(chosen: Sequence[IdcSeries], root: Path, client: Client | None = None)
             "run the same command to go on"
         )
     return len(missing)
+
+
+def _list_incomplete(chosen: Sequence[IdcSeries], root: Path) -> list[IdcSeries]:
+    return [series for series in chosen if not series.is_complete(root)]
 
 
 def _check_free(missing: Sequence[IdcSeries], root: Path) -> None:
@@ -185,6 +191,8 @@ def _move_complete(series: Sequence[IdcSeries], root: Path) -> None:
     """Move what is complete to its place, and remove the folders that this leaves empty."""
     for complete in [s for s in series if s.is_complete(root / _UNFINISHED)]:
         unfinished, folder = complete.folder(root / _UNFINISHED), complete.folder(root)
+        for leftover in unfinished.glob(_HALF_WRITTEN):  # of a download that was killed: else it is taken for a slice
+            leftover.unlink()
         folder.parent.mkdir(parents=True, exist_ok=True)
         unfinished.rename(folder)
         with suppress(OSError):  # other series are still there

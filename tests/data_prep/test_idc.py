@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import shutil
 import sys
 from collections import Counter
 from pathlib import Path
@@ -143,6 +144,24 @@ def test_what_did_not_arrive_waits_apart_and_what_did_is_in_its_place(tmp_path: 
     assert complete.is_complete(tmp_path)
     assert not short.folder(tmp_path).exists()
     assert len(list(short.folder(tmp_path / ".quarterdose-fetch").iterdir())) == 2
+
+
+def test_half_written_files_of_a_killed_download_do_not_come_along(tmp_path: Path) -> None:
+    """A source would take one for a slice, and turn its scan away."""
+    (tmp_path / ".quarterdose-fetch" / "P1" / "1.2" / "1.1").mkdir(parents=True)
+    (series("1.1").folder(tmp_path / ".quarterdose-fetch") / "2.dcm1556473843").write_bytes(b"half")
+    assert fetch([series("1.1")], tmp_path, Stand(series("1.1"))) == 1
+    assert sorted(path.name for path in series("1.1").folder(tmp_path).iterdir()) == ["0.dcm", "1.dcm", "2.dcm"]
+
+
+def test_what_a_killed_download_left_needs_no_room_again(tmp_path: Path) -> None:
+    megabytes = round(0.6 * shutil.disk_usage(tmp_path).free / 1e6)  # files without content take none
+    first, second = series("1.1", megabytes=megabytes), series("1.2", megabytes=megabytes)
+    write(first, tmp_path / ".quarterdose-fetch")
+    client = Stand(second)
+    assert fetch([first, second], tmp_path, client) == 2
+    assert client.calls[0]["seriesInstanceUID"] == ["1.2"]
+    assert not (tmp_path / ".quarterdose-fetch").exists()
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "0.dcm"])
