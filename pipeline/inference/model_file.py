@@ -15,11 +15,11 @@ from typing import Any
 
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from data_prep.errors import UserError
-from data_prep.files import digest_json, replacing
+from data_prep.files import digest_json, write_atomic
 from pipeline.models import build_network
 from pipeline.settings.cells import CellSettings
 
@@ -54,8 +54,8 @@ def save_model(path: Path, network: nn.Module, cell: CellSettings, provenance: M
         "provenance": {**provenance, "quarterdose": version("quarterdose")},
     }  # fmt: skip
     digest = _digest(state, description)
-    with replacing(path) as temporary:
-        save_file(state, temporary, {_KEY: json.dumps({**description, "sha256": digest}, sort_keys=True)})
+    metadata = {_KEY: json.dumps({**description, "sha256": digest}, sort_keys=True)}
+    write_atomic(path, save(state, metadata))  # save_file has no OSError of a full disk, and no mode by the umask
     return digest
 
 

@@ -1,4 +1,6 @@
 import json
+import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,27 @@ def test_a_model_comes_back_as_it_was(dims: int, norm: str, tmp_path: Path) -> N
     assert not loaded.network.training
     assert digest == save_model(tmp_path / "b.safetensors", network, settings, {"run": "toy"})
     assert digest != save_model(tmp_path / "c.safetensors", network, settings, {"run": "other"})
+
+
+def test_a_model_is_for_those_whom_the_umask_lets_read(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        save_model(tmp_path / "a.safetensors", build_network(cell(2)), cell(2), {})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.safetensors").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_full_disk_is_an_error_of_the_system_that_names_the_model(tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            save_model(tmp_path / "a.safetensors", build_network(cell(2)), cell(2), {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.filename == str(tmp_path / "a.safetensors")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_that_is_damaged_or_does_not_fit_is_refused_in_one_line(tmp_path: Path) -> None:
