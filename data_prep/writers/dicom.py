@@ -6,6 +6,7 @@ Of a DICOM source only listed elements are copied; private elements, overlays an
 import re
 from collections.abc import Sequence
 from functools import cached_property, lru_cache, partial
+from io import BytesIO
 from pathlib import Path
 from typing import Protocol
 
@@ -72,7 +73,9 @@ class DicomWriter:
         set_pixels(image, self.source.as_stored(hu))
         image.file_meta = file_meta(image)
         self.written += 1
-        image.save_as(self.folder / f"{self.written:05d}.dcm", enforce_file_format=True)
+        encoded = BytesIO()
+        image.save_as(encoded, enforce_file_format=True)
+        (self.folder / f"{self.written:05d}.dcm").write_bytes(encoded.getvalue())  # pydicom puts its trace into errors
 
 
 class FromSeries:

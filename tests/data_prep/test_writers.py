@@ -1,5 +1,8 @@
 """What is written is what was read, wherever and however the source lay."""
 
+import errno
+import os
+import resource
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -357,3 +360,16 @@ def test_a_nifti_source_becomes_a_valid_series_of_its_own(tmp_path: Path) -> Non
     np.testing.assert_allclose(read.GetOrigin(), source.GetOrigin(), atol=1e-6)
     np.testing.assert_allclose(read.GetSpacing(), source.GetSpacing(), atol=1e-6)
     assert errors_in(files(tmp_path / "target")[0]) == []
+
+
+def test_a_full_disk_is_the_error_of_the_system(tmp_path: Path) -> None:
+    """Not pydicom's, whose text is a whole trace."""
+    writer = DicomWriter(tmp_path, FromGrid("toy", np.eye(4), DERIVATION))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            writer.write(np.zeros((512, 512), np.int16))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert caught.value.strerror == os.strerror(errno.EFBIG)
