@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from data_prep.errors import UserError
-from data_prep.files import write_atomic
+from data_prep.files import naming_full_disk, write_atomic
 
 Part = Literal["data", "forward", "backward", "exchange", "optimiser"]
 PARTS: tuple[Part, ...] = ("data", "forward", "backward", "exchange", "optimiser")
@@ -27,7 +27,7 @@ class MetricsFile:
     def __init__(self, folder: Path, lines: Iterable[str], step: int) -> None:
         from torch.utils.tensorboard.writer import SummaryWriter  # torch, which reports are spared
 
-        path = folder / "metrics.jsonl"
+        self._folder, path = folder, folder / "metrics.jsonl"
         self.lines = list(lines)
         write_atomic(path, "".join(f"{line}\n" for line in self.lines))
         self._handle = path.open("a")
@@ -37,11 +37,12 @@ class MetricsFile:
         """Append one line and flush it; lists are not sent to TensorBoard."""
         line = json.dumps({"kind": kind, "step": step, "epoch": epoch, **values})
         self.lines.append(line)
-        self._handle.write(f"{line}\n")
-        self._handle.flush()
-        for name, value in values.items():
-            if not isinstance(value, list):
-                self._board.add_scalar(f"{kind}/{name}", value, step)
+        with naming_full_disk(self._folder):
+            self._handle.write(f"{line}\n")
+            self._handle.flush()
+            for name, value in values.items():
+                if not isinstance(value, list):
+                    self._board.add_scalar(f"{kind}/{name}", value, step)
 
     def __enter__(self) -> Self:
         return self
@@ -49,8 +50,9 @@ class MetricsFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._handle.close()
-        self._board.close()
+        with naming_full_disk(self._folder):
+            self._handle.close()
+            self._board.close()
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -2,7 +2,6 @@
 
 import errno
 import os
-import resource
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from data_prep.writers.nifti import writing_nifti
 from tests.beside import shared_file
 from tests.data_prep.dicom_series import change, edit, item, transcode, write_enhanced, write_series
 from tests.data_prep.scan_checks import find
+from tests.full_disk import small_files
 from tests.scans import Hu, chest
 
 SPACING = (2.5, 0.703125, 0.703125)
@@ -365,11 +365,6 @@ def test_a_nifti_source_becomes_a_valid_series_of_its_own(tmp_path: Path) -> Non
 def test_a_full_disk_is_the_error_of_the_system(tmp_path: Path) -> None:
     """Not pydicom's, whose text is a whole trace."""
     writer = DicomWriter(tmp_path, FromGrid("toy", np.eye(4), DERIVATION))
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
-    try:
-        with pytest.raises(OSError, match="File too large") as caught:
-            writer.write(np.zeros((512, 512), np.int16))
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with small_files(100_000), pytest.raises(OSError, match="File too large") as caught:
+        writer.write(np.zeros((512, 512), np.int16))
     assert caught.value.strerror == os.strerror(errno.EFBIG)

@@ -1,12 +1,9 @@
 """What is around the program fails: it works all the same, or says in one sentence what is wrong."""
 
 import os
-import resource
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Never
@@ -35,6 +32,7 @@ from pipeline.inference.corrector import Corrector
 from pipeline.settings.run import RunSettings
 from tests.command_line import CONFIG, QUARTERDOSE
 from tests.data_prep.dicom_series import write_series
+from tests.full_disk import small_files
 from tests.scans import chest, write_nifti
 from tests.toy_models import SPACING, toy_model
 
@@ -106,17 +104,6 @@ def test_a_key_of_another_length_is_refused(tmp_path: Path, monkeypatch: pytest.
     (tmp_path / "quarterdose" / "pseudonym.key").write_bytes(b"")
     with pytest.raises(UserError, match="holds no key of 32 bytes"):
         pseudonym("Doe^Jane")
-
-
-@contextmanager
-def small_files(size: int) -> Iterator[None]:
-    """Let no file grow beyond ``size`` bytes, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_full_disk_is_one_sentence_that_names_what_was_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,5 @@
 import json
 import os
-import resource
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from pipeline.inference import model_file
 from pipeline.inference.model_card import check_model_replaceable, write_model
 from pipeline.inference.model_file import load_model, save_model
 from pipeline.models import build_network
+from tests.full_disk import small_files
 from tests.pipeline.cells import cell
 
 
@@ -49,13 +49,8 @@ def test_a_model_is_for_those_whom_the_umask_lets_read(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_is_an_error_of_the_system_that_names_the_model(tmp_path: Path) -> None:
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-    try:
-        with pytest.raises(OSError, match="File too large") as caught:
-            save_model(tmp_path / "a.safetensors", build_network(cell(2)), cell(2), {})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with small_files(1000), pytest.raises(OSError, match="File too large") as caught:
+        save_model(tmp_path / "a.safetensors", build_network(cell(2)), cell(2), {})
     assert caught.value.filename == str(tmp_path / "a.safetensors")
     assert list(tmp_path.iterdir()) == []
 

@@ -4,7 +4,6 @@ import itertools
 import multiprocessing
 import os
 import re
-import resource
 import shutil
 import signal
 import time
@@ -25,6 +24,7 @@ from pipeline.training.stopping import Stopped
 from pipeline.training.train import train
 from pipeline.training.validation import judge
 from pipeline.training.world import World
+from tests.full_disk import small_files
 from tests.pairs import write_toy_pair
 from tests.pipeline.cells import cell
 from tests.pipeline.trainings import CPU, SPLIT, Halted, Trained, assert_same_losses, losses, run, train_ranks
@@ -229,15 +229,23 @@ def test_a_broken_checkpoint_is_passed_over(
 def test_when_the_disk_is_full_the_old_checkpoint_survives(tmp_path: Path) -> None:
     """Not a byte more than 10 kB can be written to any file."""
     Checkpoints(tmp_path).save(1, {"x": torch.zeros(10)}, keep=1)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
-    try:
-        with pytest.raises(MachineError, match=r"step 2 cannot be written \(File too large\); that of step 1 is kept"):
-            Checkpoints(tmp_path).save(2, {"x": torch.zeros(10_000)}, keep=1)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    message = r"step 2 cannot be written \(File too large\); that of step 1 is kept"
+    with small_files(10_000), pytest.raises(MachineError, match=message):
+        Checkpoints(tmp_path).save(2, {"x": torch.zeros(10_000)}, keep=1)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001.pt"]
     assert Checkpoints(tmp_path).newest() == 1
+
+
+def test_when_the_disk_is_full_its_metrics_are_named(tmp_path: Path) -> None:
+    with small_files(10_000), pytest.raises(OSError, match="File too large") as caught:
+        _write_metrics(tmp_path)
+    assert caught.value.filename == str(tmp_path)
+
+
+def _write_metrics(folder: Path) -> None:
+    with MetricsFile(folder, (), 0) as metrics:
+        for step in range(1000):
+            metrics.write("step", step, 0, {"loss": 1.0})
 
 
 def _save_for_ever(folder: Path) -> None:
