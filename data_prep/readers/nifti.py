@@ -16,6 +16,7 @@ import nibabel as nib
 import numpy as np
 
 from data_prep.errors import ScanError
+from data_prep.files import naming_full_disk
 from data_prep.grid import Grid
 from data_prep.readers.nifti_geometry import affine_of, check_lengths
 from data_prep.volume import Acquisition, CTScan, Numbers
@@ -128,7 +129,7 @@ def _map_file(path: Path) -> mmap.mmap:
     with path.open("rb") as file, _unpacked(file) as content:
         if content is file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        with tempfile.TemporaryFile() as unpacked:
+        with naming_full_disk(Path(tempfile.gettempdir())), tempfile.TemporaryFile() as unpacked:
             shutil.copyfileobj(content, unpacked, 1 << 20)
             unpacked.flush()
             return mmap.mmap(unpacked.fileno(), 0, access=mmap.ACCESS_READ)

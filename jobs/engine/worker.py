@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 from data_prep.errors import MachineError, UserError, describe_lack_of_memory, describe_os_error
@@ -143,7 +144,7 @@ def _log_error(stage: Stage, error: Failure) -> None:
 def _describe(stage: Stage, error: Failure) -> str:
     """Say what went wrong in words for people; without the error's own words where they may hold patients' names."""
     if isinstance(error, OSError):
-        return describe_os_error(error, names_file=not stage.private or _is_of_run(stage, error))
+        return describe_os_error(error, names_file=not stage.private or _names_no_patient(stage, error))
     if lack := describe_lack_of_memory(error):
         return lack
     last = traceback.extract_tb(error.__traceback__)[-1]
@@ -151,9 +152,10 @@ def _describe(stage: Stage, error: Failure) -> str:
     return origin if stage.private else f"{origin}: {' '.join(str(error).split())}"
 
 
-def _is_of_run(stage: Stage, error: OSError) -> bool:
-    """Whether an error is about a file of the run folder, where no name tells a patient."""
-    return isinstance(error.filename, str) and Path(error.filename).is_relative_to(stage.folder.root)
+def _names_no_patient(stage: Stage, error: OSError) -> bool:
+    """Whether an error is about the temporary folder, or about a file of the run folder."""
+    path = error.filename
+    return isinstance(path, str) and (path == gettempdir() or Path(path).is_relative_to(stage.folder.root))
 
 
 def _mark_failure(stage: Stage, item: str, error: Failure, marker: Marker, world: World) -> None:

@@ -189,17 +189,31 @@ def test_lost_settings_of_a_complete_run_are_written_again(tmp_path: Path) -> No
 
 def test_where_the_disk_of_the_run_is_full_the_pair_is_named(tmp_path: Path) -> None:
     """A missing scan is not: its name may tell a patient."""
-    write_nifti(tmp_path / "Doe" / "a.nii", chest(4, 32))
-    data = {"sources": [{"kind": "nifti", "path": tmp_path / "Doe", "keep_ids": True}]}
-    low_dose = {"geometry": {"views": 32, "channels": 64}}
-    settings = {"name": "t", "runs": tmp_path / "runs", "data": {**data, "low_dose": low_dose}}
-    folder = RunFolder.of(RunSettings.model_validate(settings))
-    folder.record()
-    discover(folder.settings.data.sources)
+    folder = _begin(tmp_path / "Doe" / "a.nii")
     with small_files(20_000):
         assert _prepare(folder) == f"{folder.data / 'nifti' / 'a.zarr'}: File too large"
     (tmp_path / "Doe" / "a.nii").unlink()
     assert _prepare(folder) == "No such file or directory"
+
+
+def test_where_the_temporary_folder_is_full_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a packed scan is larger than the memory of a node, in which /tmp often lies."""
+    monkeypatch.setattr("tempfile.tempdir", "/tmp")
+    folder = _begin(tmp_path / "Doe" / "a.nii.gz")
+    with small_files(2000):
+        assert _prepare(folder) == "/tmp: File too large"
+
+
+def _begin(scan: Path) -> RunFolder:
+    """Write a scan; return the folder of a run that has looked through its source and begun."""
+    write_nifti(scan, chest(4, 32))
+    data = {"sources": [{"kind": "nifti", "path": scan.parent, "keep_ids": True}]}
+    low_dose = {"geometry": {"views": 32, "channels": 64}}
+    settings = {"name": "t", "runs": scan.parent.parent / "runs", "data": {**data, "low_dose": low_dose}}
+    folder = RunFolder.of(RunSettings.model_validate(settings))
+    folder.record()
+    discover(folder.settings.data.sources)
+    return folder
 
 
 def _prepare(folder: RunFolder) -> str:
