@@ -2,8 +2,10 @@
 
 import fcntl
 import os
+import shutil
 import signal
 import threading
+from multiprocessing.util import get_temp_dir
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -39,11 +41,13 @@ def call_with_lifeline(lifeline: Path, call: Any, *arguments: Any) -> None:
         raise
     except OSError as error:
         raise MachineError(f"{lifeline} cannot be opened: {error.strerror}") from error
-    threading.Thread(target=_end_with, args=(file,), name="lifeline", daemon=True).start()
+    sockets = get_temp_dir()  # of this process, and from now on of those that it forks
+    threading.Thread(target=_end_with, args=(file, sockets), name="lifeline", daemon=True).start()
     call(*arguments)
 
 
-def _end_with(lifeline: BinaryIO) -> None:
+def _end_with(lifeline: BinaryIO, temporary_folder: str) -> None:
     with lifeline:
         fcntl.flock(lifeline, fcntl.LOCK_SH)
+    shutil.rmtree(temporary_folder, ignore_errors=True)
     os.kill(os.getpid(), signal.SIGKILL)

@@ -49,4 +49,4 @@ def hold(folder: Path) -> None:
 
 
 def call(folder: Path) -> None:
-    call_with_lifeline(Path((folder / "lifeline").read_text()), _hang, 1, folder)
+    call_with_lifeline(Path((folder / "lifeline").read_text()), _hang, 0, folder)

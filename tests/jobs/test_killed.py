@@ -47,17 +47,18 @@ def test_ranks_that_hear_nothing_end_with_their_command(tmp_path: Path, temporar
     assert os.listdir(temporary_folder) == []
 
 
-def test_submitted_processes_end_with_their_command(tmp_path: Path) -> None:
+def test_submitted_processes_end_with_their_command(tmp_path: Path, temporary_folder: str) -> None:
     """Also one that comes after its end."""
     command = start(hold, tmp_path)
     wait_for((tmp_path / "lifeline").exists)
-    early = start(call, tmp_path)
-    wait_for((tmp_path / "rank1").exists)
+    early = start(call, tmp_path, temporary_folder)
+    wait_for((tmp_path / "reader").exists)
     command.kill()
     command.wait()
     early.wait(30)
-    late = start(call, tmp_path)
+    late = start(call, tmp_path, temporary_folder)
     late.wait(30)
+    assert os.listdir(temporary_folder) == []
     assert (early.returncode, late.returncode) == (-signal.SIGKILL, -signal.SIGKILL)
 
 
