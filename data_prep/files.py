@@ -49,15 +49,27 @@ def replacing(path: Path, declare: Declare = declare_nothing) -> Iterator[Path]:
     """Give a sibling file to write; without an error it is fsynced, declared and replaces ``path``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = sibling(path)
-    try:
-        with naming_full_disk(path):
+    with _naming(path, temporary):
+        try:
             yield temporary
             _fsync(temporary)
-        declare(temporary)
-        os.replace(temporary, path)
-        _fsync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+            declare(temporary)
+            os.replace(temporary, path)
+            _fsync(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _naming(path: Path, temporary: Path) -> Iterator[None]:
+    """Let an error of the block that comes from a full disk, or is about what will replace ``path``, name ``path``."""
+    try:
+        with naming_full_disk(path):
+            yield
+    except OSError as error:
+        if isinstance(error.filename, str) and Path(error.filename).is_relative_to(temporary):
+            error.filename = str(path)
+        raise
 
 
 @contextmanager
@@ -94,18 +106,18 @@ def publishing(folder: Path, declare: Declare = declare_nothing) -> Iterator[Pat
     """Give a sibling folder to fill; without an error it is fsynced, declared and replaces ``folder``."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = sibling(folder)
-    temporary.mkdir()
-    try:
-        with naming_full_disk(folder):
+    with _naming(folder, temporary):
+        try:
+            temporary.mkdir()
             yield temporary
             for entry in sorted(temporary.rglob("*")):
                 _fsync(entry)
             _fsync(temporary)
-        declare(temporary)
-        _swap(temporary, folder)
-        _fsync(folder.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+            declare(temporary)
+            _swap(temporary, folder)
+            _fsync(folder.parent)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _swap(new: Path, final: Path) -> None:

@@ -122,3 +122,15 @@ def test_a_lock_is_free_after_its_holder_is_killed(tmp_path: Path) -> None:
     assert not is_locked(path)
     with locked(path):
         assert is_locked(path)
+
+
+def test_what_cannot_be_written_is_told_by_its_own_name(tmp_path: Path) -> None:
+    """Not by that of the file or folder that was to replace it."""
+    path = tmp_path / ("x" * 230)  # that name has 38 characters more, which no file system takes
+    with pytest.raises(OSError, match="File name too long") as caught:
+        write_atomic(path, "")
+    assert caught.value.filename == str(path)
+    with pytest.raises(FileNotFoundError) as missing, publishing(tmp_path / "folder") as temporary:
+        (temporary / "missing" / "file").write_text("")
+    assert missing.value.filename == str(tmp_path / "folder")
+    assert os.listdir(tmp_path) == []
