@@ -1,5 +1,6 @@
 """Commands that follow a run: ``status``, ``logs`` and ``cancel``."""
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
@@ -100,6 +101,12 @@ def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
     lines = list[str]()
     for row in (_HEADER, *rows):
         cells = [text.ljust(width) for text, width in zip(row, [*widths, 0], strict=True)]
-        cells[_STATE] = typer.style(cells[_STATE], fg=_COLOURS.get(row[_STATE]))
+        cells[_STATE] = _paint(cells[_STATE], _COLOURS.get(row[_STATE]))
         lines.append("  ".join(cells).rstrip())
     typer.echo("\n".join(lines))
+
+
+def _paint(text: str, colour: str | None) -> str:
+    """Colour a text, unless the terminal has no colours or its user wants none (no-color.org)."""
+    is_plain = os.environ.get("TERM") == "dumb" or os.environ.get("NO_COLOR")
+    return typer.style(text, fg=colour) if colour and not is_plain else text

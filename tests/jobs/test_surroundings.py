@@ -204,6 +204,20 @@ def test_where_the_temporary_folder_is_full_it_is_named(tmp_path: Path, monkeypa
         assert _prepare(folder) == "/tmp: File too large"
 
 
+@pytest.mark.parametrize(("name", "setting"), [("TERM", "dumb"), ("NO_COLOR", "1"), ("TERM", "xterm")])
+def test_a_terminal_without_colours_gets_none(name: str, setting: str, tmp_path: Path) -> None:
+    folder = _begin(tmp_path / "Doe" / "a.nii")
+    work_alone(open_graph, folder.root, "prepare", ["a"])
+    screen, terminal = os.openpty()
+    environment = {**os.environ, "TERM": "xterm", "NO_COLOR": "", name: setting}
+    subprocess.run([str(QUARTERDOSE), "status", str(folder.root)], env=environment, stdout=terminal, check=True)
+    os.close(terminal)
+    shown = os.read(screen, 100_000)
+    os.close(screen)
+    assert b"prepare" in shown
+    assert (b"\x1b" in shown) == (setting == "xterm")
+
+
 def _begin(scan: Path) -> RunFolder:
     """Write a scan; return the folder of a run that has looked through its source and begun."""
     write_nifti(scan, chest(4, 32))
