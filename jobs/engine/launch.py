@@ -77,7 +77,7 @@ class LocalProcesses:
     Args:
         groups: of each its function, the arguments after the process's number, and the number of processes.
         modules: imported once, by the server from which the processes are forked.
-        folder: private to this user, for what a failed process tells its parent.
+        folder: of their logs, private to this user.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class LocalProcesses:
         _check_temporary_folder()
         forkserver.set_forkserver_preload([FORK_SERVER, *modules])
         forkserver.ensure_running()  # first: its folder of sockets, which ends with it, is then that of all processes
-        self._running = [ProcessGroup(main, arguments, size, folder) for main, arguments, size in groups]
+        self._running = [ProcessGroup(main, arguments, size) for main, arguments, size in groups]
         self._faults: list[str] = []
 
     def have_ended(self) -> bool:

@@ -8,7 +8,6 @@ import signal
 import sys
 import time
 import traceback
-import uuid
 from collections.abc import Callable, Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import wait
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.processes import end_with_parent
+from jobs.engine.lifeline import MemoryFile
 from pipeline.training.stopping import Stopped
 
 _POLL_SECONDS = 0.2
@@ -31,14 +31,13 @@ class ProcessGroup:
         main: of a module, so that processes can import it by name.
         arguments: after the process's number.
         size: number of processes.
-        folder: private to this user, for what a failed process tells its parent.
     """
 
-    def __init__(self, main: Callable[..., None], arguments: tuple[Any, ...], size: int, folder: Path) -> None:
-        self.error_files = [folder / f".{uuid.uuid4().hex}.error" for _ in range(size)]
+    def __init__(self, main: Callable[..., None], arguments: tuple[Any, ...], size: int) -> None:
+        self._errors = [MemoryFile() for _ in range(size)]  # a disk may be full, which is then the error
         self.processes: list[ForkServerProcess] = []
-        for number, path in enumerate(self.error_files):
-            process = get_context("forkserver").Process(target=_call, args=(path, main, number, *arguments))
+        for number, error in enumerate(self._errors):
+            process = get_context("forkserver").Process(target=_call, args=(error.path, main, number, *arguments))
             process.start()
             self.processes.append(process)
         self.fault = ""
@@ -52,13 +51,7 @@ class ProcessGroup:
         if failed is not None:
             self._end_others()
             self.fault = self._describe(failed)
-            self.remove_error_files()
         return failed is not None or None not in codes
-
-    def remove_error_files(self) -> None:
-        """Remove the files in which failed processes told their parent why."""
-        for path in self.error_files:
-            path.unlink(missing_ok=True)
 
     def _end_others(self) -> None:
         _join(self.processes, _GRACE_SECONDS)
@@ -70,8 +63,8 @@ class ProcessGroup:
             process.join()
 
     def _describe(self, number: int) -> str:
-        if self.error_files[number].exists():
-            return _last_words(self.error_files[number].read_text("utf-8"))
+        if trace := self._errors[number].path.read_text("utf-8"):
+            return _last_words(trace)
         process = self.processes[number]
         rank = f"rank {number}: " if len(self.processes) > 1 else ""
         return f"{rank}process {process.pid} died of {_name_exit(process.exitcode or 0)}"
@@ -85,8 +78,6 @@ def stop_groups(groups: Sequence[ProcessGroup]) -> None:
     _join(processes, _STOP_SECONDS)
     for process in processes:
         process.kill()
-    for group in groups:
-        group.remove_error_files()
 
 
 def _join(processes: Sequence[ForkServerProcess], seconds: float) -> None:
@@ -109,7 +100,7 @@ def _call(error_file: Path, main: Callable[..., None], number: int, *arguments: 
 
 def _last_words(trace: str) -> str:
     """Return the last line of a trace, without the kind of the error."""
-    return re.sub(r"^(\w+\.)*[A-Z]\w*: ", "", (trace.strip().splitlines() or ["it said nothing"])[-1])
+    return re.sub(r"^(\w+\.)*[A-Z]\w*: ", "", trace.strip().splitlines()[-1])
 
 
 def _name_exit(code: int) -> str:

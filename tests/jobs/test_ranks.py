@@ -6,6 +6,7 @@ import signal
 import struct
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +69,9 @@ def _fail(rank: int) -> None:
 
 
 @pytest.mark.ranks
-def test_the_words_of_a_failed_process_are_a_private_file_that_does_not_stay(tmp_path: Path) -> None:
-    """Who could write it would say what the parent tells its user."""
+def test_the_words_of_a_failed_process_are_in_no_folder_and_its_logs_are_private(tmp_path: Path) -> None:
+    """Who could write them would say what the parent tells its user; and a disk may be full."""
     launched = LocalProcesses([(_fail, (), 1)], [], tmp_path / "logs")
-    (words,) = launched._running[0].error_files
-    assert words.parent == tmp_path / "logs"
     assert (tmp_path / "logs").stat().st_mode & 0o777 == 0o700
     wait_for(launched.have_ended, 30)
     assert launched.fault() == "rank 0 is at fault"
@@ -80,6 +79,23 @@ def test_the_words_of_a_failed_process_are_a_private_file_that_does_not_stay(tmp
     (tmp_path / "logs").chmod(0o770)
     with pytest.raises(UserError, match="can be written by its group"):
         LocalProcesses([(_fail, (), 1)], [], tmp_path / "logs")
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder without room for another file."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to mount a small disk")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "nr_inodes=1,mode=700", "tmpfs", str(tmp_path)], check=True)
+    yield tmp_path
+    subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+@pytest.mark.ranks
+def test_a_failed_process_tells_its_words_where_the_disk_is_full(full_disk: Path) -> None:
+    launched = LocalProcesses([(_fail, (), 1)], [], full_disk)
+    wait_for(launched.have_ended, 30)
+    assert launched.fault() == "rank 0 is at fault"
 
 
 def _damage_for_rank_1(toy: Toy) -> None:
