@@ -99,8 +99,8 @@ def _call(error_file: Path, main: Callable[..., None], number: int, *arguments: 
 
 
 def _last_words(trace: str) -> str:
-    """Return the last line of a trace, without the kind of the error."""
-    return re.sub(r"^(\w+\.)*[A-Z]\w*: ", "", trace.strip().splitlines()[-1])
+    """Return the last line of a trace, without the kind of the error and the system's number of it."""
+    return re.sub(r"^(\w+\.)*[A-Z]\w*: (\[Errno \d+\] )?", "", trace.strip().splitlines()[-1])
 
 
 def _name_exit(code: int) -> str:

@@ -68,6 +68,10 @@ def _fail(rank: int) -> None:
     raise ValueError("rank 0 is at fault")
 
 
+def _open(rank: int) -> None:
+    Path("/missing").open()  # noqa: SIM115 - it is not there
+
+
 @pytest.mark.ranks
 def test_the_words_of_a_failed_process_are_in_no_folder_and_its_logs_are_private(tmp_path: Path) -> None:
     """Who could write them would say what the parent tells its user; and a disk may be full."""
@@ -79,6 +83,13 @@ def test_the_words_of_a_failed_process_are_in_no_folder_and_its_logs_are_private
     (tmp_path / "logs").chmod(0o770)
     with pytest.raises(UserError, match="can be written by its group"):
         LocalProcesses([(_fail, (), 1)], [], tmp_path / "logs")
+
+
+@pytest.mark.ranks
+def test_an_error_of_the_system_is_told_without_its_number(tmp_path: Path) -> None:
+    launched = LocalProcesses([(_open, (), 1)], [], tmp_path)
+    wait_for(launched.have_ended, 30)
+    assert launched.fault() == "No such file or directory: '/missing'"
 
 
 @pytest.fixture
