@@ -1,8 +1,10 @@
 """To be imported by a fork server alone, before all else: it then ends with the process that started it.
 
-Its children ignore Ctrl-C: the process that started them hears it too, and asks them to stop.
+Its children ignore Ctrl-C: the process that started them hears it too, and asks them to stop. It looks for no garbage
+while it imports what they need: modules make none, and that search takes a quarter of the time.
 """
 
+import gc
 import os
 import select
 import shutil
@@ -41,6 +43,12 @@ def _is_orphan() -> bool:
     return any(event & select.POLLHUP for _, event in pipes.poll(0))
 
 
+def _begin_child() -> None:
+    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    gc.freeze()  # what was imported is no garbage in a child either, and stays in memory that all of them share
+    gc.enable()
+
+
 def _end(_number: int, _frame: FrameType | None) -> None:
     for folder in _FOLDERS:
         shutil.rmtree(folder, ignore_errors=True)
@@ -50,7 +58,8 @@ def _end(_number: int, _frame: FrameType | None) -> None:
 _FOLDERS = list(_socket_folders())
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 signal.signal(signal.SIGUSR1, _end)
-os.register_at_fork(after_in_child=lambda: signal.signal(signal.SIGUSR1, signal.SIG_DFL))
+os.register_at_fork(after_in_child=_begin_child)
+gc.disable()
 signal_at_end_of_parent(signal.SIGUSR1)
 if _is_orphan():
     os.kill(os.getpid(), signal.SIGUSR1)

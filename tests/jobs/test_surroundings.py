@@ -27,7 +27,7 @@ from jobs.engine.graph import Graph
 from jobs.engine.marker import Markers
 from jobs.engine.run_folder import RunFolder
 from jobs.engine.worker import _describe, work_alone
-from jobs.stages.graph import open_graph
+from jobs.stages.graph import open_graph, preparation_of
 from pipeline.inference.corrector import Corrector
 from pipeline.settings.run import RunSettings
 from tests.command_line import CONFIG, QUARTERDOSE
@@ -166,6 +166,9 @@ def test_memory_that_is_used_up_is_no_fault_of_the_program(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """torch says so by errors of no kind of their own."""
+    data = {"sources": [{"kind": "nifti", "path": folder}]}
+    run_folder = RunFolder.of(RunSettings.model_validate({"name": "t", "runs": folder / "runs", "data": data}))
+    stage = preparation_of(run_folder).stages["prepare"]
     with pytest.raises(RuntimeError) as of_torch:
         torch.empty(1 << 60)
     machine, gpu = "this machine has too little memory for it", "the GPU has too little memory for it"
@@ -176,7 +179,7 @@ def test_memory_that_is_used_up_is_no_fault_of_the_program(
         with pytest.raises(SystemExit, match="2"):
             main()
         assert capsys.readouterr().err.splitlines()[-1] == f"quarterdose: {words}"
-        assert _describe(error, private=False) == words
+        assert _describe(stage, error) == words
 
 
 def test_lost_settings_of_a_complete_run_are_written_again(tmp_path: Path) -> None:
