@@ -16,8 +16,7 @@ from pipeline.settings.names import LOW_DOSE_INPUT
 
 _TRAINING = ["architecture", "network", "transfer", "epochs", "slices", "ranks", *CONDITIONS]
 _KEY = ["architecture", "slices", "ranks"]
-_TOLD_APART_BY = {"network": "{}", "transfer": "{}", "device": "{}", "precision": "{}", "torch": "torch {}",
-                  "version": "version {}", "data": "data {:.8}"}  # fmt: skip
+_TOLD_APART_BY = {"network": "{}", "transfer": "{}", **CONDITIONS}
 _COUNTS = ("epochs", "slices", "ranks", "seeds", "paper_epochs", "paper_seconds")
 _MEASURES = slice_measures("paper")
 _TITLES, _MEANS = [measure.title for measure in _MEASURES], [f"{measure.name}_mean" for measure in _MEASURES]

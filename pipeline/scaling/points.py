@@ -2,8 +2,9 @@
 
 import pandas as pd
 
-CONDITIONS = ["precision", "device", "torch", "version", "data"]
-"""Columns that say on what and with what a cell was trained: times are compared only where these are equal."""
+CONDITIONS = {"precision": "{}", "device": "{}", "torch": "torch {}", "version": "version {}", "data": "data {:.8}"}
+"""Columns that say on what and with what a cell was trained, with their form in labels: times are compared only where
+these are equal."""
 
 SERIES_SETTINGS = ["network", "slices", "sampling", "transfer", "epochs", "work", *CONDITIONS]
 """Columns of ``cells.csv`` whose values a curve against ranks shares: what a study varies besides ranks and seed, and

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
 from data_prep.files import replacing
-from pipeline.scaling.points import SERIES_SETTINGS
+from pipeline.scaling.points import CONDITIONS, SERIES_SETTINGS
 from pipeline.settings.names import FigureFormat
 
 mpl.use("agg")
@@ -48,11 +48,7 @@ _LABELS = {
     "transfer": "transfer {}",
     "epochs": "{} epochs",
     "work": "{} scaling",
-    "precision": "{}",
-    "device": "{}",
-    "torch": "torch {}",
-    "version": "version {}",
-    "data": "data {:.8}",
+    **CONDITIONS,
     "law": "{}",
     "dataset": "{}",
 }
