@@ -41,8 +41,7 @@ _TYPES = {
 }
 _LIMITS = {"minimum": "≥ {}", "exclusiveMinimum": "> {}", "maximum": "≤ {}", "exclusiveMaximum": "< {}",
            "multipleOf": "multiple of {}"}  # fmt: skip
-
-INFINITE = 2**63 - 1  # as the largest seed
+_UNLIMITED = 2**63 - 1  # as the largest seed
 
 Schema = Mapping[str, Any]
 
@@ -83,7 +82,7 @@ def _allowed(field: Schema) -> str:
     if field["type"] == "null":
         return "`null`"
     limits = [
-        text.format(field[limit]) for limit, text in _LIMITS.items() if abs(field.get(limit, INFINITE)) < INFINITE
+        text.format(field[limit]) for limit, text in _LIMITS.items() if abs(field.get(limit, _UNLIMITED)) < _UNLIMITED
     ]
     return ", ".join([_TYPES[field["type"]], *limits])
 
