@@ -1,10 +1,11 @@
-"""Checks that a training still works with finite numbers."""
+"""Checks that a training still works with finite numbers, and is validated on noise."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from torch import Tensor
 
+from data_prep.errors import UserError
 from pipeline.dataset import PairSamples, RankBatches
 from pipeline.settings.cells import CellSettings
 from pipeline.training.errors import TrainingError
@@ -20,6 +21,19 @@ def check_finite(name: str, number: float, cell: CellSettings, step: int) -> Non
     if not math.isfinite(number):
         raise TrainingError(
             f"the {name} of cell {cell.id} is {number} at step {step}; its last good checkpoint is kept"
+        )
+
+
+def check_noise(validation: Mapping[str, float], cell: CellSettings) -> None:
+    """Check that there is an error to lower where a training is validated: its own is compared with that of the input.
+
+    Raises:
+        UserError: low and full dose are the same there.
+    """
+    if validation["low_dose_rmse_hu"] == 0:
+        raise UserError(
+            f"cell {cell.id} is validated where the low dose has no noise, as in padding: take a larger training.crop, "
+            "more training.validation_samples, or training.validation: scans"
         )
 
 

@@ -15,7 +15,7 @@ from data_prep.progress import Progress
 from pipeline.dataset import PairSamples
 from pipeline.settings.cells import CellSettings
 from pipeline.training.checkpoints import Checkpoints
-from pipeline.training.divergence import check_finite, check_steps
+from pipeline.training.divergence import check_finite, check_noise, check_steps
 from pipeline.training.loader import Batch
 from pipeline.training.measurements import Measurements
 from pipeline.training.metrics_file import MetricsFile
@@ -61,6 +61,7 @@ class Trainer:
 
         Raises:
             TrainingError: a loss, gradient or weight is NaN or infinite.
+            UserError: it is validated on crops without noise.
             MachineError: a checkpoint cannot be written.
             Stopped: a signal asked for it; a checkpoint was written.
         """
@@ -181,6 +182,7 @@ class Trainer:
         self.measurements.settle_elsewhere()
         for name, number in validation.items():
             check_finite(f"validation {name}", number, self.cell, self.steps_taken)
+        check_noise(validation, self.cell)
         self._write("validation", max(0, self.steps_taken // self.length.epoch_steps - 1), validation)
         self.record.add_validation(self.steps_taken, validation)
 

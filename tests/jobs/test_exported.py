@@ -55,14 +55,6 @@ def judge(export: Export, part: str = "validation", **errors: list[float]) -> No
         (folder / f"{name}.scans.json".replace("low_dose", "low-dose")).write_text(json.dumps(rows))
 
 
-def test_a_validation_without_noise_chooses_no_network(tmp_path: Path) -> None:
-    """As of small crops, all of which lie in padding."""
-    export = export_of(tmp_path, a={}, b={})
-    without = {name: {"validation": {"rmse_hu": 0.4, "low_dose_rmse_hu": 0.0}} for name in ("a", "b")}
-    with pytest.raises(UserError, match=r"network a was validated where the low dose has no noise, .*training\.crop"):
-        export.choose(without)
-
-
 @pytest.mark.parametrize(
     "training_b", [{}, {"doses": [0.5, 0.05, 0.1]}, {"fresh": True}, {"fresh": True, "doses": DOSES}]
 )

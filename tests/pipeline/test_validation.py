@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from data_prep.errors import UserError
 from data_prep.split import Segment
 from data_prep.store import Pair
 from pipeline.evaluate.denoisers import load_denoiser
@@ -18,12 +19,14 @@ from pipeline.settings.run import EvaluateSettings
 from pipeline.training.arithmetic import count_operations
 from pipeline.training.clock import StepClock
 from pipeline.training.memory import predict
+from pipeline.training.metrics_file import read_metrics
 from pipeline.training.step import TrainingStep
 from pipeline.training.validators import ScanValidator
 from pipeline.training.world import World
-from tests.pairs import write_toy_pair
+from tests.pairs import write_pair, write_toy_pair
 from tests.pipeline.cells import cell
 from tests.pipeline.trainings import run
+from tests.scans import chest
 
 
 def test_validation_in_bfloat16_rounds_the_output_and_no_error() -> None:
@@ -60,6 +63,16 @@ def test_by_scans_a_validation_has_the_error_of_what_is_shipped(
     assert np.abs(shipped - low).mean() > 1
     rmse = {"rmse_hu": shipped, "low_dose_rmse_hu": low}
     assert validation == pytest.approx({name: np.sqrt(np.mean((x - full) ** 2)) for name, x in rmse.items()}, rel=1e-12)
+
+
+def test_a_validation_without_noise_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    """As of small crops, all of which lie in padding."""
+    full = chest(48, 32)
+    write_pair(tmp_path / "toy" / "a.zarr", {"full_dose": full, "low_dose": full}, (2.5, 0.7, 0.7), {})
+    settings = cell(2, crop=32)
+    with pytest.raises(UserError, match=rf"cell {settings.id} is validated where the low dose has no noise, .*\.crop"):
+        run(settings, tmp_path, tmp_path / "cell")
+    assert not read_metrics(tmp_path / "cell")
 
 
 def build_step(settings: CellSettings) -> TrainingStep:
