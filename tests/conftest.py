@@ -43,7 +43,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> object:
 
 
 def pytest_collection() -> None:
-    gc.disable()  # modules make no garbage, and the search for it took 30 % of the time in which the tests are collected
+    gc.disable()  # modules make no garbage, and the search for it took 30 % of the time in which tests are collected
 
 
 def pytest_collection_finish() -> None:
