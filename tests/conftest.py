@@ -47,7 +47,6 @@ def pytest_collection() -> None:
 
 
 def pytest_collection_finish() -> None:
-    gc.set_threshold(10_000)
     gc.enable()
 
 

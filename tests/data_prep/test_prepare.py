@@ -304,12 +304,12 @@ def test_what_cannot_be_opened_fails_is_tried_again_and_the_others_go_on(workspa
 
 
 def test_a_full_disk_fails_the_scan_with_its_reason_and_leaves_nothing_half(workspace: Workspace) -> None:
-    """No file may grow beyond 300 KB: a shard of toys fits, one of noise does not."""
+    """No file may grow beyond 2 MB: a shard of toys fits, one of noise does not."""
     scans = workspace.folder / "scans"
     for seed, name in enumerate("abc"):
         write_nifti(scans / f"sub-{name}.nii.gz", chest(16, seed=seed))
     noise = np.random.default_rng(0).integers(-1000, 1000, (30, 512, 512)).astype(np.int16)
-    write_nifti(scans / "sub-large.nii.gz", noise)
+    write_nifti(scans / "sub-large.nii", noise)
 
     def limit() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))
@@ -320,7 +320,7 @@ def test_a_full_disk_fails_the_scan_with_its_reason_and_leaves_nothing_half(work
     assert completed.returncode == 1, completed.stdout + completed.stderr
     manifest = workspace.manifest().set_index("subject")
     assert manifest["state"].to_dict() == {f"sub-{n}": "kept" for n in "abc"} | {"sub-large": "turned away"}
-    assert manifest.loc["sub-large", "reason"] == "File too large"
+    assert manifest.loc["sub-large", "reason"] == f"{workspace.data / 'nifti' / 'sub-large.zarr'}: File too large"
     assert sorted(os.listdir(workspace.data / "nifti")) == [f"sub-{n}.zarr" for n in "abc"]
     retried = workspace.run_within(source)
     assert retried.returncode == 0, retried.stdout + retried.stderr
