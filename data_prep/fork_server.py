@@ -6,18 +6,15 @@ while it imports what they need: modules make none, and that search takes a quar
 
 import gc
 import os
-import select
 import shutil
 import signal
 import socket
 import stat
 from collections.abc import Iterator
-from contextlib import suppress
 from types import FrameType
 
-from data_prep.processes import signal_at_end_of_parent
+from data_prep.processes import STARTED_BY, signal_at_end_of_parent
 
-_LAST_STANDARD = 2  # of stdin, stdout and stderr
 _LISTENER = "listener-"  # so `multiprocessing` names the socket of a fork server
 
 
@@ -25,22 +22,15 @@ def _socket_folders() -> Iterator[str]:
     """Yield the folder of this server's socket: only a process that is not killed removes it by itself."""
     for descriptor in map(int, os.listdir("/proc/self/fd")):
         try:
-            with socket.socket(fileno=os.dup(descriptor)) as listener:
-                folder, _, name = str(listener.getsockname()).rpartition("/")
-        except OSError:  # no socket
+            is_socket = stat.S_ISSOCK(os.fstat(descriptor).st_mode)
+        except OSError:  # that of the listing itself
             continue
+        if not is_socket:
+            continue
+        with socket.socket(fileno=os.dup(descriptor)) as listener:
+            folder, _, name = str(listener.getsockname()).rpartition("/")
         if name.startswith(_LISTENER):
             yield folder
-
-
-def _is_orphan() -> bool:
-    """Whether the process that started this server died before it could be bound to it: its pipe has no other end."""
-    pipes = select.poll()
-    for descriptor in map(int, os.listdir("/proc/self/fd")):
-        with suppress(OSError):  # that of the listing itself
-            if descriptor > _LAST_STANDARD and stat.S_ISFIFO(os.fstat(descriptor).st_mode):
-                pipes.register(descriptor, 0)
-    return any(event & select.POLLHUP for _, event in pipes.poll(0))
 
 
 def _begin_child() -> None:
@@ -61,5 +51,5 @@ signal.signal(signal.SIGUSR1, _end)
 os.register_at_fork(after_in_child=_begin_child)
 gc.disable()
 signal_at_end_of_parent(signal.SIGUSR1)
-if _is_orphan():
+if os.getppid() != int(os.environ[STARTED_BY]):  # it died before this server could be bound to it
     os.kill(os.getpid(), signal.SIGUSR1)

@@ -3,13 +3,26 @@
 import ctypes
 import os
 import signal
-from multiprocessing import parent_process
+from collections.abc import Sequence
+from multiprocessing import forkserver, parent_process
 
 FORK_SERVER = "data_prep.fork_server"
 """Name of the module that a fork server imports first, to end with the process that started it."""
+STARTED_BY = "QUARTERDOSE_FORK_SERVER_OF"
+"""Name of the variable that tells a fork server the process that started it."""
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
 _forking_pid: int | None = None
 """Process that forked last in the line of this one: its parent, until it forks itself."""
+
+
+def start_fork_server(modules: Sequence[str]) -> None:
+    """Start the server from which this process forks others, if there is none; both end with this process.
+
+    ``modules``: imported once, by the server.
+    """
+    os.environ[STARTED_BY] = str(os.getpid())
+    forkserver.set_forkserver_preload([FORK_SERVER, *modules])
+    forkserver.ensure_running()  # now: its folder of sockets, which ends with it, is then that of all processes
 
 
 def end_with_parent() -> None:

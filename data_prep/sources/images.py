@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from data_prep.cache import cache_path, read_cache, write_cache
 from data_prep.errors import ScanError, UserError
-from data_prep.processes import FORK_SERVER, end_with_parent
+from data_prep.processes import end_with_parent, start_fork_server
 from data_prep.progress import Progress, ignore_progress
 from data_prep.pseudonym import pseudonym, temporary_key, use_temporary_key
 from data_prep.readers.dicom_file import NoDicomError
@@ -157,7 +157,7 @@ def _read_images(
 def _map_in_processes(read: Callable[[Entries], list[Image]], batches: Sequence[Entries]) -> Iterator[list[Image]]:
     cores = len(os.sched_getaffinity(0))
     context, key = get_context("forkserver"), temporary_key()
-    context.set_forkserver_preload([FORK_SERVER, "__main__"])
+    start_fork_server(["__main__"])
     try:
         with ProcessPoolExecutor(cores, context, _prepare_reader, (key,)) as pool:
             yield from pool.map(read, batches)

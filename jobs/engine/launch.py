@@ -4,13 +4,12 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any, Protocol
 
 from data_prep.errors import UserError
 from data_prep.ownership import create_private_folder
-from data_prep.processes import FORK_SERVER
+from data_prep.processes import start_fork_server
 from jobs.engine.graph import OpenGraph
 from jobs.engine.lifeline import Lifeline, MemoryFile, call_with_lifeline
 from jobs.engine.process_group import ProcessGroup, stop_groups
@@ -85,8 +84,7 @@ class LocalProcesses:
     ) -> None:
         create_private_folder(folder, "choose another `runs` in the settings", trusts_group=True)  # as its run says
         _check_temporary_folder()
-        forkserver.set_forkserver_preload([FORK_SERVER, *modules])
-        forkserver.ensure_running()  # first: its folder of sockets, which ends with it, is then that of all processes
+        start_fork_server(modules)
         self._running = [ProcessGroup(main, arguments, size) for main, arguments, size in groups]
         self._faults: list[str] = []
 

@@ -1,7 +1,10 @@
 """Processes that end with their parent."""
 
+import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 FORKED_TWICE = """
 import os, signal, time
@@ -35,10 +38,10 @@ def test_a_worker_whose_fork_server_died_before_it_was_bound_ends() -> None:
 
 FORKED = """
 import gc
-from multiprocessing import get_context, set_forkserver_preload
-from data_prep.processes import FORK_SERVER
+from multiprocessing import get_context
+from data_prep.processes import start_fork_server
 
-set_forkserver_preload([FORK_SERVER])
+start_fork_server([])
 with get_context("forkserver").Pool(1) as pool:
     print(pool.apply(gc.isenabled), pool.apply(gc.get_freeze_count) > 1000)
 """
@@ -47,3 +50,29 @@ with get_context("forkserver").Pool(1) as pool:
 def test_a_worker_looks_for_garbage_but_not_among_what_its_server_imported() -> None:
     words = [sys.executable, "-c", FORKED]
     assert subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True).stdout == "True True\n"
+
+
+def test_workers_start_where_the_writer_of_standard_input_has_ended() -> None:
+    """As in a loop of a shell over lines, or behind ``echo``: a server that takes that for its own pipe ends."""
+    words = [sys.executable, "-c", FORKED]
+    assert subprocess.run(words, input="", stdout=subprocess.PIPE, text=True, check=True).stdout == "True True\n"
+
+
+STARTED = """
+import signal
+from multiprocessing import get_context
+from data_prep.processes import start_fork_server
+
+start_fork_server([])
+signal.setitimer(signal.ITIMER_REAL, 0.01)  # kills, while the server still imports
+get_context("forkserver").Process(target=print, args=("goes on",)).start()
+"""
+
+
+def test_a_fork_server_ends_with_a_command_that_is_killed_while_it_starts(tmp_path: Path) -> None:
+    """The request for a first worker that was under way held the pipe by which it was to see that."""
+    words, environment = [sys.executable, "-c", STARTED], {**os.environ, "TMPDIR": str(tmp_path)}
+    for _ in range(5):
+        process = subprocess.run(words, stdout=subprocess.PIPE, text=True, env=environment, check=False)
+        assert (process.returncode, process.stdout) == (-signal.SIGALRM, "")
+        assert not list(tmp_path.iterdir())
