@@ -70,13 +70,13 @@ def repeat_first(batches: Generator[Batch]) -> Generator[Batch]:
 
 
 def _yield_from(batches: Iterable[Batch | Fault]) -> Generator[Batch]:
-    for batch in batches:
-        if isinstance(batch, _FAULTS):
-            try:
+    try:
+        for batch in batches:
+            if isinstance(batch, _FAULTS):
                 raise batch
-            finally:
-                del batch  # in a cycle with its trace it would keep the reading processes alive
-        yield batch
+            yield batch
+    finally:
+        del batches  # which ends the readers; the fault that is raised, in a cycle with its trace, would keep it
 
 
 def bind_to_rank(_worker: int) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -43,6 +44,12 @@ def read_first(samples: PairSamples, workers: int) -> None:
         next(batches)
 
 
+def readers() -> set[BaseProcess | threading.Thread]:
+    """Processes and threads that may read ahead."""
+    pools = (thread for thread in threading.enumerate() if thread.name.startswith("ThreadPoolExecutor"))
+    return {*active_children(), *pools}
+
+
 def kill_and_wait(process: BaseProcess) -> None:
     """Wait until torch hears of the death."""
     process.kill()
@@ -54,8 +61,10 @@ def test_a_damaged_pair_is_named_in_the_words_of_its_reader(make_pair: Callable[
     data = make_pair()
     for shard in data.glob("toy/a.zarr/low_dose/c/*/0/0"):
         shard.write_bytes(bytes(byte ^ 0x55 for byte in shard.read_bytes()))
-    with pytest.raises(UserError, match=r"^\S+/toy/a\.zarr/low_dose does not hold what was written"):
+    others = readers()
+    with pytest.raises(UserError, match=r"^\S+/toy/a\.zarr/low_dose does not hold what was written") as refusal:
         read_first(PairSamples(data, SEGMENTS, cell(3), 0, 4), workers)
+    assert readers() <= others, f"{refusal} keeps some"
 
 
 def test_a_process_that_cannot_send_a_batch_ends_and_the_training_with_it(
