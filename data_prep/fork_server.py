@@ -9,8 +9,8 @@ import os
 import shutil
 import signal
 import socket
-import stat
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
 
 from data_prep.processes import STARTED_BY, signal_at_end_of_parent
@@ -20,17 +20,12 @@ _LISTENER = "listener-"  # so `multiprocessing` names the socket of a fork serve
 
 def _socket_folders() -> Iterator[str]:
     """Yield the folder of this server's socket: only a process that is not killed removes it by itself."""
-    for descriptor in map(int, os.listdir("/proc/self/fd")):
-        try:
-            is_socket = stat.S_ISSOCK(os.fstat(descriptor).st_mode)
-        except OSError:  # that of the listing itself
-            continue
-        if not is_socket:
-            continue
-        with socket.socket(fileno=os.dup(descriptor)) as listener:
-            folder, _, name = str(listener.getsockname()).rpartition("/")
-        if name.startswith(_LISTENER):
-            yield folder
+    for descriptor in Path("/proc/self/fd").iterdir():
+        if descriptor.is_socket():
+            with socket.socket(fileno=os.dup(int(descriptor.name))) as listener:
+                folder, _, name = str(listener.getsockname()).rpartition("/")
+            if name.startswith(_LISTENER):
+                yield folder
 
 
 def _begin_child() -> None:

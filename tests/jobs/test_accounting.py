@@ -12,6 +12,7 @@ from jobs.engine.submissions import Submissions
 from jobs.stages.accounting import accounting_table
 from jobs.stages.graph import graph_of
 from pipeline.settings.run import BudgetSettings, RunSettings
+from tests.programs import write_program
 
 # of Slurm 22.05: the job ran from 1795769304 on, slurmctld was killed 0.3 s later, and started it anew
 FORGOTTEN = ("49488001|COMPLETED|0:0|None|1795769304|1795769304|1795769311|1795769336|25|"
@@ -43,9 +44,7 @@ def sacct(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence
     """Let Slurm's accounting say these lines from here on."""
 
     def says(lines: Sequence[str]) -> None:
-        program = tmp_path / "sacct"
-        program.write_text("\n".join(["#!/bin/sh", "cat <<END", *lines, "END", ""]))
-        program.chmod(0o755)
+        write_program(tmp_path, "sacct", "\n".join(["cat <<END", *lines, "END"]))
 
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     return says

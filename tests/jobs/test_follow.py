@@ -28,6 +28,7 @@ from slurm.profile import Profile, load_profile
 from slurm.sentences import describe_end, describe_wait
 from slurm.states import JobState
 from tests.command_line import quarterdose_within
+from tests.programs import write_program
 
 CELL = "3d-s16-r2"
 FAILED = Marker("failed", {}, 1.0, 2.0, "slice 3 is broken", {}, attempt="/a")
@@ -237,8 +238,7 @@ def test_logs_of_no_stage_are_refused(folder: RunFolder, name: str) -> None:
 def slurm_commands(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Put commands in the place of Slurm's that note their call and know no job; return the notes."""
     for name in ("squeue", "sacct"):
-        (folder / name).write_text(f"#!/bin/sh\necho {name} >> {folder}/calls\n")
-        (folder / name).chmod(0o755)
+        write_program(folder, name, f"echo {name} >> {folder}/calls")
     monkeypatch.setenv("PATH", str(folder), prepend=":")
     return folder / "calls"
 
@@ -269,8 +269,7 @@ def test_jobs_of_another_cluster_are_not_those_of_the_same_numbers_here(
     folder: RunFolder, command: list[str], code: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = slurm_commands(tmp_path, monkeypatch)
-    (tmp_path / "scontrol").write_text("#!/bin/sh\necho ClusterName = barnard\n")
-    (tmp_path / "scontrol").chmod(0o755)
+    write_program(tmp_path, "scontrol", "echo ClusterName = barnard")
     Submissions(folder.root).add("study", [CELL], ["12"], 1, 0, "capella")
     completed = quarterdose_within(folder.root.parent, *command)
     assert completed.returncode == code
@@ -308,10 +307,8 @@ def test_nothing_is_submitted_while_a_training_runs_that_the_settings_no_longer_
 def test_a_preparation_is_not_refused_for_what_ranks_would_ask_for(
     folder: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scripts = {"sinfo": "cpu*|up|infinite|4|8|64000|(null)", "scontrol": "ClusterName = dev"}
-    for name, line in scripts.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\necho '{line}'\n")
-        (tmp_path / name).chmod(0o755)
+    write_program(tmp_path, "sinfo", "echo 'cpu*|up|infinite|4|8|64000|(null)'")
+    write_program(tmp_path, "scontrol", "echo ClusterName = dev")
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     profile = Profile(executor="slurm", gpus_a_task=1, cpus_a_task=16)
     check_submission(preparation_of(folder), folder, profile, [])

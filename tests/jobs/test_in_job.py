@@ -24,6 +24,7 @@ from pipeline.training.stopping import SIGNALS, Stopped
 from pipeline.training.world import World
 from slurm.job import USED_UP
 from tests.markers import mark_done, mark_split
+from tests.programs import write_program
 from tests.scans import chest, write_nifti
 
 
@@ -102,8 +103,7 @@ def test_an_input_whose_job_is_in_the_queue_has_not_died(
 ) -> None:
     """A training was added, submitted and judged while another one of the run still waits."""
     monkeypatch.setattr(in_job, "_VISIBLE_SECONDS", 0.0)
-    (tmp_path / "squeue").write_text(f"#!/bin/sh\necho '12|{state}|None||0|{code}|1|N/A|N/A|'\n")
-    (tmp_path / "squeue").chmod(0o755)
+    write_program(tmp_path, "squeue", f"echo '12|{state}|None||0|{code}|1|N/A|N/A|'")
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     Submissions(tmp_path / "t").add("split", ["split"], ["12"], 1, 0)
     with pytest.raises(RuntimeError, match="1 of 1 items of split did not succeed"):
@@ -121,10 +121,7 @@ def test_scans_that_a_search_found_died_as_the_tasks_of_their_array(
     monkeypatch.setattr(in_job, "_VISIBLE_SECONDS", 0.0)
     write_nifti(tmp_path / "a.nii.gz", chest(16))
     tasks = ("12_0|COMPLETED", "12_1|CANCELLED", "12_2|TIMEOUT")
-    (tmp_path / "squeue").write_text(
-        "#!/bin/sh\n" + "\n".join(f"echo '{task}|None|node1|0|0|1|2|3|'" for task in tasks)
-    )
-    (tmp_path / "squeue").chmod(0o755)
+    write_program(tmp_path, "squeue", "\n".join(f"echo '{task}|None|node1|0|0|1|2|3|'" for task in tasks))
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     Submissions(tmp_path / "t").add("prepare", [ALL_ITEMS], ["12"], 3, 0)
     (scan,) = graph.stages["prepare"].items()
@@ -138,11 +135,8 @@ def test_slurm_is_asked_once_what_became_of_all_inputs(
     graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(in_job, "_VISIBLE_SECONDS", 0.0)
-    (tmp_path / "squeue").write_text(
-        f"#!/bin/sh\necho asked >> {tmp_path}/calls\n"
-        'for job in 12 13; do echo "$job|CANCELLED|None||0|$job|1|N/A|N/A|"; done\n'
-    )
-    (tmp_path / "squeue").chmod(0o755)
+    states = 'for job in 12 13; do echo "$job|CANCELLED|None||0|$job|1|N/A|N/A|"; done'
+    write_program(tmp_path, "squeue", f"echo asked >> {tmp_path}/calls\n{states}")
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     items, split = graph.stages["study"].items(), graph.stages["split"]
     for number, item in enumerate(items[:2], start=12):
@@ -279,9 +273,7 @@ def _own_handlers() -> Iterator[None]:
 
 def be_last_start(folder: Path, monkeypatch: pytest.MonkeyPatch, preempted: str, end: int) -> None:
     """Be a job whose restarts are used up, with a time limit in so many seconds."""
-    scontrol = folder / "scontrol"
-    scontrol.write_text(f"#!/bin/sh\necho JobId=12 EndTime={int(time.time()) + end} PreemptTime={preempted}\n")
-    scontrol.chmod(0o755)
+    write_program(folder, "scontrol", f"echo JobId=12 EndTime={int(time.time()) + end} PreemptTime={preempted}")
     monkeypatch.setenv("PATH", str(folder), prepend=":")
     as_rank(monkeypatch, RESTART_COUNT="2")
 

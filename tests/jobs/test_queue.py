@@ -17,6 +17,7 @@ from jobs.stages.graph import graph_of, open_graph
 from pipeline.settings.run import RunSettings
 from slurm.profile import Profile
 from tests.markers import mark_done
+from tests.programs import write_program
 from tests.scans import chest, write_nifti
 
 PROFILE = Profile(executor="slurm", gpus_a_task=1, tasks_a_node=2)
@@ -50,8 +51,7 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "srun": "",
     }
     for name, script in scripts.items():
-        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
-        (folder / name).chmod(0o755)
+        write_program(folder, name, script)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
     return folder
 

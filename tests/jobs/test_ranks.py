@@ -28,6 +28,7 @@ from pipeline.settings.run import RunSettings
 from pipeline.training.world import DistributionError, World
 from slurm.profile import load_profile
 from slurm.submit import submit
+from tests.full_disk import small_disk
 from tests.markers import mark_split
 from tests.toy_runs import SETTINGS, Toy, copied_run, wait_for
 
@@ -95,11 +96,8 @@ def test_an_error_of_the_system_is_told_without_its_number(tmp_path: Path) -> No
 @pytest.fixture
 def full_disk(tmp_path: Path) -> Iterator[Path]:
     """A folder without room for another file."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root, to mount a small disk")
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "nr_inodes=1,mode=700", "tmpfs", str(tmp_path)], check=True)
-    yield tmp_path
-    subprocess.run(["umount", str(tmp_path)], check=True)
+    with small_disk(tmp_path, "nr_inodes=1,mode=700"):
+        yield tmp_path
 
 
 @pytest.mark.ranks

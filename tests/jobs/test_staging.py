@@ -1,7 +1,6 @@
 """Volumes on the node's own disk: copied once, shared, removed by the last, and left where they lie if that fails."""
 
 import os
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from data_prep.paths import pair_path
 from data_prep.split import Segment, Split
 from data_prep.store import Pair
 from jobs.stages.staging import staged
+from tests.full_disk import small_disk
 
 SPLIT = Split(
     "patients",
@@ -67,11 +67,8 @@ def test_a_pair_that_was_made_again_is_copied_again(data: Path, disk: Path, make
 
 @pytest.fixture
 def full_disk(disk: Path) -> Iterator[Path]:
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small file system needs root")
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)], check=True)
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+    with small_disk(disk, "size=64k"):
+        yield disk
 
 
 def test_a_full_disk_is_told_and_leaves_them_where_they_lie(

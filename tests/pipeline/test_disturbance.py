@@ -30,6 +30,7 @@ from pipeline.training.world import World
 from tests.pipeline.cells import cell
 from tests.pipeline.runs import fill, settings_of, write_load
 from tests.pipeline.trainings import CPU, Halted, run, train_ranks
+from tests.programs import write_program
 
 QUIET = {"cpu_share": 0.96, "foreign_share": 0.009, "foreign_node_share": 0.009, "jobs_start": 0.0, "jobs_end": 0.0,
          "gpu_mhz": 1980.0, "gpu_throttled_share": 0.0}  # fmt: skip
@@ -190,12 +191,12 @@ def test_ranks_see_each_other_s_numbers_and_a_cpu_has_no_clock_rate() -> None:
 def test_other_jobs_are_asked_for_in_a_job_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     assert neighbour_jobs() != neighbour_jobs()  # NaN
-    squeue = tmp_path / "squeue"
-    squeue.write_text(
-        '#!/bin/sh\n[ "$SLURM_JOB_NODELIST" = n1 ] || exit 1\n'
-        "[ -n \"$SQUEUE_USERS\" ] && printf '8\\n' || printf '7\\n8\\n9\\n'\n"
+    write_program(
+        tmp_path,
+        "squeue",
+        '[ "$SLURM_JOB_NODELIST" = n1 ] || exit 1\n'
+        "[ -n \"$SQUEUE_USERS\" ] && printf '8\\n' || printf '7\\n8\\n9\\n'",
     )
-    squeue.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setenv("SLURM_JOB_ID", "8")
     monkeypatch.setenv("SLURM_JOB_NODELIST", "n1")

@@ -9,6 +9,7 @@ import pytest
 from slurm.accounting import Allocation, allocations
 from slurm.commands import SlurmError
 from slurm.states import ENDED_BADLY, ENDED_WELL, RUNNING, WAITING, _states_of, job_states
+from tests.programs import write_program
 
 
 @pytest.fixture
@@ -16,10 +17,8 @@ def sacct(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None
     """Let Slurm's accounting print these lines, or fail with words of its own."""
 
     def says(*lines: str, error: str = "") -> None:
-        program = tmp_path / "sacct"
         ends = [f"echo '{error}' >&2", "exit 1"] if error else []
-        program.write_text("\n".join(["#!/bin/sh", "cat <<END", *lines, "END", *ends, ""]))
-        program.chmod(0o755)
+        write_program(tmp_path, "sacct", "\n".join(["cat <<END", *lines, "END", *ends]))
 
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     return says

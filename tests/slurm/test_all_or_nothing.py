@@ -20,6 +20,7 @@ from slurm.profile import Profile
 from slurm.submit import JobRequest, enqueue
 from tests.command_line import QUARTERDOSE
 from tests.data_prep.dicom_series import write_series
+from tests.full_disk import small_disk
 from tests.jobs.test_attack import Touch, as_other
 from tests.scans import chest
 from tests.slurm.clusters import kill_controller
@@ -128,20 +129,11 @@ def test_a_controller_that_falls_silent_half_way_leaves_jobs_that_are_named(tmp_
     assert not list((toy.run_folder / "markers").glob("*/*"))
 
 
-@contextmanager
-def small_disk(folder: Path) -> Iterator[None]:
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k,mode=0755", "tmpfs", str(folder)], check=True)
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
-
-
 def test_a_full_or_read_only_run_folder_is_refused_before(tmp_path: Path, cluster: Cluster) -> None:
     make_toy_scan(tmp_path)
     toy = Queued(tmp_path, changed(), cluster)
-    with small_disk(tmp_path / "runs"):
+    (tmp_path / "runs").mkdir()
+    with small_disk(tmp_path / "runs", "size=512k,mode=0755"):
         full = toy.run("--on", "cluster.yaml")
         assert_one_sentence(full, 2, f"{toy.run_folder} cannot be written: No space left on device")
         subprocess.run(["mount", "-o", "remount,ro", str(tmp_path / "runs")], check=True)

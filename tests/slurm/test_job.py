@@ -8,6 +8,7 @@ import pytest
 from data_prep.errors import UserError
 from slurm import job
 from slurm.job import describe_stop, process, requeue, share
+from tests.programs import write_program
 
 
 def array(monkeypatch: pytest.MonkeyPatch, **numbers: int) -> None:
@@ -38,13 +39,11 @@ def test_the_task_whose_number_is_that_of_its_array_speaks_for_itself_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Slurm takes ``scontrol requeue 12`` for all tasks, also those that run or are done."""
-    scontrol = tmp_path / "scontrol"
-    scontrol.write_text(f"""#!/bin/sh
+    write_program(tmp_path, "scontrol", f"""
 echo $* >> {tmp_path}/calls
 echo ArrayTaskId=3 EndTime=$(($(date +%s) + 36000)) PreemptTime=None
 [ $3 = 12_3 ] || echo ArrayTaskId=2 EndTime=$(($(date +%s) - 60)) PreemptTime=None
-""")
-    scontrol.chmod(0o755)
+""")  # fmt: skip
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     for name in ("JOB_ID", "ARRAY_JOB_ID"):
         monkeypatch.setenv(f"SLURM_{name}", "12")

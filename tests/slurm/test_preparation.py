@@ -12,6 +12,7 @@ import pytest
 
 from slurm.devcluster import Cluster, Shape
 from tests.command_line import QUARTERDOSE
+from tests.full_disk import small_disk
 from tests.scans import chest, write_nifti
 from tests.slurm.clusters import PORT, running
 from tests.slurm.queued import WHOLE, Queued, bytes_of
@@ -96,17 +97,16 @@ def test_the_items_of_a_cancelled_task_are_done_by_another(half_way: Queued, pre
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def data_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 1 MiB, which a cluster that is started later sees."""
     folder = tmp_path / "runs" / "toy" / "data"
     folder.mkdir(parents=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1M", "tmpfs", str(folder)], check=True)
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with small_disk(folder, "size=1M"):
+        yield folder
 
 
 def test_a_full_disk_fails_its_items_and_the_next_run_does_them(
-    tmp_path: Path, prepared_locally: Toy, small_disk: Path
+    tmp_path: Path, prepared_locally: Toy, data_disk: Path
 ) -> None:
     with running(Shape(nodes=2, accounting=False, port=PORT + 40)) as cluster:
         make_two_scans(tmp_path)
@@ -114,7 +114,7 @@ def test_a_full_disk_fails_its_items_and_the_next_run_does_them(
         submit_preparation(toy)
         toy.await_end()
         assert "No space left on device" in toy.tell("status")
-        subprocess.run(["mount", "-o", "remount,size=500M", str(small_disk)], check=True)
+        subprocess.run(["mount", "-o", "remount,size=500M", str(data_disk)], check=True)
         submit_preparation(toy)
         toy.await_end()
         assert_same_pairs(toy, prepared_locally)

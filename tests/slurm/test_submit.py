@@ -13,6 +13,7 @@ from data_prep.errors import UserError
 from slurm.partitions import check_partitions
 from slurm.profile import Profile, load_profile
 from slurm.submit import Job, JobRequest, enqueue, submit, task
+from tests.programs import write_program
 
 
 def write_rank(folder: Path) -> None:
@@ -110,8 +111,7 @@ def headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Headers:
         "srun": "",
         "sbatch": f'(cat "$1"; echo; env) >{programs}/script; echo job 7',
     }.items():
-        (programs / name).write_text(f"#!/bin/sh\n{script}\n")
-        (programs / name).chmod(0o755)
+        write_program(programs, name, script)
     monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
 
     def submitted(profile: Profile, request: JobRequest) -> dict[str, str]:
@@ -131,9 +131,7 @@ def headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Headers:
     ],
 )
 def test_arrays_are_as_long_as_the_site_takes_them(headers: Headers, limits: str, arrays: int, tmp_path: Path) -> None:
-    program = tmp_path / "programs" / "scontrol"
-    program.write_text(f"#!/bin/sh\necho '{limits}'\n")
-    program.chmod(0o755)
+    write_program(tmp_path / "programs", "scontrol", f"echo '{limits}'")
     request = JobRequest("prepare", [(str(number),) for number in range(5)])
     assert enqueue(Profile(executor="slurm"), tmp_path / "logs", write_line, request) == ["7"] * arrays
 
@@ -150,8 +148,7 @@ def test_a_job_that_was_killed_puts_itself_back_and_no_other_task(
     programs = tmp_path / "programs"
     headers(Profile(executor="slurm", restarts=3), JobRequest("prepare", [("a",)]))
     for name, script in {"srun": f"exit {code}", "scontrol": f"echo $* > {programs}/put-back"}.items():
-        (programs / name).write_text(f"#!/bin/sh\n{script}\n")
-        (programs / name).chmod(0o755)
+        write_program(programs, name, script)
     job = {"SLURM_JOB_ID": "12", "SLURM_RESTART_COUNT": str(restarts), **task_of_array}
     ended = subprocess.run(["bash", programs / "script"], env={**os.environ, **job}, capture_output=True, check=False)
     assert ended.returncode == code
@@ -165,8 +162,7 @@ PREPARATION = JobRequest("prepare", [("a",)])
 
 
 def let_sinfo_say(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
-    (folder / "sinfo").write_text(f"#!/bin/sh\n{script}\n")
-    (folder / "sinfo").chmod(0o755)
+    write_program(folder, "sinfo", script)
     monkeypatch.setenv("PATH", str(folder), prepend=":")
 
 
