@@ -111,6 +111,9 @@ class TrainingSettings(Settings):
         False, description="dense and up blocks are computed again in the backward pass: less memory, more time"
     )
     compile: bool = Field(False, description="torch.compile: minutes at the start; needs a C++ compiler on CPUs")
+    cuda_graphs: bool = Field(
+        False, description="on a GPU the host launches a network's pass at once, where small batches wait for it"
+    )
     gradients: Literal["full", "bfloat16"] = Field(
         "full", description="of the numbers in which they travel between ranks; full: float32"
     )
@@ -155,12 +158,32 @@ class TrainingSettings(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_graphs(self) -> Self:
+        others = {
+            "compile: true": self.compile,
+            "norm: sync": self.norm == "sync",
+            "accumulation": self.accumulation > 1,
+        }
+        for name, clashes in others.items():
+            if self.cuda_graphs and clashes:
+                raise ValueError(f"cuda_graphs and {name} exclude each other: take one of them")
+        return self
+
     def lowers_precision(self, *, gpu: bool) -> bool:
         """Whether the network's arithmetic is in bfloat16."""
         return gpu if self.precision == "auto" else self.precision == "bfloat16"
 
 
 WITHOUT_EFFECT = frozenset(
-    {"log_steps", "checkpoint_minutes", "checkpoint_steps", "checkpoints_kept", "loader_workers", "local_disk_gib"}
+    {
+        "log_steps",
+        "checkpoint_minutes",
+        "checkpoint_steps",
+        "checkpoints_kept",
+        "loader_workers",
+        "local_disk_gib",
+        "cuda_graphs",
+    }
 )
 """Training settings that do not change the result."""

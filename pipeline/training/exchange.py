@@ -58,6 +58,11 @@ def _with_times(clock: StepClock, bucket: GradBucket, hook: Callable[..., Averag
     return hook(dist.group.WORLD, bucket).then(finish)
 
 
+def is_exchanging(network: nn.Module) -> bool:
+    """Whether the network's backward pass exchanges gradients."""
+    return hasattr(network, "no_sync")
+
+
 def without_exchange(network: nn.Module) -> AbstractContextManager[Any]:
     """Return a context in which a backward pass adds to this rank's gradients and exchanges none."""
     no_sync: Callable[[], AbstractContextManager[Any]] = getattr(network, "no_sync", nullcontext)

@@ -15,7 +15,7 @@ from pipeline.settings.cells import CellSettings
 from pipeline.training.average import WeightAverage
 from pipeline.training.clock import StepClock
 from pipeline.training.errors import CheckpointError
-from pipeline.training.exchange import without_exchange
+from pipeline.training.exchange import is_exchanging, without_exchange
 from pipeline.training.loader import Batch
 from pipeline.training.validation import judge
 
@@ -26,7 +26,8 @@ class TrainingStep:
     Args:
         cell: the settings.
         model: the network, laid out and on its device.
-        network: the same network for training: with several ranks, one that exchanges gradients at the last batch.
+        network: the same network for training: captured in CUDA graphs, or with several ranks one that exchanges
+            gradients at the last batch.
         clock: that measures the parts of a step.
         low_precision: the network's arithmetic is in bfloat16.
         foreach: the optimiser handles all parameters at once; None: where torch finds it faster.
@@ -46,7 +47,7 @@ class TrainingStep:
     @property
     def exchanges(self) -> bool:
         """Whether gradients are exchanged with other ranks."""
-        return self.network is not self.model
+        return is_exchanging(self.network)
 
     @property
     def arithmetic(self) -> str:

@@ -11,15 +11,17 @@ import torch
 from torch import nn
 
 from data_prep.cache import cache_folder
+from data_prep.log import logger
 from data_prep.ownership import private_temporary_folder
 from data_prep.progress import Progress
 from data_prep.split import Split
 from pipeline.convolutions.choice import from_rows
-from pipeline.convolutions.layers import use_algorithms
-from pipeline.convolutions.memory_format import lay_out
+from pipeline.convolutions.layers import Algorithms, use_algorithms
+from pipeline.convolutions.memory_format import channels_last, lay_out
 from pipeline.dataset import PairSamples, RankBatches
 from pipeline.models import build_network
 from pipeline.settings.cells import ARMS, CellSettings
+from pipeline.training.captured import can_capture, capture
 from pipeline.training.checkpoints import Checkpoints, load_state
 from pipeline.training.clock import StepClock
 from pipeline.training.convolutions import algorithms_of, chooses_algorithms
@@ -27,6 +29,7 @@ from pipeline.training.distributed import device_of
 from pipeline.training.exchange import exchange_gradients
 from pipeline.training.loader import Batch, naming_dead_readers, read_ahead, repeat_first
 from pipeline.training.measurements import Measurements
+from pipeline.training.memory import blank_batches
 from pipeline.training.metrics_file import MetricsFile
 from pipeline.training.node_load import process_seconds
 from pipeline.training.ranks import Ranks
@@ -85,10 +88,7 @@ def _build_trainer(
     torch.manual_seed(settings.seed)
     length = length_of(settings, len(split.parts["train"]), world.size)
     samples = PairSamples(data, split.parts["train"], cell, settings.seed, length.epoch_samples)
-    step = _build_step(cell, start, ranks)
-    if convolutions:
-        for network in (step.model, step.judged):
-            use_algorithms(network, from_rows(convolutions["algorithms"]))
+    step = _build_step(cell, start, ranks, from_rows(convolutions["algorithms"]) if convolutions else None)
     record = _restore(step, state)
     record.seconds["start"] += time.perf_counter() - start_time
     return Trainer(
@@ -107,12 +107,13 @@ def _build_validator(cell: CellSettings, data: Path, split: Split, step: Trainin
     return CropValidator(PairSamples(data, segments, cell, VALIDATION_SEED, count, validating=True), count)
 
 
-def _build_step(cell: CellSettings, start: Path | None, ranks: Ranks) -> TrainingStep:
+def _build_step(cell: CellSettings, start: Path | None, ranks: Ranks, algorithms: Algorithms | None) -> TrainingStep:
     model, clock = _build_model(cell, start, ranks.device), StepClock(ranks.device)
-    network = model
-    if ranks.world.size > 1 and ARMS[cell.arm].exchanges_gradients:
-        network = exchange_gradients(model, cell.training, ranks.device, clock)
+    use_algorithms(model, algorithms)
     low_precision = cell.training.lowers_precision(gpu=ranks.device.type == "cuda")
+    network = _capture(cell, model, ranks.device, low_precision=low_precision) if cell.training.cuda_graphs else model
+    if ranks.world.size > 1 and ARMS[cell.arm].exchanges_gradients:
+        network = exchange_gradients(network, cell.training, ranks.device, clock)
     step = TrainingStep(cell, model, network, clock, low_precision=low_precision)
     if cell.training.compile:
         for compiled in {step.model, step.judged}:
@@ -125,6 +126,14 @@ def _build_model(cell: CellSettings, start: Path | None, device: torch.device) -
     if start is not None:
         model.load_state_dict(load_state(start))
     return lay_out(model.to(device=device), cell.dims)
+
+
+def _capture(cell: CellSettings, model: nn.Module, device: torch.device, *, low_precision: bool) -> nn.Module:
+    if not can_capture(device):
+        logger.warning(f"cell {cell.id}: training.cuda_graphs does nothing on a CPU")
+        return model
+    images = next(blank_batches(cell))[0].to(device).contiguous(memory_format=channels_last(cell.dims))
+    return capture(model, images, low_precision=low_precision)
 
 
 def compile_network(model: nn.Module) -> None:

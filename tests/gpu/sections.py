@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,13 +59,18 @@ def step() -> Iterator[Figure]:
     yield from _compare_steps("gpu-step", 1)
 
 
+def captured_step() -> Iterator[Figure]:
+    """The same, the network's passes in CUDA graphs."""
+    yield from _compare_steps("gpu-step-captured", 1, cuda_graphs=True)
+
+
 def step_of_four() -> Iterator[Figure]:
-    """The same with four samples."""
+    """A step of four samples."""
     yield from _compare_steps("gpu-step-4", 4)
 
 
-def _compare_steps(name: str, batch: int) -> Iterator[Figure]:
-    settings = default_cell(batch=batch)
+def _compare_steps(name: str, batch: int, **training: Any) -> Iterator[Figure]:
+    settings = default_cell(batch=batch, **training)
     ours, plain = seconds(build_step(settings), build_plain_step(batch))
     yield Figure(name, plain / ours, "x", "the plain network in TF32")
     yield Figure(f"{name}-ms", 1e3 * ours / batch, "ms a sample")
@@ -220,6 +226,7 @@ def low_dose() -> Iterator[Figure]:
 SECTIONS: Mapping[str, tuple[Callable[[], Iterator[Figure]], float]] = {
     "convolutions": (convolutions, 120),
     "step": (step, 90),
+    "captured-step": (captured_step, 60),
     "profile": (profile_step, 30),
     "step-of-four": (step_of_four, 40),
     "loss": (composite_loss, 20),

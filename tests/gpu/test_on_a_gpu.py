@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,12 +36,12 @@ def test_each_pass_has_a_right_algorithm(channels: tuple[int, int], kernel: int,
             assert quickest(trials), trials
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
+@pytest.mark.parametrize("training", [{}, {"accumulation": 2}, {"cuda_graphs": True}], ids=str)
 def test_a_training_that_was_killed_goes_on_to_the_same_losses(
-    accumulation: int, make_pair: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    training: dict[str, Any], make_pair: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    settings = cell(3, norm="group", crop=32, epochs=2, checkpoint_steps=1, accumulation=accumulation)
+    settings = cell(3, norm="group", crop=32, epochs=2, checkpoint_steps=1, **training)
     data, straight, stopped = make_pair(), tmp_path / "straight", tmp_path / "stopped"
     result = run(settings, data, straight)
     with pytest.raises(Halted):
@@ -49,6 +50,14 @@ def test_a_training_that_was_killed_goes_on_to_the_same_losses(
     assert run(settings, data, stopped)["convolutions"] == result["convolutions"]
     assert_same_losses(stopped, straight)
     assert result["device"] == ("cpu" if device().type == "cpu" else torch.cuda.get_device_name())
+
+
+def test_a_captured_training_is_the_same_to_the_bit(make_pair: Callable[..., Path], tmp_path: Path) -> None:
+    data = make_pair()
+    for captured in (False, True):
+        settings = cell(3, norm="batch", crop=32, batch=2, average=0.2, cuda_graphs=captured)
+        run(settings, data, tmp_path / str(captured))
+    assert_same_losses(tmp_path / "True", tmp_path / "False")
 
 
 def test_a_scan_is_judged_as_on_the_cpu() -> None:

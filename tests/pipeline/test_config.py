@@ -93,6 +93,12 @@ def load(tmp_path: Path, text: str = MINIMAL, *overrides: str) -> RunSettings:
             "study.training.samples=3",
             r"networks\.3d\.training\.samples 3 must be a multiple of ranks x batch x accumulation = 2",
         ),
+        (
+            "study.training={cuda_graphs: true, accumulation: 2}",
+            "cuda_graphs and accumulation exclude each other: take one of them",
+        ),
+        ("study.training={cuda_graphs: true, norm: sync, batch: 2}", "cuda_graphs and norm: sync exclude each other"),
+        ("study.training={cuda_graphs: true, compile: true}", "cuda_graphs and compile: true exclude each other"),
         ("study.training={norm: batch, crop: 16}", "crop 16 and batch 1 leave batch norm one value"),
         (networks(deep={"training": {"residual": False}}), r"3d\.training\.residual must equal networks\.2d\.training"),
         (networks(deep={"training": {"scaling": "unit"}}), r"3d\.training\.scaling must equal networks\.2d"),
