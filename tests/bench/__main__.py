@@ -102,6 +102,8 @@ def measure_all(names: Sequence[str], path: Path) -> list[dict[str, object]]:
 
 def main() -> None:
     """Measure those named, or all; print the table at the end."""
+    if unknown := set(sys.argv[1:]) - set(BENCHES):
+        sys.exit(f"there is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(BENCHES)}")
     table = Table("name", "ours", "baseline", "baseline is", "ratio", "goal", box=None)
     for row in measure_all(sys.argv[1:] or list(BENCHES), FILE):
         table.add_row(*(str(cell) for cell in row.values()))

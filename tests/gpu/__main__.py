@@ -51,6 +51,8 @@ def _run(words: list[str]) -> int:
     from tests.gpu.sections import SECTIONS
 
     names = [word for word in words if word != "--dry"]
+    if unknown := set(names) - set(SECTIONS):
+        sys.exit(f"there is no benchmark {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
     rows = [] if names else [_run_tests()]
     for name in names or SECTIONS:
         rows += _run_section(name)
