@@ -159,9 +159,13 @@ class _Fit:
         return tuple(slices.tolist()), tuple(gain.tolist())
 
     def _tabulated(self, factor: NDArray[np.float64]) -> Apodisation:
-        """Return the apodisation with these factors at the rings; below the lowest ring of the level it is constant."""
+        """Return the apodisation with these factors at the rings; below the lowest ring of the level it is constant.
+
+        It ends with the last ring, for a scan may have finer pixels than those in which its noise was measured.
+        """
         rings = np.arange(_LEVEL_RINGS.start, len(WIDE.ring_bins))
-        return Apodisation(tuple(rings / (WIDE.side * self.pixel)), tuple(factor[rings]))
+        frequency = rings / (WIDE.side * self.pixel)
+        return Apodisation((*frequency, math.nextafter(frequency[-1], math.inf)), (*factor[rings], 0.0))
 
     def _simulator(self, model: NoiseModel) -> LowDoseSimulator:
         return LowDoseSimulator(self.settings, self.slabs[0].hu.shape[1], self.pixel, model=model)

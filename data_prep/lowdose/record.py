@@ -16,9 +16,12 @@ from data_prep.lowdose.scan_noise import (
     ScanNoise,
     Slab,
     block_noise,
+    coarsen,
+    coarsened,
     measure_noise,
     slab_sd,
     summary,
+    visible_noise,
 )
 
 _MOST_SHIFT = 0.05  # of the mean frequency
@@ -29,14 +32,15 @@ _SMOOTH, _SHARP = 0.22, 0.5
 class NoiseRecord:
     """Collects the low dose of the slices in which the scan's own noise was measured, and compares both.
 
-    ``slabs``: of the full dose; ``dose``: fraction of the full dose, None where it is not known. ``added``: what the
-    low dose adds to the slabs, once all chunks were added.
+    ``slabs``: of the full dose, and ``pixel``: the size of their pixels, mm, both coarser than the scan's by ``step``
+    where blocks of the scan's own pixels are too small to show its noise. ``dose``: fraction of the full dose, None
+    where it is not known. ``added``: what the low dose adds to the slabs, once all chunks were added.
     """
 
     def __init__(self, slabs: Sequence[Slab], pixel: float, dose: float | None) -> None:
-        self.slabs, self.pixel, self.dose = slabs, pixel, dose
-        self.own = block_noise(slabs)
-        self.added = _without_noise(slabs)
+        self.step, self.own = visible_noise(slabs)
+        self.slabs, self.pixel, self.dose = coarsened(slabs, self.step), pixel * self.step, dose
+        self.added = _without_noise(self.slabs)
 
     def of_dose(self, dose: float | None) -> Self:
         """Return an empty record of another low dose of the same slabs."""
@@ -50,7 +54,7 @@ class NoiseRecord:
             start, stop = max(slab.first, first), min(slab.first + len(slab.hu), first + len(full))
             if start < stop:
                 chunk = slice(start - first, stop - first)
-                slab.hu[start - slab.first : stop - slab.first] = low[chunk] - full[chunk]
+                slab.hu[start - slab.first : stop - slab.first] = coarsen(low[chunk] - full[chunk], self.step)
 
     def row(self, *, is_cut: bool = False) -> Mapping[str, Any]:
         """Return the manifest's columns of noise: SD in HU and its interval, mean frequency in cycles/mm.

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.fft import fftfreq, irfft2, rfft2
 from scipy.special import stdtrit
 
 from data_prep.lowdose.blocks import NARROW, WIDE, Blocks, Indices, Planes, Power
@@ -34,6 +35,8 @@ _MOST_VARIANCE = 2.0  # times the median: what is above has an edge that only on
 _HIGHEST_CORRELATION = 0.95
 _LEAST_NOISE = 0.1  # of the power of rounding
 _CONFIDENCE = 0.95
+_LEAST_CYCLES = 3.0  # of the mean frequency in a block, which hardly shows what is below one
+_COARSEST = 4  # pixels
 
 
 @dataclass(frozen=True)
@@ -91,6 +94,48 @@ class BlockNoise:
     power: Power
     pair_correlation: float
     z_correlation: tuple[float, ...]
+
+
+def visible_noise(slabs: Sequence[Slab]) -> tuple[int, BlockNoise | None]:
+    """Measure the noise as :func:`block_noise`, of coarser pixels where blocks are too small to show it.
+
+    Return of how many pixels an edge of a coarser one is, and the noise in it.
+    """
+    step, noise = 1, block_noise(slabs)
+    while noise and _cycles(noise) < _LEAST_CYCLES and step < _COARSEST and _holds_blocks(slabs[0], step + 1):
+        coarser = block_noise(coarsened(slabs, step + 1))
+        if coarser is None:
+            break
+        step, noise = step + 1, coarser
+    return step, noise
+
+
+def coarsened(slabs: Sequence[Slab], step: int) -> list[Slab]:
+    """Return slabs of coarser pixels, ``step`` by ``step`` of theirs."""
+    return [Slab(slab.first, coarsen(slab.hu, step)) for slab in slabs]
+
+
+def coarsen(hu: NDArray[np.int16], step: int) -> NDArray[np.int16]:
+    """Average ``step`` x ``step`` pixels of slices (n, rows, columns), and give back what that takes away."""
+    if step == 1:
+        return hu
+    count, first = np.array(hu.shape[1:]) // step, np.array(hu.shape[1:]) % step // 2
+    rows, columns = (slice(start, start + step * number) for start, number in zip(first, count, strict=True))
+    means = hu[:, rows, columns].reshape(-1, count[0], step, count[1], step).mean((2, 4), dtype=np.float32)
+    down, across = (np.sinc(fftfreq(size)) / np.sinc(fftfreq(size) / step) for size in count)
+    spectra = rfft2(means) / np.outer(down, across[: count[1] // 2 + 1]).astype(np.float32)
+    limits = np.iinfo(np.int16)
+    return np.rint(irfft2(spectra, means.shape[1:])).clip(limits.min, limits.max).astype(np.int16)
+
+
+def _holds_blocks(slab: Slab, step: int) -> bool:
+    return bool(min(slab.hu.shape[1:]) // step >= 2 * WIDE.side)
+
+
+def _cycles(noise: BlockNoise) -> float:
+    """Return the mean frequency by power, in cycles a block."""
+    weights = noise.power.mean(0) * WIDE.ring_bins
+    return float((np.arange(len(weights)) * weights).sum() / weights.sum())
 
 
 def read_slabs(scan: CTScan) -> list[Slab]:
@@ -185,21 +230,20 @@ def _correlation(total: Power, difference: Power) -> float:
 
 def measure_noise(slabs: Sequence[Slab], pixel: float) -> ScanNoise | None:
     """Measure the noise of a scan, of pixels of ``pixel`` mm; None as :func:`block_noise`."""
-    noise = block_noise(slabs)
-    return summary(noise, pixel) if noise else None
+    step, noise = visible_noise(slabs)
+    return summary(noise, pixel * step) if noise else None
 
 
 def summary(noise: BlockNoise, pixel: float) -> ScanNoise:
     """Summarise the noise in blocks of pixels of ``pixel`` mm."""
     power, levels = noise.power.mean(0), slab_sd(noise).values()
     frequency = np.arange(len(power)) / (WIDE.side * pixel)
-    weights = power * WIDE.ring_bins
     return ScanNoise(
         sd=math.sqrt(WIDE.variance(power)),
         interval=_interval(noise),
         frequency=tuple(frequency.tolist()),
         spectrum=tuple((power * pixel**2).tolist()),
-        centroid=float((frequency * weights).sum() / weights.sum()),
+        centroid=_cycles(noise) / (WIDE.side * pixel),
         z_correlation=noise.z_correlation,
         slab_range=(min(levels), max(levels)),
         blocks=len(noise.power),

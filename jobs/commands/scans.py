@@ -96,14 +96,15 @@ def _photons_for(series: Series, settings: DataSettings, sd: float) -> float:
     from data_prep.lowdose.calibrate import calibrate as photons_for
     from data_prep.lowdose.matching import match
     from data_prep.lowdose.model import DEFAULT_PHOTONS
-    from data_prep.lowdose.scan_noise import block_noise, read_slabs
+    from data_prep.lowdose.record import NoiseRecord
+    from data_prep.lowdose.scan_noise import read_slabs
 
     if series.fault:
         raise series.fault
     ct = series.open(series.files).fitted(settings.fit)
     low_dose = settings.low_dose.model_copy(update={"photons": DEFAULT_PHOTONS})
-    slabs = read_slabs(ct)
-    model = match(slabs, block_noise(slabs), low_dose, ct.spacing[2], ct.acquisition)
+    noise = NoiseRecord(read_slabs(ct), ct.spacing[2], low_dose.dose)
+    model = match(noise.slabs, noise.own, low_dose, noise.pixel, ct.acquisition)
     volume = ct.middle(_CALIBRATION_SLICES).load()
     return photons_for(volume.hu, volume.spacing[2], low_dose, sd, model)
 

@@ -22,7 +22,7 @@ class Prepare(Stage):
     """Simulate or read the low dose of one scan an item; write both doses as a Zarr pair, with a contact sheet."""
 
     name: str = "prepare"
-    version: ClassVar[int] = 6
+    version: ClassVar[int] = 7
     modules: ClassVar[tuple[str, ...]] = (
         "data_prep.prepare", "data_prep.readers.dicom", "data_prep.readers.nifti",
     )  # fmt: skip

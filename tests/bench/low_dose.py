@@ -55,7 +55,7 @@ def simulate_scan(scan: CTScan, settings: LowDoseSettings) -> NDArray[np.int16]:
     """Return the low dose of a scan as preparation simulates it: with its own noise, and a record of what was added."""
     pixel, low = scan.spacing[2], np.empty((scan.slices, SIDE, SIDE), np.int16)
     record = NoiseRecord(read_slabs(scan), pixel, settings.dose)
-    model = match(record.slabs, record.own, settings, pixel, scan.acquisition)
+    model = match(record.slabs, record.own, settings, record.pixel, scan.acquisition)
     simulator = LowDoseSimulator(settings, SIDE, pixel, model=model)
     for start, full in zip(range(0, scan.slices, CHUNK_SLICES), scan.chunks(), strict=True):
         chunk = low[start : start + CHUNK_SLICES]

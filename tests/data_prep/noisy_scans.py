@@ -41,7 +41,7 @@ def low_dose_of(
 ) -> LowDose:
     """Simulate slabs as a preparation does, without the slices between them."""
     record = NoiseRecord(slabs, pixel, settings.dose)
-    model = match(slabs, record.own, settings, pixel, acquisition)
+    model = match(record.slabs, record.own, settings, record.pixel, acquisition)
     simulator = LowDoseSimulator(settings, slabs[0].hu.shape[1], pixel, model=model)
     low: dict[int, Hu] = {}
     for first, hu in _runs(slabs):

@@ -12,7 +12,16 @@ from data_prep.lowdose.blocks import WIDE
 from data_prep.lowdose.geometry import FanGeometry
 from data_prep.lowdose.model import z_filter
 from data_prep.lowdose.noise import LowDoseSimulator
-from data_prep.lowdose.scan_noise import BlockNoise, ScanNoise, Sites, Slab, block_noise, measure_noise, summary
+from data_prep.lowdose.scan_noise import (
+    BlockNoise,
+    ScanNoise,
+    Sites,
+    Slab,
+    block_noise,
+    coarsen,
+    measure_noise,
+    summary,
+)
 from data_prep.settings import GeometrySettings, LowDoseSettings
 from tests.data_prep.noisy_scans import Array, LowDose, abdomen, bell, coloured, low_dose_of, noisy_slabs
 
@@ -85,6 +94,47 @@ def test_rounding_does_not_hide_the_correlation_of_smooth_noise() -> None:
     noise = block_noise(slabs)
     assert noise is not None
     assert noise.z_correlation == pytest.approx((0.5,), abs=0.05)
+
+
+@pytest.mark.parametrize(("pixel", "peak", "step"), [(0.36, 0.2, 2), (0.25, 0.1, 4)])
+def test_smooth_noise_in_small_pixels_is_added_at_its_level_and_grain(pixel: float, peak: float, step: int) -> None:
+    """Noise of which a block of 24 pixels has no 3 cycles: of its lowest frequencies such a block shows less than half.
+
+    In the middle of the image, where the factors of the slabs hold, and at frequencies around its peak.
+    """
+    side = 192
+    slabs = noisy_slabs(np.full((side, side), 50.0), coloured(side, pixel, bell(peak), (1, 1)), SD, 4)
+    low_dose = low_dose_of(slabs, pixel, LowDoseSettings(doses=(DOSE,), geometry=GeometrySettings(views=288)))
+    full, added = low_dose.record.noise
+    assert low_dose.record.step == step
+    assert full
+    assert added
+    assert full.sd == pytest.approx(SD, rel=0.05)
+    assert added.z_correlation[0] == pytest.approx(0.5, abs=0.05)
+    volumes = np.concatenate([slab.hu - 50.0 for slab in slabs]), np.concatenate(low_dose.added)
+    levels = [volume[:, 24:-24, 24:-24].std() for volume in volumes]
+    assert levels[1] / levels[0] == pytest.approx(3, rel=0.06)
+    frequency = np.fft.fftfreq(side, pixel)
+    near_peak = abs(np.hypot(frequency[:, None], frequency) / peak - 1) < 0.5
+    powers = [(np.abs(np.fft.fft2(volume - volume.mean())) ** 2).mean(0)[near_peak].sum() for volume in volumes]
+    assert powers[1] / powers[0] == pytest.approx(9, rel=0.15)
+
+
+@pytest.mark.parametrize(("side", "step"), [(64, 1), (64, 2), (63, 3), (65, 3), (64, 4)])
+def test_coarser_pixels_hold_waves_as_they_are(side: int, step: int) -> None:
+    """Below the highest frequency of coarser pixels a wave keeps its height, and its place."""
+    coarse = side // step
+    first = (side - coarse * step) // 2
+    cycles = 5 / (coarse * step), coarse // 3 / (coarse * step)  # of pixels along rows and columns
+
+    def wave(first: float, spacing: int, count: int) -> Array:
+        pixel = first + spacing * np.arange(count, dtype=np.float64)
+        across, down = (np.sin(2 * np.pi * frequency * pixel + 0.3) for frequency in cycles)
+        return np.asarray(1000 * down[:, None] * across)
+
+    hu = wave(0, 1, side).round().astype(np.int16)
+    expected = wave(first + (step - 1) / 2, step, coarse)
+    np.testing.assert_allclose(coarsen(hu[None], step)[0].astype(np.float64), expected, atol=1.2)
 
 
 def check_noise(noise: ScanNoise, sd: float, spectrum: Callable[[Array], Array], taps: Sequence[float]) -> None:
