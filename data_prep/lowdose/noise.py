@@ -101,18 +101,26 @@ class LowDoseSimulator:
 
     def full_dose_variance(self, counts: Tensor) -> Tensor:
         """Return the variance of the log sinogram's noise at full dose, from expected photons."""
-        inverse_counts = 1 / counts.clamp(min=1)
+        inverse_counts = 1 / counts.clamp(min=self._least_counts)
         return inverse_counts * (1 + self.settings.electronic_sd**2 * inverse_counts)
 
     def variance(self, counts: Tensor) -> Tensor:
         """Return the variance of the noise that turns the log sinogram of the full dose into that of the low dose.
 
-        ``counts``: photons expected at full dose; at the low dose a detector counts at least one.
+        ``counts``: photons expected at full dose.
         """
         a = self.settings.dose
-        inverse_counts = 1 / counts.clamp(min=1 / a)
+        inverse_counts = 1 / counts.clamp(min=self._least_counts / a)
         electronic = (1 + a) / a * self.settings.electronic_sd**2 * inverse_counts
         return (1 - a) / a * inverse_counts * (1 + electronic)
+
+    @property
+    def _least_counts(self) -> float:
+        """Counts N whose noise is as large as they are, N^2 = N + s^2.
+
+        Of fewer the logarithm varies no more, for a detector counts at least one, while 1/N + s^2/N^2 grows.
+        """
+        return (1 + math.sqrt(1 + 4 * self.settings.electronic_sd**2)) / 2
 
     def _normal_noise(self, counts: Tensor, seeds: Sequence[int]) -> Tensor:
         """Return normal noise in the log sinogram; drawn on the CPU, so that it is the same on every device."""

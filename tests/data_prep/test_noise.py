@@ -1,3 +1,4 @@
+import math
 from functools import cache
 from typing import Any
 
@@ -78,7 +79,7 @@ def test_noise_times_root_dose_is_constant() -> None:
 
 
 def test_electronic_noise_follows_its_formula() -> None:
-    a, sd, counts = 0.1, 5.0, 1e4 * torch.exp(-torch.tensor([0.0, 3.0, 6.0]))
+    a, sd, counts = 0.1, 5.0, 1e4 * torch.exp(-torch.tensor([0.0, 3.0, 5.0]))
     scan = 1 / (a * counts) + sd**2 / (a * counts) ** 2
     full = 1 / counts + sd**2 / counts**2
     variance = simulator(a, 1e4, electronic_sd=sd).variance(counts)
@@ -193,6 +194,16 @@ def test_counts_stay_finite_and_are_biased_as_their_logarithm() -> None:
     assert starved.noise_hu(torch.full((1, SIDE, SIDE), 30000.0), [0]).isfinite().all()
 
 
+@pytest.mark.parametrize("dose", [0.5, 0.25, 0.1, 0.02])
+@pytest.mark.parametrize("photons", [0.3, 1, 2, 5, 10, 20, 50])
+def test_at_few_counts_the_log_varies_about_as_that_of_thinned_counts(dose: float, photons: float) -> None:
+    """At the low dose, against draws. Of 1/N + s^2/N^2 at a single count the noise would be six times as large."""
+    full, sd, rng = max(round(photons / dose), 1), 5.0, np.random.default_rng(0)
+    low = rng.binomial(full, dose, 20000) + rng.normal(0, sd * np.sqrt(1 - dose**2), 20000)
+    variance = simulator(dose, electronic_sd=sd).variance(torch.tensor([float(full)]))
+    assert 0.7 < float(variance.sqrt()) / np.log(np.maximum(low, 1)).std() < 1.3
+
+
 @pytest.mark.parametrize(
     "changed", [{"z_correlation": (0.5,)}, {"z_correlation": "scan"}, {"backprojection": "gridded"}]
 )
@@ -256,12 +267,14 @@ def test_slice_seeds_differ_and_stay() -> None:
 
 
 def test_where_no_photon_arrives_the_noise_stays_finite() -> None:
-    """Behind metal a detector still counts its electronics: at least one count at the low dose."""
+    """Behind metal a detector still counts its electronics: the noise is that of 5.52 counts, whose own is 5.52."""
     a, photons, sd = 0.1, 1e5, 5.0
-    counts = photons * torch.exp(-torch.tensor([8.0, 20.0, 1000.0]))
+    counts = photons * torch.exp(-torch.tensor([7.0, 20.0, 1000.0]))
     variance = simulator(a, photons, electronic_sd=sd).variance(counts)
-    at_one_count = (1 - a) + (1 - a**2) * sd**2
-    torch.testing.assert_close(variance[1:], torch.full((2,), at_one_count))
+    least = 5.525
+    assert math.sqrt(least + sd**2) == pytest.approx(least, rel=1e-3)
+    at_least = (1 - a) / least + (1 - a**2) * sd**2 / least**2
+    torch.testing.assert_close(variance[1:], torch.full((2,), at_least), rtol=1e-3, atol=0)
     assert variance[0] < variance[1]
     metal = torch.full((1, SIDE, SIDE), 30000.0)
     assert simulator(a, photons, electronic_sd=sd).noise_hu(metal, [0]).isfinite().all()
