@@ -145,8 +145,8 @@ def _backprojection_rows(geometry: FanGeometry, positions: Tensor) -> tuple[Tens
     depth = geometry.scanner.source_isocentre_mm - x * angles.sin() + y * angles.cos()
     across = x * angles.cos() + y * angles.sin()
     channel = geometry.channel_position(torch.atan2(across, depth))
-    lower = channel.floor().clamp(0, geometry.scanner.channels - 2)
-    share = (channel - lower).clamp(0, 1)
+    lower = channel.floor()
+    share = channel - lower
     weight = 1 / (depth**2 + across**2)
     index = torch.arange(len(angles)) * geometry.scanner.channels + lower.long()
     return torch.stack([index, index + 1], -1).int(), torch.stack([weight * (1 - share), weight * share], -1).float()

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from data_prep.errors import UserError
 from data_prep.lowdose.calibrate import calibrate, noise_level
+from data_prep.lowdose.model import named_model
 from data_prep.lowdose.noise import LowDoseSimulator
 from data_prep.settings import LowDoseSettings
 from data_prep.volume import CTVolume
@@ -36,6 +37,22 @@ def test_edges_do_not_count() -> None:
     hu = body(10)
     assert hu[(hu > -500) & (hu < 1000)].std() > 50
     assert noise_level(hu) == pytest.approx(10, rel=0.03)
+
+
+def test_fat_and_areas_without_any_noise_do_not_count() -> None:
+    """Twice as many windows of fat, with another noise, and a corner that is filled with 40 HU."""
+    hu = np.full((2, 90, 180), -100.0)
+    hu[:, :, 120:] = 50
+    hu += np.random.default_rng(0).normal(0, 1, hu.shape) * np.where(hu == 50, 10, 4)
+    hu[:, :30, 150:] = 40
+    assert noise_level(hu.round().astype(np.int16)) == pytest.approx(10, rel=0.04)
+
+
+@pytest.mark.parametrize(("columns", "is_enough"), [(36, True), (33, False)])
+def test_a_noise_level_takes_a_hundred_windows(columns: int, is_enough: bool) -> None:
+    """A window is 9 x 9 pixels, and its neighbour 3 pixels away: of 36 x 36 pixels there are 10 x 10."""
+    noise = np.random.default_rng(0).normal(50, 5, (1, 36, columns)).round().astype(np.int16)
+    assert math.isnan(noise_level(noise)) != is_enough
 
 
 @pytest.mark.parametrize("value", [-1024, -850, 1000])
@@ -73,15 +90,25 @@ def test_more_wanted_noise_takes_fewer_photons_by_its_square() -> None:
     assert photons[0] / photons[1] == pytest.approx(4, rel=0.05)
 
 
+def test_photons_are_those_of_the_scans_noise_model() -> None:
+    """A model of half the grain's frequencies needs the photons that settings of its window need."""
+    sharp, smooth = (LowDoseSettings(photons=1e5, window="hann", cutoff=cutoff) for cutoff in (1.0, 0.5))
+    of_model = calibrate(body(5, 2), PIXEL, sharp, 20.0, named_model(smooth))
+    assert of_model == pytest.approx(calibrate(body(5, 2), PIXEL, smooth, 20.0), rel=0.001)
+    assert of_model < 0.8 * calibrate(body(5, 2), PIXEL, sharp, 20.0)
+
+
 def test_photons_count_before_the_bowtie() -> None:
     halved = LowDoseSettings(doses=(0.25,), bowtie=(0.5,))
     plain, filtered = (calibrate(body(5), PIXEL, s, 20.0) for s in (LowDoseSettings(doses=(0.25,)), halved))
     assert filtered / plain == pytest.approx(2, rel=0.01)
 
 
-def test_noise_below_the_scans_own_is_refused_with_the_range() -> None:
-    with pytest.raises(UserError, match=r"noise of 3 HU cannot be had .* dose 0.25, only between 1\d\.\d \(their own"):
-        calibrate(body(15), PIXEL, LowDoseSettings(), 3.0)
+@pytest.mark.parametrize("sd", [3, 5000])
+def test_noise_below_the_scans_own_or_beyond_any_is_refused_with_the_range(sd: float) -> None:
+    expected = rf"noise of {sd} HU cannot be had .* dose 0.25, only between 1\d\.\d \(their own\) and \d+ HU"
+    with pytest.raises(UserError, match=expected):
+        calibrate(body(15), PIXEL, LowDoseSettings(), sd)
 
 
 def test_slices_without_soft_tissue_are_refused() -> None:

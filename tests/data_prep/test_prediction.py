@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from data_prep.lowdose.apodisation import window
-from data_prep.lowdose.blocks import DIRECTIONS, WIDE
+from data_prep.lowdose.blocks import DIRECTIONS, WIDE, sector_of
 from data_prep.lowdose.geometry import FanGeometry
 from data_prep.lowdose.gridding import GriddedBackprojector
 from data_prep.lowdose.prediction import block_variance, unit_power
@@ -52,3 +52,27 @@ def test_a_block_has_the_variance_of_the_rays_across_each_direction() -> None:
     width = np.sinc(1 / DIRECTIONS)  # of the mean of cos(2 x) over a sector
     expected = 2 + np.cos(2 * np.arange(DIRECTIONS) * math.pi / DIRECTIONS) * width
     np.testing.assert_allclose(sectors[0], np.broadcast_to(expected, (3, DIRECTIONS)), atol=0.06)
+
+
+def test_a_block_beside_the_centre_has_the_variance_of_its_own_rays() -> None:
+    """Of rays whose variance goes with view and fan angle, by tracing the rays through a point, direction by direction.
+
+    The ray at the distance x cos(a) + y sin(a) = R sin(g) is that of the view a + g and the fan angle g.
+    """
+    geometry = FanGeometry(GeometrySettings(views=9216), 512, 0.7)
+    quarter, fan_angle = geometry.view_angles(VIEW_STEP), geometry.fan_angles(CHANNEL_STEP)
+    view = torch.cat([quarter + turn * math.pi / 2 for turn in range(4)])[:, None]
+
+    def variance(view: torch.Tensor, fan_angle: torch.Tensor) -> torch.Tensor:
+        share = fan_angle / geometry.half_width
+        return 2 + share * view.sin() + torch.cos(2 * view + 1) / 2 + 2 * share**2 + share
+
+    x, y = np.array([0.0, 200.0, -90.0]), np.array([120.0, 40.0, -220.0])
+    sectors = block_variance(geometry, variance(view, fan_angle).float()[None], x, y)[0]
+    direction = torch.arange(7200, dtype=torch.float64) * (2 * math.pi / 7200)
+    for number, (right, down) in enumerate(zip(x * geometry.pixel, y * geometry.pixel, strict=True)):
+        distance = right * direction.cos() + down * direction.sin()
+        fan = torch.asin(distance / geometry.scanner.source_isocentre_mm)
+        sector = sector_of(direction.numpy())
+        expected = np.bincount(sector, variance(direction + fan, fan).numpy()) / np.bincount(sector)
+        np.testing.assert_allclose(sectors[number], expected, rtol=0.006)

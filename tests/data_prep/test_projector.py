@@ -138,6 +138,75 @@ def test_parallel_rays_have_the_variance_of_the_fans_rays_within_their_width(
     assert rms(deviation - expected) < 0.03 * rms(expected)
 
 
+def test_each_parallel_ray_has_the_variance_of_its_own_two_rays_of_the_fan(
+    geometry: FanGeometry, gridded: GriddedBackprojector
+) -> None:
+    """Of a variance v = 2 + g cos(view) + g^2, g the fan angle over its largest: in closed form, ray by ray.
+
+    Opposite rays of a parallel ray have the fan angles g and -g, and views that add to half a turn about it.
+    """
+    fan_angle, view = geometry.fan_angles(CHANNEL_STEP), geometry.view_angles(VIEW_STEP)
+    views = torch.cat([view + turn * math.pi / 2 for turn in range(4)])[:, None]
+    share = fan_angle / geometry.half_width
+    coarse = (2 + share * views.cos() + share**2).float()[None]
+    direction, distance = parallel_rays(geometry)
+    seen = distance.abs() < geometry.reach - 8
+    angle = torch.asin(distance[seen] / geometry.scanner.source_isocentre_mm)
+    share = angle / geometry.half_width
+    variance = 2 + share * direction.cos() * angle.cos() + share**2
+    count = 2 * ParallelRays(geometry).spacing / (geometry.ray_spacing * angle.cos())
+    torch.testing.assert_close(
+        gridded.deviation(coarse)[0][:, seen].double(), (variance / count).sqrt(), rtol=0.0005, atol=0
+    )
+
+
+def test_views_are_periodic_in_the_deviation_of_the_fans_rays(geometry: FanGeometry, exact: Backprojector) -> None:
+    view = geometry.view_angles(VIEW_STEP)
+    views = torch.cat([view + turn * math.pi / 2 for turn in range(4)])[:, None]
+    deviation = (2 + (views - math.pi / 4).sin()).expand(-1, geometry.scanner.channels // CHANNEL_STEP)
+    all_views = torch.arange(geometry.scanner.views, dtype=torch.float64) * (2 * math.pi / geometry.scanner.views)
+    expected = 2 + (all_views - math.pi / 4).sin()
+    fine = exact.deviation(deviation.square().float()[None])[0].double()
+    torch.testing.assert_close(fine, expected[:, None].expand_as(fine), rtol=0.001, atol=0)
+
+
+@pytest.mark.parametrize("x", [0.0, 25.3])
+def test_line_integrals_of_a_small_spot_are_those_of_its_profile(geometry: FanGeometry, x: float) -> None:
+    """A Gaussian of 4 mm, in coarse pixels of 2.8 mm: (2 pi)^(1/2) s exp(-d^2 / 2 s^2) at the distance d of a ray."""
+    axis, sigma = (torch.arange(SIDE, dtype=torch.float64) - (SIDE - 1) / 2) * PIXEL, 4.0
+    spot = torch.exp(-((axis - x) ** 2 + axis[:, None] ** 2) / 2 / sigma**2).float()
+    view = geometry.view_angles(VIEW_STEP)
+    views = torch.cat([view + turn * math.pi / 2 for turn in range(4)])[:, None]
+    angle = geometry.fan_angles(CHANNEL_STEP)
+    distance = geometry.scanner.source_isocentre_mm * angle.sin() - x * (views - angle).cos()
+    expected = (2 * math.pi) ** 0.5 * sigma * torch.exp(-(distance**2) / 2 / sigma**2)
+    integrals = CoarseProjector(geometry, CPU)(spot[None])[0]
+    assert rms(integrals - expected) < 0.07 * rms(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "at_half"), [("ramp", 1), ("hann", 0.5), ("cosine", 0.5**0.5), ("shepp-logan", 8**0.5 / math.pi)]
+)
+def test_windows_are_those_of_their_names(name: str, at_half: float) -> None:
+    factors = window(name, 0.6)(torch.tensor([0, 0.3, 0.6001, 2.0], dtype=torch.float64))
+    torch.testing.assert_close(factors, torch.tensor([1, at_half, 0, 0], dtype=torch.float64), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("side", [64, 75, 85])
+def test_a_disc_comes_out_at_its_place_in_images_of_any_side(side: int) -> None:
+    """Its centre of mass, within a twentieth of a pixel."""
+    geometry = FanGeometry(GeometrySettings(views=576), side, 2.8)
+    for reconstruct in (Backprojector, GriddedBackprojector):
+        sinogram = INTEGRALS[reconstruct](geometry, 20, -30, 35).float()[None]
+        image = reconstruct(geometry, hann(geometry), CPU)(sinogram)[0].double()
+        x, y = geometry.positions()
+        near = torch.hypot(x - 20, y + 30) < 45
+        mass = image[near].sum()
+        assert float(mass * 2.8**2) == pytest.approx(math.pi * 35**2, rel=0.01)
+        assert float((image * x)[near].sum() / mass) == pytest.approx(20, abs=0.14)
+        assert float((image * y)[near].sum() / mass) == pytest.approx(-30, abs=0.14)
+
+
 def disc_and_its_variance() -> tuple[LowDoseSimulator, torch.Tensor]:
     simulator = LowDoseSimulator(LowDoseSettings(), SIDE, PIXEL)
     counts = simulator.incident * torch.exp(-simulator.project(WATER * disc(60, -30, 100)[None]))
