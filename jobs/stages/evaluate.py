@@ -64,28 +64,40 @@ class Evaluate(Stage):
         shutil.rmtree(self.folder.evaluation(item), ignore_errors=True)
 
     def judged_items(self) -> list[str]:
-        """List the items whose judgement is up to date, as :meth:`is_current` says."""
-        return [item for item in self.items() if self.is_current((self.name, item))]
+        """List the items whose judgement is up to date, as :meth:`current` says."""
+        current = self.current()
+        return [item for item in self.items() if (self.name, item) in current]
 
-    def is_current(self, ref: Ref) -> bool:
-        """Whether an item, and what it was made of from the split on, is of the settings that there are now.
+    def current(self) -> set[Ref]:
+        """Collect the items that are, with what they were made of from the split on, of the settings of now.
 
-        It may be of an earlier version, unless others of its kind are of a later one. A run that was interrupted has
-        both, and items of other settings, and they do not compare.
+        They may be of an earlier version, unless others of their kind are of a later one. A run that was interrupted
+        has both, and items of other settings, and they do not compare.
         """
-        stage = self.graph.stages[ref[0]]
-        if isinstance(stage, SplitScans):
-            return True
-        # the file of a donor may be out of reach, but what was made of it is an input of the training
-        is_made = isinstance(stage, Transfer) or (self.graph.is_current(ref) and self._is_newest(stage, ref[1]))
-        return is_made and all(map(self.is_current, stage.inputs(ref[1])))
+        current, newest = set[Ref](), self._newest_versions()
+        for stage in self.graph.stages.values():
+            for item in stage.items():
+                ref = stage.name, item
+                if isinstance(stage, SplitScans) or (
+                    self._is_made(ref, newest) and all(source in current for source in stage.inputs(item))
+                ):
+                    current.add(ref)
+        return current
 
-    def _is_newest(self, stage: Stage, item: str) -> bool:
-        """Whether no item of this kind, such as any training, was done by a later version."""
-        version = _version_of(stage, item)
-        kind = CellStage if isinstance(stage, CellStage) else type(stage)
-        peers = (peer for peer in self.graph.stages.values() if isinstance(peer, kind))
-        return version == stage.version or version == max(_version_of(peer, x) for peer in peers for x in peer.items())
+    def _is_made(self, ref: Ref, newest: Mapping[type[Stage], int]) -> bool:
+        """Whether an item was done with the settings and inputs of now, by the newest version that did its kind."""
+        stage = self.graph.stages[ref[0]]
+        if isinstance(stage, Transfer):
+            return True  # the file of a donor may be out of reach, but what was made of it is an input of the training
+        return self.graph.is_current(ref) and _version_of(stage, ref[1]) == newest[_kind(stage)]
+
+    def _newest_versions(self) -> dict[type[Stage], int]:
+        """Return the newest version by which an item of each kind, such as any training, was done."""
+        newest = dict[type[Stage], int]()
+        for stage in (stage for stage in self.graph.stages.values() if isinstance(stage, CellStage | Evaluate)):
+            versions = [_version_of(stage, item) for item in stage.items()]
+            newest[_kind(stage)] = max(newest.get(_kind(stage), 0), *versions, 0)
+        return newest
 
     def run(self, item: str, world: World, progress: Progress) -> dict[str, Any]:
         from pipeline.evaluate.judgement import evaluate
@@ -116,3 +128,7 @@ def _version_of(stage: Stage, item: str) -> int:
     """Return the version by which an item was done; 0 if it was not."""
     marker = stage.markers.read(item)
     return int(marker.parts["version"]) if marker and marker.state == "done" else 0
+
+
+def _kind(stage: Stage) -> type[Stage]:
+    return CellStage if isinstance(stage, CellStage) else type(stage)

@@ -97,9 +97,8 @@ class Export(Stage):
             for name, segments in split.parts.items()
         }
         datasets = {segment.dataset for segments in split.parts.values() for segment in segments}
-        compared = [
-            name for name in (LOW_DOSE_INPUT, *self.settings.evaluate.classical) if name in self.evaluate.judged_items()
-        ]
+        judged = self.evaluate.judged_items()
+        compared = [name for name in (LOW_DOSE_INPUT, *self.settings.evaluate.classical) if name in judged]
         keys = ("steps", "samples", "precision", "device", "torch", "version")
         return {
             "run": self.settings.name,

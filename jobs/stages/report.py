@@ -1,6 +1,6 @@
 """The report: tables, figures and one page."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -75,12 +75,13 @@ class WriteReport(Stage):
 
     def states(self) -> dict[str, tuple[str, str]]:
         """Return the state of each training, and the reason where it is not done."""
-        return {cell: self._state(stage, cell) for cell, (stage, _) in self.cells.items()}
+        current = self.evaluate.current()
+        return {cell: self._state(stage, cell, current) for cell, (stage, _) in self.cells.items()}
 
-    def _state(self, stage: Stage, cell: str) -> tuple[str, str]:
+    def _state(self, stage: Stage, cell: str, current: Collection[Ref]) -> tuple[str, str]:
         marker = stage.markers.read(cell)
         if marker is None:
             return "missing", "not trained"
-        if marker.state == "done" and not self.evaluate.is_current((stage.name, cell)):
+        if marker.state == "done" and (stage.name, cell) not in current:
             return "missing", "not trained with these settings and scans yet"
         return marker.state, marker.reason

@@ -14,7 +14,7 @@ from data_prep.files import digest_json
 from data_prep.progress import ignore_progress
 from jobs.engine.decision import Cause, Decision, Reason
 from jobs.engine.graph import Graph
-from jobs.engine.marker import Marker
+from jobs.engine.marker import Marker, Markers
 from jobs.engine.run_folder import RunFolder
 from jobs.engine.targets import check_targets
 from jobs.stages.evaluate import Evaluate
@@ -260,6 +260,29 @@ def test_a_report_mixes_no_versions(tmp_path: Path, sample_path: Path, monkeypat
         "2d": "done", "3d-s16-r1-none": "missing", "3d-s16-r2-none": "missing",
     }  # fmt: skip
     assert evaluate.judged_items() == ["low-dose", "tv", "2d"]
+
+
+def test_what_a_report_shows_after_an_update_is_known_by_a_few_looks_at_each_item(
+    tmp_path: Path, sample_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of a hundred trainings was compared with all others: by 14,000 files."""
+    study = {"slices": 16, "transfer": "none", "seeds": list(range(1, 9))}
+    graph = graph_with(tmp_path, study, evaluate={"classical": []}, report={"formats": []})
+    evaluate, read, reads = graph.stages["evaluate"], Markers.read, list[str]()
+    assert isinstance(evaluate, Evaluate)
+    for stage in ("split", "train", "study", "evaluate"):
+        for item in graph.stages[stage].items():
+            finish(graph, stage, item)
+    for stage_class in (CellStage, Evaluate):
+        monkeypatch.setattr(stage_class, "version", stage_class.version + 1)
+
+    def count(markers: Markers, item: str) -> Marker | None:
+        reads.append(item)
+        return read(markers, item)
+
+    monkeypatch.setattr(Markers, "read", count)
+    assert evaluate.judged_items() == evaluate.items()
+    assert len(reads) < 10 * len(evaluate.items())
 
 
 def test_each_cell_starts_as_it_says(tmp_path: Path) -> None:
