@@ -11,7 +11,9 @@ from slurm.commands import SlurmError, output
 _FIRST_PORT, _PORTS = 12_000, 8_000  # below the ports that systems hand out
 USED_UP = os.EX_TEMPFAIL
 """Exit code of a job that was stopped and may not go back to the queue once more."""
-_NEAR_SECONDS = 15 * 60  # before the time limit
+SIGNAL_SECONDS = "QUARTERDOSE_SIGNAL_SECONDS"
+"""Name of the variable that tells a job how long before its time limit it is asked to stop."""
+_NEAR_SECONDS = 15 * 60  # before the time limit; or a minute more than those: Slurm's signal may come so much earlier
 _END_SECONDS = 120  # for Slurm to end a job that stopped its work
 
 
@@ -71,8 +73,8 @@ def describe_stop(number: int | None) -> str:
         return "its time limit came near, or its nodes were taken"
     if job.get("PreemptTime", "None") != "None":
         return "its nodes were taken for another job"
-    end = job.get("EndTime", "")
-    return "its time limit came near" if end.isdecimal() and int(end) - time.time() < _NEAR_SECONDS else "of a signal"
+    end, near = job.get("EndTime", ""), max(_NEAR_SECONDS, 60 + int(os.environ.get(SIGNAL_SECONDS, "0")))
+    return "its time limit came near" if end.isdecimal() and int(end) - time.time() < near else "of a signal"
 
 
 def job_id() -> str:

@@ -18,6 +18,7 @@ from data_prep.ownership import create_private_folder
 from slurm.calls import FAILED, command_of, write_calls
 from slurm.commands import SlurmError, read_config
 from slurm.environment import environment_of_submission, errors_to, heeding_interrupts
+from slurm.job import SIGNAL_SECONDS
 from slurm.profile import Profile, nodes_of
 from slurm.states import cancel
 
@@ -211,7 +212,8 @@ def profile_of(request: JobRequest, profile: Profile) -> Profile:
 def _parameters(profile: Profile, request: JobRequest) -> dict[str, Any]:
     nodes = nodes_of(profile, request.tasks)
     cpus, gpus = request.cpus_a_task(profile), request.gpus(profile) // nodes
-    exports = [f"export {name}={shlex.quote(value)}" for name, value in profile.environment.items()]
+    variables = {**profile.environment, SIGNAL_SECONDS: str(profile.signal_seconds)}
+    exports = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
     optional = {"partition": profile.partition, "account": profile.account, "qos": profile.qos,
               "constraint": profile.constraint, "gpus_per_node": gpus, "dependency": request.dependency}  # fmt: skip
     return {

@@ -22,7 +22,7 @@ from jobs.stages.prepare import Prepare
 from pipeline.settings.run import RunSettings
 from pipeline.training.stopping import SIGNALS, Stopped
 from pipeline.training.world import World
-from slurm.job import USED_UP
+from slurm.job import SIGNAL_SECONDS, USED_UP
 from tests.markers import mark_done, mark_split
 from tests.programs import write_program
 from tests.scans import chest, write_nifti
@@ -302,18 +302,21 @@ def test_a_search_for_scans_that_meets_its_time_limit_goes_back_to_the_queue(
 
 @pytest.mark.usefixtures("_own_handlers")
 @pytest.mark.parametrize(
-    ("preempted", "end", "cause"),
+    ("preempted", "signal_seconds", "end", "cause"),
     [
-        ("None", 60, "its time limit came near"),
-        ("1795790000", 3600, "its nodes were taken for another job"),
-        ("None", 36000, "of a signal"),
+        ("None", 90, 60, "its time limit came near"),
+        ("None", 1800, 1850, "its time limit came near"),
+        ("1795790000", 90, 3600, "its nodes were taken for another job"),
+        ("None", 90, 1850, "of a signal"),
     ],
 )
 def test_restarts_that_are_used_up_are_said_with_their_cause(
-    preempted: str, end: int, cause: str, graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    preempted: str, signal_seconds: int, end: int, cause: str, graph: Graph, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     """In the marker of the training, in the log, and by the job's exit code."""
     be_last_start(tmp_path, monkeypatch, preempted, end)
+    monkeypatch.setenv(SIGNAL_SECONDS, str(signal_seconds))
     markers = graph.stages["train"].markers
 
     def stop(*_arguments: object) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from data_prep.errors import UserError
+from slurm.job import SIGNAL_SECONDS
 from slurm.partitions import check_partitions
 from slurm.profile import Profile, load_profile
 from slurm.submit import Job, JobRequest, enqueue, submit, task
@@ -154,6 +155,16 @@ def test_a_job_that_was_killed_puts_itself_back_and_no_other_task(
     assert ended.returncode == code
     said = (programs / "put-back").read_text() if (programs / "put-back").exists() else ""
     assert said == (f"requeue {requeued}\n" if (code, restarts) == (137, 2) else "")
+
+
+def test_processes_know_how_long_before_their_time_limit_they_are_asked_to_stop(
+    headers: Headers, tmp_path: Path
+) -> None:
+    programs = tmp_path / "programs"
+    headers(Profile(executor="slurm", signal_seconds=1800), JobRequest("prepare", [("a",)]))
+    write_program(programs, "srun", f"echo ${SIGNAL_SECONDS}")
+    ended = subprocess.run(["bash", programs / "script"], capture_output=True, text=True, check=True)
+    assert ended.stdout.split()[-1] == "1800"
 
 
 TRAINING = JobRequest("study-3d", [("a",)], 4, ranks=True)
