@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from data_prep.errors import MachineError, ScanError, UserError
+from data_prep.files import is_locked
 from data_prep.log import printable
 from data_prep.settings import DataSettings
 from data_prep.settings_file import load_settings
@@ -17,6 +18,7 @@ from jobs.engine.run_folder import RunFolder
 from pipeline.settings.run import RunSettings
 
 _CALIBRATION_SLICES = 8
+_WRITERS = ("prepare", "split")  # stages that write into the data folder
 _LISTED_SCANS = 5  # in an error message
 
 fetch = typer.Typer(help="Download scans.", no_args_is_help=True)
@@ -30,8 +32,11 @@ def verify(
     from data_prep.verify import verify as verify_pairs
     from jobs.engine.display import looking
 
+    _check_unchanging(data)
     with looking("verifying") as progress:
         count, faults = verify_pairs(data, progress)
+    if faults:
+        _check_unchanging(data)
     for fault in faults:
         typer.echo(f"{fault.scan}: {fault.message}")
     typer.echo(f"{count} pairs in the manifest, {len(faults)} faults")
@@ -42,6 +47,13 @@ def verify(
         typer.echo("with --mend damaged pairs are made anew")
     if len(damaged) < len(faults) or (damaged and not mend):
         raise typer.Exit(1)
+
+
+def _check_unchanging(data: Path) -> None:
+    """Check that no process writes pairs or their manifest, which agree only when both are written."""
+    markers = data.absolute().parent / "markers"
+    if any(is_locked(lock) for stage in _WRITERS for lock in markers.glob(f"{stage}/*.lock")):
+        raise UserError(f"{data} is being prepared: verify it when that has ended")
 
 
 def _prepare_again(data: Path, damaged: Mapping[str, str]) -> None:

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from data_prep.errors import UserError
+from data_prep.files import locked
 from data_prep.noise_table import read_noise
 from data_prep.progress import ignore_progress
 from data_prep.settings import SplitSettings
@@ -189,6 +190,18 @@ def test_files_that_are_no_images_are_counted_and_make_nothing_again(root: Path,
     )
     (tmp_path / "scans" / "notes.txt").write_bytes(b"x")
     assert prepare(root) == (0, [])
+
+
+def test_pairs_that_are_being_written_are_not_said_to_be_wrong(root: Path) -> None:
+    """Pairs of other settings do not agree with their manifest, which is written after all of them."""
+    assert prepare(root) == (2, [])
+    (root / "data" / "nifti" / "a.zarr").rename(root / "data" / "nifti" / "b.zarr")
+    with locked(Markers(root, "prepare").lock("a")):
+        verified = quarterdose_within(root, "verify", "data")
+    assert (verified.returncode, verified.stdout) == (2, "")
+    assert "data is being prepared: verify it when that has ended" in verified.stderr
+    with locked(Markers(root, "train").lock("2d")):  # which only reads
+        assert "2 faults" in quarterdose_within(root, "verify", "data").stdout
 
 
 def test_pairs_that_cannot_be_split_are_prepared_and_a_run_says_why_it_ends(root: Path) -> None:
