@@ -30,9 +30,11 @@ class Graph:
         """Whether an item was completed, by any version, with the settings and inputs that there are now."""
         stage, item = self.stages[ref[0]], ref[1]
         marker = self.marker(ref)
-        if marker is None or marker.state != "done":
-            return False
-        return first_change({**marker.parts, "version": stage.version}, self.parts(stage, item)) is None
+        return marker is not None and marker.state == "done" and self.find_change(stage, item, marker) is None
+
+    def find_change(self, stage: Stage, item: str, marker: Marker) -> Reason | None:
+        """Find the first setting or input that differs from those of a marker, which may be of any version."""
+        return first_change({**marker.parts, "version": stage.version}, self.parts(stage, item))
 
     def decide_all(self) -> list[Decision]:
         """Decide for each item of each stage, in the order in which they would run."""

@@ -1,10 +1,13 @@
 """The state of each item of a run, for people: by one look at its folder, and at Slurm's queue."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
+from data_prep.errors import UserError
 from data_prep.files import is_locked
+from jobs.engine.decision import Cause, Reason
 from jobs.engine.graph import Graph
 from jobs.engine.marker import Marker
 from jobs.engine.run_folder import LOCK
@@ -45,11 +48,12 @@ class QueueState:
 
 @dataclass(frozen=True)
 class _Files:
-    """What the run folder holds of an item."""
+    """What the run folder holds of an item; ``change``: why one that was done is done again, empty if it is not."""
 
     marker: Marker | None
     progress: dict[str, Any] | None
     is_running: bool
+    change: str = ""
 
     @property
     def position(self) -> str:
@@ -61,10 +65,15 @@ def item_states(graph: Graph, queue: Mapping[Ref, QueueState]) -> dict[Ref, Item
     """Return the state of each item of each stage; ``queue``: of the items whose jobs Slurm knows."""
     states = dict[Ref, ItemState]()
     idle = "for its turn" if _is_at_work(graph) else "for the next run"
+    is_searched = all(stage.is_searched() for stage in graph.stages.values())
     for stage in graph.stages.values():
         names = stage.markers.names()
         for item in stage.items():
             files, queued = _read_files(stage, item, names), queue.get((stage.name, item))
+            if is_searched:  # else it is not known what is there now
+                files = replace(files, change=_find_change(graph, stage, item, files.marker, states))
+            if files.change and queued and not queued.is_live:
+                queued = None  # these jobs ended, before the change
             states[stage.name, item] = (
                 _state_by_marker(stage, files, queued) or _state_in_queue(stage, files, queued)
                 or _state_at_rest(stage, item, files, states, idle)
@@ -79,13 +88,25 @@ def _read_files(stage: Stage, item: str, names: set[str]) -> _Files:
     return _Files(marker, progress, f"{item}.lock" in names and not marker and stage.markers.is_running(item))
 
 
+def _find_change(graph: Graph, stage: Stage, item: str, marker: Marker | None, states: Mapping[Ref, ItemState]) -> str:
+    """Say why an item that was done is done again, as far as it is known without a look at its outputs."""
+    if marker is None or marker.state != "done":
+        return ""
+    source = next((ref for ref in stage.inputs(item) if ref in states and states[ref].state in _NOT_ENDED), None)
+    if source:
+        return str(Reason(Cause.INPUT_RUNS_FIRST, ("/".join(source),)))
+    with suppress(UserError):  # the file of a donor may be out of reach, of which the next run tells
+        return str(graph.find_change(stage, item, marker) or "")
+    return ""
+
+
 def _state_by_marker(stage: Stage, files: _Files, queued: QueueState | None) -> ItemState | None:
     """Return how the item ended, unless a job in the queue does it again.
 
     A task of an array that did an item well ends badly by another item.
     """
     marker = files.marker
-    if marker is None or (queued and queued.is_live and _is_done_again(stage, marker, queued)):
+    if marker is None or files.change or (queued and queued.is_live and _is_done_again(stage, marker, queued)):
         return None
     is_anothers = marker.state == "done" and not stage.uses_ranks and queued is not None and queued.state == "failed"
     note = "" if queued is None or queued.is_live or is_anothers else queued.note
@@ -112,6 +133,8 @@ def _state_in_queue(stage: Stage, files: _Files, queued: QueueState | None) -> I
 
 
 def _end_before(files: _Files) -> str:
+    if files.change:
+        return f"; {files.change}"
     return f"; {files.marker.state} before: {files.marker.reason}" if files.marker and files.marker.reason else ""
 
 
@@ -129,7 +152,7 @@ def _state_at_rest(stage: Stage, item: str, files: _Files, states: Mapping[Ref, 
                    and states[ref].state in (_NOT_DONE if ref in needed else _NOT_ENDED)), None)  # fmt: skip
     if source:
         return ItemState("waiting", f"for {'/'.join(source)}")
-    return ItemState("waiting", idle)
+    return ItemState("waiting", f"{idle}: {files.change}" if files.change else idle)
 
 
 _NOT_ENDED = ("waiting", "running", "stopped")

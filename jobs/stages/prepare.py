@@ -29,6 +29,7 @@ class Prepare(Stage):
     private: ClassVar[bool] = True
     keeps_refusals: ClassVar[bool] = True
     uses_search: ClassVar[bool] = True
+    _has_discovered = False
 
     def find_items(self, progress: Progress) -> str:
         """Find the scans; refuse before what would turn each of them away."""
@@ -41,7 +42,7 @@ class Prepare(Stage):
         return f"{len(self._discovery.series)} scans found, {len(self._discovery.exclusions)} series set aside"
 
     def is_searched(self) -> bool:
-        return recall(self.settings.data.sources) is not None
+        return self._has_discovered or recall(self.settings.data.sources) is not None
 
     @cached_property
     def _discovery(self) -> Discovery:
@@ -52,6 +53,7 @@ class Prepare(Stage):
         """Search for the items to look at, not to run: where a source is out of reach, they are those with a marker."""
         try:
             self._discovery  # noqa: B018 - it is made now
+            self._has_discovered = True
         except UserError as error:
             logger.warning(f"{error}; of the scans those are listed that were tried")
             rows = {item: marker.result for item in self.markers.items() if (marker := self.markers.read(item))}

@@ -21,6 +21,7 @@ from jobs.engine.run_folder import LOCK, RunFolder
 from jobs.engine.submissions import Submission, Submissions
 from jobs.engine.worker import PEER_LOST
 from jobs.stages.accounting import accounting_table
+from jobs.stages.evaluate import Evaluate
 from jobs.stages.graph import graph_of, preparation_of
 from pipeline.settings.run import RunSettings
 from slurm.calls import STARTED
@@ -47,7 +48,18 @@ def folder(tmp_path: Path) -> RunFolder:
 
 
 def write_marker(folder: RunFolder, stage: str, item: str, marker: Marker) -> None:
-    graph_of(folder).stages[stage].markers.write(item, marker)
+    """Write a marker; of one that is done with the settings and inputs that there are now."""
+    graph = graph_of(folder)
+    done = graph.stages[stage]
+    parts = graph.parts(done, item) if marker.state == "done" else marker.parts
+    done.markers.write(item, replace(marker, parts=parts))
+
+
+def write_split(folder: RunFolder) -> None:
+    """Let all scans be prepared and split."""
+    for scan in graph_of(folder).stages["prepare"].items():
+        write_marker(folder, "prepare", scan, DONE)
+    write_marker(folder, "split", "split", DONE)
 
 
 def queued(state: str, note: str, *items: str, stage: str = "study") -> dict[tuple[str, str], QueueState]:
@@ -133,7 +145,7 @@ def test_of_a_job_that_came_to_no_item_the_newest_start_is_shown(folder: RunFold
 
 def test_items_that_wait_are_not_running(folder: RunFolder) -> None:
     """For their turn in a job or an array, and for the items that they need."""
-    write_marker(folder, "split", "split", DONE)
+    write_split(folder)
     write_marker(folder, "train", "2d", DONE)
     write_marker(folder, "transfer", "3d-zero", DONE)
     write_marker(folder, "evaluate", "tv", FAILED)
@@ -154,6 +166,7 @@ def test_items_that_wait_are_not_running(folder: RunFolder) -> None:
 
 
 def test_what_an_array_did_is_not_said_to_have_failed_with_another_of_its_items(folder: RunFolder) -> None:
+    write_split(folder)
     write_marker(folder, "evaluate", "tv", replace(DONE, attempt="12_0.0/a"))
     write_marker(folder, "evaluate", "2d", replace(FAILED, attempt="12_1.0/a"))
     shown = states(folder, queued("failed", "job 12_1 failed with exit code 1", "tv", "2d", stage="evaluate"))
@@ -175,12 +188,50 @@ def test_what_jobs_recorded_counts_until_it_is_tried_again(folder: RunFolder) ->
 
 
 def test_what_earlier_jobs_did_stays_done_while_an_array_does_the_rest(folder: RunFolder) -> None:
+    write_split(folder)
     write_marker(folder, "evaluate", "tv", replace(DONE, attempt="11_0.0/a"))
     write_marker(folder, "evaluate", "2d", replace(FAILED, attempt="11_1.0/a"))
     shown = states(folder, queued("running", "on node1", "tv", "2d", "low-dose", stage="evaluate"))
     assert shown["evaluate/tv"] == ItemState("done", "", 2.0)
     assert shown["evaluate/2d"] == ItemState("waiting", "for its turn in job 12; failed before: slice 3 is broken")
     assert shown["evaluate/low-dose"] == ItemState("waiting", "for its turn in job 12")
+
+
+def with_crop(folder: RunFolder, crop: int) -> RunFolder:
+    evaluation = folder.settings.evaluate.model_copy(update={"crop": crop})
+    return RunFolder(folder.root, folder.settings.model_copy(update={"evaluate": evaluation}))
+
+
+def test_what_was_done_with_other_settings_waits_to_be_done_again(folder: RunFolder) -> None:
+    """As while a run with new settings is at work, or where it was ended; and so does what is made of it."""
+    write_split(folder)
+    for ref in (("train", "2d"), ("evaluate", "low-dose"), ("evaluate", "2d"), ("report", "report")):
+        write_marker(folder, *ref, DONE)
+    changed, former = with_crop(folder, 192), folder.settings.evaluate.crop
+    assert states(folder)["evaluate/2d"] == ItemState("done", "", 2.0)
+    words = f"crop changed from {former} to 192"
+    assert states(changed)["evaluate/2d"] == ItemState("waiting", f"for the next run: {words}")
+    assert states(changed)["train/2d"].state == "done"
+    assert states(changed)["report/report"] == ItemState("waiting", f"for study/{CELL.replace('r2', 'r1')}")
+    ended = queued("failed", "job 12_0 failed with exit code 1", "low-dose", "2d", stage="evaluate")
+    assert states(changed, ended)["evaluate/2d"] == states(changed)["evaluate/2d"]
+    live = queued("running", "on node1", "low-dose", "2d", stage="evaluate")
+    assert states(folder, live)["evaluate/2d"].state == "done"
+    assert states(changed, live)["evaluate/2d"] == ItemState("waiting", f"for its turn in job 12; {words}")
+    markers = graph_of(folder).stages["train"].markers
+    markers.remove("2d")
+    with locked(markers.lock("2d")):
+        assert states(folder)["evaluate/2d"] == ItemState("waiting", "for train/2d")
+        assert states(folder)["evaluate/low-dose"].state == "done"
+
+
+def test_after_an_update_what_was_done_stays_done_until_it_is_tried_again(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_split(folder)
+    write_marker(folder, "evaluate", "tv", DONE)
+    monkeypatch.setattr(Evaluate, "version", Evaluate.version + 1)
+    assert states(folder)["evaluate/tv"].state == "done"
 
 
 def job(state: str, **values: object) -> JobState:

@@ -19,6 +19,7 @@ from data_prep.settings import SplitSettings
 from data_prep.split import Split, split
 from jobs.commands.run import _look_again
 from jobs.engine.display import Display
+from jobs.engine.item_states import item_states
 from jobs.engine.launch import Launcher
 from jobs.engine.marker import Markers
 from jobs.engine.outcome import RunFailed
@@ -26,12 +27,13 @@ from jobs.engine.run import run_graph
 from jobs.engine.run_folder import RunFolder
 from jobs.engine.targets import check_targets
 from jobs.engine.worker import work_alone
-from jobs.stages.graph import graph_of, open_graph, preparation_of
+from jobs.stages.graph import graph_of, open_graph, preparation_of, started_of
 from jobs.stages.prepare import Prepare
 from jobs.stages.split import SplitScans, count_states, describe_noise
 from pipeline.settings.run import RunSettings
 from tests.command_line import quarterdose_within
 from tests.data_prep.dicom_series import write_series
+from tests.markers import mark_done
 from tests.scans import chest, write_nifti
 
 
@@ -73,10 +75,13 @@ def test_status_looks_at_no_source(root: Path, tmp_path: Path) -> None:
 def test_what_was_tried_is_shown_where_neither_the_cache_nor_the_sources_are(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work_alone(open_graph, root, "prepare", ["a"])
+    put(tmp_path / "scans" / "notes.txt")
+    assert prepare(root) == (2, [])
+    mark_done(graph_of(RunFolder.opened(root)), "split", "split")
     (tmp_path / "scans").rename(tmp_path / "moved")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
     assert status(root) == [["prepare", "a", "done"]]
+    assert item_states(started_of(RunFolder.opened(root)), {})["split", "split"].state == "done"
     assert quarterdose_within(root, "logs", str(root)).returncode == 0
 
 
