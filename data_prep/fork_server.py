@@ -29,7 +29,8 @@ def _socket_folders() -> Iterator[str]:
 
 
 def _begin_child() -> None:
-    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    for number in _ENDS:
+        signal.signal(number, signal.SIG_DFL)
     gc.freeze()  # what was imported is no garbage in a child either, and stays in memory that all of them share
     gc.enable()
 
@@ -41,8 +42,11 @@ def _end(_number: int, _frame: FrameType | None) -> None:
 
 
 _FOLDERS = list(_socket_folders())
+# `timeout` and a terminal that is closed ask all processes of a command to end; under `nohup` none hears of the latter
+_ENDS = [signal.SIGUSR1, *(x for x in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(x) is not signal.SIG_IGN)]
 signal.signal(signal.SIGINT, signal.SIG_IGN)
-signal.signal(signal.SIGUSR1, _end)
+for _number in _ENDS:
+    signal.signal(_number, _end)
 os.register_at_fork(after_in_child=_begin_child)
 gc.disable()
 signal_at_end_of_parent(signal.SIGUSR1)

@@ -24,7 +24,9 @@ def start(
     """Start a command that calls a function; a child of multiprocessing would share its parent's temporary folder."""
     code = f"import pathlib, tests.jobs.hanging as h; h.{function.__name__}(pathlib.Path({str(folder)!r}))"
     environment = {**os.environ, "TMPDIR": temporary_folder or gettempdir()}
-    return subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2], env=environment)
+    return subprocess.Popen(
+        [sys.executable, "-c", code], cwd=Path(__file__).parents[2], env=environment, start_new_session=True
+    )
 
 
 @pytest.fixture
@@ -35,11 +37,19 @@ def temporary_folder() -> Iterator[str]:
 
 
 @pytest.mark.ranks
-def test_ranks_that_hear_nothing_end_with_their_command(tmp_path: Path, temporary_folder: str) -> None:
-    """And so do the processes that read for them, and the folder of the sockets of all."""
+@pytest.mark.parametrize(
+    ("kill", "number"), [(os.kill, signal.SIGKILL), (os.killpg, signal.SIGTERM), (os.killpg, signal.SIGHUP)]
+)
+def test_ranks_that_hear_nothing_end_with_their_command(
+    kill: Callable[[int, int], None], number: int, tmp_path: Path, temporary_folder: str
+) -> None:
+    """And so do the processes that read for them, and the folder of the sockets of all.
+
+    ``timeout`` sends SIGTERM, a terminal that is closed SIGHUP, to all processes of the command.
+    """
     command = start(launch, tmp_path, temporary_folder)
     wait_for(lambda: len(list(tmp_path.iterdir())) == 6)
-    command.kill()
+    kill(command.pid, number)
     command.wait()
     pids = [int((tmp_path / name).read_text()) for name in ("rank0", "rank1", "reader")]
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), 10)
