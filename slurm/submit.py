@@ -57,8 +57,6 @@ class Job:
 
         Logs say it, so that nothing is unpickled.
         """
-        if isinstance(self._job, submitit.DebugJob):
-            return str(self._job.exception() or "")
         ends = [(self._job.task(number).stderr() or "").splitlines()[-1:] for number in range(self._job.num_tasks)]
         return next((line.removeprefix(FAILED) for end in ends for line in end if line.startswith(FAILED)), "")
 

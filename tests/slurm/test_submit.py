@@ -1,4 +1,5 @@
 import os
+import pickle
 import re
 import subprocess
 import time
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from data_prep.errors import UserError
+from slurm.commands import SlurmError
 from slurm.job import SIGNAL_SECONDS
 from slurm.partitions import check_partitions
 from slurm.profile import Profile, load_profile
@@ -50,11 +52,21 @@ def test_a_failed_job_says_its_own_words(tmp_path: Path) -> None:
     assert job.fault() == "the job's own words"
 
 
+def write_time_limit(path: Path) -> None:
+    path.write_text(os.environ["SUBMITIT_LOCAL_TIMEOUT_S"])
+
+
+def test_a_local_job_has_the_time_limit_of_its_profile(tmp_path: Path) -> None:
+    """submitit's own is two minutes."""
+    wait([submit(Profile(executor="local", minutes=7), tmp_path / "logs", 1, write_time_limit, tmp_path / "limit")])
+    assert (tmp_path / "limit").read_text() == "420"
+
+
 def test_the_debug_executor_runs_here_and_only_one_task(tmp_path: Path) -> None:
     debug = load_profile("debug")
     job = submit(debug, tmp_path / "logs", 1, write_line, tmp_path / "line")
     wait([job])
-    assert (tmp_path / "line").read_text() == "done"
+    assert ((tmp_path / "line").read_text(), job.fault()) == ("done", "")
     with pytest.raises(UserError, match="2 ranks were asked for, but the debug executor has one process"):
         submit(debug, tmp_path / "logs", 2, write_rank, tmp_path)
 
@@ -123,18 +135,62 @@ def headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Headers:
     return submitted
 
 
+FIVE = JobRequest("prepare", [(str(number),) for number in range(5)])
+
+
+def calls_in(folder: Path) -> list[list[tuple[str]]]:
+    """Return the arguments in each file of calls."""
+    return sorted(pickle.loads(path.read_bytes())[2] for path in folder.glob("*.calls"))
+
+
 @pytest.mark.parametrize(
-    ("limits", "arrays"),
+    ("limits", "sizes"),
     [
-        ("MaxArraySize = 4", 2),
-        ("MaxArraySize = 9\nSchedulerParameters = a=1,max_array_tasks=2,b", 3),
-        ("MaxArraySize = 0", 5),
+        ("MaxArraySize = 4", [4, 1]),
+        ("MaxArraySize = 9\nSchedulerParameters = a=1,max_array_tasks=2,b", [2, 2, 1]),
+        ("MaxArraySize = 0", [1, 1, 1, 1, 1]),
+        ("", [5]),
     ],
 )
-def test_arrays_are_as_long_as_the_site_takes_them(headers: Headers, limits: str, arrays: int, tmp_path: Path) -> None:
+def test_arrays_are_as_long_as_the_site_takes_them(
+    headers: Headers, limits: str, sizes: list[int], tmp_path: Path
+) -> None:
     write_program(tmp_path / "programs", "scontrol", f"echo '{limits}'")
-    request = JobRequest("prepare", [(str(number),) for number in range(5)])
-    assert enqueue(Profile(executor="slurm"), tmp_path / "logs", write_line, request) == ["7"] * arrays
+    assert enqueue(Profile(executor="slurm"), tmp_path / "logs", write_line, FIVE) == ["7"] * len(sizes)
+    calls = calls_in(tmp_path / "logs")
+    assert [len(part) for part in calls] == sizes
+    assert [call for part in calls for call in part] == list(FIVE.calls)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "error", "words"),
+    [
+        ("echo Invalid qos >&2; exit 1", UserError, "Slurm took no job of this profile: .*Invalid qos"),
+        ("echo Unable to contact slurm controller >&2; exit 1", SlurmError, "Unable to contact slurm controller"),
+    ],
+)
+def test_arrays_before_one_that_is_refused_are_taken_back(
+    headers: Headers, tmp_path: Path, refusal: str, error: type[Exception], words: str
+) -> None:
+    programs = tmp_path / "programs"
+    accepted = f"[ -e {programs}/first ] || {{ touch {programs}/first; echo job 7; exit; }}"
+    write_program(programs, "sbatch", f"{accepted}\n{refusal}")
+    write_program(programs, "scontrol", "echo MaxArraySize = 2")
+    write_program(programs, "scancel", f"echo $* >{programs}/ended")
+    with pytest.raises(error, match=words):
+        enqueue(Profile(executor="slurm"), tmp_path / "logs", write_line, FIVE)
+    assert (programs / "ended").read_text() == "--quiet 7\n"
+    assert calls_in(tmp_path / "logs") == [list(FIVE.calls[:2])]  # a job whose answer was lost finds no call
+
+
+def test_a_machine_with_srun_alone_is_told_what_is_missing(
+    headers: Headers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    programs = tmp_path / "programs"
+    (programs / "sbatch").unlink()
+    monkeypatch.setenv("PATH", str(programs))
+    with pytest.raises(SlurmError, match="sbatch is not installed here"):
+        enqueue(Profile(executor="slurm"), tmp_path / "logs", write_line, JobRequest("prepare", [("a",)]))
 
 
 @pytest.mark.parametrize(
@@ -168,6 +224,22 @@ def test_processes_know_how_long_before_their_time_limit_they_are_asked_to_stop(
 
 
 TRAINING = JobRequest("study-3d", [("a",)], 4, ranks=True)
+
+
+@pytest.mark.parametrize(("ranks", "nodes", "ranks_a_node"), [(3, 1, 3), (4, 1, 4), (8, 2, 4)])
+def test_a_training_asks_for_whole_nodes(headers: Headers, ranks: int, nodes: int, ranks_a_node: int) -> None:
+    profile = Profile(
+        executor="slurm", tasks_a_node=4, gpus_a_task=2, cpus_a_task=5, memory_a_cpu=1000, minutes=30, signal_seconds=45
+    )
+    options = headers(profile, JobRequest("study-3d", [("a",)], ranks, ranks=True, dependency="afterok:3"))
+    asked = {
+        "job-name": "study-3d", "time": "30", "nodes": nodes, "ntasks-per-node": ranks_a_node, "cpus-per-task": 5,
+        "gpus-per-node": 2 * ranks_a_node, "mem-per-cpu": "1000M", "signal": "USR2@45", "dependency": "afterok:3",
+        "kill-on-invalid-dep": "yes",
+    }  # fmt: skip
+    assert {name: str(value) for name, value in asked.items()}.items() <= options.items()
+
+
 JUDGING = JobRequest("evaluate", [("a",)], uses_gpu=True)
 PREPARATION = JobRequest("prepare", [("a",)])
 
