@@ -197,6 +197,40 @@ def test_what_earlier_jobs_did_stays_done_while_an_array_does_the_rest(folder: R
     assert shown["evaluate/low-dose"] == ItemState("waiting", "for its turn in job 12")
 
 
+def test_markers_count_before_jobs_that_ended(folder: RunFolder) -> None:
+    """A training that was done stays done, with what its job says; without a marker nothing was done."""
+    write_split(folder)
+    write_marker(folder, "train", "2d", DONE)
+    ended, lost = queued("done", "", "2d", stage="train"), queued("failed", "job 12 lost its node", "2d", stage="train")
+    assert states(folder, ended)["train/2d"] == ItemState("done", "", 2.0)
+    assert states(folder, lost)["train/2d"] == ItemState("done", "job 12 lost its node", 2.0)
+    graph_of(folder).stages["train"].markers.remove("2d")
+    assert states(folder, ended)["train/2d"] == ItemState("waiting", "for the next run")
+    assert states(folder, lost)["train/2d"] == ItemState("failed", "job 12 lost its node")
+
+
+def test_what_waits_in_the_queue_is_told_from_what_waits_within_its_job(folder: RunFolder) -> None:
+    study = folder.settings.study.model_copy(update={"allocation": "one"})
+    shared = RunFolder(folder.root, folder.settings.model_copy(update={"study": study}))
+    array = queued("waiting", "in the queue for free nodes", "tv", stage="evaluate")
+    assert states(folder, array)["evaluate/tv"] == ItemState("waiting", "in the queue for free nodes")
+    write_marker(shared, "study", CELL, replace(FAILED, attempt="12.0/a"))
+    assert states(shared, queued("running", "on node1", CELL))[f"study/{CELL}"].state == "failed"
+    write_marker(shared, "study", CELL, replace(FAILED, attempt="11.0/a"))
+    assert states(shared, queued("running", "on node1", CELL))[f"study/{CELL}"] == ItemState(
+        "waiting", "for its turn in job 12; failed before: slice 3 is broken"
+    )
+
+
+def test_the_split_waits_for_scans_but_not_for_failed_ones(folder: RunFolder) -> None:
+    (scan,) = graph_of(folder).stages["prepare"].items()
+    assert item_states(graph_of(folder), {})["split", "split"].note == f"for prepare/{scan}"
+    write_marker(folder, "prepare", scan, FAILED)
+    shown = item_states(graph_of(folder), {})
+    assert shown["split", "split"].note == "for the next run"
+    assert shown["train", "2d"].note == "for split/split"
+
+
 def with_crop(folder: RunFolder, crop: int) -> RunFolder:
     evaluation = folder.settings.evaluate.model_copy(update={"crop": crop})
     return RunFolder(folder.root, folder.settings.model_copy(update={"evaluate": evaluation}))
