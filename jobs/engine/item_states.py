@@ -122,7 +122,8 @@ def _is_done_again(stage: Stage, marker: Marker, queued: QueueState) -> bool:
 def _state_in_queue(stage: Stage, files: _Files, queued: QueueState | None) -> ItemState | None:
     """Return the state of an item that is running, or whose jobs are in the queue or ended badly."""
     if files.is_running:
-        return ItemState("running", " ".join(filter(None, (files.position, queued.note if queued else ""))))
+        place = queued.note if queued and queued.state == "running" else ""  # else another job of it waits
+        return ItemState("running", " ".join(filter(None, (files.position, place))))
     if queued is None or queued.state not in ("running", "waiting", "failed"):
         return None
     if queued.state == "running" and (stage.shares_job or not stage.uses_ranks):

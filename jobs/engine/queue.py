@@ -1,6 +1,6 @@
 """The whole graph in Slurm's queue: one submission, after which no process needs to stay."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,12 +67,17 @@ class _Queue:
         Submissions(self.folder.root).remove(self.submissions)
 
     def dependency(self, stage: Stage, items: Sequence[str]) -> str:
-        """Name all jobs that the items wait for, in Slurm's words; their end is enough where some may fail."""
+        """Name all jobs that the items wait for, in Slurm's words; their end is enough where some may fail.
+
+        That of earlier jobs with the same items is enough, too.
+        """
         refs = {ref for item in items for ref in _sources(stage, item)}
-        feeding = [submission for submission in (*self.live, *self.submissions) if _feeds(submission, refs)]
-        jobs = sorted({job for submission in feeding for job in submission.jobs}, key=int)
-        waits_for_end = stage.accepts_failed_inputs or stage.is_lenient
-        return f"{'afterany' if waits_for_end else 'afterok'}:{':'.join(jobs)}" if jobs else ""
+        feeding = _jobs_that_feed([*self.live, *self.submissions], refs)
+        earlier = _jobs_that_feed(self.live, {(stage.name, item) for item in items})
+        if stage.accepts_failed_inputs or stage.is_lenient:
+            feeding, earlier = [], [*feeding, *earlier]
+        kinds = {"afterok": feeding, "afterany": sorted(set(earlier), key=int)}
+        return ",".join(f"{kind}:{':'.join(jobs)}" for kind, jobs in kinds.items() if jobs)
 
 
 def _sources(stage: Stage, item: str) -> list[Ref]:
@@ -80,6 +85,10 @@ def _sources(stage: Stage, item: str) -> list[Ref]:
     if stage.uses_search:
         return [(FIND, ALL_ITEMS)]
     return [(stage.gathers, ALL_ITEMS)] if stage.gathers else stage.inputs(item)
+
+
+def _jobs_that_feed(submissions: Iterable[Submission], refs: set[Ref]) -> list[str]:
+    return sorted({job for submission in submissions if _feeds(submission, refs) for job in submission.jobs}, key=int)
 
 
 def _feeds(submission: Submission, refs: set[Ref]) -> bool:
@@ -164,11 +173,13 @@ def _queue_stages(queue: _Queue, graph: Graph) -> None:
         call = (queue.open_graph, queue.folder.root, queue.profile.restarts)
         queue.put(find_items, FIND, [FIND], JobRequest(FIND, [call]))
     queued = {(submission.stage, item) for submission in queue.live for item in _queued_items(queue, graph, submission)}
+    new = set[Ref]()
     for stage in graph.stages.values():
-        items = _unqueued_items(queue, graph, stage, queued)
+        items = _items_to_queue(queue, graph, stage, queued, new)
         if items:
             _queue_stage(queue, graph, stage, items, queued)
-        queued.update((stage.name, item) for item in items)
+        new.update((stage.name, item) for item in items)
+        queued |= new
 
 
 def _largest_requests(graph: Graph) -> Iterator[JobRequest]:
@@ -183,13 +194,20 @@ def _queued_items(queue: _Queue, graph: Graph, submission: Submission) -> Sequen
     return items_of(graph, submission) if queue.is_searched else submission.items
 
 
-def _unqueued_items(queue: _Queue, graph: Graph, stage: Stage, queued: set[Ref]) -> list[str]:
-    """List the items to be run that are not in the queue; before the search all items, as nothing can be decided."""
+def _items_to_queue(queue: _Queue, graph: Graph, stage: Stage, queued: set[Ref], new: set[Ref]) -> list[str]:
+    """List the items to be run that are not in the queue; before the search all items, as nothing can be decided.
+
+    One that is there already, but waits for nothing that is ``new`` in the queue, goes behind that once more.
+    """
     if queue.is_searched:
         items = [decision.ref[1] for decision in graph.decide(stage, queued) if decision.run]
     else:
         items = [ALL_ITEMS] if stage.uses_search else stage.items()
-    return [item for item in items if (stage.name, item) not in queued]
+    return [item for item in items if (stage.name, item) not in queued or new.intersection(_inputs(queue, stage, item))]
+
+
+def _inputs(queue: _Queue, stage: Stage, item: str) -> list[Ref]:
+    return stage.inputs(item) if queue.is_searched else _sources(stage, item)
 
 
 def _queue_stage(queue: _Queue, graph: Graph, stage: Stage, items: Sequence[str], queued: set[Ref]) -> None:

@@ -256,6 +256,8 @@ def test_what_was_done_with_other_settings_waits_to_be_done_again(folder: RunFol
     markers.remove("2d")
     with locked(markers.lock("2d")):
         assert states(folder)["evaluate/2d"] == ItemState("waiting", "for train/2d")
+        again = queued("waiting", "in the queue for the jobs that it needs", "2d", stage="train")
+        assert states(folder, again)["train/2d"] == ItemState("running", "")
         assert states(folder)["evaluate/low-dose"].state == "done"
 
 

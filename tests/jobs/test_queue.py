@@ -9,6 +9,7 @@ import pytest
 
 from data_prep.errors import UserError
 from data_prep.progress import ignore_progress
+from jobs.engine.graph import Graph
 from jobs.engine.marker import Marker
 from jobs.engine.queue import live_submissions, submit_graph
 from jobs.engine.run_folder import RunFolder
@@ -95,12 +96,7 @@ def test_what_slurm_refuses_half_way_is_taken_back(folder: RunFolder, programs: 
     assert not (folder.root / "queue.jsonl").exists()
 
 
-@pytest.mark.parametrize("most", [99, 2])
-def test_a_training_loses_its_former_end_once_all_jobs_are_in_the_queue(
-    folder: RunFolder, programs: Path, most: int
-) -> None:
-    """One that waits for another keeps it, as its job decides whether it runs."""
-    graph = graph_of(folder)
+def mark_split_of_one_scan(graph: Graph, folder: RunFolder) -> None:
     write_nifti(folder.root.parent / "scans" / "a.nii.gz", chest(16))
     graph.stages["prepare"].find_items(ignore_progress)
     (scan,) = graph.stages["prepare"].items()
@@ -109,6 +105,15 @@ def test_a_training_loses_its_former_end_once_all_jobs_are_in_the_queue(
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
         mark_done(graph, *ref, {"trained on": "x"})
+
+
+@pytest.mark.parametrize("most", [99, 2])
+def test_a_training_loses_its_former_end_once_all_jobs_are_in_the_queue(
+    folder: RunFolder, programs: Path, most: int
+) -> None:
+    """One that waits for another keeps it, as its job decides whether it runs."""
+    graph = graph_of(folder)
+    mark_split_of_one_scan(graph, folder)
     trained = ("train", "2d"), ("study", "3d-s16-r1")
     for stage, item in trained:
         graph.stages[stage].markers.write(item, Marker("failed", {}, 1.0, 1.0, "it diverged", {}))
@@ -119,8 +124,8 @@ def test_a_training_loses_its_former_end_once_all_jobs_are_in_the_queue(
     assert [graph.marker(ref) is None for ref in trained] == [most > 10, False]
 
 
-def test_what_is_in_the_queue_is_not_submitted_again(folder: RunFolder, programs: Path) -> None:
-    """The judgement was cancelled, and goes behind the trainings that still wait."""
+def test_what_is_in_the_queue_is_submitted_again_only_behind_what_is_new(folder: RunFolder, programs: Path) -> None:
+    """The judgement was cancelled, and goes behind the trainings that still wait; the report waited for the former."""
     submit_graph(graph_of(folder), folder, PROFILE, [], open_graph)
     states = dict.fromkeys(range(1, 11), "PENDING") | {8: "CANCELLED"}
     lines = (f"{number}|{state}|None||0|0|1|N/A|N/A|\n" for number, state in states.items())
@@ -128,9 +133,26 @@ def test_what_is_in_the_queue_is_not_submitted_again(folder: RunFolder, programs
     live = live_submissions(folder)
     assert "evaluate" not in {submission.stage for submission in live}
     assert len(live) == 9
-    (again,) = submit_graph(graph_of(folder), folder, PROFILE, live, open_graph)
-    assert (again.stage, again.jobs) == ("evaluate", ("11",))
-    assert submitted(programs)["evaluate"] == ("afterany:3:4:6:7", "", "1")
+    again = submit_graph(graph_of(folder), folder, PROFILE, live, open_graph)
+    assert [(x.stage, x.jobs) for x in again] == [("evaluate", ("11",)), ("export", ("12",)), ("report", ("13",))]
+    jobs = submitted(programs)
+    assert jobs["evaluate"] == ("afterany:3:4:6:7", "", "1")
+    assert jobs["report"] == ("afterany:3:4:6:7:10:11", "", "")
+    assert submit_graph(graph_of(folder), folder, PROFILE, [*live, *again], open_graph) == []
+
+
+def test_a_training_in_the_queue_goes_once_more_behind_new_weights_to_start_with(
+    folder: RunFolder, programs: Path
+) -> None:
+    """And behind its earlier job, which may be at it."""
+    graph = graph_of(folder)
+    mark_split_of_one_scan(graph, folder)
+    training = Submissions(folder.root).add("study", ["3d-s16-r1"], ["7"], 1, 1)
+    again = submit_graph(graph, folder, PROFILE, [training], open_graph)
+    assert [x.stage for x in again] == ["train", "transfer", "study", "study", "evaluate", "export", "report"]
+    jobs = submitted(programs)
+    assert (jobs["study-3d-s16-r1"][0], jobs["study-3d-s16-r2"][0]) == ("afterany:2:7", "afterany:2")
+    assert jobs["evaluate"][0] == "afterany:1:3:4:7"
 
 
 def test_trainings_of_one_allocation_share_a_job_of_the_most_ranks(folder: RunFolder, programs: Path) -> None:
