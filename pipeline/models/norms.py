@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_gather
+from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.kernels.choice import uses_kernels
@@ -134,7 +134,7 @@ class BatchNorm(_BatchNorm):
         """Mean and variance over the samples of all ranks, which are equally many (Chan et al. 1979)."""
         local = torch.stack(torch.var_mean(x, [0, *range(2, x.dim())], correction=0))
         has_peers = dist.is_initialized() and dist.get_world_size() > 1
-        variances, means = torch.stack(all_gather(local) if has_peers else [local]).unbind(1)
+        variances, means = (_of_all_ranks(local) if has_peers else local[None]).unbind(1)
         mean = means.mean(0)
         variance = variances.mean(0) + (means - mean).square().mean(0)
         self._update(mean.detach(), variance.detach(), x.numel() // x.shape[1] * len(means))
@@ -145,6 +145,27 @@ class BatchNorm(_BatchNorm):
         assert self.running_mean is not None
         self.running_mean.lerp_(mean, self._update_share())
         self.running_var.lerp_(variance * count / (count - 1), self._update_share())
+
+
+class _AllGather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ranks = [torch.empty_like(x) for _ in range(dist.get_world_size())]
+        dist.all_gather(ranks, x)
+        return torch.stack(ranks)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total[dist.get_rank()]
+
+
+def _of_all_ranks(x: Tensor) -> Tensor:
+    """Stack the contiguous tensors of all ranks; the gradient of each is summed over all of them."""
+    ranks: Tensor = _AllGather.apply(x)  # type: ignore[no-untyped-call]
+    return ranks
 
 
 ChannelNorm = BatchNorm | GroupNorm

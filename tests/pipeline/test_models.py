@@ -1,4 +1,5 @@
 import copy
+import warnings
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,7 @@ def _sync_rank(rank: int, folder: Path) -> None:
     torch.manual_seed(0)
     model = DDnet(2, norm="sync").double()
     x = torch.rand(2, 1, 32, 48, dtype=torch.float64)
+    warnings.simplefilter("error", FutureWarning)
     with joined(World(rank, 2, rank, f"file://{folder}/meet"), torch.device("cpu")):
         ddp = DistributedDataParallel(model)
         (ddp(x[rank : rank + 1]) - x[rank : rank + 1]).square().mean().backward()
