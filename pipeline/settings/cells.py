@@ -156,11 +156,13 @@ def _control_arms(run: RunSettings, cell: CellSettings) -> Iterator[CellSettings
     changes = {"samples": samples, "work": "weak", "epochs": 1, "seed": seed, "validation_samples": 1,
                "validation": "crops", "patience": None, "keep": "last"}  # fmt: skip
     training = cell.training.model_copy(update=changes)
+    by_itself = training.model_copy(update={"norm": "batch"}) if training.norm == "sync" else training
     for name, arm in ARMS.items():
         ranks = 1 if arm.single_rank else cell.ranks
         if name != "full" and arm.on(ranks) == arm:
             yield _name(run, cell.model_copy(update={
-                "arm": name, "ranks": ranks, "transfer": "none", "training": training,
+                "arm": name, "ranks": ranks, "transfer": "none",
+                "training": training if arm.exchanges_gradients else by_itself,
             }))  # fmt: skip
 
 

@@ -311,6 +311,12 @@ def test_control_arms_stand_beside_each_point_and_a_rank_alone_beside_all(tmp_pa
         assert epoch_samples // effective_batch(arm.training, arm.ranks) * arm.training.epochs == 30
 
 
+def test_ranks_that_do_not_exchange_gradients_do_not_exchange_statistics(tmp_path: Path) -> None:
+    study = "study: {ranks: 2, slices: 16, transfer: none, control_steps: 30, training: {samples: 8, norm: sync}}"
+    arms = {cell.arm: cell.training.norm for cell in cells_of(load(tmp_path, MINIMAL + study)) if cell.dims == 3}
+    assert arms == {"full": "sync", "synthetic": "sync", "silent": "batch", "alone": "sync"}
+
+
 def test_a_measured_low_dose_is_trained_on_as_it_is(tmp_path: Path) -> None:
     mayo = "data.sources=[{kind: mayo, path: x}]"
     load(tmp_path, MINIMAL, mayo)
