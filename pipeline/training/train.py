@@ -3,7 +3,8 @@
 import os
 import tempfile
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from data_prep.cache import cache_folder
+from data_prep.errors import MachineError
 from data_prep.log import logger
 from data_prep.ownership import private_temporary_folder
 from data_prep.progress import Progress
@@ -66,10 +68,10 @@ def train(
         UserError: a scan has too few slices, ``start`` does not fit the network, or one of the network's convolutions
             is wrong on this machine by all algorithms.
         TrainingError: a loss, gradient or weight is NaN or infinite.
-        MachineError: a checkpoint cannot be written, or a reading process died.
+        MachineError: a checkpoint cannot be written, a reading process died, or the network cannot be compiled.
         Stopped: a signal asked for it (SIGUSR2, SIGTERM); a checkpoint was written.
     """
-    with StopFlag() as stop, naming_dead_readers():
+    with StopFlag() as stop, naming_dead_readers(), naming_failed_compilation(cell):
         return _build_trainer(cell, data, split, folder, world, start, stop).run(
             progress, epochs or cell.training.epochs
         )
@@ -144,6 +146,25 @@ def compile_network(model: nn.Module) -> None:
     folder = private_temporary_folder(Path(tempfile.gettempdir()), "compiled") or cache_folder() / "compiled"
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
     model.compile()
+
+
+@contextmanager
+def naming_failed_compilation(cell: CellSettings) -> Iterator[None]:
+    """Say in a sentence that the network cannot be compiled, as on a machine without a compiler.
+
+    Raises:
+        MachineError: it cannot.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not (cell.training.compile and isinstance(error, torch._dynamo.exc.TorchDynamoException)):
+            raise
+        reason = str(getattr(error, "inner_exception", error)).partition("\n")[0]
+        raise MachineError(
+            f"the network of cell {cell.id} cannot be compiled on this machine ({reason}): install a C++ compiler, or "
+            "set training.compile to false"
+        ) from error
 
 
 def _read_newest(checkpoints: Checkpoints, ranks: Ranks, *, with_best: bool) -> tuple[int, Mapping[str, Any]]:

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from data_prep.cache import cache_folder
+from data_prep.errors import MachineError
 from data_prep.split import Segment, Split
 from pipeline.dataset import PairSamples
 from pipeline.losses import CompositeLoss
@@ -309,6 +310,19 @@ def test_compiled_programs_lie_where_nobody_else_can_write(
     folder = tmp_path / f"quarterdose-compiled-{os.geteuid()}"
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(folder if is_safe else cache_folder() / "compiled")
     assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_machine_without_a_compiler_is_named(
+    make_pair: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch._inductor import config  # seconds, spared all other tests
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # what others compiled needs none
+    words = (
+        r"network of cell cell cannot be compiled on this machine \(No working C\+\+ compiler .*training.compile to f"
+    )
+    with config.patch({"cpp.cxx": ("absent",)}), pytest.raises(MachineError, match=words):
+        run(cell(2, compile=True), make_pair(), tmp_path / "cell")
 
 
 @pytest.mark.compiler
