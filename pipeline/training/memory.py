@@ -35,9 +35,9 @@ from pipeline.training.step import TrainingStep
 class StepMemory:
     """Memory of one rank in a training: the number of ``parameters``; otherwise bytes.
 
-    ``weights``: parameters and running statistics. ``optimiser``: Adam's two moments, the averaged weights and, if
-    there are several ranks, the buckets in which gradients are exchanged. ``saved``: tensors of the forward pass for
-    the backward pass.
+    ``weights``: parameters and running statistics. ``optimiser``: Adam's two moments, the averaged weights, if there
+    are several ranks the buckets in which gradients are exchanged, and the copy of the network by which whole scans are
+    validated. ``saved``: tensors of the forward pass for the backward pass.
     ``step``: the peak of a step, with all of these. ``validation``: the peak of judging one volume.
     """
 
@@ -244,7 +244,10 @@ def _predict(cell: CellSettings, gpu: bool) -> StepMemory:
         step.judged.eval()
         validation_peak = live.peak_of(lambda: step.judge(*blank_sample(cell)))
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return StepMemory(parameters, weights, optimiser, saved.count, step_peak, validation_peak)
+    copied = weights if cell.training.validation == "scans" else 0
+    return StepMemory(
+        parameters, weights, optimiser + copied, saved.count, step_peak + copied, validation_peak + copied
+    )
 
 
 def largest_batch(cell: CellSettings, usable: int) -> int:

@@ -9,6 +9,7 @@ from typing import Any, get_args
 import pytest
 import torch
 
+from data_prep.split import Segment
 from pipeline.convolutions.memory_format import lay_out
 from pipeline.kernels.choice import kernels_on_all_devices
 from pipeline.models.ddnet import DDnet
@@ -17,6 +18,7 @@ from pipeline.settings.architectures import architecture_of
 from pipeline.settings.cells import CellSettings
 from pipeline.settings.training import Norm
 from pipeline.training.memory import LiveBytes, SavedBytes, blank_batches, build_step, largest_batch, predict
+from pipeline.training.validators import ScanValidator
 from tests.pipeline.cells import cell
 from tests.pipeline.kernels import needs_triton
 from tests.plain_ddnet import PlainDDnet
@@ -196,6 +198,19 @@ def test_weights_moments_and_shared_gradients() -> None:
     averaged = predict(cell(crop=32, average=0.1), gpu=False)
     assert averaged.optimiser - alone.optimiser == alone.weights
     assert averaged.step - alone.step == averaged.validation - alone.validation == alone.weights
+
+
+@pytest.mark.parametrize("average", [None, 0.1])
+def test_a_validation_by_whole_scans_holds_a_copy_of_the_network(average: float | None, data: Path) -> None:
+    crops, scans = (cell(2, average=average, validation=way) for way in ("crops", "scans"))
+    with LiveBytes() as live:
+        step = build_step(scans, lay_out(build_network(scans), 2), gpu=False)
+        before = live.current
+        validator = ScanValidator(data, [Segment("toy", "a", 0, 2)], scans, step)
+        copied = live.current - before
+        del validator
+    predicted, less = (predict(settings, gpu=False) for settings in (scans, crops))
+    assert copied == predicted.weights == predicted.optimiser - less.optimiser == predicted.step - less.step > 0
 
 
 def test_checkpointing_keeps_a_sixth_or_less() -> None:
