@@ -64,6 +64,15 @@ def test_windows_cover_every_slice_with_weights_of_one(sampling: str, available:
         assert max(overlaps) <= 8
 
 
+def test_windows_share_a_quarter_of_their_slices_and_one_fades_into_the_next() -> None:
+    (first, second) = plan_windows(cell(3), 28)
+    assert (first.slices.tolist(), second.slices.tolist()) == ([*range(16)], [*range(12, 28)])
+    falling = [1 - rank / 5 for rank in range(1, 5)]
+    np.testing.assert_allclose(first.weights, [1] * 12 + falling, rtol=1e-6)
+    np.testing.assert_allclose(second.weights, falling[::-1] + [1] * 12, rtol=1e-6)
+    assert [len(plan_windows(cell(3), slices)) for slices in (16, 17, 28, 29, 40, 41)] == [1, 2, 2, 3, 3, 4]
+
+
 @pytest.mark.parametrize("scaling", ["hu", "unit", "minmax"])
 @pytest.mark.parametrize("sampling", ["window", "strided"])
 @pytest.mark.parametrize("dims", [2, 3])
