@@ -57,6 +57,16 @@ class SourceSettings(Settings):
         return dataset
 
     @model_validator(mode="after")
+    def _check_path(self) -> Self:
+        if KINDS[self.kind].has_path and self.path is None:
+            raise ValueError(f"path is missing: the folder or file of the {self.kind} source")
+        if self.path and not KINDS[self.kind].has_path:
+            raise ValueError(
+                "path has no effect on the sample, which quarterdose fetch gets: leave it out, or take another kind"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _refuse_settings_without_effect(self) -> Self:
         kind = KINDS[self.kind]
         if not kind.has_dicom_series and (self.kernel or self.thickness_mm):

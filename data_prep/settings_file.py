@@ -13,7 +13,19 @@ from data_prep.errors import UserError
 from data_prep.yaml_text import MAX_BYTES, describe_yaml_error, parse_yaml, yaml_problem
 
 T = TypeVar("T", bound=BaseModel)
-_SHORT = Repr()
+
+
+class _Repr(Repr):
+    """Short texts of values, as YAML spells them."""
+
+    def repr_NoneType(self, _nothing: None, _level: int) -> str:
+        return "nothing"
+
+    def repr_bool(self, switch: bool, _level: int) -> str:
+        return str(switch).lower()
+
+
+_SHORT = _Repr()
 _SHORT.maxstring = _SHORT.maxother = 100
 _MESSAGES = {
     "path_type": "Input should be a path", "string_type": "Input should be text",

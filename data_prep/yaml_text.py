@@ -1,11 +1,19 @@
-"""YAML as plain values, with the faults that PyYAML lets pass: it takes the last of two equal keys without a word."""
+"""YAML as plain values, without what PyYAML does in silence.
 
+It takes the last of two equal keys, and reads as YAML 1.1 did: ``1:30:00`` as 5400, ``010`` as 8, ``no`` as false.
+"""
+
+import re
 from typing import Any
 
 import yaml
 from yaml.composer import ComposerError
 from yaml.constructor import ConstructorError
 
+_TEXT_SINCE_1_2 = re.compile(
+    r"yes|no|on|off|[-+]?0[0-7_]+|[-+]?[0-9_]+(:[0-5]?[0-9])+(\.[0-9_]*)?|\d{4}-\d\d?-\d\d?(\D.*)?", re.IGNORECASE
+)  # a switch, an octal number, one in base 60, a date
+_TEXT = "tag:yaml.org,2002:str"
 _MERGE = "tag:yaml.org,2002:merge"
 _MAX_DEPTH = 20  # a settings file has 5
 _MAX_BITS = 64  # of a whole number: of one with very many digits Python makes no text
@@ -15,6 +23,11 @@ MAX_BYTES = 64 * 1024
 
 class _Loader(yaml.SafeLoader):
     _depth = 0
+
+    def resolve(self, kind: type[yaml.Node], value: str | None, implicit: Any) -> str:
+        """Return the tag of a node; what is text in YAML 1.2 is text, from which settings make what they hold."""
+        is_text = kind is yaml.ScalarNode and implicit[0] and _TEXT_SINCE_1_2.fullmatch(value or "")
+        return _TEXT if is_text else super().resolve(kind, value, implicit)  # type: ignore[no-untyped-call]
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         """Compose a node; refuse aliases, a few lines of which stand for billions of values, and deep nesting."""

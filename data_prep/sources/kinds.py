@@ -12,19 +12,21 @@ class Kind:
     """What settings and discovery must know of a kind of source.
 
     ``finder``: the function that lists the source's series, from its settings and a progress callback.
+    ``has_path``: it lies where the settings say, not in the cache.
     ``has_public_ids``: its patients' ids are public, so they are shown unless the settings hide them.
     ``has_dicom_series``: a kernel and a slice thickness can choose among its series.
     ``has_measured_low_dose``: its scans come with a low dose that was measured.
     """
 
     finder: str
+    has_path: bool = True
     has_public_ids: bool = False
     has_dicom_series: bool = False
     has_measured_low_dose: bool = False
 
 
 KINDS = {
-    "sample": Kind("data_prep.sources.sample:find_sample", has_public_ids=True),
+    "sample": Kind("data_prep.sources.sample:find_sample", has_path=False, has_public_ids=True),
     "dicom": Kind("data_prep.sources.folders:find_dicom", has_dicom_series=True),
     "nifti": Kind("data_prep.sources.nifti_files:find_nifti"),
     "lidc": Kind("data_prep.sources.lidc:find_lidc", has_public_ids=True, has_dicom_series=True),

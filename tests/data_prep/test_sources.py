@@ -224,8 +224,8 @@ def test_a_nifti_file_that_was_denoised_is_no_full_dose_of_a_source(tmp_path: Pa
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kind": "nifti", "kernel": "B30f"}, "a nifti source has none"),
-        ({"kind": "lidc", "low_dose": "measured"}, "with kind mayo alone"),
+        ({"kind": "nifti", "path": "x", "kernel": "B30f"}, "a nifti source has none"),
+        ({"kind": "lidc", "path": "x", "low_dose": "measured"}, "with kind mayo alone"),
         ({"kind": "mayo", "thickness_mm": 0}, "greater than 0"),
         ({"kind": "nifti", "dataset": "all"}, "a table's row of that name is of all data sets: choose another name"),
         ({"kind": "nifti", "path": ""}, "is empty, and would be the working folder"),
@@ -253,7 +253,7 @@ def test_a_wrong_kind_is_told_the_valid_ones() -> None:
 
 def test_a_kind_that_says_nothing_of_ids_hides_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(KINDS, "new", Kind(KINDS["dicom"].finder))
-    assert not SourceSettings(kind="new").has_public_ids
+    assert not SourceSettings(kind="new", path=tmp_path).has_public_ids
     write_series(tmp_path, chest(4), SPACING, patient="Doe^Jane")
     (series,) = find(tmp_path, kind="new").series
     assert series.subject.startswith("p-")

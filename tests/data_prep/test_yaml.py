@@ -36,7 +36,7 @@ ATTACKS = {
     "keys in keys": ("? " * 30_000, "its values are nested too deeply", 0),
     "a long number": ("a: " + "9" * 60_000, "this is no int", 1),
     "a long number in hexadecimal": ("a: 0x" + "f" * 60_000, "this number is too large", 1),
-    "a long number in base 60": ("a: 1" + ":1" * 30_000, "this number is too large", 1),
+    "a long number in base 60": ("a: !!int 1" + ":1" * 30_000, "this number is too large", 1),
     "a call": ("a: !!python/object/apply:os.system [true]", "could not determine a constructor", 1),
     "a large file": ("a: [" + "1," * MAX_BYTES, "holds more than 64 KiB: no settings file does", 0),
 }
@@ -67,7 +67,11 @@ def test_an_option_with_aliases_is_refused_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "reason"),
-    [("9" * 30, "this number is too large"), ("2026-02-30", "this is no timestamp"), ("[1", "expected ',' or ']'")],
+    [
+        ("9" * 30, "this number is too large"),
+        ("!!timestamp 2026-02-30", "this is no timestamp"),
+        ("[1", "expected ',' or ']'"),
+    ],
 )
 def test_an_option_that_cannot_be_read_says_why(text: str, reason: str, tmp_path: Path) -> None:
     (tmp_path / "x.yaml").write_text("a: 1")
@@ -81,3 +85,14 @@ def test_an_option_that_cannot_be_read_says_why(text: str, reason: str, tmp_path
 def test_settings_of_the_usual_depth_and_size_are_read() -> None:
     text = yaml.safe_dump({f"key {number}": {"a": [{"b": [number, "&x", "*x"]}]} for number in range(500)})
     assert parse_yaml(text)["key 499"] == {"a": [{"b": [499, "&x", "*x"]}]}
+
+
+@pytest.mark.parametrize("text", ["1:30:00", "-1:30", "1:30.5", "010", "-0777", "yes", "NO", "On", "off", "2026-11-29"])
+def test_what_only_yaml_1_1_took_for_a_number_or_a_switch_is_text(text: str) -> None:
+    assert parse_yaml(f"a: {text}") == {"a": text}
+    assert parse_yaml(yaml.safe_dump({"a": text})) == {"a": text}
+
+
+def test_numbers_switches_and_nothing_are_what_they_were() -> None:
+    text = "[0, 10, -3, 1_000, 0x1f, 0.5, 1.0e-4, .inf, true, False, null, ~, 'no', \"010\"]"
+    assert parse_yaml(text) == [0, 10, -3, 1000, 31, 0.5, 1e-4, float("inf"), True, False, None, None, "no", "010"]

@@ -122,6 +122,12 @@ def load(tmp_path: Path, text: str = MINIMAL, *overrides: str) -> RunSettings:
             "budget.currency=Euro",
             r"budget\.currency: Input should be a code of three capital letters, such as EUR \(got 'Euro'\)$",
         ),
+        ("data.sources=[{kind: dicom}]", r"data\.sources\.0: path is missing: the folder or file of the dicom source$"),
+        ("data.sources=[{kind: sample, path: /x}]", r"data\.sources\.0: path has no effect on the sample"),
+        ("study.ranks=yes", r"study\.ranks\.0: Input should be a valid integer.*\(got 'yes'\)$"),
+        ("study.training.epochs=1:30", r"study\.training\.epochs: Input should be a valid integer.*\(got '1:30'\)$"),
+        ("share=true", r"share: Input should be 'none' or 'group' \(got true\)$"),
+        ("study=", r"study: Input should be a mapping of settings \(got nothing\)$"),
         ("name.x=1", "name is a value, not a group"),
         *((key, "must look like a.b=value") for key in ("study", "=1", ".name=x", "study..ranks=1", "study = 3")),
     ],
@@ -129,6 +135,12 @@ def load(tmp_path: Path, text: str = MINIMAL, *overrides: str) -> RunSettings:
 def test_wrong_settings_name_the_key_and_what_is_allowed(tmp_path: Path, override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         load(tmp_path, MINIMAL, override)
+
+
+def test_a_switch_a_decimal_number_and_a_date_are_read_as_they_stand(tmp_path: Path) -> None:
+    overrides = ("study.training.residual=no", "study.training.epochs=010", "name=2026-11-29")
+    run = load(tmp_path, MINIMAL, *overrides)
+    assert (run.study.training.residual, run.study.training.epochs, run.name) == (False, 10, "2026-11-29")
 
 
 def test_a_crop_may_be_the_whole_plane(tmp_path: Path) -> None:
@@ -170,7 +182,7 @@ def test_a_setting_of_several_kinds_takes_each(tmp_path: Path, key: str, accepte
         ("a: [", "no valid YAML"),
         ("name: x", "data is missing"),
         ("name: x\nname: y", "name is set twice .*line 2"),
-        ("name: 2026-02-30", "this is no timestamp .*line 1"),
+        ("name: !!timestamp 2026-02-30", "this is no timestamp .*line 1"),
         ("name: !!int x", "this is no int .*line 1"),
         ("[" * 3000, "nested too deeply"),
         (MINIMAL + "study: {training: {recipe: !!set {a}}}", "recipe"),
