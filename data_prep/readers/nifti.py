@@ -18,7 +18,7 @@ import numpy as np
 from data_prep.errors import ScanError
 from data_prep.files import naming_full_disk
 from data_prep.grid import Grid
-from data_prep.readers.nifti_geometry import affine_of, check_lengths
+from data_prep.readers.nifti_geometry import affine_of, check_as_written, check_lengths
 from data_prep.volume import Acquisition, CTScan, Numbers
 
 _BROKEN = (nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError, nib.wrapstruct.WrapStructError,
@@ -69,6 +69,8 @@ def nifti_image(path: Path) -> nib.Nifti1Image:
     with _as_scan_error(), path.open("rb") as file, _unpacked(file) as content:
         image_class = _image_class(content)
         _check_scaling(image_class.header_class.from_fileobj(content))
+        content.seek(0)
+        check_as_written(image_class.header_class.from_fileobj(content, check=False))
         content.seek(0)
         image = image_class.from_stream(content)
         affine, intent = affine_of(image.header), int(image.header["intent_code"])

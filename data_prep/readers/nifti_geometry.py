@@ -1,5 +1,6 @@
 """The affine of a NIfTI header in mm: sform, qform, pixdim and units must agree (nifti1.h, methods 1 to 3)."""
 
+import math
 from itertools import product
 from typing import Any
 
@@ -13,10 +14,30 @@ from data_prep.plausibility import check_extent, check_pixel_size, check_slice_d
 
 _UNITS = {0: ("unknown", 1.0), 1: ("metre", 1000.0), 2: ("mm", 1.0), 3: ("micron", 0.001)}  # names, and each in mm
 _SPACE_BITS = 7
+_FORM_CODES = range(6)
 _TOLERANCE = 1e-3  # of steps, relative
 _TOLERANCE_VOXELS = 0.5  # between the corners of both forms
 
 Affine = NDArray[np.float64]
+
+
+def check_as_written(header: Any) -> None:
+    """Refuse what nibabel replaces in silence: a length of 0 by 1, a negative one by its amount, a code by 0.
+
+    Other readers take the sign for a direction. ``header``: without nibabel's checks.
+
+    Raises:
+        ScanError: a length or a code is none.
+    """
+    handedness, *lengths = header["pixdim"].tolist()
+    for axis, length in enumerate(lengths[: min(int(header["dim"][0]), 3)], start=1):
+        if not 0 < length < math.inf:
+            raise ScanError(f"pixdim[{axis}] is {length:g}, wanted a length above 0")
+    if handedness < 0 and handedness != -1:
+        raise ScanError(f"pixdim[0] is {handedness:g}, wanted 1 or -1")
+    for name in ("sform_code", "qform_code"):
+        if int(header[name]) not in _FORM_CODES:
+            raise ScanError(f"{name} is {header[name]}, wanted 0 to {_FORM_CODES[-1]}")
 
 
 def affine_of(header: Any) -> Affine:
@@ -29,7 +50,7 @@ def affine_of(header: Any) -> Affine:
     forms = {name: form for name in ("sform", "qform") if (form := _form(header, name)) is not None}
     if not forms:
         raise ScanError("sform_code and qform_code are 0: the orientation in the patient is unknown")
-    pixdim = np.abs(np.asarray(header["pixdim"][1:4], np.float64))
+    pixdim = np.asarray(header["pixdim"][1:4], np.float64)
     for name, form in forms.items():
         _check_steps(name, np.linalg.norm(form[:3, :3], axis=0) * scale, pixdim * scale)
     if len(forms) > 1 and not do_agree(forms["sform"], forms["qform"], header.get_data_shape()[:3]):
@@ -70,7 +91,7 @@ def _form(header: Any, name: str) -> Affine | None:
 
 def _check_steps(name: str, steps: Affine, pixdim: Affine) -> None:
     for step, length in zip(steps.tolist(), pixdim.tolist(), strict=True):
-        if length and abs(step - length) > _TOLERANCE * length:
+        if abs(step - length) > _TOLERANCE * length:
             raise ScanError(f"{name} says {step:.4g} mm, pixdim {length:.4g} mm")
 
 

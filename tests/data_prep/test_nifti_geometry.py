@@ -103,3 +103,44 @@ def test_a_qform_of_each_handedness_equals_simpleitk(
     np.testing.assert_allclose(scan.affine[:3, 3], origin, atol=1e-4)
     direction = np.diag([-1, -1, 1]) @ np.reshape(image.GetDirection(), (3, 3)) @ np.diag(image.GetSpacing())
     np.testing.assert_allclose(scan.affine[:3, :3], direction, atol=1e-4)
+
+
+@pytest.mark.parametrize("codes", [bytes([1, 0, 1, 0]), bytes([1, 0, 0, 0]), bytes([0, 0, 1, 0])])
+@pytest.mark.parametrize(
+    ("start", "number", "reason"),
+    [
+        (88, 0.0, r"pixdim\[3\] is 0, wanted a length above 0"),
+        (80, -0.7, r"pixdim\[1\] is -0\.7, wanted a length above 0"),
+        (88, np.nan, r"pixdim\[3\] is nan, wanted a length above 0"),
+        (84, np.inf, r"pixdim\[2\] is inf, wanted a length above 0"),
+        (76, -2.0, r"pixdim\[0\] is -2, wanted 1 or -1"),
+    ],
+)
+def test_a_length_that_is_none_is_refused_as_it_stands(
+    start: int, number: float, reason: str, codes: bytes, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "a.nii")
+    put(path, start, number)
+    content = bytearray(path.read_bytes())
+    content[252:256] = codes
+    path.write_bytes(content)
+    with pytest.raises(ScanError, match=reason):
+        open_nifti(path)
+
+
+@pytest.mark.parametrize(("start", "name"), [(252, "qform_code"), (254, "sform_code")])
+def test_a_code_that_no_form_has_is_refused(start: int, name: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "a.nii")
+    content = bytearray(path.read_bytes())
+    content[start : start + 2] = (9).to_bytes(2, "little")
+    path.write_bytes(content)
+    with pytest.raises(ScanError, match=f"{name} is 9, wanted 0 to 5"):
+        open_nifti(path)
+
+
+def test_an_image_of_two_dimensions_is_refused_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "a.nii"
+    nib.save(nib.Nifti1Image(np.zeros((8, 8), np.int16), np.eye(4)), path)
+    put(path, 88, 0.0)
+    with pytest.raises(ScanError, match="has 2 dimensions, wanted 3"):
+        open_nifti(path)
