@@ -2,7 +2,7 @@
 
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,8 +62,10 @@ def read_published(path: Path) -> tuple[Code, nn.Module]:
     """
     path.open("rb").close()  # of a file that may not be read the machine says so
     try:
-        _check_packing(path)
-        states = {path.name: _read_npz(path)} if path.suffix == ".npz" else _read_states(path)
+        entries = _packed_entries(path)
+        _check_packing(entries, path.stat().st_size)
+        is_npz = entries and all(entry.filename.endswith(".npy") for entry in entries)
+        states = {path.name: _read_npz(path)} if is_npz else _read_states(path)
         code, state = _recognise({key: _unwrapped(state) for key, state in states.items()})
         network = code.build()
         load_published(network, state, code)
@@ -72,16 +74,21 @@ def read_published(path: Path) -> tuple[Code, nn.Module]:
     return code, network
 
 
-def _check_packing(path: Path) -> None:
-    """Refuse a file that would fill the memory: weights hardly become smaller when they are packed."""
+def _packed_entries(path: Path) -> list[zipfile.ZipInfo]:
+    """Return what is packed in a file of NumPy or of torch, whatever its name; nothing of a file of another kind."""
     try:
         if not zipfile.is_zipfile(path):
-            return
+            return []
         with zipfile.ZipFile(path) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
+            return archive.infolist()
     except Exception as error:  # zipfile raises many kinds for a broken file
         raise UserError(_UNREADABLE) from error
-    if unpacked > _MOST_PACKING * path.stat().st_size:
+
+
+def _check_packing(entries: Sequence[zipfile.ZipInfo], size: int) -> None:
+    """Refuse a file that would fill the memory: weights hardly become smaller when they are packed."""
+    unpacked = sum(entry.file_size for entry in entries)
+    if unpacked > _MOST_PACKING * size:
         raise UserError(f"it unpacks to {unpacked:,} bytes, more than {_MOST_PACKING} times its size: no weights do so")
 
 

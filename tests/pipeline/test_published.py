@@ -133,6 +133,16 @@ def test_arrays_of_any_byte_order_and_precision_are_read(kind: Any, tmp_path: Pa
     )
 
 
+@pytest.mark.parametrize("name", ["WEIGHTS.NPZ", "weights", "weights.npz.1"])
+def test_arrays_are_read_whatever_the_name_of_their_file(name: str, tmp_path: Path) -> None:
+    arrays: dict[str, Any] = {name: weights.numpy() for name, weights in red_cnn_weights().items()}
+    with (tmp_path / name).open("wb") as file:
+        np.savez(file, **arrays)
+    code, network = read_published(tmp_path / name)
+    assert code.model == "redcnn"
+    np.testing.assert_array_equal(network.get_parameter("encoder.1.weight").detach(), arrays["conv2.weight"])
+
+
 @pytest.mark.parametrize(
     "array",
     [np.full(96, 1j), np.full(96, "1.5"), np.zeros(96, "M8[s]"), np.zeros(96, [("a", "f4")]), np.ones(96, bool)],
