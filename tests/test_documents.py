@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from data_prep.settings_file import load_settings
+from pipeline.settings.run import RunSettings
 from tests.settings_page import PAGE
 from tests.settings_page import page as settings_page
 
@@ -42,3 +44,13 @@ def test_the_page_of_settings_is_that_of_the_settings() -> None:
 
 def test_every_setting_has_a_meaning() -> None:
     assert not re.findall(r"^\| `(\w+)` .*\|  \|$", settings_page(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/networks.md", "docs/study.md", "docs/training.md"])
+def test_the_settings_that_a_document_shows_are_read(document: str, tmp_path: Path) -> None:
+    examples = re.findall(r"^```yaml\n(.*?)^```", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL)
+    assert examples
+    for example in examples:
+        rest = "" if "sources:" in example else "name: x\ndata: {sources: [{kind: sample}]}\n"
+        (tmp_path / "x.yaml").write_text(rest + example)
+        load_settings(tmp_path / "x.yaml", RunSettings)
