@@ -65,7 +65,10 @@ def _with_distinct_ids(all_series: Sequence[Series]) -> list[Series]:
         for first, second in combinations(namesakes, 2):
             is_named_by_path = first.is_named_by_path and second.is_named_by_path
             if not is_named_by_path or {*_real_files(first)} & {*_real_files(second)}:
-                raise UserError(f"two series have the id {first.scan}: {first.location} and {second.location}")
+                raise UserError(
+                    f"two series have the id {first.scan}: {first.location} and {second.location}; "
+                    "a scan may lie in one of data.sources alone"
+                )
     return [_distinct(series) if len(by_id[series.scan]) > 1 else series for series in all_series]
 
 

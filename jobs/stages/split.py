@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+from data_prep.errors import UserError
 from data_prep.files import digest_json, write_atomic, write_json
 from data_prep.ledger import Ledger
 from data_prep.manifest import read_manifest
@@ -24,6 +25,7 @@ from pipeline.settings.cells import cells_of
 from pipeline.training.world import World
 
 _STUDIES = "studies"  # key of a used scan's row; the manifest has the patient whom they tell
+_TURNED_AWAY = "turned away"
 _NO_IMAGE = "no image"  # state of a source's files that are none: a row for all of them
 
 
@@ -103,6 +105,8 @@ class SplitScans(Stage):
     def _write(self, manifest: Path, split_file: Path, *noise: Path) -> dict[str, Any]:
         used = self._write_manifest(manifest, *noise)
         check_stage(self.prepare)
+        if not used:
+            raise UserError(_describe_refusals(manifest))
         parts = split(used, self.settings.data.split, self.min_slices)
         write_json(split_file, parts.to_json())
         slices = {part: sum(map(len, segments)) for part, segments in parts.parts.items()}
@@ -138,7 +142,7 @@ class SplitScans(Stage):
         slices = marker.result["slices"]
         is_short = slices < self.min_slices
         reason = f"{slices} slices, a volume of the study takes {self.min_slices}" if is_short else ""
-        state = "turned away" if is_short else "kept"
+        state = _TURNED_AWAY if is_short else "kept"
         return {**marker.result, "state": state, "reason": reason, _STUDIES: self.prepare.series[scan].studies}
 
 
@@ -149,7 +153,18 @@ def _arrays(row: Mapping[str, Any]) -> list[str]:
 
 def _turned_away(series: Series | Exclusion, reason: str, slices: int) -> dict[str, Any]:
     names = {"dataset": series.dataset, "subject": series.subject, "scan": series.scan}
-    return {**names, "slices": slices, "state": "turned away", "reason": reason}
+    return {**names, "slices": slices, "state": _TURNED_AWAY, "reason": reason}
+
+
+def _describe_refusals(manifest: Path) -> str:
+    """Say of a manifest without any scan that is kept why most of its series are not."""
+    table = read_manifest(manifest)
+    reasons = table.loc[table["state"] == _TURNED_AWAY, "reason"]
+    reason = reasons.value_counts().index[0]
+    return (
+        f"no scan is kept of {len(reasons)} series, {(reasons == reason).sum()} of them as: {reason}; "
+        f"{manifest} has the reason of each"
+    )
 
 
 def _no_image(files: PassedOver) -> dict[str, Any]:

@@ -240,8 +240,24 @@ def test_a_run_without_a_scan_of_enough_slices_says_so(root: Path, tmp_path: Pat
     write_nifti(tmp_path / "scans" / "a.nii", chest(8))
     assert prepare(root) == (2, [])
     graph = graph_of(RunFolder.opened(root))
-    with pytest.raises(UserError, match="no scan has the 16 slices that a volume of the study takes"):
+    with pytest.raises(
+        UserError, match="no scan is kept of 1 series, 1 of them as: 8 slices, a volume of the study takes 16"
+    ):
         run_graph(graph, _Here(), Display())
+
+
+def test_a_choice_that_leaves_no_scan_says_what_was_there(tmp_path: Path) -> None:
+    for name, kernel in (("a", "B30f"), ("b", "B30f"), ("c", "B70f")):
+        write_series(tmp_path / "scans" / name, chest(4), (2.5, 0.7, 0.7), patient=name, ConvolutionKernel=kernel)
+    source = {"kind": "dicom", "path": tmp_path / "scans", "kernel": "b30F"}
+    settings = {"name": "t", "runs": tmp_path / "runs", "data": {"sources": [source]}}
+    folder = RunFolder.of(RunSettings.model_validate(settings))
+    folder.record()
+    reason = (
+        "no scan is kept of 3 series, 2 of them as: kernel B30f, wanted b30F; .*manifest.csv has the reason of each"
+    )
+    with pytest.raises(UserError, match=reason):
+        run_graph(graph_of(folder), _Here(), Display())
 
 
 FLAT, DEEP = {"model": "ddnet", "dims": 2}, {"model": "ddnet", "dims": 3}
