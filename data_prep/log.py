@@ -24,6 +24,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def describe_count(count: int, noun: str) -> str:
+    """Return a count of things, such as ``1 scan`` or ``2,000 scans``; ``noun``: of one, with a plural in s."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 logger = logging.getLogger("quarterdose")
 logger.addHandler(_PrintHandler())
 logger.setLevel(logging.INFO)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from data_prep.errors import ScanError
 from data_prep.grid import Grid
+from data_prep.log import describe_count
 from data_prep.plausibility import check_extent, check_slice_distance
 from data_prep.readers.dicom_header import Header, read_header
 from data_prep.readers.dicom_slice import Slice, read_hu, slices_of
@@ -101,7 +102,7 @@ def _read_slice_header(path: Path, label: str) -> Header:
 def _check_one_series(headers: Sequence[Header], slices: Sequence[Slice]) -> None:
     frames = [ct_slice.frame for ct_slice in slices]
     if len(frames) < 2:
-        raise ScanError(f"{len(frames)} CT images, wanted at least 2 slices")
+        raise ScanError(f"{describe_count(len(frames), 'CT image')}, wanted at least 2 slices")
     series = {header.series for header in headers}
     if len(series) > 1:
         raise ScanError(f"holds {len(series)} series, wanted one")

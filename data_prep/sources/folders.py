@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from data_prep.errors import UserError
-from data_prep.log import logger
+from data_prep.log import describe_count, logger
 from data_prep.progress import Progress
 from data_prep.pseudonym import pseudonym
 from data_prep.settings import SourceSettings
@@ -50,8 +50,8 @@ def _warn_of_unknown_patients(settings: SourceSettings, stacks: Sequence[Stack])
     count = sum(stack.subject == unknown and not stack.first.exclusion for stack in stacks)
     if count:
         logger.warning(
-            f"{settings.name}: {count} scans have neither PatientID nor StudyInstanceUID; they count as one patient, "
-            f"{unknown}"
+            f"{settings.name}: {describe_count(count, 'scan')} with neither PatientID nor StudyInstanceUID, taken "
+            f"for one patient, {unknown}"
         )
 
 

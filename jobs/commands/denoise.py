@@ -9,7 +9,7 @@ import typer
 
 from data_prep.errors import MachineError, ScanError, UserError, describe_os_error
 from data_prep.files import check_writable, digest_files, held
-from data_prep.log import printable
+from data_prep.log import describe_count, printable
 from data_prep.outputs import check_apart
 from data_prep.ownership import create_private_folder
 from data_prep.setting_types import MOST_THREADS
@@ -106,6 +106,8 @@ def _denoise_here(
             faults.append(f"{scan}: {describe_os_error(error)}")
         else:
             typer.echo(printable(outcome))
+    if faults and len(requests) == 1:
+        raise UserError(faults[0])
     if faults:
         raise UserError(f"{len(faults)} of {len(requests)} scans were refused: {'; '.join(faults)}")
 
@@ -133,7 +135,7 @@ def _enqueue(
     check_partitions(profile, [request])
     check_association(profile)
     jobs = enqueue(profile, logs, denoise_in_job, request)
-    typer.echo(f"job {', '.join(jobs)}, {len(calls)} tasks; logs: {logs}")
+    typer.echo(f"job {', '.join(jobs)}, {describe_count(len(calls), 'task')}; logs: {logs}")
 
 
 def import_model(

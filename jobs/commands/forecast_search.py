@@ -4,6 +4,7 @@ from collections.abc import Collection
 from contextlib import suppress
 
 from data_prep.errors import UserError
+from data_prep.log import describe_count
 from jobs.commands.forecast import Forecast, forecast_cells, items_ahead, split_of
 from jobs.engine.graph import Graph
 from jobs.engine.run_folder import RunFolder
@@ -80,7 +81,8 @@ def search_note(run: RunSettings, ahead: Forecast) -> str:
     assert run.search
     bill, cap = run.budget.bill(ahead.gpu_hours), run.search.budget_gpu_hours
     return (
-        f"Search still to be run, {run.search.trials} trials of each of {len(run.searched)} networks: at most "
+        f"Search still to be run, {describe_count(run.search.trials, 'trial')} of each of "
+        f"{describe_count(len(run.searched), 'network')}: at most "
         f"{ahead.hours:.3g} hours of its processes, {ahead.gpu_hours:.3g} GPU-hours{f', {bill}' if bill else ''}; "
         f"search.budget_gpu_hours: {'no limit' if cap is None else f'{cap:g}'}."
     )

@@ -9,7 +9,7 @@ import typer
 from data_prep.errors import UserError
 from data_prep.files import held, is_locked, remove_leftovers
 from data_prep.ledger import Ledger
-from data_prep.log import logger
+from data_prep.log import describe_count, logger
 from data_prep.settings_file import load_settings
 from jobs.commands.options import LOCAL, Config, DryRun, On, Overrides, Run
 from jobs.engine.decision import Decision
@@ -126,7 +126,8 @@ def updated(folder: RunFolder, graph: Graph, open_graph: OpenGraph, on: str, dry
     failures = _update(folder, graph, open_graph, on, dry_run)
     yield failures is not None
     if failures:
-        raise RunFailed(f"{len(failures)} items failed, first {failures[0]}; run the same command to try them again")
+        count = describe_count(len(failures), "item")
+        raise RunFailed(f"{count} failed, first {failures[0]}; run the same command to try them again")
 
 
 def _update(folder: RunFolder, graph: Graph, open_graph: OpenGraph, on: str, dry_run: bool) -> list[str] | None:
@@ -249,7 +250,8 @@ def _enqueue(folder: RunFolder, graph: Graph, open_graph: OpenGraph, profile: Pr
         submissions = submit_graph(graph, folder, profile, live, open_graph)
     for submission in submissions:
         items = f" ({submission.items[0]})" if len(submission.items) == 1 else ""
-        typer.echo(f"{submission.stage}{items}: job {', '.join(submission.jobs)}, {submission.tasks} tasks")
+        tasks = describe_count(submission.tasks, "task")
+        typer.echo(f"{submission.stage}{items}: job {', '.join(submission.jobs)}, {tasks}")
     if not submissions:
         logger.info("nothing to submit: every item is complete and unchanged, or in the queue")
     logger.info(f"follow it with: quarterdose status {folder.root}")

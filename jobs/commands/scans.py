@@ -8,7 +8,7 @@ import typer
 
 from data_prep.errors import MachineError, ScanError, UserError
 from data_prep.files import is_locked
-from data_prep.log import printable
+from data_prep.log import describe_count, printable
 from data_prep.settings import DataSettings
 from data_prep.settings_file import load_settings
 from data_prep.sources.series import Series
@@ -39,7 +39,7 @@ def verify(
         _check_unchanging(data)
     for fault in faults:
         typer.echo(f"{fault.scan}: {fault.message}")
-    typer.echo(f"{count} pairs in the manifest, {len(faults)} faults")
+    typer.echo(f"{describe_count(count, 'pair')} in the manifest, {describe_count(len(faults), 'fault')}")
     damaged = {fault.scan: fault.message for fault in faults if fault.is_damaged}
     if damaged and mend:
         _prepare_again(data, damaged)

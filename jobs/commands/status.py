@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from data_prep.errors import UserError
-from data_prep.log import printable
+from data_prep.log import describe_count, printable
 from jobs.commands.options import Run
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def cancel(folder: Run) -> None:
     from jobs.engine.follow import cancel_run
     from jobs.engine.run_folder import RunFolder
 
-    typer.echo(f"{cancel_run(RunFolder.opened(folder))} jobs cancelled")
+    typer.echo(f"{describe_count(cancel_run(RunFolder.opened(folder)), 'job')} cancelled")
 
 
 def _outside(graph: "Graph", queue: Mapping["Ref", "QueueState"]) -> dict["Ref", "ItemState"]:

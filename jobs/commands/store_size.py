@@ -1,5 +1,6 @@
 """Disk that the pairs of a run will take, forecast for ``quarterdose plan``."""
 
+from data_prep.log import describe_count
 from data_prep.sources.series import Series
 from jobs.stages.prepare import Prepare
 
@@ -21,12 +22,12 @@ def store_note(prepare: Prepare) -> str:
         SLICE_BYTES * count * (1 + (1 if scan.low_files else low_doses))
         for scan, count in zip(series, slices, strict=True)
     )
-    arrays = f"full dose and {low_doses} low dose{'s' if low_doses > 1 else ''}"
+    arrays = f"full dose and {describe_count(low_doses, 'low dose')}"
     if not counted:
         rate = f"{SLICE_BYTES * (1 + low_doses) / 1e6:.2g} MB a slice"
         return f"Pairs on disk: about {rate} ({arrays}); the slices are counted once `quarterdose prepare` has run."
     uncounted = f"; the slices of {len(slices) - len(counted)} more are not known" if len(counted) < len(slices) else ""
-    scans = f"{len(counted)} scan{'s' if len(counted) > 1 else ''} of {sum(counted):,} slices"
+    scans = f"{describe_count(len(counted), 'scan')} of {describe_count(sum(counted), 'slice')}"
     return f"Pairs on disk: about {size / _GB:.2g} GB for {scans} ({arrays}){uncounted}."
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from data_prep.errors import UserError
 from data_prep.ledger import FILE as LEDGER
+from data_prep.log import describe_count
 from data_prep.manifest import read_manifest
 from data_prep.progress import Progress
 from data_prep.split import Segment, Split
@@ -93,7 +94,8 @@ class Export(Stage):
     def _provenance(self, best: str, training: Mapping[str, Any], split: Split) -> dict[str, Any]:
         """Collect what the model file says of its origin; of its scans the ids of data sets, never of patients."""
         parts = {
-            name: f"{sum(map(len, segments))} slices of {len({segment.scan for segment in segments})} scans"
+            name: f"{describe_count(sum(map(len, segments)), 'slice')} of "
+            + describe_count(len({segment.scan for segment in segments}), "scan")
             for name, segments in split.parts.items()
         }
         datasets = {segment.dataset for segments in split.parts.values() for segment in segments}

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from data_prep.errors import UserError
-from data_prep.log import logger, printable
+from data_prep.log import describe_count, logger, printable
 from data_prep.paths import contact_path, pair_path
 from data_prep.progress import Progress
 from data_prep.sources.discovery import discover
@@ -39,7 +39,8 @@ class Prepare(Stage):
 
             check_correlation(correlation)
         self._discovery = discover(self.settings.data.sources, progress)
-        return f"{len(self._discovery.series)} scans found, {len(self._discovery.exclusions)} series set aside"
+        scans = describe_count(len(self._discovery.series), "scan")
+        return f"{scans} found, {len(self._discovery.exclusions)} series set aside"
 
     def is_searched(self) -> bool:
         return self._has_discovered or recall(self.settings.data.sources) is not None

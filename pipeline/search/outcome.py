@@ -6,6 +6,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from data_prep.log import describe_count
 from pipeline.search.cells import apply
 from pipeline.search.trials import Trial, best_of
 from pipeline.settings.run import RunSettings
@@ -75,7 +76,7 @@ def outcome_lines(run: RunSettings, trials: Sequence[Trial]) -> list[str]:
     lines = [_describe(network, [trial for trial in trials if trial.network == network]) for network in run.searched]
     budget, missing = run.search.budget_gpu_hours, run.search.trials * len(run.searched) - len(trials)
     hours = sum(trial.hours for trial in trials)
-    took = f"{len(trials)} trials took {hours:.3g} hours of their processes"
+    took = f"{describe_count(len(trials), 'trial')} took {hours:.3g} hours of their processes"
     if missing and budget is not None and hours >= budget:
         took += f"; search.budget_gpu_hours {budget:g} was spent before the other {missing} were asked for"
     elif missing:
@@ -87,7 +88,7 @@ def _describe(network: str, trials: Sequence[Trial]) -> str:
     best, failed = best_of(trials), [trial for trial in trials if trial.state == "failed"]
     faults = f"; {len(failed)} failed, first: {' '.join(failed[0].reason.split())}" if failed else ""
     if best is None or best.last is None:
-        return f"{network}: none of {len(trials)} trials was trained to its end{faults}"
+        return f"{network}: none of {describe_count(len(trials), 'trial')} was trained to its end{faults}"
     parameters = ", ".join(f"{name} {_short(setting)}" for name, setting in best.parameters.items())
     error = f"{best.last.value:.1%} of the input's validation RMSE"
     return f"{network}: trial {best.number} of {len(trials)} is the best, {error}, with {parameters}{faults}"

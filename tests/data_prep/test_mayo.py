@@ -146,3 +146,15 @@ def test_the_challenge_of_2016_is_read_in_all_its_kinds(tmp_path: Path) -> None:
     (series,) = find(tmp_path, kind="mayo", thickness_mm=1, kernel="B30f").series
     assert {path.parent.name for path in series.files} == {"full_1mm"}
     assert {path.parent.name for path in series.low_files} == {"quarter_1mm"}
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("b", "a")])
+def test_of_several_low_doses_the_one_with_most_slices_is_the_partner(names: tuple[str, str], tmp_path: Path) -> None:
+    tags = {"StudyInstanceUID": "1.1", "patient": "L067"}
+    write_series(tmp_path / "full", chest(8), SPACING, SeriesDescription="Full Dose Images", **tags)
+    for name, slices in zip(names, (8, 5), strict=True):
+        write_series(tmp_path / name, chest(slices), SPACING, SeriesDescription="Low Dose Images", **tags)
+    discovery = find(tmp_path, kind="mayo")
+    (series,) = discovery.series
+    assert (len(series.files), {path.parent.name for path in series.low_files}) == (8, {names[0]})
+    assert reasons(discovery) == ["low dose that is no scan's partner"]

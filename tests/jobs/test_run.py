@@ -251,7 +251,7 @@ def test_a_training_that_diverges_is_named_and_all_others_are_shown(toy: Toy) ->
     toy.write({**SETTINGS, "networks": {**SETTINGS["networks"], "wild": wild}})
     judged = run_forked(toy.folder, ["evaluate", "toy.yaml"])
     assert judged.returncode == 1
-    assert "1 items failed, first study/wild: loss or gradient of cell wild is not finite at step" in judged.stderr
+    assert "1 item failed, first study/wild: loss or gradient of cell wild is not finite at step" in judged.stderr
     quality = pd.read_csv(toy.run_folder / "quality" / "quality.csv")
     assert quality["model"].tolist() == ["low-dose", "tv", "2d", "3d-s16-r1", "3d-s16-r2"]
 
