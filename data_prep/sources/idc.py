@@ -4,12 +4,15 @@ import logging
 import os
 import re
 import shutil
+import ssl
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
+from urllib.error import HTTPError, URLError
+from urllib.request import build_opener
 
 import pandas as pd
 
@@ -19,6 +22,8 @@ CollectionName = Literal["lidc", "mayo"]
 
 _SAFE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _UNFINISHED = ".quarterdose-fetch"  # folder below the root; series leave it when they are complete
+_ARCHIVE = "https://s3.amazonaws.com/idc-open-data?list-type=2&max-keys=1"
+_ANSWER_SECONDS = 20
 _HALF_WRITTEN = "*.dcm[0-9]*"  # so s5cmd names files until they are whole
 _FOLDERS = "%PatientID/%StudyInstanceUID/%SeriesInstanceUID"
 _COLUMNS = {
@@ -218,11 +223,35 @@ def _download(missing: Sequence[IdcSeries], root: Path, client: Client | None) -
             use_s5cmd_sync=True,  # images of a half-fetched series are kept
             show_progress_bar=sys.stderr.isatty(),
         )
+    except UserError:
+        raise
     except Exception as error:  # the library raises whatever its parts do
-        raise UserError(f"the download from IDC failed, run the same command to go on: {error!r}") from error
+        raise UserError(f"the download from IDC failed, run the same command to go on: {error}") from error
+
+
+def _check_reachable() -> None:
+    """Refuse a machine without a way to the archive: the download would try for minutes, and not say so.
+
+    Raises:
+        UserError: nothing answers, also not through the proxy that is set.
+    """
+    try:
+        build_opener().open(_ARCHIVE, timeout=_ANSWER_SECONDS).close()
+    except HTTPError:
+        return  # it answered
+    except (URLError, TimeoutError) as error:
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, ssl.SSLError):
+            return  # another program may know the certificate
+        words = getattr(reason, "strerror", "") or reason
+        raise UserError(
+            f"IDC's archive at s3.amazonaws.com cannot be reached from here ({words}): "
+            "set HTTPS_PROXY if there is a proxy, or fetch where it can be reached, and copy the folder"
+        ) from error
 
 
 def _idc_client() -> Client:
+    _check_reachable()
     from idc_index.index import IDCClient
 
     logging.getLogger("idc_index").setLevel(logging.WARNING)  # its import sets the root logger to INFO

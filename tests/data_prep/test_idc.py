@@ -213,6 +213,17 @@ def test_a_failure_of_the_library_is_one_sentence(tmp_path: Path) -> None:
         fetch([series("1.1")], tmp_path, Broken())
 
 
+def test_a_machine_without_a_way_to_the_archive_is_told_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("no_proxy", "NO_PROXY", "HTTPS_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # discard: nobody listens
+    with pytest.raises(UserError, match=r"s3\.amazonaws\.com cannot be reached from here \(Connection refused\): set"):
+        fetch([series("1.1")], tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
 def test_command_line_says_what_is_fetched_and_keeps_what_is_there(tmp_path: Path) -> None:
     for idc_series in select("lidc", 2):
         write(idc_series, tmp_path)
