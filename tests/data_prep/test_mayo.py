@@ -158,3 +158,14 @@ def test_of_several_low_doses_the_one_with_most_slices_is_the_partner(names: tup
     (series,) = discovery.series
     assert (len(series.files), {path.parent.name for path in series.low_files}) == (8, {names[0]})
     assert reasons(discovery) == ["low dose that is no scan's partner"]
+
+
+@pytest.mark.parametrize(("shift", "pairs"), [(0.02, 8), (0.3, 0), (17.5, 0)])
+def test_slices_that_lie_apart_are_no_pair(shift: float, pairs: int, mayo: Mayo, tmp_path: Path) -> None:
+    """By 17.5 mm a single slice of each dose lies at a common position."""
+    _, low = mayo()
+    for z, path in enumerate(low):
+        change(path, ImagePositionPatient=[-180.0, -180.0, 2.5 * z + shift])
+    discovery = find(tmp_path, kind="mayo")
+    assert [len(series.low_files) for series in discovery.series] == [pairs] * bool(pairs)
+    assert len(discovery.exclusions) == (0 if pairs else 2)
