@@ -1,20 +1,14 @@
 """Training of one cell: its parts are built, restored from the newest checkpoint and handed to the trainer."""
 
-import os
-import tempfile
 import time
-from collections.abc import Generator, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from data_prep.cache import cache_folder
-from data_prep.errors import MachineError
 from data_prep.log import logger
-from data_prep.ownership import private_temporary_folder
 from data_prep.progress import Progress
 from data_prep.split import Split
 from pipeline.convolutions.choice import from_rows
@@ -26,6 +20,7 @@ from pipeline.settings.cells import ARMS, CellSettings
 from pipeline.training.captured import can_capture, capture
 from pipeline.training.checkpoints import Checkpoints, load_state
 from pipeline.training.clock import StepClock
+from pipeline.training.compiled import compile_network, naming_failed_compilation
 from pipeline.training.convolutions import algorithms_of, chooses_algorithms
 from pipeline.training.distributed import device_of
 from pipeline.training.exchange import exchange_gradients
@@ -136,35 +131,6 @@ def _capture(cell: CellSettings, model: nn.Module, device: torch.device, *, low_
         return model
     images = next(blank_batches(cell))[0].to(device).contiguous(memory_format=channels_last(cell.dims))
     return capture(model, images, low_precision=low_precision)
-
-
-def compile_network(model: nn.Module) -> None:
-    """Let torch compile a network at its first use; programs of earlier compilations lie where nobody else can write.
-
-    torch's own choice is a folder of a known name in a folder where others can.
-    """
-    folder = private_temporary_folder(Path(tempfile.gettempdir()), "compiled") or cache_folder() / "compiled"
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
-    model.compile()
-
-
-@contextmanager
-def naming_failed_compilation(cell: CellSettings) -> Iterator[None]:
-    """Say in a sentence that the network cannot be compiled, as on a machine without a compiler.
-
-    Raises:
-        MachineError: it cannot.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if not (cell.training.compile and isinstance(error, torch._dynamo.exc.TorchDynamoException)):
-            raise
-        reason = str(getattr(error, "inner_exception", error)).partition("\n")[0]
-        raise MachineError(
-            f"the network of cell {cell.id} cannot be compiled on this machine ({reason}): install a C++ compiler, or "
-            "set training.compile to false"
-        ) from error
 
 
 def _read_newest(checkpoints: Checkpoints, ranks: Ranks, *, with_best: bool) -> tuple[int, Mapping[str, Any]]:

@@ -22,11 +22,11 @@ from pipeline.models import DDnet, build_network
 from pipeline.settings.cells import CellSettings
 from pipeline.training import train as training
 from pipeline.training.checkpoints import Checkpoints, load_trained
+from pipeline.training.compiled import compile_network
 from pipeline.training.distributed import joined
 from pipeline.training.errors import CheckpointError, TrainingError
 from pipeline.training.metrics_file import PARTS, read_metrics
 from pipeline.training.step import TrainingStep
-from pipeline.training.train import compile_network
 from pipeline.training.validators import CropValidator
 from pipeline.training.world import World
 from tests.pipeline.cells import cell
