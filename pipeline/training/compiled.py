@@ -1,9 +1,11 @@
 """Networks that torch compiles, and what is said where it cannot."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.util import Finalize
 from pathlib import Path
 
 import torch
@@ -14,14 +16,20 @@ from data_prep.errors import MachineError
 from data_prep.ownership import private_temporary_folder
 from pipeline.settings.cells import CellSettings
 
+_FOLDER = "TORCHINDUCTOR_CACHE_DIR"
+
 
 def compile_network(model: nn.Module) -> None:
-    """Let torch compile a network at its first use; programs of earlier compilations lie where nobody else can write.
+    """Let torch compile a network at its first use, in a folder of this process, where nobody else can write.
 
-    torch's own choice is a folder of a known name in a folder where others can.
+    torch's own choice is a folder of a known name where others can. In one that processes share, it takes a program for
+    whole that a killed process wrote half, and that another one still writes.
     """
-    folder = private_temporary_folder(Path(tempfile.gettempdir()), "compiled") or cache_folder() / "compiled"
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder))
+    if _FOLDER not in os.environ:
+        parent = private_temporary_folder(Path(tempfile.gettempdir()), "compiled") or cache_folder() / "compiled"
+        parent.mkdir(parents=True, exist_ok=True)
+        os.environ[_FOLDER] = tempfile.mkdtemp(dir=parent)
+        Finalize(None, shutil.rmtree, (os.environ[_FOLDER], True), exitpriority=0)  # also in a child, unlike atexit
     model.compile()
 
 
