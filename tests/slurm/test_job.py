@@ -7,7 +7,7 @@ import pytest
 
 from data_prep.errors import UserError
 from slurm import job
-from slurm.job import describe_stop, process, requeue, share
+from slurm.job import describe_stop, process, rendezvous_address, requeue, share, start_of_job
 from tests.programs import write_program
 
 
@@ -33,6 +33,39 @@ def test_a_rank_outside_of_a_job_is_told_where_ranks_are_started(monkeypatch: py
     monkeypatch.delenv("SLURM_PROCID", raising=False)
     with pytest.raises(UserError, match="SLURM_PROCID is not set: a training's ranks are started by srun within a job"):
         process()
+
+
+def test_a_start_of_a_job_has_a_name_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert start_of_job() == ""
+    monkeypatch.setenv("SLURM_JOB_ID", "14")
+    assert start_of_job() == "14.0"
+    for name, text in {"ARRAY_JOB_ID": "12", "ARRAY_TASK_ID": "3", "RESTART_COUNT": "1"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", text)
+    assert start_of_job() == "12_3.1"
+
+
+def test_ranks_meet_on_their_first_node_at_a_port_of_their_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_program(tmp_path, "scontrol", "[ \"$*\" = 'show hostnames node[3-4]' ] && echo node3 && echo node4")
+    for name, text in {"PATH": f"{tmp_path}:/bin", "SLURM_JOB_ID": "16001", "SLURM_JOB_NODELIST": "node[3-4]"}.items():
+        monkeypatch.setenv(name, text)
+    assert [rendezvous_address(number) for number in (0, 7)] == ["tcp://node3:12001", "tcp://node3:12008"]
+
+
+def test_why_a_job_was_asked_to_stop_is_said_where_slurm_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert describe_stop(signal.SIGTERM) == "it was cancelled or preempted"
+    assert describe_stop(signal.SIGUSR2) == "its time limit came near, or its nodes were taken"
+
+
+def test_a_rank_that_does_not_lead_puts_nothing_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_program(tmp_path, "scontrol", f"echo $* >> {tmp_path}/calls")
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setattr(job, "_END_SECONDS", 0)
+    with pytest.raises(RuntimeError, match="Slurm did not end it"):
+        requeue(leads=False)
+    assert not (tmp_path / "calls").exists()
 
 
 def test_the_task_whose_number_is_that_of_its_array_speaks_for_itself_alone(
