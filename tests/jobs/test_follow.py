@@ -343,6 +343,32 @@ def test_slurm_is_asked_once_for_thousands_of_jobs(
     assert calls.read_text().split() == ["squeue", "sacct"]
 
 
+def test_the_newest_jobs_of_items_are_shown_and_those_in_the_queue_cancelled(
+    folder: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slurm_commands(tmp_path, monkeypatch)
+    lines = (
+        "11|FAILED|None|node9|0|256|1|2|3|", "12|RUNNING|None|node2|1|0|1|2|9|", "13_0|COMPLETED|None|node1|0|0|1|2|3|",
+        "13_1|PENDING|Resources||0|0|1|N/A|N/A|", "14|PENDING|Dependency||0|0|1|N/A|N/A|",
+        "15|FAILED|None|node1|2|256|1|2|3|",
+    )  # fmt: skip
+    write_program(tmp_path, "squeue", "\n".join(f"echo '{line}'" for line in lines))
+    write_program(tmp_path, "scancel", f"echo $* > {tmp_path}/cancelled")
+    jobs = (("study", CELL, "11"), ("study", CELL, "12"), ("evaluate", "tv", "13"), ("report", "report", "14"),
+            ("export", "model", "15"))  # fmt: skip
+    for stage, item, number in jobs:
+        Submissions(folder.root).add(stage, [item], [number], 1, 0)
+    shown = quarterdose_within(folder.root.parent, "status", "t").stdout
+    rows = {(row[0], row[1]): " ".join(row[2:]) for row in map(str.split, shown.splitlines())}
+    assert {stage: rows[stage, item] for stage, item, _ in jobs} == {
+        "study": "running starting on node2, requeued 1 x", "evaluate": "waiting in the queue for free nodes",
+        "report": "waiting in the queue for the jobs that it needs",
+        "export": "failed job 15 failed with exit code 1, requeued 2 x",
+    }  # fmt: skip
+    assert quarterdose_within(folder.root.parent, "cancel", "t").stdout == "3 jobs cancelled\n"
+    assert (tmp_path / "cancelled").read_text() == "--quiet 12 13_1 14\n"
+
+
 @pytest.mark.parametrize(
     ("command", "code", "words"),
     [

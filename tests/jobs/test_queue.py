@@ -96,6 +96,14 @@ def test_what_slurm_refuses_half_way_is_taken_back(folder: RunFolder, programs: 
     assert not (folder.root / "queue.jsonl").exists()
 
 
+def test_what_is_taken_back_leaves_the_records_of_earlier_submissions(folder: RunFolder, programs: Path) -> None:
+    earlier = Submissions(folder.root).add("report", ["report"], ["7"], 1, 0)
+    (programs / "most").write_text("4")
+    with pytest.raises(UserError, match="job submit limit"):
+        submit_graph(graph_of(folder), folder, PROFILE, [], open_graph)
+    assert Submissions(folder.root).read() == [earlier]
+
+
 def mark_split_of_one_scan(graph: Graph, folder: RunFolder) -> None:
     write_nifti(folder.root.parent / "scans" / "a.nii.gz", chest(16))
     graph.stages["prepare"].find_items(ignore_progress)
