@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from data_prep.errors import UserError
+from data_prep.log import describe_count
 from slurm.commands import output
 from slurm.environment import effective_setting
 from slurm.profile import Profile, nodes_of
@@ -80,18 +81,18 @@ def _check_partition(partition: Sequence[_NodeGroup], demand: _Demand) -> None:
         raise UserError(f"partition {name} takes no jobs at the moment: its state is {partition[0].state}")
     if limit is not None and demand.minutes > limit:
         raise UserError(f"minutes {demand.minutes} is over the time limit of partition {name}, {limit}")
-    _check_size("GPUs", demand.gpus, [group.gpus for group in partition], name)
-    _check_size("cores", demand.cpus, [group.cpus for group in partition], name)
-    _check_size("MiB (cores x memory_a_cpu)", demand.memory, [group.memory for group in partition], name)
+    _check_size(describe_count(demand.gpus, "GPU"), demand.gpus, [group.gpus for group in partition], name)
+    _check_size(describe_count(demand.cpus, "core"), demand.cpus, [group.cpus for group in partition], name)
+    _check_size(f"{demand.memory} MiB (cores x memory_a_cpu)", demand.memory, [x.memory for x in partition], name)
     nodes = sum(group.nodes for group in partition if _is_enough(group, demand))
     if demand.nodes > nodes:
-        size = f"{demand.cpus} cores, {demand.memory} MiB and {demand.gpus} GPUs"
-        raise UserError(f"{demand.nodes} nodes of {size} are asked for, partition {name} has {nodes}")
+        size = f"{describe_count(demand.cpus, 'core')}, {demand.memory} MiB and {describe_count(demand.gpus, 'GPU')}"
+        raise UserError(f"asked for: {describe_count(demand.nodes, 'node')} of {size}; partition {name} has {nodes}")
 
 
-def _check_size(unit: str, demand: int, limits: Sequence[int], partition: str) -> None:
+def _check_size(size: str, demand: int, limits: Sequence[int], partition: str) -> None:
     if demand > max(limits):
-        raise UserError(f"{demand} {unit} a node are asked for, those of {partition} have {max(limits)}")
+        raise UserError(f"asked for: {size} a node; those of {partition} have {max(limits)}")
 
 
 def _is_enough(group: _NodeGroup, demand: _Demand) -> bool:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from data_prep.home import home_folder
+from data_prep.log import describe_count
 from jobs.commands.options import path_of
 from slurm.devcluster import PACKAGES, Cluster, DevClusterError, Shape, missing_packages
 
@@ -36,7 +37,8 @@ def up(
     """Bring it up, and say how to reach it."""
     cluster = _cluster(folder)
     cluster.up(Shape(nodes, cpus, gpus, accounting=accounting))
-    typer.echo(f'{nodes} nodes are up; to reach them: eval "$(quarterdose devcluster env --folder {cluster.folder})"')
+    command = f'eval "$(quarterdose devcluster env --folder {cluster.folder})"'
+    typer.echo(f"{describe_count(nodes, 'node')} up; to reach the cluster: {command}")
 
 
 @app.command()

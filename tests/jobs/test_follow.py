@@ -425,7 +425,7 @@ def test_a_preparation_is_not_refused_for_what_ranks_would_ask_for(
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     profile = Profile(executor="slurm", gpus_a_task=1, cpus_a_task=16)
     check_submission(preparation_of(folder), folder, profile, [])
-    with pytest.raises(UserError, match="1 GPUs a node are asked for, those of cpu have 0"):
+    with pytest.raises(UserError, match="asked for: 1 GPU a node; those of cpu have 0"):
         check_submission(graph_of(folder), folder, profile, [])
 
 

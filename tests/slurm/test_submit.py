@@ -264,7 +264,7 @@ def test_cores_are_not_read_in_thousands(tmp_path: Path, monkeypatch: pytest.Mon
     convert = f"case $* in *--noconvert*) echo '{line.format(2048)}';; *) echo '{line.format('2K')}';; esac"
     let_sinfo_say(tmp_path, monkeypatch, convert)
     check_partitions(Profile(executor="slurm", cpus_a_worker=2048), [PREPARATION])
-    with pytest.raises(UserError, match="2049 cores a node are asked for, those of gpu have 2048"):
+    with pytest.raises(UserError, match="asked for: 2,049 cores a node; those of gpu have 2048"):
         check_partitions(Profile(executor="slurm", cpus_a_worker=2049), [PREPARATION])
 
 
@@ -285,15 +285,15 @@ SMALL = {"tasks_a_node": 4, "gpus_a_task": 1, "memory_a_cpu": 4096}
         ({"partition": "old"}, [PREPARATION], "partition old takes no jobs at the moment: its state is drain"),
         ({"partition": "old,gpu"}, [TRAINING], ""),
         ({"gpus_a_task": 2}, [PREPARATION, JUDGING], ""),
-        ({"gpus_a_task": 2}, [TRAINING], "8 GPUs a node are asked for, those of gpu have 4"),
-        ({"cpus_a_task": 5}, [TRAINING], "20 cores a node are asked for, those of gpu have 16"),
+        ({"gpus_a_task": 2}, [TRAINING], "asked for: 8 GPUs a node; those of gpu have 4"),
+        ({"cpus_a_task": 5}, [TRAINING], "asked for: 20 cores a node; those of gpu have 16"),
         (
             {"cpus_a_task": 3},
             [TRAINING],
-            "1 nodes of 12 cores, 49152 MiB and 4 GPUs are asked for, partition gpu has 0",
+            "asked for: 1 node of 12 cores, 49152 MiB and 4 GPUs; partition gpu has 0",
         ),
         ({"tasks_a_node": 1, "gpus_a_task": 3}, [TRAINING], ""),
-        ({"tasks_a_node": 1, "gpus_a_task": 4}, [TRAINING], "4 nodes of 1 cores, .* partition gpu has 3"),
+        ({"tasks_a_node": 1, "gpus_a_task": 4}, [TRAINING], "asked for: 4 nodes of 1 core, .*; partition gpu has 3"),
         ({"memory_a_cpu": 16001}, [TRAINING], r"64004 MiB \(cores x memory_a_cpu\) a node .* those of gpu have 64000"),
         ({"cpus_a_worker": 2, "worker_partition": "cpu", "minutes": 30}, [TRAINING, JUDGING, PREPARATION], ""),
         ({"cpus_a_worker": 3, "worker_partition": "cpu", "minutes": 30}, [JUDGING], ""),
