@@ -294,7 +294,7 @@ SMALL = {"tasks_a_node": 4, "gpus_a_task": 1, "memory_a_cpu": 4096}
         ),
         ({"tasks_a_node": 1, "gpus_a_task": 3}, [TRAINING], ""),
         ({"tasks_a_node": 1, "gpus_a_task": 4}, [TRAINING], "asked for: 4 nodes of 1 core, .*; partition gpu has 3"),
-        ({"memory_a_cpu": 16001}, [TRAINING], r"64004 MiB \(cores x memory_a_cpu\) a node .* those of gpu have 64000"),
+        ({"memory_a_cpu": 16001}, [TRAINING], r"64004 MiB \(cores x memory_a_cpu\) a node; those of gpu have 64000"),
         ({"cpus_a_worker": 2, "worker_partition": "cpu", "minutes": 30}, [TRAINING, JUDGING, PREPARATION], ""),
         ({"cpus_a_worker": 3, "worker_partition": "cpu", "minutes": 30}, [JUDGING], ""),
         ({"cpus_a_worker": 3, "worker_partition": "cpu", "minutes": 30}, [PREPARATION], "those of cpu have 2"),
