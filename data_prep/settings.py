@@ -26,7 +26,7 @@ class SourceSettings(Settings):
     """A source of scans."""
 
     kind: str = Field(description=f"what lies there: {', '.join(KINDS)}")
-    path: InputPath | None = Field(None, description="folder or file; the sample needs none")
+    path: InputPath | None = Field(None, description="folder or file; of the sample none")
     dataset: str = Field("", description="name of the data set; the kind if not given")
     keep_ids: bool | None = Field(
         None, description="keep PatientID or file names; if not given, only ids that look like a public data set's"
