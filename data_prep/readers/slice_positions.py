@@ -28,8 +28,10 @@ def slice_step(heights: Sequence[float]) -> float:
     off = np.flatnonzero(np.abs(gaps - step) > 0.02 * step + 0.01)
     if not off.size:
         return step
-    i = int(off[0])
-    if np.abs(gaps / step - np.rint(gaps / step)).max() < 0.05:
+    multiples = np.rint(gaps / step)
+    wide = off[multiples[off] > 1]
+    if wide.size and np.abs(gaps / step - multiples).max() < 0.05:
+        i = int(wide[0])
         raise ScanError(
             f"a slice is missing: {gaps[i]:.2f} mm between positions {positions[i]:.2f} and "
             f"{positions[i + 1]:.2f} mm, elsewhere {step:.2f} mm"

@@ -67,7 +67,7 @@ def _with_distinct_ids(all_series: Sequence[Series]) -> list[Series]:
             if not is_named_by_path or {*_real_files(first)} & {*_real_files(second)}:
                 raise UserError(
                     f"two series have the id {first.scan}: {first.location} and {second.location}; "
-                    "a scan may lie in one of data.sources alone"
+                    "a scan may be listed once, so leave one of them out"
                 )
     return [_distinct(series) if len(by_id[series.scan]) > 1 else series for series in all_series]
 

@@ -215,6 +215,18 @@ def test_stacks_that_nothing_tells_apart_are_refused(edit_slice: Edit, text: str
     assert any(len(series.files) > 3 for series in discovery.series)
 
 
+@pytest.mark.parametrize(("slices", "is_refused"), [(1, True), (2, True), (3, False)])
+def test_a_few_slices_of_another_series_refuse_the_scan_that_they_continue(
+    slices: int, is_refused: bool, tmp_path: Path
+) -> None:
+    def end_in_another(image: FileDataset, z: int) -> None:
+        image.SeriesInstanceUID += ".1" * (z >= 10 - slices)
+
+    write(tmp_path, 10, end_in_another)
+    (scan,) = (series for series in find(tmp_path).series if len(series.files) == 10 - slices)
+    assert (scan.fault is not None) == is_refused
+
+
 def test_three_interleaved_phases_that_numbers_alone_tell_are_refused(tmp_path: Path) -> None:
     write(tmp_path, 15, lambda image, z: setattr(image, "InstanceNumber", z % 3 * 5 + z // 3))
     (series,) = find(tmp_path).series

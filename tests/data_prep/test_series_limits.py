@@ -9,6 +9,7 @@ from pydicom.dataset import FileDataset
 
 from data_prep.errors import ScanError
 from data_prep.readers.dicom import open_dicom
+from data_prep.readers.slice_positions import slice_step
 from tests.data_prep.dicom_series import change, edit, write_series
 from tests.scans import chest
 
@@ -75,3 +76,13 @@ def test_pixels_may_be_filled_up_but_are_not_those_of_two_images(images: float, 
     else:
         with pytest.raises(ScanError, match=r"PixelData holds \d+ bytes, wanted 1 x 64 x 64 x 2"):
             open_dicom(paths)
+
+
+@pytest.mark.parametrize(("step", "shift", "is_even"), [(0.5, 0.019, True), (0.5, 0.021, False), (5, 0.109, True)])
+def test_a_slice_may_lie_a_little_beside_its_place(step: float, shift: float, is_even: bool) -> None:
+    heights = [0, step, 2 * step, 3 * step + shift, 4 * step + shift, 5 * step + shift]
+    if is_even:
+        assert slice_step(heights) == pytest.approx(step)
+    else:
+        with pytest.raises(ScanError, match=r"slices are 0\.50 to 0\.52 mm apart, wanted one distance"):
+            slice_step(heights)

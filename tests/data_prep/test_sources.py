@@ -126,6 +126,16 @@ def test_nifti_files_of_one_name_are_two_patients_unless_the_name_tells_a_patien
         assert sorted(name for name, _ in patients) == ["ct.nii", "ct.nii", "sub-01_ct.nii"]
 
 
+@pytest.mark.parametrize(
+    ("name", "subject"),
+    [("sub-01_ct", "sub-01"), ("sub-01.1", "sub-01"), ("sub-01-02", "sub-01-02"), ("xsub-01_ct", "xsub-01_ct")],
+)
+def test_a_name_tells_the_patient_by_a_whole_entity(name: str, subject: str, tmp_path: Path) -> None:
+    write_nifti(tmp_path / f"{name}.nii", chest(3))
+    (series,) = find(tmp_path, kind="nifti", keep_ids=True).series
+    assert (series.subject, series.scan) == (subject, name)
+
+
 def test_the_real_lidc_patient_is_found() -> None:
     discovery = find(shared_file("ct/LIDC-IDRI-0003"), kind="lidc")
     assert [(series.subject, len(series.files)) for series in discovery.series] == [("LIDC-IDRI-0003", 140)]
@@ -151,7 +161,8 @@ def test_bimcv_takes_axial_ct_alone(tmp_path: Path) -> None:
     bids(tmp_path, "sub-S03693", 2, chest(40), **kernel)
     bids(tmp_path, "sub-S03693", 3, chest(40), "LPS", ConvolutionKernel="B30f", KVP="100")
     bids(tmp_path, "sub-S03693", 4, chest(40, 60), "LSA")
-    bids(tmp_path, "sub-S03693", 5, chest(2))
+    bids(tmp_path, "sub-S03693", 5, chest(7))
+    bids(tmp_path, "sub-S03693", 8, chest(8))
     bids(tmp_path, "sub-S03693", 6, chest(40), ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"])
     bids(tmp_path, "sub-S03693", 7).write_bytes(b"\x1f\x8b broken")
     (tmp_path / "sub-S03694" / "mod-rx").mkdir(parents=True)
@@ -159,8 +170,8 @@ def test_bimcv_takes_axial_ct_alone(tmp_path: Path) -> None:
     (tmp_path / "participants.tsv").write_text("participant\tage\n")
     discovery = find(tmp_path, kind="bimcv")
     opened = {series.scan: series.open(series.files) for series in discovery.series}
-    assert sorted(opened) == [f"sub-S03693_ses-E08061_run-{n}_bp-chest" for n in (2, 3)]
-    first, second = (opened[name] for name in sorted(opened))
+    assert sorted(opened) == [f"sub-S03693_ses-E08061_run-{n}_bp-chest" for n in (2, 3, 8)]
+    first, second, _ = (opened[name] for name in sorted(opened))
     assert (first.acquisition.kernel, first.acquisition.kvp) == ("B60f", 120)
     assert (second.acquisition.kernel, second.acquisition.kvp) == ("B30f", 100)
     np.testing.assert_array_equal(first.load().hu, second.load().hu)
@@ -168,7 +179,7 @@ def test_bimcv_takes_axial_ct_alone(tmp_path: Path) -> None:
     assert reasons(discovery) == [
         "a coronal volume, wanted axial slices",
         "a localizer",
-        "a scout of 2 slices",
+        "a scout of 7 slices",
         "an X-ray (cr), wanted ct",
         "no readable NIfTI file: it is cut off",
     ]
