@@ -86,3 +86,21 @@ def test_a_slice_may_lie_a_little_beside_its_place(step: float, shift: float, is
     else:
         with pytest.raises(ScanError, match=r"slices are 0\.50 to 0\.52 mm apart, wanted one distance"):
             slice_step(heights)
+
+
+def test_all_values_of_a_padding_range_become_air(tmp_path: Path) -> None:
+    """Those above -1024 HU too, where the range begins below."""
+    padding = (-2000, -1500, -1024, -1000, -950)
+
+    def pad(image: FileDataset) -> None:
+        stored = (np.frombuffer(image.PixelData, "<u2").astype(np.int32) - 1024).astype("<i2").reshape(64, 64)
+        stored[0, : len(padding)], stored[0, len(padding)] = padding, -949
+        image.PixelData, image.PixelRepresentation, image.RescaleIntercept = stored.tobytes(), 1, 0
+        image.add_new("PixelPaddingValue", "SS", padding[0])
+        image.add_new("PixelPaddingRangeLimit", "SS", padding[-1])
+
+    paths = write_series(tmp_path, chest(3), (2.5, 0.7, 0.7))
+    for path in paths:
+        edit(path, pad)
+    hu = open_dicom(paths).planes(0, 3)
+    assert hu[:, 0, : len(padding) + 1].tolist() == [[-1024] * len(padding) + [-949]] * 3
