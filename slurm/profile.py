@@ -34,7 +34,7 @@ Variable = Annotated[
 class Profile(BaseModel):
     """Settings that say where jobs run and what each of their processes gets."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     executor: Literal["local", "debug", "slurm"] = Field(
         description="slurm: the whole graph is put in the queue; local, debug: submitit's own, followed to the end"

@@ -95,6 +95,8 @@ def test_a_profile_of_ones_own(tmp_path: Path) -> None:
             r"mine\.yaml: environment\.1A: Input should be letters .*, the first no digit \(got '1A'\)",
         ),
         ("executor: [", r"mine\.yaml is no valid YAML"),
+        ("executor: slurm\nteraflops: .inf", r"mine\.yaml: teraflops: Input should be a finite number \(got inf\)"),
+        ("executor: slurm\nminutes: 1:30:00", r"mine\.yaml: minutes: Input should be .*integer.*\(got '1:30:00'\)"),
         (
             "executor: slurm\nworker_constraint: fast",
             r"mine\.yaml: .*worker_constraint fast is of the nodes of worker_partition, which is not set: set it, or",
