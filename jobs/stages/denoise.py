@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from data_prep.errors import ScanError, UserError
+from data_prep.errors import MachineError, ScanError, UserError
 from data_prep.files import Declare, claimed, digest_files, publishing, remove_leftovers
 from data_prep.group_writer import writing_group
 from data_prep.input_noise import measure_input
@@ -56,7 +56,7 @@ def denoise_scan(scan: Path, model: Model, options: OutputOptions, device: torch
 
     Raises:
         UserError: the scan cannot be read, is no CT, or its output is not to be written; other series are done.
-        MachineError: this machine cannot read it.
+        MachineError: this machine cannot read it; other series are done.
     """
     check_outputs([scan], [], options)
     with nullcontext() if options.deidentify else passing_pseudonyms():  # else none is written
@@ -72,14 +72,15 @@ def _denoise_sources(scan: Path, model: Model, options: OutputOptions, correct: 
     options = replace(options, shares_name=options.shares_name or len(sources) > 1)
     if len(sources) == 1:
         return _denoise_source(scan, sources[0], model, options, correct, progress)
-    lines, faults = list[str](), list[str]()
+    lines, faults = list[str](), list[ScanError | MachineError]()
     for source in sources:
         try:
             lines.append(_denoise_source(scan, source, model, options, correct, progress))
-        except ScanError as error:
-            faults.append(str(error))
+        except (ScanError, MachineError) as error:
+            faults.append(error)
     if faults:
-        raise ScanError(f"{len(faults)} of {len(sources)} series were refused: {'; '.join([*faults, *lines])}")
+        kind = MachineError if any(isinstance(fault, MachineError) for fault in faults) else ScanError
+        raise kind(f"{len(faults)} of {len(sources)} series were refused: {'; '.join([*map(str, faults), *lines])}")
     return "\n".join(lines)
 
 

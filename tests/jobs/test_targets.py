@@ -253,6 +253,14 @@ def test_several_series_are_listed_and_chosen(study: Path, tmp_path: Path) -> No
     assert sorted(map(tissue, outputs)) == [5000, 6000]
 
 
+def test_of_all_series_one_that_cannot_be_opened_stops_itself_alone(study: Path, tmp_path: Path) -> None:
+    (study / "s1" / "1-999.dcm").symlink_to(tmp_path / "not mounted.dcm")
+    with pytest.raises(UserError, match=r"1 of 2 series were refused: file \S+, which may be .* cannot be opened"):
+        run("denoise", study, "--series", "all", "--model", toy_model(tmp_path), "--out", tmp_path / "out")
+    (output,) = (path for path in (tmp_path / "out").iterdir() if path.is_dir())
+    assert tissue(output) == 6000
+
+
 def test_single_images_beside_a_scan_do_not_block_it(study: Path, tmp_path: Path) -> None:
     shutil.rmtree(study / "s2")
     run("denoise", study, "--model", toy_model(tmp_path), "--out", tmp_path / "out", "--threads", "1")
