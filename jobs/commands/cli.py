@@ -3,7 +3,9 @@
 import io
 import logging
 import os
+import platform
 import sys
+from importlib.metadata import version
 from typing import Annotated
 
 import typer
@@ -50,10 +52,21 @@ app.add_typer(scans.fetch, name="fetch")
 app.add_typer(devcluster.app, name="devcluster")
 
 
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        packages = ", ".join(f"{name} {version(name)}" for name in ("quarterdose", "torch"))
+        typer.echo(f"{packages}, Python {platform.python_version()}")
+        raise typer.Exit
+
+
+_SHOWS_VERSION = typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version, and end.")
+
+
 @app.callback()
 def set_level(
     verbose: Annotated[bool, typer.Option("--verbose", help="Say more, such as why an item is left as it is.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but results, warnings and errors.")] = False,
+    _shows_version: Annotated[bool, _SHOWS_VERSION] = False,
 ) -> None:
     """Set the level of the program's logger for the command line."""
     _print_all_characters()

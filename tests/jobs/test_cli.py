@@ -3,10 +3,12 @@
 import logging
 import re
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from data_prep.log import logger
@@ -127,6 +129,12 @@ def test_flags_set_the_level_of_the_log(
     logger.info("usual")
     logger.warning("wrong")
     assert capsys.readouterr().out.splitlines() == lines
+
+
+def test_the_version_is_that_of_the_run_folders(tmp_path: Path) -> None:
+    shown = quarterdose_within(tmp_path, "--version").stdout
+    expected = f"quarterdose {version('quarterdose')}, torch {torch.__version__.partition('+')[0]}"
+    assert re.fullmatch(rf"{re.escape(expected)}\S*, Python 3\.1[123]\.\d+\S*\n", shown)
 
 
 def test_verbose_and_quiet_exclude_each_other(tmp_path: Path) -> None:
