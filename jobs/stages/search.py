@@ -17,7 +17,6 @@ from jobs.stages.trial_training import train_trial
 from pipeline.search.cells import first_cell, trial_cell
 from pipeline.search.halving import Rung, choose, rungs_of
 from pipeline.search.trials import Parameters, RungResult, Trial, TrialState, name_trial
-from pipeline.settings.training import WITHOUT_EFFECT
 from pipeline.training.world import World
 
 _HOUR = 3600.0  # seconds
@@ -71,7 +70,7 @@ class Search(Stage):
         return {
             "training": CellStage.version, **self.search.to_ask(),
             "space": {name: x.model_dump(exclude_none=True) for name, x in self.search.space_of(network).items()},
-            "cell": self.cells[network].model_dump(mode="json", exclude={"training": set(WITHOUT_EFFECT)}),
+            "cell": self.cells[network].with_effect(),
         }  # fmt: skip
 
     def inputs(self, item: str) -> list[Ref]:

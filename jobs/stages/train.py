@@ -20,7 +20,6 @@ from jobs.stages.staging import staged
 from pipeline.settings.architectures import architecture_of, check_options
 from pipeline.settings.cells import CellSettings, cells_of
 from pipeline.settings.networks import NetworkSettings
-from pipeline.settings.training import WITHOUT_EFFECT
 from pipeline.training.world import DistributionError, World
 
 if TYPE_CHECKING:
@@ -58,7 +57,7 @@ class CellStage(Stage):
         return list(self.cells)
 
     def reads(self, item: str) -> Mapping[str, Any]:
-        return self.cells[item].model_dump(mode="json", exclude={"training": set(WITHOUT_EFFECT)})
+        return self.cells[item].with_effect()
 
     def discard(self, item: str) -> None:
         shutil.rmtree(self.folder.cell(item), ignore_errors=True)

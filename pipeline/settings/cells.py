@@ -14,7 +14,7 @@ from pipeline.settings.names import Transfer
 from pipeline.settings.networks import donor_of
 from pipeline.settings.run import RunSettings
 from pipeline.settings.study import GridSettings
-from pipeline.settings.training import SIDE_MULTIPLE, TrainingSettings
+from pipeline.settings.training import SIDE_MULTIPLE, WITHOUT_EFFECT, TrainingSettings
 
 ArmName = Literal["full", "synthetic", "silent", "alone"]
 
@@ -82,6 +82,11 @@ class CellSettings(Settings):
     def is_control(self) -> bool:
         """Whether it is trained for its times alone."""
         return self.arm != "full"
+
+    def with_effect(self) -> dict[str, Any]:
+        """Return what decides on its result, as plain values: neither how it is saved nor with what it is compared."""
+        cell = self.model_copy(update={"counterpart": ""}) if self.transfer == "none" else self
+        return cell.model_dump(mode="json", exclude={"training": set(WITHOUT_EFFECT)})
 
     def validated_on(self, stored: Sequence[float]) -> tuple[Hashable, ...]:
         """Return what decides on the doses and voxels of its validation, where these doses are ``stored``.

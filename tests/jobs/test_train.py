@@ -205,6 +205,18 @@ def test_a_2d_training_has_one_record_whether_it_has_a_3d_counterpart_or_not(tmp
     assert {"2d.json", "2d.begun"} <= former.names() & changed.names()
 
 
+def test_a_3d_training_from_random_weights_stays_where_a_2d_network_comes_to_be_compared_with_it(
+    tmp_path: Path, sample_path: Path
+) -> None:
+    study, deep = {"slices": 16, "ranks": 1, "transfer": "none"}, {"model": "ddnet", "dims": 3}
+    alone = graph_with(tmp_path, study, networks={"3d": deep})
+    for ref in (("split", "split"), ("study", "3d-s16-r1-none")):
+        finish(alone, *ref)
+    compared = graph_with(tmp_path, study, networks={"2d": {"model": "ddnet", "dims": 2}, "3d": deep})
+    decision = compared.decide_item(compared.stages["study"], "3d-s16-r1-none")
+    assert decision.reason.cause is Cause.DONE, decision.reason
+
+
 def test_a_report_has_nothing_of_settings_that_were_changed_since(tmp_path: Path, sample_path: Path) -> None:
     """As where a run with other settings was interrupted before it came to all items."""
 
