@@ -37,6 +37,7 @@ def test_validation_goes_through_the_low_doses_of_each_segment_in_turn(data: Pat
     pair, judged = Pair(data / "toy" / "a.zarr"), samples(data, 3, validating=True)
     origins = [origin_of(pair, judged[index]) for index in range(8)]
     assert len({(array, z >= 24) for array, z in origins}) == 8
+    assert origins[0][0] != origins[1][0]  # nor are as many samples as segments all of one low dose
 
 
 @pytest.mark.parametrize(("doses", "count"), [(None, 2), (0.25, 1)])
