@@ -11,6 +11,8 @@ from pipeline.settings.cells import CellSettings
 from pipeline.training.errors import TrainingError
 from pipeline.training.ranks import Ranks
 
+_REMEDY = "earlier checkpoints are kept, and a smaller training.learning_rate may help"
+
 
 def check_finite(name: str, number: float, cell: CellSettings, step: int) -> None:
     """Stop the training after ``step`` steps if a number is not finite.
@@ -19,9 +21,7 @@ def check_finite(name: str, number: float, cell: CellSettings, step: int) -> Non
         TrainingError: it is NaN or infinite.
     """
     if not math.isfinite(number):
-        raise TrainingError(
-            f"the {name} of cell {cell.id} is {number} at step {step}; its last good checkpoint is kept"
-        )
+        raise TrainingError(f"the {name} of cell {cell.id} is {number} at step {step}; {_REMEDY}")
 
 
 def check_noise(validation: Mapping[str, float], cell: CellSettings) -> None:
@@ -68,7 +68,7 @@ def check_steps(
     scans = _scans(step, guilty, samples, cell, ranks.world.size)
     raise TrainingError(
         f"loss or gradient of cell {cell.id} is not finite at step {step + 1}, where rank "
-        f"{', '.join(map(str, guilty))} saw {', '.join(scans)}; the last good checkpoint is kept"
+        f"{', '.join(map(str, guilty))} saw {', '.join(scans)}; {_REMEDY}"
     )
 
 

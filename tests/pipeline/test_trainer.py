@@ -234,7 +234,7 @@ def test_made_up_data_are_the_first_batch_again_and_again(make_pair: Callable[..
 
 
 def test_a_loss_that_is_no_number_stops_the_training(make_pair: Callable[..., Path], tmp_path: Path) -> None:
-    said = r"loss or gradient of cell cell is not finite at step [2-9], where rank 0 saw toy/a; the last good"
+    said = r"loss or gradient of cell cell is not finite at step [2-9], where rank 0 saw toy/a; .*learning_rate may"
     with pytest.raises(TrainingError, match=said):
         run(cell(2, learning_rate=1e30, epochs=4), make_pair(), tmp_path / "cell")
     assert all(math.isfinite(loss) for kind in ("train", "validation") for loss in losses(tmp_path / "cell", kind))
@@ -267,7 +267,7 @@ def test_a_loss_that_is_no_number_names_the_rank_that_saw_it(make_pair: Callable
     run_ranks(_poisoned_rank, (data, tmp_path), 2)
     scan = (tmp_path / "said1").read_text().partition(":")[0]
     for rank in (0, 1):
-        message = rf"is not finite at step 2, where rank 1 saw toy/{scan}; the last good"
+        message = rf"is not finite at step 2, where rank 1 saw toy/{scan}; earlier checkpoints are kept"
         assert re.search(message, (tmp_path / f"said{rank}").read_text())
 
 
