@@ -28,6 +28,7 @@ from data_prep.settings import LowDoseSettings
 from data_prep.volume import AIR_HU
 
 _BATCH, _LANES = 16, 8
+_DENSEST_HU = 3071  # where 12 bits end
 Reconstruction = Backprojector | GriddedBackprojector
 BACKPROJECTORS: dict[str, type[Backprojector] | type[GriddedBackprojector]] = {
     "exact": Backprojector,
@@ -96,8 +97,12 @@ class LowDoseSimulator:
         return self.incident * torch.exp(spared - line_integrals)
 
     def line_integrals(self, full_hu: Tensor) -> Tensor:
-        """Return line integrals of slices (batch, side, side), (batch, coarse views, coarse channels)."""
-        return self.project((self.settings.water_per_mm * (1 + full_hu / 1000)).clamp_(min=0))
+        """Return line integrals of slices (batch, side, side), (batch, coarse views, coarse channels).
+
+        Metal counts as in a scan whose HU are stored in 12 bits, however dense it is.
+        """
+        water = self.settings.water_per_mm
+        return self.project((water * (1 + full_hu / 1000)).clamp_(0, water * (1 + _DENSEST_HU / 1000)))
 
     def full_dose_variance(self, counts: Tensor) -> Tensor:
         """Return the variance of the log sinogram's noise at full dose, from expected photons."""

@@ -139,6 +139,20 @@ def test_air_has_half_the_noise_of_soft_tissue_where_a_scan_spares_dense_rays_as
     assert air / soft == pytest.approx(14.4 / 28.5, abs=0.05)
 
 
+def test_an_implant_gives_the_same_noise_in_scans_of_12_and_of_16_bits() -> None:
+    """Through 5 cm of 32767 HU no photon comes: matched to such rays, all noise would be streaks from the implant."""
+    implant = ellipse(128, 2.8, (25, 25), (40, 0)) < 1
+    short = noisy_slabs(abdomen(128, 2.8, (165, 120)), coloured(128, 2.8, bell(0.1)), 12.0, 4)
+    long = [Slab(slab.first, np.where(implant, np.int16(32767), slab.hu)) for slab in short]
+    short = [Slab(slab.first, np.where(implant, np.int16(3071), slab.hu)) for slab in short]
+    settings = LowDoseSettings(doses=(0.1,), geometry=COARSE)
+    of_short, of_long = (low_dose_of(slabs, 2.8, settings) for slabs in (short, long))
+    assert of_long.model == of_short.model
+    for added, expected in zip(of_long.added, of_short.added, strict=True):
+        np.testing.assert_array_equal(added[:, ~implant], expected[:, ~implant])
+    assert 0.9 < of_long.ratio < 1.1
+
+
 def odd_plane(name: str) -> Array:
     plane = abdomen(256, 1.4, (165, 120))
     match name:
