@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,14 @@ def partner_rows(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     noise = {name: value for name, value in row.items() if name.startswith(("noise_", "rmse_")) or name == "dose"}
     for partner in row.get(PARTNERS) or ({"dose": None, "realisation": 1, "array": LOW_DOSE, **noise},):
         yield {**ids, **partner}
+
+
+def noise_table(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return the table of the partners of scans, by the scans' rows; of no scan at all it has a header too."""
+    import pandas as pd
+
+    lines = [line for row in rows for line in partner_rows(row)]
+    return pd.DataFrame(lines, columns=None if lines else pd.Index(_SCAN))
 
 
 def read_noise(data: Path) -> pd.DataFrame:

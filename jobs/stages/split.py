@@ -12,7 +12,7 @@ from data_prep.files import digest_json, write_atomic, write_json
 from data_prep.ledger import Ledger
 from data_prep.manifest import read_manifest
 from data_prep.noise_table import FILE as NOISE
-from data_prep.noise_table import PARTNERS, partner_rows, read_noise
+from data_prep.noise_table import PARTNERS, noise_table, partner_rows, read_noise
 from data_prep.partners import FULL_DOSE
 from data_prep.paths import SPLIT_FILES
 from data_prep.progress import Progress
@@ -129,7 +129,7 @@ class SplitScans(Stage):
         excluded = [_turned_away(series, series.reason, series.images) for series in self.prepare.exclusions]
         passed_over = [_no_image(files) for files in self.prepare.passed_over]
         for path in noise:
-            write_atomic(path, pd.DataFrame([line for row in used for line in partner_rows(row)]).to_csv(index=False))
+            write_atomic(path, noise_table(used).to_csv(index=False))
         table = pd.DataFrame(rows + excluded + passed_over).drop(columns=[PARTNERS, _STUDIES], errors="ignore")
         write_atomic(manifest, table.to_csv(index=False))
         return used

@@ -230,6 +230,17 @@ def test_the_table_of_several_doses_goes_with_them(root: Path) -> None:
         check(root)
 
 
+def test_scans_of_several_doses_that_are_all_too_short_are_a_table_without_rows(root: Path) -> None:
+    settings = RunFolder.opened(root).settings.model_dump(mode="json")
+    settings["data"]["low_dose"]["doses"] = [0.1, 0.2]
+    settings["study"]["slices"] = [32]
+    RunFolder.of(RunSettings.model_validate(settings)).record()
+    prepare(root)
+    assert count_states(root / "data") == [("nifti", "turned away", 1)]
+    assert pd.read_csv(root / "data" / "manifest_noise.csv").empty
+    assert describe_noise(root / "data") == ""
+
+
 def _change_doses(root: Path, doses: tuple[float, ...]) -> None:
     settings = RunFolder.opened(root).settings.model_dump()
     settings["data"]["low_dose"] |= {"doses": doses}
