@@ -101,8 +101,8 @@ class LowDoseSimulator:
 
         Metal counts as in a scan whose HU are stored in 12 bits, however dense it is.
         """
-        water = self.settings.water_per_mm
-        return self.project((water * (1 + full_hu / 1000)).clamp_(0, water * (1 + _DENSEST_HU / 1000)))
+        hu = full_hu.clamp(max=_DENSEST_HU)
+        return self.project((self.settings.water_per_mm * (1 + hu / 1000)).clamp_(min=0))
 
     def full_dose_variance(self, counts: Tensor) -> Tensor:
         """Return the variance of the log sinogram's noise at full dose, from expected photons."""
