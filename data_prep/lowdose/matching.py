@@ -144,9 +144,8 @@ class _Fit:
         """
         simulator, a = self._simulator(model), self.settings.dose
         narrow, wide = find_narrow_sites(self.slabs, self.noise.sites.lag), self.noise.sites
-        power = pair_power(self.slabs, narrow, -1) / (1 - self.noise.pair_correlation)
         predicted = self._variances(narrow, simulator, simulator.variance) @ self._unit(model, NARROW).T
-        ratio = _fine(power) / _fine(predicted)
+        ratio = _fine(pair_power(self.slabs, narrow, -1)) / _fine(predicted)  # but for a factor, as what follows scales
         measured = [number for number in range(len(self.slabs)) if (narrow.slab == number).sum() >= _MIN_NARROW]
         gain = np.array([math.sqrt(np.median(ratio[narrow.slab == number])) for number in measured])
         slices = self.middles[measured]

@@ -149,7 +149,7 @@ def check_noise(noise: ScanNoise, sd: float, spectrum: Callable[[Array], Array],
     np.testing.assert_allclose((np.array(noise.spectrum) / PIXEL**2 / rings)[has_power], 1, atol=0.15)
 
 
-SMALL_SIDE, SMALL_PIXEL, PHOTONS = 128, 1.0, 3e5
+SMALL_SIDE, SMALL_PIXEL, PHOTONS, WATER = 128, 1.0, 3e5, 0.022
 SCANNER = GeometrySettings(views=576)
 
 
@@ -157,8 +157,9 @@ SCANNER = GeometrySettings(views=576)
 def scanned(backprojection: str, window: str) -> tuple[list[Slab], LowDose]:
     """Slabs of a full-dose scan of known photons and window, without correlation of slices, and their low dose."""
     scan = LowDoseSettings.model_validate(
-        {"photons": PHOTONS, "window": window, "cutoff": 0.7, "backprojection": backprojection, "geometry": SCANNER}
-    )
+        {"photons": PHOTONS, "window": window, "cutoff": 0.7, "backprojection": backprojection, "geometry": SCANNER,
+         "water_per_mm": WATER}
+    )  # fmt: skip
     simulator = LowDoseSimulator(scan, SMALL_SIDE, SMALL_PIXEL)
     plane = abdomen(SMALL_SIDE, SMALL_PIXEL, (58, 48))
     counts = simulator.counts(torch.from_numpy(plane).float()[None])
@@ -170,7 +171,7 @@ def scanned(backprojection: str, window: str) -> tuple[list[Slab], LowDose]:
         return simulator.reconstruct(draws * deviation).double().numpy() * 1000 / scan.water_per_mm
 
     slabs = noisy_slabs(plane, noise, 1.0, 12)
-    return slabs, low_dose_of(slabs, SMALL_PIXEL, LowDoseSettings(doses=(DOSE,), geometry=SCANNER))
+    return slabs, low_dose_of(slabs, SMALL_PIXEL, LowDoseSettings(doses=(DOSE,), geometry=SCANNER, water_per_mm=WATER))
 
 
 @pytest.mark.parametrize("window", ["hann", "ramp"])
