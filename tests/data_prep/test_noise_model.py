@@ -82,6 +82,19 @@ def test_a_field_wider_than_any_fan_is_cut_and_said() -> None:
     assert not low_dose.added[0][:, 0, 0].any()
 
 
+@pytest.mark.parametrize(("radius", "is_widened"), [(240, False), (300, True)])
+def test_the_field_ends_where_padding_begins(radius: float, is_widened: bool) -> None:
+    """Of the widest slice. Corners lie at 389 mm, and the fan reaches to 249 mm."""
+    hu, pixel = volume(4), 4.3
+    axis = (np.arange(SIDE) - (SIDE - 1) / 2) * pixel
+    for plane, seen in zip(hu, (100, radius, 150, 200), strict=True):
+        plane[np.hypot(axis[:, None], axis) > seen] = -1024
+    model = match(slabs_of(hu), None, SETTINGS, pixel, Acquisition())
+    assert (model.scanner != COARSE) == is_widened
+    assert radius <= Fan(model.scanner).reach < radius + 30
+    assert not model.is_cut
+
+
 @pytest.mark.parametrize("correlation", [(0.9,), (0.9, 0.9, 0.9), (-0.9,)])
 def test_a_named_correlation_that_no_noise_has_is_refused_with_a_similar_one(correlation: tuple[float, ...]) -> None:
     with pytest.raises(UserError, match=r"no noise has data.low_dose.z_correlation \[.*\]; similar is \[-?0\."):
