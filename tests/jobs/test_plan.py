@@ -213,11 +213,30 @@ def test_a_search_over_the_budget_is_not_submitted(tmp_path: Path) -> None:
     assert "budget.gpu_hours is 0.001, but trainings still to be run take" in completed.stderr
 
 
-def test_a_training_that_runs_again_under_other_settings_is_forecast_at_the_rate_that_it_had(tmp_path: Path) -> None:
+def test_ranks_share_the_hours_of_a_training_and_take_its_gpu_hours_together(tmp_path: Path) -> None:
+    profile = Profile.model_validate({"executor": "slurm", "teraflops": 1, "gpus_a_task": 1})
+
+    def forecast_of(ranks: int) -> Forecast:
+        network = {"model": "ddnet", "dims": 2, "ranks": ranks, "training": {"samples": 120, "epochs": 2}}
+        folder = RunFolder.of(settings_of(runs=tmp_path, networks={"2d": network}))
+        (training,) = forecast(folder, graph_of(folder), profile)
+        return training
+
+    alone, shared = forecast_of(1), forecast_of(4)
+    assert shared.hours == pytest.approx(alone.hours / 4)
+    assert shared.gpu_hours == pytest.approx(alone.gpu_hours)
+    assert alone.gpu_hours == alone.hours > 0
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_training_that_runs_again_under_other_settings_is_forecast_at_the_rate_that_it_had(
+    tmp_path: Path, ranks: int
+) -> None:
     profile = Profile.model_validate({"executor": "slurm", "gpus_a_task": 1})
 
     def hours(crop: int) -> dict[str, float]:
-        network = {"model": "ddnet", "dims": 2, "training": {"samples": 100, "epochs": 2, "crop": crop}}
+        training = {"samples": 100, "epochs": 2, "crop": crop}
+        network = {"model": "ddnet", "dims": 2, "ranks": ranks, "training": training}
         folder = RunFolder.of(settings_of(runs=tmp_path, networks={"2d": network}))
         graph = graph_of(folder)
         stage = graph.stages["study"]
@@ -228,9 +247,9 @@ def test_a_training_that_runs_again_under_other_settings_is_forecast_at_the_rate
             for path in stage.outputs("2d"):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.touch()
-            spent = {"steps": 200, "seconds": {"training": 36.0, "validation": 0.0}}
+            spent = {"steps": 200 // ranks, "seconds": {"training": 36.0, "validation": 0.0}}
             mark_done(graph, "study", "2d", spent, seconds=36.0)
-        return {training.cell: training.hours for training in forecast(folder, graph, profile)}
+        return {ahead.cell: ahead.hours for ahead in forecast(folder, graph, profile)}
 
     assert hours(crop=32) == {}
     assert hours(crop=64) == {"2d": pytest.approx(4 * 36 / 3600, rel=1e-3)}  # four times the pixels in a step
