@@ -18,7 +18,7 @@ from data_prep.errors import ScanError
 from data_prep.originals import Original
 from data_prep.volume import Numbers
 from pipeline.convolutions.layers import use_algorithms
-from pipeline.inference.corrector import Corrector
+from pipeline.inference.corrector import Corrector, add_change
 from pipeline.inference.scan import ArrayScan, Scan, denoise_slices
 from pipeline.inference.windows import plan_windows
 from pipeline.models import build_network
@@ -95,6 +95,19 @@ def test_what_is_outside_of_the_window_or_padding_stays_and_the_rest_is_correcte
     lowered = denoised(Lowered(), cell(3), original(hu, lambda z: padding))
     np.testing.assert_array_equal(lowered[:, :3], hu[:, :3])
     np.testing.assert_array_equal(lowered[:, 3:], hu[:, 3:] - 10)
+
+
+@pytest.mark.parametrize(("change", "expected"), [(10, [-1025, -1014, 3072, 3073]), (-10, [-1025, -1024, 3062, 3073])])
+def test_voxels_at_the_limits_are_corrected_up_to_the_limits(change: float, expected: list[int]) -> None:
+    hu = np.array([[-1025, -1024, 3072, 3073]], np.int16)
+    corrected = add_change(hu, np.zeros(hu.shape, np.bool_), np.full(hu.shape, change, np.float32))
+    assert corrected.tolist() == [expected]
+
+
+def test_a_plane_that_is_smaller_than_the_network_takes_is_denoised() -> None:
+    settings = cell(2).model_copy(update={"model": "redcnn", "options": {"width": 4}})
+    hu = chest(3, 64)[:, 24:40, 24:36].copy()
+    np.testing.assert_array_equal(denoised(build_network(settings), settings, original(hu)), hu)
 
 
 def test_slices_come_before_the_scan_is_read_to_its_end() -> None:
