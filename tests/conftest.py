@@ -33,6 +33,8 @@ with suppress(ModuleNotFoundError):  # `make gpu` runs without the packages of o
 SAMPLE_FOLDER = sample_path_of_user().parent
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a script's background jobs inherit it: all would be deaf
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # under nohup: the commands that tests start must hear it
+    signal.signal(signal.SIGHUP, lambda number, frame: None)
 
 
 @pytest.hookimpl(optionalhook=True)  # pytest without pytest-xdist does not know it

@@ -37,7 +37,6 @@ def _hang(rank: int, folder: Path) -> None:
 
 
 def launch(folder: Path) -> None:
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup, which children inherit
     processes = LocalProcesses([(_hang, (folder,), 2)], [], folder)
     while not processes.have_ended():
         _note(folder, "launched")
