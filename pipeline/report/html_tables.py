@@ -1,6 +1,8 @@
 """Tables of the page: each cell has its text, the number that it is sorted by, and the training that it links to."""
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -34,13 +36,14 @@ class Shown(NamedTuple):
     leads_to: str = ""
 
 
-class Column(NamedTuple):
+@dataclass(frozen=True)
+class Column:
     """Column of a table."""
 
     title: str
     cells: Sequence[Shown]
 
-    @property
+    @cached_property
     def is_numeric(self) -> bool:
         """Whether any of its cells is a number."""
         return any(cell.key is not None for cell in self.cells)
