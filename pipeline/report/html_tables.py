@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -25,6 +26,7 @@ _UNITS = {"seconds": "(s)", "ms": "(ms)", "hu": "(HU)", "mm": "(mm)", "bytes": "
 _IDS = ("cell", "baseline", "item")
 _IN_ROWS = ("fitted", "assumed", "reason")  # what a forecast rests on, and why it is missing, stand beside it
 _DIGITS = 8  # of the digest of the scans, which the CSV files have whole
+MOST_ROWS = 2000
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
@@ -69,8 +71,13 @@ class ShownTable(NamedTuple):
 
     @property
     def rows(self) -> list[tuple[Shown, ...]]:
-        """Cells of each row, without the common columns."""
-        return list(zip(*(column.cells for column in self.columns), strict=True))
+        """Cells of each row, without the common columns; of very many the first, as a browser hardly shows them all."""
+        return list(islice(zip(*(column.cells for column in self.columns), strict=True), MOST_ROWS))
+
+    @property
+    def length(self) -> int:
+        """Number of all rows."""
+        return len(self.columns[0].cells) if self.columns else 0
 
 
 def show(

@@ -1,11 +1,14 @@
 """Tables of the page: what stands in their cells, and what in the line above them."""
 
+from typing import Any
+
+import jinja2
 import numpy as np
 import pandas as pd
 import pytest
 
 from pipeline.quality.measures import MEASURES
-from pipeline.report.html_tables import heading, show, show_datasets, text_of
+from pipeline.report.html_tables import MOST_ROWS, heading, show, show_datasets, text_of
 
 
 def texts(shown: object) -> dict[str, list[str]]:
@@ -43,6 +46,20 @@ def test_digests_of_scans_are_cut_to_what_people_compare() -> None:
     """Sixty-four digits made tables of one row wider than a sheet of paper."""
     table = pd.DataFrame({"network": ["3d"], "data": ["d35d6433" + 56 * "0"]})
     assert texts(show(table, None, ()).columns)["data"] == ["d35d6433"]
+
+
+def test_of_very_many_rows_the_first_are_shown_and_the_page_says_so() -> None:
+    """As of the differences between 200 networks, of which there are 82,012."""
+    loader = jinja2.Environment(loader=jinja2.PackageLoader("pipeline.report", "."), autoescape=True)
+
+    def page_of(rows: int) -> str:
+        shown = show(pd.DataFrame({"loss": np.arange(rows)}), None, ())
+        macros: Any = loader.get_template("macros.html.j2").make_module({"captions": {"x": ""}, "tables": {"x": shown}})
+        return str(macros.rows_of(shown, "x"))
+
+    assert "The first 2,000 of 2,003 rows; all are in the file." in page_of(MOST_ROWS + 3)
+    assert page_of(MOST_ROWS + 3).count("<tr>") == 1 + MOST_ROWS
+    assert "The first" not in page_of(MOST_ROWS)
 
 
 @pytest.mark.parametrize(
