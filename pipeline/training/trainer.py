@@ -88,7 +88,7 @@ class Trainer:
 
     def _take_step(self) -> None:
         seeds = self.cell.training.seed, self.steps_taken, self.ranks.world.rank
-        torch.manual_seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))  # for dropout, as after a restart
+        self.step.seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))  # as after a restart
         self._rate = learning_rate(
             self.cell.training, self.ranks.world.size, self.steps_taken, self.length.steps, self.length.epoch_steps
         )
