@@ -4,6 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from data_prep.errors import UserError
+from data_prep.log import logger
+from pipeline.convolutions.memory_format import channels_last
+from pipeline.settings.cells import CellSettings
+from pipeline.training.memory import blank_batches
 
 
 class CapturedNetwork(nn.Module):
@@ -26,6 +30,22 @@ class CapturedNetwork(nn.Module):
 def can_capture(device: torch.device) -> bool:
     """Whether the device has CUDA graphs."""
     return device.type == "cuda"
+
+
+def capture_if_asked(cell: CellSettings, network: nn.Module, *, low_precision: bool) -> nn.Module:
+    """Capture the network for the cell's batches if the settings ask for it, or return it; a warning says so on CPUs.
+
+    Raises:
+        UserError: torch cannot capture an operator of the network.
+    """
+    device = next(network.parameters()).device
+    if not cell.training.cuda_graphs:
+        return network
+    if not can_capture(device):
+        logger.warning(f"cell {cell.id}: training.cuda_graphs does nothing on a CPU")
+        return network
+    images = next(blank_batches(cell))[0].to(device).contiguous(memory_format=channels_last(cell.dims))
+    return capture(network, images, low_precision=low_precision)
 
 
 def capture(network: nn.Module, images: Tensor, *, low_precision: bool) -> CapturedNetwork:

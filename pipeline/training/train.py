@@ -8,16 +8,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from data_prep.log import logger
 from data_prep.progress import Progress
 from data_prep.split import Split
 from pipeline.convolutions.choice import from_rows
 from pipeline.convolutions.layers import Algorithms, use_algorithms
-from pipeline.convolutions.memory_format import channels_last, lay_out
+from pipeline.convolutions.memory_format import lay_out
 from pipeline.dataset import PairSamples, RankBatches
 from pipeline.models import build_network
 from pipeline.settings.cells import ARMS, CellSettings
-from pipeline.training.captured import can_capture, capture
+from pipeline.training.captured import capture_if_asked
 from pipeline.training.checkpoints import Checkpoints, load_state
 from pipeline.training.clock import StepClock
 from pipeline.training.compiled import compile_network, naming_failed_compilation
@@ -26,7 +25,6 @@ from pipeline.training.distributed import device_of
 from pipeline.training.exchange import exchange_gradients
 from pipeline.training.loader import Batch, naming_dead_readers, read_ahead, repeat_first
 from pipeline.training.measurements import Measurements
-from pipeline.training.memory import blank_batches
 from pipeline.training.metrics_file import MetricsFile
 from pipeline.training.node_load import process_seconds
 from pipeline.training.ranks import Ranks
@@ -108,7 +106,7 @@ def _build_step(cell: CellSettings, start: Path | None, ranks: Ranks, algorithms
     model, clock = _build_model(cell, start, ranks.device), StepClock(ranks.device)
     use_algorithms(model, algorithms)
     low_precision = cell.training.lowers_precision(gpu=ranks.device.type == "cuda")
-    network = _capture(cell, model, ranks.device, low_precision=low_precision) if cell.training.cuda_graphs else model
+    network = capture_if_asked(cell, model, low_precision=low_precision)
     if ranks.world.size > 1 and ARMS[cell.arm].exchanges_gradients:
         network = exchange_gradients(network, cell.training, ranks.device, clock)
     step = TrainingStep(cell, model, network, clock, low_precision=low_precision)
@@ -123,14 +121,6 @@ def _build_model(cell: CellSettings, start: Path | None, device: torch.device) -
     if start is not None:
         model.load_state_dict(load_state(start))
     return lay_out(model.to(device=device), cell.dims)
-
-
-def _capture(cell: CellSettings, model: nn.Module, device: torch.device, *, low_precision: bool) -> nn.Module:
-    if not can_capture(device):
-        logger.warning(f"cell {cell.id}: training.cuda_graphs does nothing on a CPU")
-        return model
-    images = next(blank_batches(cell))[0].to(device).contiguous(memory_format=channels_last(cell.dims))
-    return capture(model, images, low_precision=low_precision)
 
 
 def _read_newest(checkpoints: Checkpoints, ranks: Ranks, *, with_best: bool) -> tuple[int, Mapping[str, Any]]:

@@ -12,7 +12,7 @@ from pipeline.convolutions.layers import use_algorithms
 from pipeline.convolutions.memory_format import lay_out
 from pipeline.models.registry import build_network
 from pipeline.settings.cells import CellSettings
-from pipeline.training.captured import can_capture, capture
+from pipeline.training.captured import capture_if_asked
 from pipeline.training.clock import StepClock
 from pipeline.training.convolutions import convolutions_of
 from pipeline.training.loader import Batch
@@ -42,12 +42,9 @@ def build_step(settings: CellSettings) -> Callable[[], object]:
     """Return a training step of the cell as the trainer takes it."""
     network = build_network_of(settings)
     low_precision = settings.training.lowers_precision(gpu=device().type == "cuda")
-    batch, trained = random_batch(settings.training.batch), network
-    if settings.training.cuda_graphs and can_capture(device()):
-        images = batch[0].to(device()).contiguous(memory_format=torch.channels_last_3d)
-        trained = capture(network, images, low_precision=low_precision)
+    trained = capture_if_asked(settings, network, low_precision=low_precision)
     step = TrainingStep(settings, network, trained, StepClock(device()), low_precision=low_precision)
-    batches = repeat(batch)
+    batches = repeat(random_batch(settings.training.batch))
 
     def take() -> None:
         torch.backends.cudnn.deterministic = True  # as in a training

@@ -49,7 +49,7 @@ def _recorded(graph: EmulatedGraph, pool: object) -> Iterator[None]:
 
 def emulate_cuda_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let trainings on CPUs be captured, by ``torch.cuda.make_graphed_callables``."""
-    monkeypatch.setattr("pipeline.training.train.can_capture", lambda device: True)
+    monkeypatch.setattr("pipeline.training.captured.can_capture", lambda device: True)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", EmulatedGraph)
     monkeypatch.setattr(torch.cuda, "graph", _recorded)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device=None: None)
