@@ -119,7 +119,8 @@ def existing_path(settings: SourceSettings) -> Path:
     Raises:
         UserError: it does not exist.
     """
-    if settings.path is None or not settings.path.exists():
+    assert settings.path is not None  # the settings refuse a source of files without one
+    if not settings.path.exists():
         raise UserError(f"data.sources: path {settings.path} of the {settings.kind} source does not exist")
     return settings.path
 
