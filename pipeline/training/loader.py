@@ -75,6 +75,7 @@ def _yield_from(batches: Iterable[Batch | Fault]) -> Generator[Batch]:
             if isinstance(batch, _FAULTS):
                 raise batch
             yield batch
+            del batch  # freed while the reading thread waits, which else takes Python's lock that freeing lets go of
     finally:
         del batches  # which ends the readers; the fault that is raised, in a cycle with its trace, would keep it
 
