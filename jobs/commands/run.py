@@ -249,12 +249,18 @@ def _enqueue(folder: RunFolder, graph: Graph, open_graph: OpenGraph, profile: Pr
         folder.record()
         submissions = submit_graph(graph, folder, profile, live, open_graph)
     for submission in submissions:
-        items = f" ({submission.items[0]})" if len(submission.items) == 1 else ""
-        tasks = describe_count(submission.tasks, "task")
-        typer.echo(f"{submission.stage}{items}: job {', '.join(submission.jobs)}, {tasks}")
+        typer.echo(_describe_submission(submission))
     if not submissions:
         logger.info("nothing to submit: every item is complete and unchanged, or in the queue")
     logger.info(f"follow it with: quarterdose status {folder.root}")
+
+
+def _describe_submission(submission: "Submission") -> str:
+    from jobs.engine.submissions import ALL_ITEMS
+
+    names = ["all that will be found" if item == ALL_ITEMS else item for item in submission.items]
+    items = f" ({names[0]})" if len(names) == 1 else ""
+    return f"{submission.stage}{items}: job {', '.join(submission.jobs)}, {describe_count(submission.tasks, 'task')}"
 
 
 def _look_again(folder: RunFolder, graph: Graph, *, is_searched: bool) -> None:

@@ -17,6 +17,7 @@ from jobs.engine.submissions import ALL_ITEMS, Submissions
 from jobs.stages.graph import graph_of, open_graph
 from pipeline.settings.run import RunSettings
 from slurm.profile import Profile
+from tests.command_line import quarterdose_within
 from tests.markers import mark_done
 from tests.programs import write_program
 from tests.scans import chest, write_nifti
@@ -86,6 +87,19 @@ def test_each_job_waits_for_those_whose_items_it_reads(folder: RunFolder, progra
     assert by_stage["prepare", ALL_ITEMS] == (3, 0)
     assert by_stage["study", "3d-s16-r2"] == (2, 2)
     assert {x.cluster for x in submissions} == {"dev"}
+
+
+def test_what_is_submitted_is_said_in_words(folder: RunFolder, programs: Path, tmp_path: Path) -> None:
+    """Also scans that nobody has looked for yet."""
+    write_program(programs, "sinfo", "echo 'gpu*|up|infinite|4|8|64000|gpu:4'")
+    (tmp_path / "mine.yaml").write_text("executor: slurm\ntasks_a_node: 2\n")
+    output = quarterdose_within(tmp_path, "run", "t/config.yaml", "--on", "mine.yaml").stdout
+    assert [line for line in output.splitlines() if ": job " in line][:4] == [
+        "find (find): job 1, 1 task",
+        "prepare (all that will be found): job 2, 3 tasks",
+        "split (split): job 3, 1 task",
+        "train (2d): job 4, 1 task",
+    ]
 
 
 def test_what_slurm_refuses_half_way_is_taken_back(folder: RunFolder, programs: Path) -> None:
