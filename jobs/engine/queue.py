@@ -6,6 +6,7 @@ from typing import Any
 
 from data_prep.errors import UserError
 from data_prep.files import check_writable, digest_json
+from data_prep.log import logger
 from jobs.engine.decision import Cause
 from jobs.engine.graph import Graph, OpenGraph
 from jobs.engine.in_job import find_items, run_items, run_rank, run_share
@@ -14,10 +15,10 @@ from jobs.engine.run_folder import RunFolder
 from jobs.engine.stage import Ref, Stage
 from jobs.engine.submissions import ALL_ITEMS, FIND, Submission, Submissions, items_of, jobs_of
 from slurm.associations import check_association
-from slurm.commands import array_of, cluster_name
+from slurm.commands import SlurmError, array_of, cluster_name
 from slurm.partitions import check_partitions
 from slurm.profile import Profile
-from slurm.states import job_states
+from slurm.states import WAITING, cancel, job_states
 from slurm.submit import JobRequest, enqueue, take_back
 
 
@@ -57,6 +58,23 @@ class _Queue:
                 stage.markers.clear_progress(item)
                 stage.markers.remove_unchanged(item, marker)
 
+    def end_superseded(self) -> None:
+        """Take earlier jobs out of the queue that wait, and all of whose items were submitted once more.
+
+        They would start from what is about to be made anew. One that has started by now goes on.
+        """
+        again = {(submission.stage, item) for submission in self.submissions for item in submission.items}
+        jobs = [
+            job
+            for submission in self.live
+            if again.issuperset((submission.stage, item) for item in submission.items)
+            for job in submission.jobs
+        ]
+        try:
+            cancel([state.job for state in job_states(jobs).values() if state.state in WAITING and not state.final])
+        except SlurmError as error:
+            logger.warning(f"{error}: jobs {', '.join(jobs)} may start before what they read is made anew")
+
     def take_back(self, cause: BaseException) -> None:
         """Leave queue and records as they were before the first job.
 
@@ -69,7 +87,8 @@ class _Queue:
     def dependency(self, stage: Stage, items: Sequence[str]) -> str:
         """Name all jobs that the items wait for, in Slurm's words; their end is enough where some may fail.
 
-        That of earlier jobs with the same items is enough, too.
+        That of earlier jobs with the same items is enough, too. Of an item that is in the queue twice, the newer job
+        counts: it waits for the earlier one.
         """
         refs = {ref for item in items for ref in _sources(stage, item)}
         feeding = _jobs_that_feed([*self.live, *self.submissions], refs)
@@ -88,12 +107,14 @@ def _sources(stage: Stage, item: str) -> list[Ref]:
 
 
 def _jobs_that_feed(submissions: Iterable[Submission], refs: set[Ref]) -> list[str]:
-    return sorted({job for submission in submissions if _feeds(submission, refs) for job in submission.jobs}, key=int)
-
-
-def _feeds(submission: Submission, refs: set[Ref]) -> bool:
-    stage = submission.stage
-    return (stage, ALL_ITEMS) in refs or any((stage, item) in refs for item in submission.items)
+    """List the newest jobs of each item that is read; the submissions come in their order."""
+    newest = {
+        (submission.stage, item): submission.jobs
+        for submission in submissions
+        for item in submission.items
+        if refs.intersection([(submission.stage, item), (submission.stage, ALL_ITEMS)])
+    }
+    return sorted({job for jobs in newest.values() for job in jobs}, key=int)
 
 
 def live_submissions(folder: RunFolder) -> list[Submission]:
@@ -134,6 +155,7 @@ def submit_graph(
         queue.take_back(error)
         raise
     queue.remove_markers()
+    queue.end_superseded()
     return queue.submissions
 
 

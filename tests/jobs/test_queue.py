@@ -160,21 +160,52 @@ def test_what_is_in_the_queue_is_submitted_again_only_behind_what_is_new(folder:
     jobs = submitted(programs)
     assert jobs["evaluate"] == ("afterany:3:4:6:7", "", "1")
     assert jobs["report"] == ("afterany:3:4:6:7:10:11", "", "")
-    assert submit_graph(graph_of(folder), folder, PROFILE, [*live, *again], open_graph) == []
+    assert (programs / "cancelled").read_text() == "--quiet 10 9\n"
+    remaining = [submission for submission in live if not {"9", "10"}.intersection(submission.jobs)]
+    assert submit_graph(graph_of(folder), folder, PROFILE, [*remaining, *again], open_graph) == []
 
 
-def test_a_training_in_the_queue_goes_once_more_behind_new_weights_to_start_with(
-    folder: RunFolder, programs: Path
+def test_jobs_wait_for_the_newer_of_two_that_do_an_item(
+    folder: RunFolder, programs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And behind its earlier job, which may be at it."""
+    """The earlier one may fail, or is ended: what needed its success would never start."""
+    submit_graph(graph_of(folder), folder, PROFILE, [], open_graph)
+    live = [submission for submission in Submissions(folder.root).read() if submission.stage != "split"]
+    (programs / "queue").write_text("4|PENDING|None||0|0|1|N/A|N/A|\n")
+    write_program(programs, "scancel", "echo timed out >&2; exit 1")
+    again = submit_graph(graph_of(folder), folder, PROFILE, live, open_graph)
+    assert [x.jobs[0] for x in again] == [str(number) for number in range(11, 19)]
+    jobs = submitted(programs)
+    assert jobs["train-2d"][0] == "afterok:11,afterany:4"
+    assert jobs["transfer"][0] == "afterok:12,afterany:5"
+    assert "jobs 4, 5, 6, 7, 8, 9, 10 may start before what they read is made anew" in capsys.readouterr().out
+
+
+def test_an_array_in_the_queue_with_other_items_too_stays(folder: RunFolder, programs: Path) -> None:
+    graph = graph_of(folder)
+    mark_split_of_one_scan(graph, folder)
+    array = Submissions(folder.root).add("evaluate", ["low-dose", "3d-s16-r1"], ["7"], 2, 1)
+    again = submit_graph(graph, folder, PROFILE, [array], open_graph)
+    judged = next(submission.items for submission in again if submission.stage == "evaluate")
+    assert ("low-dose" in judged, "3d-s16-r1" in judged) == (False, True)
+    assert not (programs / "cancelled").exists()
+
+
+@pytest.mark.parametrize("state", ["PENDING", "RUNNING"])
+def test_a_training_in_the_queue_goes_once_more_behind_new_weights_to_start_with(
+    folder: RunFolder, programs: Path, state: str
+) -> None:
+    """And behind its earlier job, which may be at it; else that is ended, as it would start from the former weights."""
     graph = graph_of(folder)
     mark_split_of_one_scan(graph, folder)
     training = Submissions(folder.root).add("study", ["3d-s16-r1"], ["7"], 1, 1)
+    (programs / "queue").write_text(f"7|{state}|None||0|0|1|N/A|N/A|\n")
     again = submit_graph(graph, folder, PROFILE, [training], open_graph)
     assert [x.stage for x in again] == ["train", "transfer", "study", "study", "evaluate", "export", "report"]
     jobs = submitted(programs)
     assert (jobs["study-3d-s16-r1"][0], jobs["study-3d-s16-r2"][0]) == ("afterany:2:7", "afterany:2")
-    assert jobs["evaluate"][0] == "afterany:1:3:4:7"
+    assert jobs["evaluate"][0] == "afterany:1:3:4"
+    assert (programs / "cancelled").exists() == (state == "PENDING")
 
 
 def test_trainings_of_one_allocation_share_a_job_of_the_most_ranks(folder: RunFolder, programs: Path) -> None:
