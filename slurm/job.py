@@ -11,6 +11,8 @@ from slurm.commands import SlurmError, output
 _FIRST_PORT, _PORTS = 12_000, 8_000  # below the ports that systems hand out
 USED_UP = os.EX_TEMPFAIL
 """Exit code of a job that was stopped and may not go back to the queue once more."""
+BACK_TO_QUEUE = "this job goes back to the queue"
+"""Begins the line in the log of a job that was asked to stop; ``because`` and the cause follow."""
 SIGNAL_SECONDS = "QUARTERDOSE_SIGNAL_SECONDS"
 """Name of the variable that tells a job how long before its time limit it is asked to stop."""
 _NEAR_SECONDS = 15 * 60  # before the time limit; or a minute more than those: Slurm's signal may come so much earlier

@@ -54,8 +54,8 @@ def describe_wait(state: JobState) -> str:
     return wait.format(reason=state.reason) or (f"as Slurm says: {state.reason}" if state.reason else "for its turn")
 
 
-def describe_end(state: JobState) -> str:
-    """Say how a job ended, with its id."""
+def describe_end(state: JobState, cause: str | None = None) -> str:
+    """Say how a job ended, with its id; ``cause``: that its log tells."""
     if state.exit == f"{USED_UP}:0":
         return (
             f"job {state.job} was stopped and its restarts ({state.restarts}) are used up: raise `restarts` or "
@@ -63,6 +63,8 @@ def describe_end(state: JobState) -> str:
         )
     if state.reason == "DependencyNeverSatisfied":
         return f"job {state.job} was not started, as a job that it needs did not succeed"
+    if state.state == "FAILED" and cause:
+        return f"job {state.job} failed: {cause}"
     if state.exit == _KILLED:
         return f"job {state.job} had a process that was killed, often for want of memory"
     if state.state == "FAILED":

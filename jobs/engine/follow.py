@@ -9,6 +9,7 @@ from jobs.engine.item_states import QueueState
 from jobs.engine.run_folder import RunFolder
 from jobs.engine.stage import Ref
 from jobs.engine.submissions import Submission, Submissions, items_of, jobs_of
+from slurm.causes import find_cause_of_start
 from slurm.commands import SlurmError, array_of
 from slurm.sentences import describe_end, describe_wait
 from slurm.states import ENDED_BADLY, RUNNING, JobState, cancel, job_states
@@ -18,7 +19,7 @@ def queued_states(folder: RunFolder, graph: Graph) -> Mapping[Ref, QueueState]:
     """Ask Slurm for the state of each item's newest jobs, with a note; an array's state is that of all its items."""
     newest = _newest_submissions(folder, graph)
     states = _states_by_submission(newest.values())
-    summaries = {submission: QueueState(*_summarize(jobs), submission) for submission, jobs in states.items()}
+    summaries = {submission: QueueState(*_summarize(folder, jobs), submission) for submission, jobs in states.items()}
     return {ref: summaries[submission] for ref, submission in newest.items()}
 
 
@@ -48,20 +49,37 @@ def _states_by_submission(submissions: Iterable[Submission]) -> dict[Submission,
     return {submission: [state for job in submission.jobs for state in by_job[job]] for submission in asked}
 
 
-def _summarize(states: Sequence[JobState]) -> tuple[str, str]:
+def _summarize(folder: RunFolder, states: Sequence[JobState]) -> tuple[str, str]:
     """Return one state and a note for several jobs."""
-    restarts = max((state.restarts for state in states), default=0)
-    running = [state for state in states if state.state in RUNNING and not state.final]
-    waiting = [state for state in states if not state.final]
+    live = [state for state in states if not state.final]
+    running = [state for state in live if state.state in RUNNING]
     failed = [state for state in states if state.state in ENDED_BADLY]
-    requeued = [f"requeued {restarts} x"] if restarts else []
+    requeued = _describe_restarts(folder, states, tells_cause=bool(live))
     if running:
         return "running", ", ".join([f"on {', '.join(sorted({state.nodes for state in running}))}", *requeued])
-    if waiting:
-        return "waiting", ", ".join([f"in the queue {describe_wait(waiting[0])}", *requeued])
+    if live:
+        return "waiting", ", ".join([f"in the queue {describe_wait(live[0])}", *requeued])
     if failed:
-        return "failed", ", ".join([describe_end(failed[0]), *requeued])
+        return "failed", ", ".join([describe_end_of(folder, failed[0]), *requeued])
     return ("done" if states else ""), ", ".join(requeued)
+
+
+def _describe_restarts(folder: RunFolder, states: Sequence[JobState], *, tells_cause: bool) -> list[str]:
+    """Say how often jobs were put back in the queue, and why the last time; nothing if none was."""
+    restarted = max((state for state in states if state.restarts), key=lambda state: state.restarts, default=None)
+    if restarted is None:
+        return []
+    cause = (
+        find_cause_of_start(folder.root / "logs" / "slurm", restarted.job, restarted.restarts - 1)
+        if tells_cause
+        else None
+    )
+    return [f"requeued {restarted.restarts} x{f', last: {cause}' if cause else ''}"]
+
+
+def describe_end_of(folder: RunFolder, state: JobState) -> str:
+    """Say how a job of a run ended, and why if its log tells."""
+    return describe_end(state, find_cause_of_start(folder.root / "logs" / "slurm", state.job, state.restarts))
 
 
 def cancel_run(folder: RunFolder) -> int:

@@ -15,20 +15,30 @@ from data_prep.log import logger
 from data_prep.processes import end_with_parent
 from data_prep.progress import ignore_progress
 from jobs.engine.decision import Cause, Decision
-from jobs.engine.follow import newest_states
+from jobs.engine.follow import describe_end_of, newest_states
 from jobs.engine.graph import Graph, OpenGraph
 from jobs.engine.launch import share_items
 from jobs.engine.marker import Marker
 from jobs.engine.outcome import RunFailed, check_stage
 from jobs.engine.outputs import check_outputs, first_fault
+from jobs.engine.run_folder import RunFolder
 from jobs.engine.stage import Ref, Stage
 from jobs.engine.targets import check_targets
 from jobs.engine.worker import work_alone, work_together
 from pipeline.training.stopping import SIGNALS, Stopped
 from pipeline.training.world import World
 from slurm.calls import FAILED
-from slurm.job import USED_UP, await_end, describe_stop, process, rendezvous_address, requeue, restarts, share
-from slurm.sentences import describe_end
+from slurm.job import (
+    BACK_TO_QUEUE,
+    USED_UP,
+    await_end,
+    describe_stop,
+    process,
+    rendezvous_address,
+    requeue,
+    restarts,
+    share,
+)
 from slurm.states import ENDED_WELL, JobState
 
 _POLL_SECONDS = 0.5  # between looks for a marker
@@ -80,7 +90,7 @@ def run_items(open_graph: OpenGraph, root: Path, stage_name: str, items: Sequenc
             if rank == 0 and not stage.markers.has_ended_here(item):
                 stage.markers.remove(item)  # of an earlier job
                 (states,) = newest_states(stage.folder, graph, [(stage_name, item)]).values()
-                stage.markers.write_death(item, _describe_death(states))
+                stage.markers.write_death(item, _describe_death(stage.folder, states))
             while not stage.markers.has_ended_here(item):
                 time.sleep(_POLL_SECONDS)
 
@@ -163,7 +173,7 @@ def _await_inputs(graph: Graph, stage: Stage, items: Sequence[str]) -> None:
         late = [ref for ref in late if not _is_seen(graph, ref)]
     for (name, item), states in newest_states(stage.folder, graph, late).items():
         if all(state.final for state in states):  # else this job did not wait for it
-            graph.stages[name].markers.write_death(item, _describe_death(states))
+            graph.stages[name].markers.write_death(item, _describe_death(stage.folder, states))
     check_outputs((graph.stages[name], item) for name, item in late)
     if not stage.concludes:
         for name in sorted({name for name, _ in refs}):
@@ -187,9 +197,10 @@ def _is_blocked(graph: Graph, ref: Ref) -> bool:
     return blocker is not None and (graph.marker(blocker) is not None or _is_blocked(graph, blocker))
 
 
-def _describe_death(states: Sequence[JobState]) -> str:
+def _describe_death(folder: RunFolder, states: Sequence[JobState]) -> str:
     """Say how the newest jobs of an item ended, which left no marker: of an array the first task that ended badly."""
-    end = next((describe_end(state) for state in states if state.final and state.state not in ENDED_WELL), None)
+    ended_badly = (state for state in states if state.final and state.state not in ENDED_WELL)
+    end = next((describe_end_of(folder, state) for state in ended_badly), None)
     return f"{end or 'its job ended'} before it was done; see the logs"
 
 
@@ -222,6 +233,8 @@ def _stoppable(world: World, max_restarts: int) -> Iterator[None]:
         if _may_not_restart(stopped, max_restarts):
             logger.error(_describe_used_up(stopped, max_restarts))
             sys.exit(USED_UP)
+        if world.leads:
+            logger.info(f"{BACK_TO_QUEUE} because {describe_stop(stopped.number)}")
         requeue(leads=world.leads)
 
 

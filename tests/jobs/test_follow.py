@@ -358,12 +358,16 @@ def test_the_newest_jobs_of_items_are_shown_and_those_in_the_queue_cancelled(
             ("export", "model", "15"))  # fmt: skip
     for stage, item, number in jobs:
         Submissions(folder.root).add(stage, [item], [number], 1, 0)
+    starts = (f"{STARTED} 12.0", "srun: error: node1: task 0: Killed", f"{STARTED} 12.1")
+    write_log(folder, "slurm/12_0_log.out", *starts)
+    write_log(folder, "slurm/15_0_log.out", f"{STARTED} 15.2", "srun: error: node1: task 0: Out Of Memory")
     shown = quarterdose_within(folder.root.parent, "status", "t").stdout
     rows = {(row[0], row[1]): " ".join(row[2:]) for row in map(str.split, shown.splitlines())}
     assert {stage: rows[stage, item] for stage, item, _ in jobs} == {
-        "study": "running starting on node2, requeued 1 x", "evaluate": "waiting in the queue for free nodes",
+        "study": "running starting on node2, requeued 1 x, last: killed (SIGKILL), often for want of memory",
+        "evaluate": "waiting in the queue for free nodes",
         "report": "waiting in the queue for the jobs that it needs",
-        "export": "failed job 15 failed with exit code 1, requeued 2 x",
+        "export": "failed job 15 failed: out of memory, requeued 2 x",
     }  # fmt: skip
     assert quarterdose_within(folder.root.parent, "cancel", "t").stdout == "3 jobs cancelled\n"
     assert (tmp_path / "cancelled").read_text() == "--quiet 12 13_1 14\n"

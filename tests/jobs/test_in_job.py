@@ -22,6 +22,8 @@ from jobs.stages.prepare import Prepare
 from pipeline.settings.run import RunSettings
 from pipeline.training.stopping import SIGNALS, Stopped
 from pipeline.training.world import World
+from slurm.calls import STARTED
+from slurm.causes import find_cause
 from slurm.job import SIGNAL_SECONDS, USED_UP
 from tests.markers import mark_done, mark_split
 from tests.programs import write_program
@@ -96,22 +98,27 @@ def test_a_job_behind_one_that_failed_ends_with_a_sentence(graph: Graph, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("state", "code", "reason"), [("PENDING", 0, None), ("FAILED", 256, "job 12 failed with exit")]
+    ("state", "log", "reason"),
+    [
+        ("PENDING", "", None),
+        ("FAILED", "", "job 12 failed with exit code 1"),
+        ("FAILED", "srun: error: node1: task 0: Out Of Memory", "job 12 failed: out of memory"),
+    ],
 )
 def test_an_input_whose_job_is_in_the_queue_has_not_died(
-    graph: Graph, state: str, code: int, reason: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    graph: Graph, state: str, log: str, reason: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A training was added, submitted and judged while another one of the run still waits."""
+    (tmp_path / "t" / "logs" / "slurm").mkdir(parents=True)
+    (tmp_path / "t" / "logs" / "slurm" / "12_0_log.out").write_text(f"{STARTED} 12.0\n{log}\n")
     monkeypatch.setattr(in_job, "_VISIBLE_SECONDS", 0.0)
-    write_program(tmp_path, "squeue", f"echo '12|{state}|None||0|{code}|1|N/A|N/A|'")
+    write_program(tmp_path, "squeue", f"echo '12|{state}|None||0|256|1|N/A|N/A|'")
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     Submissions(tmp_path / "t").add("split", ["split"], ["12"], 1, 0)
     with pytest.raises(RuntimeError, match="1 of 1 items of split did not succeed"):
         in_job._await_inputs(graph, graph.stages["train"], ["2d"])
     marker = graph.marker(("split", "split"))
-    assert (marker.reason if marker else None) == (
-        f"{reason} code 1 before it was done; see the logs" if reason else None
-    )
+    assert (marker.reason if marker else None) == (f"{reason} before it was done; see the logs" if reason else None)
 
 
 def test_scans_that_a_search_found_died_as_the_tasks_of_their_array(
@@ -298,6 +305,22 @@ def test_a_search_for_scans_that_meets_its_time_limit_goes_back_to_the_queue(
     with pytest.raises(SystemExit) as end_of_job:
         in_job.find_items(open_graph, graph.stages["prepare"].folder.root, 2)
     assert end_of_job.value.code == USED_UP
+
+
+@pytest.mark.usefixtures("_own_handlers")
+@pytest.mark.parametrize("leads", [True, False])
+def test_a_job_that_goes_back_to_the_queue_says_why(
+    leads: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Once; and ``status`` reads it."""
+    back = list[bool]()
+    be_last_start(tmp_path, monkeypatch, "None", 60)
+    monkeypatch.setattr(in_job, "requeue", lambda *, leads: back.append(leads))
+    with in_job._stoppable(World(rank=0 if leads else 1, size=2), 3):
+        signal.raise_signal(signal.SIGUSR2)
+    assert back == [leads]
+    causes = {True: "stopped because its time limit came near", False: None}
+    assert find_cause(capsys.readouterr().out) == causes[leads]
 
 
 @pytest.mark.usefixtures("_own_handlers")

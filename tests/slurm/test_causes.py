@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from slurm.causes import find_cause
+from slurm.causes import find_cause, find_cause_of_start
 
 
 def fill_the_disk() -> None:
@@ -49,6 +49,27 @@ srun: Job step aborted: Waiting up to 7 seconds for job step to finish.
 slurmstepd-node1: error: *** STEP 45813002.0 ON node1 CANCELLED AT 2026-11-24T19:34:07 ***
 srun: error: node1: task 0: Killed
 """
+PUT_BACK = """\
+srun: error: node1: task 0: Killed
+srun: launch/slurm: _step_signal: Terminating StepId=52889001.0
+srun: Force Terminated StepId=52889001.0
+slurmstepd-node1: error: *** JOB 52889001 ON node1 CANCELLED AT 2026-11-29T17:29:44 DUE TO JOB REQUEUE ***
+"""
+ONE_RANK_KILLED = """\
+srun: error: node2: task 1: Killed
+srun: launch/slurm: _step_signal: Terminating StepId=52889002.0
+slurmstepd-node2: error: *** STEP 52889002.0 ON node2 CANCELLED AT 2026-11-29T17:29:46 ***
+srun: error: node2: task 0: Terminated
+"""
+CANCELLED = """\
+slurmstepd-node2: error: *** STEP 52889002.0 ON node2 CANCELLED AT 2026-11-29T17:29:46 ***
+srun: error: node2: task 0-1: Killed
+"""
+REQUEUED = "slurmstepd-node1: error: *** JOB 9 ON node1 CANCELLED AT 2026-11-24T19:38:49 DUE TO JOB REQUEUE ***\n"
+ASKED = f"""\
+2d was asked to stop by SIGUSR2, and saved itself after step 7; this is restart 0 of at most 10
+this job goes back to the queue because its time limit came near
+{REQUEUED}"""
 CGROUP = "slurmstepd: error: Detected 1 oom_kill event in StepId=7.0. Some of the step tasks have been OOM Killed.\n"
 PREEMPTED = "slurmstepd-node1: error: *** JOB 9 ON node1 CANCELLED AT 2026-11-24T19:38:49 DUE TO PREEMPTION ***\n"
 CUDA = (
@@ -65,6 +86,12 @@ KILLED = "killed (SIGKILL), often for want of memory"
         (NODE_FAILURE, "cancelled: node failure"),
         (PREEMPTED, "cancelled: preemption"),
         (SAMPLED, "out of memory"),
+        (PUT_BACK, KILLED),
+        (ONE_RANK_KILLED, KILLED),
+        (ONE_RANK_KILLED.replace("task 1: Killed", "task 1: Exited with exit code 1"), None),
+        (CANCELLED, "cancelled"),
+        (REQUEUED, "cancelled: job requeue"),
+        (ASKED, "stopped because its time limit came near"),
         (CGROUP, "out of memory"),
         ("srun: error: node7: task 3: Out Of Memory\n", "out of memory"),
         (CUDA, "out of GPU memory"),
@@ -77,3 +104,19 @@ KILLED = "killed (SIGKILL), often for want of memory"
 )  # fmt: skip
 def test_slurms_words(log: str, cause: str | None) -> None:
     assert find_cause(log) == cause
+
+
+def test_each_start_of_a_job_has_its_own_cause(tmp_path: Path) -> None:
+    """Its log is continued after it was put back; of a start that came to no word nothing is known."""
+    starts = (
+        "this process was started 12.0\n",
+        PUT_BACK,
+        "this process was started 12.1\n",
+        "x" * 200_000,
+        "\n",
+        SAMPLED,
+    )
+    (tmp_path / "12_0_log.out").write_text("".join(starts))
+    causes = [find_cause_of_start(tmp_path, "12", restarts) for restarts in range(3)]
+    assert causes == [KILLED, "out of memory", None]
+    assert find_cause_of_start(tmp_path, "1", 0) is None
