@@ -17,6 +17,7 @@ from jobs.engine.marker import Marker
 from jobs.engine.outputs import digest_outputs
 from jobs.engine.run_folder import RunFolder
 from jobs.engine.submissions import ALL_ITEMS, Submissions
+from jobs.engine.worker import PEER_LOST
 from jobs.stages.graph import graph_of, open_graph
 from jobs.stages.prepare import Prepare
 from pipeline.settings.run import RunSettings
@@ -177,6 +178,9 @@ def test_a_judgement_whose_training_failed_is_not_waited_for(graph: Graph, monke
     assert evaluate.markers.read("2d") is None
 
 
+FAILED = Marker("failed", {}, 1.0, 1.0, "slice 3 is broken", {})
+
+
 def as_rank(monkeypatch: pytest.MonkeyPatch, **environment: str) -> None:
     """Be the only rank of a job whose inputs are done."""
     for name, value in {"JOB_ID": "12", "PROCID": "0", "NTASKS": "1", "LOCALID": "0", **environment}.items():
@@ -305,6 +309,26 @@ def test_a_search_for_scans_that_meets_its_time_limit_goes_back_to_the_queue(
     with pytest.raises(SystemExit) as end_of_job:
         in_job.find_items(open_graph, graph.stages["prepare"].folder.root, 2)
     assert end_of_job.value.code == USED_UP
+
+
+@pytest.mark.usefixtures("_own_handlers")
+@pytest.mark.parametrize(("attempt", "code"), [("12.1/x", PEER_LOST), ("12.0/x", USED_UP)])
+def test_a_rank_that_is_ended_as_another_failed_by_itself_ends_too(
+    graph: Graph, attempt: str, code: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If it waited for the end of the job, srun would kill it, and a killed process takes its job back to the queue."""
+    be_last_start(tmp_path, monkeypatch, "None", 60)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    train = graph.stages["train"]
+
+    def fail_and_stop(*_arguments: object) -> None:
+        train.markers.write("2d", replace(FAILED, attempt=attempt))
+        raise Stopped("this job was asked to stop by SIGUSR2", signal.SIGUSR2)
+
+    monkeypatch.setattr(in_job, "work_together", fail_and_stop)
+    with pytest.raises(SystemExit) as end_of_job:
+        in_job.run_rank(open_graph, train.folder.root, "train", "2d", 1)
+    assert end_of_job.value.code == code
 
 
 @pytest.mark.usefixtures("_own_handlers")
