@@ -1,11 +1,11 @@
 """What was allocated to jobs and for how long, by Slurm's accounting."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import attrgetter
 
-from slurm.commands import SlurmError, array_of, batches, output, unix_seconds
+from slurm.commands import SlurmError, array_of, batches, is_after, is_before, output, unix_seconds
 
 _FIELDS = "JobID,State,ExitCode,Reason,Submit,Eligible,Start,End,ElapsedRaw,AllocTRES,NodeList"
 
@@ -44,11 +44,12 @@ class Allocation:
         return self.gpus * self.seconds
 
 
-def allocations(ids: Sequence[str]) -> list[Allocation] | None:
+def allocations(ids: Sequence[str], at: Mapping[str, float] | None = None) -> list[Allocation] | None:
     """Ask accounting for all incarnations of jobs, ordered by job, then by time; None on a cluster without accounting.
 
     Args:
         ids: of jobs ("123"), of arrays ("123": all their tasks) or of array tasks ("123_4"); unknown ids are ignored.
+        at: when jobs and arrays were submitted, by id; other jobs of these ids are ignored, too.
 
     Raises:
         SlurmError: accounting does not answer.
@@ -64,9 +65,17 @@ def allocations(ids: Sequence[str]) -> list[Allocation] | None:
     allocated.sort(key=lambda x: (x.job, x.submitted or 0.0))
     return [
         replace(incarnation, incarnation=number)
-        for _, incarnations in groupby(allocated, attrgetter("job"))
-        for number, incarnation in enumerate(incarnations)
+        for job, incarnations in groupby(allocated, attrgetter("job"))
+        for number, incarnation in enumerate(_ours(list(incarnations), (at or {}).get(array_of(job))))
     ]
+
+
+def _ours(incarnations: Sequence[Allocation], at: float | None) -> Sequence[Allocation]:
+    """Leave out what has the id of a job that was submitted at this time, and is another one."""
+    if at is None:
+        return incarnations
+    later = [x for x in incarnations if not is_before(x.submitted, at)]
+    return [] if later and is_after(later[0].submitted, at) else later
 
 
 def _accounting_lines(ids: Sequence[str]) -> list[str]:

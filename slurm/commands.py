@@ -5,6 +5,7 @@ import subprocess
 from collections.abc import Collection, Iterator, Sequence
 
 TIMEOUT = 60.0  # seconds; squeue itself gives up on a silent controller after 20 to 40
+_CLOCKS = 600.0  # seconds by which clocks may differ, of which munge allows 300, and sbatch may take to answer
 _BATCH = 10_000  # ids in one command: an argument may have 128 KiB
 _OPTIONS = ("SACCT_", "SCANCEL_", "SINFO_", "SQUEUE_")
 _READABLE = {"SLURM_TIME_FORMAT": "%s", "SLURM_BITSTR_LEN": "0"}  # Unix seconds; lists of array tasks in full
@@ -86,3 +87,13 @@ def array_of(job: str) -> str:
 def unix_seconds(text: str) -> float | None:
     """Read a time as squeue and sacct print it; None for their several words for no time."""
     return float(text) if text.isdecimal() else None
+
+
+def is_before(submitted: float | None, at: float) -> bool:
+    """Whether a job was in the queue before ``at``, when ours of the same id came: a cluster may use an id again."""
+    return submitted is not None and submitted < at - _CLOCKS
+
+
+def is_after(submitted: float | None, at: float) -> bool:
+    """Whether a job came to the queue after ``at``, when ours of the same id did, and not as it was put back."""
+    return submitted is not None and submitted > at + _CLOCKS

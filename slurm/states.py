@@ -1,11 +1,11 @@
 """States of submitted jobs, as Slurm reports them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from data_prep.log import logger
 from slurm.accounting import Allocation, allocations
-from slurm.commands import SlurmError, array_of, batches, output, unix_seconds
+from slurm.commands import SlurmError, array_of, batches, is_after, output, unix_seconds
 
 WAITING = frozenset({"PENDING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"})
 RUNNING = frozenset(
@@ -44,7 +44,7 @@ class JobState:
     ended: float | None
 
 
-def job_states(ids: Sequence[str]) -> dict[str, JobState]:
+def job_states(ids: Sequence[str], at: Mapping[str, float] | None = None) -> dict[str, JobState]:
     """Ask Slurm for the states of jobs; return them by the ids that squeue shows, without jobs that Slurm forgot.
 
     squeue knows the jobs in the queue and those that ended less than ``MinJobAge`` ago; accounting knows the rest.
@@ -52,26 +52,28 @@ def job_states(ids: Sequence[str]) -> dict[str, JobState]:
 
     Args:
         ids: of jobs ("123"), of arrays ("123": all their tasks) or of array tasks ("123_4").
+        at: when jobs and arrays were submitted, by id: other jobs of these ids, which a cluster may use again, are left
+            out.
 
     Raises:
         SlurmError: neither answers.
     """
     try:
-        queue = _queue(ids)  # before accounting: what is absent from the queue has ended by then
+        queue = _queue(ids, at or {})  # before accounting: what is absent from the queue has ended by then
     except SlurmError as error:
-        past = allocations(ids)
+        past = allocations(ids, at)
         if past is None:
             raise
         logger.warning(f"{error}; accounting alone was asked")
         return _states_of(past, left_queue=False)
     forgotten = [job for job in ids if job not in queue]  # also arrays, some of whose tasks may be
-    return {**_states_of(_ask_accounting(forgotten), left_queue=True), **queue}
+    return {**_states_of(_ask_accounting(forgotten, at), left_queue=True), **queue}
 
 
-def _ask_accounting(ids: Sequence[str]) -> list[Allocation]:
+def _ask_accounting(ids: Sequence[str], at: Mapping[str, float] | None) -> list[Allocation]:
     """Ask for jobs that are not in the queue: what is still to run or to be cancelled is known without them."""
     try:
-        return (allocations(ids) if ids else None) or []
+        return (allocations(ids, at) if ids else None) or []
     except SlurmError as error:
         logger.warning(f"{error}; the queue alone was asked")
         return []
@@ -87,7 +89,7 @@ def cancel(ids: Sequence[str]) -> None:
         output("scancel", "--quiet", *batch)
 
 
-def _queue(ids: Sequence[str]) -> dict[str, JobState]:
+def _queue(ids: Sequence[str], at: Mapping[str, float]) -> dict[str, JobState]:
     requested = set(ids)
     form = ",".join(f"{field}:|" for field in _FIELDS)
     queue: dict[str, JobState] = {}
@@ -102,7 +104,11 @@ def _queue(ids: Sequence[str]) -> dict[str, JobState]:
             continue
         states = (_read(line) for line in text.splitlines())
         queue |= {state.job: state for state in states if requested & {state.job, array_of(state.job)}}
-    return queue
+    return {job: state for job, state in queue.items() if not _is_anothers(state, at.get(array_of(job)))}
+
+
+def _is_anothers(state: JobState, at: float | None) -> bool:
+    return at is not None and not state.restarts and is_after(state.submitted, at)
 
 
 def _read(line: str) -> JobState:

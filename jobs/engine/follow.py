@@ -8,11 +8,11 @@ from jobs.engine.graph import Graph
 from jobs.engine.item_states import QueueState
 from jobs.engine.run_folder import RunFolder
 from jobs.engine.stage import Ref
-from jobs.engine.submissions import Submission, Submissions, items_of, jobs_of
+from jobs.engine.submissions import Submission, Submissions, items_of, states_of
 from slurm.causes import find_cause_of_start
 from slurm.commands import SlurmError, array_of
 from slurm.sentences import describe_end, describe_wait
-from slurm.states import ENDED_BADLY, RUNNING, JobState, cancel, job_states
+from slurm.states import ENDED_BADLY, RUNNING, JobState, cancel
 
 
 def queued_states(folder: RunFolder, graph: Graph) -> Mapping[Ref, QueueState]:
@@ -40,7 +40,7 @@ def _states_by_submission(submissions: Iterable[Submission]) -> dict[Submission,
     by_job = defaultdict[str, list[JobState]](list)
     asked = set(submissions)
     try:
-        states = job_states(jobs_of(asked))
+        states = states_of(asked)
     except SlurmError as error:
         logger.warning(f"{error}: what is known is what the run folder holds")
         states = {}
@@ -88,7 +88,7 @@ def cancel_run(folder: RunFolder) -> int:
     Raises:
         SlurmError: Slurm does not answer, or has no such jobs, as they are another cluster's.
     """
-    states = job_states(jobs_of(Submissions(folder.root).of_this_folder()))
+    states = states_of(Submissions(folder.root).of_this_folder())
     live = sorted({state.job for state in states.values() if not state.final})
     cancel(live)
     return len(live)

@@ -13,7 +13,7 @@ from jobs.engine.in_job import find_items, run_items, run_rank, run_share
 from jobs.engine.marker import Marker
 from jobs.engine.run_folder import RunFolder
 from jobs.engine.stage import Ref, Stage
-from jobs.engine.submissions import ALL_ITEMS, FIND, Submission, Submissions, items_of, jobs_of
+from jobs.engine.submissions import ALL_ITEMS, FIND, Submission, Submissions, items_of, states_of
 from slurm.associations import check_association
 from slurm.commands import SlurmError, array_of, cluster_name
 from slurm.partitions import check_partitions
@@ -124,7 +124,7 @@ def live_submissions(folder: RunFolder) -> list[Submission]:
         SlurmError: Slurm does not answer, or another cluster has them.
     """
     submissions = Submissions(folder.root).of_this_folder()
-    states = job_states(jobs_of(submissions))
+    states = states_of(submissions)
     live = {array_of(state.job) for state in states.values() if not state.final}
     return [submission for submission in submissions if live.intersection(submission.jobs)]
 

@@ -10,7 +10,9 @@ from data_prep.errors import UserError
 from data_prep.files import write_atomic
 from data_prep.seal import BrokenSeal, sealed, unsealed
 from jobs.engine.graph import Graph
+from slurm.accounting import Allocation, allocations
 from slurm.commands import check_cluster
+from slurm.states import JobState, job_states
 
 ALL_ITEMS = "*"
 """In place of a stage's items that are still to be found by a search."""
@@ -97,14 +99,34 @@ class Submissions:
         return Submission(**{**record, "items": tuple(record["items"]), "jobs": tuple(record["jobs"])})
 
 
-def jobs_of(submissions: Collection[Submission]) -> list[str]:
-    """List the jobs of submissions, to ask Slurm for them.
+def states_of(submissions: Collection[Submission]) -> dict[str, JobState]:
+    """Ask Slurm for the states of the jobs of submissions, by the ids that squeue shows.
+
+    Raises:
+        SlurmError: Slurm does not answer, or another cluster has them.
+    """
+    times = _times_of(submissions)
+    return job_states(list(times), times)
+
+
+def allocations_of(submissions: Collection[Submission]) -> list[Allocation] | None:
+    """Ask for what was allocated to the jobs of submissions; None on a cluster without accounting.
+
+    Raises:
+        SlurmError: accounting does not answer, or another cluster has them.
+    """
+    times = _times_of(submissions)
+    return allocations(list(times), times) if times else []
+
+
+def _times_of(submissions: Collection[Submission]) -> dict[str, float]:
+    """Return when each job was submitted, by its id.
 
     Raises:
         SlurmError: another cluster has them: the numbers are those of other jobs here.
     """
     check_cluster({submission.cluster for submission in submissions if submission.cluster})
-    return [job for submission in submissions for job in submission.jobs]
+    return {job: submission.at for submission in submissions for job in submission.jobs}
 
 
 def items_of(graph: Graph, submission: Submission) -> Sequence[str]:

@@ -11,9 +11,9 @@ from data_prep.log import logger
 from jobs.engine.graph import Graph
 from jobs.engine.marker import Markers
 from jobs.engine.run_folder import RunFolder
-from jobs.engine.submissions import Submission, Submissions, jobs_of
+from jobs.engine.submissions import Submission, Submissions, allocations_of
 from pipeline.report.tables import records
-from slurm.accounting import Allocation, allocations
+from slurm.accounting import Allocation
 from slurm.commands import SlurmError, array_of
 
 _HOUR = 3600.0
@@ -60,7 +60,7 @@ def _group_submissions(folder: RunFolder, graph: Graph) -> dict[tuple[str, str],
 def _ask_slurm(submissions: Sequence[Submission]) -> list[Allocation] | None:
     """Ask for the allocations of jobs; None where Slurm does not answer or does not count, or is another cluster's."""
     try:
-        return allocations(jobs_of(submissions)) if submissions else []
+        return allocations_of(submissions)
     except SlurmError as error:
         logger.warning(error)
         return None

@@ -1,6 +1,8 @@
 """GPU-hours where Slurm forgot a start, does not count GPUs, or does not count at all."""
 
 import os
+import re
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from jobs.stages.graph import graph_of
 from pipeline.settings.run import BudgetSettings, RunSettings
 from tests.programs import write_program
 
+SUBMITTED = 1795769304
 # of Slurm 22.05: the job ran from 1795769304 on, slurmctld was killed 0.3 s later, and started it anew
 FORGOTTEN = ("49488001|COMPLETED|0:0|None|1795769304|1795769304|1795769311|1795769336|25|"
              "billing=2,cpu=2,gres/gpu=2,mem=64G,node=1|node1")  # fmt: skip
@@ -41,10 +44,12 @@ def study(root: Path, training_seconds: float) -> RunFolder:
 
 @pytest.fixture
 def sacct(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Sequence[str]], None]:
-    """Let Slurm's accounting say these lines from here on."""
+    """Let Slurm's accounting say these lines from here on, as of jobs that were submitted now."""
+    later = int(time.time()) - SUBMITTED
 
     def says(lines: Sequence[str]) -> None:
-        write_program(tmp_path, "sacct", "\n".join(["cat <<END", *lines, "END"]))
+        shifted = (re.sub(r"\b17957\d{5}\b", lambda match: str(int(match.group()) + later), line) for line in lines)
+        write_program(tmp_path, "sacct", "\n".join(["cat <<END", *shifted, "END"]))
 
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     return says
@@ -180,3 +185,19 @@ def test_what_was_counted_before_is_known_by_any_id(tmp_path: Path, monkeypatch:
     Submissions(folder.root).add("study", ["NA"], ["49488002"], 1, 1)
     rows = accounting_table(folder, graph_of(folder)).set_index("item")
     assert rows.loc["NA", "gpu_hours"] == 1.5
+
+
+EARLIER, LATER = (WITHOUT_GPUS[0].replace("1795769304", str(SUBMITTED + hours * 3600)) for hours in (-1, 1))
+
+
+@pytest.mark.parametrize(
+    ("lines", "starts"), [([EARLIER, *WITHOUT_GPUS[:2]], 2), ([EARLIER], 0), ([LATER], 0), ([EARLIER, LATER], 0)]
+)
+def test_hours_of_other_jobs_that_had_the_same_ids_are_not_counted(
+    tmp_path: Path, sacct: Callable[[Sequence[str]], None], lines: Sequence[str], starts: int
+) -> None:
+    """Ids begin again at 1 after the largest, and where a cluster is set up anew."""
+    sacct(lines)
+    folder = study(tmp_path, 20.0)
+    (row,) = accounting_table(folder, graph_of(folder)).to_dict("records")
+    assert row["starts"] == starts

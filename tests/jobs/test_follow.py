@@ -397,6 +397,19 @@ def test_jobs_of_another_cluster_are_not_those_of_the_same_numbers_here(
     assert accounting_table(folder, graph_of(folder))["source"].tolist() == ["markers"]
 
 
+def test_jobs_of_a_cluster_that_was_set_up_anew_are_not_ended(
+    folder: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its ids begin again at 1."""
+    slurm_commands(tmp_path, monkeypatch)
+    write_program(tmp_path, "squeue", "echo '12|RUNNING|None|node1|0|0|1795769304|1795769305|1795779304|'")
+    write_program(tmp_path, "scancel", f"echo $* > {tmp_path}/cancelled")
+    record = {"stage": "study", "items": [CELL], "jobs": ["12"], "tasks": 1, "gpus": 0, "at": 1735769304.0}
+    (folder.root / "queue.jsonl").write_text(json.dumps(sealed(record)) + "\n")
+    assert quarterdose_within(folder.root.parent, "cancel", "t").stdout == "0 jobs cancelled\n"
+    assert not (tmp_path / "cancelled").exists()
+
+
 def test_the_jobs_of_a_run_folder_that_was_copied_are_the_originals(
     folder: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,6 +20,7 @@ OTHER = "99|RUNNING|None|node1|0|0|100|110|9999|"
 REQUEUED = "12|REQUEUED|0:0|None|100|100|110|120|10|cpu=2|node1"
 AGAIN = "12|RUNNING|0:0|Resources|125|125|130|Unknown|5|cpu=2|node2"
 WAITED = "13_[0]|PENDING|0:0|Dependency|100|Unknown|Unknown|Unknown|0||None assigned"
+FORMER = "12|FAILED|1:0|None|99|99|110|120|10|cpu=2|node1"
 FINISHED = "14|FAILED|7:0|None|100|100|110|120|10|cpu=2|node1"
 
 
@@ -69,6 +70,25 @@ def test_of_what_left_the_queue_accounting_tells_the_newest_start(
     programs(lines(RUNS), lines(REQUEUED, AGAIN, FINISHED))
     assert {job: state.restarts for job, state in job_states(["12", "14"]).items()} == {"12": 2, "14": 0}
     assert [line.split("--jobs=")[1] for line in (tmp_path / "asked").read_text().splitlines()] == ["12,14", "14"]
+
+
+def test_an_earlier_job_of_the_same_id_is_not_ours(programs: Callable[[str, str], None]) -> None:
+    """As ids begin again at 1 after the largest."""
+    for at, restarts in ((100, 1), (99, 2)):
+        programs("", lines(FORMER, REQUEUED, AGAIN))
+        states = job_states(["12"], {"12": at + 600})
+        assert states["12"].restarts == restarts
+
+
+def test_a_later_job_of_the_same_id_is_not_ours(programs: Callable[[str, str], None], tmp_path: Path) -> None:
+    """As where the cluster was set up anew: ``cancel`` would end it."""
+    for at, is_ours in ((-500, True), (-501, False)):
+        programs(lines(WAITS, ENDED), "")
+        assert list(job_states(["13", "14"], {"13": at, "14": at})) == (["13_0", "14"] if is_ours else [])
+        programs("", lines(FINISHED))
+        assert list(job_states(["14"], {"14": at})) == (["14"] if is_ours else [])
+        programs(lines(RUNS), "")
+        assert list(job_states(["12"], {"12": at})) == ["12"]  # put back since: when it first came is not known
 
 
 def test_while_one_of_both_is_silent_the_other_tells(
