@@ -85,7 +85,7 @@ def report(folder: Run) -> None:
     from jobs.stages.graph import graph_of, open_graph, open_search, search_of
 
     run_folder = RunFolder.opened(folder)
-    _check_free(run_folder)
+    check_free(run_folder)
     _check(run_folder, searches=run_folder.has_search)
     stages = {graph_of(run_folder).stages["report"]: open_graph}
     if run_folder.has_search:
@@ -134,7 +134,7 @@ def _update(folder: RunFolder, graph: Graph, open_graph: OpenGraph, on: str, dry
     """Return a line for each item that failed; None if nothing ran here."""
     if not dry_run:
         folder.secure()
-        _check_free(folder)
+        check_free(folder)
     _check(folder, searches="search-summary" in graph.stages, adopts=not dry_run)
     profile = None if on == LOCAL else load_profile(on)
     if profile and profile.executor == "slurm" and not dry_run:
@@ -280,7 +280,7 @@ def _check(folder: RunFolder, *, searches: bool, adopts: bool = True) -> None:
     folder.check({**patterns, **({folder.search: SEARCH_PATTERNS} if searches else {})}, adopts=adopts)
 
 
-def _check_free(folder: RunFolder) -> None:
+def check_free(folder: RunFolder) -> None:
     """Check that no process is at work in the folder, whose files would change while they are looked at."""
     if is_locked(folder.root / LOCK):
         raise UserError(_at_work(folder))

@@ -61,10 +61,13 @@ def logs(folder: Run, stage: Annotated[str | None, typer.Argument(help="Of this 
 
 def cancel(folder: Run) -> None:
     """Take all jobs of a run out of Slurm's queue, and end those that run; what is complete stays."""
+    from jobs.commands.run import check_free
     from jobs.engine.follow import cancel_run
     from jobs.engine.run_folder import RunFolder
 
-    typer.echo(f"{describe_count(cancel_run(RunFolder.opened(folder)), 'job')} cancelled")
+    run_folder = RunFolder.opened(folder)
+    check_free(run_folder)  # a submission that is at work would go on with the rest of its jobs
+    typer.echo(f"{describe_count(cancel_run(run_folder), 'job')} cancelled")
 
 
 def _outside(graph: "Graph", queue: Mapping["Ref", "QueueState"]) -> dict["Ref", "ItemState"]:

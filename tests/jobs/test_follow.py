@@ -373,6 +373,19 @@ def test_the_newest_jobs_of_items_are_shown_and_those_in_the_queue_cancelled(
     assert (tmp_path / "cancelled").read_text() == "--quiet 12 13_1 14\n"
 
 
+def test_nothing_is_cancelled_while_a_submission_is_at_work(
+    folder: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would put the rest of its jobs in the queue."""
+    calls = slurm_commands(tmp_path, monkeypatch)
+    Submissions(folder.root).add("study", [CELL], ["12"], 1, 0)
+    with locked(folder.root / LOCK):
+        refused = quarterdose_within(folder.root.parent, "cancel", "t")
+    words = f"quarterdose: another `quarterdose` is at work in {folder.root}\n"
+    assert (refused.returncode, refused.stderr) == (2, words)
+    assert not calls.exists()
+
+
 @pytest.mark.parametrize(
     ("command", "code", "words"),
     [
