@@ -94,9 +94,9 @@ class _Queue:
         feeding = _jobs_that_feed([*self.live, *self.submissions], refs)
         earlier = _jobs_that_feed(self.live, {(stage.name, item) for item in items})
         if stage.accepts_failed_inputs or stage.is_lenient:
-            feeding, earlier = [], [*feeding, *earlier]
-        kinds = {"afterok": feeding, "afterany": sorted(set(earlier), key=int)}
-        return ",".join(f"{kind}:{':'.join(jobs)}" for kind, jobs in kinds.items() if jobs)
+            feeding, earlier = set(), feeding | earlier
+        kinds = {"afterok": feeding, "afterany": earlier}
+        return ",".join(f"{kind}:{':'.join(sorted(jobs, key=int))}" for kind, jobs in kinds.items() if jobs)
 
 
 def _sources(stage: Stage, item: str) -> list[Ref]:
@@ -106,15 +106,15 @@ def _sources(stage: Stage, item: str) -> list[Ref]:
     return [(stage.gathers, ALL_ITEMS)] if stage.gathers else stage.inputs(item)
 
 
-def _jobs_that_feed(submissions: Iterable[Submission], refs: set[Ref]) -> list[str]:
-    """List the newest jobs of each item that is read; the submissions come in their order."""
+def _jobs_that_feed(submissions: Iterable[Submission], refs: set[Ref]) -> set[str]:
+    """Collect the newest jobs of each item that is read; the submissions come in their order."""
     newest = {
         (submission.stage, item): submission.jobs
         for submission in submissions
         for item in submission.items
         if refs.intersection([(submission.stage, item), (submission.stage, ALL_ITEMS)])
     }
-    return sorted({job for jobs in newest.values() for job in jobs}, key=int)
+    return {job for jobs in newest.values() for job in jobs}
 
 
 def live_submissions(folder: RunFolder) -> list[Submission]:
@@ -194,7 +194,7 @@ def _queue_stages(queue: _Queue, graph: Graph) -> None:
     if not queue.is_searched and not any(submission.stage == FIND for submission in queue.live):
         call = (queue.open_graph, queue.folder.root, queue.profile.restarts)
         queue.put(find_items, FIND, [FIND], JobRequest(FIND, [call]))
-    queued = {(submission.stage, item) for submission in queue.live for item in _queued_items(queue, graph, submission)}
+    queued = {ref for submission in queue.live for ref in _refs_in_queue(queue, graph, submission)}
     new = set[Ref]()
     for stage in graph.stages.values():
         items = _items_to_queue(queue, graph, stage, queued, new)
@@ -212,8 +212,12 @@ def _largest_requests(graph: Graph) -> Iterator[JobRequest]:
             yield JobRequest(stage.name, [], ranks, ranks=stage.uses_ranks, uses_gpu=stage.uses_gpu)
 
 
-def _queued_items(queue: _Queue, graph: Graph, submission: Submission) -> Sequence[str]:
-    return items_of(graph, submission) if queue.is_searched else submission.items
+def _refs_in_queue(queue: _Queue, graph: Graph, submission: Submission) -> Iterator[Ref]:
+    """Yield the items that jobs in the queue have yet to do: what they have done they leave as it is."""
+    for item in items_of(graph, submission) if queue.is_searched else submission.items:
+        marker = graph.marker((submission.stage, item)) if submission.stage in graph.stages else None
+        if marker is None or marker.state != "done" or array_of(marker.job) not in submission.jobs:
+            yield submission.stage, item
 
 
 def _items_to_queue(queue: _Queue, graph: Graph, stage: Stage, queued: set[Ref], new: set[Ref]) -> list[str]:

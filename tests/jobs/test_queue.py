@@ -146,6 +146,14 @@ def test_a_training_loses_its_former_end_once_all_jobs_are_in_the_queue(
     assert [graph.marker(ref) is None for ref in trained] == [most > 10, False]
 
 
+def test_before_the_search_all_former_ends_stay(folder: RunFolder) -> None:
+    """Whether a training is to be done again is not known before the scans are: its job decides."""
+    train, former = graph_of(folder).stages["train"], Marker("done", {}, 1.0, 1.0, "", {})
+    train.markers.write("2d", former)
+    submit_graph(graph_of(folder), folder, PROFILE, [], open_graph)
+    assert train.markers.read("2d") == former
+
+
 def test_what_is_in_the_queue_is_submitted_again_only_behind_what_is_new(folder: RunFolder, programs: Path) -> None:
     """The judgement was cancelled, and goes behind the trainings that still wait; the report waited for the former."""
     submit_graph(graph_of(folder), folder, PROFILE, [], open_graph)
@@ -163,6 +171,21 @@ def test_what_is_in_the_queue_is_submitted_again_only_behind_what_is_new(folder:
     assert (programs / "cancelled").read_text() == "--quiet 10 9\n"
     remaining = [submission for submission in live if not {"9", "10"}.intersection(submission.jobs)]
     assert submit_graph(graph_of(folder), folder, PROFILE, [*remaining, *again], open_graph) == []
+
+
+@pytest.mark.parametrize(("attempt", "stages"), [("7.0/x", ["train", "transfer"]), ("6.0/x", [])])
+def test_what_a_job_at_its_end_has_done_with_other_settings_is_not_in_the_queue(
+    folder: RunFolder, attempt: str, stages: list[str]
+) -> None:
+    """It needs seconds to end after its marker. One that did not write the marker is still to do the item."""
+    graph = graph_of(folder)
+    mark_split_of_one_scan(graph, folder)
+    graph.stages["train"].markers.write("2d", Marker("done", {}, 1.0, 1.0, "", {}, attempt=attempt))
+    others = ((x.name, x.items()) for x in graph.stages.values() if x.name not in ("prepare", "split", "train"))
+    for number, (stage, items) in enumerate((("train", ["2d"]), *others), start=7):
+        Submissions(folder.root).add(stage, items, [str(number)], 1, 1)
+    again = submit_graph(graph, folder, PROFILE, Submissions(folder.root).read(), open_graph)
+    assert [submission.stage for submission in again][:2] == stages
 
 
 def test_jobs_wait_for_the_newer_of_two_that_do_an_item(
