@@ -217,7 +217,8 @@ def _parameters(profile: Profile, request: JobRequest) -> dict[str, Any]:
     return {
         "job_name": request.name, "time": profile.minutes, "nodes": nodes, "ntasks_per_node": request.tasks // nodes,
         "cpus_per_task": cpus, "mem_per_cpu": f"{profile.memory_a_cpu}M", "array_parallelism": len(request.calls),
-        "signal_delay_s": profile.signal_seconds, "stderr_to_stdout": True, "setup": [*exports, *profile.setup],
+        "signal_delay_s": profile.signal_seconds, "stderr_to_stdout": True,
+        "setup": [*exports, *profile.setup, "set +e"],  # for the teardown, which `set -e` would leave out
         # Slurm 22.05 to 23.02 does not pass the cores of a task on to srun
         "srun_args": [f"--cpus-per-task={cpus}", "--kill-on-bad-exit=1"],
         "teardown": [line.format(restarts=profile.restarts) for line in _TEARDOWN],

@@ -200,12 +200,14 @@ def test_a_machine_with_srun_alone_is_told_what_is_missing(
     [({}, "12"), ({"SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3"}, "12_3")],
 )
 @pytest.mark.parametrize(("code", "restarts"), [(137, 2), (137, 3), (1, 0)])
+@pytest.mark.parametrize("setup", [(), ("set -euo pipefail",)])
 def test_a_job_that_was_killed_puts_itself_back_and_no_other_task(
-    headers: Headers, tmp_path: Path, task_of_array: dict[str, str], requeued: str, code: int, restarts: int
-) -> None:
+    headers: Headers, tmp_path: Path, task_of_array: dict[str, str], requeued: str, code: int, restarts: int,
+    setup: tuple[str, ...],
+) -> None:  # fmt: skip
     """An array's id is that of one of its tasks too, and would put all of them back."""
     programs = tmp_path / "programs"
-    headers(Profile(executor="slurm", restarts=3), JobRequest("prepare", [("a",)]))
+    headers(Profile(executor="slurm", restarts=3, setup=setup), JobRequest("prepare", [("a",)]))
     for name, script in {"srun": f"exit {code}", "scontrol": f"echo $* > {programs}/put-back"}.items():
         write_program(programs, name, script)
     job = {"SLURM_JOB_ID": "12", "SLURM_RESTART_COUNT": str(restarts), **task_of_array}
