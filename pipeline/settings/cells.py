@@ -85,8 +85,12 @@ class CellSettings(Settings):
 
     def with_effect(self) -> dict[str, Any]:
         """Return what decides on its result, as plain values: neither how it is saved nor with what it is compared."""
-        cell = self.model_copy(update={"counterpart": ""}) if self.transfer == "none" else self
-        return cell.model_dump(mode="json", exclude={"training": set(WITHOUT_EFFECT)})
+        changes: dict[str, Any] = {"counterpart": ""} if self.transfer == "none" else {}
+        if self.training.validation == "scans":  # whatever crops it would be validated on: a default, as of most runs
+            samples = {"validation_samples": TrainingSettings().validation_samples}
+            changes["training"] = self.training.model_copy(update=samples)
+            changes |= {"validated_sampling": GridSettings().sampling[0]} if self.dims == 2 else {}
+        return self.model_copy(update=changes).model_dump(mode="json", exclude={"training": set(WITHOUT_EFFECT)})
 
     def validated_on(self, stored: Sequence[float]) -> tuple[Hashable, ...]:
         """Return what decides on the doses and voxels of its validation, where these doses are ``stored``.

@@ -22,3 +22,18 @@ def test_validations_are_alike_where_their_doses_and_voxels_are() -> None:
     assert len(set(unlike)) == len(unlike)
     scans = {"validation": "scans"}
     assert judged(flat, **scans, crop=32) == judged(thick, **scans, validation_samples=2) == ((0.05, 0.1),)
+
+
+def test_crops_decide_nothing_where_whole_scans_are_validated() -> None:
+    def parts(sampling: str, **training: Any) -> list[dict[str, Any]]:
+        study = {"ranks": 1, "slices": 16, "sampling": sampling, "training": training}
+        return [cell.with_effect() for cell in cells_of(settings_of(study=study))]
+
+    (flat, deep), (few, few_deep) = (parts("grouped", validation="scans", validation_samples=n) for n in (8, 2))
+    assert (few, few_deep) == (flat, deep)
+    assert flat["training"]["validation_samples"] == 8  # as when it had a say: what was trained then stays
+    windows = parts("window", validation="scans")
+    assert windows[0] == flat
+    assert windows[1] != deep
+    crops = parts("grouped"), parts("grouped", validation_samples=2), parts("window")
+    assert len({str(flat) for flat, _ in crops}) == len({str(deep) for _, deep in crops}) == 3
