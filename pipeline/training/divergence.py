@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor
 
 from data_prep.errors import UserError
-from pipeline.dataset import PairSamples, RankBatches
+from pipeline.dataset import PairSamples
 from pipeline.settings.cells import CellSettings
 from pipeline.training.errors import TrainingError
+from pipeline.training.loader import batches_of
 from pipeline.training.ranks import Ranks
 
 _REMEDY = "earlier checkpoints are kept, and a smaller training.learning_rate may help"
@@ -80,8 +81,6 @@ def _gather(number: int, ranks: Ranks) -> list[int]:
 
 def _scans(step: int, guilty: Iterable[int], samples: PairSamples, cell: CellSettings, size: int) -> list[str]:
     """Name the scans that these ranks saw in a step."""
-    training = cell.training
-    first, last = step * training.accumulation, (step + 1) * training.accumulation
-    batches = [batch for rank in guilty for batch in RankBatches(first, last, training.batch, rank, size)]
+    batches = [batch for rank in guilty for batch in batches_of(cell, range(step, step + 1), rank, size)]
     segments = [samples.segment(index) for batch in batches for index in batch]
     return sorted({f"{segment.dataset}/{segment.scan}" for segment in segments})

@@ -17,6 +17,7 @@ from data_prep.errors import MachineError, UserError
 from data_prep.processes import end_with_parent
 from pipeline.dataset import PairSamples, RankBatches
 from pipeline.prefetch import prefetch
+from pipeline.settings.cells import ARMS, CellSettings
 from pipeline.settings.training import TrainingSettings
 from pipeline.training.world import World
 
@@ -41,6 +42,13 @@ class _Batches(Dataset[Batch | Fault]):
         except _FAULTS as fault:
             return fault
         return batch
+
+
+def batches_of(cell: CellSettings, steps: range, rank: int, size: int) -> RankBatches:
+    """Return a rank's batches of these steps; in an arm that reads no data the training's first one alone."""
+    accumulation = cell.training.accumulation
+    numbers = (steps.start * accumulation, steps.stop * accumulation) if ARMS[cell.arm].reads_data else (0, 1)
+    return RankBatches(*numbers, cell.training.batch, rank, size)
 
 
 def read_ahead(

@@ -13,7 +13,7 @@ from data_prep.split import Split
 from pipeline.convolutions.choice import from_rows
 from pipeline.convolutions.layers import Algorithms, use_algorithms
 from pipeline.convolutions.memory_format import lay_out
-from pipeline.dataset import PairSamples, RankBatches
+from pipeline.dataset import PairSamples
 from pipeline.models import build_network
 from pipeline.settings.cells import ARMS, CellSettings
 from pipeline.training.captured import capture_if_asked
@@ -23,7 +23,7 @@ from pipeline.training.compiled import compile_network, naming_failed_compilatio
 from pipeline.training.convolutions import algorithms_of, chooses_algorithms
 from pipeline.training.distributed import device_of
 from pipeline.training.exchange import exchange_gradients
-from pipeline.training.loader import Batch, naming_dead_readers, read_ahead, repeat_first
+from pipeline.training.loader import Batch, batches_of, naming_dead_readers, read_ahead, repeat_first
 from pipeline.training.measurements import Measurements
 from pipeline.training.metrics_file import MetricsFile
 from pipeline.training.node_load import process_seconds
@@ -146,8 +146,7 @@ def _restore(step: TrainingStep, state: Mapping[str, Any]) -> TrainingRecord:
 def _read_batches(
     cell: CellSettings, samples: PairSamples, steps_taken: int, length: TrainingLength, ranks: Ranks
 ) -> Generator[Batch]:
-    """Read this rank's batches of the steps that remain; in an arm that reads no data the first one for ever."""
-    first, last = (steps * cell.training.accumulation for steps in (steps_taken, length.steps))
-    numbers = RankBatches(first, last, cell.training.batch, ranks.world.rank, ranks.world.size)
+    """Read this rank's batches of the steps that remain; in an arm that reads no data the training's first for ever."""
+    numbers = batches_of(cell, range(steps_taken, length.steps), ranks.world.rank, ranks.world.size)
     batches = read_ahead(samples, numbers, cell.training, ranks.world, ranks.device)
     return batches if ARMS[cell.arm].reads_data else repeat_first(batches)

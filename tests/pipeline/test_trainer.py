@@ -24,13 +24,15 @@ from pipeline.training import train as training
 from pipeline.training.checkpoints import Checkpoints, load_trained
 from pipeline.training.compiled import compile_network
 from pipeline.training.distributed import joined
+from pipeline.training.divergence import check_steps
 from pipeline.training.errors import CheckpointError, TrainingError
 from pipeline.training.metrics_file import PARTS, read_metrics
+from pipeline.training.ranks import Ranks
 from pipeline.training.step import TrainingStep
 from pipeline.training.validators import CropValidator
 from pipeline.training.world import World
 from tests.pipeline.cells import cell
-from tests.pipeline.trainings import CPU, SPLIT, Halted, losses, run, train_ranks
+from tests.pipeline.trainings import CPU, SPLIT, Halted, assert_killed_ends_alike, losses, run, train_ranks
 from tests.ranks import run_ranks, start_ranks
 
 
@@ -231,6 +233,25 @@ def test_made_up_data_are_the_first_batch_again_and_again(make_pair: Callable[..
     full, synthetic = losses(tmp_path / "full"), losses(tmp_path / "synthetic")
     assert synthetic == pytest.approx([full[0]] * 4, rel=1e-6)
     assert full[1:] != pytest.approx([full[0]] * 3, rel=1e-3)
+
+
+def test_made_up_data_stay_the_same_batch_where_the_training_was_killed(
+    make_pair: Callable[..., Path], tmp_path: Path
+) -> None:
+    settings = cell(2, samples=4, epochs=1, checkpoint_steps=1).model_copy(update={"arm": "synthetic"})
+    assert_killed_ends_alike(settings, make_pair(), tmp_path)
+
+
+def test_made_up_data_that_are_no_numbers_are_named_by_their_scan(tmp_path: Path) -> None:
+    """Which is that of the first batch in each step."""
+    settings = cell(2, samples=8, batch=2, accumulation=2)
+    samples = PairSamples(tmp_path, [Segment("toy", str(number), 0, 24) for number in range(8)], settings, 0, 8)
+    seen = [samples.segment(index).scan for index in range(8)]
+    steps, ranks = torch.tensor([[1.0, 1.0], [math.nan, 1.0]]), Ranks(World(), CPU)
+    for arm, scans in (("full", seen[4:]), ("synthetic", seen[:2])):
+        said = f"not finite at step 2, where rank 0 saw {', '.join(f'toy/{scan}' for scan in sorted(scans))}; "
+        with pytest.raises(TrainingError, match=said):
+            check_steps(steps, 2, samples, settings.model_copy(update={"arm": arm}), ranks)
 
 
 def test_a_loss_that_is_no_number_stops_the_training(make_pair: Callable[..., Path], tmp_path: Path) -> None:
