@@ -14,6 +14,7 @@ from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, Med
 
 from data_prep.errors import ScanError
 from data_prep.plausibility import check_pixel_size, check_slice_distance
+from data_prep.readers.character_sets import decode_text, encodings_of
 from data_prep.readers.dicom_file import is_deflated, read_elements, syntax_of
 from data_prep.readers.dicom_numbers import numbers_of, whole_number_of
 from data_prep.readers.dicom_pixels import (
@@ -122,7 +123,9 @@ def read_header(path: Path) -> Header:
         for keyword in ("PixelData", *_REAL_PIXELS):
             image.pop(keyword, None)
         is_standard = "TransferSyntaxUID" in image.file_meta and not is_deflated(image)
-        header = _header(values_of(image), syntax_of(image), pixels, real_pixels)
+        patient = _patient_text(image)
+        values = values_of(image) | ({"PatientID": patient} if patient else {})
+        header = _header(values, syntax_of(image), pixels, real_pixels)
         return replace(header, is_standard=is_standard)
 
 
@@ -146,6 +149,12 @@ def _header(values: Values, syntax: UID, pixels: Any, real_pixels: str) -> Heade
         native=_native(frames, syntax, pixels) if frames else None,
         suspect=suspect_plane(values) if exclusion else None,
     )
+
+
+def _patient_text(image: Dataset) -> str:
+    """Return PatientID in the character set of its image: a patient in files of two sets is one."""
+    raw = image.get_item("PatientID") if "PatientID" in image else None
+    return decode_text(raw.value, encodings_of(image)) if raw and isinstance(raw.value, bytes) else ""
 
 
 def _identifier(values: Values, keyword: str) -> str:

@@ -33,7 +33,7 @@ _EMPTY, _NO_DICOM, _DIRECTORY = "is empty", str(NoDicomError()), "is the directo
 _BATCH_FILES = 200  # that a process reads between two reports of progress
 _MIN_FILES_FOR_PROCESSES = 2000  # below, starting processes takes longer than reading
 DENOISED = "denoised"
-_VERSION = 9  # of what is remembered of a file
+_VERSION = 10  # of what is remembered of a file
 
 Entries = Sequence[Entry]
 SubjectRule = Callable[[str, Path], str]

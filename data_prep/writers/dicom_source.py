@@ -4,10 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from pydicom import Dataset
-from pydicom.charset import convert_encodings, decode_bytes, default_encoding
 from pydicom.dataelem import RawDataElement
-from pydicom.valuerep import PN_DELIMS, TEXT_VR_DELIMS
 
+from data_prep.readers.character_sets import decode_text, encodings_of
 from data_prep.readers.dicom_values import BROKEN, listed, macros_of
 
 _STRINGS = frozenset({"AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UI", "UN", None})
@@ -23,7 +22,7 @@ class SourceFrame:
         if self.is_multi_frame:
             groups = [image.PerFrameFunctionalGroupsSequence[index], *image.get("SharedFunctionalGroupsSequence", [])]
             self._holders = [*(macro for group in groups for macro in macros_of(group)), image]
-        self._encodings = _encodings(image)
+        self._encodings = encodings_of(image)
 
     def texts(self, keyword: str) -> list[str]:
         """Return the values of an element, without padding; empty if it is absent, empty or unreadable."""
@@ -57,29 +56,7 @@ class SourceFrame:
 def _texts(holder: Dataset, keyword: str, encodings: Sequence[str]) -> list[str]:
     element: Any = holder.get_item(keyword)
     if isinstance(element, RawDataElement) and isinstance(element.value, bytes) and element.VR in _STRINGS:
-        texts = _decode(element.value, encodings, is_name=keyword == "PatientName").split("\\")
+        texts = decode_text(element.value, encodings, is_name=keyword == "PatientName").split("\\")
     else:
         texts = [str(value) for value in listed(holder[keyword].value)]
     return [text.strip(" \0") for text in texts]
-
-
-def _encodings(image: Dataset) -> list[str]:
-    """Return Python's names of the character sets that an image declares; none where it declares none, or no known."""
-    try:
-        terms = listed(image.get("SpecificCharacterSet"))
-        encodings = convert_encodings(terms) if any(terms) else []
-    except (LookupError, *BROKEN):
-        return []
-    return [] if encodings == [default_encoding] else list(encodings)
-
-
-def _decode(stored: bytes, encodings: Sequence[str], *, is_name: bool) -> str:
-    """Decode a text; without a declared set that fits, bytes beyond ASCII are UTF-8 if they can be, else Latin-1."""
-    if encodings:
-        text = str(decode_bytes(stored, list(encodings), PN_DELIMS if is_name else TEXT_VR_DELIMS))
-        if "\ufffd" not in text:  # else they are not of the declared set
-            return text
-    try:
-        return stored.decode()
-    except UnicodeDecodeError:
-        return stored.decode("latin-1")

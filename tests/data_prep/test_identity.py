@@ -7,6 +7,7 @@ from pydicom.uid import generate_uid
 
 from data_prep.errors import UserError
 from data_prep.pseudonym import pseudonym
+from tests.data_prep.dicom_series import change
 from tests.data_prep.scan_checks import check_scan, find, write
 from tests.scans import chest, write_nifti
 
@@ -51,3 +52,22 @@ def test_the_same_names_in_two_sources_are_two_scans_but_the_same_files_are_refu
         write(tmp_path / name, 4, SeriesInstanceUID=uid)
     with pytest.raises(UserError, match="two series have the id"):
         find(tmp_path / "a", tmp_path / "b")
+
+
+def test_a_patient_in_files_of_several_character_sets_is_one(tmp_path: Path) -> None:
+    for number, characters in enumerate(("ISO_IR 100", "ISO_IR 192", ["ISO 2022 IR 6", "ISO 2022 IR 100"])):
+        write(tmp_path / str(number), 4, PatientID="Müller-7", SpecificCharacterSet=characters)
+    undeclared = write(tmp_path / "undeclared", 4, PatientID="Müller-7", SpecificCharacterSet="ISO_IR 192")
+    for path in undeclared:
+        path.write_bytes(path.read_bytes().replace(b"ISO_IR 192", b" " * 10))
+    write(tmp_path / "Cyrillic", 4, PatientID="Иван", SpecificCharacterSet="ISO_IR 144")
+    subjects = [series.subject for series in find(tmp_path).series]
+    assert sorted(subjects) == sorted([f"p-{pseudonym('Müller-7')}"] * 4 + [f"p-{pseudonym('Иван')}"])
+
+
+def test_slices_of_a_series_in_two_character_sets_are_one_scan(tmp_path: Path) -> None:
+    files = write(tmp_path, 8, PatientID="Müller-7", SpecificCharacterSet="ISO_IR 100")
+    for path in files[1::2]:
+        change(path, SpecificCharacterSet="ISO_IR 192")
+    (series,) = find(tmp_path).series
+    check_scan(series, files)
