@@ -44,7 +44,7 @@ class _Account:
     noise: NoiseRecord
 
     def add(self, full: Hu, low: Hu) -> None:
-        _check_doses(full, low, self.overview.seen)
+        _check_doses(full, low, self.partner, self.overview.seen)
         self.noise.add(self.overview.seen, full, low)
         self.overview.add(full, low)
 
@@ -111,13 +111,12 @@ def _draw(accounts: Sequence[_Account], models: Models, row: Mapping[str, Any], 
     shown[0].overview.draw(path, row, strips[0], further[1:])
 
 
-def _check_doses(full: Hu, low: Hu, first: int) -> None:
+def _check_doses(full: Hu, low: Hu, partner: Partner, first: int) -> None:
     """Refuse slices whose doses are the same; ``first``: index of the first slice in the scan."""
     equal = np.flatnonzero((full == low).all((1, 2)))
     if len(equal):
-        raise ScanError(
-            f"the low dose equals the full dose in all voxels of slice {first + equal[0] + 1} from the feet"
-        )
+        name = "the low dose" if partner.dose is None else f"the low dose of {partner.dose} (data.low_dose.doses)"
+        raise ScanError(f"{name} equals the full dose in all voxels of slice {first + equal[0] + 1} from the feet")
 
 
 @contextmanager

@@ -82,6 +82,16 @@ def test_a_low_dose_that_is_the_full_dose_is_refused(equal: slice, tmp_path: Pat
     assert not list((tmp_path / "data").rglob("*.zarr"))
 
 
+def test_a_dose_that_changes_no_voxel_is_named(tmp_path: Path) -> None:
+    write_series(tmp_path / "scan", chest(4), SPACING)
+    settings = data_settings({"kind": "dicom", "path": tmp_path / "scan"}, low_dose={"doses": [0.25, 0.999999999]})
+    (series,) = discover(settings.sources).series
+    with pytest.raises(
+        ScanError, match=r"^the low dose of 0\.999999999 \(data\.low_dose\.doses\) equals the full dose"
+    ):
+        prepare(series, settings, tmp_path / "data")
+
+
 def test_a_low_dose_of_another_field_of_view_is_refused(tmp_path: Path) -> None:
     """Slices at the same heights, of the same size, whose pixels are other places of the patient."""
     for name, x in [("Full", -180), ("Low", -170.5)]:
