@@ -5,6 +5,8 @@ slices is taken; among equals the one with the thinnest slices, then the first b
 patient are all taken, as they may be of several.
 """
 
+import math
+
 from data_prep.progress import Progress
 from data_prep.settings import SourceSettings
 from data_prep.sources.folders import choose_stacks, dicom_series, exclude, existing_path, subject_rule
@@ -30,4 +32,4 @@ def find_lidc(settings: SourceSettings, progress: Progress) -> Discovery:
 
 
 def _order(stack: Stack) -> tuple[int, float, str]:
-    return -stack.slices, stack.thickness, stack.scan
+    return -stack.slices, stack.thickness or math.inf, stack.scan  # a thickness of 0 is unknown

@@ -89,9 +89,10 @@ def test_two_real_kernels_in_one_folder_are_two_scans(tmp_path: Path) -> None:
 def test_lidc_takes_one_ct_series_a_patient_in_both_folder_styles(tmp_path: Path) -> None:
     uid, nbia = tmp_path / "LIDC-IDRI-0001" / "1.3.6.1" / "1.3.6.2", tmp_path / "LIDC-IDRI-0002" / "01-01-2000-30178"
     write_series(uid, chest(6), SPACING, patient="LIDC-IDRI-0001")
-    write_series(nbia / "3000566.000000-03192", chest(8), SPACING, patient="LIDC-IDRI-0002")
+    write_series(nbia / "3000566.000000-03192", chest(8), SPACING, patient="LIDC-IDRI-0002", SliceThickness=2.5)
     write_series(nbia / "3000567.000000-03193", chest(5), SPACING, patient="LIDC-IDRI-0002")
     write_series(nbia / "3000568.000000-03194", chest(8), SPACING, patient="LIDC-IDRI-0002", SliceThickness=5)
+    write_series(nbia / "3000569.000000-03195", chest(8), SPACING, patient="LIDC-IDRI-0002", SliceThickness=0)
     write_series(tmp_path / "LIDC-IDRI-0001" / "dx", chest(2), SPACING, patient="LIDC-IDRI-0001", Modality="DX")
     write_series(tmp_path / "LIDC-IDRI-0003" / "a", chest(4), SPACING, patient="")
     write_series(tmp_path / "other", chest(4), SPACING, patient="Doe^Jane")
@@ -101,7 +102,7 @@ def test_lidc_takes_one_ct_series_a_patient_in_both_folder_styles(tmp_path: Path
     assert sorted(name for name in by_subject if name.startswith("LIDC")) == [f"LIDC-IDRI-000{n}" for n in (1, 2, 3)]
     assert len([name for name in by_subject if name.startswith("p-")]) == 1  # an id unlike the set's is hidden
     assert by_subject["LIDC-IDRI-0002"].location.name == "3000566.000000-03192"
-    assert [r.split("'s")[0] for r in reasons(discovery)] == ["modality is DX, wanted CT", *["the patient"] * 2]
+    assert [r.split("'s")[0] for r in reasons(discovery)] == ["modality is DX, wanted CT", *["the patient"] * 3]
     hidden = find(tmp_path, kind="lidc", keep_ids=False)
     assert not any("LIDC" in series.subject for series in hidden.series)
 
