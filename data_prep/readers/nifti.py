@@ -89,9 +89,9 @@ def nifti_image(path: Path) -> nib.Nifti1Image:
 
 
 def _check_scaling(header: Any) -> None:
-    """Refuse a slope without an intercept; without a finite slope other than 0 voxels are not scaled."""
+    """Refuse a slope or its intercept that is infinite or missing; with a slope of 0 or NaN voxels are not scaled."""
     slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
-    if slope and np.isfinite(slope) and not np.isfinite(intercept):
+    if slope and not np.isnan(slope) and not np.isfinite([slope, intercept]).all():
         raise ScanError(f"scl_slope is {slope:g} and scl_inter {intercept:g}, wanted finite numbers")
 
 

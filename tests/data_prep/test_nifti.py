@@ -136,10 +136,11 @@ def test_voxels_are_scaled_where_a_slope_says_so(scaling: tuple[float, float], m
     np.testing.assert_array_equal(open_nifti(path).planes(0, 4), expected)
 
 
-def test_a_slope_without_an_intercept_is_refused(make_nifti: Callable[..., Path]) -> None:
-    path = unpacked(make_nifti())
-    change_header(path, 112, np.array([2, np.nan], "<f4").tobytes())
-    with pytest.raises(ScanError, match=r"^scl_slope is 2 and scl_inter nan, wanted finite numbers$"):
+@pytest.mark.parametrize("scaling", [(2, np.nan), (2, np.inf), (np.inf, 0), (-np.inf, -1024)])
+def test_scaling_that_is_no_number_is_refused(scaling: tuple[float, float], make_nifti: Callable[..., Path]) -> None:
+    path, (slope, intercept) = unpacked(make_nifti()), scaling
+    change_header(path, 112, np.array(scaling, "<f4").tobytes())
+    with pytest.raises(ScanError, match=f"^scl_slope is {slope:g} and scl_inter {intercept:g}, wanted finite numbers$"):
         open_nifti(path)
 
 
