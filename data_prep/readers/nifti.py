@@ -1,6 +1,7 @@
 """Read NIfTI files as canonical scans."""
 
 import gzip
+import hashlib
 import logging
 import mmap
 import shutil
@@ -86,6 +87,15 @@ def nifti_image(path: Path) -> nib.Nifti1Image:
     if min(image.shape) < 2:
         raise ScanError(f"the NIfTI file holds {' x '.join(map(str, image.shape))} voxels, wanted at least 2 each way")
     return image
+
+
+def has_same_content(first: Path, second: Path) -> bool:
+    """Whether two files hold the same bytes, packed or not; raises as :func:`nifti_image` where one cannot be read."""
+    digests = set()
+    for path in (first, second):
+        with _as_scan_error(), path.open("rb") as file, _unpacked(file) as content:
+            digests.add(hashlib.file_digest(content, "sha256").digest())
+    return len(digests) == 1
 
 
 def _check_scaling(header: Any) -> None:

@@ -19,7 +19,14 @@ from data_prep.readers.dicom_values import acquisition_of, exclusion_of
 from data_prep.readers.nifti import nifti_image, open_nifti
 from data_prep.settings import SourceSettings
 from data_prep.sources.folders import DENOISED_REASON, check_not_empty, existing_path, passed_over, subject_rule
-from data_prep.sources.nifti_files import NO_IMAGE_NAME, exclude_files, is_denoised, nifti_stem
+from data_prep.sources.nifti_files import (
+    NO_IMAGE_NAME,
+    PACKED_COPY,
+    exclude_files,
+    is_denoised,
+    is_packed_copy,
+    nifti_stem,
+)
 from data_prep.sources.series import Discovery, Exclusion, Series, stamp_of, stamp_of_file
 from data_prep.sources.tree import Entry, list_files
 from data_prep.volume import CTScan
@@ -33,8 +40,8 @@ def find_bimcv(settings: SourceSettings, progress: Progress) -> Discovery:
     """List each axial CT volume as one series; every other image is set aside with its reason."""
     root = existing_path(settings)
     entries = list_files(root)
-    paths = sorted(root / entry.path for entry in entries if not entry.fault)
-    files = [(path, match) for path in paths if (match := _FILE.fullmatch(path.name))]
+    paths = {root / entry.path for entry in entries if not entry.fault}
+    files = [(path, match) for path in sorted(paths) if (match := _FILE.fullmatch(path.name))]
     check_not_empty(files, settings, "files named sub-..._ct.nii.gz")
     discovery, subject_of = Discovery(), subject_rule(settings, PUBLIC_ID)
     discovery.exclusions.extend(
@@ -45,7 +52,7 @@ def find_bimcv(settings: SourceSettings, progress: Progress) -> Discovery:
     for number, (path, match) in enumerate(files, start=1):
         subject = subject_of(match[2], path.relative_to(root))
         scan = match[1] if subject == match[2] else f"p-{pseudonym(match[1])}"
-        images, reason = _inspect(path, match[3].lower())
+        images, reason = (1, PACKED_COPY) if is_packed_copy(path, paths) else _inspect(path, match[3].lower())
         if reason:
             discovery.exclusions.append(
                 Exclusion(settings.name, subject, scan + f"_{match[3]}", images, reason, (path,))
@@ -69,7 +76,8 @@ def _entry_reason(entry: Entry) -> str:
 def _series(dataset: str, subject: str, scan: str, path: Path) -> Series:
     sidecar = _sidecar(path)
     files = (path, sidecar) if sidecar.is_file() else (path,)
-    return Series(dataset, subject, scan, tuple(map(str, files)), "with sidecar", stamp_of(map(stamp_of_file, files)))
+    stamp = stamp_of(map(stamp_of_file, files))
+    return Series(dataset, subject, scan, tuple(map(str, files)), "with sidecar", stamp, is_named_by_path=True)
 
 
 def _inspect(path: Path, suffix: str) -> tuple[int, str]:

@@ -73,9 +73,9 @@ def _with_distinct_ids(all_series: Sequence[Series]) -> list[Series]:
 
 
 def _distinct(series: Series) -> Series:
-    """Add the pseudonym to the scan's id, and to the patient's where that is the same name of a file."""
+    """Add the pseudonym to the scan's id, and to the patient's where nothing tells the patient."""
     scan = f"{series.scan}-{pseudonym(str(series.location.absolute()))}"
-    return replace(series, scan=scan, subject=scan if series.subject == series.scan else series.subject)
+    return replace(series, scan=scan, subject=scan if series.is_own_patient else series.subject)
 
 
 def _real_files(series: Series) -> Iterator[Path]:

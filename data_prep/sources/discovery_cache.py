@@ -17,7 +17,7 @@ from data_prep.pseudonym import file_pseudonym
 from data_prep.settings import SourceSettings
 from data_prep.sources.series import Discovery, Exclusion, PassedOver, Series
 
-_VERSION = 7
+_VERSION = 8
 _FOLDER = "found"
 _FAULTS: Mapping[str, type[Exception]] = {"scan": ScanError, "machine": MachineError}
 _FAULT_NAMES = {fault: name for name, fault in _FAULTS.items()}

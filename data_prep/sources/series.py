@@ -27,7 +27,8 @@ class Series:
     the measured low-dose partner, slice by slice; empty where the low dose is simulated. ``opener``: name in
     ``OPENERS`` of the function that opens them as a scan. ``stamp``: changes when a file changes. ``fault``: why
     the scan cannot be read, if its source noticed. ``studies``: their pseudonyms.
-    ``is_named_by_path``: its id comes from its path below its source, not from a UID.
+    ``is_named_by_path``: its id comes from its path below its source, not from a UID. ``is_own_patient``: so does its
+    patient's, as nothing tells the patient.
     """
 
     dataset: str
@@ -40,6 +41,7 @@ class Series:
     fault: Exception | None = None
     studies: tuple[str, ...] = ()
     is_named_by_path: bool = False
+    is_own_patient: bool = False
 
     def __post_init__(self) -> None:
         check_names(self.dataset, self.subject, self.scan)

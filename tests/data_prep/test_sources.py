@@ -2,9 +2,11 @@
 
 import errno
 import gc
+import gzip
 import json
 import shutil
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -117,14 +119,34 @@ def test_lidc_series_that_tell_no_patient_are_all_taken(tmp_path: Path) -> None:
 
 
 def test_nifti_files_of_one_name_are_two_patients_unless_the_name_tells_a_patient(tmp_path: Path) -> None:
-    for folder, name in (("a", "ct"), ("b", "ct"), ("a", "sub-01_ct"), ("b", "sub-01_ct")):
+    for folder, name in product("ab", ("ct", "sub-01_ct", "sub-02")):
         (tmp_path / folder).mkdir(exist_ok=True)
         write_nifti(tmp_path / folder / f"{name}.nii", chest(3))
     for keep_ids in (True, False):
         discovery = find(tmp_path, kind="nifti", keep_ids=keep_ids)
-        assert len({series.scan for series in discovery.series}) == 4
+        assert len({series.scan for series in discovery.series}) == 6
         patients = {(series.location.name, series.subject) for series in discovery.series}
-        assert sorted(name for name, _ in patients) == ["ct.nii", "ct.nii", "sub-01_ct.nii"]
+        assert sorted(name for name, _ in patients) == ["ct.nii", "ct.nii", "sub-01_ct.nii", "sub-02.nii"]
+
+
+@pytest.mark.parametrize("kind", ["nifti", "bimcv"])
+def test_a_packed_copy_beside_a_file_is_set_aside_and_another_volume_there_is_another_scan(
+    kind: str, tmp_path: Path
+) -> None:
+    for name in ("sub-S1_ct", "sub-S2_ct"):
+        write_nifti(tmp_path / f"{name}.nii", chest(9))
+        (tmp_path / f"{name}.nii.gz").write_bytes(gzip.compress((tmp_path / f"{name}.nii").read_bytes()))
+    write_nifti(tmp_path / "sub-S2_ct.nii.gz", chest(10))
+    for keep_ids in (True, False):
+        discovery = find(tmp_path, kind=kind, keep_ids=keep_ids)
+        assert sorted(series.location.name for series in discovery.series) == [
+            "sub-S1_ct.nii",
+            "sub-S2_ct.nii",
+            "sub-S2_ct.nii.gz",
+        ]
+        assert len({series.scan for series in discovery.series}) == 3
+        assert len({series.subject for series in discovery.series}) == 2
+        assert reasons(discovery) == ["a packed copy of the file beside it"]
 
 
 @pytest.mark.parametrize(
