@@ -56,7 +56,8 @@ def noise_strip(record: NoiseRecord, row: Mapping[str, Any]) -> Image.Image:
     curves = [Curve(titles[0], full, 1.0, _FULL_COLOUR)]
     if added:
         curves.append(Curve(titles[1], added, factor, _ADDED_COLOUR))
-    _draw_crops(strip, noise_crops(record), titles, _GREY_SDS * max(curve.noise.sd / curve.factor for curve in curves))
+    width = _GREY_SDS * max(curve.noise.sd / curve.factor for curve in curves)
+    _draw_crops(strip, noise_crops(record), titles, width, _CROP * record.step)
     _draw_plot(ImageDraw.Draw(strip), curves)
     _draw_numbers(ImageDraw.Draw(strip), curves, row)
     return strip
@@ -87,9 +88,10 @@ def _most_uniform_square(sites: Sites) -> tuple[int, int, int, int]:
     return int(slab), int(lower), int(row) * step, int(column) * step
 
 
-def _draw_crops(strip: Image.Image, crops: Sequence[Planes], titles: Sequence[str], width: float) -> None:
+def _draw_crops(strip: Image.Image, crops: Sequence[Planes], titles: Sequence[str], width: float, side: int) -> None:
+    """Draw crops in a grey window of ``width`` HU; ``side``: how many of the scan's pixels they are wide and high."""
     canvas = ImageDraw.Draw(strip)
-    canvas.text((6, _CAPTION + 90), f"noise,\n{_CROP} x {_CROP}\npixels,\n\u00b1{width / 2:.0f} HU", LIGHT, font(13))
+    canvas.text((6, _CAPTION + 90), f"noise,\n{side} x {side}\npixels,\n\u00b1{width / 2:.0f} HU", LIGHT, font(13))
     for number, (crop, title) in enumerate(zip(crops, titles, strict=True)):
         left = MARGIN + number * (_TILE + _GAP)
         canvas.text((left, 5), title, (_FULL_COLOUR, _ADDED_COLOUR)[number], font(13))

@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
+from scipy.ndimage import gaussian_filter
 
 from data_prep.lowdose.flags import describe_flags
 from data_prep.lowdose.record import NoiseRecord
 from data_prep.lowdose.scan_noise import Slab
 from data_prep.noise_strip import noise_crops, noise_strip
-from data_prep.overview import WARNING, Overview, _titles, draw_pages
+from data_prep.overview import DARK, LIGHT, MARGIN, WARNING, Overview, _titles, draw_pages, font
 from data_prep.paths import contact_path
 
 SIDE, PIXEL, SD = 192, 0.7, 10.0
@@ -55,6 +56,20 @@ def test_a_strip_warns_of_noise_that_the_dose_does_not_ask_for(added: float, is_
     row = noise.row()
     assert row["noise_ratio"] == pytest.approx(added / 3, rel=0.03)
     assert has_warning(noise_strip(noise, row)) == is_odd
+
+
+@pytest.mark.parametrize(("smoothing", "side"), [(0, 72), (2, 144)])
+def test_the_crops_say_how_many_of_the_scans_pixels_they_are_wide(smoothing: int, side: int) -> None:
+    noise = np.random.default_rng(0).normal(0, 1, (10, 512, 512))
+    smooth = gaussian_filter(noise, (0, smoothing, smoothing))
+    full = np.rint(50 + SD / smooth.std() * smooth).astype(np.int16)
+    record = NoiseRecord([Slab(0, full[:5]), Slab(5, full[5:])], PIXEL, 0.5)
+    assert noise_crops(record)[0].shape == (72, 72)
+    strip = noise_strip(record, record.row())
+    expected = Image.new("RGB", strip.size, DARK)
+    ImageDraw.Draw(expected).text((6, 114), f"noise,\n{side} x {side}\npixels", LIGHT, font(13))
+    box = 0, 114, MARGIN, 160
+    np.testing.assert_array_equal(np.asarray(strip.crop(box)), np.asarray(expected.crop(box)))
 
 
 def test_the_plot_has_both_spectra_at_their_height() -> None:
