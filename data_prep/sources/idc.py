@@ -17,11 +17,13 @@ from urllib.request import build_opener
 import pandas as pd
 
 from data_prep.errors import UserError
+from data_prep.files import claimed
 
 CollectionName = Literal["lidc", "mayo"]
 
 _SAFE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*")
 _UNFINISHED = ".quarterdose-fetch"  # folder below the root; series leave it when they are complete
+_LOCK = ".quarterdose-fetch.lock"
 _ARCHIVE = "https://s3.amazonaws.com/idc-open-data?list-type=2&max-keys=1"
 _ANSWER_SECONDS = 20
 _HALF_WRITTEN = "*.dcm[0-9]*"  # so s5cmd names files until they are whole
@@ -156,10 +158,27 @@ def fetch(chosen: Sequence[IdcSeries], root: Path, client: Client | None = None)
     A series gets there when it is complete. What is there already is never written to.
 
     Raises:
-        UserError: something else is there, the folder cannot be made, its disk is too full, the download failed, or
-            series stayed incomplete.
+        UserError: something else is there, the folder cannot be made, another process downloads into it, its disk is
+            too full, the download failed, or series stayed incomplete.
     """
-    missing = _list_incomplete(chosen, root)
+    if not _list_incomplete(chosen, root):  # the folder may be read-only
+        return 0
+    _make_folder(root)
+    otherwise = f"another `quarterdose fetch` downloads into {root}: run the same command again when it has ended"
+    with claimed(root / _LOCK, otherwise):
+        missing = _list_incomplete(chosen, root)
+        _fetch_missing(missing, root, client)
+        incomplete = _list_incomplete(missing, root)
+    if incomplete:
+        first = incomplete[0]
+        raise UserError(
+            f"{len(incomplete)} of {len(chosen)} series are incomplete, first {first.uid} of {first.patient}; "
+            "run the same command to go on"
+        )
+    return len(missing)
+
+
+def _fetch_missing(missing: Sequence[IdcSeries], root: Path, client: Client | None) -> None:
     _check_free(missing, root)
     _move_complete(missing, root)  # what a download that was killed left
     incomplete = _list_incomplete(missing, root)
@@ -169,14 +188,6 @@ def fetch(chosen: Sequence[IdcSeries], root: Path, client: Client | None = None)
             _download(incomplete, root / _UNFINISHED, client)
         finally:
             _move_complete(incomplete, root)
-    incomplete = _list_incomplete(missing, root)
-    if incomplete:
-        first = incomplete[0]
-        raise UserError(
-            f"{len(incomplete)} of {len(chosen)} series are incomplete, first {first.uid} of {first.patient}; "
-            "run the same command to go on"
-        )
-    return len(missing)
 
 
 def _list_incomplete(chosen: Sequence[IdcSeries], root: Path) -> list[IdcSeries]:
@@ -204,11 +215,14 @@ def _move_complete(series: Sequence[IdcSeries], root: Path) -> None:
             os.removedirs(unfinished.parent)
 
 
-def _check_room(missing: Sequence[IdcSeries], root: Path) -> None:
+def _make_folder(root: Path) -> None:
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--to {root} cannot be made a folder: {error.strerror}") from error
+
+
+def _check_room(missing: Sequence[IdcSeries], root: Path) -> None:
     free, needed = shutil.disk_usage(root).free / 1e9, _gigabytes(missing)
     if needed > free:
         raise UserError(f"the {len(missing)} series to fetch take {needed:,.1f} GB, but {root} has {free:,.1f} GB free")

@@ -154,6 +154,22 @@ def test_half_written_files_of_a_killed_download_do_not_come_along(tmp_path: Pat
     assert sorted(path.name for path in series("1.1").folder(tmp_path).iterdir()) == ["0.dcm", "1.dcm", "2.dcm"]
 
 
+def test_two_downloads_into_one_folder_do_not_write_over_each_other(tmp_path: Path) -> None:
+    class Busy(Stand):
+        def download_from_selection(self, **options: Any) -> None:
+            with pytest.raises(
+                UserError, match=f"^another `quarterdose fetch` downloads into {tmp_path}: run the same"
+            ):
+                fetch([series("1.1"), series("1.2")], tmp_path, second)
+            super().download_from_selection(**options)
+
+    second = Stand(series("1.2"))
+    assert fetch([series("1.1")], tmp_path, Busy(series("1.1"))) == 1
+    assert second.calls == []
+    assert fetch([series("1.1"), series("1.2")], tmp_path, second) == 1
+    assert os.listdir(tmp_path) == ["P1"]
+
+
 def test_what_a_killed_download_left_needs_no_room_again(tmp_path: Path) -> None:
     megabytes = round(0.6 * shutil.disk_usage(tmp_path).free / 1e6)  # files without content take none
     first, second = series("1.1", megabytes=megabytes), series("1.2", megabytes=megabytes)
