@@ -164,7 +164,7 @@ def test_padding_becomes_air_even_if_its_sign_is_lost(tmp_path: Path) -> None:
 
         return pad  # type: ignore[return-value]
 
-    for value in (-2000, 1200):
+    for value in (-2000, -990, 1200):
         for path in write_series(tmp_path / str(value), chest(2), SPACING):
             edit(path, padded(value))  # type: ignore[arg-type]
         hu = middle(read(tmp_path / str(value)).hu)
@@ -210,6 +210,23 @@ def test_padding_that_the_used_bits_cannot_hold_becomes_air_in_compressed_files_
         edit(path, pad)
         if syntax != "native":
             transcode(path, getattr(gdcm.TransferSyntax, syntax))
+    hu = middle(read(tmp_path).hu)
+    assert (hu[:, :8] == -1024).all()
+    np.testing.assert_array_equal(hu[:, 8:], chest(2)[:, 8:])
+
+
+def test_padding_below_what_the_used_bits_can_hold_becomes_air(tmp_path: Path) -> None:
+    """-3024 in signed words of which 12 bits are used: without the others it is 1072, a bone."""
+
+    def pad(image: FileDataset) -> None:
+        words = np.frombuffer(image.PixelData, "<u2").reshape(64, 64).astype("<i2") - np.int16(1024)
+        words[:8] = -3024
+        image.PixelData, image.BitsStored, image.HighBit = words.tobytes(), 12, 11
+        image.PixelRepresentation, image.RescaleIntercept = 1, 0
+        image.add_new(0x00280120, "SS", -3024)
+
+    for path in write_series(tmp_path, chest(2), SPACING):
+        edit(path, pad)
     hu = middle(read(tmp_path).hu)
     assert (hu[:, :8] == -1024).all()
     np.testing.assert_array_equal(hu[:, 8:], chest(2)[:, 8:])
