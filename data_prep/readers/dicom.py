@@ -179,7 +179,7 @@ def _check_files(slices: Sequence[Slice], heights: Sequence[float]) -> None:
     files = defaultdict[Path, list[float]](list)
     for ct_slice, height in zip(slices, heights, strict=True):
         files[ct_slice.path].append(height)
-    if len(files) < len(slices) and not are_consecutive([*files.values()]):
+    if not are_consecutive([*files.values()]):
         raise ScanError(f"the frames of its {len(files)} files lie among each other, as if they were several scans")
 
 

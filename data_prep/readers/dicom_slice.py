@@ -123,9 +123,8 @@ def slices_of(path: Path, label: str, header: Header) -> list[Slice]:
 
 def _is_same(first: Slice, second: Slice) -> bool:
     a, b = ((*f.position, *f.orientation, *f.spacing) for f in (first.frame, second.frame))
-    if first.frame.shape != second.frame.shape or not np.allclose(a, b, rtol=0, atol=SAME_POSITION_MM):
-        return False
-    return all(map(np.array_equal, read_original(first), read_original(second)))
+    has_same_plane = np.allclose(a, b, rtol=0, atol=SAME_POSITION_MM)
+    return has_same_plane and all(map(np.array_equal, read_original(first), read_original(second)))
 
 
 def _stored(ct_slice: Slice) -> Numbers:

@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import FileDataset
 from pydicom.uid import generate_uid
 
 from data_prep.pseudonym import file_pseudonym
-from tests.data_prep.dicom_series import change, edit, transcode
+from data_prep.readers.dicom_slice import has_same_images
+from tests.data_prep.dicom_series import change, edit, transcode, write_enhanced
 from tests.data_prep.scan_checks import (
     by_position,
     check_scan,
@@ -16,6 +18,7 @@ from tests.data_prep.scan_checks import (
     reason,
     write,
 )
+from tests.scans import chest
 
 SPACING = (2.5, 0.7, 0.7)
 
@@ -29,6 +32,22 @@ def test_copies_with_numbers_of_their_own_are_still_copies(tmp_path: Path) -> No
     discovery = find(tmp_path)
     check_scan(discovery.series[0], files)
     assert [exclusion.images for exclusion in discovery.exclusions] == [5]
+
+
+def test_a_file_of_the_first_frames_of_another_one_is_no_copy_of_it(tmp_path: Path) -> None:
+    for name, slices in (("all", 6), ("first", 4)):
+        write_enhanced(tmp_path / f"{name}.dcm", chest(6)[:slices], SPACING)
+        edit(tmp_path / f"{name}.dcm", order_by_position)
+    assert has_same_images(tmp_path / "all.dcm", tmp_path / "all.dcm")
+    assert not has_same_images(tmp_path / "all.dcm", tmp_path / "first.dcm")
+
+
+def order_by_position(image: FileDataset) -> None:
+    frames = np.frombuffer(image.PixelData, "<u2").reshape(image.NumberOfFrames, -1)
+    groups = image.PerFrameFunctionalGroupsSequence
+    order = sorted(range(len(groups)), key=lambda n: groups[n].PlanePositionSequence[0].ImagePositionPatient[2])
+    image.PixelData = frames[order].tobytes()
+    image.PerFrameFunctionalGroupsSequence = [groups[n] for n in order]
 
 
 def test_identical_copies_count_once_and_are_said(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+from contextlib import nullcontext
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +17,7 @@ from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID, JPEG2000Lossless, JPEGLSLossless
 
 from data_prep.errors import MachineError, ScanError
-from data_prep.readers.dicom import open_dicom
+from data_prep.readers.dicom import open_dicom, open_series
 from data_prep.volume import CTVolume
 from tests.beside import shared_file
 from tests.data_prep.dicom_series import change, edit, item, transcode, write_enhanced, write_series
@@ -103,6 +104,40 @@ def test_enhanced_multi_frame_equals_the_classic_series(tmp_path: Path) -> None:
     volume = read(tmp_path)
     np.testing.assert_array_equal(middle(volume.hu), chest(5))
     assert volume.spacing == pytest.approx(SPACING)
+
+
+def test_a_frames_own_rescale_comes_before_the_shared_one(tmp_path: Path) -> None:
+    def offset(image: FileDataset) -> None:
+        for number, group in enumerate(image.PerFrameFunctionalGroupsSequence):
+            group.PixelValueTransformationSequence = [item(RescaleSlope=1, RescaleIntercept=-1000 - number)]
+
+    write_enhanced(tmp_path / "all.dcm", np.zeros((5, 16, 16), np.int16), SPACING)
+    edit(tmp_path / "all.dcm", offset)
+    intercepts = {ct_slice.frame.rescale.intercept for ct_slice in open_series([tmp_path / "all.dcm"]).slices}
+    assert intercepts == {-1000, -1001, -1002, -1003, -1004}
+
+
+@pytest.mark.parametrize(
+    ("name", "beside", "is_one"),
+    [
+        ("PixelSpacing", [0.704025, 0.704025], True),
+        ("PixelSpacing", [0.704225, 0.704225], False),
+        ("ImageOrientationPatient", [1, 0, 9e-5, 0, 1, 0], True),
+        ("ImageOrientationPatient", [1, 0, 1.1e-4, 0, 1, 0], False),
+    ],
+)
+def test_frames_of_a_file_may_differ_within_the_tolerance(
+    name: str, beside: list[float], is_one: bool, tmp_path: Path
+) -> None:
+    def change_a_frame(image: FileDataset) -> None:
+        image.PerFrameFunctionalGroupsSequence[2].PlaneOrientationSequence = [item(**{name: beside})]
+
+    write_enhanced(tmp_path / "all.dcm", chest(5), SPACING)
+    edit(tmp_path / "all.dcm", change_a_frame)
+    with (
+        nullcontext() if is_one else pytest.raises(ScanError, match=r"^holds 2 .*, wanted one series of alike slices$")
+    ):
+        assert len(read(tmp_path).hu) == 5
 
 
 def test_acquisition_is_read_and_may_be_missing(tmp_path: Path) -> None:
@@ -202,7 +237,7 @@ def test_padding_that_the_used_bits_cannot_hold_becomes_air_in_compressed_files_
 
     def pad(image: FileDataset) -> None:
         words = np.frombuffer(image.PixelData, "<u2").reshape(64, 64).copy()
-        words[:8] = 63536
+        words[:8], words[8] = 63536, 0xFC10  # above the padding: 3088, beneath an overlay
         image.PixelData, image.BitsStored, image.HighBit = words.tobytes(), 12, 11
         image.add_new(0x00280120, "US", 63536)
 
@@ -212,7 +247,8 @@ def test_padding_that_the_used_bits_cannot_hold_becomes_air_in_compressed_files_
             transcode(path, getattr(gdcm.TransferSyntax, syntax))
     hu = middle(read(tmp_path).hu)
     assert (hu[:, :8] == -1024).all()
-    np.testing.assert_array_equal(hu[:, 8:], chest(2)[:, 8:])
+    assert (hu[:, 8] == 3088 - 1024).all()
+    np.testing.assert_array_equal(hu[:, 9:], chest(2)[:, 9:])
 
 
 def test_padding_below_what_the_used_bits_can_hold_becomes_air(tmp_path: Path) -> None:

@@ -215,6 +215,22 @@ def test_stacks_that_nothing_tells_apart_are_refused(edit_slice: Edit, text: str
     assert any(len(series.files) > 3 for series in discovery.series)
 
 
+@pytest.mark.parametrize(("lost", "has_third"), [(None, True), (3, False), (3, True)])
+def test_stacks_that_alternate_are_refused_also_without_a_slice_or_beside_a_third(
+    lost: int | None, has_third: bool, tmp_path: Path
+) -> None:
+    uid = generate_uid()
+    files = write(tmp_path, 12, lambda image, z: rotated(image, 0.01 * (z % 2)), SeriesInstanceUID=uid)
+    if lost is not None:
+        files[lost].unlink()
+    third = write(tmp_path, 12, first="2", PixelSpacing=[0.9, 0.9], SeriesInstanceUID=uid) if has_third else []
+    series = find(tmp_path).series
+    alternating = [reason(part) for part in series if not {*part.files} & {*third}]
+    assert alternating == ["its series is 2 stacks that complement each other and differ in orientation"] * 2
+    if has_third:
+        check_scan(next(part for part in series if {*part.files} & {*third}), third)
+
+
 @pytest.mark.parametrize(("slices", "is_refused"), [(1, True), (2, True), (3, False)])
 def test_a_few_slices_of_another_series_refuse_the_scan_that_they_continue(
     slices: int, is_refused: bool, tmp_path: Path
