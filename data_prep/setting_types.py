@@ -18,12 +18,17 @@ Member = TypeVar("Member", bound=Hashable)
 
 
 def expect(expected: str) -> WrapValidator:
-    """Say in one sentence what is allowed, where pydantic would complain for each member of a union."""
+    """Say in one sentence what is allowed, where pydantic would complain for each member of a union.
+
+    What is no text where text is expected is left to pydantic: digits may be allowed in it.
+    """
 
     def validate(setting: Any, handler: ValidatorFunctionWrapHandler) -> Any:
         try:
             return handler(setting)
         except ValidationError as error:
+            if {fault["type"] for fault in error.errors()} == {"string_type"}:
+                raise
             raise ValueError(f"Input should be {expected}") from error
 
     return WrapValidator(validate)
@@ -32,6 +37,19 @@ def expect(expected: str) -> WrapValidator:
 def as_list(setting: Any) -> Any:
     """Take a single value for a list of one."""
     return (setting,) if isinstance(setting, int | float | str) else setting
+
+
+def check_switches(setting: Any, checked: Any) -> None:
+    """Check that true and false, and only these, became true and false; ``checked``: what ``setting`` became.
+
+    Raises:
+        ValueError: a number was taken for one of them, or one of them for a number.
+    """
+    if isinstance(checked, tuple):
+        for pair in zip(as_list(setting), checked, strict=True):
+            check_switches(*pair)
+    elif isinstance(setting, int | float) and isinstance(setting, bool) != isinstance(checked, bool):
+        raise ValueError(f"Input should be {'true or false' if isinstance(checked, bool) else 'a number'}")
 
 
 def distinct(members: tuple[Member, ...]) -> tuple[Member, ...]:

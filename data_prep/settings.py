@@ -4,11 +4,19 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 from data_prep.partners import Partner, partners_of
 from data_prep.paths import TAKEN_NAMES
-from data_prep.setting_types import Doses, InputPath, Photons, ZCorrelation
+from data_prep.setting_types import Doses, InputPath, Photons, ZCorrelation, check_switches
 from data_prep.sources.kinds import KINDS
 from data_prep.sources.series import NAME_RULE, is_name
 
@@ -17,9 +25,19 @@ ALL_DATASETS = "all"
 
 
 class Settings(BaseModel):
-    """Base of all groups of settings: frozen; unknown keys and numbers that are not finite are refused."""
+    """Base of all groups of settings: frozen; unknown keys and numbers that are not finite are refused.
+
+    So are true and false for numbers, which pydantic takes for 1 and 0, and numbers for true and false.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _check_switches(cls, setting: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        checked = handler(setting)
+        check_switches(setting, checked)
+        return checked
 
 
 class SourceSettings(Settings):

@@ -24,14 +24,20 @@ class _Repr(Repr):
     def repr_bool(self, switch: bool, _level: int) -> str:
         return str(switch).lower()
 
+    def repr_tuple(self, members: tuple[Any, ...], level: int) -> str:
+        return self.repr_list(list(members), level)
+
 
 _SHORT = _Repr()
 _SHORT.maxstring = _SHORT.maxother = 100
 _MESSAGES = {
-    "path_type": "Input should be a path", "string_type": "Input should be text",
+    "path_type": "Input should be a path", "string_type": "Input should be text, a number in quotes",
     "tuple_type": "Input should be a list", "too_short": "Input should not be empty",
     "too_long": "Input should be a list of at most {max_length}",
     **dict.fromkeys(("model_type", "dict_type"), "Input should be a mapping of settings"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "Input should be true or false"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "Input should be a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "Input should be a number"),
 }  # fmt: skip
 """Where pydantic's own messages have words of Python."""
 

@@ -4,10 +4,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from data_prep.errors import UserError
 from data_prep.setting_types import expect
+from data_prep.settings import Settings
 from data_prep.settings_file import load_settings
 
 _LOOK_SECONDS = 30
@@ -31,10 +32,8 @@ Variable = Annotated[
 ]
 
 
-class Profile(BaseModel):
+class Profile(Settings):
     """Settings that say where jobs run and what each of their processes gets."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     executor: Literal["local", "debug", "slurm"] = Field(
         description="slurm: the whole graph is put in the queue; local, debug: submitit's own, followed to the end"

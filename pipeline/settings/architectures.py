@@ -113,7 +113,7 @@ def architecture_of(model: str) -> Architecture:
             check="pipeline.models.monai_network:check_options",
         )
     if model not in ARCHITECTURES:
-        close = get_close_matches(model, ARCHITECTURES, 1)
+        close = get_close_matches(model.lower(), ARCHITECTURES, 1)
         guess = f" (did you mean {close[0]}?)" if close else ""
         raise ValueError(f"{model!r} is no network{guess}: take {', '.join(ARCHITECTURES)} or {MONAI}NAME")
     return ARCHITECTURES[model]

@@ -96,7 +96,9 @@ def test_a_profile_of_ones_own(tmp_path: Path) -> None:
         ),
         ("executor: [", r"mine\.yaml is no valid YAML"),
         ("executor: slurm\nteraflops: .inf", r"mine\.yaml: teraflops: Input should be a finite number \(got inf\)"),
-        ("executor: slurm\nminutes: 1:30:00", r"mine\.yaml: minutes: Input should be .*integer.*\(got '1:30:00'\)"),
+        ("executor: slurm\nminutes: 1:30:00", r"mine\.yaml: minutes: Input should be a whole number \(got '1:30:00'\)"),
+        ("executor: slurm\nrestarts: false", r"mine\.yaml: restarts: Input should be a number \(got false\)"),
+        ("executor: slurm\naccount: 1234", r"mine\.yaml: account: Input should be text, a number in quotes \(got 1234"),
         (
             "executor: slurm\nworker_constraint: fast",
             r"mine\.yaml: .*worker_constraint fast is of the nodes of worker_partition, which is not set: set it, or",
