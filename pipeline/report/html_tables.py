@@ -8,7 +8,16 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from pipeline.quality.measures import SCAN_MEASURES, SLAB_MEASURES, Measure, names, shown_in, slice_measures
+from pipeline.quality.measures import (
+    MEASURES,
+    RANKED_BY,
+    SCAN_MEASURES,
+    SLAB_MEASURES,
+    Measure,
+    names,
+    shown_in,
+    slice_measures,
+)
 from pipeline.report.table2 import HEADER, SORTED_BY, shown_rows
 from pipeline.report.tables import records
 
@@ -16,8 +25,10 @@ _PERCENT = {
     "rmse_change",
     *(f"{name}{end}" for name in ("efficiency", "lost", "error") for end in ("", "_low", "_high")),
 }
-_MEASURES = {measure.name: measure for measure in (*SLAB_MEASURES, *SCAN_MEASURES)}
-_TITLES = {name: measure.title for name, measure in _MEASURES.items()} | {
+_RANKED = MEASURES[0]
+_TITLED = {measure.name: measure for measure in (_RANKED, *SLAB_MEASURES, *SCAN_MEASURES)}
+_MEASURES = _TITLED | dict.fromkeys((f"{RANKED_BY}_mean", f"{RANKED_BY}_sd"), _RANKED)
+_TITLES = {name: measure.title for name, measure in _TITLED.items()} | {
     "noise_full_hu": "own noise (HU)", "noise_added_hu": "added noise (HU)",
     "noise_ratio": "added / expected noise", "noise_remark": "remark on noise",
     "rmse_hu_mean": "RMSE (HU)", "rmse_hu_sd": "its SD over slices (HU)",
@@ -164,13 +175,14 @@ def _brackets(ends: Sequence[str]) -> str:
 
 
 def _key(value: Any) -> float | None:
-    return None if pd.isna(value) or not hasattr(value, "__float__") else float(value)
+    is_number = hasattr(value, "__float__") and not isinstance(value, bool)
+    return float(value) if is_number and not pd.isna(value) else None
 
 
 def heading(column: str) -> str:
     """Write a column's name in words, with its unit."""
     name, _, unit = column.rpartition("_")
-    return _TITLES.get(column) or (f"{name} {_UNITS[unit]}" if unit in _UNITS else column).replace("_", " ")
+    return _TITLES.get(column) or (f"{name} {_UNITS[unit]}" if name and unit in _UNITS else column).replace("_", " ")
 
 
 def text_of(column: str, value: Any) -> str:
@@ -182,12 +194,14 @@ def text_of(column: str, value: Any) -> str:
     if column in _MEASURES:
         return _MEASURES[column].text(value)
     if column in _PERCENT:
-        return f"{100 * value:{'+' if column == 'rmse_change' else ''}.1f} %"
+        return f"{100 * value:{'+' if column == 'rmse_change' else ''}z.1f} %"
     if column.endswith("_bytes"):
         return f"{value / 2**30:.2f}"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if not hasattr(value, "is_integer") or isinstance(value, int):
         return str(value)
     if 0 < abs(value) < 1e-3:
         digits, exponent = f"{value:.2e}".split("e")
         return f"{digits} \N{MULTIPLICATION SIGN} 10{str(int(exponent)).translate(_RAISED)}"
-    return f"{value:.0f}" if value.is_integer() or abs(value) >= 1e4 else f"{value:.4g}"
+    return f"{value:z.0f}" if value.is_integer() or abs(value) >= 1e3 else f"{value:.4g}"

@@ -1,5 +1,6 @@
 """Tables of the page: what stands in their cells, and what in the line above them."""
 
+import re
 from typing import Any
 
 import jinja2
@@ -62,10 +63,22 @@ def test_of_very_many_rows_the_first_are_shown_and_the_page_says_so() -> None:
     assert "The first" not in page_of(MOST_ROWS)
 
 
+def test_a_column_is_sorted_by_what_a_browser_reads_as_numbers() -> None:
+    """Also by the infinite rank count of a law; true and false are words."""
+    keys = {name: [cell.key for cell in show(pd.DataFrame({name: values}), None, ()).columns[0].cells]
+            for name, values in {"value": [2.0, np.inf], "on_front": [True, False]}.items()}  # fmt: skip
+    assert keys == {"value": [2.0, np.inf], "on_front": [None, None]}
+    loader = jinja2.Environment(loader=jinja2.PackageLoader("pipeline.report", "."), autoescape=True)
+    shown = show(pd.DataFrame({"value": [2.0, np.inf, -np.inf]}), None, ())
+    macros: Any = loader.get_template("macros.html.j2").make_module({"captions": {"x": ""}, "tables": {}})
+    assert re.findall('data-key="(.*?)"', str(macros.rows_of(shown, "x"))) == ["2.0", "Infinity", "-Infinity"]
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [(4.25e-5, "4.25 \N{MULTIPLICATION SIGN} 10⁻⁵"), (-1.2e-12, "-1.20 \N{MULTIPLICATION SIGN} 10⁻¹²"), (0.0, "0"),
-     (0.12344, "0.1234"), (13980.4, "13980"), (7.0, "7"), (float("nan"), ""), (3, "3"), ("a", "a")],
+     (0.12344, "0.1234"), (13980.4, "13980"), (9999.7, "10000"), (1234.6, "1235"), (7.0, "7"), (-0.0, "0"),
+     (float("inf"), "inf"), (float("nan"), ""), (3, "3"), ("a", "a"), (True, "yes"), (False, "no")],
 )  # fmt: skip
 def test_numbers_are_written_as_in_a_paper(value: object, text: str) -> None:
     assert text_of("mean", value) == text
@@ -76,11 +89,15 @@ def test_measures_have_the_decimals_that_their_table_names() -> None:
     biases = pd.DataFrame({"model": ["a", "b", "c", "d"], "bias_lung": [-0.03194, 0.01324, -5.186, -2e-5]})
     assert texts(show(biases, None, ()).columns)["lung bias (HU)"] == ["-0.03", "0.01", "-5.19", "0.00"]
     assert [text_of(name, 1.0) for name in ("noise_sd", "sharpness", "ssim_3d")] == ["1.00", "1.000", "1.0000"]
+    assert {text_of(name, 40.0) for name in ("rmse_hu", "rmse_hu_mean", "rmse_hu_sd")} == {"40.00"}
+    assert [text_of("rmse_change", -2e-4), text_of("lost", -2e-4)] == ["+0.0 %", "0.0 %"]
 
 
 def test_units_stand_in_the_heading() -> None:
     assert heading("training_seconds") == "training (s)"
+    assert heading("seconds") == "seconds"
     assert heading("rmse_low_hu") == "rmse low (HU)"
+    assert heading("rmse_hu") == "RMSE (HU)"
     assert heading("mse") == "mse"  # the numbers of such a column are not in the unit of the measure's title
     assert (heading("peak_bytes"), text_of("peak_bytes", 2**30)) == ("peak (GiB)", "1.00")
 
