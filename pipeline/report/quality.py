@@ -35,7 +35,8 @@ def quality_lines(tables: Mapping[str, pd.DataFrame]) -> str:
     columns = {_column(measure): measure.short or measure.title for measure in shown_in("terminal")}
     several = len(split_by_dose(tables["quality"])) > 1
     models = tables["quality"].set_index(["dose", "model"] if several else "model")[[*columns]].rename(columns=columns)
-    return "\n".join([models.to_string(float_format="{:.4g}".format), *tables["quality_verdicts"]["verdict"]])
+    table = models.to_string(float_format="{:.4g}".format, na_rep="-")
+    return "\n".join([table, *tables["quality_verdicts"]["verdict"]])
 
 
 def _column(measure: Measure) -> str:

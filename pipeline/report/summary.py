@@ -41,7 +41,7 @@ def _model_lines(quality: pd.DataFrame, width: int) -> list[str]:
     first, *means = slice_measures("summary")
     lines = []
     for row in records(quality):
-        line = f"{row['model']:<{width}}{_spread(row, first):>16}{100 * row['rmse_change']:>+9.1f}%"
+        line = f"{row['model']:<{width}}{_spread(row, first):>16}{_change(row['rmse_change']):>10}"
         lines.append(line + "".join(f"{row[f'{m.name}_mean']:>{_width(m)}.{m.digits}}" for m in means))
     return lines
 
@@ -50,6 +50,11 @@ def _spread(row: dict[str, Any], measure: SliceMeasure) -> str:
     """Write mean and standard deviation over slices; a single slice has none."""
     mean, sd = row[f"{measure.name}_mean"], row[f"{measure.name}_sd"]
     return f"{mean:.{measure.digits}}" + ("" if pd.isna(sd) else f" +/- {sd:.{measure.digits}}")
+
+
+def _change(change: float) -> str:
+    """Write a change against the input, which may not have been judged."""
+    return "-" if pd.isna(change) else f"{100 * change:+z.1f}%"
 
 
 def _width(measure: SliceMeasure) -> int:

@@ -48,4 +48,5 @@ def judge_load(load: Mapping[str, float | None] | None) -> tuple[str, str]:
 def not_measured(cells: pd.DataFrame) -> str:
     """Say of which trainings nobody knows whether they were disturbed; empty if of all it was measured."""
     names = cells.loc[cells["disturbed"] == NOT_MEASURED, "cell"]
-    return f"load not measured: {' '.join(names)}" if len(names) else ""
+    which = "all that are used" if 1 < len(names) == len(cells) else " ".join(names)
+    return f"load not measured: {which}" if which else ""

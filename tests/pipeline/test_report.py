@@ -91,6 +91,8 @@ def test_evaluate_and_run_show_the_same_error(tmp_path: Path, settings: RunSetti
     shown = [line.split()[:2] for line in quality_lines(tables).splitlines()]
     assert ["low-dose", "41"] in shown
     assert ["2d", "51"] in shown
+    tables["quality"]["bias_bone"] = math.nan
+    assert [line.split()[-1] for line in quality_lines(tables).splitlines()[2:4]] == ["-", "-"]
 
 
 def test_a_report_without_any_training_still_has_the_input(tmp_path: Path) -> None:
@@ -237,6 +239,10 @@ def test_a_summary_has_no_table_without_rows(tmp_path: Path) -> None:
     single = tables["quality"].assign(rmse_hu_mean=38.984, rmse_hu_sd=math.nan)  # of one slice
     of_input = summary(single, [], tables["speedup"], tables["transfer"], tables["cells"]).splitlines()[1]
     assert of_input.split()[:3] == ["low-dose", "38.98", "+0.0%"]
+    for change, text in ((-2e-4, "+0.0%"), (math.nan, "-")):  # of the latter the input was not judged
+        changed = single.assign(rmse_change=change)
+        of_input = summary(changed, [], tables["speedup"], tables["transfer"], tables["cells"]).splitlines()[1]
+        assert of_input.split()[2] == text
 
 
 def test_the_viewer_takes_as_many_middle_slices_as_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

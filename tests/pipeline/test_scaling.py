@@ -201,6 +201,8 @@ def test_trainings_whose_load_was_not_measured_are_named_where_they_count() -> N
     assert laws(table, NO_EPOCHS).query("law == 'Karp-Flatt'")["reason"].tolist() == [doubt] * 3
     disturbed = changed(table, "cell", "3d-s16-r1", disturbed="yes", left_out=True)
     assert set(speed_up(disturbed, NO_EPOCHS)["reason"]) == {f"left out, as disturbed: 3d-s16-r1; {doubt}"}
+    reasons = speed_up(table.assign(disturbed="not measured"), NO_EPOCHS)["reason"]
+    assert set(reasons) == {"load not measured: all that are used"}  # the ids of forty would fill each row of the page
 
 
 def test_without_an_undisturbed_training_there_is_no_speed_up() -> None:
