@@ -20,7 +20,7 @@ from pipeline.report.figures.networks import draw_networks
 from pipeline.report.figures.pictures import draw_differences, draw_slices
 from pipeline.report.figures.quality import draw_bias, draw_sharpness
 from pipeline.report.figures.scaling import draw_attribution, draw_projection, draw_speed_up
-from pipeline.report.figures.style import GREY, lines, new_figure, styled
+from pipeline.report.figures.style import GREY, letter, lines, new_figure, styled
 from pipeline.report.results import NothingToDraw, Results
 from pipeline.report.write import collect
 from pipeline.scaling.analysis import speed_up
@@ -353,6 +353,41 @@ def test_a_bar_says_what_was_not_measured(results: Results) -> None:
     draw_attribution(figure, replace(results, tables={**results.tables, "attribution": table.assign(lost=lost)}))
     named = [label.get_text() for label in figure.axes[0].get_yticklabels()]
     assert [name.split("\n")[1:] for name in named] == 2 * [[], [], ["not measured: contention"]]
+    unknown = table.assign(lost=table["lost"].mask(table["ranks"] == 4))
+    figure = new_figure()
+    draw_attribution(figure, replace(results, tables={**results.tables, "attribution": unknown}))
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()][2].endswith("4 ranks\nnot measured")
+
+
+def test_names_as_long_as_settings_allow_are_whole_and_beside_each_other(results: Results) -> None:
+    """A network's id has up to 32 letters, a data set's name 64."""
+    model, dataset = "n" * 32 + "-s128-r64-window-repeat-seed12", "d" * 64
+    quality = results.tables["quality"].replace({"model": {"3d-s16-r1": model}})
+    results = replace(
+        results, tables={**results.tables, "quality": quality}, judged=results.judged.assign(dataset=dataset)
+    )
+    with styled():
+        bias, accuracy = new_figure(), new_figure()
+        draw_bias(bias, results)
+        draw_accuracy(accuracy, results)
+        for figure in (bias, accuracy):
+            figure.draw_without_rendering()
+        titles = [ax._left_title.get_window_extent() for ax in bias.axes]  # type: ignore[attr-defined]
+        (legend,) = accuracy.legends
+        assert all(left.x1 < right.x0 for left, right in pairwise(titles))
+        assert titles[-1].x1 < bias.bbox.width
+        assert min(label.get_window_extent().x0 for label in bias.axes[0].get_yticklabels()) > 0
+        assert legend.get_window_extent().x0 > 0
+        assert legend.get_window_extent().x1 < accuracy.bbox.width
+
+
+def test_panels_beyond_z_have_two_letters() -> None:
+    ax = new_figure().subplots()
+    titles = []
+    for number in (0, 25, 26, 53):
+        letter(ax, number, "")
+        titles.append(ax.get_title("left").strip())
+    assert titles == ["(a)", "(z)", "(aa)", "(bb)"]
 
 
 def legend_of(figure: Figure) -> set[str]:

@@ -125,6 +125,19 @@ def test_the_best_so_far_was_trained_to_its_end() -> None:
     assert min(best[1:]) == pytest.approx(100 * networks_table(["a"], trials)["value"][0])
 
 
+def test_all_of_thirty_networks_stand_in_the_legend() -> None:
+    trials = [Trial(f"n{number}", 0, 1, {}, (RungResult(1, 8, 0.5, 1.0, 1.0),), "complete", 1.0)
+              for number in range(30)]  # fmt: skip
+    with styled():
+        figure = new_figure()
+        draw_best_so_far(figure, results_of(RUN, trials))
+        figure.draw_without_rendering()
+        boxes = [text.get_window_extent() for text in figure.legends[0].get_texts()]
+    assert len(boxes) == 31
+    assert min(box.y0 for box in boxes) > 0
+    assert max(box.y1 for box in boxes) < figure.bbox.height
+
+
 def test_many_settings_and_all_their_choices_can_be_read() -> None:
     space = {"learning_rate": {"log": [1e-5, 1e-1]}, "warmup": {"uniform": [0, 0.5]}, "accumulation": {"int": [1, 8]},
              "ms_ssim_weight": {"uniform": [0, 1]}, "batch": {"int": [1, 4]}, "flips": {"choice": [True, False]},

@@ -7,11 +7,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from pipeline.report.doses import at_lowest
-from pipeline.report.figures.style import BLACK, GREY, LINE_INCHES, MARKS, letter, style
+from pipeline.report.figures.style import BLACK, GREY, LETTER_INCHES, LINE_INCHES, MARKS, letter, style
 from pipeline.report.results import NothingToDraw, Results
 from pipeline.settings.names import CLASSICAL_TITLES, LOW_DOSE_INPUT
 
 _BASELINES, _MODELS = 3, 24  # the input, the classical denoiser and the 2D network; all models in a figure
+_SHORT = 20  # letters of a name beside which the panels are wide enough for their titles
 _TISSUES = {"bias_lung": "lung", "bias_soft": "soft tissue", "bias_bone": "bone, contrast"}
 
 
@@ -48,7 +49,8 @@ def draw_bias(figure: Figure, results: Results) -> None:
     """Draw the mean deviation from the full dose, a panel a tissue and a row a model."""
     quality = judged_models(results)
     models = list(quality["model"])
-    figure.set_size_inches(7, 1.0 + LINE_INCHES * len(models))
+    beyond = max(0, max(map(len, models)) - _SHORT)
+    figure.set_size_inches(7 + LETTER_INCHES * beyond, 1.0 + LINE_INCHES * len(models))
     panels = figure.subplots(1, len(_TISSUES), sharey=True)
     for number, (ax, name) in enumerate(zip(panels, _TISSUES, strict=True)):
         ax.axvline(0, color=GREY, lw=0.8)

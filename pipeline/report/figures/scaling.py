@@ -149,8 +149,9 @@ def draw_attribution(figure: Figure, results: Results) -> None:
 
 def _named(label: str, ranks: int, bar: pd.DataFrame) -> str:
     """Name a bar, with the causes that it lacks as an arm is missing: it is shorter than what was lost."""
-    unknown = ", ".join(bar.loc[bar["lost"].isna(), "cause"])
-    return f"{label}, {ranks} rank{'s' if ranks > 1 else ''}" + (f"\nnot measured: {unknown}" if unknown else "")
+    unknown = list(bar.loc[bar["lost"].isna(), "cause"])
+    which = f": {', '.join(unknown)}" if len(unknown) < len(bar) else ""
+    return f"{label}, {ranks} rank{'s' if ranks > 1 else ''}" + (f"\nnot measured{which}" if unknown else "")
 
 
 def _draw_bar(ax: Axes, row: int, lost: "pd.Series[float]", causes: Sequence[str], hatch: str) -> None:

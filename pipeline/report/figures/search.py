@@ -8,6 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pipeline.report.figures.quality import legend
 from pipeline.report.figures.style import COLOURS, GREY, letter, style
 from pipeline.report.results import NothingToDraw, Results
 
@@ -31,7 +32,7 @@ def draw_best_so_far(figure: Figure, results: Results) -> None:
         ax.plot(hours, values.where(complete.isna()), mark, color=colour, mfc="white", ms=3)
         ax.plot(hours, complete, mark, color=colour, label=network)
     ax.set(xlabel="hours of all trials of the network", ylabel="validation RMSE (% of the input's)", xlim=(0, None))
-    figure.legend(loc="outside right center")
+    legend(figure)
 
 
 def draw_importance(figure: Figure, results: Results) -> None:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import matplotlib as mpl
@@ -26,6 +27,7 @@ MARKS = ("o", "s", "^", "D", "v", "P", "X")
 GREY = "0.45"
 DPI = 300
 LINE_INCHES = 0.16  # of a legend
+LETTER_INCHES = 0.07  # of a tick's label
 _METADATA: Mapping[FigureFormat, Any] = {"png": {}, "svg": {"Date": None}, "pdf": {"CreationDate": None}}
 """Metadata that keep the same figure the same file."""
 _STYLE: Any = {
@@ -118,7 +120,7 @@ def draw_line(ax: Axes, table: pd.DataFrame, y: str, number: int, label: str, sc
 def legend_below(figure: Figure, handles: Sequence[Artist], columns: int = 3) -> None:
     """Add a legend below the panels, of fewer columns where the labels are too long for these.
 
-    The figure grows by its lines from the third on, and the panels stay as high.
+    The figure grows by its lines from the third on, and the panels stay as high; it is as wide as the longest label.
     """
     legend = _legend(figure, handles, columns)
     while columns > 1 and legend.get_window_extent().width > figure.bbox.width:
@@ -127,7 +129,8 @@ def legend_below(figure: Figure, handles: Sequence[Artist], columns: int = 3) ->
         legend = _legend(figure, handles, columns)
     width, height = figure.get_size_inches()
     further = max(0, math.ceil(len(handles) / columns) - 2)
-    figure.set_size_inches(width, height + LINE_INCHES * further)
+    longest = legend.get_window_extent().width / figure.dpi
+    figure.set_size_inches(width if longest <= width else longest + LINE_INCHES, height + LINE_INCHES * further)
 
 
 def _legend(figure: Figure, handles: Sequence[Artist], columns: int) -> Legend:
@@ -150,5 +153,6 @@ def rank_axis(ax: Axes, ranks: Sequence[int]) -> None:
 
 
 def letter(ax: Axes, number: int, title: str) -> None:
-    """Set the title of the panel with this number, after its letter."""
-    ax.set_title(f"({chr(ord('a') + number)}) {title}", loc="left")
+    """Set the title of the panel with this number, after its letter: a to z, then aa, ab ..."""
+    turn, rest = divmod(number, len(ascii_lowercase))
+    ax.set_title(f"({ascii_lowercase[turn - 1] if turn else ''}{ascii_lowercase[rest]}) {title}", loc="left")
