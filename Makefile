@@ -35,13 +35,13 @@ test: setup .venv/kernels-ready
 	texlive-latex-base texlive-latex-recommended > /dev/null); fi
 	$(TESTS) -n 2
 
-# after each change: all but what needs a server, a browser, a compiler or trainings of whole graphs; three tests
-# at a time, as many of them wait for other processes; lint and types beside them
+# after each change: all tests of at most a second that need no server, browser or compiler; three at a time, as many
+# of them wait for other processes; lint and types beside them
 check: setup
 	$(MAKE) --no-print-directory --output-sync=recurse -j 2 lint quick
 
 quick: setup .venv/kernels-ready
-	$(TESTS) -n 3 -m "not slurm and not browser and not whole and not compiler"
+	$(TESTS) -n 3 -m "not slow and not slurm and not browser and not whole and not compiler"
 
 lint: setup
 	$(BIN)/ruff check .

@@ -61,11 +61,13 @@ def test_without_soft_tissue_there_is_no_noise_level(value: int) -> None:
     assert math.isnan(noise_level(noise.astype(np.int16)))
 
 
+@pytest.mark.slow
 def test_noise_level_of_the_real_sample_is_plausible(sample: CTVolume) -> None:
     """A chest CT of 2.5 mm has 10 to 20 HU."""
     assert 10 < noise_level(sample.hu) < 20
 
 
+@pytest.mark.slow
 def test_both_backprojections_give_the_samples_tissue_the_same_noise(sample: CTVolume) -> None:
     """The default photons against 1.8e5 of the exact one, which reproduce real quarter-dose scans."""
     exact = LowDoseSettings(backprojection="exact", photons=1.8e5)
@@ -83,6 +85,7 @@ def test_the_calibrated_photons_give_the_wanted_noise() -> None:
     assert noise_level(simulator.low_dose(hu, "any", 0)) == pytest.approx(20, rel=0.03)
 
 
+@pytest.mark.slow
 def test_more_wanted_noise_takes_fewer_photons_by_its_square() -> None:
     """Without noise of its own and of the electronics, the variance goes with 1 / photons."""
     settings, hu = LowDoseSettings(doses=(0.25,), electronic_sd=0), body(0.5)
@@ -90,6 +93,7 @@ def test_more_wanted_noise_takes_fewer_photons_by_its_square() -> None:
     assert photons[0] / photons[1] == pytest.approx(4, rel=0.05)
 
 
+@pytest.mark.slow
 def test_photons_are_those_of_the_scans_noise_model() -> None:
     """A model of half the grain's frequencies needs the photons that settings of its window need."""
     sharp, smooth = (LowDoseSettings(photons=1e5, window="hann", cutoff=cutoff) for cutoff in (1.0, 0.5))

@@ -36,6 +36,7 @@ def middle(hu: Hu, side: int = 64) -> Hu:
     return hu[:, start : start + side, start : start + side]
 
 
+@pytest.mark.slow
 def test_the_sample_as_dicom_equals_the_sample_as_nifti(sample: CTVolume, tmp_path: Path) -> None:
     write_series(tmp_path / "series", sample.hu[40:52], SPACING)
     volume = read(tmp_path / "series")
@@ -43,6 +44,7 @@ def test_the_sample_as_dicom_equals_the_sample_as_nifti(sample: CTVolume, tmp_pa
     assert volume.spacing == pytest.approx(sample.spacing)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "slices"), [("LIDC-IDRI-0003", 140), ("Lung_Dx-A0002", 30)])
 def test_real_dicom_equals_what_simpleitk_reads(name: str, slices: int) -> None:
     folder = next(p.parent for p in sorted(shared_file(f"ct/{name}").rglob("*.dcm")))

@@ -7,6 +7,7 @@ from tempfile import TemporaryDirectory
 
 import gdcm
 import numpy as np
+import pytest
 import SimpleITK
 from hypothesis import Phase, event, given, settings
 from hypothesis import strategies as st
@@ -171,6 +172,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
+@pytest.mark.slow
 @settings(max_examples=40, phases=PHASES)
 @given(header=HEADERS, slices=st.integers(5, 8), seed=st.integers(0, 2**20))
 def test_a_scan_of_any_header_equals_itks(header: Header, slices: int, seed: int) -> None:

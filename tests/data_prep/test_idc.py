@@ -75,6 +75,7 @@ def test_mayo_patients_have_one_series_of_each_dose_and_no_projections() -> None
     assert Counter(s.patient[0] for s in chosen) == {"C": 100, "L": 100}
 
 
+@pytest.mark.slow
 def test_the_first_patients_are_the_start_of_all() -> None:
     chosen, everyone = select("lidc", 200), select("lidc", None)
     assert chosen == everyone[: len(chosen)]

@@ -61,6 +61,7 @@ def test_each_new_file_is_opened_once(tmp_path: Path) -> None:
     assert names == sorted(map(str, [*files, tmp_path / "notes.txt", tmp_path / "empty.dcm"]))
 
 
+@pytest.mark.slow
 def test_many_files_are_read_in_processes_and_come_to_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twenty series of 110 slices: above the number where processes are started."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import gdcm
+import pytest
 from pydicom.uid import JPEG2000Lossless, JPEGLSLossless
 
 from tests.data_prep.dicom_series import transcode, write_series
@@ -59,6 +60,7 @@ def test_all_but_jpeg_is_read_and_the_missing_package_is_named(tmp_path: Path) -
     ]
 
 
+@pytest.mark.slow
 def test_command_line_and_training_are_imported_without_decoders() -> None:
     run_without_decoders(IMPORT)
 

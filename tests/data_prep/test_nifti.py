@@ -17,6 +17,7 @@ from tests.data_prep.orientations import ORIENTATIONS
 from tests.scans import chest
 
 
+@pytest.mark.slow
 def test_the_sample_is_read_as_it_is_known(sample: CTVolume, sample_path: Path) -> None:
     assert sample.hu.shape == (133, 512, 512)
     assert sample.spacing == pytest.approx((2.5, 0.703125, 0.703125))
@@ -51,6 +52,7 @@ def test_a_flipped_byte_inside_is_refused(make_nifti: Callable[..., Path]) -> No
         open_nifti(path)
 
 
+@pytest.mark.slow
 @given(codes=st.sampled_from(ORIENTATIONS), kind=st.sampled_from(["<i2", ">i2", "<f4", "<u2", "<i4"]))
 @settings(max_examples=30)
 def test_every_orientation_and_number_type_gives_the_same_scan(codes: tuple[str, str, str], kind: str) -> None:

@@ -169,6 +169,7 @@ def odd_plane(name: str) -> Array:
     return plane
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "highest"), [("metal", 1.7), ("contrast", 1.35), ("head", 1.2), ("off centre", 1.2)])
 def test_odd_scans_get_their_level_too(name: str, highest: float) -> None:
     """Nowhere, in dense parts or in air, does the noise leave the bounds around that of soft tissue, 36 HU."""

@@ -35,6 +35,7 @@ DOSES = {"doses": [0.25, 0.05], "realisations": 2}
 ARRAYS = [f"low_dose_{dose}_{number}" for dose in (0.05, 0.25) for number in (1, 2)]
 
 
+@pytest.mark.slow
 def test_each_partner_has_the_noise_of_its_dose_and_draws_its_own(tmp_path: Path) -> None:
     write_series(tmp_path / "a", noisy_abdomen(40), SPACING)
     settings = data_settings({"kind": "dicom", "path": tmp_path / "a"}, low_dose={**DOSES, "geometry": SMALL})

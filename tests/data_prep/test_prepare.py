@@ -110,6 +110,7 @@ def noisy_abdomen(slices: int, side: int = 128) -> Hu:
     return np.asarray((abdomen(side, SPACING[2], (42, 40)) + noise).clip(-1024).round().astype(np.int16))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["without noise", "noisy"])
 def test_a_scan_in_chunks_equals_a_scan_at_once_on_any_number_of_threads(kind: str, tmp_path: Path) -> None:
     write_series(tmp_path / "a", noisy_abdomen(40) if kind == "noisy" else chest(70), SPACING)
@@ -130,6 +131,7 @@ def test_a_scan_in_chunks_equals_a_scan_at_once_on_any_number_of_threads(kind: s
     assert sheets[0] == sheets[1]
 
 
+@pytest.mark.slow
 def test_the_sheet_shows_the_scan(sample: CTVolume, tmp_path: Path) -> None:
     write_series(tmp_path / "a", sample.hu[20:100:4], (10.0, *sample.spacing[1:]))
     settings = data_settings({"kind": "dicom", "path": tmp_path / "a"})
@@ -185,6 +187,7 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     return Workspace(tmp_path)
 
 
+@pytest.mark.slow
 def test_each_series_has_its_row_and_its_reason(workspace: Workspace) -> None:
     scans = workspace.folder / "scans"
     for seed, name in enumerate("abc"):
@@ -232,6 +235,7 @@ def planted(image: Any) -> None:
     block.add_new(0x10, "LO", "Geheimnis 1848")
 
 
+@pytest.mark.slow
 def test_no_identifier_is_in_any_byte_that_is_written(workspace: Workspace) -> None:
     """Planted in every header of scans that are kept, refused, failed and set aside; all that is written is grepped."""
     scans = workspace.folder / "scans"
@@ -268,6 +272,7 @@ def test_no_identifier_is_in_any_byte_that_is_written(workspace: Workspace) -> N
     assert not leaks
 
 
+@pytest.mark.slow
 def test_a_worker_whose_source_is_gone_names_no_path(workspace: Workspace, capfd: pytest.CaptureFixture[str]) -> None:
     write_series(workspace.folder / "Doe_Jane", chest(60), SPACING)
     assert workspace.run_within({"kind": "dicom", "path": "Doe_Jane"}).returncode == 0
@@ -286,6 +291,7 @@ def test_a_worker_whose_source_is_gone_names_no_path(workspace: Workspace, capfd
     assert "Doe" not in "".join(traceback.format_exception(caught.value))
 
 
+@pytest.mark.slow
 def test_what_cannot_be_opened_fails_is_tried_again_and_the_others_go_on(workspace: Workspace) -> None:
     scans = workspace.folder / "scans"
     for seed, name in enumerate("abc"):
@@ -313,6 +319,7 @@ def test_what_cannot_be_opened_fails_is_tried_again_and_the_others_go_on(workspa
     assert retried.stdout.count("done after") == 2  # the scan and the split
 
 
+@pytest.mark.slow
 def test_a_full_disk_fails_the_scan_with_its_reason_and_leaves_nothing_half(workspace: Workspace) -> None:
     """No file may grow beyond 2 MB: a shard of toys fits, one of noise does not."""
     scans = workspace.folder / "scans"
@@ -354,6 +361,7 @@ def _prepare_and_measure(_rank: int, settings: DataSettings, folder: Path) -> No
     (folder / "peak").write_text(str(resident("VmHWM")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["nifti", "dicom"])
 def test_memory_does_not_grow_with_the_scans_length(kind: str, tmp_path: Path) -> None:
     """A slice is half a MiB in each of both doses: 64 more would be 64 MiB, were they kept."""

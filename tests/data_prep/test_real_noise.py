@@ -50,6 +50,7 @@ def full_dose_noise(slabs: Sequence[Slab]) -> float:
     return difference_noise([slab.hu.astype(float) for slab in slabs], slabs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [SAMPLE, LIDC, SHARP, SOFT])
 def test_a_real_scan_gets_three_times_its_noise_at_a_tenth_of_the_dose(
     name: str, request: pytest.FixtureRequest

@@ -23,6 +23,7 @@ def test_the_sample_is_found_where_it_was_fetched(sample_path: Path) -> None:
     assert series.location.resolve() == sample_path.resolve()
 
 
+@pytest.mark.slow
 def test_a_wheel_with_another_digest_is_not_used(
     sample_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,6 +77,7 @@ def of_known_grain(name: str) -> LowDose:
     return low_dose_of(slabs, PIXEL, LowDoseSettings(doses=(DOSE,)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", KNOWN)
 @pytest.mark.parametrize("dose", ["full", "added"])
 def test_noise_of_known_level_grain_and_correlation_is_measured_and_added(name: str, dose: str) -> None:

@@ -156,6 +156,7 @@ def use(temporary: str, log: Path) -> bool:
     return is_double(cached(slowly, log))
 
 
+@pytest.mark.slow
 def test_of_two_processes_at_once_one_makes_the_table(tmp_path: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         assert pool.starmap(use, [(str(tmp_path), tmp_path / "log")] * 2, chunksize=1) == [True, True]

@@ -86,6 +86,7 @@ def test_a_pair_that_was_not_closed_is_not_published(tmp_path: Path, streams: tu
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_writing_and_checking_need_the_memory_of_some_shards_not_of_the_scan(tmp_path: Path) -> None:
     shard = np.random.default_rng(0).integers(-1024, 3072, (SHARD_SLICES, 128, 128)).astype(np.int16)
 

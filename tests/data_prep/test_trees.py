@@ -5,6 +5,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import FileDataset
@@ -74,6 +75,7 @@ class Tree:
 LAYOUTS = st.lists(st.sampled_from(["one", "interleaved", "same", "overlapping"]), min_size=1, max_size=3)
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(layouts=LAYOUTS, jitter=st.sampled_from([0.0, 0.01, 1.0]), extras=st.integers(0, 2), seed=st.integers(0, 2**20))
 def test_each_scan_equals_itks_and_every_other_image_has_a_reason(

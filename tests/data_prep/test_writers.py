@@ -278,6 +278,7 @@ def test_burnt_in_text_cannot_be_left_out(tmp_path: Path) -> None:
         write_back(tmp_path / "source", tmp_path / "bare", Derivation("d", "r", "s", deidentify=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("deidentify", [False, True])
 @pytest.mark.parametrize("case", ["plain", "enhanced", "padded", "LIDC-IDRI-0003"])
 def test_the_validator_finds_no_error(case: str, deidentify: bool, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 IMPORT = """
 import torch
 
@@ -15,6 +17,7 @@ import tests.gpu.sections
 """
 
 
+@pytest.mark.slow
 def test_no_import_asks_for_a_gpu() -> None:
     """Else processes that are forked afterwards could not use it."""
     subprocess.run([sys.executable, "-c", IMPORT], check=True)

@@ -125,6 +125,7 @@ def test_a_run_in_a_folder_that_the_group_can_write_is_refused(command: tuple[st
     assert not (shared / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_run_in_a_folder_of_a_group_that_is_trusted(shared: Path) -> None:
     make_toy_scan(shared)
     Toy(shared, SETTINGS)
@@ -143,6 +144,7 @@ def modes(folder: Path) -> dict[bool, set[int]]:
             for kind in (False, True)}  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_is_for_its_user_alone_unless_the_group_may_read(tmp_path: Path) -> None:
     """Also where modules of another user lie in the working folder."""
     for name in ("numpy", "torch", "submitit", "multiprocessing", "pickle"):

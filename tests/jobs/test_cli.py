@@ -54,6 +54,7 @@ def test_missing_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert "run `quarterdose fetch sample` first" in refused(tmp_path, "{kind: sample}")
 
 
+@pytest.mark.slow
 def test_corrupt_nifti(tmp_path: Path, make_nifti: Callable[..., Path]) -> None:
     path = make_nifti()
     path.write_bytes(path.read_bytes()[:3000])
@@ -68,6 +69,7 @@ def test_dicom_folder_with_one_slice_missing(tmp_path: Path) -> None:
     assert "a slice is missing: 5.00 mm between positions 7.50 and 12.50 mm" in said
 
 
+@pytest.mark.slow
 def test_too_few_slices_for_the_volumes(tmp_path: Path, make_nifti: Callable[..., Path]) -> None:
     make_nifti(slices=60)
     geometry = ["data.low_dose.geometry.views=32", "data.low_dose.geometry.channels=64"]
@@ -154,6 +156,7 @@ def test_calibration_refuses_a_scan_that_no_preparation_takes(kept: int, reason:
     assert re.fullmatch(rf"quarterdose: p-\w+-\w+: .*{reason}.*; --scan chooses another\n", completed.stderr)
 
 
+@pytest.mark.slow
 def test_calibration_names_the_photons_for_a_wanted_noise(tmp_path: Path, sample_path: Path) -> None:
     """Taken into the settings, they give the noise: 28.4 HU, as real quarter-dose slices have."""
     (tmp_path / "x.yaml").write_text(CONFIG.format(source="{kind: sample}"))

@@ -56,6 +56,7 @@ def read_series(folder: Path) -> Hu:
     return SimpleITK.GetArrayFromImage(SimpleITK.DICOMOrient(image, "LPS"))
 
 
+@pytest.mark.slow
 def test_all_formats_hold_the_same_hu(series: Path, model_path: Path, tmp_path: Path) -> None:
     for kind in ("dicom", "nifti", "zarr"):
         denoise(series, "--model", model_path, "--out", tmp_path / "out", "--format", kind)
@@ -164,6 +165,7 @@ def test_a_list_of_scans_of_any_kind(
     assert said.count("slices") == 3
 
 
+@pytest.mark.slow
 def test_a_second_run_does_nothing_and_another_model_does_it_again(
     series: Path, model_path: Path, tmp_path: Path
 ) -> None:
@@ -179,6 +181,7 @@ def test_a_second_run_does_nothing_and_another_model_does_it_again(
     np.testing.assert_array_equal(read_series(tmp_path / "out" / "series"), read_series(series))
 
 
+@pytest.mark.slow
 def test_nothing_half_written_is_left_by_a_kill(model_path: Path, tmp_path: Path) -> None:
     write_series(tmp_path / "long", chest(120), SPACING)
     words = ("denoise", tmp_path / "long", "--model", model_path, "--out", tmp_path / "out", "--threads", "1")

@@ -25,6 +25,7 @@ def check(folder: Path, dims: int) -> tuple[int, list[str]]:
     return completed.returncode, completed.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_every_pass_has_its_algorithms_and_a_chosen_one(tmp_path: Path) -> None:
     code, (machine, header, *rows) = check(tmp_path, 3)
     assert code == 0

@@ -40,6 +40,7 @@ def graph(tmp_path: Path) -> Graph:
     return graph_of(folder)
 
 
+@pytest.mark.slow
 def test_a_marker_that_a_shared_file_system_shows_late_is_waited_for(graph: Graph) -> None:
     """NFS may show a folder as it was for up to a minute: without the marker, or with an earlier one."""
     split, events = graph.stages["split"], list[str]()

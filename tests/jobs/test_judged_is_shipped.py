@@ -18,6 +18,7 @@ from tests.pipeline.cells import cell
 from tests.shipping import ship, write_training
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("residual", "scaling"), [(True, "hu"), (False, "minmax")])
 @pytest.mark.parametrize("dims", [2, 3])
 def test_judged_is_shipped(

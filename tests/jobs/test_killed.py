@@ -36,6 +36,7 @@ def temporary_folder() -> Iterator[str]:
         yield folder
 
 
+@pytest.mark.slow
 @pytest.mark.ranks
 @pytest.mark.parametrize(
     ("kill", "number"), [(os.kill, signal.SIGKILL), (os.killpg, signal.SIGTERM), (os.killpg, signal.SIGHUP)]
@@ -57,6 +58,7 @@ def test_ranks_that_hear_nothing_end_with_their_command(
     assert os.listdir(temporary_folder) == []
 
 
+@pytest.mark.slow
 def test_submitted_processes_end_with_their_command(tmp_path: Path, temporary_folder: str) -> None:
     """Also one that comes after its end."""
     command = start(hold, tmp_path)

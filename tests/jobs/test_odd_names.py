@@ -21,6 +21,7 @@ from tests.toy_models import SPACING
 ODD = ["a\nb", "a\tb", "\x1b[31mred", os.fsdecode(b"bad\xff"), "c\r", "d\n", "\u202ee"]
 
 
+@pytest.mark.slow
 def test_every_scan_and_file_has_a_row(tmp_path: Path) -> None:
     scans = tmp_path / "scans"
     for name in ODD:

@@ -29,6 +29,7 @@ def plan(folder: Path, *words: str) -> list[list[str]]:
     return [line.split() for line in completed.stdout.splitlines()]
 
 
+@pytest.mark.slow
 def test_cpu(tmp_path: Path) -> None:
     header, flat, thin, thick, note, store = plan(tmp_path)
     assert header[:7] == ["cell", "ranks", "slices", "crop", "batch", "precision", "checkpointing"]
@@ -41,6 +42,7 @@ def test_cpu(tmp_path: Path) -> None:
     assert " ".join(store).startswith("Pairs on disk: about 0.56 MB a slice (full dose and 1 low dose); the slices are")
 
 
+@pytest.mark.slow
 def test_gpu_says_what_fits_and_what_to_try(tmp_path: Path) -> None:
     deep_settings = "{model: ddnet, dims: 3, training: {crop: null, precision: float32}}"
     _, flat, deep, *notes = plan(
@@ -69,6 +71,7 @@ PROFILE = "executor: slurm\ngpus_a_task: 1\n{}"
 STEPS = ("--set", "study.training.samples=120")
 
 
+@pytest.mark.slow
 def test_hours_are_those_of_the_arithmetic_at_the_profile_s_rate(tmp_path: Path) -> None:
     """16 x 128 x 128: 356 GFLOP a step were counted for the authors' network; judging is a third, without gradients."""
     (tmp_path / "p.yaml").write_text(PROFILE.format("teraflops: 0.001"))
@@ -134,6 +137,7 @@ def test_the_slices_of_known_scans_are_counted(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_search_is_forecast_as_if_each_trial_were_the_costliest(tmp_path: Path) -> None:
     """4 trials of 2 networks: all to half of their epochs, 2 to the end, so 3 whole trainings each."""
     (tmp_path / "p.yaml").write_text(PROFILE.format("teraflops: 0.001"))
@@ -149,6 +153,7 @@ def test_a_search_is_forecast_as_if_each_trial_were_the_costliest(tmp_path: Path
     assert note.endswith("search.budget_gpu_hours: no limit.")
 
 
+@pytest.mark.slow
 def test_rungs_of_a_search_are_forecast_in_whole_epochs(tmp_path: Path) -> None:
     """A quarter of 10 epochs is 3: 4 trials take them, 2 of which take the other 7."""
     (tmp_path / "p.yaml").write_text(PROFILE.format("teraflops: 0.001"))
@@ -161,6 +166,7 @@ def test_rungs_of_a_search_are_forecast_in_whole_epochs(tmp_path: Path) -> None:
     assert hours == pytest.approx((4 * 0.3 + 2 * 0.7) * float(flat[-1]), rel=0.01)
 
 
+@pytest.mark.slow
 def test_trials_of_weak_work_are_forecast_with_a_sample_a_volume_of_each_rank(tmp_path: Path) -> None:
     profile = Profile.model_validate({"executor": "slurm", "teraflops": 1, "gpus_a_task": 1})
     search = {"space": {"study.training.warmup": {"uniform": [0, 0.5]}}, "trials": 1, "networks": ["2d"]}
@@ -228,6 +234,7 @@ def test_ranks_share_the_hours_of_a_training_and_take_its_gpu_hours_together(tmp
     assert alone.gpu_hours == alone.hours > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_training_that_runs_again_under_other_settings_is_forecast_at_the_rate_that_it_had(
     tmp_path: Path, ranks: int

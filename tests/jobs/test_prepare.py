@@ -217,6 +217,7 @@ def test_pairs_that_cannot_be_split_are_prepared_and_a_run_says_why_it_ends(root
         run_graph(graph, _Here(), Display())
 
 
+@pytest.mark.slow
 def test_the_table_of_several_doses_goes_with_them(root: Path) -> None:
     table = root / "data" / "manifest_noise.csv"
     for doses in ((0.1, 0.2), (0.1,)):
@@ -294,6 +295,7 @@ def test_a_scan_needs_the_slices_of_the_thickest_volume_of_any_training(
     assert scans.min_slices == min_slices
 
 
+@pytest.mark.slow
 def test_a_study_of_several_patient_ids_stays_in_one_part_of_the_split(tmp_path: Path) -> None:
     """Two measured pairs of one study, whose headers name two patients, beside two other patients."""
     studies = {"C001": "1.2.1", "C002": "1.2.1", "C003": "1.2.3", "C004": "1.2.4"}
@@ -328,6 +330,7 @@ def test_a_study_of_several_patient_ids_stays_in_one_part_of_the_split(tmp_path:
     assert "studies" not in manifest
 
 
+@pytest.mark.slow
 def test_copies_of_a_scan_under_other_names_are_one_patient(root: Path, tmp_path: Path) -> None:
     scan = tmp_path / "scans" / "a.nii"
     (tmp_path / "scans" / "copy.nii.gz").write_bytes(gzip.compress(scan.read_bytes()))
@@ -384,6 +387,7 @@ def test_a_file_of_the_users_where_an_output_belongs_is_refused(name: str, root:
     assert path.read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_what_a_user_adds_to_outputs_is_not_replaced_with_them(root: Path, tmp_path: Path) -> None:
     for seed, name in enumerate("cd", start=1):
         write_nifti(tmp_path / "scans" / f"{name}.nii", chest(20, seed=seed))

@@ -54,6 +54,7 @@ def _hang(rank: int, folder: Path) -> None:
     time.sleep(600)
 
 
+@pytest.mark.slow
 @pytest.mark.ranks
 def test_a_killed_rank_is_named_and_those_that_hang_are_killed(tmp_path: Path) -> None:
     launched = LocalProcesses([(_hang, (tmp_path,), 3)], [], tmp_path)
@@ -162,6 +163,7 @@ def _rank(folder: Path, rank: int) -> int:
     raise AssertionError(f"no rank {rank}")
 
 
+@pytest.mark.slow
 def test_a_job_of_another_size_than_was_asked_for_trains_nothing(tmp_path: Path) -> None:
     settings = RunSettings.model_validate({**ALONE, "runs": tmp_path})
     folder = RunFolder.of(settings)

@@ -241,6 +241,7 @@ def _prepare(folder: RunFolder) -> str:
     return marker.reason
 
 
+@pytest.mark.slow
 def test_a_scan_that_may_not_be_read_stops_itself_alone(folder: Path) -> None:
     """As another user than root, who may read everything."""
     if os.geteuid() != 0 or not shutil.which("setpriv"):

@@ -33,6 +33,7 @@ def test_the_mean_age_of_the_weights_is_its_share_of_the_steps(age: float) -> No
         assert (np.diff(shares) > -1e-12).all()
 
 
+@pytest.mark.slow
 def test_the_average_is_the_sum_of_all_weights_by_their_shares(data: Path, tmp_path: Path) -> None:
     """With a mean age of a tenth, weights of step s weigh s (s + 1) ... (s + 7)."""
     settings = cell(2, average=0.1, epochs=3, learning_rate=1e-2, checkpoint_steps=1, checkpoints_kept=99)
@@ -51,6 +52,7 @@ def test_the_average_is_the_sum_of_all_weights_by_their_shares(data: Path, tmp_p
     assert not torch.equal(averaged["stem.weight"], states[-1]["stem.weight"])
 
 
+@pytest.mark.slow
 def test_averaging_changes_nothing_of_the_training_but_what_is_validated(data: Path, tmp_path: Path) -> None:
     for name, average in (("plain", None), ("averaged", 0.2)):
         run(cell(2, average=average, learning_rate=1e-2, norm="batch", crop=32), data, tmp_path / name)
@@ -65,6 +67,7 @@ def test_averaging_changes_nothing_of_the_training_but_what_is_validated(data: P
             assert torch.equal(states[1]["average"]["weights"][name], buffer)
 
 
+@pytest.mark.slow
 @pytest.mark.ranks
 def test_two_ranks_average_as_one_does(data: Path, tmp_path: Path) -> None:
     """Each rank validates its share by its own average."""
@@ -78,6 +81,7 @@ def test_two_ranks_average_as_one_does(data: Path, tmp_path: Path) -> None:
         torch.testing.assert_close(second[name], tensor, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_without_an_average_is_refused_where_one_is_asked_for(data: Path, tmp_path: Path) -> None:
     with pytest.raises(Halted):
         run(cell(2), data, tmp_path, stop_at=5)

@@ -59,6 +59,7 @@ def assert_same_weights(settings: CellSettings, ours: Path, theirs: Path) -> Non
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [

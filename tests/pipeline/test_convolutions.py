@@ -221,6 +221,7 @@ def test_a_choice_survives_as_plain_values() -> None:
     assert from_rows(json.loads(json.dumps(to_rows(chosen)))) == chosen
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("build", "dims"),
     [(lambda: DDnet(3, norm="frozen"), 3), (lambda: DDnet(2, norm="frozen"), 2), (REDCNN, 2)],
@@ -259,6 +260,7 @@ def test_without_a_choice_layers_are_torchs_to_the_bit() -> None:
 FLAT = cell(2, precision="bfloat16", norm="group")
 
 
+@pytest.mark.slow
 def test_every_convolution_of_a_training_has_its_passes_collected() -> None:
     needs = convolutions_of(FLAT, gpu=False)
     layers = [layer for layer in build_network(FLAT).modules() if isinstance(layer, Conv2d)]
@@ -273,6 +275,7 @@ def test_every_convolution_of_a_training_has_its_passes_collected() -> None:
     assert {shape.precision for shape in convolutions_of(cell(2), gpu=True)} == {"bfloat16"}
 
 
+@pytest.mark.slow
 def test_a_training_in_bfloat16_is_right(make_pair: Callable[..., Path], tmp_path: Path) -> None:
     """Some processors' gradients of 3D convolutions are wrong where there are few planes."""
     rounded, exact = (cell(3, precision=name, norm="group", epochs=1) for name in ("bfloat16", "float32"))
@@ -313,6 +316,7 @@ def with_negative_gradients(choice: Any) -> Any:
     return choice
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_by_the_algorithms_with_which_it_started(
     make_pair: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -333,6 +337,7 @@ def test_a_training_goes_on_by_the_algorithms_with_which_it_started(
     assert losses(straight) != losses(first)
 
 
+@pytest.mark.slow
 def test_on_another_machine_algorithms_are_chosen_anew(
     make_pair: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -344,6 +349,7 @@ def test_on_another_machine_algorithms_are_chosen_anew(
     assert "began on another device or library, so its last bits may differ" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.ranks
 def test_all_ranks_compute_by_the_algorithms_of_rank_0(make_pair: Callable[..., Path], tmp_path: Path) -> None:
     data, folder = make_pair(), tmp_path / "cell"

@@ -8,6 +8,7 @@ from tests.coverage import Design, Simulation, of_attribution, of_laws, of_proje
 from tests.quality_coverage import share_held
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("simulation", "design", "studies", "widest"),
     [

@@ -64,6 +64,7 @@ def _symmetries(images: np.ndarray) -> list[np.ndarray]:
     return [*turned, *(np.flip(image, -1) for image in turned)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dims", [2, 3])
 def test_flips_draw_all_symmetries_of_the_square_alike_for_both_doses(
     make_pair: Callable[..., Path], dims: int

@@ -98,6 +98,7 @@ def flags_and_goodbyes(world: World, folder: Path) -> None:
     (folder / f"{world.rank}.done").touch()
 
 
+@pytest.mark.slow
 @pytest.mark.ranks
 def test_busy_ranks_and_those_that_end_early_are_not_taken_for_dead(url: str, tmp_path: Path) -> None:
     assert codes(start(of_size(3), url, tmp_path, flags_and_goodbyes)) == [0, 0, 0]
@@ -130,6 +131,7 @@ class Victim:
         return codes(self.world, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.ranks
 @pytest.mark.parametrize("kind", ["file", "tcp"])
 def test_the_others_end_and_name_the_rank_that_died_or_stopped(kind: str, tmp_path: Path) -> None:
@@ -156,6 +158,7 @@ def fail_in_rank_1(world: World, folder: Path) -> None:
             raise ValueError("my own words")
 
 
+@pytest.mark.slow
 @pytest.mark.ranks
 @pytest.mark.parametrize(("kind", "method"), [("file", "forkserver"), ("tcp", "spawn")])
 def test_who_fails_says_so_before_the_others_lose_it(kind: str, method: str, tmp_path: Path) -> None:
@@ -172,6 +175,7 @@ def nothing(world: World, folder: Path) -> None:
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.ranks
 @pytest.mark.parametrize(
     ("worlds", "message"),

@@ -48,6 +48,7 @@ def busy_loops() -> Iterator[None]:
             loop.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.ranks
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_training_beside_a_busy_loop_a_core_is_disturbed(
@@ -170,6 +171,7 @@ def test_reading_the_load_is_no_part_of_a_line_s_first_step(monkeypatch: pytest.
     assert clock.seconds()["data"] <= marked - ends[-1]
 
 
+@pytest.mark.slow
 def test_the_sums_go_on_over_a_resumption(make_pair: Callable[..., Path], tmp_path: Path) -> None:
     data, settings = make_pair(), cell(2, checkpoint_minutes=1e-9, samples=8)
     with pytest.raises(Halted):

@@ -64,6 +64,7 @@ def test_whole_scans_are_validated_at_each_dose_to_train_on(
     assert result["validation"]["low_dose_rmse_hu"] == pytest.approx(np.sqrt(np.mean(errors)))
 
 
+@pytest.mark.slow
 def test_a_network_that_is_told_the_dose_sees_noise_of_one_strength(data: Path, tmp_path: Path) -> None:
     for index in range(12):
         plain, with_dose = (samples(data, tell_dose=tell)[index] for tell in (False, True))

@@ -183,6 +183,7 @@ def test_a_clean_scan_is_denoised_least() -> None:
         assert choose_strength(method, [(image[None], image[None])]) <= method.strengths[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sd", [5, 200])
 def test_noise_beyond_the_usual_strengths_is_denoised_as_well_as_can_be(sd: float) -> None:
     full = chest(4, 96).astype(np.float64)

@@ -54,6 +54,7 @@ def figures(tmp_path_factory: pytest.TempPathFactory, results: Results) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_every_figure_is_drawn_as_png_svg_and_pdf_and_again_the_same(
     tmp_path: Path, results: Results, figures: Path
 ) -> None:
@@ -64,6 +65,7 @@ def test_every_figure_is_drawn_as_png_svg_and_pdf_and_again_the_same(
     assert {path.name: path.read_bytes() for path in (tmp_path / "figures").iterdir()} == files
 
 
+@pytest.mark.slow
 def test_figures_have_the_formats_of_the_settings_and_the_one_that_the_page_shows(
     tmp_path: Path, results: Results, figures: Path
 ) -> None:
@@ -106,6 +108,7 @@ def test_marks_of_trainings_of_nearly_the_same_time_are_whole() -> None:
     assert list(figure.axes[0].get_ylim()) == pytest.approx([0, 106])
 
 
+@pytest.mark.slow
 def test_no_line_leaves_its_panel(results: Results) -> None:
     for name, figure in FIGURES.items():
         canvas = Figure()
@@ -118,6 +121,7 @@ def test_no_line_leaves_its_panel(results: Results) -> None:
                 assert ((low <= heights) & (heights <= high)).all(), (name, line.get_label())
 
 
+@pytest.mark.slow
 def test_every_table_and_figure_says_what_its_intervals_are(results: Results) -> None:
     for name, table in results.tables.items():
         if name in TABLE_CAPTIONS and name != "quality" and any(str(column).endswith("_low") for column in table):

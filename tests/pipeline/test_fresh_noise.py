@@ -109,6 +109,7 @@ def test_what_cannot_be_drawn_or_simulated_is_refused_before_the_training(tmp_pa
 FRESH: dict[str, Any] = {"fresh": True, "doses": [0.05, 0.1], "crop": 32, "batch": 1, "samples": 4, "epochs": 2}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dims", "stop_at"), [(2, 3), (2, 6), (3, 5)])
 def test_a_training_on_fresh_noise_goes_on_to_the_same_losses(
     data: Path, trained: Trained, tmp_path: Path, dims: int, stop_at: int
@@ -140,6 +141,7 @@ def test_a_sample_of_fresh_noise_has_the_same_bits_on_any_number_of_ranks(data: 
             assert all(map(torch.equal, drawn[index], sample))
 
 
+@pytest.mark.slow
 @pytest.mark.ranks
 def test_ranks_train_on_the_fresh_noise_of_one(data: Path, tmp_path: Path) -> None:
     common: dict[str, Any] = {**FRESH, "ms_ssim_weight": 0.0, "learning_rate": 1e-4}

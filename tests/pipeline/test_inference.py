@@ -267,6 +267,7 @@ def test_an_output_that_is_not_finite_is_no_denoised_scan() -> None:
         next(slices)
 
 
+@pytest.mark.slow
 def test_an_input_normalised_in_place_gives_the_same_output() -> None:
     """With gradients the plain norm runs, without them the norm in place."""
     for norm, dims in product(("group", "frozen"), (2, 3)):

@@ -23,6 +23,7 @@ from tests.pipeline.runs import SCAN_VALUES, SLICE_VALUES
 PARTS: dict[Part, list[Segment]] = {"test": [Segment("toy", "a", 0, 8)], "validation": [Segment("toy", "a", 8, 24)]}
 
 
+@pytest.mark.slow
 def test_each_dose_is_judged_and_classical_denoisers_are_tuned_at_each(tmp_path: Path) -> None:
     noisy = SETTINGS.model_copy(update={"photons": 1e4})
     path = write_doses(tmp_path, noisy, slices=24, side=192, pixel=1.7)

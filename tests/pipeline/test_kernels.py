@@ -91,6 +91,7 @@ def test_rows_are_activated_in_their_memory() -> None:
     assert add_bias_and_activate(y.view(5, 6), torch.zeros(6, device=DEVICE), 0.1).data_ptr() != y.data_ptr()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1, 1), (2, 3, 2, 3, 4), (1, 16, 1, 5), (1, 20, 2, 1, 6), (1, 2, 9, 11)])
 def test_upsampling(shape: tuple[int, ...], dtype: torch.dtype) -> None:

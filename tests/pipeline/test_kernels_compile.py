@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import pipeline.kernels
 from tests.pipeline.kernels import needs_triton
 
@@ -14,6 +16,7 @@ PROGRAMS = Path(pipeline.kernels.__file__).parent / "programs"
 LAUNCH = re.compile(r"(_\w+)\[.+\]\($|(_\w+)\[.+\]\(\w", re.MULTILINE)
 
 
+@pytest.mark.slow
 @needs_triton
 def test_kernels_compile_for_both_architectures_and_spill_next_to_nothing() -> None:
     environment = {name: word for name, word in os.environ.items() if name != "TRITON_INTERPRET"}

@@ -68,6 +68,7 @@ def build_unet(dims: int) -> nn.Module:
     return lively(lay_out(UNet(dims, width=16, levels=1), dims))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("build", "dims", "size"),
     [
@@ -86,6 +87,7 @@ def test_the_network_is_the_same(build: Callable[[int], nn.Module], dims: int, s
     assert max(errors(outputs, exact)) < 1e-4
 
 
+@pytest.mark.slow
 def test_convolutions_by_other_algorithms_are_the_same() -> None:
     x = torch.rand(1, 16, 6, 4, 8, generator=torch.Generator().manual_seed(0)).to(DEVICE)
     network = build_level(3).to(DEVICE)
@@ -97,12 +99,14 @@ def test_convolutions_by_other_algorithms_are_the_same() -> None:
     assert max(errors(outputs, exact)) < 1e-4
 
 
+@pytest.mark.slow
 def test_no_normalised_image_is_kept_for_the_backward_pass() -> None:
     """Input and output of each layer are kept, and a normalised image would be a third; batch norm keeps it."""
     group, batch = (predict(cell(2, crop=64, norm=norm), gpu=True).saved for norm in ("group", "batch"))
     assert group < 0.75 * batch
 
 
+@pytest.mark.slow
 def test_in_bfloat16_only_rounding_differs() -> None:
     """The gradients of so small an image are rounding for the most part, by torch's operators too."""
     x = torch.rand(1, 1, 16, 32, generator=torch.Generator().manual_seed(0))

@@ -19,6 +19,7 @@ def pair(*shape: int) -> tuple[Tensor, Tensor]:
     return x.to(DEVICE), (x + 0.1 * torch.randn(shape, generator=generator)).to(DEVICE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("measure", "shape"),
     [

@@ -25,6 +25,7 @@ def test_ms_ssim_equals_an_independent_library() -> None:
     torch.testing.assert_close(ssim_and_ms_ssim(x, y, 1.0)[0], pytorch_msssim.ssim(x, y, 1.0, size_average=False))
 
 
+@pytest.mark.slow
 def test_ms_ssim_in_3d_equals_an_independent_library() -> None:
     """Five scales want 161 voxels a side."""
     x, y = noisy_pair(1, 1, 161, 164, 168)
@@ -47,6 +48,7 @@ def test_ssim_is_near_scikit_image_which_pads() -> None:
     assert float(ssim_and_ms_ssim(x, y, 1.0)[0]) == pytest.approx(reference, abs=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shape", [(1, 1, 16, 64, 64), (2, 1, 32, 64, 64), (1, 1, 16, 16, 16), (2, 1, 64, 64), (1, 1, 16, 512, 512)]
 )

@@ -79,6 +79,7 @@ reads_peak = pytest.mark.skipif(
 )
 
 
+@pytest.mark.slow
 @reads_peak
 @pytest.mark.parametrize(
     "training",
@@ -96,6 +97,7 @@ def test_predicts_resident_memory(training: dict[str, Any], tmp_path: Path) -> N
     assert step.workspace(cell(**training)) < 20 or "precision" in training
 
 
+@pytest.mark.slow
 @reads_peak
 @pytest.mark.parametrize(
     ("model", "options"),
@@ -127,6 +129,7 @@ def test_predicts_gpu_memory(precision: str, checkpointing: bool) -> None:
     assert predict(settings, gpu=True).step == pytest.approx(held, rel=TOLERANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "training",
     [
@@ -151,6 +154,7 @@ def _collect_garbage(*_arguments: object) -> None:
     gc.collect()
 
 
+@pytest.mark.slow
 @needs_triton
 def test_with_kernels_of_gpus_too() -> None:
     """In Triton's interpreter; bfloat16, in which autocast has every type of number, and blocks computed twice."""
@@ -186,6 +190,7 @@ def test_counts_storages_once_and_until_they_are_freed() -> None:
     assert (live.current, live.peak) == (0, 8000)
 
 
+@pytest.mark.slow
 def test_weights_moments_and_shared_gradients() -> None:
     alone, shared = (predict(cell(ranks=ranks, crop=32, average=None), gpu=False) for ranks in (1, 2))
     network = build_network(cell())
@@ -200,6 +205,7 @@ def test_weights_moments_and_shared_gradients() -> None:
     assert averaged.step - alone.step == averaged.validation - alone.validation == alone.weights
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("average", [None, 0.1])
 def test_a_validation_by_whole_scans_holds_a_copy_of_the_network(average: float | None, data: Path) -> None:
     crops, scans = (cell(2, average=average, validation=way) for way in ("crops", "scans"))
@@ -219,12 +225,14 @@ def test_checkpointing_keeps_a_sixth_or_less() -> None:
     assert saved_bytes(DDnet(3, checkpointing=True), sides) * 6 < saved_bytes(PlainDDnet(3), sides)
 
 
+@pytest.mark.slow
 def test_tracing_allocates_next_to_nothing() -> None:
     before = resident("VmRSS")
     assert predict(cell(slices=32, crop=512), gpu=False).peak > 8 * GIB
     assert resident("VmRSS") - before < GIB // 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", get_args(Norm))
 def test_no_operator_runs_on_real_tensors(norm: Norm) -> None:
     """Also those for which torch knows no shapes, and would run them to find out: gigabytes at this size."""
@@ -234,6 +242,7 @@ def test_no_operator_runs_on_real_tensors(norm: Norm) -> None:
     assert resident("VmHWM") - before < GIB // 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "training", "usable"),
     [
@@ -259,5 +268,6 @@ def test_weights_that_no_machine_holds_are_predicted_too() -> None:
     assert memory.weights == 4 * memory.parameters == 4 * (8 * (25 * width + 1) * width + 2 * 25 * width + width + 1)
 
 
+@pytest.mark.slow
 def test_no_batch_fits() -> None:
     assert largest_batch(cell(slices=32, crop=512), 2 * GIB) == 0

@@ -50,6 +50,7 @@ def twin(dims: int, weights: dict[str, Tensor], **options: Any) -> DDnet:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize(("training", "bound"), [(False, 1e-12), (True, 1e-10)])
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -60,6 +61,7 @@ def test_equals_the_network_written_plainly(dims: int, training: bool, bound: fl
     torch.testing.assert_close(model(x), output, rtol=1e-10 if not training else 0, atol=bound)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("norm", ["batch", "frozen", "sync"])
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -125,6 +127,7 @@ def _sync_rank(rank: int, folder: Path) -> None:
     torch.save(gradients(model), folder / f"{rank}.pt")
 
 
+@pytest.mark.slow
 @pytest.mark.ranks
 def test_sync_of_two_ranks_is_batch_norm_of_both_their_samples(tmp_path: Path) -> None:
     run_ranks(_sync_rank, (tmp_path,), 2)

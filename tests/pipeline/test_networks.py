@@ -159,6 +159,7 @@ def test_it_computes_the_same_by_any_algorithms(name: str, dims: int) -> None:
         assert float((ours - exact).norm() / exact.norm()) < 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "dims"), NETWORKS)
 def test_a_training_that_was_killed_ends_with_the_same_bits(
     name: str, dims: int, make_pair: Callable[..., Path], tmp_path: Path
@@ -168,6 +169,7 @@ def test_a_training_that_was_killed_ends_with_the_same_bits(
     assert_killed_ends_alike(settings, data, tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "dims"), NETWORKS)
 def test_its_memory_is_predicted(name: str, dims: int) -> None:
     settings = small(name, dims)

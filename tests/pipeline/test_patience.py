@@ -39,6 +39,7 @@ def test_a_record_counts_the_validations_since_the_best() -> None:
     assert record.best == {"step": 5, "rmse_hu": 29.0, "low_dose_rmse_hu": 40.0}
 
 
+@pytest.mark.slow
 def test_a_plateau_stops_the_training_after_so_many_validations(data: Path, tmp_path: Path) -> None:
     result = run(cell(2, **PLATEAU), data, tmp_path / "cell")
     assert list(validations(tmp_path / "cell")) == [0, 4, 8, 12]  # the first is the best, and two are no better
@@ -49,6 +50,7 @@ def test_a_plateau_stops_the_training_after_so_many_validations(data: Path, tmp_
     assert (rerun["steps"], rerun["validation"]) == (12, result["validation"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_at", [3, 6, 9, 12])
 def test_a_stopped_training_stops_at_the_same_step(data: Path, trained: Trained, tmp_path: Path, stop_at: int) -> None:
     settings = cell(2, checkpoint_minutes=1e-9, flips=True, average=0.2, **PLATEAU)
@@ -58,12 +60,14 @@ def test_a_stopped_training_stops_at_the_same_step(data: Path, trained: Trained,
     assert_same_losses(tmp_path, trained(settings)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.ranks
 def test_all_ranks_stop_at_the_plateau(data: Path, tmp_path: Path) -> None:
     results = train_ranks(cell(2, ranks=2, **PLATEAU), data, tmp_path)
     assert [(result["steps"], result["samples"]) for result in results] == [(6, 12)] * 2
 
 
+@pytest.mark.slow
 def test_validations_come_every_so_many_epochs_and_after_the_last_step(data: Path, tmp_path: Path) -> None:
     settings = cell(2, epochs=5, validation_epochs=2, checkpoints_kept=9)
     result = run(settings, data, tmp_path)
@@ -72,6 +76,7 @@ def test_validations_come_every_so_many_epochs_and_after_the_last_step(data: Pat
     assert len([*(tmp_path / "checkpoints").iterdir()]) == 5  # after each epoch
 
 
+@pytest.mark.slow
 def test_the_best_checkpoint_is_kept_and_judged(data: Path, tmp_path: Path) -> None:
     result = run(cell(2, **RISING), data, tmp_path / "cell")
     errors = validations(tmp_path / "cell")
@@ -91,6 +96,7 @@ def test_the_card_says_which_weights_they_are() -> None:
     assert described == f"after step 8, the best validation, {averaged}"
 
 
+@pytest.mark.slow
 def test_where_the_best_checkpoint_is_lost_the_training_goes_on_from_one_that_has_its_best(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -303,6 +303,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.ranks
 def test_gloo_over_a_slow_link_is_forecast_at_a_rank_count_that_the_fit_did_not_see(tmp_path: Path) -> None:
     """All ranks share one emulated link, over which 2 (n - 1) bytes pass for each of the buffer's.

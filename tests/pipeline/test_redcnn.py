@@ -97,6 +97,7 @@ def test_the_registry_builds_what_a_cell_names(model: str, dims: int, kind: type
     assert getattr(network, "dims", 2) == dims
 
 
+@pytest.mark.slow
 def test_it_learns_in_the_trainer_and_is_judged_like_any_other(make_pair: Callable[..., Path], tmp_path: Path) -> None:
     intervals = {"train": (0, 24), "validation": (24, 40), "test": (40, 42)}
     split = Split("slabs", {part: [Segment("toy", "a", *interval)] for part, interval in intervals.items()})  # type: ignore[misc]

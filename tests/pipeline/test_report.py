@@ -40,6 +40,7 @@ def test_reports_import_no_torch() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_a_partial_study_gives_a_partial_report(tmp_path: Path, settings: RunSettings) -> None:
     cells = cells_of(settings)
     fill(tmp_path, cells, {"2d", "3d-s16-r1"}, HOSTILE)
@@ -95,6 +96,7 @@ def test_evaluate_and_run_show_the_same_error(tmp_path: Path, settings: RunSetti
     assert [line.split()[-1] for line in quality_lines(tables).splitlines()[2:4]] == ["-", "-"]
 
 
+@pytest.mark.slow
 def test_a_report_without_any_training_still_has_the_input(tmp_path: Path) -> None:
     settings = settings_of(study={"slices": [16]}, data={"sources": [{"kind": "mayo", "path": "mayo"}]})
     cells = cells_of(settings)
@@ -170,6 +172,7 @@ def test_the_table_of_scans_shows_their_noise_and_the_page_warns_of_odd_noise(
         assert text in page
 
 
+@pytest.mark.slow
 def test_red_cnn_and_several_transfers_stand_side_by_side(tmp_path: Path) -> None:
     study = {"slices": [16], "ranks": [1, 2], "transfer": ["none", "zero", "repeat"]}
     redcnn = {**WITH_RED_CNN["redcnn"], "training": {"fresh": True, "doses": [0.1, 0.05]}}
@@ -273,6 +276,7 @@ def test_a_long_course_ends_with_its_last_value_and_names_its_lowest(settings: R
     assert (points[0], points[-1]) == ("0.0,0.0", "320.0,45.0")
 
 
+@pytest.mark.slow
 def test_a_disturbed_study_says_so_in_its_summary_and_on_its_page(tmp_path: Path, settings: RunSettings) -> None:
     cells = cells_of(settings)
     ids = [cell.id for cell in cells]

@@ -41,6 +41,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_toy_pair(tmp_path_factory.mktemp("pair"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dims", "stop_at", "training"),
     [(2, 1, {}), (2, 3, {}), (3, 4, {}), (2, 5, {}), (2, 7, {}), (2, 3, COMPLETE), (2, 6, COMPLETE), (3, 5, COMPLETE)],
@@ -60,6 +61,7 @@ def test_a_stopped_training_goes_on_to_the_same_losses(
     assert run(settings, data, tmp_path / "parts")["validation"] == uninterrupted["validation"]  # nothing left to do
 
 
+@pytest.mark.slow
 def test_a_training_that_goes_on_in_another_precision_says_so(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -92,6 +94,7 @@ def test_only_the_checkpoint_with_which_the_training_ended_is_judged(trained: Tr
     load_trained(settings, folder)
 
 
+@pytest.mark.slow
 @pytest.mark.ranks
 def test_ranks_resume_together(make_pair: Callable[..., Path], tmp_path: Path) -> None:
     data, short, long = make_pair(), cell(2, ranks=2, epochs=2), cell(2, ranks=2, epochs=2)
@@ -103,6 +106,7 @@ def test_ranks_resume_together(make_pair: Callable[..., Path], tmp_path: Path) -
     assert losses(tmp_path / "parts") == losses(tmp_path / "whole")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "stop_at"), [(signal.SIGUSR2, 3), (signal.SIGTERM, 2)])
 def test_a_signal_stops_at_the_next_step_and_the_losses_stay_the_same(
     data: Path, trained: Trained, tmp_path: Path, number: signal.Signals, stop_at: int
@@ -122,6 +126,7 @@ def test_a_signal_stops_at_the_next_step_and_the_losses_stay_the_same(
     assert_same_losses(tmp_path / "parts", trained(settings)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", [0, 1, 4])
 def test_a_signal_in_a_validation_stops_too_and_it_is_made_again(
     data: Path, trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
@@ -152,6 +157,7 @@ def _killed_training(settings: CellSettings, data: Path, folder: Path) -> None:
     train(settings, data, SPLIT, folder, World(), None, kill)
 
 
+@pytest.mark.slow
 def test_a_killed_training_with_all_that_good_ones_have_goes_on_to_the_same_bits(
     data: Path, trained: Trained, tmp_path: Path
 ) -> None:
@@ -181,6 +187,7 @@ def _asked_rank(rank: int, settings: CellSettings, data: Path, folder: Path) -> 
         train(settings, data, SPLIT, folder, World(rank, 2, rank, "file://"), None, ask)
 
 
+@pytest.mark.slow
 @pytest.mark.ranks
 def test_all_ranks_stop_when_one_is_asked_to(make_pair: Callable[..., Path], tmp_path: Path) -> None:
     """In the middle of a line of metrics, to which every rank has something to add."""
@@ -253,6 +260,7 @@ def _save_for_ever(folder: Path) -> None:
         Checkpoints(folder).save(step, {"x": torch.full((100_000,), step)}, keep=2)
 
 
+@pytest.mark.slow
 def test_whenever_saving_is_killed_a_whole_checkpoint_is_there(tmp_path: Path) -> None:
     last = 0
     for turn in range(8):

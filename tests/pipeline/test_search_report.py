@@ -158,6 +158,7 @@ def test_many_settings_and_all_their_choices_can_be_read() -> None:
     assert {"batch", "frozen", "group"} <= {text.get_text().strip() for text in figure.axes[0].texts}
 
 
+@pytest.mark.slow
 def test_the_page_shows_all_and_escapes_every_text(tmp_path: Path) -> None:
     write_search(tmp_path, RUN, TRIALS)
     figures = {path.name for path in (tmp_path / "figures").iterdir()}

@@ -30,6 +30,7 @@ def whole_run(norm: Norm, dims: int, residual: bool) -> tuple[nn.Module, Tensor,
     return model, x, model(x).detach()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", ["group", "batch"])
 @pytest.mark.parametrize(("dims", "residual"), [(2, True), (2, False), (3, True), (3, False)])
 @pytest.mark.parametrize("rows", [16, 20])
@@ -61,6 +62,7 @@ def peak(model: nn.Module, slices: int, side: int) -> int:
     return peak_bytes
 
 
+@pytest.mark.slow
 def test_a_plane_of_four_times_the_pixels_needs_no_more_than_the_whole_level_did(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -36,6 +36,7 @@ from tests.pipeline.trainings import CPU, SPLIT, Halted, assert_killed_ends_alik
 from tests.ranks import run_ranks, start_ranks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dims", "training"),
     [
@@ -61,6 +62,7 @@ def test_training_gets_better_and_says_what_it_did(
     assert not load_trained(cell(dims), tmp_path / "cell").training
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_losses_to_the_bit(make_pair: Callable[..., Path], tmp_path: Path) -> None:
     data = make_pair()
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
@@ -68,6 +70,7 @@ def test_the_same_seed_gives_the_same_losses_to_the_bit(make_pair: Callable[...,
     assert losses(tmp_path / "a") == losses(tmp_path / "b") != losses(tmp_path / "c")
 
 
+@pytest.mark.slow
 @pytest.mark.ranks
 def test_an_effective_batch_is_the_same_training_however_it_is_made_up(
     make_pair: Callable[..., Path], tmp_path: Path
@@ -88,6 +91,7 @@ def test_an_effective_batch_is_the_same_training_however_it_is_made_up(
     assert ranks[0]["validation"] == ranks[1]["validation"]
 
 
+@pytest.mark.slow
 @pytest.mark.ranks
 def test_gradients_can_travel_as_bfloat16(make_pair: Callable[..., Path], tmp_path: Path) -> None:
     data, training = make_pair(), dict[str, Any](learning_rate=1e-4, ms_ssim_weight=0.0)
@@ -129,6 +133,7 @@ def test_the_parts_of_a_step_are_the_whole_of_it(make_pair: Callable[..., Path],
     assert 0 < result["cpu_seconds"] < 100
 
 
+@pytest.mark.slow
 def test_cpu_seconds_are_those_of_the_whole_training_also_of_one_that_was_resumed(
     make_pair: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +162,7 @@ def test_cpu_seconds_are_those_of_the_whole_training_also_of_one_that_was_resume
     assert run(settings, data, tmp_path / "halted")["cpu_seconds"] == first_epoch + 10 + 4 * 1 + 100 + 1000
 
 
+@pytest.mark.slow
 def test_each_part_of_a_step_has_its_own_time(
     make_pair: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,6 +186,7 @@ def test_each_part_of_a_step_has_its_own_time(
     assert all(steps[part] >= seconds for part, seconds in slowed.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings", [cell(2, checkpoint_steps=1), cell(2, checkpoint_minutes=1e-9)], ids=["steps", "minutes"]
 )
@@ -198,6 +205,7 @@ def test_the_pause_of_a_checkpoint_is_part_of_no_step(
     assert result["step_seconds"]["exchange"] < pause / 10
 
 
+@pytest.mark.slow
 @pytest.mark.ranks
 def test_each_step_s_time_is_written_and_the_first_ten_are_cold(make_pair: Callable[..., Path], tmp_path: Path) -> None:
     train_ranks(cell(2, ranks=2, epochs=1, samples=24, log_steps=5), make_pair(), tmp_path / "cell")
@@ -212,6 +220,7 @@ def test_each_step_s_time_is_written_and_the_first_ten_are_cold(make_pair: Calla
             assert 0 < local <= min(step, slowest)
 
 
+@pytest.mark.slow
 @pytest.mark.ranks
 def test_ranks_that_do_not_exchange_go_their_own_ways(make_pair: Callable[..., Path], tmp_path: Path) -> None:
     data, full = make_pair(), cell(2, ranks=2, samples=8, epochs=1)
@@ -226,6 +235,7 @@ def test_ranks_that_do_not_exchange_go_their_own_ways(make_pair: Callable[..., P
     assert exchanged == [0.0] * 4
 
 
+@pytest.mark.slow
 def test_made_up_data_are_the_first_batch_again_and_again(make_pair: Callable[..., Path], tmp_path: Path) -> None:
     data, still = make_pair(), cell(2, samples=4, epochs=1, learning_rate=1e-12)
     for arm in ("full", "synthetic"):
@@ -341,6 +351,7 @@ def _compile(_rank: int, path: Path) -> None:
     assert Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]).is_dir()
 
 
+@pytest.mark.slow
 def test_what_a_process_compiled_goes_with_it(tmp_path: Path) -> None:
     """torch takes half a program for a whole one, so what a killed process left would keep all others from training."""
     folders = set[str]()
@@ -351,6 +362,7 @@ def test_what_a_process_compiled_goes_with_it(tmp_path: Path) -> None:
     assert not any(Path(folder).exists() for folder in folders)
 
 
+@pytest.mark.slow
 def test_a_machine_without_a_compiler_is_named(
     make_pair: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

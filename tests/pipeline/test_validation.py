@@ -49,6 +49,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_toy_pair(tmp_path_factory.mktemp("pair"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("dims", "training"),
     [(2, {"scaling": "minmax"}), (2, {"average": 0.3, "precision": "bfloat16"}), (3, {"norm": "batch", "crop": 32})],
@@ -112,6 +113,7 @@ def test_a_change_that_is_no_number_is_an_error_that_is_none(data: Path) -> None
     assert all(math.isnan(sums["squares"]) for sums in validator.judge(step, World()))
 
 
+@pytest.mark.slow
 def test_windows_of_scans_are_counted_in_operations_and_memory() -> None:
     """A plane of 512 x 512 is four times 16 crops of 64 x 64."""
     crops, two_crops, scans = (

@@ -43,6 +43,7 @@ def sleep_long(path: Path) -> None:
     time.sleep(600)
 
 
+@pytest.mark.slow
 def test_a_local_job_ends_also_where_interrupts_are_ignored(tmp_path: Path) -> None:
     """As in the background of a script."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
