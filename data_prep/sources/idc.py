@@ -161,12 +161,13 @@ def fetch(chosen: Sequence[IdcSeries], root: Path, client: Client | None = None)
         UserError: something else is there, the folder cannot be made, another process downloads into it, its disk is
             too full, the download failed, or series stayed incomplete.
     """
-    if not _list_incomplete(chosen, root):  # the folder may be read-only
+    missing = _list_incomplete(chosen, root)
+    if not missing:  # the folder may be read-only
         return 0
     _make_folder(root)
     otherwise = f"another `quarterdose fetch` downloads into {root}: run the same command again when it has ended"
     with claimed(root / _LOCK, otherwise):
-        missing = _list_incomplete(chosen, root)
+        missing = _list_incomplete(missing, root)  # another process may have fetched some
         _fetch_missing(missing, root, client)
         incomplete = _list_incomplete(missing, root)
     if incomplete:
