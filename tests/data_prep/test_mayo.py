@@ -91,6 +91,25 @@ def test_a_full_dose_is_paired_within_its_study(tmp_path: Path) -> None:
     assert studies() == [("1.1", "1.1")]
 
 
+def test_a_longer_low_dose_of_another_study_is_no_partner_where_the_studys_own_is_there(tmp_path: Path) -> None:
+    """Of a third examination the full dose is not there, or not yet."""
+    for study, dose, slices in [("1.1", "Full", 8), ("1.1", "Low", 6), ("1.3", "Low", 8)]:
+        tags = {"StudyInstanceUID": study, "SeriesDescription": f"{dose} Dose Images"}
+        write_series(tmp_path / study / dose, chest(slices), SPACING, patient="L067", **tags)
+    (series,) = find(tmp_path, kind="mayo").series
+    assert (len(series.low_files), {path.parent.parent.name for path in series.low_files}) == (6, {"1.1"})
+
+
+def test_a_low_dose_of_thicker_slices_is_no_partner(tmp_path: Path) -> None:
+    """Every third slice of the thin ones lies where a thick one does."""
+    for dose, thickness, slices in [("Full", 1, 12), ("Low", 3, 4)]:
+        tags = {"SeriesDescription": f"{dose} Dose Images", "SliceThickness": thickness}
+        write_series(tmp_path / dose, chest(slices), (float(thickness), 0.7, 0.7), patient="L067", **tags)
+    discovery = find(tmp_path, kind="mayo")
+    assert not discovery.series
+    assert "no low-dose series of its patient, kernel and thickness" in reasons(discovery)
+
+
 def test_mayo_without_description_is_told_apart_by_its_table(
     mayo: Mayo, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
