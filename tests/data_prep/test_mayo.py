@@ -103,7 +103,7 @@ def test_a_longer_low_dose_of_another_study_is_no_partner_where_the_studys_own_i
 def test_a_low_dose_of_thicker_slices_is_no_partner(tmp_path: Path) -> None:
     """Every third slice of the thin ones lies where a thick one does."""
     for dose, thickness, slices in [("Full", 1, 12), ("Low", 3, 4)]:
-        tags = {"SeriesDescription": f"{dose} Dose Images", "SliceThickness": thickness}
+        tags: dict[str, Any] = {"SeriesDescription": f"{dose} Dose Images", "SliceThickness": thickness}
         write_series(tmp_path / dose, chest(slices), (float(thickness), 0.7, 0.7), patient="L067", **tags)
     discovery = find(tmp_path, kind="mayo")
     assert not discovery.series

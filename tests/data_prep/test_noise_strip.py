@@ -1,5 +1,6 @@
 """The noise of a scan on its contact sheet, and the flags of scans whose noise a person should look at."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,14 @@ def test_a_strip_warns_of_noise_that_the_dose_does_not_ask_for(added: float, is_
     row = noise.row()
     assert row["noise_ratio"] == pytest.approx(added / 3, rel=0.03)
     assert has_warning(noise_strip(noise, row)) == is_odd
+
+
+def test_rounding_to_whole_hu_is_no_noise_that_the_dose_adds() -> None:
+    """Of as much noise as 1 HU, whole HU add a twelfth of its variance, to the scan's own noise as well."""
+    row = record(added=1.0, dose=0.5, sd=1.0).row()
+    assert row["noise_full_hu"] == pytest.approx(math.sqrt(13 / 12), rel=0.015)
+    assert row["noise_added_hu"] == pytest.approx(math.sqrt(13 / 12), rel=0.015)
+    assert row["noise_ratio"] == pytest.approx(math.sqrt(12 / 13), rel=0.015)  # 4 % below 1
 
 
 @pytest.mark.parametrize(("smoothing", "side"), [(0, 72), (2, 144)])
