@@ -243,6 +243,20 @@ def test_a_few_slices_of_another_series_refuse_the_scan_that_they_continue(
     assert (scan.fault is not None) == is_refused
 
 
+@pytest.mark.parametrize(("scrap", "is_refused"), [("1.1", True), ("1.2", False)])
+def test_a_slice_of_another_study_continues_no_scan(scrap: str, is_refused: bool, tmp_path: Path) -> None:
+    """The patient was examined again, and lay where the patient lay before."""
+
+    def end_in_another(image: FileDataset, z: int) -> None:
+        image.SeriesInstanceUID += ".1" * (z == 9)
+        image.StudyInstanceUID = scrap if z == 9 else "1.1"
+
+    files = write(tmp_path, 10, end_in_another)
+    (scan,) = find(tmp_path).series
+    assert sorted(scan.files) == sorted(files[:9])
+    assert (scan.fault is not None) == is_refused
+
+
 def test_three_interleaved_phases_that_numbers_alone_tell_are_refused(tmp_path: Path) -> None:
     write(tmp_path, 15, lambda image, z: setattr(image, "InstanceNumber", z % 3 * 5 + z // 3))
     (series,) = find(tmp_path).series
