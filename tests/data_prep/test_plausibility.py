@@ -10,7 +10,7 @@ from pydicom import Dataset
 from pydicom.dataset import FileDataset
 
 from data_prep.errors import ScanError
-from data_prep.plausibility import check_extent
+from data_prep.plausibility import HuCheck, check_extent
 from data_prep.readers.dicom import open_dicom
 from tests.data_prep.dicom_series import edit, write_series
 from tests.scans import chest
@@ -20,6 +20,35 @@ LARGE = {"length": ((3.0, 0.7, 0.7), (1001, 512, 512), "the scan's length is 300
          "rows": ((3.0, 2.0, 0.7), (1000, 501, 512), "the width of a slice is 1002 mm"),
          "columns": ((3.0, 0.7, 2.0), (1000, 512, 501), "the width of a slice is 1002 mm")}  # fmt: skip
 Edit = Callable[[FileDataset], None]
+
+
+def check_hu(*ranges: tuple[int, int]) -> None:
+    """Check slices of these lowest and highest HU, from the feet to the head."""
+    check = HuCheck(lambda z: f"slice {z}")
+    for z, (lowest, highest) in enumerate(ranges):
+        check.add(z, np.array([[lowest, highest]]))
+    check.finish()
+
+
+@pytest.mark.parametrize("ranges", [
+    [(-1000, -100), (-1000, -90), (-1000, 40), (-1000, 40)],  # the table alone, below the feet
+    [(-1000, 40), (-1000, 40), (-1000, -100)],  # and above the head
+    [(-1000, 40), (-51, 40), (-1000, 40)],  # fat, where the field ends inside of the body
+    [(-201, 0), (-201, 0)],
+])  # fmt: skip
+def test_slices_without_tissue_at_the_ends_and_without_air_are_those_of_a_ct(ranges: list[tuple[int, int]]) -> None:
+    check_hu(*ranges)
+
+
+@pytest.mark.parametrize(("ranges", "reason"), [
+    ([(-1000, -100), (-1000, 40), (-1000, -1), (-1000, 40)], "slice 2 has values from -1000 to -1, which are no HU"),
+    ([(-1000, 40), (-49, 40), (-1000, 40)], "slice 1 has values from -49 to 40, which are no HU: neither air nor fat"),
+    ([(-199, 40), (-199, 40)], "values from -199 to 40 are no HU: air or tissue is missing"),
+    ([(-1000, -1), (-1000, -2)], "values from -1000 to -1 are no HU: air or tissue is missing"),
+])  # fmt: skip
+def test_slices_that_lack_what_a_ct_has_are_refused(ranges: list[tuple[int, int]], reason: str) -> None:
+    with pytest.raises(ScanError, match=f"^{reason}"):
+        check_hu(*ranges)
 
 
 def setting(**elements: object) -> Edit:

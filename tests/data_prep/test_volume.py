@@ -1,3 +1,5 @@
+from contextlib import nullcontext
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -78,6 +80,18 @@ def test_what_is_no_axial_ct_is_refused(change, reason) -> None:  # type: ignore
     voxels, matrix = change(volume().transpose(2, 1, 0), affine())
     with pytest.raises(ScanError, match=reason):
         canonical(voxels, matrix)
+
+
+@pytest.mark.parametrize(
+    ("degrees", "down", "is_axial"),
+    [(0.95, 0.7, True), (-0.95, 0.7, True), (1.05, 0.7, False), (0, 0.7065, True), (0, 0.7075, False)],
+)
+def test_slices_may_be_tilted_by_a_degree_and_pixels_may_differ_by_a_hundredth(
+    degrees: float, down: float, is_axial: bool
+) -> None:
+    matrix = _tilted(affine((2.5, down, 0.7)), degrees)
+    with nullcontext() if is_axial else pytest.raises(ScanError, match=r"tilted by 1\.|not square"):
+        assert Grid.of(matrix).spacing == pytest.approx((2.5, down, 0.7))
 
 
 def _tilted(matrix: np.ndarray, degrees: float) -> np.ndarray:
