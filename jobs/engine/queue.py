@@ -213,11 +213,19 @@ def _largest_requests(graph: Graph) -> Iterator[JobRequest]:
 
 
 def _refs_in_queue(queue: _Queue, graph: Graph, submission: Submission) -> Iterator[Ref]:
-    """Yield the items that jobs in the queue have yet to do: what they have done they leave as it is."""
+    """Yield the items that jobs in the queue have yet to do."""
+    stage = graph.stages.get(submission.stage)
     for item in items_of(graph, submission) if queue.is_searched else submission.items:
-        marker = graph.marker((submission.stage, item)) if submission.stage in graph.stages else None
-        if marker is None or marker.state != "done" or array_of(marker.job) not in submission.jobs:
+        if stage is None or not _has_ended(stage, item, submission):
             yield submission.stage, item
+
+
+def _has_ended(stage: Stage, item: str, submission: Submission) -> bool:
+    """Whether jobs have done an item, or failed at it and leave it as it is: a training that failed may be put back."""
+    marker = stage.markers.read(item)
+    if marker is None or array_of(marker.job) not in submission.jobs:
+        return False
+    return marker.state == "done" or not stage.uses_ranks
 
 
 def _items_to_queue(queue: _Queue, graph: Graph, stage: Stage, queued: set[Ref], new: set[Ref]) -> list[str]:

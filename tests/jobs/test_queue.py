@@ -10,7 +10,7 @@ import pytest
 from data_prep.errors import UserError
 from data_prep.progress import ignore_progress
 from jobs.engine.graph import Graph
-from jobs.engine.marker import Marker
+from jobs.engine.marker import Marker, State
 from jobs.engine.queue import live_submissions, submit_graph
 from jobs.engine.run_folder import RunFolder
 from jobs.engine.submissions import ALL_ITEMS, Submissions
@@ -186,6 +186,21 @@ def test_what_a_job_at_its_end_has_done_with_other_settings_is_not_in_the_queue(
         Submissions(folder.root).add(stage, items, [str(number)], 1, 1)
     again = submit_graph(graph, folder, PROFILE, Submissions(folder.root).read(), open_graph)
     assert [submission.stage for submission in again][:2] == stages
+
+
+@pytest.mark.parametrize(("state", "attempt", "is_again"), [
+    ("failed", "7_1.0/x", True), ("done", "7_1.0/x", True), ("failed", "6_1.0/x", False),
+])  # fmt: skip
+def test_what_an_array_failed_at_is_submitted_again_while_it_does_the_rest(
+    folder: RunFolder, state: State, attempt: str, is_again: bool
+) -> None:
+    graph = graph_of(folder)
+    mark_split_of_one_scan(graph, folder)
+    graph.stages["evaluate"].markers.write("tv", Marker(state, {}, 1.0, 1.0, "no room", {}, attempt=attempt))
+    array = Submissions(folder.root).add("evaluate", ["low-dose", "tv"], ["7"], 2, 1)
+    again = submit_graph(graph, folder, PROFILE, [array], open_graph)
+    (judged,) = [submission.items for submission in again if submission.stage == "evaluate"]
+    assert ("low-dose" in judged, "tv" in judged) == (False, is_again)
 
 
 def test_jobs_wait_for_the_newer_of_two_that_do_an_item(
