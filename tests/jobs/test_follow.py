@@ -15,7 +15,7 @@ from data_prep.files import locked
 from data_prep.seal import sealed
 from jobs.engine.item_states import ItemState, QueueState, item_states
 from jobs.engine.logs import Logs
-from jobs.engine.marker import Marker
+from jobs.engine.marker import Marker, State
 from jobs.engine.queue import check_submission
 from jobs.engine.run_folder import LOCK, RunFolder
 from jobs.engine.submissions import Submission, Submissions
@@ -229,6 +229,22 @@ def test_the_split_waits_for_scans_but_not_for_failed_ones(folder: RunFolder) ->
     shown = item_states(graph_of(folder), {})
     assert shown["split", "split"].note == "for the next run"
     assert shown["train", "2d"].note == "for split/split"
+
+
+@pytest.mark.parametrize("state", ["failed", "refused"])
+def test_what_needs_an_item_that_did_not_succeed_waits_for_it(folder: RunFolder, state: State) -> None:
+    write_split(folder)
+    write_marker(folder, "train", "2d", replace(FAILED, state=state))
+    assert states(folder)["transfer/3d-zero"] == ItemState("waiting", "for train/2d")
+
+
+def test_the_split_waits_for_a_scan_that_was_stopped(folder: RunFolder) -> None:
+    prepare = graph_of(folder).stages["prepare"]
+    (scan,) = prepare.items()
+    prepare.markers.folder.mkdir(parents=True)
+    prepare.markers.write_progress(scan, 1, 2, "slices")
+    shown = item_states(graph_of(folder), {})
+    assert (shown["prepare", scan].state, shown["split", "split"].note) == ("stopped", f"for prepare/{scan}")
 
 
 def with_crop(folder: RunFolder, crop: int) -> RunFolder:
