@@ -261,6 +261,18 @@ def test_an_item_that_ends_without_a_word_is_marked_over_its_former_end(
 
 
 @pytest.mark.usefixtures("_own_handlers")
+def test_an_item_of_a_shared_job_that_an_earlier_job_has_done_stays_done(
+    graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_rank(monkeypatch)
+    train, done = graph.stages["train"], Marker("done", {}, 1.0, 1.0, "", {}, attempt="11.0/x")
+    train.markers.write("2d", done)
+    monkeypatch.setattr(in_job, "_run_in_process", lambda *_arguments: None)
+    in_job.run_items(open_graph, train.folder.root, "train", ["2d"], 2)
+    assert train.markers.read("2d") == done
+
+
+@pytest.mark.usefixtures("_own_handlers")
 def test_a_waiting_job_whose_training_the_settings_no_longer_name_ends_well(
     graph: Graph, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
