@@ -52,8 +52,13 @@ def find_cause(log_text: str) -> str | None:
 
 
 def find_cause_of_start(folder: Path, job: str, restarts: int) -> str | None:
-    """Name why a job ended badly after so many restarts, by its log in ``folder``; None if that does not tell."""
-    log = folder / f"{job}_0_log.out"
-    text = log.read_text(errors="replace") if log.exists() else ""
+    """Name why a job ended badly after so many restarts, by its log in ``folder``; None if that does not tell.
+
+    Nor does it tell who may read the run, but not its logs.
+    """
+    try:
+        text = (folder / f"{job}_0_log.out").read_text(errors="replace")
+    except (FileNotFoundError, PermissionError):
+        return None
     _, start, following = text.rpartition(f"{STARTED} {job}.{restarts}\n")
     return find_cause(following.partition(f"\n{STARTED} ")[0][-_TAIL:]) if start else None

@@ -1,5 +1,6 @@
 """The real words: provoked here, or what Slurm 22.05 wrote when it was made to on a cluster of several nodes."""
 
+import os
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -120,3 +121,17 @@ def test_each_start_of_a_job_has_its_own_cause(tmp_path: Path) -> None:
     causes = [find_cause_of_start(tmp_path, "12", restarts) for restarts in range(3)]
     assert causes == [KILLED, "out of memory", None]
     assert find_cause_of_start(tmp_path, "1", 0) is None
+
+
+def test_who_may_not_read_logs_is_told_no_cause(tmp_path: Path) -> None:
+    """As the members of a group for whom a run is shared."""
+    (tmp_path / "12_0_log.out").write_text(f"this process was started 12.0\n{PUT_BACK}")
+    user = os.geteuid()
+    tmp_path.chmod(0)
+    try:
+        if not user:
+            os.seteuid(65534)
+        assert find_cause_of_start(tmp_path, "12", 0) is None
+    finally:
+        os.seteuid(user)
+        tmp_path.chmod(0o700)
