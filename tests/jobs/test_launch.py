@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.engine.launch import show_gpu
+from jobs.engine.launch import share_items, show_gpu
 
 
 @pytest.mark.parametrize(("visible", "seen"), [(None, ["0", "1", "0"]), ("5,GPU-a,7", ["5", "GPU-a", "5"])])
@@ -21,6 +21,12 @@ def test_workers_of_a_machine_take_its_gpus_in_turn(
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         show_gpu(worker, 2)
         assert os.environ["CUDA_VISIBLE_DEVICES"] == gpu
+
+
+def test_each_worker_begins_with_its_share_and_helps_the_others_from_their_ends() -> None:
+    assert share_items(list("abcde"), 2) == [list("acedb"), list("bdeca")]
+    assert share_items(list("abcdef"), 3) == [list("adebfc"), list("befcda"), list("cfdaeb")]
+    assert share_items(["a"], 2) == [["a"], ["a"]]
 
 
 def test_a_machine_of_one_gpu_or_none_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """What a worker does with the items of a stage, and what it records of them."""
 
 import json
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -158,6 +159,20 @@ def test_errors_that_are_sentences_are_told_as_they_are(
     assert str(failure) in log
     assert "Traceback" not in log
     assert (PEER_LOST in log) == (kind is PeerLost)
+
+
+def test_a_rank_that_lost_another_lets_that_one_tell_the_reason(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(item: str, *_arguments: object) -> dict[str, Any]:
+        other = Marker("failed", {}, 1.0, 1.0, "slice 3 is broken", {})
+        threading.Timer(0.1, toy.markers.write, (item, other)).start()
+        raise PeerLost("rank 0 of 2 gave no sign of life")
+
+    monkeypatch.setattr(worker, "_GRACE_SECONDS", 1.0)
+    monkeypatch.setattr(Toy, "uses_ranks", True)
+    monkeypatch.setattr(Toy, "does", staticmethod(fail))
+    with pytest.raises(PeerLost):
+        join(toy, "a", 1)
+    assert marker_of(toy, "a").reason == "slice 3 is broken"
 
 
 def test_a_private_stage_tells_no_words_of_an_error(
