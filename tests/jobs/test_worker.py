@@ -218,6 +218,17 @@ def test_what_other_settings_began_is_discarded_before_it_is_done_anew(
         assert toy.markers.read("a") is None
 
 
+def test_an_item_whose_input_was_changed_since_is_not_done(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would be done from other bytes than those that its marker names."""
+    work(toy, "a")
+    (toy.folder.root / "a").write_text("other voxels")
+    monkeypatch.setattr(Toy, "inputs", lambda _self, item: [("toy", "a")] if item == "b" else [])
+    work(toy, "b")
+    assert marker_of(toy, "b").state == "failed"
+    assert "t/a was cut or changed after it was written: run the same command again" in marker_of(toy, "b").reason
+    assert not (toy.folder.root / "b").exists()
+
+
 def test_rank_0_alone_records_what_the_ranks_have_done(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Toy, "uses_ranks", True)
     is_running: list[bool] = []
