@@ -43,7 +43,7 @@ _ENDS = {
     "DEADLINE": "met its deadline",
     "LAUNCH_FAILED": "could not be started",
 }
-_KILLED = "137:0"  # exit code of a job of which a process got SIGKILL
+_KILLED = ("137:0", "9:0")  # exit code of a job of which a process got SIGKILL; sacct takes 128 away from it
 
 
 def describe_wait(state: JobState) -> str:
@@ -65,7 +65,7 @@ def describe_end(state: JobState, cause: str | None = None) -> str:
         return f"job {state.job} was not started, as a job that it needs did not succeed"
     if state.state == "FAILED" and cause:
         return f"job {state.job} failed: {cause}"
-    if state.exit == _KILLED:
+    if state.exit in _KILLED:
         return f"job {state.job} had a process that was killed, often for want of memory"
     if state.state == "FAILED":
         code, _, number = state.exit.partition(":")

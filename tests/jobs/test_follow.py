@@ -313,6 +313,7 @@ def test_why_a_job_waits_is_said_in_words(reason: str, words: str) -> None:
     [
         ("FAILED", "75:0", "its restarts (3) are used up: raise `restarts` or `minutes`"),
         ("FAILED", "137:0", "had a process that was killed"),
+        ("FAILED", "9:0", "had a process that was killed"),
         ("FAILED", "7:0", "failed with exit code 7"),
         ("FAILED", "0:11", "failed with signal 11"),
         ("TIMEOUT", "0:15", "met its time limit"),

@@ -192,6 +192,7 @@ def test_a_job_over_its_memory_is_told_by_its_log(cluster: Cluster) -> None:
 def test_a_killed_process_is_told_by_its_log(cluster: Cluster) -> None:
     job = sbatch(cluster, "srun bash -c 'kill -9 $$'")
     assert state_when(job, ENDED_BADLY).exit == "137:0"
+    assert accounted(job, all_ended)[0].exit == "9:0"
     assert find_cause(log_of(cluster, job)) == "killed (SIGKILL), often for want of memory"
 
 
