@@ -25,12 +25,19 @@ def compile_network(model: nn.Module) -> None:
     torch's own choice is a folder of a known name where others can. In one that processes share, it takes a program for
     whole that a killed process wrote half, and that another one still writes.
     """
-    if _FOLDER not in os.environ:
+    if not _is_chosen_by_user():
         parent = private_temporary_folder(Path(tempfile.gettempdir()), "compiled") or cache_folder() / "compiled"
         parent.mkdir(parents=True, exist_ok=True)
         os.environ[_FOLDER] = tempfile.mkdtemp(dir=parent)
         Finalize(None, shutil.rmtree, (os.environ[_FOLDER], True), exitpriority=0)  # also in a child, unlike atexit
     model.compile()
+
+
+def _is_chosen_by_user() -> bool:
+    """Whether a user set torch's folder; torch writes its own choice there too when its compiler is imported."""
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir  # takes seconds
+
+    return _FOLDER in os.environ and Path(os.environ[_FOLDER]).name != Path(default_cache_dir()).name
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """A training from its first step to its last: what it learns, measures and refuses."""
 
+import getpass
 import itertools
 import math
 import os
@@ -342,6 +343,20 @@ def test_compiled_programs_lie_where_nobody_else_can_write(
     ours = tmp_path / f"quarterdose-compiled-{os.geteuid()}"
     assert folder.parent == (ours if is_safe else cache_folder() / "compiled")
     assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_what_torch_chose_at_its_import_is_no_choice_of_the_users(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each process of a training imports torch's compiler before, or is forked from one that did."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    chosen = tmp_path / f"torchinductor_{getpass.getuser()}"
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(chosen))
+    compile_network(torch.nn.Linear(1, 1))
+    assert Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) != chosen
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "mine"))
+    compile_network(torch.nn.Linear(1, 1))
+    assert Path(os.environ["TORCHINDUCTOR_CACHE_DIR"]) == tmp_path / "mine"
 
 
 def _compile(_rank: int, path: Path) -> None:
