@@ -134,12 +134,15 @@ def _lost(
     arms: Arms, seconds: float, slopes: Mapping[ArmName, Numbers], total: float, spread: Spread
 ) -> dict[str, object]:
     """Compute a cause's share of the whole, with its interval."""
-    terms = _variances(arms, {arm: slope / total for arm, slope in slopes.items()}, spread)
+    terms = list(_variances(arms, {arm: slope / total for arm, slope in slopes.items()}, spread))
     low, high = t_interval(seconds / total, *zip(*terms, strict=True))
     steps = ", ".join(f"{arm} {sum(map(len, arms[arm]))}" for arm in slopes)
     units = "seeds, blocks of steps of arms with one seed" if spread.freedom else "blocks of steps of one seed an arm"
+    over = f"{units}; {steps} steps"
+    if np.isnan(low):  # as one rank exchanges nothing, and waits for none
+        over = f"nothing: {'too few steps' if np.isnan(sum(x for x, _ in terms)) else 'the same in all steps'}"
     return {"lost": seconds / total, "lost_low": low, "lost_high": high, "impossible": _impossible(high),
-            "interval_over": "nothing: too few steps" if np.isnan(low) else f"{units}; {steps} steps"}  # fmt: skip
+            "interval_over": over}  # fmt: skip
 
 
 def _variances(arms: Arms, slopes: Mapping[ArmName, Numbers], spread: Spread) -> Iterator[tuple[float, int]]:

@@ -144,3 +144,14 @@ def test_too_few_steps_give_no_interval_and_say_so() -> None:
     enough = attribution(cells_, steps[steps["step"] < 30]).set_index("cause")
     assert enough["lost_low"]["exchange"] < enough["lost"]["exchange"] < enough["lost_high"]["exchange"]
     assert enough["interval_over"]["exchange"] == "blocks of steps of one seed an arm; full 20, silent 20 steps"
+
+
+def test_a_rank_alone_exchanges_nothing_in_any_step() -> None:
+    cells_, steps = controlled()
+    alone = cells_[cells_["arm"].isin(["full", "synthetic"])].assign(ranks=1)
+    steps = steps.assign(slowest_seconds=steps["own_seconds"])
+    table = attribution(pd.concat([alone, cells_[cells_["arm"] == "alone"]]), steps).set_index("cause")
+    for cause in ("exchange", "stragglers"):
+        row = table.loc[cause, ["seconds", "lost", "interval_over"]]
+        assert list(row) == [0, 0, "nothing: the same in all steps"]
+    assert table["interval_over"]["data"] == "blocks of steps of one seed an arm; full 190, synthetic 190 steps"
