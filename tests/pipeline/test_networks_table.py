@@ -82,3 +82,13 @@ def test_hours_of_gpus_and_cpus_are_not_compared() -> None:
 
 def test_without_the_input_there_is_nothing_to_compare_with() -> None:
     assert table_of([training("a", 1.0)], {"a": [1.0]}).empty
+
+
+def test_what_a_donor_took_is_unknown_where_its_training_failed() -> None:
+    """The costs of the network are then unknown too, and nothing says that no other beats it."""
+    deep = {"dims": 3, "slices": 16, "transfer": "zero", "donor": "a"}
+    trainings = [training("a", 2.0, state="failed"), training("c-s16-r1", 1.0, **deep)]
+    row = table_of(trainings, {**INPUT, "c-s16-r1": [1.0]}).loc["c"]
+    assert row["hours"] == 1
+    assert row[["donor_hours", "total_hours"]].isna().all()
+    assert not row["on_front"]

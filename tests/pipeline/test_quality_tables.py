@@ -13,6 +13,7 @@ from scipy import stats
 
 from pipeline.quality.measures import MEASURES, SCAN_MEASURES, SLAB_MEASURES, SLICE_MEASURES, names
 from pipeline.quality.statistics import holm, paired_test
+from pipeline.report import quality_tests
 from pipeline.report.figures.quality import draw_bias, draw_noise_spectra, draw_sharpness
 from pipeline.report.quality_tables import interval, nps_table, quality_tables
 from pipeline.report.results import Results
@@ -198,3 +199,17 @@ def test_figures_show_each_model_and_the_full_dose(tmp_path: Path) -> None:
     for number, ax in enumerate(bias.axes):
         marks = [np.asarray(line.get_xydata())[0].tolist() for line in ax.lines[2::2]]
         assert marks == [[0.5 * number, 0], [-1, 1], [2, 2]]
+
+
+def test_networks_are_tested_on_the_test_part_and_on_patients_that_both_have_a_number_of() -> None:
+    rows = [{"model": model, "part": part, "patient": f"p{patient}", **dict.fromkeys(names(MEASURES), 1.0),
+             "rmse_hu": 10.0 + patient + (model == "b") * (1 + 0.1 * patient) * (1 if part == "test" else -50)}
+            for model, part, patient in product("ab", ("test", "validation"), range(7))]  # fmt: skip
+    scans = pd.DataFrame(rows)
+    scans.loc[(scans["patient"] == "p6") & (scans["model"] == "b"), "rmse_hu"] = np.nan
+    row = quality_tests.tests_table(scans).set_index("metric").loc["rmse_hu"]
+    differences = np.array([-(1 + 0.1 * patient) for patient in range(6)])
+    assert (row["first"], row["second"], row["patients"]) == ("a", "b", 6)
+    assert row["difference"] == pytest.approx(differences.mean())
+    assert row["p"] == pytest.approx(stats.wilcoxon(differences).pvalue)
+    assert row["verdict"] == "differ"

@@ -7,6 +7,7 @@ from scipy.stats import t as student
 from scipy.stats import ttest_ind
 
 from pipeline.scaling.analysis import speed_up, steps_to_2d, unlike
+from pipeline.scaling.estimates import block_count
 from pipeline.scaling.laws import laws
 from tests.pipeline.study_cells import cells, changed, seeds
 
@@ -223,6 +224,7 @@ def test_without_an_undisturbed_training_there_is_no_speed_up() -> None:
         ({"gpu_mhz": 1200.0}, "the baseline's GPU ran at 1200 MHz, that of 3d-s16-r2 at 1980 MHz"),
         ({"node_list": "n7"}, "the baseline ran on other nodes"),
         ({}, "caches that hold each rank's share, but not the whole of fewer ranks"),
+        ({"gpu_mhz": 1940.0}, "caches that hold each rank's share, but not the whole of fewer ranks"),
     ],
 )
 def test_more_than_all_of_the_ranks_is_called_impossible_with_its_likely_cause(
@@ -381,3 +383,7 @@ def test_trainings_that_all_failed_after_a_validation_were_not_compared() -> Non
     cells = pd.DataFrame([trained("2d", dims=2, state="failed"), trained("plain", state="failed")])
     lines = [*validated("2d", {0: 0.5}), *validated("plain", {0: 0.4})]
     assert steps_to_2d(cells, pd.DataFrame(lines)).empty
+
+
+def test_steps_are_in_six_blocks_at_the_most_and_ten_steps_a_block_at_the_least() -> None:
+    assert [block_count(steps) for steps in (9, 19, 20, 59, 60, 1000)] == [0, 1, 2, 5, 6, 6]

@@ -99,3 +99,18 @@ def test_the_test_of_variance_is_wrong_as_often_as_it_says() -> None:
     generator, ranks = np.random.default_rng(5), np.array([1, 2, 4])
     wrong = sum(trend(generator.standard_normal((3, 12)), ranks)[1] < 0.1 for _ in range(60))
     assert wrong <= 13  # binomial with 0.1: more than 13 of 60 has a probability of 0.3 %
+
+
+def test_five_units_that_all_rank_counts_share_are_enough() -> None:
+    table, quality = judged({1: 0.2, 4: 0.1}, scans=6)
+    few = quality[(quality["scan"] != "s5") | ~quality["model"].str.contains("-r4")]
+    (row,) = falling_variance(table, few).query("metric == 'mse' and over == 'scans'").to_dict("records")
+    assert (row["units"], row["reason"]) == (5, "")
+    assert 0 < row["p_value"] <= 1
+    fewer = few[few["scan"] != "s4"]
+    (row,) = falling_variance(table, fewer).query("metric == 'mse' and over == 'scans'").to_dict("records")
+    assert (row["units"], row["reason"]) == (4, "4 of at least 5 scans that are needed")
+
+
+def test_what_does_not_vary_does_not_fall() -> None:
+    assert trend(np.ones((3, 6)), np.array([1.0, 2.0, 4.0])) == (0, 1)
