@@ -143,12 +143,13 @@ def _fitted(series: RankSeries, law: Law, listed: str) -> Iterator[dict[str, obj
     if law is USL:
         parameters["most_ranks"] = _most_ranks(parameters["contention"], parameters["coherency"])
     is_exact = len(points) == law.needed
-    reason = "as many parameters as points: nothing is left to test the law" if is_exact else ""
+    exact = "as many parameters as points: nothing is left to test the law" if is_exact else ""
     for parameter, value in parameters.items():
         low, high = _holding(value, bounds.get(parameter, (np.nan, np.nan)))
         over = _over(points) if parameter in bounds else "none: it follows from contention and coherency"
+        held = "held at 0: below it beyond its interval, see speedup.csv" if high == 0 else ""
         yield {"law": law.name, "parameter": parameter, "ranks": listed, "value": value, "low": low, "high": high,
-               "interval_over": over, "reason": reason}  # fmt: skip
+               "interval_over": over, "reason": "; ".join(filter(None, [exact, held]))}  # fmt: skip
 
 
 def _holding(value: float, bounds: tuple[float, float]) -> tuple[float, float]:

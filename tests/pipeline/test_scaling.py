@@ -387,3 +387,14 @@ def test_trainings_that_all_failed_after_a_validation_were_not_compared() -> Non
 
 def test_steps_are_in_six_blocks_at_the_most_and_ten_steps_a_block_at_the_least() -> None:
     assert [block_count(steps) for steps in (9, 19, 20, 59, 60, 1000)] == [0, 1, 2, 5, 6, 6]
+
+
+def test_a_parameter_that_is_held_at_0_beyond_its_interval_says_so() -> None:
+    """An interval from 0 to 0 would pass for certainty."""
+    seconds = {1: 100.0, 2: 33.0, 4: 10.0, 8: 4.0}
+    table = laws(seeds(seconds), epochs(seconds, spread=0.01)).set_index(["law", "parameter"])
+    held = table.loc[table["high"] == 0]
+    assert ("Amdahl", "serial_fraction") in set(held.index)
+    assert set(held["reason"]) == {"held at 0: below it beyond its interval, see speedup.csv"}
+    possible = laws(seeds(amdahl(0.1)), epochs(amdahl(0.1), spread=0.01))
+    assert set(possible["reason"]) == {""}
