@@ -127,6 +127,24 @@ def test_every_epoch_visits_every_segment(make_pair: Callable[..., Path]) -> Non
         assert {two_scans.segment(2 * epoch + i).scan for i in range(2)} == {"a", "b"}
 
 
+def test_an_epoch_that_ends_within_a_round_of_the_segments_starts_another_order(tmp_path: Path) -> None:
+    """Each epoch goes through an order of its own from the start, again and again."""
+    numbers = PairSamples(tmp_path, [Segment("toy", str(number), 0, 48) for number in range(5)], cell(), 0, 7)
+    epochs = [[int(numbers.segment(7 * epoch + i).scan) for i in range(7)] for epoch in range(9)]
+    assert all(sorted(epoch[:5]) == [*range(5)] and epoch[5:] == epoch[:2] for epoch in epochs)
+    assert len(set(map(tuple, epochs))) > 6
+
+
+def test_a_validation_samples_slices_in_its_own_way(make_pair: Callable[..., Path]) -> None:
+    """Of a 2D network in volumes of the study, such as those around the middle of the scan."""
+    data = make_pair(slices=48)
+    settings = cell(2, crop=None).model_copy(update={"validated_sampling": "grouped"})
+    validated = PairSamples(data, [Segment("toy", "a", 0, 48)], settings, 0, 4, validating=True)
+    middle = Pair(data / "toy" / "a.zarr").read("full_dose", 16, 32)
+    for index in range(4):
+        assert np.array_equal((validated[index][1] * 100).round().numpy(), middle)
+
+
 @pytest.mark.parametrize(("size", "batch"), [(1, 1), (2, 1), (4, 1), (2, 2), (1, 4)])
 def test_the_global_order_of_samples_is_the_same_for_every_world(size: int, batch: int) -> None:
     steps = 16 // (size * batch)
@@ -183,3 +201,11 @@ def test_two_dimensions_and_paper_scaling(make_pair: Callable[..., Path]) -> Non
 def test_short_segments_are_refused(make_pair: Callable[..., Path]) -> None:
     with pytest.raises(UserError, match="16 slices a volume were asked for, but a scan or slab has only 12"):
         samples(make_pair(), stop=12)
+    later = [Segment("toy", "a", 0, 48), Segment("toy", "b", 0, 12)]
+    with pytest.raises(UserError, match="a scan or slab has only 12"):
+        PairSamples(make_pair(), later, cell(), 0, 2)
+
+
+def test_a_part_without_scans_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no scan to train or validate on: see data\.split"):
+        PairSamples(tmp_path, [], cell(), 0, 2)

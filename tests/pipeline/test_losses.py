@@ -3,11 +3,16 @@ import json
 import numpy as np
 import pytest
 import pytorch_msssim
+import scipy.signal
+import skimage.measure
 import torch
+from numpy.typing import NDArray
 from skimage.metrics import structural_similarity
 
-from pipeline.losses import CompositeLoss
+from pipeline.intensity import ScalingName
+from pipeline.losses import CompositeLoss, build_loss
 from pipeline.quality.ssim import authors_ms_ssim, ms_ssim, ssim_and_ms_ssim
+from pipeline.settings.training import TrainingSettings
 from tests.beside import shared_file
 
 
@@ -73,6 +78,60 @@ def test_the_authors_variant_takes_the_smallest_crops(shape: tuple[int, ...]) ->
     assert 0 < float(loss.detach()) < 1
     assert output.grad is not None
     assert output.grad.isfinite().all()
+
+
+@pytest.mark.parametrize(("scaling", "data_range"), [("hu", 20.0), ("unit", 1.0), ("minmax", 1.0)])
+def test_the_loss_is_the_squared_error_and_a_share_of_what_is_unlike(scaling: ScalingName, data_range: float) -> None:
+    x, y = (data_range * image for image in noisy_pair(2, 1, 176, 176))
+    error, similarity = torch.mean((x - y) ** 2), pytorch_msssim.ms_ssim(x, y, data_range)
+    for weight in (0.0, 0.02, 0.5):
+        loss = build_loss(TrainingSettings(scaling=scaling, ms_ssim_weight=weight))
+        torch.testing.assert_close(loss(x, y), error + weight * (1 - similarity))
+
+
+@pytest.mark.parametrize("shape", [(48, 64), (16, 24, 32), (8, 24, 24)])
+def test_ms_ssim_of_small_images_is_that_of_its_formula(shape: tuple[int, ...]) -> None:
+    """On fewer scales, with weights of the same sum, and along z in a window as long as the volume."""
+    x, y = noisy_pair(1, 1, *shape)
+    scales = 3 if len(shape) == 2 else 2
+    weights, factors = np.array([0.0448, 0.2856, 0.3001][:scales]), []
+    images = [image[0, 0].double().numpy() for image in (x, y)]
+    for scale in range(scales):
+        full, contrast = _plain_similarity(*images)
+        factors.append(full if scale == scales - 1 else contrast)
+        images = [skimage.measure.block_reduce(image, 2, np.mean) for image in images]
+    expected = np.prod(np.array(factors) ** (weights / weights.sum()))
+    assert float(ms_ssim(x, y, 1.0)) == pytest.approx(expected, abs=1e-5)
+
+
+def _plain_similarity(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float]:
+    def mean(image: NDArray[np.float64]) -> NDArray[np.float64]:
+        for axis, side in enumerate(image.shape):
+            window = scipy.signal.windows.gaussian(min(side, 11), 1.5)
+            image = np.apply_along_axis(np.convolve, axis, image, window / window.sum(), "valid")
+        return image
+
+    mean_x, mean_y = mean(x), mean(y)
+    variances, covariance = mean(x * x) - mean_x**2 + mean(y * y) - mean_y**2, mean(x * y) - mean_x * mean_y
+    contrast = (2 * covariance + 0.03**2) / (variances + 0.03**2)
+    luminance = (2 * mean_x * mean_y + 0.01**2) / (mean_x**2 + mean_y**2 + 0.01**2)
+    return float((luminance * contrast).mean()), float(contrast.mean())
+
+
+def test_the_gradient_is_finite_where_images_are_opposite() -> None:
+    """Where similarity is negative, as of a network that has just begun."""
+    x = torch.randn(1, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(ms_ssim(-x, x, 20.0), torch.tensor([1e-6]))  # each scale's is, and counts as so much
+    output = (-x).requires_grad_()
+    build_loss(TrainingSettings())(output, x).backward()
+    assert output.grad is not None
+    assert output.grad.isfinite().all()
+
+
+def test_the_authors_range_is_255_where_an_image_exceeds_128() -> None:
+    x, y = (image.clamp(0.01, 1) for image in noisy_pair(1, 1, 64, 64))
+    assert 128 < 255 * float(x.max()) < 255
+    torch.testing.assert_close(authors_ms_ssim(255 * x, 255 * y), authors_ms_ssim(x, y))
 
 
 def test_the_authors_variant_gives_their_golden_values() -> None:

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_prep.errors import UserError
-from pipeline.sampling import Sampling, choose, cover, crop_centre
+from pipeline.sampling import Sampling, choose, cover, crop_centre, mirror
 
 NAMES: tuple[Sampling, ...] = ("strided", "grouped", "window")
 
@@ -40,6 +40,15 @@ def test_the_centre_of_a_plane_is_no_larger_than_the_plane() -> None:
     image = np.arange(2 * 6 * 8).reshape(2, 6, 8)
     assert np.array_equal(crop_centre(image, 4), image[:, 1:5, 2:6])
     assert np.array_equal(crop_centre(image, 6), image[:, :, 1:7])
+    assert np.array_equal(crop_centre(image, 3), image[:, 1:4, 2:5])
     assert crop_centre(image, None) is image
     with pytest.raises(AssertionError, match=r"a plane of \(6, 8\) has no centre of 7"):
         crop_centre(image, 7)
+
+
+def test_symmetries_of_a_plane_have_their_numbers() -> None:
+    """By which samples of a seed stay what they are."""
+    plane = np.arange(6).reshape(2, 3)
+    mirrored = [plane, plane[::-1], plane[:, ::-1], np.rot90(plane, 2)]
+    for number, expected in enumerate([*mirrored, *(image.T for image in mirrored)]):
+        assert np.array_equal(mirror(plane, number), expected)
