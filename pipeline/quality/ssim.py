@@ -28,8 +28,6 @@ def _blur(x: Tensor, widths: Sequence[int], centre: Callable[[int], float]) -> T
     """Average under a separable Gaussian window, without padding; ``widths``: of the window along each axis."""
     channels = x.shape[1]
     for axis, width in enumerate(widths, start=2):
-        if width == 1:
-            continue
         offsets = torch.arange(width, dtype=x.dtype, device=x.device) - centre(width)
         weights = torch.exp(-(offsets**2) / (2 * SIGMA**2))
         shape = [1] * x.dim()
