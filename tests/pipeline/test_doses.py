@@ -11,9 +11,11 @@ import torch
 from data_prep.errors import UserError
 from data_prep.partners import FULL_DOSE
 from data_prep.store import Pair
+from pipeline.doses import DoseChoice
 from pipeline.evaluate.denoisers import load_denoiser
 from pipeline.settings.told_dose import check_dose
 from pipeline.settings.training import TrainingSettings
+from pipeline.slices import Fresh
 from tests.pipeline.cells import cell
 from tests.pipeline.doses import EVALUATE, origin_of, samples
 from tests.pipeline.trainings import run
@@ -31,6 +33,28 @@ def test_each_sample_draws_one_of_the_low_doses_by_seed_and_index(data: Path, di
     special = [origin_of(pair, chosen[index]) for index in range(48)]
     assert {array for array, _ in special} == {"low_dose_0.25_1", "low_dose_0.25_2"}
     assert [z for _, z in special] == [z for _, z in origins]  # the same slices, whatever the doses
+
+
+def test_a_dose_does_not_depend_on_the_slices_that_are_drawn_beside_it(data: Path) -> None:
+    """In a 2D sample of 48 slices."""
+    choice = DoseChoice(TrainingSettings(), 3, 400, 1, validating=False)
+    slices: dict[object, list[int]] = {}
+    for index in range(400):
+        slices.setdefault(choice.choose(data / "toy" / "a.zarr", index), []).append(
+            int(np.random.default_rng((3, index)).integers(48))
+        )
+    assert len(slices) == 4
+    assert all(18 < np.mean(drawn) < 29 for drawn in slices.values())  # of 100 slices within 1.4 of 23.5 (SD)
+
+
+def test_fresh_noise_is_another_for_each_seed_and_validated_where_none_is_stored(data: Path) -> None:
+    path, training = data / "toy" / "a.zarr", TrainingSettings(fresh=True, doses=(0.05, 0.1))
+    drawn = [{DoseChoice(training, seed, 9, 1, validating=False).choose(path, index) for index in range(9)}
+             for seed in (0, 1)]  # fmt: skip
+    assert [len(low_doses) for low_doses in drawn] == [2, 2]
+    assert not drawn[0] & drawn[1]
+    validated = DoseChoice(training, 0, 9, 1, validating=True).validated(path)
+    assert [(low_dose.dose, isinstance(low_dose, Fresh)) for low_dose in validated] == [(0.05, False), (0.1, True)]
 
 
 def test_validation_goes_through_the_low_doses_of_each_segment_in_turn(data: Path) -> None:

@@ -241,6 +241,7 @@ def test_fills_differ_as_they_say() -> None:
     assert torch.equal(noise[:, :, 3], kernel)
     assert float(noise[:, :, aside].std()) == pytest.approx(0.01 * float(kernel.std()), rel=0.1)
     assert torch.equal(stem("noise", seed=3), noise)
+    assert not torch.equal(stem("noise", seed=4), noise)
 
 
 def test_wrong_transfers_and_weights_are_refused() -> None:
@@ -258,6 +259,15 @@ def test_wrong_transfers_and_weights_are_refused() -> None:
         load_published(flat, {**arrays, "extra": np.zeros(1)})
     with pytest.raises(UserError, match="have shape"):
         load_published(deep, arrays)
+    with pytest.raises(UserError, match=r"have shape \(3,\), wanted"):
+        load_published(flat, {**arrays, "convT1.weight": np.ones(3)})
+
+
+def test_noise_is_finite_beside_a_kernel_of_one_weight() -> None:
+    """Which has no deviation."""
+    deep = torch.nn.Conv3d(1, 1, (3, 1, 1))
+    inflate(torch.nn.Conv2d(1, 1, 1), deep, "noise")
+    assert deep.weight.flatten()[[0, 2]].tolist() == [0, 0]
 
 
 def test_an_untrained_residual_network_returns_its_input() -> None:

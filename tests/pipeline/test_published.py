@@ -77,6 +77,10 @@ def test_parameters_of_any_precision_are_read(kind: torch.dtype, tmp_path: Path)
             r"published weights conv2\.weight are not finite",
         ),
         ({"tconv5.bias": None}, r"published weights lack tconv5\.bias"),
+        (dict.fromkeys([*red_cnn_weights()][:8], None), r"published weights lack conv"),
+        (dict.fromkeys([*red_cnn_weights()][:12], None), r"its names are not those of DDnet \("),
+        ({f"head{i}": torch.ones(1) for i in range(40)}, r"its names are not those of DDnet \("),
+        ({"module.a": torch.ones(1)}, r"published weights hold 1 unknown arrays, first module\.a"),
         ({"conv6.weight": torch.ones(1)}, r"published weights hold 1 unknown arrays, first conv6\.weight"),
         (
             {"conv2.weight": torch.ones(96, 96, 3, 3)},
