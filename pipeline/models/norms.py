@@ -207,9 +207,12 @@ def normalise(norm: ChannelNorm, x: Tensor) -> Tensor:
 def is_scale_and_shift(norm: ChannelNorm, x: Tensor) -> bool:
     """Whether the norm can be computed as a scale and a shift of ``x`` in place.
 
-    That needs fixed statistics or those of each sample, no gradient, and the precision of the norm's weights.
+    That needs fixed statistics or those of each sample, no gradient, and the precision of the norm's weights. In
+    torch.compile each would end a graph.
     """
-    if torch.is_grad_enabled() or torch.is_autocast_enabled(x.device.type) or x.dtype != norm.weight.dtype:
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    if torch.is_autocast_enabled(x.device.type) or x.dtype != norm.weight.dtype:
         return False
     return isinstance(norm, GroupNorm) or norm.is_fixed
 

@@ -14,6 +14,7 @@ from data_prep.errors import UserError
 from pipeline.convolutions.memory_format import channels_last, lay_out
 from pipeline.intensity import ScalingName
 from pipeline.models import DDnet, build_network, inflate, load_published
+from pipeline.models.convolution import NormedConvolution
 from pipeline.models.norms import BatchNorm
 from pipeline.settings.names import Fill
 from pipeline.settings.training import Norm
@@ -300,3 +301,11 @@ def test_statistics_of_all_ranks_are_those_of_float32_for_samples_in_bfloat16() 
     assert normalised.dtype == torch.bfloat16
     torch.testing.assert_close(normalised.float(), expected, rtol=0, atol=0.02)
     torch.testing.assert_close(shared.running_var, plain.running_var)
+
+
+def test_torch_compiles_a_norm_in_a_validation_without_a_break() -> None:
+    """Of a network it made as many pieces as it has norms, and gave up on most, in five lines of its own each."""
+    layer, x = lively(NormedConvolution(2, 16, 16, 3, "group")).eval(), torch.rand(1, 16, 8, 8)
+    with torch.no_grad():
+        compiled = torch.compile(layer, backend="eager", fullgraph=True)(x.contiguous(memory_format=channels_last(2)))
+        torch.testing.assert_close(compiled, layer(x), rtol=1e-4, atol=1e-5)
