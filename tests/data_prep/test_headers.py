@@ -184,6 +184,7 @@ def test_a_scan_of_any_header_equals_itks(header: Header, slices: int, seed: int
         assert not discovery.exclusions
 
 
+@pytest.mark.slow
 @settings(max_examples=50, phases=PHASES)
 @given(
     header=HEADERS,

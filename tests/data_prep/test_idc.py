@@ -56,6 +56,7 @@ def write(idc_series: IdcSeries, root: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "query", "patients", "count", "images"),
     [("lidc", LIDC, 1010, 1018, 243_958), ("mayo", MAYO, 100, 200, 50_944)],
@@ -90,6 +91,7 @@ def test_a_wrong_number_of_patients_names_the_range(name: CollectionName, patien
         select(name, patients)
 
 
+@pytest.mark.slow
 def test_description_names_figures_licence_and_doi() -> None:
     assert describe("lidc", select("lidc", None)) == (
         "patients: 1,010, series: 1,018, images: 243,958, 128.4 GB\n"

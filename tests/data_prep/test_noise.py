@@ -235,6 +235,7 @@ def test_a_scan_may_come_in_any_pieces(domain: dict[str, Any]) -> None:
     np.testing.assert_array_equal(np.concatenate(pieces), low_hu)
 
 
+@pytest.mark.slow
 def test_noise_of_the_real_sample_is_what_its_dose_predicts(sample: CTVolume) -> None:
     """From a half to a tenth the added noise grows by 3 = sqrt(9/1) where electronic noise is small."""
     middle = CTVolume(sample.hu[60:64], sample.spacing)

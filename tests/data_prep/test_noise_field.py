@@ -87,6 +87,7 @@ def test_the_detector_is_as_wide_as_the_field_and_never_narrower_than_the_scanne
     assert Fan(narrower).reach < 300 <= Fan(wide).reach
 
 
+@pytest.mark.slow
 def test_arms_beyond_the_fan_do_not_flood_the_image() -> None:
     low_dose, body = with_arms(), ellipse(384, 2.0, (200, 130)) < 0.85
     sd = local_sd(np.concatenate(low_dose.added))

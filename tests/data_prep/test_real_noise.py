@@ -70,6 +70,7 @@ def test_a_real_scan_gets_three_times_its_noise_at_a_tenth_of_the_dose(
     np.testing.assert_allclose((np.array(added.spectrum) / full.spectrum / 9)[has_power], 1, atol=0.15)
 
 
+@pytest.mark.slow
 def test_two_kernels_of_one_acquisition_get_noise_of_their_own() -> None:
     records = [low_dose(name, None).record for name in (SHARP, SOFT)]
     sharp, soft = (record.noise[1] for record in records)

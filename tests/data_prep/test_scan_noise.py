@@ -89,6 +89,7 @@ def test_noise_of_known_level_grain_and_correlation_is_measured_and_added(name: 
     assert 0.9 < of_known_grain(name).ratio < 1.1
 
 
+@pytest.mark.slow
 def test_rounding_does_not_hide_the_correlation_of_smooth_noise() -> None:
     """Of pixels of 0.36 mm and noise around 0.1 cycles/mm: at higher frequencies whole HU have five times its power."""
     slabs = noisy_slabs(np.full((256, 256), 50.0), coloured(256, 0.36, bell(0.1), (1, 1)), SD)

@@ -39,6 +39,7 @@ def test_every_pass_has_its_algorithms_and_a_chosen_one(tmp_path: Path) -> None:
     assert not any("wrong" in row for row in rows)
 
 
+@pytest.mark.slow
 def test_a_pass_that_is_wrong_by_all_algorithms_is_shown_and_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,6 +36,7 @@ def test_a_machine_of_one_gpu_or_none_is_left_as_it_is(monkeypatch: pytest.Monke
         assert "CUDA_VISIBLE_DEVICES" not in os.environ
 
 
+@pytest.mark.slow
 def test_processes_are_started_without_the_import_of_torch(tmp_path: Path) -> None:
     """It takes two seconds of a core, of each command."""
     code = f"""

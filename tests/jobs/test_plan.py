@@ -90,6 +90,7 @@ def test_hours_are_those_of_the_arithmetic_at_the_profile_s_rate(tmp_path: Path)
     assert "budget.gpu_hours: no limit." in remarks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("profile", "words", "message"),
     [
@@ -209,6 +210,7 @@ def test_trainings_and_trials_that_were_done_with_other_settings_are_still_to_be
     assert ahead(20) == ["search-1-1/2d-t0000", *others[:1], "train/2d", *others[1:]]
 
 
+@pytest.mark.slow
 def test_a_search_over_the_budget_is_not_submitted(tmp_path: Path) -> None:
     (tmp_path / "p.yaml").write_text(PROFILE.format("teraflops: 1"))
     (tmp_path / "x.yaml").write_text(CONFIG.format(source=SOURCE))

@@ -165,6 +165,7 @@ def test_where_workers_die_before_they_start_the_reason_is_told(root: Path) -> N
         prepare(root, _Unable())
 
 
+@pytest.mark.slow
 def test_where_too_many_scans_are_refused_the_manifest_says_why(root: Path, tmp_path: Path) -> None:
     (tmp_path / "scans" / "b.nii").write_bytes(b"no scan")
     with pytest.raises(UserError, match=r"b\.nii: no readable NIfTI file"):
@@ -341,6 +342,7 @@ def test_copies_of_a_scan_under_other_names_are_one_patient(root: Path, tmp_path
     assert manifest["patient"].to_dict() == {"a": "a", "b": "b", "c": "c", "copy": "a"}
 
 
+@pytest.mark.slow
 def test_a_data_set_that_gets_its_former_name_back_has_it_in_the_manifest(root: Path) -> None:
     """Its pair under the former name still lies there, of which the marker knows nothing."""
     settings = RunFolder.opened(root).settings

@@ -82,6 +82,7 @@ def test_a_captured_training_is_the_same_to_the_bit(
     assert replays == [forward, backward] * result["steps"]
 
 
+@pytest.mark.slow
 def test_a_captured_training_that_was_killed_ends_with_the_same_bits(
     data: Path, replays: list[EmulatedGraph], tmp_path: Path
 ) -> None:
@@ -96,6 +97,7 @@ def _train_captured(rank: int, settings: CellSettings, data: Path, folder: Path)
         train(settings, data, SPLIT, folder, world, None, ignore_progress)
 
 
+@pytest.mark.slow
 @pytest.mark.ranks
 def test_captured_ranks_exchange_the_same_gradients(data: Path, tmp_path: Path) -> None:
     settings = unet(2, samples=8, **RUNNING).model_copy(update={"ranks": 2})

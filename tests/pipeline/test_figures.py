@@ -78,6 +78,7 @@ def test_figures_have_the_formats_of_the_settings_and_the_one_that_the_page_show
     assert all((folder / name).read_bytes() == (figures / name).read_bytes() for name in left)
 
 
+@pytest.mark.slow
 def test_pdf_has_fonts_that_journals_take_and_no_date(figures: Path) -> None:
     for path in figures.glob("*.pdf"):
         content = path.read_bytes()
@@ -134,6 +135,7 @@ def test_every_table_and_figure_says_what_its_intervals_are(results: Results) ->
             assert re.search(r"\b([Bb]ands?|[Bb]ars?)\b", figure.caption), name
 
 
+@pytest.mark.slow
 def test_a_figure_that_can_no_longer_be_drawn_goes(tmp_path: Path, results: Results, figures: Path) -> None:
     shutil.copytree(figures, tmp_path / "figures")
     tables = {name: table if name == "quality" else table.iloc[:0] for name, table in results.tables.items()}
@@ -273,6 +275,7 @@ def test_what_no_scan_has_is_not_drawn_as_if_it_were_zero(results: Results) -> N
 LONG = "a_network_whose_id_has_32_signs_"
 
 
+@pytest.mark.slow
 def test_long_names_of_many_networks_stay_inside_their_figure(results: Results) -> None:
     cells, networks = results.tables["cells"], results.tables["networks"]
     alone = cells[(cells["slices"] == 16) & (cells["transfer"] == "zero") & (cells["arm"] == "full")]

@@ -219,6 +219,7 @@ def test_a_validation_by_whole_scans_holds_a_copy_of_the_network(average: float 
     assert copied == predicted.weights == predicted.optimiser - less.optimiser == predicted.step - less.step > 0
 
 
+@pytest.mark.slow
 def test_checkpointing_keeps_a_sixth_or_less() -> None:
     sides = (1, 1, 16, 512, 512)
     assert saved_bytes(PlainDDnet(3), sides) / GIB == pytest.approx(6.7, abs=0.3)  # measured with the authors' code

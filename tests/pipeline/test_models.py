@@ -95,6 +95,7 @@ def own_names(published: dict[str, Tensor], dims: int) -> dict[str, Tensor]:
     return model.state_dict()
 
 
+@pytest.mark.slow
 def test_frozen_statistics_stay_and_group_norm_does_not_look_at_other_samples() -> None:
     x = torch.rand(2, 1, 16, 16, 16, dtype=torch.float64)
     frozen, group = DDnet(3, norm="frozen").double().train(), DDnet(3, norm="group").double().train()
@@ -166,6 +167,7 @@ def close_to_golden(output: Tensor, name: str) -> None:
     assert error.max() < 4e-5
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_golden_values_themselves_are_float32_and_1e_5_from_the_exact_output(published: DDnet) -> None:
     """So 1e-5 at every voxel cannot be met: even the same network in float64 is farther off."""
@@ -303,6 +305,7 @@ def test_statistics_of_all_ranks_are_those_of_float32_for_samples_in_bfloat16() 
     torch.testing.assert_close(shared.running_var, plain.running_var)
 
 
+@pytest.mark.slow
 def test_torch_compiles_a_norm_in_a_validation_without_a_break() -> None:
     """Of a network it made as many pieces as it has norms, and gave up on most, in five lines of its own each."""
     layer, x = lively(NormedConvolution(2, 16, 16, 3, "group")).eval(), torch.rand(1, 16, 8, 8)

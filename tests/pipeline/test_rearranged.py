@@ -70,6 +70,7 @@ def test_only_trained_kernels_of_volumes_in_float32_gain_by_planes(monkeypatch: 
     assert not gains_by_planes(x, weight)
 
 
+@pytest.mark.slow
 def test_counted_operations_are_those_that_layers_describe(monkeypatch: pytest.MonkeyPatch) -> None:
     counts = []
     for multiplies_matrices in (False, True):

@@ -34,6 +34,7 @@ def settings() -> RunSettings:
     return settings_of(study={"slices": [16]}, report=LEAN)
 
 
+@pytest.mark.slow
 def test_reports_import_no_torch() -> None:
     """It takes seconds of a slow core, and a report needs none of it."""
     code = "import sys; sys.modules['torch'] = None; import pipeline.report.search, pipeline.report.write"
@@ -230,6 +231,7 @@ def test_volumes_on_which_the_2d_network_was_not_validated_have_no_steps_until_a
     assert transfer.index[transfer["reason"] != ""].tolist() == ["3d-s32-r1-none", "3d-s32-r1"]
 
 
+@pytest.mark.slow
 def test_a_summary_has_no_table_without_rows(tmp_path: Path) -> None:
     settings = settings_of(networks={"2d": {"model": "ddnet", "dims": 2}}, report=LEAN)
     cells = cells_of(settings)

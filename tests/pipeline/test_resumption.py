@@ -75,6 +75,7 @@ def test_a_training_that_goes_on_in_another_precision_says_so(
     assert words not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_only_the_checkpoint_with_which_the_training_ended_is_judged(trained: Trained, tmp_path: Path) -> None:
     """The one before is there too, and whole."""
     settings = cell(2, checkpoint_minutes=1e-9)
@@ -204,6 +205,7 @@ def test_checkpoints_come_every_so_many_steps(make_pair: Callable[..., Path], tm
     assert _saved_steps(tmp_path / "cell") == [2, 4, 6]
 
 
+@pytest.mark.slow
 @pytest.mark.ranks
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_checkpoints_come_after_a_time_however_long_the_lines_of_metrics(
@@ -218,6 +220,7 @@ def _saved_steps(folder: Path) -> list[int]:
     return [int(path.stem[5:]) for path in sorted((folder / "checkpoints").iterdir())]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
 def test_a_broken_checkpoint_is_passed_over(
     data: Path, trained: Trained, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]

@@ -103,6 +103,7 @@ def test_gradients_can_travel_as_bfloat16(make_pair: Callable[..., Path], tmp_pa
     assert short == pytest.approx(full, rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.ranks
 def test_weak_scaling_gives_each_rank_as_much(make_pair: Callable[..., Path], tmp_path: Path) -> None:
     result = train_ranks(cell(2, ranks=2, work="weak", samples=3, epochs=1), make_pair(), tmp_path / "cell")[0]
@@ -246,6 +247,7 @@ def test_made_up_data_are_the_first_batch_again_and_again(make_pair: Callable[..
     assert full[1:] != pytest.approx([full[0]] * 3, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_made_up_data_stay_the_same_batch_where_the_training_was_killed(
     make_pair: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -83,6 +83,7 @@ def build_step(settings: CellSettings) -> TrainingStep:
     return TrainingStep(settings, network, network, StepClock(torch.device("cpu")), low_precision=False)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 3, 5])
 def test_ranks_share_the_scans(data: Path, size: int) -> None:
     settings = cell(2, validation="scans")
