@@ -25,7 +25,7 @@ from jobs.engine.run_folder import RunFolder
 from jobs.engine.stage import Ref, Stage
 from jobs.engine.targets import check_targets
 from jobs.engine.worker import PEER_LOST, work_alone, work_together
-from pipeline.training.stopping import ASKED, SIGNALS, Stopped
+from pipeline.training.stopping import SIGNALS, Stopped
 from pipeline.training.world import World
 from slurm.calls import FAILED
 from slurm.job import (
@@ -128,7 +128,7 @@ def _join_item(open_graph: OpenGraph, root: Path, stage_name: str, item: str, wo
         work_together(open_graph, root, stage_name, item, world)
     except Stopped as stopped:
         marker = stage.markers.read(item)
-        if marker and ASKED not in marker.reason and stage.markers.has_ended_here(item):
+        if marker and not marker.is_stopped and stage.markers.has_ended_here(item):
             sys.exit(PEER_LOST)  # srun ends this rank, as that one failed by itself: the job may not come back
         if marker and world.leads and _may_not_restart(stopped, max_restarts):
             stage.markers.write(item, replace(marker, reason=_describe_used_up(stopped, max_restarts)))
@@ -254,4 +254,4 @@ def _describe_used_up(stopped: Stopped, max_restarts: int) -> str:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    raise Stopped(f"this job {ASKED} by {signal.Signals(number).name}", number)
+    raise Stopped(f"this job was asked to stop by {signal.Signals(number).name}", number)

@@ -14,6 +14,8 @@ from data_prep.seal import BrokenSeal, read_sealed, write_sealed
 from slurm.job import start_of_job
 
 State = Literal["done", "refused", "failed"]
+STOPPED = {"stopped": True}
+"""Result of an item that a signal asked to stop."""
 
 
 def _name_attempt() -> str:
@@ -44,6 +46,11 @@ class Marker:
     def job(self) -> str:
         """Job of Slurm that recorded it, as squeue shows its id; empty if none did."""
         return self.attempt.rpartition("/")[0].partition(".")[0]
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether it failed only as a signal asked it to stop."""
+        return self.result == STOPPED
 
     @property
     def stamp(self) -> str:

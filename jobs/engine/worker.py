@@ -15,7 +15,7 @@ from data_prep.log import logger
 from data_prep.progress import Progress
 from jobs.engine.graph import Graph, OpenGraph
 from jobs.engine.leftovers import remove_leftovers_of
-from jobs.engine.marker import Marker, State
+from jobs.engine.marker import STOPPED, Marker, State
 from jobs.engine.outcome import RunFailed
 from jobs.engine.outputs import check_outputs, digest_outputs
 from jobs.engine.stage import Stage
@@ -93,7 +93,8 @@ def _run_marked(graph: Graph, stage: Stage, item: str, world: World, parts: dict
 
     def fail(error: Failure) -> None:
         _log_error(stage, error)
-        marker = Marker(_state(error), parts, time.time(), time.monotonic() - start, _reason(stage, error), {})
+        result = STOPPED if isinstance(error, Stopped) else {}
+        marker = Marker(_state(error), parts, time.time(), time.monotonic() - start, _reason(stage, error), result)
         _mark_failure(stage, item, error, marker, world)
 
     try:

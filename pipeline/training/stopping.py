@@ -6,8 +6,6 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM)
-ASKED = "was asked to stop"
-"""Stands in the text of each :class:`Stopped`."""
 
 
 class Stopped(BaseException):

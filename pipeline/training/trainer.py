@@ -24,7 +24,7 @@ from pipeline.training.ranks import Ranks
 from pipeline.training.record import TrainingRecord
 from pipeline.training.schedule import TrainingLength, effective_batch, learning_rate
 from pipeline.training.step import TrainingStep
-from pipeline.training.stopping import ASKED, StopFlag, Stopped
+from pipeline.training.stopping import StopFlag, Stopped
 from pipeline.training.validation import SUMS, summed_up
 from pipeline.training.validators import Validator
 
@@ -150,7 +150,7 @@ class Trainer:
     def _stop(self) -> Never:
         self._settle()
         self._save()
-        message = f"cell {self.cell.id} {ASKED}, and saved itself after step {self.steps_taken}"
+        message = f"cell {self.cell.id} was asked to stop, and saved itself after step {self.steps_taken}"
         raise Stopped(message, self.stop.number, self.steps_taken)
 
     def _has_stalled(self) -> bool:

@@ -13,7 +13,7 @@ import pytest
 from data_prep.errors import UserError
 from jobs.engine import in_job
 from jobs.engine.graph import Graph
-from jobs.engine.marker import Marker
+from jobs.engine.marker import STOPPED, Marker
 from jobs.engine.outputs import digest_outputs
 from jobs.engine.run_folder import RunFolder
 from jobs.engine.submissions import ALL_ITEMS, Submissions
@@ -380,7 +380,7 @@ def test_restarts_that_are_used_up_are_said_with_their_cause(
     markers = graph.stages["train"].markers
 
     def stop(*_arguments: object) -> None:
-        markers.write("2d", Marker("failed", {}, 0.0, 1.0, "cell 2d was asked to stop", {}))
+        markers.write("2d", Marker("failed", {}, 0.0, 1.0, "cell 2d was asked to stop", STOPPED))
         raise Stopped("cell 2d was asked to stop", signal.SIGUSR2, 7)
 
     monkeypatch.setattr(in_job, "work_together", stop)

@@ -254,6 +254,7 @@ def test_a_rank_that_is_asked_to_stop_records_it(toy: Toy, monkeypatch: pytest.M
     with pytest.raises(Stopped):
         join(toy, "a", 0)
     assert (marker_of(toy, "a").state, marker_of(toy, "a").reason) == ("failed", "a was asked to stop")
+    assert marker_of(toy, "a").is_stopped
 
 
 def test_progress_is_written_now_and_then_and_at_the_end_by_rank_0_alone(
