@@ -90,10 +90,10 @@ def unix_seconds(text: str) -> float | None:
 
 
 def is_before(submitted: float | None, at: float) -> bool:
-    """Whether a job was in the queue before ``at``, when ours of the same id came: a cluster may use an id again."""
+    """Whether a job is an earlier one than ours of the same id, submitted at ``at``: a cluster may use an id again."""
     return submitted is not None and submitted < at - _CLOCKS
 
 
 def is_after(submitted: float | None, at: float) -> bool:
-    """Whether a job came to the queue after ``at``, when ours of the same id did, and not as it was put back."""
+    """Whether a job is a later one than ours of the same id, submitted at ``at``, or ours that was put back since."""
     return submitted is not None and submitted > at + _CLOCKS

@@ -15,15 +15,7 @@ from data_prep.readers.nifti import has_same_content
 from data_prep.settings import SourceSettings
 from data_prep.sources.file_names import RESOURCE_FORK
 from data_prep.sources.folders import DENOISED_REASON, check_not_empty, existing_path, passed_over
-from data_prep.sources.series import (
-    NAME_RULE,
-    Discovery,
-    Exclusion,
-    Series,
-    is_name,
-    stamp_of,
-    stamp_of_file,
-)
+from data_prep.sources.series import NAME_RULE, Discovery, Exclusion, Series, is_name, stamp_of, stamp_of_file
 from data_prep.sources.tree import Entry, list_files
 
 _OTHER_FORMAT = re.compile(
@@ -88,14 +80,7 @@ def _nifti_series(settings: SourceSettings, below: Path, path: Path) -> Series:
         subject, stem = f"p-{pseudonym(subject)}", f"p-{pseudonym(str(below))}"
     stamp = stamp_of([stamp_of_file(path)])
     return Series(
-        settings.name,
-        subject,
-        stem,
-        (str(path),),
-        "first",
-        stamp,
-        is_named_by_path=True,
-        is_own_patient=entity is None,
+        settings.name, subject, stem, (str(path),), "first", stamp, is_named_by_path=True, is_own_patient=entity is None
     )
 
 

@@ -69,17 +69,17 @@ def _describe_restarts(folder: RunFolder, states: Sequence[JobState], *, tells_c
     restarted = max((state for state in states if state.restarts), key=lambda state: state.restarts, default=None)
     if restarted is None:
         return []
-    cause = (
-        find_cause_of_start(folder.root / "logs" / "slurm", restarted.job, restarted.restarts - 1)
-        if tells_cause
-        else None
-    )
+    cause = _find_cause(folder, restarted.job, restarted.restarts - 1) if tells_cause else None
     return [f"requeued {restarted.restarts} x{f', last: {cause}' if cause else ''}"]
 
 
 def describe_end_of(folder: RunFolder, state: JobState) -> str:
     """Say how a job of a run ended, and why if its log tells."""
-    return describe_end(state, find_cause_of_start(folder.root / "logs" / "slurm", state.job, state.restarts))
+    return describe_end(state, _find_cause(folder, state.job, state.restarts))
+
+
+def _find_cause(folder: RunFolder, job: str, restarts: int) -> str | None:
+    return find_cause_of_start(folder.root / "logs" / "slurm", job, restarts)
 
 
 def cancel_run(folder: RunFolder) -> int:
