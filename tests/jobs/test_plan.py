@@ -118,12 +118,14 @@ def test_a_budget_that_is_too_small_or_cannot_be_kept_is_refused(
     assert not (tmp_path / "runs" / "x" / "queue.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_the_store_grows_with_doses_and_realisations(tmp_path: Path) -> None:
     several = ("--set", "data.low_dose.doses=[0.05, 0.1]", "--set", "data.low_dose.realisations=2")
     store = " ".join(plan(tmp_path, *several)[-1])
     assert store.startswith("Pairs on disk: about 1.4 MB a slice (full dose and 4 low doses)")
 
 
+@pytest.mark.slow
 def test_the_slices_of_known_scans_are_counted(tmp_path: Path) -> None:
     write_series(tmp_path / "absent" / "a", chest(20, 64), (2.5, 0.7, 0.7), patient="a")
     write_nifti(tmp_path / "b" / "b.nii", chest(20, 64))
