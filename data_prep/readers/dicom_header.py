@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 from pydicom import Dataset
 from pydicom.dataelem import RawDataElement
@@ -152,9 +153,10 @@ def _header(values: Values, syntax: UID, pixels: Any, real_pixels: str) -> Heade
 
 
 def _patient_text(image: Dataset) -> str:
-    """Return PatientID in the character set of its image: a patient in files of two sets is one."""
+    """Return PatientID in the character set of its image, composed: a patient in files of two sets is one."""
     raw = image.get_item("PatientID") if "PatientID" in image else None
-    return decode_text(raw.value, encodings_of(image)) if raw and isinstance(raw.value, bytes) else ""
+    text = decode_text(raw.value, encodings_of(image)) if raw and isinstance(raw.value, bytes) else ""
+    return normalize("NFC", text)
 
 
 def _identifier(values: Values, keyword: str) -> str:

@@ -57,12 +57,13 @@ def test_the_same_names_in_two_sources_are_two_scans_but_the_same_files_are_refu
 def test_a_patient_in_files_of_several_character_sets_is_one(tmp_path: Path) -> None:
     for number, characters in enumerate(("ISO_IR 100", "ISO_IR 192", ["ISO 2022 IR 6", "ISO 2022 IR 100"])):
         write(tmp_path / str(number), 4, PatientID="Müller-7", SpecificCharacterSet=characters)
+    write(tmp_path / "decomposed", 4, PatientID="Mu\u0308ller-7", SpecificCharacterSet="ISO_IR 192")
     undeclared = write(tmp_path / "undeclared", 4, PatientID="Müller-7", SpecificCharacterSet="ISO_IR 192")
     for path in undeclared:
         path.write_bytes(path.read_bytes().replace(b"ISO_IR 192", b" " * 10))
     write(tmp_path / "Cyrillic", 4, PatientID="Иван", SpecificCharacterSet="ISO_IR 144")
     subjects = [series.subject for series in find(tmp_path).series]
-    assert sorted(subjects) == sorted([f"p-{pseudonym('Müller-7')}"] * 4 + [f"p-{pseudonym('Иван')}"])
+    assert sorted(subjects) == sorted([f"p-{pseudonym('Müller-7')}"] * 5 + [f"p-{pseudonym('Иван')}"])
 
 
 def test_slices_of_a_series_in_two_character_sets_are_one_scan(tmp_path: Path) -> None:
