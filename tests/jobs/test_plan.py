@@ -223,6 +223,7 @@ def test_a_search_over_the_budget_is_not_submitted(tmp_path: Path) -> None:
     assert "budget.gpu_hours is 0.001, but trainings still to be run take" in completed.stderr
 
 
+@pytest.mark.slow
 def test_ranks_share_the_hours_of_a_training_and_take_its_gpu_hours_together(tmp_path: Path) -> None:
     profile = Profile.model_validate({"executor": "slurm", "teraflops": 1, "gpus_a_task": 1})
 
