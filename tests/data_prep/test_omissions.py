@@ -162,7 +162,10 @@ LOST: dict[str, tuple[Damage, str]] = {
     "cut off in its preamble": (cut(100), "is no DICOM file"),
     "cut off in group 2": (cut(140), "has no TransferSyntaxUID in its file meta information"),
     "cut off before its series": (cut(420), "which may be a slice of it, is"),
-    "cut off after its series": (cut(700), "is set aside: holds no image"),
+    "cut off after its series": (
+        rewrite(lambda path: path.read_bytes().partition(b"\x20\x00\x32\x00DS")[0]),  # before ImagePositionPatient
+        "is set aside: holds no image",
+    ),
     "a page of a web server": (rewrite(lambda path: b"<html>403 Forbidden</html>"), "is no DICOM file"),
     "packed": (rewrite(lambda path: gzip.compress(path.read_bytes())), "is no DICOM file"),
     "no DICM behind its preamble": (rewrite(lambda path: bytes(132) + path.read_bytes()[132:]), "is no DICOM file"),
