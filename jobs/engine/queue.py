@@ -18,7 +18,7 @@ from slurm.associations import check_association
 from slurm.commands import SlurmError, array_of, cluster_name
 from slurm.partitions import check_partitions
 from slurm.profile import Profile
-from slurm.states import WAITING, cancel, job_states
+from slurm.states import WAITING, cancel
 from slurm.submit import JobRequest, enqueue, take_back
 
 
@@ -64,16 +64,13 @@ class _Queue:
         They would start from what is about to be made anew. One that has started by now goes on.
         """
         again = {(submission.stage, item) for submission in self.submissions for item in submission.items}
-        jobs = [
-            job
-            for submission in self.live
-            if again.issuperset((submission.stage, item) for item in submission.items)
-            for job in submission.jobs
-        ]
+        superseded = [x for x in self.live if again.issuperset((x.stage, item) for item in x.items)]
         try:
-            cancel([state.job for state in job_states(jobs).values() if state.state in WAITING and not state.final])
+            states = states_of(superseded).values()
+            cancel([state.job for state in states if state.state in WAITING and not state.final])
         except SlurmError as error:
-            logger.warning(f"{error}: jobs {', '.join(jobs)} may start before what they read is made anew")
+            jobs = ", ".join(job for submission in superseded for job in submission.jobs)
+            logger.warning(f"{error}: jobs {jobs} may start before what they read is made anew")
 
     def take_back(self, cause: BaseException) -> None:
         """Leave queue and records as they were before the first job.
